@@ -1,0 +1,87 @@
+//! What each function does at its beginning and end.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use gridnet::core::error::Error;
+use gridnet::core::rail::Refusal;
+
+use crate::status::{fail, gridnet_status};
+
+/// What went wrong in a call: the class alone on hot paths, with a reason elsewhere.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Plain(Error),
+    Told(Box<Refusal>),
+}
+
+impl From<Error> for Failure {
+    #[inline]
+    fn from(error: Error) -> Failure {
+        Failure::Plain(error)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure::Told(Box::new(refusal))
+    }
+}
+
+/// A required pointer is NULL.
+#[cold]
+pub(crate) fn null(what: &str) -> Failure {
+    Refusal::new(Error::Null, format!("{what} is NULL")).into()
+}
+
+/// An argument is out of its range.
+#[cold]
+pub(crate) fn invalid(why: impl Into<String>) -> Failure {
+    Refusal::new(Error::Invalid, why).into()
+}
+
+/// Runs the body of a C function: no panic crosses into C.
+#[inline(always)]
+pub(crate) fn guarded(body: impl FnOnce() -> Result<gridnet_status, Failure>) -> gridnet_status {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(status)) => status,
+        Ok(Err(failure)) => report(failure),
+        Err(_) => report(Failure::Told(Box::new(Refusal::new(Error::Internal, "a panic was stopped at the C boundary")))),
+    }
+}
+
+#[cold]
+fn report(failure: Failure) -> gridnet_status {
+    match failure {
+        Failure::Told(refusal) => fail(&refusal),
+        Failure::Plain(error) => fail(&Refusal::new(error, error.text())),
+    }
+}
+
+/// Reads a parameter struct whose first field is its size. Structs only grow: a caller's larger one is refused, since
+/// it asks for what this library does not know.
+///
+/// # Safety
+/// `params` is NULL, or points to a `T` of at least the size that its first field says.
+pub(crate) unsafe fn read_params<T: Copy>(params: *const T, what: &str) -> Result<Option<T>, Failure> {
+    if params.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: not NULL, and the size field is the first of every parameter struct.
+    let size = unsafe { params.cast::<usize>().read() };
+    if size != size_of::<T>() {
+        let why = format!("{what}: the field size is {size}; accepted: {}", size_of::<T>());
+        return Err(Refusal::new(Error::StructSize, why).into());
+    }
+    // SAFETY: the caller vouches for as many bytes as the size field says.
+    Ok(Some(unsafe { params.read() }))
+}
+
+/// Writes an output.
+///
+/// # Safety
+/// `out` is valid for a write of `T`.
+#[inline(always)]
+pub(crate) unsafe fn write_out<T>(out: *mut T, value: T) {
+    // SAFETY: the caller's promise.
+    unsafe { out.write(value) };
+}

@@ -1,0 +1,139 @@
+//! Counters.
+
+use gridnet::core::error::Error;
+use gridnet::core::rail::Refusal;
+use gridnet::core::stats::PeerCounters;
+
+use crate::boundary::{guarded, null, Failure};
+use crate::endpoint::{endpoint_of, gridnet_endpoint};
+use crate::fabric::{fabric_of, gridnet_fabric};
+use crate::status::{gridnet_status, GRIDNET_OK};
+
+/// What has happened so far. All but those named "now" only grow.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct gridnet_counters {
+    /// sizeof(gridnet_counters), to be set before the call.
+    pub size: usize,
+    /// Messages handed over for sending.
+    pub messages_sent: u64,
+    /// Messages that came in, received or not.
+    pub messages_received: u64,
+    /// Payload bytes of the former.
+    pub bytes_sent: u64,
+    /// Payload bytes of the latter.
+    pub bytes_received: u64,
+    /// Sends that went whole.
+    pub sends_eager: u64,
+    /// Sends that were announced first, and moved without a further copy.
+    pub sends_rendezvous: u64,
+    /// Messages now in the unexpected store (fabric only).
+    pub unexpected_now: u64,
+    /// Their bytes (fabric only).
+    pub unexpected_bytes_now: u64,
+    /// Messages that came before their receive.
+    pub unexpected_total: u64,
+    /// Operations that have not completed (fabric only).
+    pub pending_now: u64,
+    /// Times that a peer was told to stop since the unexpected store was full.
+    pub backpressure_stops: u64,
+    /// Rounds of polling (fabric only).
+    pub polls: u64,
+    /// Rounds of polling that found nothing (fabric only).
+    pub empty_polls: u64,
+    /// Times that a waiting call slept (fabric only).
+    pub sleeps: u64,
+    /// Wake-ups given to sleeping peers (fabric only).
+    pub wakeups_sent: u64,
+    /// Peers with a live connection (fabric only).
+    pub peers_now: u64,
+    /// Peers that have gone (fabric only).
+    pub peers_gone: u64,
+}
+
+/// Counters of a whole fabric.
+///
+/// # Safety
+/// `fabric` is NULL or a fabric; `counters_out` is NULL or points to a struct whose field size is set.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_fabric_counters(
+    fabric: *mut gridnet_fabric,
+    counters_out: *mut gridnet_counters,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let object = unsafe { fabric_of(fabric)? };
+        // SAFETY: the caller's promise.
+        let size = unsafe { checked_size(counters_out)? };
+        let guard = object.owner.shared.enter()?;
+        let all = guard.engine.counters();
+        let wait = guard.wait_counters();
+        let counters = gridnet_counters {
+            unexpected_now: all.unexpected_now,
+            unexpected_bytes_now: all.unexpected_bytes_now,
+            pending_now: all.pending_now,
+            polls: wait.polls,
+            empty_polls: wait.empty_polls,
+            sleeps: wait.sleeps,
+            wakeups_sent: all.wakeups_sent,
+            peers_now: all.peers_now,
+            peers_gone: all.peers_gone,
+            ..of_peers(size, &all.peers)
+        };
+        // SAFETY: the size was checked, valid by the caller's promise.
+        unsafe { counters_out.write(counters) };
+        Ok(GRIDNET_OK)
+    })
+}
+
+/// Counters of the peer of an endpoint, over all endpoints to it.
+///
+/// # Safety
+/// `endpoint` is NULL or an endpoint; `counters_out` as for gridnet_fabric_counters.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_endpoint_counters(
+    endpoint: *mut gridnet_endpoint,
+    counters_out: *mut gridnet_counters,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let object = unsafe { endpoint_of(endpoint)? };
+        // SAFETY: the caller's promise.
+        let size = unsafe { checked_size(counters_out)? };
+        let peer = object.owner.shared.enter()?.engine.peer_counters(object.peer).ok_or(Error::NotFound)?;
+        // SAFETY: the size was checked, valid by the caller's promise.
+        unsafe { counters_out.write(of_peers(size, &peer)) };
+        Ok(GRIDNET_OK)
+    })
+}
+
+fn of_peers(size: usize, peers: &PeerCounters) -> gridnet_counters {
+    gridnet_counters {
+        size,
+        messages_sent: peers.messages_sent,
+        messages_received: peers.messages_received,
+        bytes_sent: peers.bytes_sent,
+        bytes_received: peers.bytes_received,
+        sends_eager: peers.sends_eager,
+        sends_rendezvous: peers.sends_rendezvous,
+        unexpected_total: peers.unexpected_total,
+        backpressure_stops: peers.backpressure_stops,
+        ..gridnet_counters::default()
+    }
+}
+
+/// # Safety
+/// `counters` is NULL or points to a struct whose field size is set.
+unsafe fn checked_size(counters: *const gridnet_counters) -> Result<usize, Failure> {
+    if counters.is_null() {
+        return Err(null("counters_out"));
+    }
+    // SAFETY: not NULL; the caller's promise.
+    let size = unsafe { (*counters).size };
+    if size != size_of::<gridnet_counters>() {
+        let accepted = size_of::<gridnet_counters>();
+        let why = format!("gridnet_counters: the field size is {size}; accepted: {accepted}");
+        return Err(Refusal::new(Error::StructSize, why).into());
+    }
+    Ok(size)
+}

@@ -1,0 +1,470 @@
+//! Tagged messages.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use gridnet::core::endpoint::{Probe, SendArgs, Sent};
+use gridnet::core::error::Error;
+use gridnet::core::matching::{Key, Pattern, Source};
+use gridnet::core::mem::Iov;
+use gridnet::core::rail::Refusal;
+
+use crate::boundary::{guarded, invalid, null, read_params, write_out, Failure};
+use crate::cq::{cq_of, gridnet_cq, gridnet_op};
+use crate::endpoint::{endpoint_of, gridnet_endpoint, EndpointObject};
+use crate::fabric::{fabric_of, gridnet_fabric, Child, Owner};
+use crate::handle::{object, Handle};
+use crate::status::{gridnet_status, GRIDNET_IN_PROGRESS, GRIDNET_OK};
+
+/// gridnet_iov.memory_kind: memory of the host.
+pub const GRIDNET_MEMORY_HOST: u32 = 0;
+/// gridnet_iov.memory_kind: memory of an accelerator; no rail moves it yet (GRIDNET_ERR_UNSUPPORTED).
+pub const GRIDNET_MEMORY_DEVICE: u32 = 1;
+/// gridnet_iov.numa_node: not known.
+pub const GRIDNET_NUMA_UNKNOWN: u32 = 0xffff_ffff;
+
+/// Complete only when the receiver has matched the message.
+pub const GRIDNET_SEND_SYNC: u32 = 1;
+/// The field immediate travels with the message.
+pub const GRIDNET_SEND_IMMEDIATE: u32 = 2;
+/// Report the completion even of a send that is done at once.
+pub const GRIDNET_SEND_COMPLETION: u32 = 4;
+
+/// gridnet_probe_info.flags: the field immediate is valid.
+pub const GRIDNET_PROBE_IMMEDIATE: u32 = 1;
+
+/// One piece of memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gridnet_iov {
+    /// Where it starts.
+    pub base: *mut c_void,
+    /// Length in bytes.
+    pub len: usize,
+    /// GRIDNET_MEMORY_*.
+    pub memory_kind: u32,
+    /// NUMA node where it lies, or GRIDNET_NUMA_UNKNOWN. A hint.
+    pub numa_node: u32,
+}
+
+const _: () = assert!(size_of::<gridnet_iov>() == size_of::<Iov>());
+
+/// A send with everything that can be said of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gridnet_send_params {
+    /// sizeof(gridnet_send_params).
+    pub size: usize,
+    /// Pieces of the message; at most 1024.
+    pub iov: *const gridnet_iov,
+    /// How many.
+    pub iov_count: usize,
+    /// Tag.
+    pub tag: u64,
+    /// Value that travels with the message, with GRIDNET_SEND_IMMEDIATE.
+    pub immediate: u64,
+    /// GRIDNET_SEND_*.
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Given back with the completion.
+    pub context: *mut c_void,
+}
+
+/// A receive with everything that can be said of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gridnet_recv_params {
+    /// sizeof(gridnet_recv_params).
+    pub size: usize,
+    /// Pieces of the buffer, filled in order; at most 1024.
+    pub iov: *const gridnet_iov,
+    /// How many.
+    pub iov_count: usize,
+    /// Accept messages of this peer only; NULL: of any.
+    pub source: *mut gridnet_endpoint,
+    /// Tag,
+    pub tag: u64,
+    /// of which these bits do not count.
+    pub ignore: u64,
+    /// 0.
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Given back with the completion.
+    pub context: *mut c_void,
+}
+
+/// What a probe found.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gridnet_probe_info {
+    /// Length of the message in bytes.
+    pub length: u64,
+    /// Its tag.
+    pub tag: u64,
+    /// Value that came with it, if GRIDNET_PROBE_IMMEDIATE is in flags.
+    pub immediate: u64,
+    /// Number of the sender.
+    pub source: u32,
+    /// GRIDNET_PROBE_*.
+    pub flags: u32,
+}
+
+pub(crate) struct MessageObject {
+    owner: Arc<Owner>,
+    key: Key,
+}
+
+/// A message that gridnet_tag_mprobe has taken: nobody else receives it.
+pub struct gridnet_message {
+    _opaque: [u8; 0],
+}
+
+object!(MessageObject, b"GN-messg", "message");
+
+/// Sends `len` bytes with `tag`.
+///
+/// GRIDNET_OK: done, the buffer may be reused, no completion follows. GRIDNET_IN_PROGRESS: the buffer is in use until
+/// the completion with `context` comes. Messages to one peer arrive in the order of the calls.
+///
+/// Errors: GRIDNET_ERR_AGAIN (poll, then try again), GRIDNET_ERR_PEER_GONE.
+///
+/// # Safety
+/// `endpoint` is NULL or an endpoint; `buf` is valid for reads of `len` bytes as long as the send is under way.
+#[no_mangle]
+#[inline(never)]
+pub unsafe extern "C" fn gridnet_tag_send(
+    endpoint: *mut gridnet_endpoint,
+    buf: *const c_void,
+    len: usize,
+    tag: u64,
+    context: *mut c_void,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (object, iov) = unsafe { (endpoint_of(endpoint)?, one_piece(buf.cast_mut(), len)?) };
+        let args = SendArgs {
+            cq: object.cq,
+            owner: object.number,
+            context: context as usize as u64,
+            tag,
+            immediate: None,
+            sync: false,
+            always_complete: false,
+        };
+        let sent = object.owner.shared.enter()?.engine.send(object.peer, iov, &args)?;
+        Ok(if sent == Sent::Done { GRIDNET_OK } else { GRIDNET_IN_PROGRESS })
+    })
+}
+
+/// Receives a message of the peer `source` (NULL: of any) whose tag agrees with `tag` in all bits that are not in
+/// `ignore`. A completion always follows, also when the message is there already: GRIDNET_IN_PROGRESS.
+///
+/// Errors: GRIDNET_ERR_AGAIN (poll, then try again), GRIDNET_ERR_PEER_GONE. A message that is too long completes with
+/// GRIDNET_ERR_TRUNCATED.
+///
+/// # Safety
+/// `cq` is NULL or a completion queue, `source` NULL or an endpoint of the same fabric; `buf` is valid for writes of
+/// `len` bytes, and touched by nobody, until the completion.
+#[no_mangle]
+#[inline(never)]
+pub unsafe extern "C" fn gridnet_tag_recv(
+    cq: *mut gridnet_cq,
+    source: *mut gridnet_endpoint,
+    buf: *mut c_void,
+    len: usize,
+    tag: u64,
+    ignore: u64,
+    context: *mut c_void,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (cq, source, iov) = unsafe { (cq_of(cq)?, optional(source)?, one_piece(buf, len)?) };
+        let pattern = pattern_of(&cq.owner, source, tag, ignore)?;
+        let mut guard = cq.owner.shared.enter()?;
+        guard.engine.receive(cq.id, &pattern, iov, context as usize as u64)?;
+        Ok(GRIDNET_IN_PROGRESS)
+    })
+}
+
+/// Sends as gridnet_tag_send, with everything that `params` says. `op_out` (may be NULL) gets the number of the
+/// operation when a completion follows, else 0.
+///
+/// # Safety
+/// `endpoint` is NULL or an endpoint, `params` NULL or valid, with memory as for gridnet_tag_send; `op_out` is NULL or
+/// valid for a write.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_tag_sendx(
+    endpoint: *mut gridnet_endpoint,
+    params: *const gridnet_send_params,
+    op_out: *mut gridnet_op,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (object, params) = unsafe { (endpoint_of(endpoint)?, read_params(params, "gridnet_send_params")?) };
+        let params = params.ok_or_else(|| null("params"))?;
+        let known = GRIDNET_SEND_SYNC | GRIDNET_SEND_IMMEDIATE | GRIDNET_SEND_COMPLETION;
+        check_flags("gridnet_send_params", params.flags, known, params.reserved)?;
+        let has = |flag| params.flags & flag != 0;
+        let args = SendArgs {
+            cq: object.cq,
+            owner: object.number,
+            context: params.context as usize as u64,
+            tag: params.tag,
+            immediate: has(GRIDNET_SEND_IMMEDIATE).then_some(params.immediate),
+            sync: has(GRIDNET_SEND_SYNC),
+            always_complete: has(GRIDNET_SEND_COMPLETION),
+        };
+        // SAFETY: the caller's promise.
+        let iov = unsafe { pieces(params.iov, params.iov_count)? };
+        let sent = object.owner.shared.enter()?.engine.send_iov(object.peer, iov, &args)?;
+        let (status, op) = match sent {
+            Sent::Done => (GRIDNET_OK, 0),
+            Sent::InProgress(op) => (GRIDNET_IN_PROGRESS, op),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_op(op_out, op) };
+        Ok(status)
+    })
+}
+
+/// Receives as gridnet_tag_recv, with everything that `params` says. `op_out` (may be NULL) gets the number of the
+/// operation, or 0 when it has completed already.
+///
+/// # Safety
+/// `cq` is NULL or a completion queue, `params` NULL or valid, with memory as for gridnet_tag_recv; `op_out` is NULL or
+/// valid for a write.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_tag_recvx(
+    cq: *mut gridnet_cq,
+    params: *const gridnet_recv_params,
+    op_out: *mut gridnet_op,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (cq, params) = unsafe { (cq_of(cq)?, read_params(params, "gridnet_recv_params")?) };
+        let params = params.ok_or_else(|| null("params"))?;
+        check_flags("gridnet_recv_params", params.flags, 0, params.reserved)?;
+        // SAFETY: the caller's promise.
+        let (source, iov) = unsafe { (optional(params.source)?, pieces(params.iov, params.iov_count)?) };
+        let pattern = pattern_of(&cq.owner, source, params.tag, params.ignore)?;
+        let mut guard = cq.owner.shared.enter()?;
+        let op = guard.engine.receive_iov(cq.id, &pattern, iov, params.context as usize as u64)?;
+        // SAFETY: the caller's promise.
+        unsafe { write_op(op_out, op) };
+        Ok(GRIDNET_IN_PROGRESS)
+    })
+}
+
+/// Cancels an operation; its completion says GRIDNET_ERR_CANCELED. A send of which the peer knows may have been
+/// received all the same.
+///
+/// Errors: GRIDNET_ERR_NOT_FOUND when the operation has completed, was never there, or is a receive whose message is
+/// coming in.
+///
+/// # Safety
+/// `fabric` is NULL or a fabric.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_cancel(fabric: *mut gridnet_fabric, op: gridnet_op) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let object = unsafe { fabric_of(fabric)? };
+        object.owner.shared.enter()?.engine.cancel(op)?;
+        Ok(GRIDNET_OK)
+    })
+}
+
+/// Looks for a message that a receive with these arguments would take, without taking it.
+///
+/// Errors: GRIDNET_ERR_NO_MESSAGE.
+///
+/// # Safety
+/// `fabric` is NULL or a fabric, `source` NULL or an endpoint of it, `info_out` valid for a write.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_tag_probe(
+    fabric: *mut gridnet_fabric,
+    source: *mut gridnet_endpoint,
+    tag: u64,
+    ignore: u64,
+    info_out: *mut gridnet_probe_info,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (object, source) = unsafe { (fabric_of(fabric)?, optional(source)?) };
+        if info_out.is_null() {
+            return Err(null("info_out"));
+        }
+        let pattern = pattern_of(&object.owner, source, tag, ignore)?;
+        let mut guard = object.owner.shared.enter()?;
+        guard.poll_round();
+        let probe = guard.engine.probe(&pattern).ok_or(Error::NoMessage)?;
+        // SAFETY: checked for NULL, valid by the caller's promise.
+        unsafe { write_out(info_out, probe.into()) };
+        Ok(GRIDNET_OK)
+    })
+}
+
+/// As gridnet_tag_probe, but takes the message: only gridnet_message_recv receives it.
+///
+/// # Safety
+/// As gridnet_tag_probe; `message_out` is valid for a write.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_tag_mprobe(
+    fabric: *mut gridnet_fabric,
+    source: *mut gridnet_endpoint,
+    tag: u64,
+    ignore: u64,
+    info_out: *mut gridnet_probe_info,
+    message_out: *mut *mut gridnet_message,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (object, source) = unsafe { (fabric_of(fabric)?, optional(source)?) };
+        if info_out.is_null() {
+            return Err(null("info_out"));
+        }
+        if message_out.is_null() {
+            return Err(null("message_out"));
+        }
+        let pattern = pattern_of(&object.owner, source, tag, ignore)?;
+        let (probe, key) = {
+            let mut guard = object.owner.shared.enter()?;
+            guard.poll_round();
+            guard.engine.matched_probe(&pattern).ok_or(Error::NoMessage)?
+        };
+        let message: *mut gridnet_message = Handle::open(MessageObject { owner: object.owner.clone(), key }).cast();
+        object.owner.adopt(Child::Message(message));
+        // SAFETY: checked for NULL, valid by the caller's promise.
+        unsafe {
+            write_out(info_out, probe.into());
+            write_out(message_out, message);
+        }
+        Ok(GRIDNET_OK)
+    })
+}
+
+/// Receives a message that gridnet_tag_mprobe took. On success the message handle is closed; a completion follows.
+///
+/// # Safety
+/// `cq` is NULL or a completion queue, `message` NULL or a message of the same fabric; `buf` as for gridnet_tag_recv.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_message_recv(
+    cq: *mut gridnet_cq,
+    message: *mut gridnet_message,
+    buf: *mut c_void,
+    len: usize,
+    context: *mut c_void,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (cq, held) = unsafe { (cq_of(cq)?, Handle::<MessageObject>::get(message.cast())?) };
+        if !Arc::ptr_eq(&cq.owner, &held.owner) {
+            return Err(invalid("message is of another fabric than cq"));
+        }
+        // SAFETY: the caller's promise.
+        let iov = unsafe { one_piece(buf, len)? };
+        cq.owner.shared.enter()?.engine.receive_held(cq.id, held.key, iov, context as usize as u64)?;
+        cq.owner.disown(Child::Message(message));
+        // SAFETY: the caller's promise.
+        drop(unsafe { Handle::<MessageObject>::close(message.cast())? });
+        Ok(GRIDNET_IN_PROGRESS)
+    })
+}
+
+impl From<Probe> for gridnet_probe_info {
+    fn from(probe: Probe) -> gridnet_probe_info {
+        gridnet_probe_info {
+            length: probe.len,
+            tag: probe.tag,
+            immediate: probe.immediate.unwrap_or(0),
+            source: probe.source.number(),
+            flags: if probe.immediate.is_some() { GRIDNET_PROBE_IMMEDIATE } else { 0 },
+        }
+    }
+}
+
+/// # Safety
+/// `buf` is valid for `len` bytes as the operation needs it, or `len` is 0.
+#[inline(always)]
+unsafe fn one_piece(buf: *mut c_void, len: usize) -> Result<Iov, Failure> {
+    if buf.is_null() {
+        return if len == 0 { Ok(Iov::EMPTY) } else { Err(null("buf")) };
+    }
+    if len > isize::MAX as usize {
+        return Err(invalid(format!("len is {len}; accepted: at most {}", isize::MAX)));
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { Iov::new(buf.cast(), len) })
+}
+
+/// # Safety
+/// `iov` points to `count` pieces, each as the operation needs it.
+unsafe fn pieces<'a>(iov: *const gridnet_iov, count: usize) -> Result<&'a [Iov], Failure> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    if iov.is_null() {
+        return Err(null("iov"));
+    }
+    if count > 1024 {
+        return Err(invalid(format!("iov_count is {count}; accepted: at most 1024")));
+    }
+    // SAFETY: the caller's promise; the two structs are the same, field by field.
+    let pieces = unsafe { std::slice::from_raw_parts(iov.cast::<Iov>(), count) };
+    for piece in pieces {
+        if piece.base().is_null() && !piece.is_empty() {
+            return Err(null("base of a piece"));
+        }
+        if piece.memory_kind() != GRIDNET_MEMORY_HOST {
+            let why = format!("memory_kind is {}; rails move GRIDNET_MEMORY_HOST only", piece.memory_kind());
+            return Err(Refusal::new(Error::Unsupported, why).into());
+        }
+    }
+    Ok(pieces)
+}
+
+/// # Safety
+/// `endpoint` is NULL or an endpoint.
+#[inline(always)]
+unsafe fn optional<'a>(endpoint: *mut gridnet_endpoint) -> Result<Option<&'a EndpointObject>, Failure> {
+    if endpoint.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { endpoint_of(endpoint).map(Some) }
+}
+
+#[inline(always)]
+fn pattern_of(
+    owner: &Arc<Owner>,
+    source: Option<&EndpointObject>,
+    tag: u64,
+    ignore: u64,
+) -> Result<Pattern, Failure> {
+    let source = match source {
+        None => Source::Any,
+        Some(endpoint) if Arc::ptr_eq(owner, &endpoint.owner) => Source::Peer(endpoint.peer),
+        Some(_) => return Err(invalid("source is an endpoint of another fabric")),
+    };
+    Ok(Pattern { source, tag, ignore })
+}
+
+fn check_flags(what: &str, flags: u32, known: u32, reserved: u32) -> Result<(), Failure> {
+    if flags & !known != 0 {
+        return Err(invalid(format!("{what}: flags are {flags:#x}; accepted: bits of {known:#x}")));
+    }
+    if reserved != 0 {
+        return Err(invalid(format!("{what}: reserved is {reserved}; accepted: 0")));
+    }
+    Ok(())
+}
+
+/// # Safety
+/// `op_out` is NULL or valid for a write.
+unsafe fn write_op(op_out: *mut gridnet_op, op: gridnet_op) {
+    if !op_out.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { write_out(op_out, op) };
+    }
+}

@@ -1,0 +1,236 @@
+/* NULL, closed and mistaken handles: each call names the mistake and leaves its outputs alone. */
+#include "test.h"
+
+#define CHECK_NULL(call) CHECK_STATUS(GRIDNET_ERR_NULL, call)
+#define CHECK_HANDLE(call) CHECK_STATUS(GRIDNET_ERR_HANDLE, call)
+
+/* Where calls that fail would write; checked to be as before after each group of them. */
+static struct {
+    gridnet_fabric *fabric;
+    gridnet_cq *cq;
+    gridnet_endpoint *endpoint;
+    gridnet_group *group;
+    gridnet_message *message;
+    gridnet_address address;
+    gridnet_counters counters;
+    gridnet_completion entry;
+    gridnet_probe_info info;
+    gridnet_op op;
+    size_t size;
+    uint32_t source;
+    int fd;
+    char text[64];
+} out, before;
+
+static char buffer[64];
+
+static void outputs_reset(void)
+{
+    memset(&out, 0x5a, sizeof out);
+    out.counters.size = sizeof out.counters;
+    memcpy(&before, &out, sizeof out);
+}
+
+static void outputs_untouched(void)
+{
+    CHECK(memcmp(&before, &out, sizeof out) == 0);
+}
+
+struct handles {
+    gridnet_fabric *fabric;
+    gridnet_cq *cq;
+    gridnet_endpoint *endpoint;
+    gridnet_group *group;
+    gridnet_message *message;
+};
+
+static gridnet_send_params send_params(void)
+{
+    gridnet_send_params params;
+    memset(&params, 0, sizeof params);
+    params.size = sizeof params;
+    return params;
+}
+
+static gridnet_recv_params recv_params(void)
+{
+    gridnet_recv_params params;
+    memset(&params, 0, sizeof params);
+    params.size = sizeof params;
+    return params;
+}
+
+/* Every call that has a handle as its first argument, with handles that must all be refused alike. */
+static void all_calls(struct handles h, gridnet_status expected)
+{
+    gridnet_send_params send = send_params();
+    gridnet_recv_params recv = recv_params();
+    outputs_reset();
+    CHECK_STATUS(expected, gridnet_fabric_close(h.fabric));
+    CHECK_STATUS(expected, gridnet_fabric_address(h.fabric, &out.address));
+    CHECK_STATUS(expected, gridnet_fabric_lookup(h.fabric, "nobody", 0, &out.address));
+    CHECK_STATUS(expected, gridnet_fabric_progress(h.fabric));
+    CHECK_STATUS(expected, gridnet_fabric_counters(h.fabric, &out.counters));
+    CHECK_STATUS(expected, gridnet_cq_create(h.fabric, 0, &out.cq));
+    CHECK_STATUS(expected, gridnet_cancel(h.fabric, 1));
+    CHECK_STATUS(expected, gridnet_tag_probe(h.fabric, NULL, 0, 0, &out.info));
+    CHECK_STATUS(expected, gridnet_tag_mprobe(h.fabric, NULL, 0, 0, &out.info, &out.message));
+    CHECK_STATUS(expected, gridnet_cq_poll(h.cq, &out.entry, 1));
+    CHECK_STATUS(expected, gridnet_cq_wait(h.cq, &out.entry, 1, 0));
+    CHECK_STATUS(expected, gridnet_cq_fd(h.cq, &out.fd));
+    CHECK_STATUS(expected, gridnet_cq_arm(h.cq));
+    CHECK_STATUS(expected, gridnet_cq_destroy(h.cq));
+    CHECK_STATUS(expected, gridnet_endpoint_open(h.cq, &out.address, &out.endpoint));
+    CHECK_STATUS(expected, gridnet_endpoint_open_source(h.cq, 0, &out.endpoint));
+    CHECK_STATUS(expected, gridnet_tag_recv(h.cq, NULL, buffer, sizeof buffer, 0, 0, NULL));
+    CHECK_STATUS(expected, gridnet_tag_recvx(h.cq, &recv, &out.op));
+    CHECK_STATUS(expected, gridnet_group_create(h.cq, &out.address, 1, &out.group));
+    CHECK_STATUS(expected, gridnet_endpoint_source(h.endpoint, &out.source));
+    CHECK_STATUS(expected, gridnet_endpoint_explain(h.endpoint, out.text, sizeof out.text, &out.size));
+    CHECK_STATUS(expected, gridnet_endpoint_counters(h.endpoint, &out.counters));
+    CHECK_STATUS(expected, gridnet_tag_send(h.endpoint, buffer, 8, 0, NULL));
+    CHECK_STATUS(expected, gridnet_tag_sendx(h.endpoint, &send, &out.op));
+    CHECK_STATUS(expected, gridnet_endpoint_close(h.endpoint));
+    CHECK_STATUS(expected, gridnet_group_size(h.group, &out.size));
+    CHECK_STATUS(expected, gridnet_group_endpoint(h.group, 0, &out.endpoint));
+    CHECK_STATUS(expected, gridnet_group_rank(h.group, 0, &out.size));
+    CHECK_STATUS(expected, gridnet_group_destroy(h.group));
+    outputs_untouched();
+}
+
+/* Receiver handles that are right, each other pointer NULL in turn. */
+static void null_arguments(struct handles h)
+{
+    gridnet_send_params send = send_params();
+    gridnet_recv_params recv = recv_params();
+    gridnet_iov hole = {NULL, 8, 0, 0};
+    gridnet_address address;
+    CHECK_OK(gridnet_fabric_address(h.fabric, &address));
+    outputs_reset();
+    CHECK_NULL(gridnet_fabric_open(NULL, NULL));
+    CHECK_NULL(gridnet_fabric_address(h.fabric, NULL));
+    CHECK_NULL(gridnet_fabric_lookup(h.fabric, NULL, 0, &out.address));
+    CHECK_NULL(gridnet_fabric_lookup(h.fabric, "nobody", 0, NULL));
+    CHECK_NULL(gridnet_fabric_counters(h.fabric, NULL));
+    CHECK_NULL(gridnet_cq_create(h.fabric, 0, NULL));
+    CHECK_NULL(gridnet_cq_poll(h.cq, NULL, 1));
+    CHECK_NULL(gridnet_cq_wait(h.cq, NULL, 1, 0));
+    CHECK_NULL(gridnet_cq_fd(h.cq, NULL));
+    CHECK_NULL(gridnet_endpoint_open(h.cq, NULL, &out.endpoint));
+    CHECK_NULL(gridnet_endpoint_open(h.cq, &address, NULL));
+    CHECK_NULL(gridnet_endpoint_open_source(h.cq, 0, NULL));
+    CHECK_NULL(gridnet_endpoint_source(h.endpoint, NULL));
+    CHECK_NULL(gridnet_endpoint_explain(h.endpoint, NULL, 64, &out.size));
+    CHECK_NULL(gridnet_endpoint_counters(h.endpoint, NULL));
+    CHECK_NULL(gridnet_tag_send(h.endpoint, NULL, 8, 0, NULL));
+    CHECK_NULL(gridnet_tag_recv(h.cq, NULL, NULL, 8, 0, 0, NULL));
+    CHECK_NULL(gridnet_tag_sendx(h.endpoint, NULL, &out.op));
+    CHECK_NULL(gridnet_tag_recvx(h.cq, NULL, &out.op));
+    send.iov_count = recv.iov_count = 1;
+    CHECK_NULL(gridnet_tag_sendx(h.endpoint, &send, &out.op));
+    CHECK_NULL(gridnet_tag_recvx(h.cq, &recv, &out.op));
+    send.iov = recv.iov = &hole;
+    CHECK_NULL(gridnet_tag_sendx(h.endpoint, &send, &out.op));
+    CHECK_NULL(gridnet_tag_recvx(h.cq, &recv, &out.op));
+    CHECK_NULL(gridnet_tag_probe(h.fabric, NULL, 0, 0, NULL));
+    CHECK_NULL(gridnet_tag_mprobe(h.fabric, NULL, 0, 0, NULL, &out.message));
+    CHECK_NULL(gridnet_tag_mprobe(h.fabric, NULL, 0, 0, &out.info, NULL));
+    CHECK_NULL(gridnet_message_recv(h.cq, NULL, buffer, sizeof buffer, NULL));
+    CHECK_NULL(gridnet_message_recv(NULL, h.message, buffer, sizeof buffer, NULL));
+    CHECK_NULL(gridnet_message_recv(h.cq, h.message, NULL, 8, NULL));
+    CHECK_NULL(gridnet_group_create(h.cq, NULL, 1, &out.group));
+    CHECK_NULL(gridnet_group_create(h.cq, &address, 1, NULL));
+    CHECK_NULL(gridnet_group_size(h.group, NULL));
+    CHECK_NULL(gridnet_group_endpoint(h.group, 0, NULL));
+    CHECK_NULL(gridnet_group_rank(h.group, 0, NULL));
+    outputs_untouched();
+}
+
+/* A handle of another kind is no handle of this one. */
+static struct handles exchanged(struct handles h)
+{
+    struct handles wrong;
+    wrong.fabric = (gridnet_fabric *)h.cq;
+    wrong.cq = (gridnet_cq *)h.endpoint;
+    wrong.endpoint = (gridnet_endpoint *)h.group;
+    wrong.group = (gridnet_group *)h.fabric;
+    wrong.message = (gridnet_message *)h.cq;
+    return wrong;
+}
+
+/* A source that is no endpoint, and one of another fabric. */
+static void wrong_sources(struct handles h)
+{
+    struct node other = node_open(NULL);
+    gridnet_endpoint *foreign = node_link(&other, &other), *mistaken = (gridnet_endpoint *)h.cq;
+    gridnet_recv_params params = recv_params();
+    outputs_reset();
+    CHECK_HANDLE(gridnet_tag_recv(h.cq, mistaken, buffer, sizeof buffer, 0, 0, NULL));
+    CHECK_HANDLE(gridnet_tag_probe(h.fabric, mistaken, 0, 0, &out.info));
+    CHECK_HANDLE(gridnet_tag_mprobe(h.fabric, mistaken, 0, 0, &out.info, &out.message));
+    params.source = mistaken;
+    CHECK_HANDLE(gridnet_tag_recvx(h.cq, &params, &out.op));
+    CHECK(gridnet_tag_recv(h.cq, foreign, buffer, sizeof buffer, 0, 0, NULL) < 0);
+    CHECK(gridnet_tag_probe(h.fabric, foreign, 0, 0, &out.info) < 0);
+    CHECK(gridnet_endpoint_open_source(h.cq, 0xfffffff0u, &out.endpoint) < 0);
+    outputs_untouched();
+    node_close(&other);
+}
+
+/* Objects that still have users are not destroyed. */
+static void objects_in_use(struct handles h)
+{
+    CHECK_STATUS(GRIDNET_ERR_IN_USE, gridnet_cq_destroy(h.cq));
+    CHECK(strlen(gridnet_last_error()) > 0);
+}
+
+/* A matched message to spend: from the fabric to itself. */
+static gridnet_message *some_message(struct node *node, gridnet_endpoint *self)
+{
+    gridnet_message *message;
+    gridnet_probe_info info;
+    gridnet_status status;
+    node_send(node, self, buffer, 8, 1);
+    while ((status = gridnet_tag_mprobe(node->fabric, NULL, 1, 0, &info, &message)) == GRIDNET_ERR_NO_MESSAGE)
+        CHECK(gridnet_fabric_progress(node->fabric) >= 0);
+    CHECK_OK(status);
+    return message;
+}
+
+int main(void)
+{
+    test_limit(60);
+    struct node node = node_open(NULL);
+    gridnet_address address;
+    CHECK_OK(gridnet_fabric_address(node.fabric, &address));
+    struct handles h = {node.fabric, node.cq, NULL, NULL, NULL}, none = {NULL, NULL, NULL, NULL, NULL};
+    h.endpoint = node_link(&node, &node);
+    CHECK_OK(gridnet_group_create(node.cq, &address, 1, &h.group));
+    h.message = some_message(&node, h.endpoint);
+
+    all_calls(none, GRIDNET_ERR_NULL);
+    null_arguments(h);
+    all_calls(exchanged(h), GRIDNET_ERR_HANDLE);
+    CHECK_HANDLE(gridnet_message_recv(node.cq, (gridnet_message *)h.cq, buffer, sizeof buffer, NULL));
+    wrong_sources(h);
+    objects_in_use(h);
+
+    /* All this has done no harm. */
+    CHECK(gridnet_message_recv(node.cq, h.message, buffer, sizeof buffer, NULL) >= GRIDNET_OK);
+    CHECK(node_done(&node).length == 8);
+    CHECK_HANDLE(gridnet_message_recv(node.cq, h.message, buffer, sizeof buffer, NULL));
+
+    /* Closed one by one, and by the fabric that they belong to. */
+    CHECK_OK(gridnet_endpoint_close(h.endpoint));
+    CHECK_HANDLE(gridnet_endpoint_close(h.endpoint));
+    CHECK_HANDLE(gridnet_tag_send(h.endpoint, buffer, 8, 0, NULL));
+    CHECK_OK(gridnet_fabric_close(node.fabric));
+    all_calls(h, GRIDNET_ERR_HANDLE);
+
+    /* New objects do not bring the old handles back to life. */
+    struct node again = node_open(NULL);
+    CHECK_HANDLE(gridnet_endpoint_close(h.endpoint));
+    CHECK_HANDLE(gridnet_group_destroy(h.group));
+    node_close(&again);
+    return EXIT_SUCCESS;
+}

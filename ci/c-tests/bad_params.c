@@ -1,0 +1,160 @@
+/* Parameter structs of the wrong size, values out of range, unknown options, unusable names. */
+#include "test.h"
+
+static gridnet_fabric *fabric;
+
+static gridnet_status open_with(gridnet_fabric_params *params)
+{
+    gridnet_fabric *untouched = (gridnet_fabric *)&fabric;
+    fabric = untouched;
+    gridnet_status status = gridnet_fabric_open(params, &fabric);
+    CHECK(status == GRIDNET_OK || fabric == untouched);
+    return status;
+}
+
+static void fabric_sizes(void)
+{
+    const size_t sizes[] = {0, 1, sizeof(gridnet_fabric_params) - 1, 1 << 20, SIZE_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        gridnet_fabric_params params = test_params(NULL);
+        params.size = sizes[i];
+        CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, open_with(&params));
+    }
+}
+
+static void operation_sizes(void)
+{
+    struct node node = node_open(NULL);
+    gridnet_endpoint *self = node_link(&node, &node);
+    const size_t sizes[] = {0, 1, 1 << 20, SIZE_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        gridnet_send_params send;
+        gridnet_recv_params recv;
+        gridnet_counters counters;
+        memset(&send, 0, sizeof send);
+        memset(&recv, 0, sizeof recv);
+        send.size = recv.size = counters.size = sizes[i];
+        CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_tag_sendx(self, &send, NULL));
+        CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_tag_recvx(node.cq, &recv, NULL));
+        CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_fabric_counters(node.fabric, &counters));
+        CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_endpoint_counters(self, &counters));
+    }
+    node_close(&node);
+}
+
+static void ranges(void)
+{
+    gridnet_fabric_params params = test_params(NULL);
+    params.thread_level = 3;
+    CHECK_STATUS(GRIDNET_ERR_INVALID, open_with(&params));
+    params = test_params(NULL);
+    params.flags = 1;
+    CHECK_STATUS(GRIDNET_ERR_INVALID, open_with(&params));
+
+    struct node node = node_open(NULL);
+    gridnet_endpoint *self = node_link(&node, &node);
+    gridnet_send_params send;
+    gridnet_recv_params recv;
+    memset(&send, 0, sizeof send);
+    memset(&recv, 0, sizeof recv);
+    send.size = sizeof send;
+    recv.size = sizeof recv;
+    send.flags = recv.flags = 1u << 31;
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_tag_sendx(self, &send, NULL));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_tag_recvx(node.cq, &recv, NULL));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_tag_send(self, &send, SIZE_MAX, 0, NULL));
+    node_close(&node);
+}
+
+/* The error names what is wrong, so that a user finds it. */
+static void option(const char *text, const char *named)
+{
+    const char *options[] = {text, NULL};
+    gridnet_fabric_params params = test_params(NULL);
+    params.options = options;
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, open_with(&params));
+    CHECK(strstr(gridnet_last_error(), named) != NULL);
+}
+
+static void options(void)
+{
+    option("GRIDNET_NO_SUCH_THING=1", "GRIDNET_NO_SUCH_THING");
+    option("GRIDNET_WAIT_MODE=sometimes", "GRIDNET_WAIT_MODE");
+    option("GRIDNET_WAIT_MODE=sometimes", "adaptive");
+    option("GRIDNET_WAIT_MODE=", "GRIDNET_WAIT_MODE");
+    option("GRIDNET_WAIT_MODE", "GRIDNET_WAIT_MODE");
+    option("GRIDNET_RAILS=pigeon", "pigeon");
+    option("PATH=/", "PATH");
+    option("GRIDNET_\xff\xfe=1", "GRIDNET_");
+
+    const char *good[] = {"GRIDNET_WAIT_MODE=block", NULL};
+    gridnet_fabric_params params = test_params(NULL);
+    params.options = good;
+    CHECK_OK(open_with(&params));
+    CHECK_OK(gridnet_fabric_close(fabric));
+}
+
+/* The environment is judged as options are, and options beat it. */
+static void environment(void)
+{
+    const char *options[] = {"GRIDNET_WAIT_MODE=spin", NULL};
+    gridnet_fabric_params params = test_params(NULL);
+    CHECK(setenv("GRIDNET_WAIT_MODE", "sometimes", 1) == 0);
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, open_with(&params));
+    CHECK(strstr(gridnet_last_error(), "GRIDNET_WAIT_MODE") != NULL);
+    CHECK(setenv("GRIDNET_WAIT_MODE", "block", 1) == 0);
+    params.options = options;
+    CHECK_OK(open_with(&params));
+    CHECK_OK(gridnet_fabric_close(fabric));
+    CHECK(unsetenv("GRIDNET_WAIT_MODE") == 0);
+
+    CHECK(setenv("GRIDNET_MISPELT", "1", 1) == 0);
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, open_with(NULL));
+    CHECK(strstr(gridnet_last_error(), "GRIDNET_MISPELT") != NULL);
+    CHECK(unsetenv("GRIDNET_MISPELT") == 0);
+}
+
+static void names(void)
+{
+    char longest[66];
+    memset(longest, 'n', sizeof longest);
+    longest[65] = '\0';
+    const char *bad[] = {"", "a b", "a/b", "../x", "caf\xc3\xa9", "new\nline", longest};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        gridnet_fabric_params params = test_params(bad[i]);
+        CHECK_STATUS(GRIDNET_ERR_INVALID, open_with(&params));
+    }
+
+    /* The longest one that is allowed, made this process's own. */
+    snprintf(longest, sizeof longest, "%s", test_name("x"));
+    memset(longest + strlen(longest), '_', 64 - strlen(longest));
+    longest[64] = '\0';
+    gridnet_fabric_params params = test_params(longest);
+    CHECK_OK(open_with(&params));
+    CHECK_OK(gridnet_fabric_close(fabric));
+}
+
+static void name_in_use(void)
+{
+    const char *name = test_name("twice");
+    struct node first = node_open(name);
+    gridnet_fabric_params params = test_params(name);
+    CHECK_STATUS(GRIDNET_ERR_NAME_IN_USE, open_with(&params));
+    CHECK(strstr(gridnet_last_error(), name) != NULL);
+    node_close(&first);
+    CHECK_OK(open_with(&params));
+    CHECK_OK(gridnet_fabric_close(fabric));
+}
+
+int main(void)
+{
+    test_limit(60);
+    fabric_sizes();
+    operation_sizes();
+    ranges();
+    options();
+    environment();
+    names();
+    name_in_use();
+    return EXIT_SUCCESS;
+}

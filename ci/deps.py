@@ -1,0 +1,50 @@
+"""Checks the arrows between the members of the workspace; reads `cargo metadata` from standard input.
+
+    {capi, cli, bench} -> fabric -> {rails} -> core        cli and bench may also call capi
+"""
+
+import json
+import sys
+
+CORE = "gridnet-core"
+RAILS = {"gridnet-shm"}
+FABRIC = "gridnet"
+CAPI = "gridnet-capi"
+TOP = {CAPI, "gridnet-cli", "gridnet-bench"}
+
+ALLOWED = {CORE: set(), FABRIC: RAILS | {CORE}}
+ALLOWED.update({rail: {CORE} for rail in RAILS})
+ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})
+for member in TOP - {CAPI}:
+    ALLOWED[member] = ALLOWED[member] | {CAPI}
+
+
+def faults(packages):
+    """Yields one sentence for each arrow or version that is not allowed."""
+    members = {package["name"] for package in packages}
+    for package in packages:
+        name = package["name"]
+        if name not in ALLOWED:
+            yield f"{name} has no place in the order of the members: give it one in ci/deps.py"
+            continue
+        for dependency in package["dependencies"]:
+            target = dependency["name"]
+            if target in members and target != name and target not in ALLOWED[name]:
+                yield f"{name} must not depend on {target}"
+            if dependency["req"] == "*" and target not in members:
+                yield f"{name} takes any version of {target}"
+        if name == CORE and any(d["name"] in members - {CORE} for d in package["dependencies"]):
+            yield f"{CORE} must depend on no member"
+
+
+def main():
+    packages = json.load(sys.stdin)["packages"]
+    found = list(dict.fromkeys(faults(packages)))
+    for fault in found:
+        print(f"error: {fault}")
+    if not found:
+        print(f"the dependencies of {len(packages)} members point the right way")
+    sys.exit(1 if found else 0)
+
+
+main()

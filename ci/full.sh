@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The long run: everything of test.sh with full counts, soaks and big files.
+# The result goes to ci/results/full-last.txt, with a description of the machine and no times.
+. "$(dirname "$0")/lib.sh"
+
+export GRIDNET_TEST_SOAK=1 GRIDNET_TEST_BIG=1
+PART_LIMIT=${CI_PART_LIMIT:-14400}
+RESULT=ci/results/full-last.txt
+
+machine() {
+    echo "cores   $(nproc)"
+    echo "cpu     $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)"
+    echo "memory  $(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
+    echo "kernel  $(uname -sr)"
+    echo "rust    $(rustc --version)"
+}
+
+run_parts
+run_part copier ci/copier.sh 1000000000
+
+mkdir -p "$(dirname "$RESULT")"
+{
+    echo "gridnet $(version), ci/full.sh"
+    machine
+    echo
+    printf '%s\n' "${summary[@]}" | sed -E 's/ +[0-9]+ s / /'
+    [ ${#skips[@]} = 0 ] || printf '%s\n' "${skips[@]}"
+    grep -ah '^RESULT' "$LOGS"/* || true
+    printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$left_out"
+} >"$RESULT"
+finish

@@ -1,0 +1,79 @@
+# Shared by the scripts of this folder: sourced, not run.
+# A part exits 0 when it passed, 77 when it could not run at all, otherwise it failed.
+# Whatever a part leaves out, it says in a line that begins with "SKIPPED:".
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+EXIT_SKIPPED=77
+TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+case $TARGET_DIR in /*) ;; *) TARGET_DIR=$PWD/$TARGET_DIR ;; esac
+
+say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+skipped() { printf 'SKIPPED: %s: %s\n' "$1" "$2"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# The version of the workspace, from its one source.
+version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml; }
+
+# need COMMAND PACKAGE...: installs the Debian packages when the command is missing.
+need() {
+    local command=$1
+    shift
+    have "$command" && return 0
+    have apt-get || { skipped "$command" "not installed, and this is no Debian: install $*"; return 1; }
+    local root=()
+    [ "$(id -u)" = 0 ] || root=(sudo -n)
+    echo "installing $* for $command"
+    "${root[@]}" apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1 ||
+        { "${root[@]}" apt-get update >/dev/null 2>&1 &&
+            "${root[@]}" apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1; } ||
+        { skipped "$command" "package $* could not be installed"; return 1; }
+}
+
+# --- runner of parts, used by test.sh and full.sh ---
+
+PART_LIMIT=${CI_PART_LIMIT:-2400}
+passed=0 failed=0 left_out=0
+summary=() skips=()
+LOGS=$(mktemp -d)
+trap 'rm -rf "$LOGS"' EXIT
+
+# run_part NAME COMMAND...: runs one part under a time limit and notes how it went.
+run_part() {
+    local name=$1 start=$SECONDS code=0 verdict
+    shift
+    say "$name"
+    timeout --kill-after=20 "$PART_LIMIT" "$@" </dev/null 2>&1 | tee "$LOGS/$name" || code=${PIPESTATUS[0]}
+    case $code in
+        0) verdict=passed passed=$((passed + 1)) ;;
+        "$EXIT_SKIPPED") verdict=skipped left_out=$((left_out + 1)) ;;
+        *) verdict="FAILED (exit $code)" failed=$((failed + 1)) ;;
+    esac
+    summary+=("$(printf '%-10s %5d s  %s' "$name" $((SECONDS - start)) "$verdict")")
+    local line
+    while IFS= read -r line; do skips+=("$name: $line"); done < <(grep -a '^SKIPPED' "$LOGS/$name" || true)
+}
+
+# Prints what was run; the last line is the verdict, the exit code follows it.
+finish() {
+    say "summary ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
+    printf '%s\n' "${summary[@]}"
+    [ ${#skips[@]} = 0 ] || { echo; printf '!! %s\n' "${skips[@]}"; }
+    echo
+    printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$left_out"
+    [ "$failed" = 0 ]
+}
+
+# The parts of every run, in the order of what is learnt soonest.
+run_parts() {
+    run_part deps ci/deps.sh
+    run_part lint ci/lint.sh
+    run_part header ci/header.sh
+    run_part unit ci/unit.sh
+    run_part c ci/c.sh
+    run_part loom ci/loom.sh
+    run_part san ci/san.sh
+    run_part deny ci/deny.sh
+}

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Formatting, clippy and documentation, each without a warning.
+. "$(dirname "$0")/lib.sh"
+
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+echo "format, clippy and documentation are clean"

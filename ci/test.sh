@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Runs all checks and tests. Needs Rust; installs the Debian packages that it misses.
+. "$(dirname "$0")/lib.sh"
+
+have cargo || die "no cargo: install Rust first"
+say "tools"
+need gcc gcc libc6-dev || true
+need g++ g++ || true
+need make make || true
+need cmake cmake || true
+need pkg-config pkg-config || true
+need python3 python3-minimal || true
+rustc --version
+gcc --version | head -1
+
+run_parts
+finish

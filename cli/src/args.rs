@@ -1,0 +1,276 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Communication between the processes of parallel and distributed programs.
+#[derive(Debug, Parser)]
+#[command(name = "gridnet", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what this host offers: rails, core distance, huge pages, limits
+    Info {
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show every variable: value, default, unit, origin and what it does
+    Config {
+        /// Print one JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure how fast two processes of this host talk to each other
+    Perf(PerfArgs),
+    /// The other process of `perf`, which starts it itself
+    #[command(hide = true)]
+    PerfPeer(PeerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PerfArgs {
+    /// Rails that may be used, as in GRIDNET_RAILS
+    #[arg(long, value_name = "R")]
+    pub(crate) rails: Option<String>,
+
+    /// What to measure [default: all but canary]
+    #[arg(long, value_name = "OP,..", value_delimiter = ',')]
+    pub(crate) op: Vec<Op>,
+
+    /// Message sizes in bytes, with or without suffix k, m, g [default: 8,1k,64k,1m]
+    #[arg(long, value_name = "S,..", value_delimiter = ',')]
+    pub(crate) size: Vec<Size>,
+
+    /// Round trips, messages or connections of each measurement [default: as many as take a quarter of a second]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_ITERS))]
+    pub(crate) iters: Option<u64>,
+
+    /// How many of them go before, unmeasured [default: a tenth]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=MOST_ITERS))]
+    pub(crate) warmup: Option<u64>,
+
+    /// Messages in flight in tag_bw and tag_rate
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub(crate) window: u64,
+
+    /// Cores of the two processes: A,B, or `same` for one core, or `none` [default: the first two]
+    #[arg(long, value_name = "A,B|same|none")]
+    pub(crate) pin: Option<Pin>,
+
+    /// What a waiting process does, as in GRIDNET_WAIT_MODE
+    #[arg(long, value_enum)]
+    pub(crate) wait: Option<Wait>,
+
+    /// How results are printed
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+
+    /// Draw latency and bandwidth against size [sizes by default: 8 to 4m]
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+/// What the parent tells its peer process; not for users.
+#[derive(Debug, Args)]
+pub(crate) struct PeerArgs {
+    /// Name of the fabric to open
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Process id of the parent; the peer ends with it
+    #[arg(long)]
+    pub(crate) parent: u32,
+    /// Core to run on
+    #[arg(long)]
+    pub(crate) core: Option<usize>,
+    /// Bytes of the largest message
+    #[arg(long)]
+    pub(crate) largest: usize,
+    /// Variables that beat the environment, NAME=value
+    #[arg(long)]
+    pub(crate) option: Vec<String>,
+}
+
+/// Something that `perf` measures.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Op {
+    /// One-way time of a tagged message, half a round trip
+    TagLat,
+    /// Bandwidth with many tagged messages in flight
+    TagBw,
+    /// Rate of small tagged messages with many in flight
+    TagRate,
+    /// From opening an endpoint to the first echo
+    ConnectLat,
+    /// Raw cache-line ping-pong between the two cores, without gridnet
+    Canary,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Op::TagLat => "tag_lat",
+            Op::TagBw => "tag_bw",
+            Op::TagRate => "tag_rate",
+            Op::ConnectLat => "connect_lat",
+            Op::Canary => "canary",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wait {
+    /// Spin briefly, then sleep
+    Adaptive,
+    /// Never sleep
+    Spin,
+    /// Sleep at once
+    Block,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// One object a line
+    Json,
+    /// One heading line, then a line for each measurement
+    Csv,
+}
+
+/// A message size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Size(pub(crate) usize);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, shift) = [("k", 10), ("m", 20), ("g", 30)]
+            .into_iter()
+            .find_map(|(suffix, shift)| text.strip_suffix(suffix).map(|digits| (digits, shift)))
+            .unwrap_or((text, 0));
+        let plain = digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| digits.parse::<usize>().ok());
+        plain
+            .flatten()
+            .and_then(|number| number.checked_mul(1 << shift))
+            .filter(|bytes| *bytes <= LARGEST)
+            .map(Size)
+            .ok_or_else(|| "accepted is a size from 0 to 1g, with or without suffix k, m, g".to_owned())
+    }
+}
+
+/// Where the two processes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pin {
+    /// Each on its core.
+    Cores(usize, usize),
+    /// Both on the first core that this process may use.
+    Same,
+    /// Wherever the scheduler puts them.
+    None,
+}
+
+impl FromStr for Pin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let accepted = || "accepted is two cores A,B, or same, or none".to_owned();
+        match text {
+            "same" => Ok(Pin::Same),
+            "none" => Ok(Pin::None),
+            _ => {
+                let (a, b) = text.split_once(',').ok_or_else(accepted)?;
+                let core = |text: &str| text.parse().map_err(|_| accepted());
+                Ok(Pin::Cores(core(a)?, core(b)?))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pin::Cores(a, b) => write!(f, "{a},{b}"),
+            Pin::Same => f.pad("same"),
+            Pin::None => f.pad("none"),
+        }
+    }
+}
+
+/// Largest message that can be asked for: both processes hold two of them.
+const LARGEST: usize = 1 << 30;
+
+const MOST_ITERS: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_take_suffixes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("8", 8),
+            ("1k", 1024),
+            ("64k", 65536),
+            ("1m", 1 << 20),
+            ("1g", 1 << 30),
+        ] {
+            assert_eq!(text.parse(), Ok(Size(bytes)));
+        }
+        for text in [
+            "",
+            "k",
+            "-1",
+            "+1",
+            "1.5k",
+            "1K",
+            "2g",
+            "1kb",
+            "18446744073709551616",
+            "17179869184g",
+        ] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pins_are_two_cores_or_a_word() {
+        assert_eq!("0,1".parse(), Ok(Pin::Cores(0, 1)));
+        assert_eq!("same".parse(), Ok(Pin::Same));
+        assert_eq!("none".parse(), Ok(Pin::None));
+        for text in ["", "0", "0,", "0,1,2", "a,b", "-1,0"] {
+            assert!(text.parse::<Pin>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let cli =
+            Cli::try_parse_from(["gridnet", "perf", "--op", "tag_lat,canary", "--size", "8,1k"]).unwrap();
+        let Command::Perf(perf) = cli.command else {
+            panic!("not perf")
+        };
+        assert_eq!(perf.op, [Op::TagLat, Op::Canary]);
+        assert_eq!(perf.size, [Size(8), Size(1024)]);
+    }
+}

@@ -1,0 +1,169 @@
+//! Which rails can be used here, and if not, why not.
+
+use gridnet::config::{Config, KNOWN_RAILS};
+use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::process::{getpid, geteuid, pidfd_open, PidfdFlags};
+use rustix::thread::{membarrier, MembarrierCommand};
+use serde::Serialize;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A rail and what became of its examination.
+#[derive(Serialize)]
+pub(super) struct Rail {
+    pub(super) name: &'static str,
+    pub(super) available: bool,
+    pub(super) why: String,
+    pub(super) checks: Vec<Check>,
+}
+
+/// Something that a rail builds on.
+#[derive(Serialize)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) works: bool,
+    /// Whether the rail cannot do without.
+    pub(super) required: bool,
+    pub(super) detail: String,
+}
+
+/// Tries what each rail needs.
+pub(super) fn examine(config: &Config) -> Vec<Rail> {
+    KNOWN_RAILS
+        .iter()
+        .map(|name| examine_rail(name, config))
+        .collect()
+}
+
+fn examine_rail(name: &'static str, config: &Config) -> Rail {
+    let (purpose, checks) = match name {
+        "shm" => (
+            "processes of this host, through shared memory",
+            shm_checks(config),
+        ),
+        _ => ("a process and itself", vec![]),
+    };
+    let missing = checks.iter().find(|check| check.required && !check.works);
+    let why = match missing {
+        _ if !config.rails.allows(name) => format!("excluded by GRIDNET_RAILS={}", config.rails),
+        Some(check) => format!("{}: {}", check.name, check.detail),
+        None => purpose.to_owned(),
+    };
+    Rail {
+        name,
+        available: missing.is_none() && config.rails.allows(name),
+        why,
+        checks,
+    }
+}
+
+fn shm_checks(config: &Config) -> Vec<Check> {
+    let check = |name, required, outcome: Result<String, String>| Check {
+        name,
+        works: outcome.is_ok(),
+        required,
+        detail: outcome.unwrap_or_else(|why| why),
+    };
+    vec![
+        check("memfd with seals", true, sealed_memory()),
+        check("pidfd", true, death_notice()),
+        check("membarrier", false, barrier()),
+        check("run directory", true, run_dir(config)),
+    ]
+}
+
+fn sealed_memory() -> Result<String, String> {
+    let memory = memfd_create("gridnet-info", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+    let memory = memory.map_err(|error| format!("memfd_create: {error}"))?;
+    ftruncate(&memory, 4096).map_err(|error| format!("ftruncate: {error}"))?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&memory, seals).map_err(|error| format!("seals: {error}"))?;
+    match ftruncate(&memory, 0) {
+        Err(_) => Ok("shared memory that cannot be resized under its users".to_owned()),
+        Ok(()) => Err("seals have no effect".to_owned()),
+    }
+}
+
+fn death_notice() -> Result<String, String> {
+    pidfd_open(getpid(), PidfdFlags::empty()).map_err(|error| format!("pidfd_open: {error}"))?;
+    Ok("the death of a peer is seen at once".to_owned())
+}
+
+fn barrier() -> Result<String, String> {
+    membarrier(MembarrierCommand::RegisterGlobalExpedited)
+        .map_err(|error| format!("{error}: senders pay for a fence with each message"))?;
+    Ok("senders need no fence".to_owned())
+}
+
+/// Whether the directory in which processes meet is there, or can be made, and is ours alone.
+fn run_dir(config: &Config) -> Result<String, String> {
+    let dir = config.run_dir.clone().unwrap_or_else(automatic_run_dir);
+    match fs::symlink_metadata(&dir) {
+        Ok(found) => ours(&dir, &found),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => can_be_made(&dir),
+        Err(error) => Err(format!("{}: {error}", dir.display())),
+    }
+}
+
+fn ours(dir: &Path, found: &Metadata) -> Result<String, String> {
+    let dir = dir.display();
+    match found {
+        _ if !found.is_dir() => Err(format!("{dir} is not a directory")),
+        _ if found.uid() != geteuid().as_raw() => Err(format!("{dir} belongs to another user")),
+        _ if found.mode() & 0o022 != 0 => Err(format!("{dir} can be written by others")),
+        _ => Ok(dir.to_string()),
+    }
+}
+
+fn can_be_made(dir: &Path) -> Result<String, String> {
+    let parent = dir
+        .ancestors()
+        .skip(1)
+        .find(|parent| parent.exists())
+        .unwrap_or(Path::new("/"));
+    rustix::fs::access(parent, rustix::fs::Access::WRITE_OK)
+        .map_err(|error| format!("{} cannot be made: {}: {error}", dir.display(), parent.display()))?;
+    Ok(format!("{} (made when it is needed)", dir.display()))
+}
+
+fn automatic_run_dir() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => Path::new(&dir).join("gridnet"),
+        None => PathBuf::from(format!("/tmp/gridnet-{}", geteuid().as_raw())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str, value: &str) -> Config {
+        Config::from_sources(std::iter::empty(), &[(name.to_owned(), value.to_owned())]).unwrap()
+    }
+
+    #[test]
+    fn an_excluded_rail_says_so() {
+        let rails = examine(&config("GRIDNET_RAILS", "^shm"));
+        let shm = rails.iter().find(|rail| rail.name == "shm").unwrap();
+        assert!(!shm.available && shm.why == "excluded by GRIDNET_RAILS=^shm");
+        assert!(rails.iter().any(|rail| rail.name == "self" && rail.available));
+    }
+
+    #[test]
+    fn a_run_directory_that_is_no_directory_is_the_reason() {
+        let shm = examine_rail("shm", &config("GRIDNET_RUN_DIR", "/dev/null"));
+        assert!(
+            !shm.available && shm.why == "run directory: /dev/null is not a directory",
+            "{}",
+            shm.why
+        );
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_yet_is_fine_where_it_can_be_made() {
+        let dir = std::env::temp_dir().join(format!("gridnet-info-{}", std::process::id()));
+        assert!(run_dir(&config("GRIDNET_RUN_DIR", &dir.display().to_string())).is_ok());
+        assert!(run_dir(&config("GRIDNET_RUN_DIR", "/dev/null/gridnet")).is_err());
+    }
+}

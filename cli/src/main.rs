@@ -1,0 +1,32 @@
+//! The `gridnet` command: `info` says what this host offers, `config` how gridnet is configured, `perf` how fast
+//! two processes talk to each other here, measured through the C interface that programs use.
+
+// The calls of the C interface are the one exception, in `cabi`.
+#![deny(unsafe_code)]
+
+mod args;
+mod cabi;
+mod canary;
+mod config_cmd;
+mod cores;
+mod failure;
+mod info;
+mod perf;
+mod text;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Info { json } => info::run(json),
+        Command::Config { json } => config_cmd::run(json),
+        Command::Perf(args) => perf::run(&args),
+        Command::PerfPeer(args) => perf::serve(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

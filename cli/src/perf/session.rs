@@ -1,0 +1,274 @@
+//! A measurement under way: the peer process, the path to it, and the rules for a row.
+
+use super::link::{Link, Side, PATIENCE};
+use super::ops::{self, connect};
+use super::peer::Peer;
+use super::plan::{PeerState, Plan, Spec};
+use super::row::Row;
+use super::serve::{greet, HELLO};
+use super::stats::Samples;
+use super::task::{Order, Task};
+use crate::args::Op;
+use crate::cabi::{Buffer, Fabric, Kind};
+use crate::canary;
+use crate::cores;
+use crate::failure::Failure;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, Instant};
+
+/// Both processes, connected.
+pub(crate) struct Session<'a> {
+    plan: &'a Plan,
+    link: Link,
+    small: Buffer,
+    rails: String,
+    name: String,
+    connections: u64,
+    // Last: the path is closed before the peer ends.
+    peer: Peer,
+}
+
+impl<'a> Session<'a> {
+    /// Starts the peer and connects to it.
+    pub(crate) fn start(plan: &'a Plan) -> Result<Session<'a>, Failure> {
+        if let Some(core) = plan.placement.parent {
+            cores::pin(core)?;
+        }
+        let name = format!(
+            "perf-{}-{:016x}",
+            std::process::id(),
+            RandomState::new().build_hasher().finish()
+        );
+        let mut peer = Peer::start(plan, &name)?;
+        peer.ready()
+            .map_err(|failure| failure.during("the peer process did not start"))?;
+        let link = match connect_to(&name, plan) {
+            Ok(link) => link,
+            Err(failure) => return Err(peer.cause(failure)),
+        };
+        peer.done()?;
+        let rails = rails_of(&link.explain()?);
+        Ok(Session {
+            plan,
+            link,
+            small: Buffer::new(connect::SIZE, 0),
+            rails,
+            name,
+            connections: 0,
+            peer,
+        })
+    }
+
+    /// Measures one row, again if the cores moved meanwhile.
+    pub(crate) fn measure(&mut self, spec: Spec) -> Result<Row, Failure> {
+        let mut tries = 0;
+        loop {
+            let before = self.canary()?;
+            let samples = self.samples(spec)?;
+            let after = self.canary()?;
+            let stable = before
+                .zip(after)
+                .is_none_or(|(before, after)| agree(before, after));
+            if stable || tries == REPETITIONS {
+                let canary_ns = before.zip(after).map(|(before, after)| (before + after) / 2.0);
+                return Row::new(self.plan, &self.rails, spec, samples, canary_ns, !stable);
+            }
+            tries += 1;
+        }
+    }
+
+    fn samples(&mut self, spec: Spec) -> Result<Samples, Failure> {
+        let what = format!("{} of {} bytes", spec.op, spec.size);
+        let samples = match (spec.op, spec.peer) {
+            (Op::Canary, _) => self.canary_samples(),
+            (_, Some(state)) => self.connections(state),
+            _ => self.messages(spec),
+        };
+        samples.map_err(|failure| failure.during(&what))
+    }
+
+    fn canary(&self) -> Result<Option<f64>, Failure> {
+        let pair = self.plan.placement.pair();
+        Ok(pair.map(|(a, b)| canary::median(a, b)).transpose()?)
+    }
+
+    fn canary_samples(&self) -> Result<Samples, Failure> {
+        let mut samples = Samples::default();
+        if let Some((a, b)) = self.plan.placement.pair() {
+            let batches = canary::measure(a, b, CANARY_BATCHES)?;
+            batches
+                .into_iter()
+                .for_each(|one_way_ns| samples.add(one_way_ns, 1.0));
+        }
+        Ok(samples)
+    }
+
+    /// A row of `connect_lat`.
+    fn connections(&mut self, state: PeerState) -> Result<Samples, Failure> {
+        let count = self.plan.counts.iters.unwrap_or(CONNECTIONS);
+        let warmup = self.plan.counts.warmup.unwrap_or(count / 10);
+        let mut samples = Samples::with_capacity(count);
+        for round in 0..warmup + count {
+            let elapsed_ns = self.connection(state)?;
+            if round >= warmup {
+                samples.add(elapsed_ns, 1.0);
+            }
+        }
+        Ok(samples)
+    }
+
+    fn connection(&mut self, state: PeerState) -> Result<f64, Failure> {
+        self.connections += 1;
+        let name = format!("{}-{}", self.name, self.connections);
+        let asleep = state == PeerState::Asleep;
+        self.peer.order(&Order::Answer {
+            name: name.clone(),
+            asleep,
+        })?;
+        self.peer.ready()?;
+        let id = self.peer.id();
+        let settled = || if asleep { until_asleep(id) } else { Ok(()) };
+        let elapsed_ns = connect::lead(&name, &self.plan.options, self.small, settled)
+            .map_err(|error| self.peer.cause(error))?;
+        self.peer.done()?;
+        Ok(elapsed_ns)
+    }
+
+    /// A row that sends messages over the path.
+    fn messages(&mut self, spec: Spec) -> Result<Samples, Failure> {
+        let window = match spec.op {
+            Op::TagLat => 1,
+            _ => self.plan.counts.window,
+        };
+        let task = |warmup, rounds| Task {
+            op: spec.op,
+            size: spec.size,
+            warmup,
+            rounds,
+            window,
+        };
+        let in_rounds = |messages: u64| messages.div_ceil(window);
+        let rounds = match self.plan.counts.iters {
+            Some(iters) => in_rounds(iters),
+            None => self.rounds(|rounds| task(1, rounds))?,
+        };
+        let warmup = self
+            .plan
+            .counts
+            .warmup
+            .map_or_else(|| (rounds / 10).clamp(1, 10_000), in_rounds);
+        self.run(task(warmup, rounds))
+    }
+
+    /// How many rounds take about [`ROW_TIME`], found by trials that grow until they say something.
+    fn rounds(&mut self, task: impl Fn(u64) -> Task) -> Result<u64, Failure> {
+        let mut rounds = FIRST_TRIAL;
+        loop {
+            let trial_ns = self.run(task(rounds))?.total_ns;
+            if trial_ns >= TRIAL_TIME.as_nanos() as f64 {
+                return Ok(rounds_for(trial_ns / rounds as f64));
+            }
+            rounds *= 10;
+        }
+    }
+
+    fn run(&mut self, task: Task) -> Result<Samples, Failure> {
+        self.peer.order(&Order::Run(task))?;
+        self.peer.ready()?;
+        let samples = ops::lead(&self.link, task).map_err(|error| self.peer.cause(error))?;
+        self.peer.done()?;
+        Ok(samples)
+    }
+}
+
+/// Opens this side's fabric and exchanges greetings with the peer.
+fn connect_to(name: &str, plan: &Plan) -> Result<Link, Failure> {
+    let fabric = Fabric::open(None, &plan.options)?;
+    let address = fabric.lookup(name, PATIENCE)?;
+    let cq = fabric.cq()?;
+    let endpoint = cq.connect(&address)?;
+    let link = Link::new(Side::Parent, cq, endpoint, plan.largest());
+    link.post(0, HELLO)?;
+    greet(&link)?;
+    while link.wait()?.kind != Kind::Recv {}
+    Ok(link)
+}
+
+/// The rails that the library says are in use.
+fn rails_of(explanation: &str) -> String {
+    let in_use = |line: &str| {
+        let (rail, rest) = line.strip_prefix("rail ")?.split_once(' ')?;
+        rest.starts_with("in use").then(|| rail.to_owned())
+    };
+    explanation.lines().filter_map(in_use).collect::<Vec<_>>().join(",")
+}
+
+/// Waits until the process sleeps; it has said that it is about to.
+fn until_asleep(id: u32) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        // Longer than the library spins before it sleeps, and than the report that it is about to.
+        std::thread::sleep(Duration::from_millis(1));
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // The state follows the name, which is in parentheses and may contain any character.
+        if stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('S'))
+        {
+            return Ok(());
+        }
+    }
+    Err(Failure::Run("the peer process does not go to sleep".into()))
+}
+
+/// Rounds that take about [`ROW_TIME`].
+fn rounds_for(round_ns: f64) -> u64 {
+    ((ROW_TIME.as_nanos() as f64 / round_ns.max(1.0)) as u64).clamp(20, 1_000_000)
+}
+
+/// Whether the cores were in the same place before and after.
+fn agree(before: f64, after: f64) -> bool {
+    (before - after).abs() <= 0.15 * before.min(after)
+}
+
+/// How often a row is measured again while the cores move.
+const REPETITIONS: u32 = 5;
+
+/// Time that a row takes, if the number of rounds is left to us.
+const ROW_TIME: Duration = Duration::from_millis(250);
+
+/// A trial as long as this says how long a round takes.
+const TRIAL_TIME: Duration = Duration::from_millis(5);
+
+/// Rounds of the first trial.
+const FIRST_TRIAL: u64 = 20;
+
+const CONNECTIONS: u64 = 50;
+
+/// Samples of the operation `canary`.
+const CANARY_BATCHES: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canaries_agree_within_15_percent() {
+        assert!(agree(100.0, 115.0) && agree(115.0, 100.0));
+        assert!(!agree(100.0, 116.0) && !agree(55.0, 250.0));
+    }
+
+    #[test]
+    fn the_rails_in_use_are_found_in_the_explanation() {
+        let text = "peer 1\nstate up\nrail shm in use: preferred\nrail self not used: another process\n";
+        assert_eq!(rails_of(text), "shm");
+    }
+
+    #[test]
+    fn a_row_takes_its_time_within_limits() {
+        assert_eq!(rounds_for(1_000.0), 250_000);
+        assert_eq!(rounds_for(1.0), 1_000_000);
+        assert_eq!(rounds_for(1e9), 20);
+    }
+}

@@ -1,0 +1,235 @@
+//! What the frames of peers do. Nothing in a frame is believed: operations are looked up, offsets and lengths
+//! compared with what was asked for; what does not fit cuts the peer off.
+
+use super::op::{Early, EarlyBody, Incoming, OpId, Piece, Stage, MAX_PIECES};
+use super::peer::PeerState;
+use super::state::State;
+use crate::error::Error;
+use crate::matching::Key;
+use crate::mem::{Gather, Iov, PeerBytes};
+use crate::rail::{PeerId, RemoteSource};
+use crate::wire::{Incoming as IncomingFrame, Kind, Message};
+
+impl State {
+    /// Takes one frame.
+    ///
+    /// # Errors
+    /// [`Error::PeerMisbehaved`]: the peer is to be cut off.
+    #[inline(always)]
+    pub(super) fn take_frame(&mut self, peer: PeerId, frame: &IncomingFrame<'_>) -> Result<(), Error> {
+        if frame.kind == Kind::Eager as u8 && frame.flags == 0 {
+            self.take_eager(peer, frame.word, None, &frame.payload);
+            return Ok(());
+        }
+        self.take_other(peer, frame)
+    }
+
+    #[inline(always)]
+    fn take_eager(&mut self, peer: PeerId, tag: u64, immediate: Option<u64>, payload: &PeerBytes<'_>) -> bool {
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            p.counters.messages_received += 1;
+            p.counters.bytes_received += payload.len() as u64;
+        }
+        match self.posted.take_keyed(peer, tag) {
+            Some((key, receive)) => {
+                let op = OpId::Receive(key).to_bits();
+                self.complete_receive(&receive, op, (peer, tag, immediate), payload);
+                true
+            }
+            None => {
+                self.keep_eager(peer, tag, immediate, payload);
+                false
+            }
+        }
+    }
+
+    #[cold]
+    fn keep_eager(&mut self, peer: PeerId, tag: u64, immediate: Option<u64>, payload: &PeerBytes<'_>) {
+        let len = payload.len();
+        let body = if len <= 48 {
+            let mut words = [0u64; 6];
+            // SAFETY: the array has 48 bytes, is private, and is not touched until the copy is over.
+            let target = unsafe { Iov::new(words.as_mut_ptr().cast(), len) };
+            payload.copy_to(&Gather::one(&target));
+            EarlyBody::Words(words)
+        } else {
+            EarlyBody::Bytes(payload.to_vec().into_boxed_slice())
+        };
+        self.store_early(peer, tag, Early { len: len as u64, immediate, body });
+    }
+
+    fn take_other(&mut self, peer: PeerId, frame: &IncomingFrame<'_>) -> Result<(), Error> {
+        match Message::parse(frame).map_err(|_| Error::PeerMisbehaved)? {
+            Message::Eager { tag, immediate, sync } => {
+                self.take_flagged_eager(peer, tag, immediate, sync, &frame.payload);
+                Ok(())
+            }
+            Message::Rts { tag, len, op, immediate, source } => {
+                self.take_rts(peer, tag, (len, op), immediate, source);
+                Ok(())
+            }
+            Message::Rtr { op, receiver_op, offset, len } => self.take_rtr(peer, op, receiver_op, offset, len),
+            Message::Segment { op, offset } => self.take_segment(peer, op, offset, &frame.payload),
+            Message::Fin { op, status } => self.take_fin(peer, op, status),
+            Message::Matched { op } => self.take_matched(peer, op),
+            Message::Abort { op, error } => self.take_abort(peer, op, error),
+            Message::Stop => self.set_stopped(peer, true),
+            Message::Go => self.set_stopped(peer, false),
+        }
+    }
+
+    fn take_flagged_eager(
+        &mut self,
+        peer: PeerId,
+        tag: u64,
+        immediate: Option<u64>,
+        sync: Option<u64>,
+        payload: &PeerBytes<'_>,
+    ) {
+        let Some(sender_op) = sync else {
+            self.take_eager(peer, tag, immediate, payload);
+            return;
+        };
+        // An unexpected synchronous message is kept with its sender's operation, to tell of the match later.
+        if self.posted.accepts(peer, tag) {
+            self.take_eager(peer, tag, immediate, payload);
+            self.say(peer, Message::Matched { op: sender_op });
+        } else {
+            if let Some(p) = self.peers.get_mut(peer.index()) {
+                p.counters.messages_received += 1;
+                p.counters.bytes_received += payload.len() as u64;
+            }
+            let bytes = payload.to_vec().into_boxed_slice();
+            let body = EarlyBody::Sync { bytes, sender_op };
+            self.store_early(peer, tag, Early { len: payload.len() as u64, immediate, body });
+        }
+    }
+
+    fn take_rts(
+        &mut self,
+        peer: PeerId,
+        tag: u64,
+        (len, sender_op): (u64, u64),
+        immediate: Option<u64>,
+        source: Option<RemoteSource>,
+    ) {
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            p.counters.messages_received += 1;
+            p.counters.bytes_received += len;
+        }
+        match self.posted.take_keyed(peer, tag) {
+            Some((key, receive)) => {
+                let incoming = Incoming {
+                    receive,
+                    op: 0,
+                    peer,
+                    sender_op,
+                    tag,
+                    immediate,
+                    total: len,
+                    wanted: 0,
+                    received: 0,
+                    source,
+                };
+                self.begin_incoming(incoming, Some(OpId::Receive(key).to_bits()));
+            }
+            None => {
+                let body = EarlyBody::Announced { sender_op, source };
+                self.store_early(peer, tag, Early { len, immediate, body });
+            }
+        }
+    }
+
+    fn take_rtr(&mut self, peer: PeerId, op: u64, receiver_op: u64, offset: u64, len: u64) -> Result<(), Error> {
+        let OpId::Send(key) = OpId::from_bits(op) else { return Err(Error::PeerMisbehaved) };
+        let Some(send) = self.sends.get_mut(key).filter(|send| send.peer == peer) else {
+            // Given up meanwhile (cancelled); the receiver waits for pieces and has to hear it.
+            self.say(peer, Message::Abort { op: receiver_op, error: Error::Canceled });
+            return Ok(());
+        };
+        let end = offset.checked_add(len).filter(|end| *end <= send.len).ok_or(Error::PeerMisbehaved)?;
+        let Stage::Announced { pieces, .. } = &mut send.stage else { return Err(Error::PeerMisbehaved) };
+        if pieces.len() >= MAX_PIECES || len == 0 {
+            return Err(Error::PeerMisbehaved);
+        }
+        pieces.push_back(Piece { receiver_op, offset, end });
+        if pieces.len() == 1 {
+            if let Some(p) = self.peers.get_mut(peer.index()) {
+                p.bulk.push_back(key);
+            }
+            self.schedule(peer);
+        }
+        Ok(())
+    }
+
+    fn take_segment(&mut self, peer: PeerId, op: u64, offset: u64, payload: &PeerBytes<'_>) -> Result<(), Error> {
+        let key = Key::from_bits(op);
+        let incoming = self.incoming.get_mut(key).filter(|i| i.peer == peer).ok_or(Error::PeerMisbehaved)?;
+        let len = payload.len() as u64;
+        // Rails here keep the order, and one piece is asked for: segments follow one another.
+        if offset != incoming.received || len == 0 || len > incoming.wanted - incoming.received {
+            return Err(Error::PeerMisbehaved);
+        }
+        let all = Gather::all(incoming.receive.iov.as_slice());
+        payload.copy_to(&all.window(offset as usize, payload.len()));
+        incoming.received += len;
+        if incoming.received == incoming.wanted {
+            let sender_op = incoming.sender_op;
+            self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
+            self.complete_incoming(key, Ok(()));
+        }
+        Ok(())
+    }
+
+    fn take_fin(&mut self, peer: PeerId, op: u64, status: Result<(), Error>) -> Result<(), Error> {
+        let OpId::Send(key) = OpId::from_bits(op) else { return Err(Error::PeerMisbehaved) };
+        match self.sends.get(key) {
+            Some(send) if send.peer != peer => Err(Error::PeerMisbehaved),
+            Some(send) if matches!(send.stage, Stage::Announced { .. }) => {
+                if let Some(p) = self.peers.get_mut(peer.index()) {
+                    p.bulk.retain(|k| *k != key);
+                }
+                self.complete_send(key, status);
+                Ok(())
+            }
+            Some(_) => Err(Error::PeerMisbehaved),
+            // Cancelled meanwhile.
+            None => Ok(()),
+        }
+    }
+
+    fn take_matched(&mut self, peer: PeerId, op: u64) -> Result<(), Error> {
+        let OpId::Send(key) = OpId::from_bits(op) else { return Err(Error::PeerMisbehaved) };
+        match self.sends.get(key) {
+            Some(send) if send.peer == peer && matches!(send.stage, Stage::AwaitsMatch) => {
+                self.complete_send(key, Ok(()));
+                Ok(())
+            }
+            Some(_) => Err(Error::PeerMisbehaved),
+            None => Ok(()),
+        }
+    }
+
+    fn take_abort(&mut self, peer: PeerId, op: u64, error: Error) -> Result<(), Error> {
+        let key = Key::from_bits(op);
+        match self.incoming.get(key) {
+            Some(incoming) if incoming.peer == peer => {
+                self.complete_incoming(key, Err(error));
+                Ok(())
+            }
+            Some(_) => Err(Error::PeerMisbehaved),
+            None => Ok(()),
+        }
+    }
+
+    fn set_stopped(&mut self, peer: PeerId, stopped: bool) -> Result<(), Error> {
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            p.stopped = stopped;
+            p.refresh_direct();
+            if p.state == PeerState::Up {
+                self.schedule(peer);
+            }
+        }
+        Ok(())
+    }
+}

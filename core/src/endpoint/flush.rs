@@ -1,0 +1,235 @@
+//! The arbiter: whose frame is next.
+//!
+//! Peers with something to send stand in one line. Each in turn gets a quantum of bytes (deficit round robin,
+//! Shreedhar and Varghese 1995, with the deficit never carried over, as a frame is small against the quantum): first its control
+//! messages, then messages in order, then one segment of each large message in turn. A rail without room sends
+//! the peer to the end of the line; it costs nobody else more than one look.
+
+use super::op::{Piece, SendOp, Stage};
+use super::peer::PeerState;
+use super::state::State;
+use super::Engine;
+use crate::error::Error;
+use crate::matching::Key;
+use crate::mem::Gather;
+use crate::rail::{PeerId, Posted, Rail};
+use crate::wire::Message;
+
+/// Bytes that a peer may send before it is the next one's turn: a few segments.
+const QUANTUM: usize = 512 * 1024;
+/// What a frame costs besides its payload.
+const FRAME_COST: usize = 64;
+
+/// What became of one attempt.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// A frame went out, of this many bytes.
+    Moved(usize),
+    /// Nothing to send.
+    Idle,
+    /// The rail has no room.
+    Full,
+}
+
+impl<R: Rail> Engine<R> {
+    /// Gives each peer with work one turn; returns the number of frames that went out.
+    pub(super) fn flush(&mut self) -> usize {
+        let mut moved = self.run_fetches();
+        for _ in 0..self.state.ready.len() {
+            let Some(peer) = self.state.ready.pop_front() else { break };
+            self.state.peers[peer.index()].scheduled = false;
+            moved += self.flush_peer(peer);
+            self.state.schedule(peer);
+        }
+        self.conceal_finished();
+        moved
+    }
+
+    fn flush_peer(&mut self, peer: PeerId) -> usize {
+        let mut moved = 0;
+        let mut budget = QUANTUM;
+        while budget > 0 && self.state.peers[peer.index()].state == PeerState::Up {
+            let mut step = self.flush_urgent(peer);
+            if step == Step::Idle {
+                step = self.flush_message(peer);
+            }
+            if step == Step::Idle {
+                step = self.flush_segment(peer);
+            }
+            match step {
+                Step::Moved(bytes) => {
+                    moved += 1;
+                    budget = budget.saturating_sub(bytes + FRAME_COST);
+                }
+                Step::Idle | Step::Full => break,
+            }
+        }
+        self.state.peers[peer.index()].refresh_direct();
+        moved
+    }
+
+    fn flush_urgent(&mut self, peer: PeerId) -> Step {
+        let p = &mut self.state.peers[peer.index()];
+        let Some(message) = p.urgent.front() else { return Step::Idle };
+        match self.rails[p.rail].post(p.link, &message.frame(Gather::EMPTY)) {
+            Posted::Done | Posted::Accepted(_) => {
+                p.urgent.pop_front();
+                Step::Moved(0)
+            }
+            Posted::NoResource | Posted::Down => Step::Full,
+        }
+    }
+
+    /// The next message in order: whole, or its announcement.
+    fn flush_message(&mut self, peer: PeerId) -> Step {
+        let p = &mut self.state.peers[peer.index()];
+        if p.stopped {
+            return Step::Idle;
+        }
+        let Some(&key) = p.pending.front() else { return Step::Idle };
+        let Some(op) = self.state.sends.get_mut(key) else {
+            p.pending.pop_front();
+            return Step::Moved(0);
+        };
+        let rail = &mut self.rails[p.rail];
+        let whole = usize::try_from(op.len).is_ok_and(|len| len <= p.eager_max);
+        let gather = Gather::all(op.iov.as_slice());
+        let posted = if whole {
+            let sync = op.sync.then(|| super::op::OpId::Send(key).to_bits());
+            let message = Message::Eager { tag: op.tag, immediate: op.immediate, sync };
+            rail.post(p.link, &message.frame(gather))
+        } else {
+            let source = rail.capabilities().get.then(|| rail.expose(p.link, &gather)).flatten();
+            let posted = rail.post(p.link, &announcement(key, op, source).frame(Gather::EMPTY));
+            match (posted, source) {
+                (Posted::Done | Posted::Accepted(_), _) => {
+                    op.stage = Stage::Announced { pieces: Default::default(), source };
+                }
+                (_, Some(source)) => rail.conceal(p.link, source),
+                (_, None) => {}
+            }
+            posted
+        };
+        self.message_posted(peer, key, whole, posted)
+    }
+
+    fn message_posted(&mut self, peer: PeerId, key: Key, whole: bool, posted: Posted) -> Step {
+        if matches!(posted, Posted::NoResource | Posted::Down) {
+            return Step::Full;
+        }
+        let p = &mut self.state.peers[peer.index()];
+        p.pending.pop_front();
+        if !whole {
+            p.counters.sends_rendezvous += 1;
+            return Step::Moved(0);
+        }
+        p.counters.sends_eager += 1;
+        let Some(op) = self.state.sends.get_mut(key) else { return Step::Moved(0) };
+        let len = op.len as usize;
+        match (posted, op.sync) {
+            (Posted::Accepted(token), _) => {
+                op.stage = Stage::InRail;
+                self.state.in_rail.insert((peer, token), key);
+            }
+            (_, true) => op.stage = Stage::AwaitsMatch,
+            (_, false) => self.state.complete_send(key, Ok(())),
+        }
+        Step::Moved(len)
+    }
+
+    /// The next segment of the large message whose turn it is.
+    fn flush_segment(&mut self, peer: PeerId) -> Step {
+        let p = &mut self.state.peers[peer.index()];
+        let Some(&key) = p.bulk.front() else { return Step::Idle };
+        let Some(op) = self.state.sends.get_mut(key) else {
+            p.bulk.pop_front();
+            return Step::Moved(0);
+        };
+        let Stage::Announced { pieces, .. } = &mut op.stage else { return Step::Idle };
+        let Some(piece) = pieces.front_mut() else {
+            p.bulk.pop_front();
+            return Step::Moved(0);
+        };
+        let rail = &mut self.rails[p.rail];
+        let left = usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX);
+        let len = rail.segment_len(op.len).min(left);
+        let window = Gather::all(op.iov.as_slice()).window(piece.offset as usize, len);
+        let message = Message::Segment { op: piece.receiver_op, offset: piece.offset };
+        match rail.post(p.link, &message.frame(window)) {
+            Posted::Done | Posted::Accepted(_) => {
+                piece.offset += len as u64;
+                let finished = piece.offset == piece.end;
+                if finished {
+                    pieces.pop_front();
+                }
+                turn(&mut p.bulk, !finished || !pieces.is_empty());
+                Step::Moved(len)
+            }
+            Posted::NoResource | Posted::Down => Step::Full,
+        }
+    }
+
+    /// Fetches the messages that this side may fetch.
+    fn run_fetches(&mut self) -> usize {
+        let mut moved = 0;
+        while let Some(key) = self.state.fetches.pop_front() {
+            moved += 1;
+            let Some(incoming) = self.state.incoming.get(key) else { continue };
+            let (peer, sender_op) = (incoming.peer, incoming.sender_op);
+            let Some(source) = incoming.source else { continue };
+            let p = &self.state.peers[peer.index()];
+            let target = Gather::all(incoming.receive.iov.as_slice()).window(0, incoming.wanted as usize);
+            let status = match self.rails[p.rail].get(p.link, source, &target) {
+                Posted::Done | Posted::Accepted(_) => Ok(()),
+                // The memory is not there any more: the sender gave up.
+                Posted::NoResource | Posted::Down => Err(Error::Canceled),
+            };
+            self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
+            self.state.complete_incoming(key, status);
+        }
+        moved
+    }
+
+    /// Withdraws memory that was exposed for sends which have ended.
+    pub(super) fn conceal_finished(&mut self) {
+        while let Some((peer, source)) = self.state.concealed.pop() {
+            let p = &self.state.peers[peer.index()];
+            self.rails[p.rail].conceal(p.link, source);
+        }
+    }
+}
+
+impl State {
+    /// The rail is finished with the memory of an eager message.
+    pub(super) fn memory_returned(&mut self, peer: PeerId, token: u64) {
+        let Some(key) = self.in_rail.remove(&(peer, token)) else { return };
+        match self.sends.get_mut(key) {
+            Some(op) if op.sync => op.stage = Stage::AwaitsMatch,
+            _ => self.complete_send(key, Ok(())),
+        }
+    }
+}
+
+fn announcement(key: Key, op: &SendOp, source: Option<crate::rail::RemoteSource>) -> Message {
+    Message::Rts {
+        tag: op.tag,
+        len: op.len,
+        op: super::op::OpId::Send(key).to_bits(),
+        immediate: op.immediate,
+        source,
+    }
+}
+
+/// The front of the line goes to its end, or away.
+fn turn(bulk: &mut std::collections::VecDeque<Key>, stays: bool) {
+    if bulk.len() == 1 && stays {
+        return;
+    }
+    if let Some(key) = bulk.pop_front() {
+        if stays {
+            bulk.push_back(key);
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Piece>() == 24);

@@ -1,0 +1,172 @@
+//! Peers coming and going.
+
+use super::op::{EarlyBody, OpId};
+use super::peer::{Candidate, Peer, PeerState};
+use super::state::State;
+use super::Engine;
+use crate::error::Error;
+use crate::matching::Source;
+use crate::rail::{LinkId, PeerId, Rail, Refusal, Sink};
+use crate::wire::{Address, Incoming, NodeId};
+
+impl<R: Rail> Engine<R> {
+    /// Finds or makes the peer at `address`: each rail is asked in order, the first that leads there carries the
+    /// messages. Sends may start at once. Each call is answered by one of [`Self::close`].
+    ///
+    /// # Errors
+    /// Why the last rail asked does not lead there, with the reasons of all.
+    pub fn open(&mut self, address: &Address) -> Result<PeerId, Refusal> {
+        if let Some(&peer) = self.state.by_node.get(&address.node) {
+            self.state.peers[peer.index()].handles += 1;
+            return Ok(peer);
+        }
+        let peer = PeerId::new(self.state.peers.len() as u32);
+        let mut candidates = Vec::new();
+        let mut chosen = None;
+        let mut error = Error::Unreachable;
+        for (index, rail) in self.rails.iter_mut().enumerate() {
+            let verdict = match chosen {
+                Some((_, name)) => Err(format!("not needed: rail {name} leads there and is preferred")),
+                None => rail.connect(peer, address).map(|link| chosen = Some(((index, link), rail.name()))).map_err(
+                    |refusal| {
+                        error = refusal.error;
+                        refusal.reason
+                    },
+                ),
+            };
+            candidates.push(Candidate { rail: rail.name(), verdict });
+        }
+        let Some(((rail, link), _)) = chosen else { return Err(refusal_of(error, &candidates)) };
+        self.add_peer(address.node, address.incarnation, rail, link);
+        let p = &mut self.state.peers[peer.index()];
+        p.candidates = candidates;
+        p.handles = 1;
+        Ok(peer)
+    }
+
+    /// Opens a peer that has sent something.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such peer, its error when it has gone.
+    pub fn open_known(&mut self, peer: PeerId) -> Result<PeerId, Error> {
+        let p = self.state.peers.get_mut(peer.index()).ok_or(Error::NotFound)?;
+        if let Some(error) = p.error() {
+            return Err(error);
+        }
+        p.handles += 1;
+        Ok(peer)
+    }
+
+    /// Gives a handle back. The link stays, so that the next handle costs nothing; it ends with either fabric.
+    pub fn close(&mut self, peer: PeerId) {
+        if let Some(p) = self.state.peers.get_mut(peer.index()) {
+            p.handles = p.handles.saturating_sub(1);
+        }
+    }
+
+    fn add_peer(&mut self, node: NodeId, incarnation: u64, rail: usize, link: LinkId) {
+        let peer = self.state.add_peer(node, incarnation, rail, link);
+        let capabilities = self.rails[rail].capabilities();
+        self.state.peers[peer.index()].keeps_memory = capabilities.keeps_memory;
+    }
+}
+
+fn refusal_of(error: Error, candidates: &[Candidate]) -> Refusal {
+    let reasons: Vec<String> = candidates
+        .iter()
+        .filter_map(|c| c.verdict.as_ref().err().map(|why| format!("{}: {why}", c.rail)))
+        .collect();
+    Refusal::new(error, if reasons.is_empty() { "no rail is open".to_owned() } else { reasons.join("; ") })
+}
+
+/// The engine as the rail of this index sees it.
+pub(super) struct RailSink<'a> {
+    pub(super) state: &'a mut State,
+    pub(super) rail: usize,
+}
+
+impl Sink for RailSink<'_> {
+    #[inline(always)]
+    fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
+        self.state.take_frame(peer, &frame)
+    }
+
+    fn sent(&mut self, peer: PeerId, token: u64) {
+        self.state.memory_returned(peer, token);
+    }
+
+    fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal> {
+        if self.state.by_node.contains_key(&node) {
+            return Err(Refusal::new(Error::InUse, "this node is connected already"));
+        }
+        let peer = self.state.add_peer(node, incarnation, self.rail, link);
+        self.state.peers[peer.index()].candidates =
+            vec![Candidate { rail: "accepted", verdict: Err("the peer chose the rail".to_owned()) }];
+        Ok(peer)
+    }
+
+    fn up(&mut self, peer: PeerId) {
+        if let Some(p) = self.state.peers.get_mut(peer.index()) {
+            if p.state == PeerState::Connecting {
+                p.state = PeerState::Up;
+                p.refresh_direct();
+                self.state.schedule(peer);
+            }
+        }
+    }
+
+    fn down(&mut self, peer: PeerId, reason: Refusal) {
+        self.state.peer_down(peer, &reason);
+    }
+}
+
+impl State {
+    pub(super) fn add_peer(&mut self, node: NodeId, incarnation: u64, rail: usize, link: LinkId) -> PeerId {
+        let peer = PeerId::new(self.peers.len() as u32);
+        let eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
+        self.peers.push(Peer::new(node, incarnation, rail, link, eager_max));
+        self.by_node.insert(node, peer);
+        peer
+    }
+
+    /// Ends everything that concerns a peer; what it had sent before stays receivable.
+    pub(super) fn peer_down(&mut self, peer: PeerId, reason: &Refusal) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        if p.error().is_some() {
+            return;
+        }
+        p.state = PeerState::Gone(reason.clone());
+        p.direct = false;
+        p.urgent.clear();
+        p.pending.clear();
+        p.bulk.clear();
+        let node = p.node;
+        if self.by_node.get(&node) == Some(&peer) {
+            self.by_node.remove(&node);
+        }
+        self.fail_operations(peer, reason.error);
+        for key in self.unexpected.keys_where(|source, early| {
+            source == peer && matches!(early.body, EarlyBody::Announced { .. })
+        }) {
+            if let Some(early) = self.unexpected.get_mut(key) {
+                early.body = EarlyBody::Lost;
+            }
+        }
+    }
+
+    fn fail_operations(&mut self, peer: PeerId, error: Error) {
+        let sends: Vec<_> = self.sends.iter().filter(|(_, op)| op.peer == peer).map(|(key, _)| key).collect();
+        for key in sends {
+            self.complete_send(key, Err(error));
+        }
+        let incoming: Vec<_> = self.incoming.iter().filter(|(_, i)| i.peer == peer).map(|(key, _)| key).collect();
+        for key in incoming {
+            self.complete_incoming(key, Err(error));
+        }
+        for key in self.posted.keys_where(|pattern, _| pattern.source == Source::Peer(peer)) {
+            if let Some(receive) = self.posted.remove(key) {
+                self.complete_receive_failed(receive, OpId::Receive(key).to_bits(), peer, error);
+            }
+        }
+    }
+}

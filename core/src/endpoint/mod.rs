@@ -1,0 +1,195 @@
+//! The engine: messages in, frames out, and back.
+//!
+//! An [`Engine`] owns the rails of one fabric and everything that is known of its peers. It is driven: nothing
+//! happens but inside its methods, and none of them blocks. The way of a message:
+//!
+//! * up to the rail's eager limit it goes whole, at once when the peer is free to take it, else it waits in the
+//!   peer's queue, in order;
+//! * longer ones are announced (RTS); the receiver, once it has a buffer, asks for pieces (RTR) or fetches by
+//!   itself where the rail can; the sender cuts pieces into segments; the receiver says FIN.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `op.rs` | operations under way |
+//! | `peer.rs` | one peer |
+//! | `state.rs` | all that is known, and completion |
+//! | `send.rs` | starting sends |
+//! | `receive.rs` | receives, probes, the unexpected store |
+//! | `arrive.rs` | what frames of peers do |
+//! | `flush.rs` | the arbiter: whose frame is next |
+//! | `link.rs` | peers coming and going |
+
+mod arrive;
+mod flush;
+mod link;
+mod op;
+mod peer;
+mod receive;
+mod send;
+mod state;
+
+pub use op::CqId;
+pub use peer::{Candidate, PeerState};
+pub use receive::{HeldMessage, Probe};
+pub use send::{Sent, SendArgs};
+pub use state::Limits;
+
+use crate::completion::{Completion, CompletionQueue};
+use crate::error::Error;
+use crate::rail::{Armed, PeerId, Rail};
+use crate::stats::{Counters, PeerCounters};
+use crate::time::Time;
+use crate::wire::{Address, NodeId};
+use link::RailSink;
+use state::State;
+
+/// Frames taken from a rail in one go, so that no rail keeps others waiting.
+const POLL_BUDGET: usize = 64;
+
+/// The protocol engine of one fabric.
+#[derive(Debug)]
+pub struct Engine<R> {
+    rails: Vec<R>,
+    state: State,
+}
+
+impl<R: Rail> Engine<R> {
+    /// An engine for the fabric at `local`; `rails` in order of preference.
+    pub fn new(local: Address, rails: Vec<R>, limits: Limits) -> Engine<R> {
+        let eager_max = rails.iter().map(|r| r.capabilities().max_eager.min(limits.eager_max)).collect();
+        Engine { rails, state: State::new(local, limits, eager_max) }
+    }
+
+    /// The address of this fabric.
+    pub fn local(&self) -> &Address {
+        &self.state.local
+    }
+
+    /// Takes what rails have and sends what waits; returns how many frames moved. No system call on rails of shared
+    /// memory, unless a sleeping peer is to be woken.
+    #[inline]
+    pub fn progress(&mut self) -> usize {
+        let mut moved = 0;
+        for (index, rail) in self.rails.iter_mut().enumerate() {
+            moved += rail.poll(POLL_BUDGET, &mut RailSink { state: &mut self.state, rail: index });
+        }
+        if self.state.has_deferred_work() {
+            moved += self.flush();
+        }
+        moved
+    }
+
+    /// The slow path of [`Self::progress`]: new links, dead peers, timers. Returns how much happened.
+    pub fn maintain(&mut self, now: Time) -> usize {
+        let mut happened = 0;
+        for (index, rail) in self.rails.iter_mut().enumerate() {
+            happened += rail.maintain(now, &mut RailSink { state: &mut self.state, rail: index });
+        }
+        if self.state.has_deferred_work() {
+            happened += self.flush();
+        }
+        happened
+    }
+
+    /// When [`Self::maintain`] has to be called at the latest.
+    pub fn deadline(&self) -> Option<Time> {
+        self.rails.iter().filter_map(R::deadline).min()
+    }
+
+    /// Prepares all rails for sleep. Unless all say yes, none is armed afterwards.
+    pub fn arm(&mut self) -> Armed {
+        for index in 0..self.rails.len() {
+            if self.rails[index].arm() == Armed::Busy {
+                self.disarm();
+                return Armed::Busy;
+            }
+        }
+        // What waits for room gets a last chance: a rail that drained before it was armed rings nobody.
+        if self.state.has_deferred_work() && self.flush() > 0 {
+            self.disarm();
+            return Armed::Busy;
+        }
+        Armed::Yes
+    }
+
+    /// The end of sleep.
+    pub fn disarm(&mut self) {
+        self.rails.iter_mut().for_each(R::disarm);
+    }
+
+    /// Descriptors that are readable when an armed engine has something to do.
+    pub fn wait_handles(&self) -> impl Iterator<Item = i32> + '_ {
+        self.rails.iter().filter_map(R::wait_handle)
+    }
+
+    /// True when spinning only keeps the peer that we wait for from running.
+    #[inline]
+    pub fn is_peer_on_this_core(&self) -> bool {
+        self.rails.iter().any(R::is_peer_on_this_core)
+    }
+
+    /// Makes a completion queue for at most `capacity` operations.
+    pub fn create_cq(&mut self, capacity: usize) -> CqId {
+        self.state.cqs.insert(CompletionQueue::new(capacity))
+    }
+
+    /// Ends a completion queue: receives that report to it are withdrawn, sends go on unreported.
+    pub fn destroy_cq(&mut self, cq: CqId) {
+        self.withdraw_receives(cq);
+        if let Some(queue) = self.state.cqs.get_mut(cq) {
+            queue.close();
+            if queue.outstanding() == 0 {
+                self.state.cqs.remove(cq);
+            }
+        }
+    }
+
+    /// The queue, to look at it or to arm it.
+    #[inline]
+    pub fn cq(&mut self, cq: CqId) -> Option<&mut CompletionQueue> {
+        self.state.cqs.get_mut(cq)
+    }
+
+    /// Takes completions into `out`; returns how many.
+    #[inline]
+    pub fn take_completions(&mut self, cq: CqId, mut out: impl FnMut(Completion) -> bool) -> usize {
+        let Some(queue) = self.state.cqs.get_mut(cq) else { return 0 };
+        let mut taken = 0;
+        while let Some(completion) = queue.pop() {
+            taken += 1;
+            if !out(completion) {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Counters of the whole engine.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.state.counters();
+        counters.wakeups_sent = self.rails.iter().map(R::wakeups_sent).sum();
+        counters
+    }
+
+    /// Counters of one peer.
+    pub fn peer_counters(&self, peer: PeerId) -> Option<PeerCounters> {
+        self.state.peers.get(peer.index()).map(|p| p.counters)
+    }
+
+    /// State of one peer, its node with incarnation, and what became of each rail when its path was chosen.
+    pub fn peer(&self, peer: PeerId) -> Result<(NodeId, u64, &PeerState, &[Candidate]), Error> {
+        let peer = self.state.peers.get(peer.index()).ok_or(Error::NotFound)?;
+        Ok((peer.node, peer.incarnation, &peer.state, &peer.candidates))
+    }
+
+    /// Name of the rail that carries a peer's messages.
+    pub fn rail_name(&self, peer: PeerId) -> Option<&'static str> {
+        let peer = self.state.peers.get(peer.index())?;
+        self.rails.get(peer.rail).map(R::name)
+    }
+
+    /// The rails, in order of preference.
+    pub fn rails(&self) -> &[R] {
+        &self.rails
+    }
+}

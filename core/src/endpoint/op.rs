@@ -1,0 +1,183 @@
+//! Operations under way.
+
+use std::collections::VecDeque;
+
+use crate::matching::Key;
+use crate::mem::Iov;
+use crate::rail::{PeerId, RemoteSource};
+
+/// Which completion queue an operation reports to.
+pub type CqId = Key;
+
+/// Number of an operation, for cancellation and for the peer. Never 0.
+///
+/// Bit 31 tells receives from sends; the rest is a [`Key`]. Slabs stay below 2^31 places by the limit on operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpId {
+    Send(Key),
+    Receive(Key),
+}
+
+const RECEIVE_BIT: u64 = 1 << 31;
+
+impl OpId {
+    #[inline]
+    pub(super) fn to_bits(self) -> u64 {
+        match self {
+            OpId::Send(key) => key.to_bits(),
+            OpId::Receive(key) => key.to_bits() | RECEIVE_BIT,
+        }
+    }
+
+    #[inline]
+    pub(super) fn from_bits(bits: u64) -> OpId {
+        if bits & RECEIVE_BIT == 0 {
+            OpId::Send(Key::from_bits(bits))
+        } else {
+            OpId::Receive(Key::from_bits(bits & !RECEIVE_BIT))
+        }
+    }
+}
+
+/// The memory of an operation.
+#[derive(Debug)]
+pub(super) enum IovList {
+    One(Iov),
+    Many(Box<[Iov]>),
+}
+
+impl IovList {
+    #[inline]
+    pub(super) fn new(iov: &[Iov]) -> IovList {
+        match iov {
+            [] => IovList::One(Iov::EMPTY),
+            [one] => IovList::One(*one),
+            many => IovList::Many(many.into()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn as_slice(&self) -> &[Iov] {
+        match self {
+            IovList::One(one) => std::slice::from_ref(one),
+            IovList::Many(many) => many,
+        }
+    }
+}
+
+/// A piece of a message that the receiver asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    /// The receiver's operation.
+    pub(super) receiver_op: u64,
+    /// Next byte to send.
+    pub(super) offset: u64,
+    /// Where the piece ends.
+    pub(super) end: u64,
+}
+
+/// Most pieces that a receiver may have asked for and not received.
+pub(super) const MAX_PIECES: usize = 64;
+
+/// How far a send has come.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Waits its turn; no peer knows of it.
+    Queued,
+    /// The rail still reads the memory of an eager message.
+    InRail,
+    /// Eager and delivered to the rail; waits for the match.
+    AwaitsMatch,
+    /// Announced; the receiver asks for pieces and says when it is finished.
+    Announced { pieces: VecDeque<Piece>, source: Option<RemoteSource> },
+}
+
+/// A send that was not done at once.
+#[derive(Debug)]
+pub(super) struct SendOp {
+    pub(super) peer: PeerId,
+    /// The endpoint handle that started it.
+    pub(super) owner: u64,
+    pub(super) cq: CqId,
+    pub(super) context: u64,
+    pub(super) iov: IovList,
+    pub(super) len: u64,
+    pub(super) tag: u64,
+    pub(super) immediate: Option<u64>,
+    pub(super) sync: bool,
+    pub(super) stage: Stage,
+}
+
+/// A posted receive.
+#[derive(Debug)]
+pub(super) struct RecvOp {
+    pub(super) iov: IovList,
+    pub(super) cq: CqId,
+    pub(super) context: u64,
+}
+
+/// A receive whose message comes in segments, or is to be fetched.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) receive: RecvOp,
+    /// Number that the caller knows the receive by.
+    pub(super) op: u64,
+    pub(super) peer: PeerId,
+    pub(super) sender_op: u64,
+    pub(super) tag: u64,
+    pub(super) immediate: Option<u64>,
+    /// Length of the message.
+    pub(super) total: u64,
+    /// Bytes that fit into the buffer.
+    pub(super) wanted: u64,
+    /// Bytes that have come.
+    pub(super) received: u64,
+    pub(super) source: Option<RemoteSource>,
+}
+
+/// A message without a receive yet.
+#[derive(Debug)]
+pub(super) struct Early {
+    pub(super) len: u64,
+    pub(super) immediate: Option<u64>,
+    pub(super) body: EarlyBody,
+}
+
+#[derive(Debug)]
+pub(super) enum EarlyBody {
+    /// All of it, small.
+    Words([u64; 6]),
+    /// All of it.
+    Bytes(Box<[u8]>),
+    /// All of it; the sender waits to hear of the match.
+    Sync { bytes: Box<[u8]>, sender_op: u64 },
+    /// Announced by the sender.
+    Announced { sender_op: u64, source: Option<RemoteSource> },
+    /// Announced by a sender that has gone since.
+    Lost,
+}
+
+impl Early {
+    /// Bytes of memory that it takes, for the bound on the store.
+    pub(super) fn cost(&self) -> usize {
+        match &self.body {
+            EarlyBody::Bytes(bytes) | EarlyBody::Sync { bytes, .. } => bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operation_numbers_tell_sends_from_receives() {
+        let mut slab = crate::matching::Slab::default();
+        let key = slab.insert(());
+        for op in [OpId::Send(key), OpId::Receive(key)] {
+            assert_eq!(OpId::from_bits(op.to_bits()), op);
+            assert_ne!(op.to_bits(), 0);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What the engine knows of one peer.
+
+use std::collections::VecDeque;
+
+use crate::error::Error;
+use crate::matching::Key;
+use crate::rail::{LinkId, Refusal};
+use crate::stats::PeerCounters;
+use crate::wire::{Message, NodeId};
+
+/// Whether frames can flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerState {
+    /// The link is being made; sends wait.
+    Connecting,
+    /// Frames flow.
+    Up,
+    /// The link is over, for this reason; it does not come back.
+    Gone(Refusal),
+}
+
+/// What became of one rail when a path to a peer was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name of the rail.
+    pub rail: &'static str,
+    /// Chosen, or why not.
+    pub verdict: Result<(), String>,
+}
+
+/// A peer: one conversation over one link (several, one day).
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    pub(super) incarnation: u64,
+    pub(super) state: PeerState,
+    /// Index of the rail in the engine.
+    pub(super) rail: usize,
+    pub(super) link: LinkId,
+    pub(super) candidates: Vec<Candidate>,
+    /// Largest message that goes whole.
+    pub(super) eager_max: usize,
+    /// Its rail may answer `Posted::Accepted`.
+    pub(super) keeps_memory: bool,
+    /// Up, not stopped by the peer, nothing waits, and frames are done when posted: a message may go straight to the
+    /// rail.
+    pub(super) direct: bool,
+    /// The peer's store is full: no messages, until it says go.
+    pub(super) stopped: bool,
+    /// We told the peer to stop.
+    pub(super) stopping: bool,
+    /// Control messages, ahead of all else.
+    pub(super) urgent: VecDeque<Message>,
+    /// Messages in order.
+    pub(super) pending: VecDeque<Key>,
+    /// Sends of which the peer has asked for pieces, in turn.
+    pub(super) bulk: VecDeque<Key>,
+    /// In the engine's list of peers with work.
+    pub(super) scheduled: bool,
+    /// Unexpected messages from it, and their bytes.
+    pub(super) early_messages: usize,
+    pub(super) early_bytes: usize,
+    /// Open endpoint handles.
+    pub(super) handles: usize,
+    pub(super) counters: PeerCounters,
+}
+
+impl Peer {
+    pub(super) fn new(node: NodeId, incarnation: u64, rail: usize, link: LinkId, eager_max: usize) -> Peer {
+        Peer {
+            node,
+            incarnation,
+            state: PeerState::Connecting,
+            rail,
+            link,
+            candidates: Vec::new(),
+            eager_max,
+            keeps_memory: false,
+            direct: false,
+            stopped: false,
+            stopping: false,
+            urgent: VecDeque::new(),
+            pending: VecDeque::new(),
+            bulk: VecDeque::new(),
+            scheduled: false,
+            early_messages: 0,
+            early_bytes: 0,
+            handles: 0,
+            counters: PeerCounters::default(),
+        }
+    }
+
+    /// Why the peer cannot be used any more, if so.
+    #[inline]
+    pub(super) fn error(&self) -> Option<Error> {
+        match &self.state {
+            PeerState::Gone(refusal) => Some(refusal.error),
+            _ => None,
+        }
+    }
+
+    /// To be called after each change of what [`Self::direct`] says.
+    #[inline]
+    pub(super) fn refresh_direct(&mut self) {
+        self.direct = self.state == PeerState::Up && !self.stopped && !self.keeps_memory && self.pending.is_empty();
+    }
+
+    /// True when there is something that could be sent now.
+    pub(super) fn has_work(&self) -> bool {
+        self.state == PeerState::Up
+            && (!self.urgent.is_empty() || !self.bulk.is_empty() || !self.stopped && !self.pending.is_empty())
+    }
+}

@@ -1,0 +1,311 @@
+//! Receives, probes, and the store of unexpected messages.
+
+use super::op::{CqId, Early, EarlyBody, Incoming, IovList, OpId, RecvOp};
+use super::send::checked_len;
+use super::state::State;
+use super::Engine;
+use crate::completion::{Completion, OpKind, HAS_IMMEDIATE};
+use crate::error::Error;
+use crate::matching::{Key, Pattern, Source};
+use crate::mem::{Gather, Iov, PeerBytes};
+use crate::rail::{PeerId, Rail};
+use crate::sync::AtomicU64;
+use crate::wire::Message;
+
+/// What a probe found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Who sent the message.
+    pub source: PeerId,
+    /// Its tag.
+    pub tag: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The value that came with it.
+    pub immediate: Option<u64>,
+}
+
+/// A message that a matched probe took out of the store.
+#[derive(Debug)]
+pub struct HeldMessage {
+    source: PeerId,
+    tag: u64,
+    early: Early,
+}
+
+impl<R: Rail> Engine<R> {
+    /// Posts a receive; its completion goes to `cq`. Returns the operation's number.
+    ///
+    /// # Errors
+    /// [`Error::Again`] when a limit on operations is reached; the peer's error when the only peer accepted has gone
+    /// and none of its messages is left; [`Error::Handle`] when there is no such queue.
+    #[inline]
+    pub fn receive(&mut self, cq: CqId, pattern: &Pattern, iov: Iov, context: u64) -> Result<u64, Error> {
+        self.receive_list(cq, pattern, IovList::One(iov), context)
+    }
+
+    /// Posts a receive into several pieces of memory.
+    ///
+    /// # Errors
+    /// As [`Self::receive`]; and [`Error::Invalid`] for more than 1024 pieces, [`Error::Unsupported`] for memory that
+    /// is not of the host.
+    pub fn receive_iov(&mut self, cq: CqId, pattern: &Pattern, iov: &[Iov], context: u64) -> Result<u64, Error> {
+        checked_len(iov)?;
+        self.receive_list(cq, pattern, IovList::new(iov), context)
+    }
+
+    #[inline]
+    fn receive_list(&mut self, cq: CqId, pattern: &Pattern, iov: IovList, context: u64) -> Result<u64, Error> {
+        self.state.admit(cq)?;
+        let receive = RecvOp { iov, cq, context };
+        if let Some(key) = self.state.unexpected.find(pattern) {
+            return Ok(self.receive_early(key, receive));
+        }
+        if let Source::Peer(peer) = pattern.source {
+            let error = self.state.peers.get(peer.index()).map_or(Some(Error::NotFound), |p| p.error());
+            if let Some(error) = error {
+                self.state.unadmit(cq);
+                return Err(error);
+            }
+        }
+        Ok(OpId::Receive(self.state.posted.insert(*pattern, receive)).to_bits())
+    }
+
+    #[cold]
+    fn receive_early(&mut self, key: Key, receive: RecvOp) -> u64 {
+        let Some((source, tag, early)) = self.state.take_early(key) else { return 0 };
+        let number = self.state.deliver_early(source, tag, early, receive);
+        if self.state.has_deferred_work() {
+            self.flush();
+        }
+        number
+    }
+
+    /// Looks for a message that `pattern` accepts, without taking it.
+    pub fn probe(&self, pattern: &Pattern) -> Option<Probe> {
+        let (source, tag, early) = self.state.unexpected.get(self.state.unexpected.find(pattern)?)?;
+        Some(Probe { source, tag, len: early.len, immediate: early.immediate })
+    }
+
+    /// Takes a message that `pattern` accepts out of the store: nobody else receives it. The number is for
+    /// [`Self::receive_held`].
+    pub fn matched_probe(&mut self, pattern: &Pattern) -> Option<(Probe, Key)> {
+        let (source, tag, early) = self.state.take_early(self.state.unexpected.find(pattern)?)?;
+        let probe = Probe { source, tag, len: early.len, immediate: early.immediate };
+        Some((probe, self.state.held.insert(HeldMessage { source, tag, early })))
+    }
+
+    /// Receives a message that a matched probe took.
+    ///
+    /// # Errors
+    /// [`Error::Again`] when a limit on operations is reached, and the message stays held; [`Error::NotFound`] when
+    /// there is no such message; [`Error::Handle`] when there is no such queue.
+    pub fn receive_held(&mut self, cq: CqId, message: Key, iov: Iov, context: u64) -> Result<u64, Error> {
+        self.state.held.get(message).ok_or(Error::NotFound)?;
+        self.state.admit(cq)?;
+        let Some(held) = self.state.held.remove(message) else { return Err(Error::NotFound) };
+        let receive = RecvOp { iov: IovList::One(iov), cq, context };
+        let number = self.state.deliver_early(held.source, held.tag, held.early, receive);
+        self.flush();
+        Ok(number)
+    }
+
+    /// Cancels an operation that has not completed; its completion says [`Error::Canceled`]. A send that the peer
+    /// knows of may have been received all the same.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such operation, it has completed, or a receive's message is coming in.
+    pub fn cancel(&mut self, op: u64) -> Result<(), Error> {
+        match OpId::from_bits(op) {
+            OpId::Send(key) => {
+                self.state.sends.get(key).ok_or(Error::NotFound)?;
+                self.state.abandon_send(key, Error::Canceled);
+                self.conceal_finished();
+                Ok(())
+            }
+            OpId::Receive(key) => {
+                let receive = self.state.posted.remove(key).ok_or(Error::NotFound)?;
+                self.state.complete_receive_failed(receive, op, PeerId::new(u32::MAX), Error::Canceled);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes back the receives that report to a queue, silently.
+    pub(super) fn withdraw_receives(&mut self, cq: CqId) {
+        for key in self.state.posted.keys_where(|_, receive| receive.cq == cq) {
+            if self.state.posted.remove(key).is_some() {
+                self.state.unadmit(cq);
+            }
+        }
+    }
+}
+
+impl State {
+    pub(super) fn unadmit(&mut self, cq: CqId) {
+        if let Some(queue) = self.cqs.get_mut(cq) {
+            queue.unreserve();
+        }
+    }
+
+    /// A receive that ends without a message.
+    pub(super) fn complete_receive_failed(&mut self, receive: RecvOp, op: u64, peer: PeerId, error: Error) {
+        let completion = Completion {
+            context: receive.context,
+            length: 0,
+            tag: 0,
+            immediate: 0,
+            op,
+            status: error.code(),
+            source: peer.number(),
+            kind: OpKind::Receive as u32,
+            flags: 0,
+        };
+        self.complete(receive.cq, completion);
+    }
+
+    /// A receive whose whole message is at hand.
+    #[inline(always)]
+    pub(super) fn complete_receive(
+        &mut self,
+        receive: &RecvOp,
+        op: u64,
+        (peer, tag, immediate): (PeerId, u64, Option<u64>),
+        payload: &PeerBytes<'_>,
+    ) {
+        let copied = payload.copy_to(&Gather::all(receive.iov.as_slice()));
+        let completion = Completion {
+            context: receive.context,
+            length: payload.len() as u64,
+            tag,
+            immediate: immediate.unwrap_or(0),
+            op,
+            status: if copied < payload.len() { Error::Truncated.code() } else { 0 },
+            source: peer.number(),
+            kind: OpKind::Receive as u32,
+            flags: if immediate.is_some() { HAS_IMMEDIATE } else { 0 },
+        };
+        self.complete(receive.cq, completion);
+    }
+
+    /// A receive whose message was announced: asks for it.
+    pub(super) fn begin_incoming(&mut self, mut incoming: Incoming, number: Option<u64>) -> u64 {
+        let capacity = Gather::all(incoming.receive.iov.as_slice()).len() as u64;
+        incoming.wanted = incoming.total.min(capacity);
+        let (peer, sender_op, wanted, source) =
+            (incoming.peer, incoming.sender_op, incoming.wanted, incoming.source);
+        let key = self.incoming.insert(incoming);
+        let number = number.unwrap_or(OpId::Receive(key).to_bits());
+        if let Some(incoming) = self.incoming.get_mut(key) {
+            incoming.op = number;
+        }
+        if wanted == 0 {
+            self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
+            self.complete_incoming(key, Ok(()));
+        } else if source.is_some() {
+            self.fetches.push_back(key);
+        } else {
+            self.say(
+                peer,
+                Message::Rtr { op: sender_op, receiver_op: key.to_bits(), offset: 0, len: wanted },
+            );
+        }
+        number
+    }
+
+    /// Gives a message from the store to a receive.
+    fn deliver_early(&mut self, peer: PeerId, tag: u64, early: Early, receive: RecvOp) -> u64 {
+        let what = (peer, tag, early.immediate);
+        match early.body {
+            EarlyBody::Words(words) => {
+                let words = words.map(AtomicU64::new);
+                self.complete_receive(&receive, 0, what, &PeerBytes::Words(&words, early.len as usize));
+                0
+            }
+            EarlyBody::Bytes(bytes) => {
+                self.complete_receive(&receive, 0, what, &PeerBytes::from_slice(&bytes));
+                0
+            }
+            EarlyBody::Sync { bytes, sender_op } => {
+                self.complete_receive(&receive, 0, what, &PeerBytes::from_slice(&bytes));
+                self.say(peer, Message::Matched { op: sender_op });
+                0
+            }
+            EarlyBody::Announced { sender_op, source } => self.begin_incoming(
+                Incoming {
+                    receive,
+                    op: 0,
+                    peer,
+                    sender_op,
+                    tag,
+                    immediate: early.immediate,
+                    total: early.len,
+                    wanted: 0,
+                    received: 0,
+                    source,
+                },
+                None,
+            ),
+            EarlyBody::Lost => {
+                self.complete_receive_failed(receive, 0, peer, Error::PeerGone);
+                0
+            }
+        }
+    }
+
+    /// Adds a message to the store; when the store or the peer's share is full, the peer is told to stop. What
+    /// it has sent until it hears of that is still taken: so much, and no more, goes beyond the bound.
+    pub(super) fn store_early(&mut self, peer: PeerId, tag: u64, early: Early) {
+        let cost = early.cost();
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        p.counters.unexpected_total += 1;
+        p.early_messages += 1;
+        p.early_bytes += cost;
+        self.unexpected_bytes += cost;
+        self.unexpected.insert(peer, tag, early);
+        let full = self.unexpected_bytes > self.limits.unexpected_bytes
+            || self.unexpected.len() > self.limits.unexpected_messages;
+        // A quarter for one peer, so that others are heard while it floods.
+        let share_full = p.early_bytes > self.limits.unexpected_bytes / 4
+            || p.early_messages > self.limits.unexpected_messages / 4;
+        if (full || share_full) && !p.stopping {
+            p.stopping = true;
+            p.counters.backpressure_stops += 1;
+            self.stopping.push(peer);
+            self.say(peer, Message::Stop);
+        }
+    }
+
+    /// Takes a message out of the store; lets peers go on when there is room again.
+    pub(super) fn take_early(&mut self, key: Key) -> Option<(PeerId, u64, Early)> {
+        let (peer, tag, early) = self.unexpected.remove(key)?;
+        self.unexpected_bytes -= early.cost();
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            p.early_messages -= 1;
+            p.early_bytes -= early.cost();
+        }
+        if !self.stopping.is_empty() {
+            self.let_go();
+        }
+        Some((peer, tag, early))
+    }
+
+    /// Half of each bound must be free again, so that stop and go do not alternate message by message.
+    fn let_go(&mut self) {
+        let limits = self.limits;
+        if self.unexpected_bytes > limits.unexpected_bytes / 2
+            || self.unexpected.len() > limits.unexpected_messages / 2
+        {
+            return;
+        }
+        for peer in std::mem::take(&mut self.stopping) {
+            let Some(p) = self.peers.get_mut(peer.index()) else { continue };
+            if p.early_bytes > limits.unexpected_bytes / 8 || p.early_messages > limits.unexpected_messages / 8 {
+                self.stopping.push(peer);
+                continue;
+            }
+            p.stopping = false;
+            self.say(peer, Message::Go);
+        }
+    }
+}

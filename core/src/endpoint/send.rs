@@ -1,0 +1,185 @@
+//! Starting sends.
+
+use super::op::{CqId, IovList, OpId, SendOp, Stage};
+use super::Engine;
+use crate::completion::{Completion, OpKind, HAS_IMMEDIATE};
+use crate::error::Error;
+use crate::mem::{Gather, Iov, MEMORY_HOST};
+use crate::rail::{PeerId, Posted, Rail};
+use crate::wire::{Frame, Message};
+
+/// Most pieces of memory of one operation.
+const MAX_IOV: usize = 1024;
+
+/// What a send can be given besides memory and tag.
+#[derive(Debug, Clone, Copy)]
+pub struct SendArgs {
+    /// Queue that its completion goes to.
+    pub cq: CqId,
+    /// The endpoint handle that sends, for [`Engine::cancel_sends_of`].
+    pub owner: u64,
+    /// Given back with the completion.
+    pub context: u64,
+    /// Tag.
+    pub tag: u64,
+    /// Value that travels with the message.
+    pub immediate: Option<u64>,
+    /// Complete only when the receiver has matched the message.
+    pub sync: bool,
+    /// Report the completion even of a send that is done at once.
+    pub always_complete: bool,
+}
+
+/// What became of a send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// The memory may be reused, and no completion follows.
+    Done,
+    /// A completion follows for the operation of this number.
+    InProgress(u64),
+}
+
+impl<R: Rail> Engine<R> {
+    /// Sends one piece of memory: the hot path.
+    ///
+    /// # Errors
+    /// [`Error::Again`] when a limit on operations is reached; the peer's error when it has gone; [`Error::Handle`]
+    /// when there is no such queue.
+    #[inline]
+    pub fn send(&mut self, peer: PeerId, iov: Iov, args: &SendArgs) -> Result<Sent, Error> {
+        if let Some(p) = self.state.peers.get_mut(peer.index()) {
+            let plain = !args.sync && args.immediate.is_none() && !args.always_complete;
+            if p.direct && plain && iov.len() <= p.eager_max {
+                let frame = Frame::eager(args.tag, Gather::one(&iov));
+                if let Some(Posted::Done) = self.rails.get_mut(p.rail).map(|rail| rail.post(p.link, &frame)) {
+                    p.counters.messages_sent += 1;
+                    p.counters.sends_eager += 1;
+                    p.counters.bytes_sent += iov.len() as u64;
+                    return Ok(Sent::Done);
+                }
+            }
+        }
+        self.send_iov(peer, std::slice::from_ref(&iov), args)
+    }
+
+    /// Sends several pieces of memory as one message.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; and [`Error::Invalid`] for more than 1024 pieces, [`Error::Unsupported`] for memory that is
+    /// not of the host.
+    pub fn send_iov(&mut self, peer: PeerId, iov: &[Iov], args: &SendArgs) -> Result<Sent, Error> {
+        let len = checked_len(iov)?;
+        let p = self.state.peers.get_mut(peer.index()).ok_or(Error::NotFound)?;
+        if let Some(error) = p.error() {
+            return Err(error);
+        }
+        let fits = usize::try_from(len).is_ok_and(|len| len <= p.eager_max);
+        let at_once = p.direct && fits && !args.sync;
+        if args.always_complete || !at_once {
+            self.state.admit(args.cq)?;
+        }
+        if at_once && self.post_at_once(peer, iov, args) {
+            return Ok(self.finish_at_once(peer, len, args));
+        }
+        if at_once && !args.always_complete {
+            self.state.admit(args.cq)?;
+        }
+        let key = self.state.sends.insert(SendOp {
+            peer,
+            owner: args.owner,
+            cq: args.cq,
+            context: args.context,
+            iov: IovList::new(iov),
+            len,
+            tag: args.tag,
+            immediate: args.immediate,
+            sync: args.sync,
+            stage: Stage::Queued,
+        });
+        let p = &mut self.state.peers[peer.index()];
+        p.counters.messages_sent += 1;
+        p.counters.bytes_sent += len;
+        p.pending.push_back(key);
+        let alone = p.direct;
+        p.direct = false;
+        self.state.schedule(peer);
+        if alone {
+            self.flush();
+        }
+        Ok(Sent::InProgress(OpId::Send(key).to_bits()))
+    }
+
+    /// Tries to hand a whole message to the rail; true when its memory is free again.
+    fn post_at_once(&mut self, peer: PeerId, iov: &[Iov], args: &SendArgs) -> bool {
+        let p = &self.state.peers[peer.index()];
+        let message = Message::Eager { tag: args.tag, immediate: args.immediate, sync: None };
+        let rail = &mut self.rails[p.rail];
+        rail.capabilities().max_iov >= iov.len()
+            && rail.post(p.link, &message.frame(Gather::all(iov))) == Posted::Done
+    }
+
+    /// Accounts for a message that the rail has taken; when a completion is wanted, room for it was taken before.
+    fn finish_at_once(&mut self, peer: PeerId, len: u64, args: &SendArgs) -> Sent {
+        let counters = &mut self.state.peers[peer.index()].counters;
+        counters.messages_sent += 1;
+        counters.sends_eager += 1;
+        counters.bytes_sent += len;
+        if !args.always_complete {
+            return Sent::Done;
+        }
+        let completion = Completion {
+            context: args.context,
+            length: len,
+            tag: args.tag,
+            immediate: args.immediate.unwrap_or(0),
+            op: 0,
+            status: 0,
+            source: peer.number(),
+            kind: OpKind::Send as u32,
+            flags: if args.immediate.is_some() { HAS_IMMEDIATE } else { 0 },
+        };
+        self.state.complete(args.cq, completion);
+        Sent::InProgress(0)
+    }
+
+    /// Cancels the sends of one endpoint handle that have not completed.
+    pub fn cancel_sends_of(&mut self, owner: u64) {
+        let keys: Vec<_> = self.state.sends.iter().filter(|(_, op)| op.owner == owner).map(|(key, _)| key).collect();
+        for key in keys {
+            self.state.abandon_send(key, Error::Canceled);
+        }
+        self.conceal_finished();
+    }
+}
+
+impl super::state::State {
+    /// Ends a send early. The receiver is told when it already asked for pieces, or as soon as it asks.
+    pub(super) fn abandon_send(&mut self, key: crate::matching::Key, error: Error) {
+        let Some(op) = self.sends.get(key) else { return };
+        let peer = op.peer;
+        if let Stage::Announced { pieces, .. } = &op.stage {
+            if let Some(piece) = pieces.front() {
+                let op = piece.receiver_op;
+                self.say(peer, Message::Abort { op, error });
+            }
+        }
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            p.pending.retain(|k| *k != key);
+            p.bulk.retain(|k| *k != key);
+            p.refresh_direct();
+        }
+        self.complete_send(key, Err(error));
+    }
+}
+
+/// Length of the message in bytes.
+pub(super) fn checked_len(iov: &[Iov]) -> Result<u64, Error> {
+    if iov.len() > MAX_IOV {
+        return Err(Error::Invalid);
+    }
+    if iov.iter().any(|piece| piece.memory_kind() != MEMORY_HOST) {
+        return Err(Error::Unsupported);
+    }
+    let total = iov.iter().try_fold(0usize, |sum, piece| sum.checked_add(piece.len()));
+    Ok(total.ok_or(Error::Invalid)? as u64)
+}

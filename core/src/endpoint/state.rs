@@ -1,0 +1,195 @@
+//! All that an engine knows besides its rails, and how operations complete.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::op::{CqId, Early, Incoming, RecvOp, SendOp};
+use super::peer::{Peer, PeerState};
+use super::receive::HeldMessage;
+use crate::completion::{Completion, CompletionQueue, OpKind, HAS_IMMEDIATE};
+use crate::error::Error;
+use crate::matching::{Key, Posted, Slab, Unexpected};
+use crate::rail::{PeerId, RemoteSource};
+use crate::stats::Counters;
+use crate::wire::{Address, Message, NodeId};
+
+/// Bounds on memory. Every one is a number of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message in bytes that goes whole, if the rail can.
+    pub eager_max: usize,
+    /// Bytes of unexpected messages beyond which senders are told to stop.
+    pub unexpected_bytes: usize,
+    /// Unexpected messages beyond which senders are told to stop.
+    pub unexpected_messages: usize,
+    /// Operations under way.
+    pub max_ops: usize,
+}
+
+impl Default for Limits {
+    /// Eager up to 8 KiB (one copy in, one copy out beats the round trip of a rendezvous up to there), 64 MiB and
+    /// 65536 unexpected messages, a million operations.
+    fn default() -> Limits {
+        Limits { eager_max: 8192, unexpected_bytes: 64 << 20, unexpected_messages: 65536, max_ops: 1 << 20 }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) local: Address,
+    pub(super) limits: Limits,
+    /// Eager limit of each rail.
+    pub(super) eager_max: Vec<usize>,
+    pub(super) peers: Vec<Peer>,
+    /// Peers whose link is not over.
+    pub(super) by_node: HashMap<NodeId, PeerId>,
+    pub(super) cqs: Slab<CompletionQueue>,
+    pub(super) sends: Slab<SendOp>,
+    pub(super) posted: Posted<RecvOp>,
+    pub(super) incoming: Slab<Incoming>,
+    pub(super) unexpected: Unexpected<Early>,
+    pub(super) unexpected_bytes: usize,
+    pub(super) held: Slab<HeldMessage>,
+    /// Peers with something to send, each once.
+    pub(super) ready: VecDeque<PeerId>,
+    /// Receives that this side fetches.
+    pub(super) fetches: VecDeque<Key>,
+    /// Eager messages whose memory a rail still reads.
+    pub(super) in_rail: HashMap<(PeerId, u64), Key>,
+    /// Memory to be concealed again.
+    pub(super) concealed: Vec<(PeerId, RemoteSource)>,
+    /// Peers that we told to stop.
+    pub(super) stopping: Vec<PeerId>,
+}
+
+impl State {
+    pub(super) fn new(local: Address, limits: Limits, eager_max: Vec<usize>) -> State {
+        State {
+            local,
+            limits,
+            eager_max,
+            peers: Vec::new(),
+            by_node: HashMap::new(),
+            cqs: Slab::default(),
+            sends: Slab::default(),
+            posted: Posted::default(),
+            incoming: Slab::default(),
+            unexpected: Unexpected::default(),
+            unexpected_bytes: 0,
+            held: Slab::default(),
+            ready: VecDeque::new(),
+            fetches: VecDeque::new(),
+            in_rail: HashMap::new(),
+            concealed: Vec::new(),
+            stopping: Vec::new(),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn has_deferred_work(&self) -> bool {
+        !self.ready.is_empty() || !self.fetches.is_empty() || !self.concealed.is_empty()
+    }
+
+    /// Takes room for an operation in its queue.
+    #[inline(always)]
+    pub(super) fn admit(&mut self, cq: CqId) -> Result<(), Error> {
+        if self.sends.len() + self.posted.len() + self.incoming.len() >= self.limits.max_ops {
+            return Err(Error::Again);
+        }
+        let queue = self.cqs.get_mut(cq).ok_or(Error::Handle)?;
+        if queue.reserve() {
+            Ok(())
+        } else {
+            Err(Error::Again)
+        }
+    }
+
+    /// Adds a completion, and drops a queue that was destroyed meanwhile with its last one.
+    #[inline(always)]
+    pub(super) fn complete(&mut self, cq: CqId, completion: Completion) {
+        let Some(queue) = self.cqs.get_mut(cq) else { return };
+        queue.push(completion);
+        if queue.is_closed() && queue.outstanding() == 0 {
+            self.cqs.remove(cq);
+        }
+    }
+
+    pub(super) fn complete_send(&mut self, key: Key, status: Result<(), Error>) {
+        let Some(op) = self.sends.remove(key) else { return };
+        self.complete(op.cq, send_completion(&op, super::op::OpId::Send(key).to_bits(), status));
+        if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
+            self.concealed.push((op.peer, source));
+        }
+    }
+
+    pub(super) fn complete_incoming(&mut self, key: Key, status: Result<(), Error>) {
+        let Some(op) = self.incoming.remove(key) else { return };
+        let truncated = if op.wanted < op.total { Err(Error::Truncated) } else { Ok(()) };
+        let status = status.and(truncated);
+        self.complete(
+            op.receive.cq,
+            Completion {
+                context: op.receive.context,
+                length: op.total,
+                tag: op.tag,
+                immediate: op.immediate.unwrap_or(0),
+                op: op.op,
+                status: status.err().map_or(0, Error::code),
+                source: op.peer.number(),
+                kind: OpKind::Receive as u32,
+                flags: if op.immediate.is_some() { HAS_IMMEDIATE } else { 0 },
+            },
+        );
+    }
+
+    /// Queues a control message; it goes ahead of everything else for that peer.
+    pub(super) fn say(&mut self, peer: PeerId, message: Message) {
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            if p.error().is_none() {
+                p.urgent.push_back(message);
+                self.schedule(peer);
+            }
+        }
+    }
+
+    /// Puts a peer into the list of those with work.
+    pub(super) fn schedule(&mut self, peer: PeerId) {
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            if !p.scheduled && p.has_work() {
+                p.scheduled = true;
+                self.ready.push_back(peer);
+            }
+        }
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        let mut counters = Counters {
+            unexpected_now: self.unexpected.len() as u64,
+            unexpected_bytes_now: self.unexpected_bytes as u64,
+            pending_now: (self.sends.len() + self.posted.len() + self.incoming.len()) as u64,
+            ..Counters::default()
+        };
+        for peer in &self.peers {
+            counters.peers.add(&peer.counters);
+            match peer.state {
+                PeerState::Up => counters.peers_now += 1,
+                PeerState::Gone(_) => counters.peers_gone += 1,
+                PeerState::Connecting => {}
+            }
+        }
+        counters
+    }
+}
+
+pub(super) fn send_completion(op: &SendOp, number: u64, status: Result<(), Error>) -> Completion {
+    Completion {
+        context: op.context,
+        length: op.len,
+        tag: op.tag,
+        immediate: op.immediate.unwrap_or(0),
+        op: number,
+        status: status.err().map_or(0, Error::code),
+        source: op.peer.number(),
+        kind: OpKind::Send as u32,
+        flags: if op.immediate.is_some() { HAS_IMMEDIATE } else { 0 },
+    }
+}

@@ -1,0 +1,14 @@
+//! gridnet-core: the protocol of gridnet, without I/O.
+pub mod completion;
+pub mod endpoint;
+pub mod error;
+pub mod filter;
+pub mod loopback;
+pub mod matching;
+pub mod mem;
+pub mod rail;
+pub mod ring;
+pub mod stats;
+pub mod sync;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,241 @@
+//! The one seam for devices: what a rail can do, and how it is driven.
+//!
+//! A rail object serves one fabric over one kind of network. A *link* is its connection to one peer. The
+//! protocol above asks for [`Capabilities`], never for the name. Nothing here blocks: a frame that cannot be
+//! taken is answered by [`Posted::NoResource`], and comes again.
+
+use crate::error::Error;
+use crate::mem::Gather;
+use crate::time::Time;
+use crate::wire::{Address, Frame, Incoming, NodeId};
+
+/// Number of a peer in its fabric; small, never reused while the fabric is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(u32);
+
+impl PeerId {
+    /// The peer of this number.
+    #[inline]
+    pub const fn new(number: u32) -> PeerId {
+        PeerId(number)
+    }
+
+    /// The number, as completions show it.
+    #[inline]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The number, to index.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Number of a link in its rail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId(pub u32);
+
+/// What a rail can do. Constant while it is open.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Payload in bytes that travels with the header at no further cost.
+    pub max_inline: usize,
+    /// Largest payload in bytes of one frame that carries a whole message.
+    pub max_eager: usize,
+    /// Largest payload in bytes of one segment.
+    pub max_segment: usize,
+    /// Most pieces of memory that one frame may gather.
+    pub max_iov: usize,
+    /// A receiver can fetch from the sender's memory by itself.
+    pub get: bool,
+    /// A sender can write to the receiver's memory by itself.
+    pub put: bool,
+    /// Remote atomic operations.
+    pub atomics: bool,
+    /// Posting may answer [`Posted::Accepted`]: the memory of a frame stays in use for a while.
+    pub keeps_memory: bool,
+    /// Frames arrive in the order they were posted.
+    pub ordered: bool,
+    /// Frames are neither lost nor doubled while the link is up.
+    pub reliable: bool,
+    /// A link can go down while its peer lives.
+    pub can_lose_connection: bool,
+    /// Time in ns until a small frame is seen by a polling peer.
+    pub latency_ns: u32,
+    /// Payload bytes that pass in a second.
+    pub bandwidth: u64,
+    /// Copies that the payload of a segment undergoes.
+    pub copies: u8,
+}
+
+impl Capabilities {
+    /// A rail that can do nothing but carry small frames in order; the start for others.
+    pub const fn minimal() -> Capabilities {
+        Capabilities {
+            max_inline: 0,
+            max_eager: 1024,
+            max_segment: 1024,
+            max_iov: 1,
+            get: false,
+            put: false,
+            atomics: false,
+            keeps_memory: false,
+            ordered: true,
+            reliable: true,
+            can_lose_connection: true,
+            latency_ns: 1000,
+            bandwidth: 1_000_000_000,
+            copies: 2,
+        }
+    }
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Posted {
+    /// Taken; its memory may be reused at once.
+    Done,
+    /// Taken; its memory is in use until [`Sink::sent`] reports the token.
+    Accepted(u64),
+    /// Not taken: no room now. A normal value.
+    NoResource,
+    /// Not taken: the link is down, and [`Sink::down`] says or has said so.
+    Down,
+}
+
+/// Why a rail does not serve an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The class of the reason.
+    pub error: Error,
+    /// The reason for people, lower case, without a full stop.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(error: Error, reason: impl Into<String>) -> Refusal {
+        Refusal { error, reason: reason.into() }
+    }
+}
+
+/// Whether sleeping is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Armed {
+    /// Nothing is there; whatever comes makes the wait handle ready.
+    Yes,
+    /// Something is there already: poll.
+    Busy,
+}
+
+/// Memory of a peer that this side may fetch from, as the peer's RTS names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteSource {
+    /// The key that the peer's rail gave out.
+    pub rkey: u64,
+    /// Where in the region.
+    pub address: u64,
+}
+
+/// A backend: one rail of one fabric.
+pub trait Rail {
+    /// The name by which configuration and people call it.
+    fn name(&self) -> &'static str;
+
+    /// What it can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Length in bytes of the segments into which a rendezvous message of `total` bytes is best cut; between 1 and
+    /// [`Capabilities::max_segment`].
+    fn segment_len(&self, total: u64) -> usize {
+        let _ = total;
+        self.capabilities().max_segment
+    }
+
+    /// Starts a link to the fabric of `address`, which this fabric calls `peer`. It may be used at once;
+    /// frames are refused with [`Posted::NoResource`] until [`Sink::up`].
+    ///
+    /// # Errors
+    /// Why this rail does not lead there.
+    fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal>;
+
+    /// Hands a frame over.
+    fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted;
+
+    /// Delivers at most about `budget` frames; returns how many. No system call.
+    fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize;
+
+    /// The slow path: accepts links, notices the death of peers, runs timers. Returns how much happened. Called now
+    /// and then while polling, and after each sleep.
+    fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize;
+
+    /// When [`Self::maintain`] has to be called at the latest.
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    /// Names memory of this process for [`Self::get`] by the peer, until [`Self::conceal`]. Only for rails whose
+    /// capabilities say `get`; `None` when this memory cannot be fetched.
+    fn expose(&mut self, link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
+        let _ = (link, memory);
+        None
+    }
+
+    /// Ends what [`Self::expose`] began: fetches by a peer fail from now on.
+    fn conceal(&mut self, link: LinkId, source: RemoteSource) {
+        let _ = (link, source);
+    }
+
+    /// Fetches from a peer's memory into `to`. Only for rails whose capabilities say `get`.
+    fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
+        let _ = (link, from, to);
+        Posted::Down
+    }
+
+    /// Prepares for sleep: from now on arrivals make the wait handle ready.
+    fn arm(&mut self) -> Armed;
+
+    /// The end of sleep.
+    fn disarm(&mut self);
+
+    /// A descriptor that is readable when an armed rail has something to do; none for rails that only this
+    /// process feeds.
+    fn wait_handle(&self) -> Option<i32> {
+        None
+    }
+
+    /// True when whoever spoke last runs on the core of the caller, so that spinning only keeps it from speaking.
+    fn is_peer_on_this_core(&self) -> bool {
+        false
+    }
+
+    /// Wake-ups given to sleeping peers so far.
+    fn wakeups_sent(&self) -> u64 {
+        0
+    }
+
+    /// Ends a link; [`Sink::down`] is not called for it.
+    fn disconnect(&mut self, link: LinkId);
+}
+
+/// Who listens to a rail.
+pub trait Sink {
+    /// A frame of `peer`. An error says that the peer broke the protocol: the rail delivers no more of its frames and
+    /// takes the link down.
+    fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error>;
+
+    /// The memory of the frame accepted under `token` is free.
+    fn sent(&mut self, peer: PeerId, token: u64);
+
+    /// A fabric asks for a link; the answer is the number by which it is called, or why it is refused.
+    fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal>;
+
+    /// The link takes frames.
+    fn up(&mut self, peer: PeerId);
+
+    /// The link is over, and everything that came through it was delivered.
+    fn down(&mut self, peer: PeerId, reason: Refusal);
+}

@@ -1,0 +1,4 @@
+//! Lock-free pieces that live in shared memory. One algorithm a file.
+
+pub mod bell;
+pub mod slot;

@@ -1,0 +1,248 @@
+//! The meaning of a frame.
+
+use super::frame::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
+use super::frame::{FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC};
+use super::Malformed;
+use crate::error::Error;
+use crate::mem::Gather;
+use crate::rail::RemoteSource;
+
+/// What a frame says, without its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// A whole message; the payload is the message.
+    Eager {
+        /// Tag.
+        tag: u64,
+        /// Immediate value.
+        immediate: Option<u64>,
+        /// The sender's operation, when it wants to hear of the match.
+        sync: Option<u64>,
+    },
+    /// A message is ready to be sent.
+    Rts {
+        /// Tag.
+        tag: u64,
+        /// Length of the message in bytes.
+        len: u64,
+        /// The sender's operation.
+        op: u64,
+        /// Immediate value.
+        immediate: Option<u64>,
+        /// Where the receiver may fetch it from.
+        source: Option<RemoteSource>,
+    },
+    /// The receiver asks for a piece.
+    Rtr {
+        /// The sender's operation.
+        op: u64,
+        /// The receiver's operation.
+        receiver_op: u64,
+        /// Where the piece begins in the message.
+        offset: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// A part of a piece; the payload is the part.
+    Segment {
+        /// The receiver's operation.
+        op: u64,
+        /// Where the part begins in the message.
+        offset: u64,
+    },
+    /// The receiver is finished.
+    Fin {
+        /// The sender's operation.
+        op: u64,
+        /// What went wrong for both sides, if anything.
+        status: Result<(), Error>,
+    },
+    /// A synchronous message was matched.
+    Matched {
+        /// The sender's operation.
+        op: u64,
+    },
+    /// Send no further messages.
+    Stop,
+    /// Messages may be sent again.
+    Go,
+    /// The sender gives up.
+    Abort {
+        /// The receiver's operation.
+        op: u64,
+        /// Why.
+        error: Error,
+    },
+}
+
+impl Message {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// When kind, flags, words and payload do not go together.
+    pub fn parse(frame: &Incoming<'_>) -> Result<Message, Malformed> {
+        extension_words(frame.kind, frame.flags)?;
+        let kind = Kind::from_number(frame.kind).ok_or(Malformed("unknown kind of frame"))?;
+        if !matches!(kind, Kind::Eager | Kind::Segment) && !frame.payload.is_empty() {
+            return Err(Malformed("payload in a frame that has none"));
+        }
+        let mut words = frame.extension.into_iter();
+        let mut next = || words.next().unwrap_or_default();
+        let has = |flag| frame.flags & flag != 0;
+        Ok(match kind {
+            Kind::Eager => Message::Eager {
+                tag: frame.word,
+                immediate: has(FLAG_IMMEDIATE).then(&mut next),
+                sync: has(FLAG_SYNC).then(&mut next),
+            },
+            Kind::Rts => Message::Rts {
+                tag: frame.word,
+                immediate: has(FLAG_IMMEDIATE).then(&mut next),
+                len: next(),
+                op: next(),
+                source: has(FLAG_SOURCE).then(|| RemoteSource { rkey: next(), address: next() }),
+            },
+            Kind::Rtr => {
+                let (receiver_op, offset, len) = (next(), next(), next());
+                offset.checked_add(len).ok_or(Malformed("piece that ends beyond 2^64"))?;
+                Message::Rtr { op: frame.word, receiver_op, offset, len }
+            }
+            Kind::Segment => Message::Segment { op: frame.word, offset: next() },
+            Kind::Fin => Message::Fin { op: frame.word, status: parse_status(next())? },
+            Kind::Matched => Message::Matched { op: frame.word },
+            Kind::Stop => Message::Stop,
+            Kind::Go => Message::Go,
+            Kind::Abort => Message::Abort {
+                op: frame.word,
+                error: parse_status(next())?.err().ok_or(Malformed("abort without an error"))?,
+            },
+        })
+    }
+
+    /// The frame that says this, with `payload`.
+    pub fn frame<'a>(&self, payload: Gather<'a>) -> Frame<'a> {
+        let mut frame = Frame::eager(0, payload);
+        match *self {
+            Message::Eager { tag, immediate, sync } => {
+                frame.word = tag;
+                push_flagged(&mut frame, FLAG_IMMEDIATE, immediate);
+                push_flagged(&mut frame, FLAG_SYNC, sync);
+            }
+            Message::Rts { tag, len, op, immediate, source } => {
+                (frame.kind, frame.word) = (Kind::Rts, tag);
+                push_flagged(&mut frame, FLAG_IMMEDIATE, immediate);
+                push(&mut frame, &[len, op]);
+                if let Some(source) = source {
+                    frame.flags |= FLAG_SOURCE;
+                    push(&mut frame, &[source.rkey, source.address]);
+                }
+            }
+            Message::Rtr { op, receiver_op, offset, len } => {
+                (frame.kind, frame.word) = (Kind::Rtr, op);
+                push(&mut frame, &[receiver_op, offset, len]);
+            }
+            Message::Segment { op, offset } => {
+                (frame.kind, frame.word) = (Kind::Segment, op);
+                push(&mut frame, &[offset]);
+            }
+            Message::Fin { op, status } => {
+                (frame.kind, frame.word) = (Kind::Fin, op);
+                push(&mut frame, &[status.err().map_or(0, status_word)]);
+            }
+            Message::Matched { op } => (frame.kind, frame.word) = (Kind::Matched, op),
+            Message::Stop => frame.kind = Kind::Stop,
+            Message::Go => frame.kind = Kind::Go,
+            Message::Abort { op, error } => {
+                (frame.kind, frame.word) = (Kind::Abort, op);
+                push(&mut frame, &[status_word(error)]);
+            }
+        }
+        frame
+    }
+}
+
+fn status_word(error: Error) -> u64 {
+    i64::from(error.code()) as u64
+}
+
+fn parse_status(word: u64) -> Result<Result<(), Error>, Malformed> {
+    match i32::try_from(word as i64).map_err(|_| Malformed("status out of range"))? {
+        0 => Ok(Ok(())),
+        code => Error::from_code(code).map(Err).ok_or(Malformed("unknown status")),
+    }
+}
+
+fn push(frame: &mut Frame<'_>, words: &[u64]) {
+    for word in words {
+        debug_assert!(frame.extension_len < MAX_EXTENSION);
+        if let Some(to) = frame.extension.get_mut(frame.extension_len) {
+            *to = *word;
+            frame.extension_len += 1;
+        }
+    }
+}
+
+fn push_flagged(frame: &mut Frame<'_>, flag: u8, word: Option<u64>) {
+    if let Some(word) = word {
+        frame.flags |= flag;
+        push(frame, &[word]);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::mem::PeerBytes;
+    use proptest::prelude::*;
+
+    fn message() -> impl Strategy<Value = Message> {
+        let source = prop::option::of(any::<(u64, u64)>())
+            .prop_map(|s| s.map(|(rkey, address)| RemoteSource { rkey, address }));
+        prop_oneof![
+            any::<(u64, Option<u64>, Option<u64>)>()
+                .prop_map(|(tag, immediate, sync)| Message::Eager { tag, immediate, sync }),
+            (any::<(u64, u64, u64, Option<u64>)>(), source).prop_map(|((tag, len, op, immediate), source)| {
+                Message::Rts { tag, len, op, immediate, source }
+            }),
+            any::<(u64, u64, u32, u32)>().prop_map(|(op, receiver_op, offset, len)| Message::Rtr {
+                op,
+                receiver_op,
+                offset: offset.into(),
+                len: len.into()
+            }),
+            any::<(u64, u64)>().prop_map(|(op, offset)| Message::Segment { op, offset }),
+            (any::<u64>(), prop::option::of(prop::sample::select(Error::ALL.to_vec())))
+                .prop_map(|(op, e)| Message::Fin { op, status: e.map_or(Ok(()), Err) }),
+            any::<u64>().prop_map(|op| Message::Matched { op }),
+            Just(Message::Stop),
+            Just(Message::Go),
+            (any::<u64>(), prop::sample::select(Error::ALL.to_vec()))
+                .prop_map(|(op, error)| Message::Abort { op, error }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_can_be_built_can_be_read(message in message()) {
+            let frame = message.frame(Gather::EMPTY);
+            prop_assert_eq!(extension_words(frame.kind as u8, frame.flags), Ok(frame.extension_len));
+            let incoming = Incoming {
+                kind: frame.kind as u8,
+                flags: frame.flags,
+                word: frame.word,
+                extension: frame.extension,
+                payload: PeerBytes::EMPTY,
+            };
+            prop_assert_eq!(Message::parse(&incoming), Ok(message));
+        }
+
+        #[test]
+        fn any_words_are_refused_or_make_sense(kind: u8, flags: u8, word: u64, extension: [u64; MAX_EXTENSION]) {
+            let incoming = Incoming { kind, flags, word, extension, payload: PeerBytes::EMPTY };
+            if let Ok(message) = Message::parse(&incoming) {
+                let frame = message.frame(Gather::EMPTY);
+                prop_assert_eq!((frame.kind as u8, frame.flags, frame.word), (kind, flags, word));
+            }
+        }
+    }
+}

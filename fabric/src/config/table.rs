@@ -1,0 +1,179 @@
+//! The table of variables: one row holds all there is to say about one of them.
+
+use super::parse::{Bytes, Choice, Count, Directory, Kind, LogFilter, Name, PowerOfTwo, Rails, Time};
+use super::parse::{GIB, KIB, MIB};
+use super::{ConfigError, HugePages, Origin, ProgressMode, RailSelection, WaitMode};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What is known of a variable before any value is read.
+pub struct Variable {
+    /// Name, as in the environment.
+    pub name: &'static str,
+    /// Default, spelled as a user would.
+    pub default: &'static str,
+    /// What a number counts; empty where that says nothing.
+    pub unit: &'static str,
+    /// What the variable does.
+    pub sentence: &'static str,
+    kind: &'static dyn AnyKind,
+}
+
+impl Variable {
+    /// What a value must look like.
+    pub fn accepted(&self) -> String {
+        self.kind.describe()
+    }
+
+    /// Whether `value` is one that this variable can have.
+    pub fn accepts(&self, value: &str) -> bool {
+        self.kind.reads(value)
+    }
+
+    pub(super) fn bad_value(&self, value: &str) -> ConfigError {
+        ConfigError::BadValue {
+            name: self.name,
+            value: value.to_owned(),
+            accepted: self.accepted(),
+        }
+    }
+}
+
+/// [`Kind`] without its type, so that the table can hold all of them.
+trait AnyKind: Sync {
+    fn reads(&self, text: &str) -> bool;
+    fn describe(&self) -> String;
+}
+
+impl<K: Kind> AnyKind for K {
+    fn reads(&self, text: &str) -> bool {
+        self.parse(text).is_some()
+    }
+
+    fn describe(&self) -> String {
+        self.accepted()
+    }
+}
+
+/// Makes from each row a field of [`Config`] and an element of [`VARIABLES`].
+macro_rules! variables {
+    ($( $field:ident: $type:ty = $name:literal $default:literal [$unit:literal] $kind:expr, $sentence:literal; )*) => {
+        /// The configuration of a fabric: one typed field for each variable.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Config {
+            $( #[doc = concat!("`", $name, "`: ", $sentence)] pub $field: $type, )*
+            origins: [Origin; VARIABLES.len()],
+        }
+
+        /// Every variable there is.
+        pub static VARIABLES: [Variable; [$($name),*].len()] = [
+            $( Variable { name: $name, default: $default, unit: $unit, sentence: $sentence, kind: &$kind }, )*
+        ];
+
+        impl Config {
+            /// Reads the fields from one text per variable, in the order of the table.
+            pub(super) fn from_settings(
+                settings: [(String, Origin); VARIABLES.len()],
+            ) -> Result<Config, ConfigError> {
+                let origins = std::array::from_fn(|index| settings[index].1);
+                let mut rows = VARIABLES.iter().zip(&settings);
+                $( let $field = read(&$kind, rows.next())?; )*
+                Ok(Config { $( $field, )* origins })
+            }
+
+            /// The canonical text and the origin of each variable, in the order of the table.
+            pub(super) fn shown(&self) -> Vec<(String, Origin)> {
+                let texts = [$( $kind.show(&self.$field), )*];
+                texts.into_iter().zip(self.origins).collect()
+            }
+        }
+    };
+}
+
+variables! {
+    rails: RailSelection = "GRIDNET_RAILS" "auto" [""] Rails,
+        "Rails that may be used, in order of preference.";
+
+    wait_mode: WaitMode = "GRIDNET_WAIT_MODE" "adaptive" [""]
+        Choice(&[("adaptive", WaitMode::Adaptive), ("spin", WaitMode::Spin), ("block", WaitMode::Block)]),
+        "What a waiting call does: spin briefly and then sleep, spin for ever, or sleep at once.";
+    wait_spin: Duration = "GRIDNET_WAIT_SPIN" "50us" ["time"] Time(Duration::from_secs(10)),
+        "How long the adaptive mode spins before it sleeps.";
+    progress: ProgressMode = "GRIDNET_PROGRESS" "manual" [""]
+        Choice(&[("manual", ProgressMode::Manual), ("thread", ProgressMode::Thread)]),
+        "Who drives communication: the calls of the program, or a thread of the library.";
+
+    shm_segment_size: usize = "GRIDNET_SHM_SEGMENT_SIZE" "1g" ["bytes"] Bytes(MIB..=64 * GIB),
+        "Upper limit of the shared memory of one fabric; pages are taken only as they are used.";
+    shm_ring_slots: usize = "GRIDNET_SHM_RING_SLOTS" "256" ["slots"] PowerOfTwo(64..=4096),
+        "Small messages that one peer can have under way to this process.";
+    shm_link_window: usize = "GRIDNET_SHM_LINK_WINDOW" "1m" ["bytes"] Bytes(64 * KIB..=64 * MIB),
+        "Bytes that a sender may have under way to one peer, besides messages that fit into a ring slot.";
+    shm_huge_pages: HugePages = "GRIDNET_SHM_HUGE_PAGES" "auto" [""]
+        Choice(&[("auto", HugePages::Auto), ("never", HugePages::Never)]),
+        "Whether huge pages are used for shared memory where the system offers them.";
+
+    eager_max: usize = "GRIDNET_EAGER_MAX" "8k" ["bytes"] Bytes(0..=8 * KIB),
+        "Longest message that is sent at once; a longer one waits until the receiver is ready for it.";
+    unexpected_bytes: usize = "GRIDNET_UNEXPECTED_BYTES" "64m" ["bytes"] Bytes(8 * KIB..=1024 * GIB),
+        "Memory for messages that no receive was posted for yet; when it is full, senders wait.";
+    unexpected_messages: usize = "GRIDNET_UNEXPECTED_MESSAGES" "65536" ["messages"] Count(1..=GIB),
+        "Number of messages that no receive was posted for yet; when it is reached, senders wait.";
+    max_ops: usize = "GRIDNET_MAX_OPS" "1048576" ["operations"] Count(1..=GIB),
+        "Operations that one fabric can have in flight.";
+    cq_capacity: usize = "GRIDNET_CQ_CAPACITY" "65536" ["entries"] Count(1..=GIB),
+        "Entries of a completion queue that was created without saying how many.";
+
+    run_dir: Option<PathBuf> = "GRIDNET_RUN_DIR" "" [""] Directory,
+        "Directory of the sockets by which processes of this host meet; empty is $XDG_RUNTIME_DIR/gridnet, else /tmp/gridnet-UID.";
+    host_id: Option<String> = "GRIDNET_HOST_ID" "" [""] Name,
+        "Processes with the same text count as being on one host; empty is automatic.";
+    log: String = "GRIDNET_LOG" "warn" [""] LogFilter,
+        "What is logged to standard error.";
+}
+
+/// Reads the next row's text as a value of `kind`.
+fn read<K: Kind>(kind: &K, row: Option<(&Variable, &(String, Origin))>) -> Result<K::Value, ConfigError> {
+    let (variable, (text, _)) = row.expect("the macro asks for as many rows as there are");
+    kind.parse(text).ok_or_else(|| variable.bad_value(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The canonical text of a value reads back as the same value, for every variable and any text it accepts.
+        #[test]
+        fn what_is_shown_reads_back(index in 0..VARIABLES.len(), text in "[a-z0-9,^=/]{0,8}") {
+            let variable = &VARIABLES[index];
+            let text = if variable.accepts(&text) { text } else { variable.default.to_owned() };
+            let given = [(variable.name.to_owned(), text)];
+            let config = Config::from_sources(std::iter::empty(), &given).unwrap();
+            let shown = config.entries().into_iter().map(|entry| (entry.name.to_owned(), entry.value));
+            let again = Config::from_sources(shown, &given).unwrap();
+            prop_assert_eq!(Config { origins: config.origins, ..again }, config);
+        }
+    }
+
+    #[test]
+    fn every_default_parses_and_is_spelled_canonically() {
+        let config = Config::default();
+        for entry in config.entries() {
+            assert_eq!(entry.value, entry.default, "{}", entry.name);
+            assert_eq!(entry.origin, Origin::Default);
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_described() {
+        for (index, variable) in VARIABLES.iter().enumerate() {
+            assert!(variable.name.starts_with("GRIDNET_"));
+            assert!(variable.sentence.ends_with('.') && !variable.accepted().is_empty());
+            assert!(VARIABLES[..index]
+                .iter()
+                .all(|earlier| earlier.name != variable.name));
+        }
+    }
+}

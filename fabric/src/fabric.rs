@@ -1,0 +1,298 @@
+//! A fabric: an engine with its rails, a clock, and what sleepers need.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use gridnet_core::completion::Completion;
+use gridnet_core::endpoint::{CqId, Engine, Limits, PeerState};
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Armed, PeerId, Refusal};
+use gridnet_core::time::Time;
+use gridnet_core::wire::Address;
+use gridnet_shm::RunDir;
+use nix::poll::{ppoll, PollFd, PollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+
+use crate::config::{Config, WaitMode};
+use crate::identity;
+use crate::logging;
+use crate::rails::{open_rails, AnyRail};
+
+/// Rounds of polling between two looks at descriptors (new links, dead peers): some microseconds.
+const ROUNDS_PER_MAINTENANCE: u32 = 1024;
+
+/// How polling and sleeping went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WaitCounters {
+    /// Rounds of polling.
+    pub polls: u64,
+    /// Rounds that found nothing.
+    pub empty_polls: u64,
+    /// Times a caller slept.
+    pub sleeps: u64,
+}
+
+/// What of the configuration is looked at after opening.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitPolicy {
+    pub(crate) mode: WaitMode,
+    pub(crate) spin: Duration,
+    /// The process may run on one core only: whoever it waits for needs that core.
+    pub(crate) single_core: bool,
+}
+
+/// The descriptor of a completion queue.
+#[derive(Debug)]
+struct CqDescriptor {
+    cq: CqId,
+    epoll: Epoll,
+    /// Written when somebody else's polling fills an armed queue.
+    kick: EventFd,
+}
+
+/// An open fabric. One thread at a time; see [`crate::Shared`] for more.
+#[derive(Debug)]
+pub struct Fabric {
+    /// The protocol engine.
+    pub engine: Engine<AnyRail>,
+    config: Config,
+    run_dir: Option<RunDir>,
+    start: Instant,
+    rounds: u32,
+    pub(crate) counters: WaitCounters,
+    pub(crate) policy: WaitPolicy,
+    descriptors: Vec<CqDescriptor>,
+    /// Maintenance used up a wake-up that sleepers may have been meant by.
+    pub(crate) bell_taken: bool,
+}
+
+impl Fabric {
+    /// Opens a fabric.
+    ///
+    /// # Errors
+    /// What the system or the configuration does not allow.
+    pub fn open(config: Config, name: Option<&str>) -> Result<Fabric, Refusal> {
+        logging::start(&config.log)?;
+        if let Some(name) = name.filter(|name| !gridnet_shm::is_valid_name(name)) {
+            let form = "1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot";
+            return Err(Refusal::new(Error::Invalid, format!("{name:?} is no name of a fabric: {form}")));
+        }
+        let local = identity::new_address(config.host_id.as_deref())?;
+        let rails = open_rails(&config, &local, name)?;
+        let run_dir = rails.iter().find_map(|rail| match rail {
+            AnyRail::Shm(shm) => Some(shm.run_dir().clone()),
+            AnyRail::Own(_) => None,
+        });
+        if name.is_some() && run_dir.is_none() {
+            return Err(Refusal::new(Error::Config, "a fabric with a name needs the rail shm (GRIDNET_RAILS)"));
+        }
+        let limits = Limits {
+            eager_max: config.eager_max,
+            unexpected_bytes: config.unexpected_bytes,
+            unexpected_messages: config.unexpected_messages,
+            max_ops: config.max_ops,
+        };
+        let policy = WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
+        tracing::info!(node = %local.node, name, "fabric open");
+        Ok(Fabric {
+            engine: Engine::new(local, rails, limits),
+            config,
+            run_dir,
+            start: Instant::now(),
+            rounds: 0,
+            counters: WaitCounters::default(),
+            policy,
+            descriptors: Vec::new(),
+            bell_taken: false,
+        })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The directory where names are, if the fabric has one.
+    pub fn run_dir(&self) -> Option<&RunDir> {
+        self.run_dir.as_ref()
+    }
+
+    /// How polling and sleeping went so far.
+    pub fn wait_counters(&self) -> WaitCounters {
+        self.counters
+    }
+
+    /// The address of this fabric.
+    pub fn address(&self) -> &Address {
+        self.engine.local()
+    }
+
+    /// One round of polling; now and then also of maintenance. Returns how much happened.
+    #[inline]
+    pub fn poll_round(&mut self) -> usize {
+        let moved = self.engine.progress();
+        self.counters.polls += 1;
+        self.counters.empty_polls += u64::from(moved == 0);
+        self.rounds += 1;
+        if self.rounds >= ROUNDS_PER_MAINTENANCE {
+            return moved + self.maintain();
+        }
+        moved
+    }
+
+    /// Looks at descriptors and timers.
+    #[cold]
+    pub fn maintain(&mut self) -> usize {
+        self.rounds = 0;
+        let now = Time(self.start.elapsed().as_nanos() as u64);
+        let happened = self.engine.maintain(now);
+        self.bell_taken |= happened > 0;
+        happened
+    }
+
+    /// Takes completions, polling once when there is none.
+    #[inline]
+    pub fn take(&mut self, cq: CqId, mut out: impl FnMut(Completion) -> bool) -> usize {
+        let taken = self.engine.take_completions(cq, &mut out);
+        if taken > 0 {
+            return taken;
+        }
+        self.poll_round();
+        self.engine.take_completions(cq, out)
+    }
+
+    /// Number of completions that wait in a queue.
+    #[inline]
+    pub fn completions(&mut self, cq: CqId) -> usize {
+        self.engine.cq(cq).map_or(0, |queue| queue.len())
+    }
+
+    /// Prepares rails for sleep, after everything that is known to have happened was handled.
+    pub(crate) fn arm(&mut self) -> Armed {
+        if self.maintain() + self.engine.progress() > 0 {
+            return Armed::Busy;
+        }
+        // A new arming, so that senders that rang for an earlier one ring again.
+        self.engine.disarm();
+        self.engine.arm()
+    }
+
+    /// Time after which a sleeper has to look at timers.
+    pub(crate) fn timer(&self) -> Option<Duration> {
+        let at = self.engine.deadline()?;
+        Some(Duration::from_nanos(at.0).saturating_sub(self.start.elapsed()))
+    }
+
+    /// The descriptor of a queue: readable, after [`Self::arm_cq`] said yes, once something has happened.
+    ///
+    /// # Errors
+    /// [`Error::Handle`] without such a queue, [`Error::System`] without free descriptors.
+    pub fn cq_descriptor(&mut self, cq: CqId) -> Result<RawFd, Refusal> {
+        self.engine.cq(cq).ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        if let Some(known) = self.descriptors.iter().find(|d| d.cq == cq) {
+            return Ok(known.epoll.0.as_raw_fd());
+        }
+        let failed = |e: nix::Error| Refusal::new(Error::System, format!("descriptor of a queue: {}", e.desc()));
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+        let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
+        let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
+        epoll.add(kick.as_fd(), readable()).map_err(failed)?;
+        for handle in self.wait_handles()? {
+            epoll.add(handle.as_fd(), readable()).map_err(failed)?;
+        }
+        let descriptor = epoll.0.as_raw_fd();
+        self.descriptors.push(CqDescriptor { cq, epoll, kick });
+        Ok(descriptor)
+    }
+
+    /// Arms the descriptor of a queue: BUSY when there is something to be taken already.
+    ///
+    /// # Errors
+    /// [`Error::Handle`] without such a queue.
+    pub fn arm_cq(&mut self, cq: CqId) -> Result<Armed, Refusal> {
+        self.cq_descriptor(cq)?;
+        if let Some(known) = self.descriptors.iter().find(|d| d.cq == cq) {
+            // An error says that it was not kicked.
+            let _ = known.kick.read();
+        }
+        let busy = self.arm() == Armed::Busy;
+        let queue = self.engine.cq(cq).ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        queue.armed = !busy && queue.is_empty();
+        Ok(if queue.armed { Armed::Yes } else { Armed::Busy })
+    }
+
+    /// Makes the descriptors readable of armed queues that somebody else's polling has filled.
+    #[inline]
+    pub(crate) fn kick_armed(&mut self) {
+        for descriptor in &self.descriptors {
+            let Some(queue) = self.engine.cq(descriptor.cq) else { continue };
+            if queue.armed && !queue.is_empty() {
+                queue.armed = false;
+                let _ = descriptor.kick.write(1);
+            }
+        }
+    }
+
+    /// Forgets the descriptor of a queue that is destroyed.
+    pub fn close_cq(&mut self, cq: CqId) {
+        self.descriptors.retain(|d| d.cq != cq);
+        self.engine.destroy_cq(cq);
+    }
+
+    /// Sleeps until a rail's wait handle or `extra` is readable, at most for `span`.
+    pub(crate) fn sleep_on_rails(&self, span: Option<Duration>, extra: Option<BorrowedFd<'_>>) {
+        // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
+        let handles = self.engine.wait_handles().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+        sleep_on(handles.chain(extra), span);
+    }
+
+    /// Copies of the descriptors that a sleeper has to watch.
+    pub(crate) fn wait_handles(&self) -> Result<Vec<OwnedFd>, Refusal> {
+        let copy = |fd: RawFd| {
+            // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+            borrowed.try_clone_to_owned().map_err(|e| Refusal::new(Error::System, format!("copying a descriptor: {e}")))
+        };
+        self.engine.wait_handles().map(copy).collect()
+    }
+
+    /// What is to be said of the path to a peer: the rails, which was chosen, and why.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without such a peer.
+    pub fn explain(&self, peer: PeerId) -> Result<String, Error> {
+        let (node, incarnation, state, candidates) = self.engine.peer(peer)?;
+        let mut text = format!("peer {} node {node} incarnation {incarnation}\n", peer.number());
+        text += &match state {
+            PeerState::Connecting => "state connecting: the peer has not answered yet\n".to_owned(),
+            PeerState::Up => "state up\n".to_owned(),
+            PeerState::Gone(why) => format!("state gone: {}\n", why.reason),
+        };
+        let chosen = self.engine.rail_name(peer).unwrap_or("none");
+        for candidate in candidates {
+            text += &match &candidate.verdict {
+                Ok(()) => format!("rail {} in use: first in the order of preference that leads there\n", candidate.rail),
+                Err(why) if candidate.rail == "accepted" => format!("rail {chosen} in use: {why}\n"),
+                Err(why) => format!("rail {} not used: {why}\n", candidate.rail),
+            };
+        }
+        for excluded in crate::config::KNOWN_RAILS.iter().filter(|rail| !self.config.rails.allows(rail)) {
+            text += &format!("rail {excluded} not used: excluded by GRIDNET_RAILS\n");
+        }
+        Ok(text)
+    }
+}
+
+/// Sleeps until one of some descriptors is readable, a signal comes, or `span` is over.
+pub(crate) fn sleep_on<'a>(files: impl Iterator<Item = BorrowedFd<'a>>, span: Option<Duration>) {
+    let mut files: Vec<PollFd<'a>> = files.map(|file| PollFd::new(file, PollFlags::POLLIN)).collect();
+    // An error is a signal: whoever sleeps looks again.
+    let _ = ppoll(&mut files, span.map(TimeSpec::from), None);
+}
+
+fn is_single_core() -> bool {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
+    set.is_ok_and(|set| (0..nix::sched::CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).count() == 1)
+}

@@ -1,0 +1,29 @@
+//! gridnet: the composition root.
+//!
+//! Opens the rails that a [`config::Config`] asks for, drives the protocol engine of `gridnet-core` over them, and
+//! waits. Programs use it through the C library (`gridnet-capi`); this crate is what that, the command and the
+//! personalities share.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `config/` | every variable, its value and origin |
+//! | `identity.rs` | node id, host number |
+//! | `rails.rs` | the rails as one type |
+//! | `fabric.rs` | an engine with a clock and descriptors |
+//! | `shared.rs` | thread levels, waiting, the progress thread |
+//! | `fork.rs` | noticing a fork |
+//! | `logging.rs` | where log lines go |
+
+pub mod config;
+mod fabric;
+mod fork;
+mod identity;
+mod logging;
+mod rails;
+mod shared;
+
+pub use fabric::{Fabric, WaitCounters};
+pub use gridnet_core as core;
+pub use gridnet_shm::is_valid_name;
+pub use rails::AnyRail;
+pub use shared::{Guard, Shared, ThreadLevel};

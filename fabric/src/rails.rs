@@ -1,0 +1,136 @@
+//! The rails that a fabric can have, as one type: calls are resolved by a branch, not through a table.
+
+use std::path::PathBuf;
+
+use gridnet_core::error::Error;
+use gridnet_core::loopback::{Hub, LoopbackRail};
+use gridnet_core::mem::Gather;
+use gridnet_core::rail::{
+    Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
+};
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Address, Frame};
+use gridnet_shm::{ShmConfig, ShmRail};
+
+use crate::config::{Config, HugePages};
+
+/// One rail of a fabric.
+#[derive(Debug)]
+pub enum AnyRail {
+    /// Shared memory between processes of the host.
+    Shm(Box<ShmRail>),
+    /// The fabric with itself.
+    Own(LoopbackRail),
+}
+
+/// Opens the rails that the configuration allows, in its order. A rail that cannot be had is left out when the
+/// choice is automatic, and is an error when it was named.
+pub(crate) fn open_rails(config: &Config, local: &Address, name: Option<&str>) -> Result<Vec<AnyRail>, Refusal> {
+    let mut rails = Vec::new();
+    for rail in config.rails.preference() {
+        rails.push(match rail {
+            "shm" => AnyRail::Shm(Box::new(ShmRail::open(shm_config(config, local, name))?)),
+            _ => AnyRail::Own(Hub::new().named("self").rail(local)),
+        });
+    }
+    if rails.is_empty() {
+        return Err(Refusal::new(Error::Config, "GRIDNET_RAILS leaves no rail"));
+    }
+    Ok(rails)
+}
+
+fn shm_config(config: &Config, local: &Address, name: Option<&str>) -> ShmConfig {
+    ShmConfig {
+        local: *local,
+        name: name.map(str::to_owned),
+        run_dir: config.run_dir.as_ref().map(PathBuf::from),
+        segment_size: config.shm_segment_size,
+        ring_slots: config.shm_ring_slots as u32,
+        link_window: config.shm_link_window,
+        huge_pages: config.shm_huge_pages == HugePages::Auto,
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $rail:ident => $call:expr) => {
+        match $self {
+            AnyRail::Shm($rail) => $call,
+            AnyRail::Own($rail) => $call,
+        }
+    };
+}
+
+impl Rail for AnyRail {
+    fn name(&self) -> &'static str {
+        each!(self, rail => rail.name())
+    }
+
+    #[inline(always)]
+    fn capabilities(&self) -> &Capabilities {
+        each!(self, rail => rail.capabilities())
+    }
+
+    #[inline]
+    fn segment_len(&self, total: u64) -> usize {
+        each!(self, rail => rail.segment_len(total))
+    }
+
+    fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
+        each!(self, rail => rail.connect(peer, address))
+    }
+
+    #[inline(always)]
+    fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
+        each!(self, rail => rail.post(link, frame))
+    }
+
+    #[inline(always)]
+    fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
+        each!(self, rail => rail.poll(budget, sink))
+    }
+
+    fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
+        each!(self, rail => rail.maintain(now, sink))
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        each!(self, rail => rail.deadline())
+    }
+
+    fn expose(&mut self, link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
+        each!(self, rail => rail.expose(link, memory))
+    }
+
+    fn conceal(&mut self, link: LinkId, source: RemoteSource) {
+        each!(self, rail => rail.conceal(link, source));
+    }
+
+    fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
+        each!(self, rail => rail.get(link, from, to))
+    }
+
+    fn arm(&mut self) -> Armed {
+        each!(self, rail => rail.arm())
+    }
+
+    fn disarm(&mut self) {
+        each!(self, rail => rail.disarm());
+    }
+
+    fn wait_handle(&self) -> Option<i32> {
+        each!(self, rail => rail.wait_handle())
+    }
+
+    #[inline]
+    fn is_peer_on_this_core(&self) -> bool {
+        each!(self, rail => rail.is_peer_on_this_core())
+    }
+
+    fn wakeups_sent(&self) -> u64 {
+        each!(self, rail => rail.wakeups_sent())
+    }
+
+    fn disconnect(&mut self, link: LinkId) {
+        each!(self, rail => rail.disconnect(link));
+    }
+}

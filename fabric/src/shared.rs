@@ -1,0 +1,398 @@
+//! A fabric for several threads, and the waits.
+//!
+//! At the levels SINGLE and SERIALIZED the program promises that calls do not overlap; a cheap check catches most that
+//! do. At MULTIPLE, and with a progress thread, a lock lets one thread in at a time; who sleeps does so outside.
+//!
+//! Any thread that waits drives all rails. While several sleep, each has a bell of its own that is rung by whoever
+//! finds completions for its queue; and who leaves arms the rails again for those who stay.
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use gridnet_core::completion::Completion;
+use gridnet_core::endpoint::CqId;
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Armed, Refusal};
+use gridnet_core::wire::Address;
+use gridnet_shm::RunDir;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
+
+use crate::config::{Config, ProgressMode, WaitMode};
+use crate::fabric::{sleep_on, Fabric};
+use crate::fork::ForkMark;
+
+/// Polls between two looks at the clock, which costs as much as ten polls.
+const POLLS_PER_CLOCK: u32 = 16;
+/// Times that the core is offered to others before sleep, when there is but one.
+const YIELDS: u32 = 10;
+/// Longest sleep in one go: bounds what a wake-up lost by the kernel, or by a peer that misbehaves, can cost.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// Which threads call, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadLevel {
+    /// Only the thread that opened the fabric.
+    Single,
+    /// Any thread, one at a time.
+    Serialized,
+    /// Any thread at any time.
+    Multiple,
+}
+
+/// A fabric that several may hold.
+#[derive(Debug)]
+pub struct Shared {
+    level: ThreadLevel,
+    home: ThreadId,
+    mark: ForkMark,
+    /// There can be two threads inside calls.
+    locked: bool,
+    lock: Mutex<()>,
+    /// Somebody is inside, at levels without a lock.
+    entered: AtomicBool,
+    /// A call ended in a panic: nothing is certain any more.
+    broken: AtomicBool,
+    inner: UnsafeCell<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    fabric: Fabric,
+    sleepers: Vec<Sleeper>,
+    progress: Option<(Arc<EventFd>, std::thread::JoinHandle<()>)>,
+}
+
+/// A thread that sleeps outside the lock.
+#[derive(Debug)]
+struct Sleeper {
+    /// The queue it waits for; none for the progress thread.
+    cq: Option<CqId>,
+    bell: Arc<EventFd>,
+}
+
+// SAFETY: `inner` is only reached through `Guard`, of which there is one at a time: by the lock where several threads
+// may call, else by the program's promise, which `entered` checks. `Inner` itself may move between threads.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+/// The right to use the fabric.
+pub struct Guard<'a> {
+    shared: &'a Shared,
+    lock: Option<MutexGuard<'a, ()>>,
+}
+
+impl Shared {
+    /// Opens a fabric.
+    ///
+    /// # Errors
+    /// As [`Fabric::open`].
+    pub fn open(config: Config, name: Option<&str>, level: ThreadLevel) -> Result<Arc<Shared>, Refusal> {
+        let thread = config.progress == ProgressMode::Thread;
+        let fabric = Fabric::open(config, name)?;
+        let shared = Arc::new(Shared {
+            level,
+            home: std::thread::current().id(),
+            mark: ForkMark::new()?,
+            locked: level == ThreadLevel::Multiple || thread,
+            lock: Mutex::new(()),
+            entered: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            inner: UnsafeCell::new(Inner { fabric, sleepers: Vec::new(), progress: None }),
+        });
+        if thread {
+            shared.start_progress()?;
+        }
+        Ok(shared)
+    }
+
+    /// Goes in.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child; [`Error::Thread`] when the thread level is broken; [`Error::Internal`] after a
+    /// panic.
+    #[inline(always)]
+    pub fn enter(&self) -> Result<Guard<'_>, Error> {
+        if !self.mark.is_home() {
+            return Err(Error::Forked);
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Error::Internal);
+        }
+        if self.locked {
+            let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            return Ok(Guard { shared: self, lock: Some(lock) });
+        }
+        if self.level == ThreadLevel::Single && std::thread::current().id() != self.home {
+            return Err(Error::Thread);
+        }
+        // Two relaxed moves instead of a locked exchange: catches overlapping calls most of the time, and costs nothing.
+        if self.entered.load(Ordering::Relaxed) {
+            return Err(Error::Thread);
+        }
+        self.entered.store(true, Ordering::Relaxed);
+        Ok(Guard { shared: self, lock: None })
+    }
+
+    /// To be called when a call ended in a panic.
+    pub fn mark_broken(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// True in the process that opened the fabric.
+    pub fn is_home(&self) -> bool {
+        self.mark.is_home()
+    }
+
+    /// Takes completions of `cq`, waiting for the first. `None` for `timeout` waits for ever.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]; and as [`Self::enter`].
+    pub fn wait(
+        &self,
+        cq: CqId,
+        timeout: Option<Duration>,
+        mut out: impl FnMut(Completion) -> bool,
+    ) -> Result<usize, Error> {
+        let mut guard = self.enter()?;
+        let taken = guard.take(cq, &mut out);
+        if taken > 0 {
+            return Ok(taken);
+        }
+        if timeout == Some(Duration::ZERO) {
+            return Err(Error::Timeout);
+        }
+        let start = Instant::now();
+        let end = timeout.and_then(|t| start.checked_add(t));
+        loop {
+            guard = self.spin(guard, cq, end)?;
+            let taken = guard.take(cq, &mut out);
+            if taken > 0 {
+                return Ok(taken);
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Err(Error::Timeout);
+            }
+            if guard.policy.mode != WaitMode::Spin {
+                guard = self.sleep(guard, Some(cq), end, None)?;
+            }
+        }
+    }
+
+    /// Polls until there is a completion, or until sleeping is better.
+    fn spin<'a>(&'a self, mut guard: Guard<'a>, cq: CqId, end: Option<Instant>) -> Result<Guard<'a>, Error> {
+        let policy = guard.policy;
+        if policy.mode == WaitMode::Block {
+            return Ok(guard);
+        }
+        let start = Instant::now();
+        let mut yields = 0;
+        loop {
+            for _ in 0..POLLS_PER_CLOCK {
+                guard.poll_round();
+                if guard.completions(cq) > 0 {
+                    return Ok(guard);
+                }
+            }
+            if self.locked {
+                drop(guard);
+                guard = self.enter()?;
+            }
+            let now = Instant::now();
+            if end.is_some_and(|end| now >= end) {
+                return Ok(guard);
+            }
+            if policy.mode == WaitMode::Spin {
+                continue;
+            }
+            // Whoever we wait for needs this core: spinning keeps it from answering.
+            if policy.single_core && yields < YIELDS {
+                yields += 1;
+                std::thread::yield_now();
+            } else if policy.single_core || guard.engine.is_peer_on_this_core() || now - start >= policy.spin {
+                return Ok(guard);
+            }
+        }
+    }
+
+    /// Waits for a name to appear among the fabrics of this host; progress goes on. `None` waits for ever.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when nobody took the name in time; [`Error::Invalid`] when nobody can.
+    pub fn lookup(&self, name: &str, timeout: Option<Duration>) -> Result<Address, Refusal> {
+        let code = |error: Error| Refusal::new(error, error.text());
+        let mut guard = self.enter().map_err(code)?;
+        let dir = guard.run_dir().cloned();
+        let dir = dir.ok_or_else(|| Refusal::new(Error::Config, "names need the rail shm (GRIDNET_RAILS)"))?;
+        let watch = watch_names(&dir)?;
+        let end = timeout.and_then(|t| Instant::now().checked_add(t));
+        loop {
+            if let Some(address) = dir.lookup(name)? {
+                return Ok(address);
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Err(Refusal::new(Error::Timeout, format!("no fabric of this host is named {name:?}")));
+            }
+            guard = self.sleep(guard, None, end, Some(watch.as_fd())).map_err(code)?;
+            // Changes that were not seen would only make the next sleep short.
+            let _ = watch.read_events();
+        }
+    }
+
+    /// Sleeps until something happens to a rail, to `cq`, or to the `extra` descriptor.
+    fn sleep<'a>(
+        &'a self,
+        mut guard: Guard<'a>,
+        cq: Option<CqId>,
+        end: Option<Instant>,
+        extra: Option<BorrowedFd<'_>>,
+    ) -> Result<Guard<'a>, Error> {
+        if guard.arm() == Armed::Busy || cq.is_some_and(|cq| guard.completions(cq) > 0) {
+            guard.engine.disarm();
+            return Ok(guard);
+        }
+        let until_end = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let span = [until_end, guard.timer(), Some(LONGEST_SLEEP)].into_iter().flatten().min();
+        guard.counters.sleeps += 1;
+        if self.locked {
+            return self.sleep_outside(guard, cq, span, extra);
+        }
+        guard.sleep_on_rails(span, extra);
+        guard.engine.disarm();
+        guard.maintain();
+        Ok(guard)
+    }
+
+    /// As [`Self::sleep`], where other threads may come in meanwhile.
+    fn sleep_outside<'a>(
+        &'a self,
+        mut guard: Guard<'a>,
+        cq: Option<CqId>,
+        span: Option<Duration>,
+        extra: Option<BorrowedFd<'_>>,
+    ) -> Result<Guard<'a>, Error> {
+        let bell = Arc::new(new_bell()?);
+        let handles = guard.wait_handles().map_err(|refusal| refusal.error)?;
+        guard.inner().sleepers.push(Sleeper { cq, bell: bell.clone() });
+        // The end of the guard would arm the rails for the sleepers; they have just been armed.
+        guard.bell_taken = false;
+        drop(guard);
+        let files = handles.iter().map(|h| h.as_fd()).chain([bell.as_fd()]).chain(extra);
+        sleep_on(files, span);
+        let mut guard = self.enter()?;
+        guard.inner().sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bell, &bell));
+        guard.maintain();
+        // Those who stay asleep count on us, who may have used up their wake-up.
+        guard.bell_taken = true;
+        Ok(guard)
+    }
+
+    /// Starts the thread that makes progress while the program does not call.
+    fn start_progress(self: &Arc<Shared>) -> Result<(), Refusal> {
+        let stop = Arc::new(new_bell().map_err(|e| Refusal::new(e, "eventfd"))?);
+        let (shared, heard) = (Arc::clone(self), Arc::clone(&stop));
+        // Signals are for the program's threads: this one is born with all of them blocked.
+        let mut before = SigSet::empty();
+        let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut before));
+        let spawned = std::thread::Builder::new().name("gridnet".into()).spawn(move || shared.run_progress(&heard));
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+        let thread = spawned.map_err(|e| Refusal::new(Error::System, format!("progress thread: {e}")))?;
+        let mut guard = self.enter().map_err(|e| Refusal::new(e, e.text()))?;
+        guard.inner().progress = Some((stop, thread));
+        Ok(())
+    }
+
+    fn run_progress(&self, stop: &EventFd) {
+        loop {
+            let Ok(mut guard) = self.enter() else { return };
+            while guard.poll_round() > 0 {}
+            let Ok(guard) = self.sleep(guard, None, None, Some(stop.as_fd())) else { return };
+            if stop.read().is_ok() {
+                return;
+            }
+            drop(guard);
+        }
+    }
+
+    /// Ends the progress thread, if there is one. To be called before the last reference goes.
+    pub fn stop_progress(&self) {
+        let Ok(mut guard) = self.enter() else { return };
+        let progress = guard.inner().progress.take();
+        drop(guard);
+        if let Some((stop, thread)) = progress {
+            let _ = stop.write(1);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Guard<'_> {
+    fn inner(&mut self) -> &mut Inner {
+        // SAFETY: whoever has the guard is alone inside (see `Sync for Shared`), and `&mut self` keeps it so.
+        unsafe { &mut *self.shared.inner.get() }
+    }
+
+    /// Rings for sleepers whose queues have filled, and arms the rails for them if their wake-up was used up.
+    #[cold]
+    fn serve_sleepers(&mut self) {
+        if self.bell_taken {
+            self.bell_taken = false;
+            while self.arm() == Armed::Busy {
+                self.engine.progress();
+            }
+        }
+        let Inner { fabric, sleepers, .. } = self.inner();
+        for sleeper in sleepers.iter() {
+            if sleeper.cq.is_some_and(|cq| fabric.completions(cq) > 0) {
+                let _ = sleeper.bell.write(1);
+            }
+        }
+    }
+}
+
+impl Deref for Guard<'_> {
+    type Target = Fabric;
+
+    #[inline(always)]
+    fn deref(&self) -> &Fabric {
+        // SAFETY: as in `inner`.
+        unsafe { &(*self.shared.inner.get()).fabric }
+    }
+}
+
+impl DerefMut for Guard<'_> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Fabric {
+        &mut self.inner().fabric
+    }
+}
+
+impl Drop for Guard<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.kick_armed();
+        if self.lock.is_none() {
+            self.shared.entered.store(false, Ordering::Relaxed);
+        } else if !self.inner().sleepers.is_empty() {
+            self.serve_sleepers();
+        }
+    }
+}
+
+fn new_bell() -> Result<EventFd, Error> {
+    EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|_| Error::System)
+}
+
+fn watch_names(dir: &RunDir) -> Result<Inotify, Refusal> {
+    let failed = |e: nix::Error| Refusal::new(Error::System, format!("watching for names: {}", e.desc()));
+    let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(failed)?;
+    watch.add_watch(dir.path(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO).map_err(failed)?;
+    Ok(watch)
+}

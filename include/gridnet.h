@@ -1,0 +1,929 @@
+/*
+ * gridnet: one transport for the processes of a parallel or distributed program.
+ *
+ * Generated from capi/src by cbindgen; not to be edited. See docs/ for a page on each call.
+ *
+ * Every function returns a status: 0 done, positive in progress or a number of things, negative an error. Outputs come
+ * last and are written on success only. A handle that is NULL or closed is an error, never a crash; one that is no
+ * handle at all is undefined behaviour, as for any pointer.
+ */
+
+#ifndef GRIDNET_H
+#define GRIDNET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * gridnet_completion.op_kind: a send.
+ */
+#define GRIDNET_OP_SEND 1
+
+/**
+ * gridnet_completion.op_kind: a receive.
+ */
+#define GRIDNET_OP_RECV 2
+
+/**
+ * gridnet_completion.flags: the field immediate is valid.
+ */
+#define GRIDNET_COMPLETION_IMMEDIATE 1
+
+/**
+ * Only the thread that opened the fabric calls.
+ */
+#define GRIDNET_THREAD_SINGLE 0
+
+/**
+ * Any thread calls, one at a time. The default.
+ */
+#define GRIDNET_THREAD_SERIALIZED 1
+
+/**
+ * Any thread calls at any time.
+ */
+#define GRIDNET_THREAD_MULTIPLE 2
+
+/**
+ * gridnet_iov.memory_kind: memory of the host.
+ */
+#define GRIDNET_MEMORY_HOST 0
+
+/**
+ * gridnet_iov.memory_kind: memory of an accelerator; no rail moves it yet (GRIDNET_ERR_UNSUPPORTED).
+ */
+#define GRIDNET_MEMORY_DEVICE 1
+
+/**
+ * gridnet_iov.numa_node: not known.
+ */
+#define GRIDNET_NUMA_UNKNOWN 4294967295
+
+/**
+ * Complete only when the receiver has matched the message.
+ */
+#define GRIDNET_SEND_SYNC 1
+
+/**
+ * The field immediate travels with the message.
+ */
+#define GRIDNET_SEND_IMMEDIATE 2
+
+/**
+ * Report the completion even of a send that is done at once.
+ */
+#define GRIDNET_SEND_COMPLETION 4
+
+/**
+ * gridnet_probe_info.flags: the field immediate is valid.
+ */
+#define GRIDNET_PROBE_IMMEDIATE 1
+
+/**
+ * A completion queue: where operations report their end.
+ */
+typedef struct gridnet_cq gridnet_cq;
+
+/**
+ * An endpoint: the conversation with one peer, over whatever rails lead there.
+ */
+typedef struct gridnet_endpoint gridnet_endpoint;
+
+/**
+ * A fabric: this process as others see it, with all its rails.
+ */
+typedef struct gridnet_fabric gridnet_fabric;
+
+/**
+ * A group: an ordered set of peers. Ranks count from 0.
+ */
+typedef struct gridnet_group gridnet_group;
+
+/**
+ * A message that gridnet_tag_mprobe has taken: nobody else receives it.
+ */
+typedef struct gridnet_message gridnet_message;
+
+/**
+ * 0: done. Positive: in progress, or a number of things. Negative: an error.
+ */
+typedef int32_t gridnet_status;
+
+/**
+ * What has happened so far. All but those named "now" only grow.
+ */
+typedef struct gridnet_counters {
+    /**
+     * sizeof(gridnet_counters), to be set before the call.
+     */
+    size_t size;
+    /**
+     * Messages handed over for sending.
+     */
+    uint64_t messages_sent;
+    /**
+     * Messages that came in, received or not.
+     */
+    uint64_t messages_received;
+    /**
+     * Payload bytes of the former.
+     */
+    uint64_t bytes_sent;
+    /**
+     * Payload bytes of the latter.
+     */
+    uint64_t bytes_received;
+    /**
+     * Sends that went whole.
+     */
+    uint64_t sends_eager;
+    /**
+     * Sends that were announced first, and moved without a further copy.
+     */
+    uint64_t sends_rendezvous;
+    /**
+     * Messages now in the unexpected store (fabric only).
+     */
+    uint64_t unexpected_now;
+    /**
+     * Their bytes (fabric only).
+     */
+    uint64_t unexpected_bytes_now;
+    /**
+     * Messages that came before their receive.
+     */
+    uint64_t unexpected_total;
+    /**
+     * Operations that have not completed (fabric only).
+     */
+    uint64_t pending_now;
+    /**
+     * Times that a peer was told to stop since the unexpected store was full.
+     */
+    uint64_t backpressure_stops;
+    /**
+     * Rounds of polling (fabric only).
+     */
+    uint64_t polls;
+    /**
+     * Rounds of polling that found nothing (fabric only).
+     */
+    uint64_t empty_polls;
+    /**
+     * Times that a waiting call slept (fabric only).
+     */
+    uint64_t sleeps;
+    /**
+     * Wake-ups given to sleeping peers (fabric only).
+     */
+    uint64_t wakeups_sent;
+    /**
+     * Peers with a live connection (fabric only).
+     */
+    uint64_t peers_now;
+    /**
+     * Peers that have gone (fabric only).
+     */
+    uint64_t peers_gone;
+} gridnet_counters;
+
+/**
+ * Names an operation for gridnet_cancel; 0 is none.
+ */
+typedef uint64_t gridnet_op;
+
+/**
+ * The end of one operation.
+ */
+typedef struct gridnet_completion {
+    /**
+     * What was given with the operation.
+     */
+    void *context;
+    /**
+     * Length of the message in bytes; of a truncated one, its whole length.
+     */
+    uint64_t length;
+    /**
+     * Tag of the message.
+     */
+    uint64_t tag;
+    /**
+     * Value that came with the message, if GRIDNET_COMPLETION_IMMEDIATE is in flags.
+     */
+    uint64_t immediate;
+    /**
+     * The operation.
+     */
+    gridnet_op op;
+    /**
+     * GRIDNET_OK or an error.
+     */
+    gridnet_status status;
+    /**
+     * Number of the peer, the same while the fabric is open.
+     */
+    uint32_t source;
+    /**
+     * GRIDNET_OP_*.
+     */
+    uint32_t op_kind;
+    /**
+     * GRIDNET_COMPLETION_*.
+     */
+    uint32_t flags;
+} gridnet_completion;
+
+/**
+ * How a fabric is reached: opaque, the same for its whole life, to be handed to peers by any means.
+ */
+typedef struct gridnet_address {
+    /**
+     * The bytes.
+     */
+    uint8_t bytes[64];
+} gridnet_address;
+
+/**
+ * What a fabric is opened with.
+ */
+typedef struct gridnet_fabric_params {
+    /**
+     * sizeof(gridnet_fabric_params).
+     */
+    size_t size;
+    /**
+     * NULL, or the name by which other processes of this host find the fabric: 1 to 64 of A-Z a-z 0-9 . _ -, not
+     * beginning with a dot.
+     */
+    const char *name;
+    /**
+     * GRIDNET_THREAD_*.
+     */
+    uint32_t thread_level;
+    /**
+     * 0.
+     */
+    uint32_t flags;
+    /**
+     * NULL, or "GRIDNET_X=value" strings up to a NULL; they beat the environment.
+     */
+    const char *const *options;
+} gridnet_fabric_params;
+
+/**
+ * One piece of memory.
+ */
+typedef struct gridnet_iov {
+    /**
+     * Where it starts.
+     */
+    void *base;
+    /**
+     * Length in bytes.
+     */
+    size_t len;
+    /**
+     * GRIDNET_MEMORY_*.
+     */
+    uint32_t memory_kind;
+    /**
+     * NUMA node where it lies, or GRIDNET_NUMA_UNKNOWN. A hint.
+     */
+    uint32_t numa_node;
+} gridnet_iov;
+
+/**
+ * A send with everything that can be said of it.
+ */
+typedef struct gridnet_send_params {
+    /**
+     * sizeof(gridnet_send_params).
+     */
+    size_t size;
+    /**
+     * Pieces of the message; at most 1024.
+     */
+    const struct gridnet_iov *iov;
+    /**
+     * How many.
+     */
+    size_t iov_count;
+    /**
+     * Tag.
+     */
+    uint64_t tag;
+    /**
+     * Value that travels with the message, with GRIDNET_SEND_IMMEDIATE.
+     */
+    uint64_t immediate;
+    /**
+     * GRIDNET_SEND_*.
+     */
+    uint32_t flags;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+    /**
+     * Given back with the completion.
+     */
+    void *context;
+} gridnet_send_params;
+
+/**
+ * A receive with everything that can be said of it.
+ */
+typedef struct gridnet_recv_params {
+    /**
+     * sizeof(gridnet_recv_params).
+     */
+    size_t size;
+    /**
+     * Pieces of the buffer, filled in order; at most 1024.
+     */
+    const struct gridnet_iov *iov;
+    /**
+     * How many.
+     */
+    size_t iov_count;
+    /**
+     * Accept messages of this peer only; NULL: of any.
+     */
+    struct gridnet_endpoint *source;
+    /**
+     * Tag,
+     */
+    uint64_t tag;
+    /**
+     * of which these bits do not count.
+     */
+    uint64_t ignore;
+    /**
+     * 0.
+     */
+    uint32_t flags;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+    /**
+     * Given back with the completion.
+     */
+    void *context;
+} gridnet_recv_params;
+
+/**
+ * What a probe found.
+ */
+typedef struct gridnet_probe_info {
+    /**
+     * Length of the message in bytes.
+     */
+    uint64_t length;
+    /**
+     * Its tag.
+     */
+    uint64_t tag;
+    /**
+     * Value that came with it, if GRIDNET_PROBE_IMMEDIATE is in flags.
+     */
+    uint64_t immediate;
+    /**
+     * Number of the sender.
+     */
+    uint32_t source;
+    /**
+     * GRIDNET_PROBE_*.
+     */
+    uint32_t flags;
+} gridnet_probe_info;
+
+/**
+ * Done; no completion follows.
+ */
+#define GRIDNET_OK 0
+
+/**
+ * Under way; a completion follows.
+ */
+#define GRIDNET_IN_PROGRESS 1
+
+/**
+ * gridnet_cq_arm: something is there already; poll first.
+ */
+#define GRIDNET_BUSY 2
+
+/**
+ * An argument is out of its range.
+ */
+#define GRIDNET_ERR_INVALID -1
+
+/**
+ * A required pointer is NULL.
+ */
+#define GRIDNET_ERR_NULL -2
+
+/**
+ * The handle is closed, or is not a handle of this kind.
+ */
+#define GRIDNET_ERR_HANDLE -3
+
+/**
+ * The size field of a parameter struct is none that this library knows.
+ */
+#define GRIDNET_ERR_STRUCT_SIZE -4
+
+/**
+ * A configuration variable or value is unknown.
+ */
+#define GRIDNET_ERR_CONFIG -5
+
+/**
+ * Memory could not be had.
+ */
+#define GRIDNET_ERR_NO_MEMORY -6
+
+/**
+ * A configured limit, or one of the operating system, is reached.
+ */
+#define GRIDNET_ERR_LIMIT -7
+
+/**
+ * No resource at this moment: poll the completion queue, then try again.
+ */
+#define GRIDNET_ERR_AGAIN -8
+
+/**
+ * The time given has passed.
+ */
+#define GRIDNET_ERR_TIMEOUT -9
+
+/**
+ * The operation was cancelled.
+ */
+#define GRIDNET_ERR_CANCELED -10
+
+/**
+ * The message was longer than the buffer, which holds its first bytes.
+ */
+#define GRIDNET_ERR_TRUNCATED -11
+
+/**
+ * The peer process has ended; whether messages not yet acknowledged arrived is unknown.
+ */
+#define GRIDNET_ERR_PEER_GONE -12
+
+/**
+ * The peer broke the protocol and was cut off.
+ */
+#define GRIDNET_ERR_PEER_MISBEHAVED -13
+
+/**
+ * No rail reaches the address.
+ */
+#define GRIDNET_ERR_UNREACHABLE -14
+
+/**
+ * There is no such name or operation.
+ */
+#define GRIDNET_ERR_NOT_FOUND -15
+
+/**
+ * Another fabric of this host has the name.
+ */
+#define GRIDNET_ERR_NAME_IN_USE -16
+
+/**
+ * The handle was inherited through fork.
+ */
+#define GRIDNET_ERR_FORKED -17
+
+/**
+ * The call breaks the thread level chosen at open.
+ */
+#define GRIDNET_ERR_THREAD -18
+
+/**
+ * The other side, or a file, belongs to another user.
+ */
+#define GRIDNET_ERR_PERMISSION -19
+
+/**
+ * A system call failed.
+ */
+#define GRIDNET_ERR_SYSTEM -20
+
+/**
+ * The rail or build cannot do this.
+ */
+#define GRIDNET_ERR_UNSUPPORTED -21
+
+/**
+ * The object still has users.
+ */
+#define GRIDNET_ERR_IN_USE -22
+
+/**
+ * A probe found no message.
+ */
+#define GRIDNET_ERR_NO_MESSAGE -23
+
+/**
+ * The peer speaks no protocol version that this library speaks.
+ */
+#define GRIDNET_ERR_VERSION -24
+
+/**
+ * The peer's shared segment is corrupt, foreign, unsealed or too small.
+ */
+#define GRIDNET_ERR_SEGMENT -25
+
+/**
+ * A defect of gridnet itself.
+ */
+#define GRIDNET_ERR_INTERNAL -26
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Counters of a whole fabric.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric; `counters_out` is NULL or points to a struct whose field size is set.
+ */
+gridnet_status gridnet_fabric_counters(struct gridnet_fabric *fabric, struct gridnet_counters *counters_out);
+
+/**
+ * Counters of the peer of an endpoint, over all endpoints to it.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint; `counters_out` as for gridnet_fabric_counters.
+ */
+gridnet_status gridnet_endpoint_counters(struct gridnet_endpoint *endpoint,
+                                         struct gridnet_counters *counters_out);
+
+/**
+ * Makes a completion queue for at most `capacity` operations under way or completed (0: GRIDNET_CQ_CAPACITY). An
+ * operation for which it has no room is refused with GRIDNET_ERR_AGAIN: completions are never lost.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric; `cq_out` is valid for a write.
+ */
+gridnet_status gridnet_cq_create(struct gridnet_fabric *fabric,
+                                 size_t capacity,
+                                 struct gridnet_cq **cq_out);
+
+/**
+ * Ends a completion queue. Receives that report to it are withdrawn; sends go on, unreported.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue that no other call uses.
+ */
+gridnet_status gridnet_cq_destroy(struct gridnet_cq *cq);
+
+/**
+ * Takes at most `count` completions, and returns how many; looks for new ones first if there are none. Never waits.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue; `entries_out` has room for `count` entries.
+ */
+gridnet_status gridnet_cq_poll(struct gridnet_cq *cq,
+                               struct gridnet_completion *entries_out,
+                               size_t count);
+
+/**
+ * Takes at most `count` completions, and returns how many; waits for the first at most `timeout_ns` nanoseconds
+ * (negative: for ever), in the way that GRIDNET_WAIT_MODE says.
+ *
+ * Errors: GRIDNET_ERR_TIMEOUT.
+ *
+ * # Safety
+ * As gridnet_cq_poll.
+ */
+gridnet_status gridnet_cq_wait(struct gridnet_cq *cq,
+                               struct gridnet_completion *entries_out,
+                               size_t count,
+                               int64_t timeout_ns);
+
+/**
+ * A descriptor for poll, select and epoll: readable, after gridnet_cq_arm said GRIDNET_OK, once something has
+ * happened. It belongs to the queue and is closed with it.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue; `fd_out` is valid for a write.
+ */
+gridnet_status gridnet_cq_fd(struct gridnet_cq *cq, int *fd_out);
+
+/**
+ * Prepares the descriptor for sleep. GRIDNET_OK: it becomes readable when something happens. GRIDNET_BUSY: something
+ * has happened already; poll the queue, then arm again.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue.
+ */
+gridnet_status gridnet_cq_arm(struct gridnet_cq *cq);
+
+/**
+ * Opens an endpoint to the fabric at `address`; its sends report to `cq`. The connection is made in the background:
+ * sends may start at once, and fail later if the peer refuses.
+ *
+ * Errors: GRIDNET_ERR_INVALID for what is no address, GRIDNET_ERR_UNREACHABLE when no rail leads there
+ * (gridnet_last_error has the reason of each), GRIDNET_ERR_PERMISSION for a peer of another user.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `address` NULL or valid, `endpoint_out` valid for a write.
+ */
+gridnet_status gridnet_endpoint_open(struct gridnet_cq *cq,
+                                     const struct gridnet_address *address,
+                                     struct gridnet_endpoint **endpoint_out);
+
+/**
+ * Opens an endpoint to whoever sent a message: `source` is the field of that name of a completion or probe.
+ *
+ * Errors: GRIDNET_ERR_NOT_FOUND, GRIDNET_ERR_PEER_GONE.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `endpoint_out` valid for a write.
+ */
+gridnet_status gridnet_endpoint_open_source(struct gridnet_cq *cq,
+                                            uint32_t source,
+                                            struct gridnet_endpoint **endpoint_out);
+
+/**
+ * Closes an endpoint. Its sends that have not completed do so with GRIDNET_ERR_CANCELED. The connection stays for
+ * other endpoints to the same peer, present and future, until either fabric closes.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint that no other call uses.
+ */
+gridnet_status gridnet_endpoint_close(struct gridnet_endpoint *endpoint);
+
+/**
+ * The number by which completions and probes name this peer.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint, `source_out` valid for a write.
+ */
+gridnet_status gridnet_endpoint_source(struct gridnet_endpoint *endpoint, uint32_t *source_out);
+
+/**
+ * Says which rail carries the messages to a peer, and why each other does not: some lines of text, ended by a zero.
+ * `needed_out` (may be NULL) gets the bytes that the whole text needs, zero included; when `size` is less, the text is
+ * cut and the result is GRIDNET_ERR_TRUNCATED.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint, `text_out` has room for `size` bytes, `needed_out` is NULL or valid for a write.
+ */
+gridnet_status gridnet_endpoint_explain(struct gridnet_endpoint *endpoint,
+                                        char *text_out,
+                                        size_t size,
+                                        size_t *needed_out);
+
+/**
+ * Opens a fabric. `params` may be NULL: no name, level SERIALIZED, configuration from the environment alone.
+ *
+ * Errors: GRIDNET_ERR_CONFIG (gridnet_last_error names the variable and the accepted form), GRIDNET_ERR_NAME_IN_USE,
+ * GRIDNET_ERR_LIMIT, GRIDNET_ERR_NO_MEMORY, GRIDNET_ERR_PERMISSION, GRIDNET_ERR_SYSTEM.
+ *
+ * # Safety
+ * `params` is NULL or valid; `fabric_out` is valid for a write.
+ */
+gridnet_status gridnet_fabric_open(const struct gridnet_fabric_params *params,
+                                   struct gridnet_fabric **fabric_out);
+
+/**
+ * Closes a fabric, and with it every queue, endpoint, group and message made from it. Operations that have not
+ * completed are given up; what was sent before stays receivable by the peers.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric; no other call on it or on anything made from it is under way.
+ */
+gridnet_status gridnet_fabric_close(struct gridnet_fabric *fabric);
+
+/**
+ * The fabric's own address, to be handed to peers.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric; `address_out` is valid for a write.
+ */
+gridnet_status gridnet_fabric_address(struct gridnet_fabric *fabric, struct gridnet_address *address_out);
+
+/**
+ * Finds the fabric of a name on this host; waits until there is one, at most `timeout_ns` nanoseconds (negative:
+ * for ever). Progress goes on meanwhile.
+ *
+ * Errors: GRIDNET_ERR_TIMEOUT, GRIDNET_ERR_INVALID for what no fabric can be named.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `name` NULL or a C string, `address_out` valid for a write.
+ */
+gridnet_status gridnet_fabric_lookup(struct gridnet_fabric *fabric,
+                                     const char *name,
+                                     int64_t timeout_ns,
+                                     struct gridnet_address *address_out);
+
+/**
+ * Moves everything on that can be moved: receives frames, sends what waits, accepts peers, notices their end. Returns
+ * how much happened. Programs that poll or wait on completion queues need not call it.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric.
+ */
+gridnet_status gridnet_fabric_progress(struct gridnet_fabric *fabric);
+
+/**
+ * Makes a group of the fabrics at `count` addresses. Nothing is connected: each rank's endpoint is opened at its
+ * first use, and reports to `cq`. A rank that is never used costs less than 128 bytes.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue; `addresses` points to `count` addresses; `group_out` is valid for a write.
+ */
+gridnet_status gridnet_group_create(struct gridnet_cq *cq,
+                                    const struct gridnet_address *addresses,
+                                    size_t count,
+                                    struct gridnet_group **group_out);
+
+/**
+ * Ends a group, and closes the endpoints that it has opened.
+ *
+ * # Safety
+ * `group` is NULL or a group; no other call uses it or its endpoints.
+ */
+gridnet_status gridnet_group_destroy(struct gridnet_group *group);
+
+/**
+ * Number of ranks.
+ *
+ * # Safety
+ * `group` is NULL or a group, `size_out` valid for a write.
+ */
+gridnet_status gridnet_group_size(struct gridnet_group *group, size_t *size_out);
+
+/**
+ * The endpoint of a rank, opened at the first call. It belongs to the group: it is not to be closed by itself.
+ *
+ * Errors: GRIDNET_ERR_INVALID for a rank that the group does not have; else as gridnet_endpoint_open.
+ *
+ * # Safety
+ * `group` is NULL or a group, `endpoint_out` valid for a write.
+ */
+gridnet_status gridnet_group_endpoint(struct gridnet_group *group,
+                                      size_t rank,
+                                      struct gridnet_endpoint **endpoint_out);
+
+/**
+ * The rank of the peer that completions and probes call `source`.
+ *
+ * Errors: GRIDNET_ERR_NOT_FOUND when no rank has that peer.
+ *
+ * # Safety
+ * `group` is NULL or a group, `rank_out` valid for a write.
+ */
+gridnet_status gridnet_group_rank(struct gridnet_group *group, uint32_t source, size_t *rank_out);
+
+/**
+ * Version of the library: major * 65536 + minor * 256 + patch.
+ */
+uint32_t gridnet_version(void);
+
+/**
+ * Version of the library as text, "0.1.0".
+ */
+const char *gridnet_version_string(void);
+
+/**
+ * Name of a status, "GRIDNET_ERR_PEER_GONE"; "GRIDNET_?" for numbers that are none. Never NULL.
+ */
+const char *gridnet_status_name(gridnet_status status);
+
+/**
+ * One sentence on a status. Never NULL; valid for ever.
+ */
+const char *gridnet_status_text(gridnet_status status);
+
+/**
+ * Details of the last call of this thread that failed: which argument, variable or system call, and why. Never NULL;
+ * valid until the next call that fails in this thread.
+ */
+const char *gridnet_last_error(void);
+
+/**
+ * Sends `len` bytes with `tag`.
+ *
+ * GRIDNET_OK: done, the buffer may be reused, no completion follows. GRIDNET_IN_PROGRESS: the buffer is in use until
+ * the completion with `context` comes. Messages to one peer arrive in the order of the calls.
+ *
+ * Errors: GRIDNET_ERR_AGAIN (poll, then try again), GRIDNET_ERR_PEER_GONE.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint; `buf` is valid for reads of `len` bytes as long as the send is under way.
+ */
+gridnet_status gridnet_tag_send(struct gridnet_endpoint *endpoint,
+                                const void *buf,
+                                size_t len,
+                                uint64_t tag,
+                                void *context);
+
+/**
+ * Receives a message of the peer `source` (NULL: of any) whose tag agrees with `tag` in all bits that are not in
+ * `ignore`. A completion always follows, also when the message is there already: GRIDNET_IN_PROGRESS.
+ *
+ * Errors: GRIDNET_ERR_AGAIN (poll, then try again), GRIDNET_ERR_PEER_GONE. A message that is too long completes with
+ * GRIDNET_ERR_TRUNCATED.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `source` NULL or an endpoint of the same fabric; `buf` is valid for writes of
+ * `len` bytes, and touched by nobody, until the completion.
+ */
+gridnet_status gridnet_tag_recv(struct gridnet_cq *cq,
+                                struct gridnet_endpoint *source,
+                                void *buf,
+                                size_t len,
+                                uint64_t tag,
+                                uint64_t ignore,
+                                void *context);
+
+/**
+ * Sends as gridnet_tag_send, with everything that `params` says. `op_out` (may be NULL) gets the number of the
+ * operation when a completion follows, else 0.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint, `params` NULL or valid, with memory as for gridnet_tag_send; `op_out` is NULL or
+ * valid for a write.
+ */
+gridnet_status gridnet_tag_sendx(struct gridnet_endpoint *endpoint,
+                                 const struct gridnet_send_params *params,
+                                 gridnet_op *op_out);
+
+/**
+ * Receives as gridnet_tag_recv, with everything that `params` says. `op_out` (may be NULL) gets the number of the
+ * operation, or 0 when it has completed already.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `params` NULL or valid, with memory as for gridnet_tag_recv; `op_out` is NULL or
+ * valid for a write.
+ */
+gridnet_status gridnet_tag_recvx(struct gridnet_cq *cq,
+                                 const struct gridnet_recv_params *params,
+                                 gridnet_op *op_out);
+
+/**
+ * Cancels an operation; its completion says GRIDNET_ERR_CANCELED. A send of which the peer knows may have been
+ * received all the same.
+ *
+ * Errors: GRIDNET_ERR_NOT_FOUND when the operation has completed, was never there, or is a receive whose message is
+ * coming in.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric.
+ */
+gridnet_status gridnet_cancel(struct gridnet_fabric *fabric,
+                              gridnet_op op);
+
+/**
+ * Looks for a message that a receive with these arguments would take, without taking it.
+ *
+ * Errors: GRIDNET_ERR_NO_MESSAGE.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `source` NULL or an endpoint of it, `info_out` valid for a write.
+ */
+gridnet_status gridnet_tag_probe(struct gridnet_fabric *fabric,
+                                 struct gridnet_endpoint *source,
+                                 uint64_t tag,
+                                 uint64_t ignore,
+                                 struct gridnet_probe_info *info_out);
+
+/**
+ * As gridnet_tag_probe, but takes the message: only gridnet_message_recv receives it.
+ *
+ * # Safety
+ * As gridnet_tag_probe; `message_out` is valid for a write.
+ */
+gridnet_status gridnet_tag_mprobe(struct gridnet_fabric *fabric,
+                                  struct gridnet_endpoint *source,
+                                  uint64_t tag,
+                                  uint64_t ignore,
+                                  struct gridnet_probe_info *info_out,
+                                  struct gridnet_message **message_out);
+
+/**
+ * Receives a message that gridnet_tag_mprobe took. On success the message handle is closed; a completion follows.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `message` NULL or a message of the same fabric; `buf` as for gridnet_tag_recv.
+ */
+gridnet_status gridnet_message_recv(struct gridnet_cq *cq,
+                                    struct gridnet_message *message,
+                                    void *buf,
+                                    size_t len,
+                                    void *context);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* GRIDNET_H */

@@ -1,0 +1,166 @@
+//! Who has which part of the own segment. Private bookkeeping: nothing of it is in shared memory.
+
+use gridnet_core::rail::Refusal;
+
+use crate::layout::{link_block_len, ARENA_OFFSET, LINE};
+use crate::segment::OwnSegment;
+
+/// Sizes in bytes of staging buffers. Messages take the smallest that holds them.
+const CLASSES: [usize; 8] = [256, 1024, 4096, 8192, 16384, 32768, 65536, 131_072];
+/// Largest staging buffer.
+pub const MAX_STAGING: usize = 131_072;
+
+/// A staging buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staging {
+    /// Its position in lines.
+    pub line: u32,
+    class: u8,
+}
+
+impl Staging {
+    /// Its size in bytes.
+    pub fn size(self) -> usize {
+        CLASSES[usize::from(self.class)]
+    }
+}
+
+/// Allots link blocks and staging buffers.
+#[derive(Debug)]
+pub struct Arena {
+    segment: OwnSegment,
+    slots: u32,
+    /// First byte that was never allotted.
+    next: usize,
+    free_blocks: Vec<u32>,
+    free_staging: [Vec<u32>; CLASSES.len()],
+}
+
+impl Arena {
+    /// Allots the memory of `segment`; link blocks have rings of `slots`.
+    pub fn new(segment: OwnSegment, slots: u32) -> Arena {
+        Arena { segment, slots, next: ARENA_OFFSET, free_blocks: Vec::new(), free_staging: Default::default() }
+    }
+
+    /// The memory.
+    #[inline]
+    pub fn segment(&self) -> &OwnSegment {
+        &self.segment
+    }
+
+    /// Slots of the rings.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Allots a zeroed link block; its position in lines.
+    ///
+    /// # Errors
+    /// When segment or system have no memory left.
+    pub fn take_block(&mut self) -> Result<u32, Refusal> {
+        let len = link_block_len(self.slots);
+        if let Some(block) = self.free_blocks.pop() {
+            self.segment.clear(block as usize * LINE, len);
+            return Ok(block);
+        }
+        self.extend(len)
+    }
+
+    /// Takes a link block back that no peer uses any more.
+    pub fn give_block(&mut self, block: u32) {
+        self.free_blocks.push(block);
+    }
+
+    /// A free staging buffer for `len` bytes, if one was given back.
+    #[inline]
+    pub fn take_staging(&mut self, len: usize) -> Option<Staging> {
+        let class = class_of(len);
+        let line = self.free_staging.get_mut(class)?.pop()?;
+        Some(Staging { line, class: class as u8 })
+    }
+
+    /// Allots new staging buffers for `len` bytes: several small ones at once, so that the one just given back is not
+    /// the next one used, whose lines are still on their way from the peer's cache.
+    ///
+    /// # Errors
+    /// When segment or system have no memory left.
+    #[cold]
+    pub fn grow_staging(&mut self, len: usize) -> Result<(), Refusal> {
+        let class = class_of(len);
+        let count = if CLASSES[class] <= 8192 { 8 } else { 1 };
+        for _ in 0..count {
+            let line = self.extend(CLASSES[class])?;
+            self.free_staging[class].push(line);
+        }
+        Ok(())
+    }
+
+    /// Takes a staging buffer back.
+    #[inline]
+    pub fn give_staging(&mut self, staging: Staging) {
+        self.free_staging[usize::from(staging.class)].push(staging.line);
+    }
+
+    fn extend(&mut self, len: usize) -> Result<u32, Refusal> {
+        let start = self.next;
+        self.segment.commit(start + len)?;
+        self.next = start + len;
+        Ok((start / LINE) as u32)
+    }
+}
+
+#[inline]
+fn class_of(len: usize) -> usize {
+    CLASSES.iter().position(|size| len <= *size).unwrap_or(CLASSES.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Header;
+    use std::collections::HashSet;
+
+    #[test]
+    fn allotted_memory_never_overlaps_and_runs_out_by_name() {
+        let size = 1 << 20;
+        let segment = OwnSegment::create(size, &Header::new(size, [1; 16], 0), false).unwrap();
+        let mut arena = Arena::new(segment, 64);
+        let mut lines = HashSet::new();
+        let mut claim = |start: u32, len: usize| {
+            for line in start..start + len.div_ceil(LINE) as u32 {
+                assert!(lines.insert(line), "line {line} allotted twice");
+                assert!((line as usize + 1) * LINE <= size);
+            }
+        };
+        let refusal = loop {
+            match arena.take_block() {
+                Ok(block) => claim(block, link_block_len(64)),
+                Err(refusal) => break refusal,
+            }
+            for len in [1, 300, 5000, 60_000] {
+                if arena.grow_staging(len).is_ok() {
+                    while let Some(staging) = arena.take_staging(len) {
+                        assert!(staging.size() >= len);
+                        claim(staging.line, staging.size());
+                    }
+                }
+            }
+        };
+        assert!(refusal.reason.contains("GRIDNET_SHM_SEGMENT_SIZE"), "{refusal:?}");
+        assert!(arena.take_staging(MAX_STAGING + 1).is_none());
+    }
+
+    #[test]
+    fn a_block_comes_back_zeroed() {
+        let segment = OwnSegment::create(1 << 20, &Header::new(1 << 20, [1; 16], 0), false).unwrap();
+        let mut arena = Arena::new(segment, 64);
+        let block = arena.take_block().unwrap();
+        let at = arena.segment().at(block as usize * LINE + 100);
+        // SAFETY: inside the block, which nobody else uses.
+        unsafe { at.as_ptr().write(7) };
+        arena.give_block(block);
+        assert_eq!(arena.take_block().unwrap(), block);
+        // SAFETY: as above.
+        assert_eq!(unsafe { at.as_ptr().read() }, 0);
+    }
+}

@@ -1,0 +1,290 @@
+//! How links are made.
+//!
+//! The caller connects to the socket of the other and sends its handshake with segment and doorbell; the called
+//! maps the segment, answers likewise, and may send frames at once. When two call each other at the same time, the call of
+//! the smaller node id counts: its side rejects the other's, and the other side drops its own.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::{LinkId, PeerId, Refusal, Sink};
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Address, Extension, Hello};
+use nix::unistd::geteuid;
+
+use crate::layout::{LinkOffer, LINK_OFFER};
+use crate::link::Live;
+use crate::poller::Watched;
+use crate::rail::{Link, ShmRail, GREETING_NS};
+use crate::segment::PeerSegment;
+use crate::socket::{self, Packet};
+
+/// Most connections that have not said who they are.
+const MAX_GREETINGS: usize = 1024;
+
+impl ShmRail {
+    /// Calls the fabric at `address`; the index of the link.
+    pub(crate) fn call(&mut self, peer: PeerId, address: &Address) -> Result<u32, Refusal> {
+        self.check_reachable(address)?;
+        let stream = socket::connect_to(&self.dir.socket_of(address.node))?;
+        socket::check_user(&stream)?;
+        let process = socket::peer_process(&stream);
+        let block = self.arena.take_block()?;
+        let files = [self.arena.segment().file(), self.bell_file.as_fd()];
+        if let Err(refusal) = socket::send_hello(&stream, &self.hello(block), files) {
+            self.arena.give_block(block);
+            return Err(refusal);
+        }
+        let index = self.links.len() as u32;
+        self.links.push(Link::new(peer, address.node, block));
+        self.by_node.insert(address.node, index);
+        self.watch_link(index, stream, process)?;
+        Ok(index)
+    }
+
+    fn check_reachable(&self, address: &Address) -> Result<(), Refusal> {
+        if address.node == self.config.local.node {
+            return Err(Refusal::new(Error::Unreachable, "the address is this fabric's own"));
+        }
+        if address.host != self.config.local.host {
+            let why = "the peer is on another host (or in another network namespace; GRIDNET_HOST_ID joins them)";
+            return Err(Refusal::new(Error::Unreachable, why));
+        }
+        let own = geteuid().as_raw();
+        if address.uid != own {
+            let why = format!("the peer runs as user {}, this process as user {own}", address.uid);
+            return Err(Refusal::new(Error::Permission, why));
+        }
+        Ok(())
+    }
+
+    fn offer(&self, block: u32) -> LinkOffer {
+        LinkOffer {
+            block,
+            slots: self.arena.slots(),
+            registered: self.registered,
+            has_barrier: self.has_barrier,
+        }
+    }
+
+    fn hello(&self, block: u32) -> Hello {
+        let mut hello = Hello::new(self.config.local.node, self.config.local.incarnation, 1);
+        hello.extensions.push(Extension { kind: LINK_OFFER, bytes: self.offer(block).encode() });
+        hello
+    }
+
+    /// Maps what a peer offers and joins it with the own block.
+    fn join(&self, block: u32, hello: &Hello, segment: &OwnedFd, bell: OwnedFd) -> Result<Live, Refusal> {
+        hello.agree(&[LINK_OFFER]).map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
+        let segment = PeerSegment::map(segment, hello.node.bytes(), hello.incarnation)?;
+        let misbehaved = |why: &str| Refusal::new(Error::PeerMisbehaved, why);
+        let offer = hello.extension(LINK_OFFER).ok_or_else(|| misbehaved("handshake without a link offer"))?;
+        let offer = LinkOffer::parse(offer, segment.len()).map_err(|e| misbehaved(e.0))?;
+        Ok(Live::new(&self.arena, &self.offer(block), &offer, segment, bell))
+    }
+
+    pub(crate) fn accept_all(&mut self, now: Time) {
+        while let Some(stream) = socket::accept_next(&self.listener) {
+            if let Err(refusal) = socket::check_user(&stream) {
+                tracing::warn!(reason = %refusal.reason, "connection refused");
+                continue;
+            }
+            let place = self.greetings.iter().position(Option::is_none).unwrap_or(self.greetings.len());
+            if place >= MAX_GREETINGS {
+                tracing::warn!(limit = MAX_GREETINGS, "connection refused: too many have not said who they are");
+                continue;
+            }
+            if self.poller.watch(&stream, Watched::Greeting(place as u32)).is_ok() {
+                if place == self.greetings.len() {
+                    self.greetings.push(None);
+                }
+                self.greetings[place] = Some((stream, now));
+            }
+        }
+    }
+
+    /// A connection that is not yet a link has something to say.
+    pub(crate) fn greet<S: Sink>(&mut self, place: u32, sink: &mut S) {
+        let Some((stream, since)) = self.greetings.get_mut(place as usize).and_then(Option::take) else { return };
+        let refusal = match socket::receive(&stream) {
+            Ok(Packet::Nothing) => {
+                self.greetings[place as usize] = Some((stream, since));
+                return;
+            }
+            Ok(Packet::Hello(hello, segment, bell)) => {
+                self.poller.forget(&stream);
+                self.answer(&stream, &hello, &segment, bell, sink).err()
+            }
+            // Somebody only looked whether we live.
+            Ok(Packet::Closed | Packet::Reject(_)) => {
+                self.poller.forget(&stream);
+                None
+            }
+            Err(refusal) => {
+                self.poller.forget(&stream);
+                Some(refusal)
+            }
+        };
+        if let Some(refusal) = refusal {
+            tracing::info!(reason = %refusal.reason, "connection refused");
+            let _ = socket::send_reject(&stream, &refusal);
+        }
+    }
+
+    /// Drops connections that did not say in time who they are.
+    pub(crate) fn drop_silent(&mut self, now: Time) {
+        for entry in &mut self.greetings {
+            if let Some((stream, _)) = entry.take_if(|(_, since)| now.since(*since) > GREETING_NS) {
+                self.poller.forget(&stream);
+                tracing::warn!("connection dropped: it did not say who it is within 5 s");
+            }
+        }
+    }
+
+    /// Answers a call.
+    fn answer<S: Sink>(
+        &mut self,
+        stream: &OwnedFd,
+        hello: &Hello,
+        segment: &OwnedFd,
+        bell: OwnedFd,
+        sink: &mut S,
+    ) -> Result<(), Refusal> {
+        let own_call = self.own_call(hello)?;
+        let block = match own_call {
+            Some(index) => self.links[index as usize].block,
+            None => self.arena.take_block()?,
+        };
+        let index = own_call.unwrap_or(self.links.len() as u32);
+        let agreed = self.join(block, hello, segment, bell).and_then(|live| {
+            let files = [self.arena.segment().file(), self.bell_file.as_fd()];
+            socket::send_hello(stream, &self.hello(block), files)?;
+            let kept = stream.try_clone().map_err(|e| Refusal::new(Error::System, e.to_string()))?;
+            let peer = match own_call {
+                Some(index) => self.links[index as usize].peer,
+                None => sink.accept(LinkId(index), hello.node, hello.incarnation)?,
+            };
+            Ok((live, kept, peer))
+        });
+        match agreed {
+            Ok((live, kept, peer)) => {
+                self.adopt(index, Link::new(peer, hello.node, block));
+                self.establish(index, kept, live, sink)
+            }
+            Err(refusal) => {
+                if own_call.is_none() {
+                    self.arena.give_block(block);
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The own call that is dropped in favour of the peer's, if there is one.
+    fn own_call(&self, hello: &Hello) -> Result<Option<u32>, Refusal> {
+        let local = self.config.local.node;
+        if hello.node == local {
+            return Err(Refusal::new(Error::PeerMisbehaved, "the peer has our own node id"));
+        }
+        match self.by_node.get(&hello.node) {
+            None => Ok(None),
+            Some(&index) if self.links[index as usize].live.is_none() && local > hello.node => Ok(Some(index)),
+            Some(_) => Err(Refusal::new(Error::InUse, "the two nodes have a link, or are making one")),
+        }
+    }
+
+    /// Enters a link, in place of an own call if there was one.
+    fn adopt(&mut self, index: u32, link: Link) {
+        match self.links.get_mut(index as usize) {
+            Some(own) => {
+                for file in [own.socket.take(), own.process.take()].into_iter().flatten() {
+                    self.poller.forget(&file);
+                }
+            }
+            None => {
+                self.by_node.insert(link.node, index);
+                self.links.push(link);
+            }
+        }
+    }
+
+    fn establish<S: Sink>(&mut self, index: u32, stream: OwnedFd, live: Live, sink: &mut S) -> Result<(), Refusal> {
+        let process = socket::peer_process(&stream);
+        let link = &mut self.links[index as usize];
+        link.live = Some(live);
+        let peer = link.peer;
+        self.start_polling(index);
+        sink.up(peer);
+        if let Err(refusal) = self.watch_link(index, stream, process) {
+            self.finish(index, refusal.clone(), sink);
+            return Err(refusal);
+        }
+        Ok(())
+    }
+
+    fn watch_link(&mut self, index: u32, stream: OwnedFd, process: Option<OwnedFd>) -> Result<(), Refusal> {
+        self.poller.watch(&stream, Watched::Socket(index))?;
+        if let Some(process) = &process {
+            self.poller.watch(process, Watched::Process(index))?;
+        }
+        let link = &mut self.links[index as usize];
+        (link.socket, link.process) = (Some(stream), process);
+        Ok(())
+    }
+
+    /// The socket of a link has something to say: the answer to our call, or the end.
+    pub(crate) fn hear<S: Sink>(&mut self, index: u32, sink: &mut S) {
+        let Some(stream) = self.links.get(index as usize).and_then(|link| link.socket.as_ref()) else { return };
+        let calling = self.links[index as usize].live.is_none();
+        match socket::receive(stream) {
+            Ok(Packet::Nothing) => {}
+            Ok(Packet::Hello(hello, segment, bell)) if calling => {
+                if let Err(refusal) = self.take_answer(index, &hello, &segment, bell, sink) {
+                    self.finish(index, refusal, sink);
+                }
+            }
+            Ok(Packet::Reject(refusal)) if calling && refusal.error == Error::InUse => self.yield_call(index),
+            Ok(Packet::Reject(refusal)) => self.finish(index, refusal, sink),
+            Ok(Packet::Closed) => self.finish_drained(index, "the peer has closed its fabric, or ended", sink),
+            Ok(Packet::Hello(..)) => {
+                let refusal = Refusal::new(Error::PeerMisbehaved, "second handshake on a link");
+                self.finish(index, refusal, sink);
+            }
+            Err(refusal) => self.finish(index, refusal, sink),
+        }
+    }
+
+    fn take_answer<S: Sink>(
+        &mut self,
+        index: u32,
+        hello: &Hello,
+        segment: &OwnedFd,
+        bell: OwnedFd,
+        sink: &mut S,
+    ) -> Result<(), Refusal> {
+        let link = &self.links[index as usize];
+        if hello.node != link.node {
+            return Err(Refusal::new(Error::PeerMisbehaved, "another node answered than was called"));
+        }
+        let live = self.join(link.block, hello, segment, bell)?;
+        let link = &mut self.links[index as usize];
+        link.live = Some(live);
+        let peer = link.peer;
+        self.start_polling(index);
+        sink.up(peer);
+        Ok(())
+    }
+
+    /// The peer's own call counts: it is in our queue, or answered already.
+    fn yield_call(&mut self, index: u32) {
+        if let Some(stream) = self.links[index as usize].socket.take() {
+            self.poller.forget(&stream);
+        }
+    }
+}
+
+impl Link {
+    fn new(peer: PeerId, node: gridnet_core::wire::NodeId, block: u32) -> Link {
+        Link { peer, node, block, socket: None, process: None, live: None, wants_room: false, over: false }
+    }
+}

@@ -1,0 +1,36 @@
+//! gridnet-shm: the rail between processes of one host.
+//!
+//! Each fabric has one segment of memory, which it alone writes and its peers map read-only. In it lie, for each
+//! peer, a ring of slots towards that peer and the count of what was consumed of the peer's ring; and buffers for
+//! what does not fit into a slot. So no process can damage another's memory, and what a process reads of another's
+//! is checked before use.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `layout.rs` | what lies where in a segment |
+//! | `segment.rs` | making, sealing, checking and mapping segments |
+//! | `arena.rs` | who has which part of the own segment |
+//! | `link.rs` | a live link: frames into slots, and out of them |
+//! | `rail.rs` | all links of a fabric: polling, sleeping, the end of peers |
+//! | `handshake.rs` | how links are made |
+//! | `socket.rs` | Unix sockets and process descriptors |
+//! | `rundir.rs` | names and sockets in the file system |
+//! | `poller.rs` | the descriptors that are watched |
+//! | `barrier.rs` | process-wide memory barriers |
+//! | `cpu.rs` | on which core we are |
+
+mod arena;
+mod barrier;
+mod cpu;
+mod handshake;
+mod layout;
+mod link;
+mod poller;
+mod rail;
+mod rundir;
+mod segment;
+mod socket;
+
+pub use arena::MAX_STAGING;
+pub use rail::{ShmConfig, ShmRail};
+pub use rundir::{is_valid_name, RunDir};

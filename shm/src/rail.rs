@@ -1,0 +1,405 @@
+//! The rail: all links of one fabric on one host.
+//!
+//! Polling looks at the few links that spoke last (the hot set) and at one of the others in turn, so that its cost
+//! does not grow with the number of idle peers; a cold sender is noticed within as many rounds as there are links.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, Sink};
+use gridnet_core::ring::bell::Bell;
+use gridnet_core::ring::slot::BODY_BYTES;
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Address, Frame, NodeId};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::arena::{Arena, MAX_STAGING};
+use crate::barrier;
+use crate::cpu::core_stamp;
+use crate::layout::Header;
+use crate::link::Live;
+use crate::poller::{Poller, Watched};
+use crate::rundir::RunDir;
+use crate::segment::OwnSegment;
+use crate::socket;
+
+/// Links that are polled each round.
+const HOT_LINKS: usize = 4;
+/// How long a connection may take to say who it is.
+pub(crate) const GREETING_NS: u64 = 5_000_000_000;
+/// Largest message that goes whole.
+const MAX_EAGER: usize = 8192;
+
+/// What a rail is opened with.
+#[derive(Debug, Clone)]
+pub struct ShmConfig {
+    /// The fabric's address.
+    pub local: Address,
+    /// The name by which others find it.
+    pub name: Option<String>,
+    /// The run directory; `None` for the automatic place.
+    pub run_dir: Option<PathBuf>,
+    /// Bytes of the segment.
+    pub segment_size: usize,
+    /// Slots of a ring.
+    pub ring_slots: u32,
+    /// Bytes that may be under way to one peer.
+    pub link_window: usize,
+    /// Ask for huge pages.
+    pub huge_pages: bool,
+}
+
+/// A link, from the first packet on.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) peer: PeerId,
+    pub(crate) node: NodeId,
+    /// Position of the own block in lines.
+    pub(crate) block: u32,
+    pub(crate) socket: Option<OwnedFd>,
+    pub(crate) process: Option<OwnedFd>,
+    /// `None` until the peer's handshake has come, and after the end.
+    pub(crate) live: Option<Live>,
+    /// The last frame found no room.
+    pub(crate) wants_room: bool,
+    pub(crate) over: bool,
+}
+
+/// The shared-memory rail.
+#[derive(Debug)]
+pub struct ShmRail {
+    pub(crate) config: ShmConfig,
+    capabilities: Capabilities,
+    pub(crate) dir: RunDir,
+    // Declared before the arena, and so dropped before it: the links' rings lie in its segment.
+    pub(crate) links: Vec<Link>,
+    pub(crate) by_node: HashMap<NodeId, u32>,
+    hot: Vec<u32>,
+    cold: Vec<u32>,
+    cold_next: usize,
+    hot_next: usize,
+    pub(crate) arena: Arena,
+    bell: Bell,
+    pub(crate) bell_file: OwnedFd,
+    pub(crate) listener: OwnedFd,
+    pub(crate) poller: Poller,
+    pub(crate) greetings: Vec<Option<(OwnedFd, Time)>>,
+    pub(crate) registered: bool,
+    pub(crate) has_barrier: bool,
+    /// Core stamp of the frame that came last.
+    last_core: u16,
+    /// Links whose peers broke the protocol in this round.
+    broken: Vec<(u32, Refusal)>,
+    rung_by_ended: u64,
+    /// The process that opened the rail.
+    process: u32,
+}
+
+impl ShmRail {
+    /// Opens the rail: makes the segment, and listens.
+    ///
+    /// # Errors
+    /// What the system or the configuration does not allow.
+    pub fn open(config: ShmConfig) -> Result<ShmRail, Refusal> {
+        let base = config.run_dir.clone().unwrap_or_else(RunDir::default_base);
+        let dir = RunDir::open(&base, config.local.host)?;
+        let header = Header::new(config.segment_size, *config.local.node.bytes(), config.local.incarnation);
+        let segment = OwnSegment::create(config.segment_size, &header, config.huge_pages)?;
+        let bell_file = OwnedFd::from(
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+                .map_err(|e| Refusal::new(Error::System, format!("eventfd: {}", e.desc())))?,
+        );
+        let poller = Poller::new()?;
+        let listener = socket::listen_at(&dir.socket_of(config.local.node))?;
+        poller.watch(&listener, Watched::Listener)?;
+        poller.watch(&bell_file, Watched::Bell)?;
+        let registered = barrier::register();
+        let rail = ShmRail {
+            capabilities: capabilities(),
+            arena: Arena::new(segment, config.ring_slots),
+            links: Vec::new(),
+            by_node: HashMap::new(),
+            hot: Vec::with_capacity(HOT_LINKS),
+            cold: Vec::new(),
+            cold_next: 0,
+            hot_next: 0,
+            bell: Bell::default(),
+            bell_file,
+            listener,
+            poller,
+            greetings: Vec::new(),
+            registered,
+            has_barrier: registered && barrier::run(),
+            last_core: 0,
+            broken: Vec::new(),
+            rung_by_ended: 0,
+            process: std::process::id(),
+            dir,
+            config,
+        };
+        // A refused name drops the rail, which takes its socket away.
+        if let Some(name) = &rail.config.name {
+            rail.dir.register(name, &rail.config.local)?;
+        }
+        Ok(rail)
+    }
+
+    /// The run directory, to look names up.
+    pub fn run_dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// Adds a live link to those that are polled.
+    pub(crate) fn start_polling(&mut self, index: u32) {
+        self.cold.push(index);
+        self.heat(self.cold.len() - 1);
+    }
+
+    /// Takes a link out of those that are polled.
+    fn stop_polling(&mut self, index: u32) {
+        self.hot.retain(|i| *i != index);
+        self.cold.retain(|i| *i != index);
+    }
+
+    /// Moves a cold link into the hot set; the one that has been there longest makes room.
+    fn heat(&mut self, at: usize) {
+        let index = self.cold.swap_remove(at);
+        if self.hot.len() < HOT_LINKS {
+            self.hot.push(index);
+            return;
+        }
+        let place = self.hot_next % HOT_LINKS;
+        self.hot_next = self.hot_next.wrapping_add(1);
+        self.cold.push(std::mem::replace(&mut self.hot[place], index));
+    }
+
+    #[inline(always)]
+    fn deliver<S: Sink>(&mut self, index: u32, budget: usize, sink: &mut S) -> usize {
+        let Some(link) = self.links.get_mut(index as usize) else { return 0 };
+        let Some(live) = &mut link.live else { return 0 };
+        match live.deliver(link.peer, budget, sink, &mut self.last_core) {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                self.broken.push((index, refusal));
+                0
+            }
+        }
+    }
+
+    /// One of the idle links, in turn.
+    #[inline]
+    fn sweep<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
+        self.cold_next = if self.cold_next + 1 < self.cold.len() { self.cold_next + 1 } else { 0 };
+        let Some(&index) = self.cold.get(self.cold_next) else { return 0 };
+        let taken = self.deliver(index, budget, sink);
+        if taken > 0 {
+            self.heat(self.cold_next);
+        }
+        taken
+    }
+
+    /// Takes down the links whose peers broke the protocol.
+    #[cold]
+    fn cut_broken<S: Sink>(&mut self, sink: &mut S) {
+        while let Some((index, refusal)) = self.broken.pop() {
+            let node = self.links[index as usize].node;
+            tracing::warn!(node = %node, reason = %refusal.reason, "peer broke the protocol and is cut off");
+            self.finish(index, refusal, sink);
+        }
+    }
+
+    /// The peer has ended, or closed its fabric: what it had published is delivered, then the link is over.
+    pub(crate) fn finish_drained<S: Sink>(&mut self, index: u32, why: &str, sink: &mut S) {
+        let slots = self.arena.slots().max(gridnet_core::ring::slot::MAX_SLOTS) as usize;
+        self.deliver(index, slots, sink);
+        let broken = self.broken.iter().position(|(i, _)| *i == index).map(|at| self.broken.swap_remove(at).1);
+        self.finish(index, broken.unwrap_or_else(|| Refusal::new(Error::PeerGone, why)), sink);
+    }
+
+    pub(crate) fn finish<S: Sink>(&mut self, index: u32, reason: Refusal, sink: &mut S) {
+        if self.release(index) {
+            let peer = self.links[index as usize].peer;
+            tracing::debug!(peer = peer.number(), reason = %reason.reason, "link is over");
+            sink.down(peer, reason);
+        }
+    }
+
+    /// Gives everything back that a link holds; false when that was done before.
+    fn release(&mut self, index: u32) -> bool {
+        let Some(link) = self.links.get_mut(index as usize).filter(|link| !link.over) else { return false };
+        link.over = true;
+        for file in [link.socket.take(), link.process.take()].into_iter().flatten() {
+            // Before it is closed: a forked child may hold a copy, which would keep the watch alive.
+            self.poller.forget(&file);
+        }
+        if let Some(live) = link.live.take() {
+            self.rung_by_ended += live.rung();
+            live.release(&mut self.arena);
+        }
+        self.arena.give_block(link.block);
+        let node = link.node;
+        if self.by_node.get(&node) == Some(&index) {
+            self.by_node.remove(&node);
+        }
+        self.stop_polling(index);
+        true
+    }
+
+    fn needs_barrier(&self) -> bool {
+        let live = self.links.iter().filter_map(|link| link.live.as_ref());
+        self.has_barrier && live.into_iter().any(|live| live.is_peer_unfenced())
+    }
+}
+
+impl Rail for ShmRail {
+    fn name(&self) -> &'static str {
+        "shm"
+    }
+
+    #[inline]
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// A quarter of the message, so that both copies run at once, but neither so small that the hand-over costs more
+    /// than the copy, nor so large that eight of them leave the second-level cache.
+    #[inline]
+    fn segment_len(&self, total: u64) -> usize {
+        if total >= 4 << 20 {
+            return MAX_STAGING;
+        }
+        (total as usize / 4).clamp(8 << 10, 64 << 10)
+    }
+
+    fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
+        self.call(peer, address).map(LinkId)
+    }
+
+    #[inline(always)]
+    fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
+        let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
+        let Some(live) = &mut link.live else {
+            return if link.over { Posted::Down } else { Posted::NoResource };
+        };
+        let posted = live.post(&mut self.arena, self.config.link_window, frame);
+        if posted == Posted::NoResource {
+            link.wants_room = true;
+        }
+        posted
+    }
+
+    #[inline]
+    fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
+        let mut taken = 0;
+        for at in 0..self.hot.len() {
+            taken += self.deliver(self.hot[at], budget, sink);
+        }
+        if !self.cold.is_empty() {
+            taken += self.sweep(budget, sink);
+        }
+        if !self.broken.is_empty() {
+            self.cut_broken(sink);
+        }
+        taken
+    }
+
+    fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
+        let mut happened = 0;
+        for what in self.poller.ready() {
+            happened += 1;
+            match what {
+                Watched::Bell => {}
+                Watched::Listener => drop(self.accept_all(now)),
+                Watched::Greeting(place) => self.greet(place, sink),
+                Watched::Socket(index) => self.hear(index, sink),
+                Watched::Process(index) => self.finish_drained(index, "the peer process has ended", sink),
+            }
+        }
+        self.drop_silent(now);
+        self.find_corrupt();
+        if !self.broken.is_empty() {
+            self.cut_broken(sink);
+        }
+        happened
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.greetings.iter().flatten().map(|(_, since)| since.after(GREETING_NS)).min()
+    }
+
+    fn arm(&mut self) -> Armed {
+        self.bell.arm(self.arena.segment().arming());
+        if self.needs_barrier() {
+            barrier::run();
+        }
+        for link in &mut self.links {
+            let Some(live) = &mut link.live else { continue };
+            if live.has_news(link.wants_room) {
+                link.wants_room = false;
+                self.disarm();
+                return Armed::Busy;
+            }
+        }
+        Armed::Yes
+    }
+
+    fn disarm(&mut self) {
+        self.bell.disarm(self.arena.segment().arming());
+    }
+
+    fn wait_handle(&self) -> Option<i32> {
+        Some(self.poller.descriptor())
+    }
+
+    #[inline]
+    fn is_peer_on_this_core(&self) -> bool {
+        self.last_core != 0 && self.last_core == core_stamp()
+    }
+
+    fn wakeups_sent(&self) -> u64 {
+        let live = self.links.iter().filter_map(|link| link.live.as_ref());
+        self.rung_by_ended + live.map(Live::rung).sum::<u64>()
+    }
+
+    fn disconnect(&mut self, link: LinkId) {
+        self.release(link.0);
+    }
+}
+
+impl ShmRail {
+    /// A peer whose consumed count lied is cut off; sends to it were refused meanwhile.
+    fn find_corrupt(&mut self) {
+        for (index, link) in self.links.iter().enumerate() {
+            if link.live.as_ref().is_some_and(Live::is_corrupt) {
+                let why = Refusal::new(Error::PeerMisbehaved, "the peer says that it consumed more than it was sent");
+                self.broken.push((index as u32, why));
+            }
+        }
+    }
+}
+
+impl Drop for ShmRail {
+    fn drop(&mut self) {
+        // In a forked child the files still belong to the parent.
+        if self.process != std::process::id() {
+            return;
+        }
+        self.dir.unregister(self.config.local.node, self.config.name.as_deref());
+    }
+}
+
+/// Latency and bandwidth as measured between near cores; the rest is how the link is built.
+fn capabilities() -> Capabilities {
+    let mut capabilities = Capabilities::minimal();
+    capabilities.max_inline = BODY_BYTES;
+    capabilities.max_eager = MAX_EAGER;
+    capabilities.max_segment = MAX_STAGING;
+    capabilities.max_iov = usize::MAX;
+    capabilities.can_lose_connection = false;
+    capabilities.latency_ns = 65;
+    capabilities.bandwidth = 40_000_000_000;
+    capabilities.copies = 2;
+    capabilities
+}

@@ -1,0 +1,272 @@
+//! The run directory: where the fabrics of one user on one host find each other.
+//!
+//! `DIR/HOST/NODE.sock` is the socket of a fabric, `DIR/HOST/NAME.name` a symbolic link whose target is the address
+//! of the fabric of that name, in hexadecimal digits. Files of processes that were killed are removed by whoever
+//! comes across them: a socket that refuses connections belongs to nobody.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use gridnet_core::wire::{Address, NodeId, ADDRESS_BYTES};
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
+
+use crate::socket;
+
+/// How long a start waits for another that registers a name.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Most files that one start looks through for leftovers.
+const CLEANING_BOUND: usize = 4096;
+
+/// An open run directory.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Opens, and makes if needed, the directory of `host` below `base`.
+    ///
+    /// # Errors
+    /// [`Error::Permission`] when a directory on the way belongs to another user or others may write it.
+    pub fn open(base: &Path, host: u64) -> Result<RunDir, Refusal> {
+        let path = base.join(format!("{host:016x}"));
+        for dir in [base, &path] {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(|e| Refusal::new(Error::System, format!("making {}: {e}", dir.display())))?;
+            check_private(dir)?;
+        }
+        let dir = RunDir { path };
+        dir.clean();
+        Ok(dir)
+    }
+
+    /// The automatic place: `$XDG_RUNTIME_DIR/gridnet`, or `/tmp/gridnet-UID`.
+    pub fn default_base() -> PathBuf {
+        match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Path::new(&dir).join("gridnet"),
+            None => PathBuf::from(format!("/tmp/gridnet-{}", geteuid())),
+        }
+    }
+
+    /// Where the socket of a node is.
+    pub fn socket_of(&self, node: NodeId) -> PathBuf {
+        self.path.join(format!("{node}.sock"))
+    }
+
+    /// The directory, to watch it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the fabric at `address` a name.
+    ///
+    /// # Errors
+    /// [`Error::NameInUse`] when a living fabric has it, [`Error::Invalid`] when no fabric can have it.
+    pub fn register(&self, name: &str, address: &Address) -> Result<(), Refusal> {
+        let file = self.name_file(name)?;
+        let _lock = self.lock()?;
+        if self.lookup(name)?.is_some() {
+            return Err(Refusal::new(Error::NameInUse, format!("another fabric of this host is named {name:?}")));
+        }
+        std::os::unix::fs::symlink(hex(&address.to_bytes()), &file)
+            .map_err(|e| Refusal::new(Error::System, format!("making {}: {e}", file.display())))
+    }
+
+    /// The address of the living fabric of this name; a dead one's name is removed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when no fabric can have the name.
+    pub fn lookup(&self, name: &str) -> Result<Option<Address>, Refusal> {
+        let file = self.name_file(name)?;
+        let Ok(target) = std::fs::read_link(&file) else { return Ok(None) };
+        let address = target.to_str().and_then(unhex).and_then(|bytes| Address::parse(&bytes).ok());
+        if let Some(address) = address {
+            if is_alive(&self.socket_of(address.node)) {
+                return Ok(Some(address));
+            }
+        }
+        // Only if it is still what was judged: a newer one may have come.
+        if std::fs::read_link(&file).is_ok_and(|now| now == target) {
+            let _ = std::fs::remove_file(&file);
+        }
+        Ok(None)
+    }
+
+    /// Removes the files of a fabric that closes.
+    pub fn unregister(&self, node: NodeId, name: Option<&str>) {
+        let _ = std::fs::remove_file(self.socket_of(node));
+        if let Some(file) = name.and_then(|name| self.name_file(name).ok()) {
+            let ours = std::fs::read_link(&file).ok().and_then(|t| t.to_str().and_then(unhex));
+            if ours.and_then(|bytes| Address::parse(&bytes).ok()).is_some_and(|address| address.node == node) {
+                let _ = std::fs::remove_file(file);
+            }
+        }
+    }
+
+    /// Removes what killed processes left.
+    fn clean(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.path) else { return };
+        for path in entries.take(CLEANING_BOUND).flatten().map(|entry| entry.path()) {
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("sock") if !is_alive(&path) => drop(std::fs::remove_file(&path)),
+                // A socket that is not yet moved to its place: its maker has a minute.
+                Some("new") if is_old(&path) => drop(std::fs::remove_file(&path)),
+                Some("name") => drop(path.file_stem().and_then(|n| n.to_str()).map(|name| self.lookup(name))),
+                _ => {}
+            }
+        }
+    }
+
+    fn name_file(&self, name: &str) -> Result<PathBuf, Refusal> {
+        if is_valid_name(name) {
+            return Ok(self.path.join(format!("{name}.name")));
+        }
+        Err(Refusal::new(
+            Error::Invalid,
+            format!("{name:?} is no name of a fabric: 1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot"),
+        ))
+    }
+
+    fn lock(&self) -> Result<Flock<OwnedFd>, Refusal> {
+        let path = self.path.join("lock");
+        let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let mut file = OwnedFd::from(open.map_err(|e| Refusal::new(Error::System, format!("{}: {e}", path.display())))?);
+        let start = Instant::now();
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                Err((_, _)) if start.elapsed() > LOCK_PATIENCE => {
+                    let why = format!("{} is held by another process for {LOCK_PATIENCE:?}", path.display());
+                    return Err(Refusal::new(Error::Timeout, why));
+                }
+                Err((back, _)) => file = back,
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+/// Whether a fabric can have this name.
+pub fn is_valid_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// Whether somebody listens at a socket. Whoever does sees a connection that ends without a word.
+fn is_alive(path: &Path) -> bool {
+    match socket::connect_to(path) {
+        Ok(_) => true,
+        Err(refusal) => refusal.error == Error::Again,
+    }
+}
+
+fn is_old(path: &Path) -> bool {
+    let age = path.symlink_metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+    age.is_some_and(|age| age > Duration::from_secs(60))
+}
+
+fn check_private(dir: &Path) -> Result<(), Refusal> {
+    let meta = std::fs::symlink_metadata(dir)
+        .map_err(|e| Refusal::new(Error::System, format!("{}: {e}", dir.display())))?;
+    let why = if !meta.is_dir() {
+        "it is no directory"
+    } else if meta.uid() != geteuid().as_raw() {
+        "it belongs to another user"
+    } else if meta.mode() & 0o022 != 0 {
+        "others may write it (want mode 0700)"
+    } else {
+        return Ok(());
+    };
+    let text = format!("run directory {} is refused: {why}; set GRIDNET_RUN_DIR to another", dir.display());
+    Err(Refusal::new(Error::Permission, text))
+}
+
+fn hex(bytes: &[u8; ADDRESS_BYTES]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; ADDRESS_BYTES]> {
+    let mut bytes = [0; ADDRESS_BYTES];
+    if text.len() != ADDRESS_BYTES * 2 || !text.is_ascii() {
+        return None;
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(i * 2..i * 2 + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(what: &str) -> Scratch {
+            let path = std::env::temp_dir().join(format!("gridnet-test-{what}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            Scratch(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn address(byte: u8) -> Address {
+        Address { uid: 0, host: 1, node: NodeId::new([byte; 16]).unwrap(), incarnation: 2 }
+    }
+
+    #[test]
+    fn names_lead_to_the_living_and_are_taken_from_the_dead() {
+        let scratch = Scratch::new("names");
+        let dir = RunDir::open(&scratch.0, 1).unwrap();
+        let first = socket::listen_at(&dir.socket_of(address(1).node)).unwrap();
+        dir.register("svc", &address(1)).unwrap();
+        assert_eq!(dir.lookup("svc").unwrap(), Some(address(1)));
+        assert_eq!(dir.register("svc", &address(2)).unwrap_err().error, Error::NameInUse);
+        drop(first);
+        let _second = socket::listen_at(&dir.socket_of(address(2).node)).unwrap();
+        dir.register("svc", &address(2)).unwrap();
+        assert_eq!(dir.lookup("svc").unwrap(), Some(address(2)));
+        dir.unregister(address(1).node, Some("svc"));
+        assert_eq!(dir.lookup("svc").unwrap(), Some(address(2)), "another's name is not removed");
+        dir.unregister(address(2).node, Some("svc"));
+        assert_eq!(dir.lookup("svc").unwrap(), None);
+    }
+
+    #[test]
+    fn the_next_start_removes_what_the_dead_left() {
+        let scratch = Scratch::new("clean");
+        let dir = RunDir::open(&scratch.0, 1).unwrap();
+        let dead = dir.socket_of(address(3).node);
+        drop(socket::listen_at(&dead).unwrap());
+        dir.register("dead", &address(3)).unwrap();
+        let living = dir.socket_of(address(4).node);
+        let _listener = socket::listen_at(&living).unwrap();
+        RunDir::open(&scratch.0, 1).unwrap();
+        assert!(!dead.exists() && living.exists());
+        assert!(!dir.name_file("dead").unwrap().is_symlink());
+    }
+
+    #[test]
+    fn bad_names_and_unsafe_directories_are_refused() {
+        let scratch = Scratch::new("bad");
+        let dir = RunDir::open(&scratch.0, 1).unwrap();
+        for name in ["", ".x", "a/b", "a b", "ä", &"x".repeat(65)] {
+            assert_eq!(dir.lookup(name).unwrap_err().error, Error::Invalid, "{name:?}");
+        }
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&scratch.0, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(RunDir::open(&scratch.0, 1).unwrap_err().error, Error::Permission);
+    }
+}

@@ -1,0 +1,256 @@
+//! Segments: the memory that a fabric shares, and a peer's as mapped here.
+//!
+//! A segment is a memfd: it has no name, and goes away with its last mapping. It is sealed before it is handed over:
+//! its size is fixed, so that no access behind a shrunk end can raise SIGBUS, and nobody else can map it writable.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use gridnet_core::ring::slot::Slot;
+use gridnet_core::sync::AtomicU32;
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::resource::{getrlimit, Resource};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
+
+use crate::layout::{Header, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_SEGMENT};
+
+/// Memory is taken from the system in steps of this many bytes.
+const COMMIT_STEP: usize = 256 * 1024;
+
+/// The memory that this fabric shares.
+#[derive(Debug)]
+pub struct OwnSegment {
+    file: OwnedFd,
+    map: MmapRaw,
+    /// Bytes from the start that the system has promised.
+    committed: usize,
+}
+
+impl OwnSegment {
+    /// Makes a segment of `size` bytes; memory is taken as it is needed.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when a limit on files or address space forbids it, [`Error::Unsupported`] when the
+    /// kernel offers no sealed memfd.
+    pub fn create(size: usize, header: &Header, huge_pages: bool) -> Result<OwnSegment, Refusal> {
+        check_file_limit(size)?;
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = memfd_create(c"gridnet", flags).map_err(|e| failed(Error::Unsupported, "memfd_create", e))?;
+        ftruncate(&file, size as i64).map_err(|e| failed(Error::Limit, "sizing the segment", e))?;
+        let map = MmapOptions::new().len(size).map_raw(&file).map_err(|e| {
+            Refusal::new(Error::Limit, format!("mapping a segment of {size} bytes: {e} (GRIDNET_SHM_SEGMENT_SIZE)"))
+        })?;
+        seal(&file)?;
+        // A forked child must not write here; it gets `GRIDNET_ERR_FORKED` before it could.
+        map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
+        if huge_pages {
+            // Allowed only where the administrator says so for shared memory; without it, pages are small.
+            let _ = map.advise(Advice::HugePage);
+        }
+        let mut segment = OwnSegment { file, map, committed: 0 };
+        segment.commit(COMMIT_STEP.min(size))?;
+        // SAFETY: offset 0 of a mapping of at least `MIN_SEGMENT` bytes, page-aligned; nobody has the file yet.
+        unsafe { segment.map.as_mut_ptr().cast::<Header>().write(*header) };
+        Ok(segment)
+    }
+
+    /// Makes sure that the bytes up to `end` are backed by memory, so that touching them cannot fail.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] when the system has none, [`Error::Limit`] when `end` is beyond the segment.
+    pub fn commit(&mut self, end: usize) -> Result<(), Refusal> {
+        if end <= self.committed {
+            return Ok(());
+        }
+        if end > self.map.len() {
+            return Err(Refusal::new(Error::Limit, "the segment is full (GRIDNET_SHM_SEGMENT_SIZE)"));
+        }
+        let target = end.next_multiple_of(COMMIT_STEP).min(self.map.len());
+        let (from, len) = (self.committed as i64, (target - self.committed) as i64);
+        fallocate(&self.file, FallocateFlags::empty(), from, len)
+            .map_err(|e| failed(Error::NoMemory, "taking memory for the segment", e))?;
+        self.committed = target;
+        Ok(())
+    }
+
+    /// The file, to hand it to a peer.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The word that says whether this fabric sleeps.
+    #[inline]
+    pub fn arming(&self) -> &AtomicU32 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed as an atomic.
+        unsafe { &*self.map.as_mut_ptr().add(ARMING_OFFSET).cast::<AtomicU32>() }
+    }
+
+    /// Address of the byte at `offset`.
+    ///
+    /// # Panics
+    /// When `offset` is outside: positions in the own segment come from its own allocator.
+    #[inline]
+    pub fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset < self.map.len());
+        // SAFETY: inside the mapping, which is not at address 0.
+        unsafe { NonNull::new_unchecked(self.map.as_mut_ptr().add(offset)) }
+    }
+
+    /// Zeroes memory that no peer reads any more.
+    pub fn clear(&self, offset: usize, len: usize) {
+        assert!(offset + len <= self.map.len());
+        // SAFETY: inside the mapping; this process alone writes it, and no reference to it exists.
+        unsafe { std::ptr::write_bytes(self.map.as_mut_ptr().add(offset), 0, len) };
+    }
+}
+
+/// A peer's segment, mapped read-only.
+#[derive(Debug)]
+pub struct PeerSegment {
+    map: MmapRaw,
+}
+
+impl PeerSegment {
+    /// Maps what a peer handed over, after a look at its seals, size and header.
+    ///
+    /// # Errors
+    /// [`Error::Segment`] when it is not a sealed segment of that node.
+    pub fn map(file: &OwnedFd, node: &[u8; 16], incarnation: u64) -> Result<PeerSegment, Refusal> {
+        let refuse = |why: &str| Refusal::new(Error::Segment, format!("the peer's segment is refused: {why}"));
+        let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refuse("it is no memfd"))?;
+        let required = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+        if !SealFlag::from_bits_retain(seals).contains(required) {
+            return Err(refuse("its size is not sealed"));
+        }
+        let size = fstat(file).map_err(|e| refuse(e.desc()))?.st_size;
+        let size = usize::try_from(size).map_err(|_| refuse("its size is negative"))?;
+        if !(MIN_SEGMENT..=MAX_SEGMENT).contains(&size) {
+            return Err(refuse("it is too small or too large"));
+        }
+        let map = MmapOptions::new().len(size).map_raw_read_only(file).map_err(|e| {
+            Refusal::new(Error::Limit, format!("mapping the peer's segment of {size} bytes: {e}"))
+        })?;
+        map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
+        // SAFETY: the mapping has at least `MIN_SEGMENT` bytes and is page-aligned; the header is plain data, copied out
+        // by a volatile read since the peer may write it, and only the copy is looked at.
+        let header = unsafe { map.as_ptr().cast::<Header>().read_volatile() };
+        header.check(size, node, incarnation).map_err(|e| refuse(e.0))?;
+        Ok(PeerSegment { map })
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Address of the byte at `offset`, of which `len` follow; `None` when they are not all inside.
+    #[inline]
+    pub fn bytes(&self, offset: usize, len: usize) -> Option<*const u8> {
+        (offset.checked_add(len)? <= self.map.len()).then(|| self.map.as_ptr().wrapping_add(offset))
+    }
+
+    /// The peer's arming word.
+    pub fn arming(&self) -> NonNull<AtomicU32> {
+        self.pointer(ARMING_OFFSET)
+    }
+
+    /// The line of a block with the peer's consumed count.
+    pub fn consumed(&self, block: u32) -> NonNull<AtomicU32> {
+        self.pointer(block as usize * LINE)
+    }
+
+    /// The slots of a block.
+    pub fn slots(&self, block: u32) -> NonNull<Slot> {
+        self.pointer((block as usize + 1) * LINE)
+    }
+
+    /// # Panics
+    /// When `offset` is outside; offsets are checked when a link offer is parsed.
+    fn pointer<T>(&self, offset: usize) -> NonNull<T> {
+        assert!(offset + size_of::<T>() <= self.map.len() && offset.is_multiple_of(align_of::<T>()));
+        // SAFETY: inside the mapping, which is not at address 0.
+        unsafe { NonNull::new_unchecked(self.map.as_mut_ptr().add(offset).cast()) }
+    }
+}
+
+/// Fixes the size, and where the kernel can (5.1), forbids further writable mappings.
+fn seal(file: &OwnedFd) -> Result<(), Refusal> {
+    const F_SEAL_FUTURE_WRITE: i32 = 0x10;
+    let size = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+    let read_only = size | SealFlag::from_bits_retain(F_SEAL_FUTURE_WRITE);
+    let add = |seals: SealFlag| fcntl(file, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL));
+    add(read_only).or_else(|_| add(size)).map(drop).map_err(|e| failed(Error::Unsupported, "sealing the segment", e))
+}
+
+/// A file beyond RLIMIT_FSIZE would raise SIGXFSZ instead of an error.
+fn check_file_limit(size: usize) -> Result<(), Refusal> {
+    match getrlimit(Resource::RLIMIT_FSIZE) {
+        Ok((limit, _)) if limit < size as u64 => Err(Refusal::new(
+            Error::Limit,
+            format!("the limit on file sizes (RLIMIT_FSIZE, {limit} bytes) is below GRIDNET_SHM_SEGMENT_SIZE ({size})"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn failed(error: Error, what: &str, errno: nix::Error) -> Refusal {
+    Refusal::new(error, format!("{what}: {}", errno.desc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> OwnSegment {
+        OwnSegment::create(1 << 20, &Header::new(1 << 20, [9; 16], 3), false).unwrap()
+    }
+
+    #[test]
+    fn a_segment_is_sealed_and_maps_read_only_elsewhere() {
+        let own = own();
+        own.arming().store(5, gridnet_core::sync::Ordering::Relaxed);
+        let handed = own.file.try_clone().unwrap();
+        let peer = PeerSegment::map(&handed, &[9; 16], 3).unwrap();
+        // SAFETY: mapped as long as `peer` lives.
+        assert_eq!(unsafe { peer.arming().as_ref() }.load(gridnet_core::sync::Ordering::Relaxed), 5);
+        assert!(ftruncate(&handed, 4096).is_err(), "shrinking is sealed");
+        assert!(MmapOptions::new().len(4096).map_raw(&handed).is_err(), "no second writable mapping");
+        assert!(peer.bytes(0, 1 << 20).is_some());
+        assert!(peer.bytes(1, 1 << 20).is_none());
+        assert!(peer.bytes(usize::MAX, 2).is_none());
+    }
+
+    #[test]
+    fn what_is_not_a_sealed_segment_of_that_node_is_refused() {
+        let own = own();
+        for (node, incarnation) in [([8; 16], 3), ([9; 16], 4)] {
+            let refusal = PeerSegment::map(&own.file, &node, incarnation).unwrap_err();
+            assert_eq!(refusal.error, Error::Segment, "{refusal:?}");
+        }
+        let unsealed = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        ftruncate(&unsealed, 1 << 20).unwrap();
+        assert!(PeerSegment::map(&unsealed, &[9; 16], 3).unwrap_err().reason.contains("not sealed"));
+        let empty = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        seal(&empty).unwrap();
+        assert!(PeerSegment::map(&empty, &[9; 16], 3).unwrap_err().reason.contains("too small"));
+        let foreign = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        ftruncate(&foreign, 1 << 20).unwrap();
+        seal(&foreign).unwrap();
+        assert!(PeerSegment::map(&foreign, &[9; 16], 3).unwrap_err().reason.contains("no segment"));
+        let file = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
+        assert!(PeerSegment::map(&file, &[9; 16], 3).unwrap_err().reason.contains("no memfd"));
+    }
+
+    #[test]
+    fn memory_beyond_the_segment_is_refused() {
+        let mut own = own();
+        own.commit(1 << 20).unwrap();
+        assert_eq!(own.commit((1 << 20) + 1).unwrap_err().error, Error::Limit);
+    }
+}

@@ -1,0 +1,247 @@
+//! Unix sockets: where links are made, and how the end of a peer is noticed.
+//!
+//! Packets (SOCK_SEQPACKET): one byte of type, then either a handshake with two descriptors (segment and doorbell)
+//! or a rejection (status, four bytes, and a text).
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use gridnet_core::wire::{Hello, MAX_HELLO_BYTES};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, socket, sockopt, AddressFamily, Backlog,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+};
+use nix::unistd::geteuid;
+
+const TYPE_HELLO: u8 = b'H';
+const TYPE_REJECT: u8 = b'R';
+const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
+
+/// What a peer sent.
+#[derive(Debug)]
+pub enum Packet {
+    /// Its handshake, its segment and its doorbell.
+    Hello(Box<Hello>, OwnedFd, OwnedFd),
+    /// It does not want the link, or this one of two.
+    Reject(Refusal),
+    /// Nothing yet.
+    Nothing,
+    /// The other end is closed.
+    Closed,
+}
+
+/// A socket that accepts links at `path`. It appears there when it accepts, not before.
+///
+/// # Errors
+/// When the path is too long, or the system refuses.
+pub fn listen_at(path: &Path) -> Result<OwnedFd, Refusal> {
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, FLAGS, None).map_err(system("socket"))?;
+    let temporary = path.with_extension("new");
+    bind(listener.as_raw_fd(), &address(&temporary)?).map_err(system("bind"))?;
+    let backlog = Backlog::new(4096).unwrap_or(Backlog::MAXCONN);
+    listen(&listener, backlog).map_err(system("listen"))?;
+    std::fs::rename(&temporary, path)
+        .map_err(|e| Refusal::new(Error::System, format!("renaming to {}: {e}", path.display())))?;
+    Ok(listener)
+}
+
+/// Connects to the fabric that listens at `path`.
+///
+/// # Errors
+/// [`Error::Unreachable`] when nobody listens there, [`Error::Again`] when its queue is full.
+pub fn connect_to(path: &Path) -> Result<OwnedFd, Refusal> {
+    let stream = socket(AddressFamily::Unix, SockType::SeqPacket, FLAGS, None).map_err(system("socket"))?;
+    match connect(stream.as_raw_fd(), &address(path)?) {
+        Ok(()) => Ok(stream),
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => Err(Refusal::new(
+            Error::Unreachable,
+            "no process of this host listens there: the peer has ended, or belongs to another host, network namespace or run directory",
+        )),
+        Err(Errno::EAGAIN) => Err(Refusal::new(Error::Again, "the peer's queue of new connections is full")),
+        Err(Errno::EACCES | Errno::EPERM) => {
+            Err(Refusal::new(Error::Permission, "the peer's socket belongs to another user"))
+        }
+        Err(e) => Err(system("connect")(e)),
+    }
+}
+
+/// The next connection, if there is one.
+pub fn accept_next(listener: &OwnedFd) -> Option<OwnedFd> {
+    let fd = accept4(listener.as_raw_fd(), FLAGS).ok()?;
+    // SAFETY: accept4 has just made this descriptor, and nobody else has it.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Refuses a peer of another user: one user is one domain of trust.
+///
+/// # Errors
+/// [`Error::Permission`].
+pub fn check_user(stream: &OwnedFd) -> Result<(), Refusal> {
+    let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(system("SO_PEERCRED"))?;
+    if peer.uid() == geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Error::Permission,
+        format!("the peer runs as user {}, this process as user {}", peer.uid(), geteuid()),
+    ))
+}
+
+/// A descriptor that is readable when the process at the other end has ended.
+///
+/// Without a race on Linux 6.5 and later; before, a process that ends and whose number is taken again between its call
+/// and ours would be mistaken for its successor. `None` where the kernel has no such descriptors.
+pub fn peer_process(stream: &OwnedFd) -> Option<OwnedFd> {
+    const SO_PEERPIDFD: i32 = 77;
+    let mut fd: RawFd = -1;
+    let mut len = size_of::<RawFd>() as libc::socklen_t;
+    // SAFETY: the option writes one descriptor into `fd`, whose size `len` gives.
+    let status = unsafe {
+        let value = std::ptr::from_mut(&mut fd).cast();
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, value, &mut len)
+    };
+    if status != 0 {
+        let pid = getsockopt(stream, sockopt::PeerCredentials).ok()?.pid();
+        // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+        fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd;
+    }
+    // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds), and nobody else has it.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a handshake with segment and doorbell.
+///
+/// # Errors
+/// When the other end is closed.
+pub fn send_hello(stream: &OwnedFd, hello: &Hello, files: [BorrowedFd<'_>; 2]) -> Result<(), Refusal> {
+    let body = hello.encode();
+    let fds = files.map(|f| f.as_raw_fd());
+    send(stream, TYPE_HELLO, &body, &[ControlMessage::ScmRights(&fds)])
+}
+
+/// Sends a rejection.
+///
+/// # Errors
+/// When the other end is closed.
+pub fn send_reject(stream: &OwnedFd, refusal: &Refusal) -> Result<(), Refusal> {
+    let mut body = refusal.error.code().to_le_bytes().to_vec();
+    body.extend(refusal.reason.bytes().take(MAX_HELLO_BYTES - 4));
+    send(stream, TYPE_REJECT, &body, &[])
+}
+
+fn send(stream: &OwnedFd, kind: u8, body: &[u8], control: &[ControlMessage<'_>]) -> Result<(), Refusal> {
+    let parts = [IoSlice::new(std::slice::from_ref(&kind)), IoSlice::new(body)];
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<UnixAddr>(stream.as_raw_fd(), &parts, control, flags, None).map_err(system("sendmsg"))?;
+    Ok(())
+}
+
+/// Reads one packet.
+///
+/// # Errors
+/// [`Error::PeerMisbehaved`] when it is none of ours.
+pub fn receive(stream: &OwnedFd) -> Result<Packet, Refusal> {
+    let mut bytes = [0u8; MAX_HELLO_BYTES + 1];
+    let mut control = cmsg_space!([RawFd; 4]);
+    let (len, files) = {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = match recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+            Ok(message) => message,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Packet::Nothing),
+            Err(_) => return Ok(Packet::Closed),
+        };
+        let mut files = Vec::new();
+        for part in message.cmsgs().map_err(system("recvmsg"))? {
+            if let ControlMessageOwned::ScmRights(fds) = part {
+                // SAFETY: the kernel has just installed these descriptors for us, and nobody else has them.
+                files.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        (message.bytes, files)
+    };
+    parse_packet(bytes.get(..len).unwrap_or_default(), files)
+}
+
+fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, Refusal> {
+    let misbehaved = |why: String| Refusal::new(Error::PeerMisbehaved, why);
+    match bytes.split_first() {
+        None => Ok(Packet::Closed),
+        Some((&TYPE_HELLO, body)) => {
+            let hello = Hello::parse(body).map_err(|e| misbehaved(format!("handshake is malformed: {e}")))?;
+            let [segment, doorbell] = <[OwnedFd; 2]>::try_from(files)
+                .map_err(|files| misbehaved(format!("handshake with {} descriptors, not 2", files.len())))?;
+            Ok(Packet::Hello(Box::new(hello), segment, doorbell))
+        }
+        Some((&TYPE_REJECT, body)) => {
+            let (code, text) = body.split_first_chunk().ok_or_else(|| misbehaved("short rejection".into()))?;
+            let error = Error::from_code(i32::from_le_bytes(*code)).unwrap_or(Error::Unreachable);
+            Ok(Packet::Reject(Refusal::new(error, String::from_utf8_lossy(text))))
+        }
+        Some((other, _)) => Err(misbehaved(format!("packet of unknown type {other}"))),
+    }
+}
+
+fn address(path: &Path) -> Result<UnixAddr, Refusal> {
+    UnixAddr::new(path).map_err(|_| {
+        Refusal::new(
+            Error::Config,
+            format!("{} is too long for a socket; set GRIDNET_RUN_DIR to a shorter path", path.display()),
+        )
+    })
+}
+
+fn system(what: &'static str) -> impl Fn(Errno) -> Refusal {
+    move |errno| Refusal::new(Error::System, format!("{what}: {}", errno.desc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gridnet_core::wire::NodeId;
+    use nix::sys::socket::socketpair;
+    use std::os::fd::AsFd;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, FLAGS).unwrap()
+    }
+
+    #[test]
+    fn handshakes_and_rejections_arrive_as_sent() {
+        let (a, b) = pair();
+        assert!(matches!(receive(&b).unwrap(), Packet::Nothing));
+        let hello = Hello::new(NodeId::new([5; 16]).unwrap(), 6, 1);
+        send_hello(&a, &hello, [a.as_fd(), b.as_fd()]).unwrap();
+        assert!(matches!(receive(&b).unwrap(), Packet::Hello(got, _, _) if *got == hello));
+        let refusal = Refusal::new(Error::Version, "too new");
+        send_reject(&a, &refusal).unwrap();
+        assert!(matches!(receive(&b).unwrap(), Packet::Reject(got) if got == refusal));
+        drop(a);
+        assert!(matches!(receive(&b).unwrap(), Packet::Closed));
+    }
+
+    #[test]
+    fn strange_packets_are_refused() {
+        for bytes in [&b"X"[..], b"H", b"HGNET", b"R", b"R12"] {
+            assert_eq!(parse_packet(bytes, Vec::new()).unwrap_err().error, Error::PeerMisbehaved, "{bytes:?}");
+        }
+        let mut whole = vec![TYPE_HELLO];
+        whole.extend(Hello::new(NodeId::new([5; 16]).unwrap(), 6, 1).encode());
+        assert!(parse_packet(&whole, Vec::new()).unwrap_err().reason.contains("descriptors"));
+    }
+
+    #[test]
+    fn the_end_of_this_process_has_not_come() {
+        use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+        let (a, _b) = pair();
+        check_user(&a).unwrap();
+        let process = peer_process(&a).unwrap();
+        let mut set = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut set, PollTimeout::ZERO).unwrap(), 0);
+    }
+}
