@@ -71,6 +71,7 @@ run_parts() {
     run_part deps ci/deps.sh
     run_part lint ci/lint.sh
     run_part header ci/header.sh
+    run_part docs ci/docs.sh
     run_part unit ci/unit.sh
     run_part c ci/c.sh
     run_part loom ci/loom.sh

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gridnet::core::completion::Completion;
 use gridnet::core::endpoint::CqId;
 use gridnet::core::rail::Armed;
+use gridnet::Shared;
 
 use crate::boundary::{guarded, invalid, null, write_out, Failure};
 use crate::fabric::{duration_of, fabric_of, gridnet_fabric, Child, Owner};
@@ -65,8 +66,11 @@ impl From<Completion> for gridnet_completion {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct CqObject {
     pub(crate) owner: Arc<Owner>,
+    /// `owner.shared`, one step nearer.
+    pub(crate) shared: Arc<Shared>,
     pub(crate) id: CqId,
 }
 
@@ -109,7 +113,7 @@ pub unsafe extern "C" fn gridnet_cq_create(
             let default = guard.config().cq_capacity;
             guard.engine.create_cq(if capacity == 0 { default } else { capacity })
         };
-        let cq: *mut gridnet_cq = Handle::open(CqObject { owner: owner.clone(), id }).cast();
+        let cq: *mut gridnet_cq = Handle::open(CqObject { owner: owner.clone(), shared: owner.shared.clone(), id }).cast();
         owner.adopt(Child::Cq(cq));
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(cq_out, cq) };
@@ -145,12 +149,16 @@ pub unsafe extern "C" fn gridnet_cq_poll(
     entries_out: *mut gridnet_completion,
     count: usize,
 ) -> gridnet_status {
+    // SAFETY: the caller's promise.
+    let taken = unsafe { take_now(cq, entries_out, count) };
+    if taken > 0 {
+        return taken;
+    }
     guarded(|| {
         // SAFETY: the caller's promise.
         let object = unsafe { cq_of(cq)? };
         let mut writer = Writer::new(entries_out, count)?;
-        let mut guard = object.owner.shared.enter()?;
-        guard.take(object.id, |completion| writer.write(completion));
+        object.shared.enter()?.take(object.id, |completion| writer.write(completion));
         Ok(writer.written())
     })
 }
@@ -174,7 +182,7 @@ pub unsafe extern "C" fn gridnet_cq_wait(
         // SAFETY: the caller's promise.
         let object = unsafe { cq_of(cq)? };
         let mut writer = Writer::new(entries_out, count)?;
-        object.owner.shared.wait(object.id, duration_of(timeout_ns), |completion| writer.write(completion))?;
+        object.shared.wait(object.id, duration_of(timeout_ns), |completion| writer.write(completion))?;
         Ok(writer.written())
     })
 }
@@ -212,6 +220,20 @@ pub unsafe extern "C" fn gridnet_cq_arm(cq: *mut gridnet_cq) -> gridnet_status {
         let armed = object.owner.shared.enter()?.arm_cq(object.id)?;
         Ok(if armed == Armed::Yes { GRIDNET_OK } else { GRIDNET_BUSY })
     })
+}
+
+/// Takes completions that are there already, without the net of `guarded`: see `tag.rs`. 0 when it cannot.
+///
+/// # Safety
+/// As gridnet_cq_poll.
+#[inline(always)]
+unsafe fn take_now(cq: *mut gridnet_cq, entries: *mut gridnet_completion, count: usize) -> gridnet_status {
+    // SAFETY: the caller's promise.
+    let Some(object) = (unsafe { Handle::<CqObject>::peek(cq.cast()) }) else { return 0 };
+    let Ok(mut writer) = Writer::new(entries, count) else { return 0 };
+    let Some(mut fabric) = object.shared.enter_plain() else { return 0 };
+    fabric.engine.take_completions(object.id, |completion| writer.write(completion));
+    writer.written()
 }
 
 /// Writes completions into the program's array.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gridnet::core::endpoint::CqId;
 use gridnet::core::rail::PeerId;
+use gridnet::Shared;
 
 use crate::boundary::{guarded, null, write_out, Failure};
 use crate::cq::{cq_of, gridnet_cq, CqObject};
@@ -15,6 +16,8 @@ use crate::status::{gridnet_status, GRIDNET_OK};
 
 pub(crate) struct EndpointObject {
     pub(crate) owner: Arc<Owner>,
+    /// `owner.shared`, one step nearer.
+    pub(crate) shared: Arc<Shared>,
     pub(crate) cq: CqId,
     pub(crate) peer: PeerId,
     /// Tells the sends of this handle from those of others to the same peer.
@@ -44,7 +47,7 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 /// Makes a handle for an open peer.
 pub(crate) fn new_endpoint(cq: &CqObject, peer: PeerId) -> *mut gridnet_endpoint {
     let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-    let object = EndpointObject { owner: cq.owner.clone(), cq: cq.id, peer, number };
+    let object = EndpointObject { owner: cq.owner.clone(), shared: cq.shared.clone(), cq: cq.id, peer, number };
     let endpoint: *mut gridnet_endpoint = Handle::open(object).cast();
     cq.owner.adopt(Child::Endpoint(endpoint));
     endpoint
@@ -157,7 +160,7 @@ pub unsafe extern "C" fn gridnet_endpoint_source(
 
 /// Says which rail carries the messages to a peer, and why each other does not: some lines of text, ended by a zero.
 /// `needed_out` (may be NULL) gets the bytes that the whole text needs, zero included; when `size` is less, the text is
-/// cut and the result is GRIDNET_ERR_TRUNCATED.
+/// cut and the result is GRIDNET_ERR_TRUNCATED (with `size` 0, `text_out` may be NULL).
 ///
 /// # Safety
 /// `endpoint` is NULL or an endpoint, `text_out` has room for `size` bytes, `needed_out` is NULL or valid for a write.
@@ -171,7 +174,7 @@ pub unsafe extern "C" fn gridnet_endpoint_explain(
     guarded(|| {
         // SAFETY: the caller's promise.
         let object = unsafe { endpoint_of(endpoint)? };
-        if text_out.is_null() {
+        if text_out.is_null() && size > 0 {
             return Err(null("text_out"));
         }
         let text = object.owner.shared.enter()?.explain(object.peer)?;

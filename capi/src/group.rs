@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gridnet::core::wire::KnownPeer;
 
 use crate::boundary::{guarded, invalid, null, write_out, Failure};
-use crate::cq::{cq_of, gridnet_cq};
+use crate::cq::{cq_of, gridnet_cq, CqObject};
 use crate::endpoint::{close_endpoint, endpoint_of, gridnet_endpoint, new_endpoint};
 use crate::fabric::{address_of, gridnet_address, Child, Owner};
 use crate::handle::{object, Handle};
@@ -14,7 +14,7 @@ use crate::status::{gridnet_status, GRIDNET_OK};
 /// What is kept of a rank: its address, and once it was used, a number that leads to its endpoint.
 pub(crate) struct GroupObject {
     owner: Arc<Owner>,
-    cq: *mut gridnet_cq,
+    cq: CqObject,
     members: Mutex<Members>,
 }
 
@@ -26,11 +26,6 @@ struct Members {
 
 // SAFETY: the addresses of handles are valid on any thread; the handles themselves check the thread level.
 unsafe impl Send for Members {}
-// SAFETY: as above: `cq` is an address that is only handed to functions which check it.
-unsafe impl Sync for GroupObject {}
-// SAFETY: as above.
-unsafe impl Send for GroupObject {}
-
 /// A group: an ordered set of peers. Ranks count from 0.
 pub struct gridnet_group {
     _opaque: [u8; 0],
@@ -65,7 +60,8 @@ pub unsafe extern "C" fn gridnet_group_create(
 ) -> gridnet_status {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let owner = unsafe { cq_of(cq)? }.owner.clone();
+        let cq = unsafe { cq_of(cq)? }.clone();
+        let owner = cq.owner.clone();
         if addresses.is_null() {
             return Err(null("addresses"));
         }
@@ -100,8 +96,9 @@ pub unsafe extern "C" fn gridnet_group_destroy(group: *mut gridnet_group) -> gri
         let object = unsafe { group_of(group)? };
         drop(object.owner.shared.enter()?);
         for (_, endpoint) in std::mem::take(&mut object.members().endpoints) {
+            // One that the program has closed itself, against the rules, is closed.
             // SAFETY: the group's own endpoint, used by nobody by the caller's promise.
-            unsafe { close_endpoint(endpoint)? };
+            let _ = unsafe { close_endpoint(endpoint) };
         }
         object.owner.disown(Child::Group(group));
         // SAFETY: the caller's promise.
@@ -157,10 +154,9 @@ pub unsafe extern "C" fn gridnet_group_endpoint(
         let endpoint = match known {
             Some((_, endpoint)) => *endpoint,
             None => {
-                // SAFETY: the queue may have been destroyed meanwhile, which its handle tells.
-                let cq = unsafe { cq_of(object.cq)? };
-                let peer = cq.owner.shared.enter()?.engine.open(&member.address)?;
-                let endpoint = new_endpoint(cq, peer);
+                // A queue that was destroyed meanwhile is found out when the endpoint sends.
+                let peer = object.owner.shared.enter()?.engine.open(&member.address)?;
+                let endpoint = new_endpoint(&object.cq, peer);
                 member.endpoint = u32::try_from(endpoints.len()).ok();
                 endpoints.push((rank, endpoint));
                 endpoint

@@ -58,6 +58,20 @@ impl<T: Object> Handle<T> {
         handle
     }
 
+    /// The object behind a handle, if it is one: [`Self::get`] for hot paths.
+    ///
+    /// # Safety
+    /// As [`Self::get`].
+    #[inline(always)]
+    pub(crate) unsafe fn peek<'a>(handle: *const Handle<T>) -> Option<&'a T> {
+        // SAFETY: handles of all kinds begin with their magic, and stay readable for ever.
+        if handle.is_null() || unsafe { (*handle).magic.load(Ordering::Acquire) } != T::MAGIC {
+            return None;
+        }
+        // SAFETY: live, of this kind, and not closed meanwhile by the caller's promise.
+        unsafe { (*(*handle).object.get()).as_ref() }
+    }
+
     /// The object behind a handle.
     ///
     /// # Safety
@@ -65,16 +79,10 @@ impl<T: Object> Handle<T> {
     /// the handle.
     #[inline(always)]
     pub(crate) unsafe fn get<'a>(handle: *const Handle<T>) -> Result<&'a T, Failure> {
-        if handle.is_null() {
-            return Err(null(T::KIND));
-        }
-        // SAFETY: handles of all kinds begin with their magic, and stay readable for ever.
-        if unsafe { (*handle).magic.load(Ordering::Acquire) } != T::MAGIC {
-            return Err(not_a_handle(T::KIND));
-        }
-        // SAFETY: live, of this kind, and not closed meanwhile by the caller's promise.
-        match unsafe { &*(*handle).object.get() } {
+        // SAFETY: the caller's promise.
+        match unsafe { Self::peek(handle) } {
             Some(object) => Ok(object),
+            None if handle.is_null() => Err(null(T::KIND)),
             None => Err(not_a_handle(T::KIND)),
         }
     }

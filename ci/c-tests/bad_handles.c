@@ -177,11 +177,23 @@ static void wrong_sources(struct handles h)
     node_close(&other);
 }
 
-/* Objects that still have users are not destroyed. */
-static void objects_in_use(struct handles h)
+/* A queue goes, and takes its receives with it: the message waits for one of another queue. */
+static void queue_with_users(struct handles h)
 {
-    CHECK_STATUS(GRIDNET_ERR_IN_USE, gridnet_cq_destroy(h.cq));
-    CHECK(strlen(gridnet_last_error()) > 0);
+    struct node node = {h.fabric, h.cq};
+    gridnet_cq *doomed;
+    gridnet_endpoint *orphan;
+    gridnet_address address;
+    int gone = 0, here = 0, value = 3;
+    CHECK_OK(gridnet_fabric_address(h.fabric, &address));
+    CHECK_OK(gridnet_cq_create(h.fabric, 0, &doomed));
+    CHECK_OK(gridnet_endpoint_open(doomed, &address, &orphan));
+    CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_tag_recv(doomed, NULL, &gone, sizeof gone, 2, 0, NULL));
+    CHECK_OK(gridnet_cq_destroy(doomed));
+    CHECK_HANDLE(gridnet_cq_poll(doomed, &out.entry, 1));
+    node_send(&node, h.endpoint, &value, sizeof value, 2);
+    CHECK(node_recv(&node, NULL, &here, sizeof here, 2).length == sizeof here && here == value && gone == 0);
+    CHECK_OK(gridnet_endpoint_close(orphan));
 }
 
 /* A matched message to spend: from the fabric to itself. */
@@ -213,7 +225,7 @@ int main(void)
     all_calls(exchanged(h), GRIDNET_ERR_HANDLE);
     CHECK_HANDLE(gridnet_message_recv(node.cq, (gridnet_message *)h.cq, buffer, sizeof buffer, NULL));
     wrong_sources(h);
-    objects_in_use(h);
+    queue_with_users(h);
 
     /* All this has done no harm. */
     CHECK(gridnet_message_recv(node.cq, h.message, buffer, sizeof buffer, NULL) >= GRIDNET_OK);

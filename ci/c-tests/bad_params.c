@@ -85,7 +85,6 @@ static void options(void)
     option("GRIDNET_WAIT_MODE", "GRIDNET_WAIT_MODE");
     option("GRIDNET_RAILS=pigeon", "pigeon");
     option("PATH=/", "PATH");
-    option("GRIDNET_\xff\xfe=1", "GRIDNET_");
 
     const char *good[] = {"GRIDNET_WAIT_MODE=block", NULL};
     gridnet_fabric_params params = test_params(NULL);

@@ -127,6 +127,37 @@ static void many_entries(void)
     CHECK(memcmp(in, out, sizeof in) == 0);
 }
 
+/* A full queue refuses operations, which may be tried again after a poll: nothing is lost. */
+static void full_queue(void)
+{
+    enum { CAPACITY = 8, COUNT = 100 };
+    static uint32_t in[COUNT];
+    gridnet_cq *small;
+    gridnet_completion entry;
+    CHECK_OK(gridnet_cq_create(node.fabric, CAPACITY, &small));
+    uint32_t posted = 0, refused = 0, received = 0;
+    for (uint32_t sent = 0; received < COUNT;) {
+        gridnet_status status = GRIDNET_ERR_AGAIN;
+        if (posted < COUNT)
+            status = gridnet_tag_recv(small, NULL, &in[posted], sizeof in[posted], 6, 0, &in[posted]);
+        if (status != GRIDNET_ERR_AGAIN) {
+            CHECK_STATUS(GRIDNET_IN_PROGRESS, status);
+            posted++;
+            CHECK(posted - received <= CAPACITY);
+            continue;
+        }
+        refused += posted < COUNT;
+        for (; sent < posted; sent++)
+            node_send(&node, self, &sent, sizeof sent, 6);
+        CHECK_STATUS(1, gridnet_cq_wait(small, &entry, 1, WAIT_NS));
+        CHECK_OK(entry.status);
+        CHECK(entry.context == &in[received] && in[received] == received);
+        received++;
+    }
+    CHECK(refused > 0);
+    CHECK_OK(gridnet_cq_destroy(small));
+}
+
 /* Closing an endpoint ends its sends that cannot leave; receives of the queue stay. */
 static void close_while_pending(void)
 {
@@ -152,6 +183,7 @@ int main(void)
     waits_end();
     bad_address();
     many_entries();
+    full_queue();
     close_while_pending();
     node_close(&node);
     return EXIT_SUCCESS;

@@ -6,12 +6,13 @@ enum { TAG_HELLO = 1, TAG_ANSWER = 2 };
 static struct node node;
 static gridnet_endpoint *self;
 static gridnet_group *group;
+static gridnet_address address;
 
 #define CHECK_FORKED(call) CHECK_STATUS(GRIDNET_ERR_FORKED, call)
 
 static void inherited_handles(void)
 {
-    gridnet_address address;
+    gridnet_address written;
     gridnet_completion entry;
     gridnet_counters counters;
     gridnet_endpoint *endpoint;
@@ -22,9 +23,8 @@ static void inherited_handles(void)
     int fd;
     char buffer[8] = "";
     counters.size = sizeof counters;
-    memset(&address, 0, sizeof address);
-    CHECK_FORKED(gridnet_fabric_address(node.fabric, &address));
-    CHECK_FORKED(gridnet_fabric_lookup(node.fabric, "anybody", 0, &address));
+    CHECK_FORKED(gridnet_fabric_address(node.fabric, &written));
+    CHECK_FORKED(gridnet_fabric_lookup(node.fabric, "anybody", 0, &written));
     CHECK_FORKED(gridnet_fabric_progress(node.fabric));
     CHECK_FORKED(gridnet_fabric_counters(node.fabric, &counters));
     CHECK_FORKED(gridnet_cq_create(node.fabric, 0, &cq));
@@ -78,7 +78,6 @@ int main(void)
     test_limit(60);
     char name[64];
     snprintf(name, sizeof name, "%s", test_name("parent"));
-    gridnet_address address;
     node = node_open(name);
     self = node_link(&node, &node);
     CHECK_OK(gridnet_fabric_address(node.fabric, &address));

@@ -91,12 +91,12 @@ static void every_operation_ends(pid_t pid, gridnet_endpoint *peer)
     CHECK_STATUS(GRIDNET_ERR_TIMEOUT, gridnet_cq_wait(node.cq, &none, 1, 1000000));
 }
 
-/* Refused at once or by its entry, but refused. */
+/* Refused at once or by its entry, but refused. The receive is first: it waits until the death is known. */
 static void later_operations_fail(gridnet_endpoint *peer)
 {
-    gridnet_status status = gridnet_tag_send(peer, large, 8, TAG_NEVER, NULL);
+    gridnet_status status = gridnet_tag_recv(node.cq, peer, large, 8, TAG_NEVER, 0, NULL);
     CHECK_STATUS(GRIDNET_ERR_PEER_GONE, status == GRIDNET_IN_PROGRESS ? node_wait(&node).status : status);
-    status = gridnet_tag_recv(node.cq, peer, large, 8, TAG_NEVER, 0, NULL);
+    status = gridnet_tag_send(peer, large, 8, TAG_NEVER, NULL);
     CHECK_STATUS(GRIDNET_ERR_PEER_GONE, status == GRIDNET_IN_PROGRESS ? node_wait(&node).status : status);
 }
 

@@ -123,8 +123,13 @@ static void *share_queue(void *argument)
     for (uint32_t i = 0; i < rounds; i++) {
         out[i] = tag << 32 | i;
         account(2);
-        CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_tag_recv(shared_cq, shared_self, &in[i], 8, tag, 0, &in[i]));
-        if (!CHECK_SENT(gridnet_tag_send(shared_self, &out[i], 8, tag, NULL)))
+        gridnet_status status;
+        while ((status = gridnet_tag_recv(shared_cq, shared_self, &in[i], 8, tag, 0, &in[i])) == GRIDNET_ERR_AGAIN)
+            poll_shared();
+        CHECK_STATUS(GRIDNET_IN_PROGRESS, status);
+        while ((status = gridnet_tag_send(shared_self, &out[i], 8, tag, NULL)) == GRIDNET_ERR_AGAIN)
+            poll_shared();
+        if (!CHECK_SENT(status))
             account(-1);
     }
     while (!poll_shared())

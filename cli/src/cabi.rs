@@ -35,8 +35,7 @@ impl std::error::Error for CallError {}
 
 /// Version of the library, as text.
 pub(crate) fn version() -> String {
-    // SAFETY: takes nothing, returns a static string.
-    text(unsafe { c::gridnet_version_string() })
+    text(c::gridnet_version_string())
 }
 
 /// The address of a fabric.
@@ -371,8 +370,7 @@ fn operation_failed(entry: &c::gridnet_completion) -> CallError {
     } else {
         "send"
     };
-    // SAFETY: takes a number, returns a static string.
-    let detail = text(unsafe { c::gridnet_status_text(entry.status) });
+    let detail = text(c::gridnet_status_text(entry.status));
     CallError {
         call,
         status: entry.status,
@@ -390,14 +388,13 @@ fn check(call: &'static str, status: c::gridnet_status) -> Result<(), CallError>
 
 #[cold]
 fn failed(call: &'static str, status: c::gridnet_status) -> CallError {
-    // SAFETY: takes nothing; the string is valid until this thread's next call, and copied before.
-    let detail = text(unsafe { c::gridnet_last_error() });
+    // Valid until this thread's next call, and copied before.
+    let detail = text(c::gridnet_last_error());
     CallError { call, status, detail }
 }
 
 fn status_name(status: c::gridnet_status) -> String {
-    // SAFETY: takes a number, returns a static string.
-    text(unsafe { c::gridnet_status_name(status) })
+    text(c::gridnet_status_name(status))
 }
 
 /// A copy of a string of the library.

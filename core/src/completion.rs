@@ -1,7 +1,5 @@
 //! Completion queues: where operations report their end.
 
-use std::collections::VecDeque;
-
 /// What kind of operation has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -41,13 +39,23 @@ pub struct Completion {
 
 const _: () = assert!(size_of::<Completion>() == 56);
 
+impl Completion {
+    /// What an unused place of a queue holds.
+    const NONE: Completion =
+        Completion { context: 0, length: 0, tag: 0, immediate: 0, op: 0, status: 0, source: 0, kind: 0, flags: 0 };
+}
+
 /// A bounded queue of completions in private memory.
 ///
 /// Room is taken when an operation starts, so that its completion always fits: a queue never overflows, the
-/// start of an operation says [`crate::error::Error::Again`] instead.
+/// start of an operation says [`crate::error::Error::Again`] instead. Memory grows to what was needed at most.
 #[derive(Debug)]
 pub struct CompletionQueue {
-    entries: VecDeque<Completion>,
+    /// A ring whose length is a power of two.
+    ring: Box<[Completion]>,
+    /// Completions pushed and popped so far; they differ by at most the length of the ring.
+    pushed: usize,
+    popped: usize,
     /// Operations that will complete here.
     outstanding: usize,
     capacity: usize,
@@ -60,15 +68,18 @@ pub struct CompletionQueue {
 impl CompletionQueue {
     /// An empty queue for at most `capacity` operations, started or completed.
     pub fn new(capacity: usize) -> CompletionQueue {
-        CompletionQueue { entries: VecDeque::new(), outstanding: 0, capacity, armed: false, closed: false }
+        let ring = vec![Completion::NONE; 64].into_boxed_slice();
+        CompletionQueue { ring, pushed: 0, popped: 0, outstanding: 0, capacity, armed: false, closed: false }
     }
 
     /// Takes room for one operation; false when the queue is full.
     #[inline(always)]
     pub fn reserve(&mut self) -> bool {
-        let fits = self.outstanding + self.entries.len() < self.capacity;
-        self.outstanding += usize::from(fits);
-        fits
+        if self.outstanding + self.len() >= self.capacity {
+            return false;
+        }
+        self.outstanding += 1;
+        true
     }
 
     /// Gives room back that no completion will use.
@@ -81,27 +92,35 @@ impl CompletionQueue {
     #[inline(always)]
     pub fn push(&mut self, completion: Completion) {
         self.outstanding -= 1;
-        if !self.closed {
-            self.entries.push_back(completion);
+        if self.len() == self.ring.len() {
+            self.grow();
         }
+        let at = self.pushed & (self.ring.len() - 1);
+        self.ring[at] = completion;
+        self.pushed = self.pushed.wrapping_add(1);
     }
 
     /// Takes the oldest completion.
     #[inline(always)]
     pub fn pop(&mut self) -> Option<Completion> {
-        self.entries.pop_front()
+        if self.is_empty() {
+            return None;
+        }
+        let completion = self.ring[self.popped & (self.ring.len() - 1)];
+        self.popped = self.popped.wrapping_add(1);
+        Some(completion)
     }
 
     /// Number of completions to be taken.
     #[inline(always)]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.pushed.wrapping_sub(self.popped)
     }
 
     /// True without completions.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.pushed == self.popped
     }
 
     /// Operations that have started and not completed.
@@ -109,15 +128,32 @@ impl CompletionQueue {
         self.outstanding
     }
 
-    /// Drops what is there and all that comes.
+    /// Nobody takes completions any more; no operation starts.
     pub fn close(&mut self) {
         self.closed = true;
-        self.entries = VecDeque::new();
+        self.capacity = 0;
     }
 
     /// True after [`Self::close`].
     pub fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// True when the queue is closed and nothing will complete here any more.
+    #[inline(always)]
+    pub fn is_finished(&self) -> bool {
+        self.closed && self.outstanding == 0
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let mut longer = vec![Completion::NONE; self.ring.len() * 2].into_boxed_slice();
+        let len = self.len();
+        for to in longer.iter_mut().take(len) {
+            *to = self.ring[self.popped & (self.ring.len() - 1)];
+            self.popped = self.popped.wrapping_add(1);
+        }
+        (self.ring, self.popped, self.pushed) = (longer, 0, len);
     }
 }
 
@@ -145,5 +181,24 @@ mod tests {
         assert_eq!(queue.pop(), Some(done));
         assert!(queue.reserve());
         assert_eq!(queue.outstanding(), 2);
+    }
+
+    #[test]
+    fn completions_come_in_order_while_the_ring_grows_and_wraps() {
+        let mut queue = CompletionQueue::new(10_000);
+        let (mut next, mut expected) = (0, 0);
+        for round in 0..2000u64 {
+            for _ in 0..round % 7 {
+                assert!(queue.reserve());
+                queue.push(Completion { context: next, ..Completion::NONE });
+                next += 1;
+            }
+            for _ in 0..round % 5 {
+                let popped = queue.pop().map(|c| c.context);
+                assert_eq!(popped, (expected < next).then_some(expected));
+                expected += u64::from(popped.is_some());
+            }
+            assert_eq!(queue.len() as u64, next - expected);
+        }
     }
 }

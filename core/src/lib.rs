@@ -10,5 +10,7 @@ pub mod rail;
 pub mod ring;
 pub mod stats;
 pub mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 pub mod wire;

@@ -46,6 +46,7 @@ enum Parcel {
 
 #[derive(Debug)]
 struct Exposed {
+    node: NodeId,
     base: *mut u8,
     len: usize,
 }
@@ -281,7 +282,7 @@ impl Rail for LoopbackRail {
         let mut shared = self.hub.lock();
         shared.next_rkey += 1;
         let rkey = shared.next_rkey;
-        shared.exposed.insert(rkey, Exposed { base, len });
+        shared.exposed.insert(rkey, Exposed { node: self.local.node, base, len });
         Some(RemoteSource { rkey, address: 0 })
     }
 
@@ -327,7 +328,12 @@ impl Rail for LoopbackRail {
 
 impl Drop for LoopbackRail {
     fn drop(&mut self) {
-        self.hub.lock().queues.remove(&self.local.node);
+        {
+            let mut shared = self.hub.lock();
+            shared.queues.remove(&self.local.node);
+            // The operations that exposed the memory end with the fabric, and with them the promise about it.
+            shared.exposed.retain(|_, exposed| exposed.node != self.local.node);
+        }
         for link in self.links.iter().filter(|link| !link.over) {
             self.hub.send(self.local.node, link.node, Parcel::Goodbye);
         }

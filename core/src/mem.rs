@@ -141,37 +141,99 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// Loads at most `N * 8` bytes into words; what lies beyond the length is zero.
+    /// Stores the bytes into words of a slot, which have room for them. Each word is loaded and stored whole: an array in
+    /// between would be written in words and read in pairs, which the processor's store buffer cannot forward.
     #[inline(always)]
-    pub fn load_words<const N: usize>(&self) -> [u64; N] {
-        debug_assert!(self.len <= N * 8);
-        let mut words = [0u64; N];
+    pub fn store_words(&self, to: &[AtomicU64]) {
+        debug_assert!(self.len <= to.len() * 8);
         if let ([piece], 0) = (self.iov, self.skip) {
             // SAFETY: the piece is readable for `len` bytes by the promise of `Iov::new`, and `len` is within it.
-            unsafe { load_words(piece.base, self.len, &mut words) };
+            unsafe { load_words(piece.base, self.len, to) };
         } else {
-            // SAFETY: the array has room for `len` bytes; it is private, so it overlaps nothing.
-            unsafe { self.copy_out(words.as_mut_ptr().cast()) };
+            self.store_gathered(to);
         }
-        words
+    }
+
+    #[cold]
+    fn store_gathered(&self, to: &[AtomicU64]) {
+        let mut bytes = [0u8; 64];
+        if self.len > bytes.len() {
+            return;
+        }
+        // SAFETY: the array has room for `len` bytes (checked); it is private, so it overlaps nothing.
+        unsafe {
+            self.copy_out(bytes.as_mut_ptr());
+            load_words(bytes.as_ptr(), self.len, to);
+        }
     }
 }
 
 /// # Safety
-/// `from` is readable for `len` bytes, and `len <= N * 8`.
+/// `from` is readable for `len` bytes.
 #[inline(always)]
-unsafe fn load_words<const N: usize>(from: *const u8, len: usize, words: &mut [u64; N]) {
-    let full = len / 8;
-    for (i, word) in words.iter_mut().enumerate().take(full) {
-        // SAFETY: (i + 1) * 8 <= len.
-        *word = unsafe { from.add(i * 8).cast::<u64>().read_unaligned() };
+unsafe fn load_words(from: *const u8, len: usize, to: &[AtomicU64]) {
+    for (i, word) in to.iter().enumerate() {
+        let at = i * 8;
+        if at + 8 <= len {
+            // SAFETY: these eight bytes lie within `len`.
+            word.store(unsafe { from.add(at).cast::<u64>().read_unaligned() }, Ordering::Relaxed);
+        } else {
+            if at < len {
+                // SAFETY: the last len - at bytes lie within `len`.
+                word.store(unsafe { load_partial(from.add(at), len - at) }, Ordering::Relaxed);
+            }
+            break;
+        }
     }
-    if !len.is_multiple_of(8) {
-        let mut tail = [0u8; 8];
-        // SAFETY: the last len % 8 bytes lie within `len`.
-        unsafe { std::ptr::copy_nonoverlapping(from.add(full * 8), tail.as_mut_ptr(), len % 8) };
-        if let Some(word) = words.get_mut(full) {
-            *word = u64::from_ne_bytes(tail);
+}
+
+/// The bytes as the first ones of a word, by two loads that may overlap instead of a call to memcpy.
+///
+/// # Safety
+/// `from` is readable for `len` bytes, 1 to 7.
+#[inline(always)]
+unsafe fn load_partial(from: *const u8, len: usize) -> u64 {
+    if cfg!(target_endian = "big") {
+        let mut bytes = [0u8; 8];
+        // SAFETY: `len` is at most 7.
+        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len) };
+        return u64::from_ne_bytes(bytes);
+    }
+    // SAFETY: each load ends at or before `len`.
+    unsafe {
+        if len >= 4 {
+            let last = from.add(len - 4).cast::<u32>().read_unaligned();
+            u64::from(from.cast::<u32>().read_unaligned()) | u64::from(last) << ((len - 4) * 8)
+        } else if len >= 2 {
+            let last = from.add(len - 2).cast::<u16>().read_unaligned();
+            u64::from(from.cast::<u16>().read_unaligned()) | u64::from(last) << ((len - 2) * 8)
+        } else {
+            u64::from(from.read())
+        }
+    }
+}
+
+/// The first bytes of a word, by two stores that may overlap.
+///
+/// # Safety
+/// `to` is writable for `len` bytes, 1 to 7.
+#[inline(always)]
+unsafe fn store_partial(word: u64, to: *mut u8, len: usize) {
+    if cfg!(target_endian = "big") {
+        // SAFETY: `len` is at most 7.
+        unsafe { std::ptr::copy_nonoverlapping(word.to_ne_bytes().as_ptr(), to, len) };
+        return;
+    }
+    // SAFETY: each store ends at or before `len`.
+    unsafe {
+        if len >= 4 {
+            to.cast::<u32>().write_unaligned(word as u32);
+            to.add(len - 4).cast::<u32>().write_unaligned((word >> ((len - 4) * 8)) as u32);
+        } else if len >= 2 {
+            to.cast::<u16>().write_unaligned(word as u16);
+            to.add(len - 2).cast::<u16>().write_unaligned((word >> ((len - 2) * 8)) as u16);
+        } else {
+            to.write(word as u8);
         }
     }
 }
@@ -283,15 +345,18 @@ impl<'a> PeerBytes<'a> {
 /// `to` is writable for `len` bytes.
 #[inline(always)]
 unsafe fn store_words(words: &[AtomicU64], len: usize, to: *mut u8) {
-    let full = len / 8;
-    for (i, word) in words.iter().enumerate().take(full) {
-        // SAFETY: (i + 1) * 8 <= len.
-        unsafe { to.add(i * 8).cast::<u64>().write_unaligned(word.load(Ordering::Relaxed)) };
-    }
-    if !len.is_multiple_of(8) {
-        let tail = words.get(full).map_or(0, |w| w.load(Ordering::Relaxed)).to_ne_bytes();
-        // SAFETY: the last len % 8 bytes lie within `len`.
-        unsafe { std::ptr::copy_nonoverlapping(tail.as_ptr(), to.add(full * 8), len % 8) };
+    for (i, word) in words.iter().enumerate() {
+        let at = i * 8;
+        if at + 8 <= len {
+            // SAFETY: these eight bytes lie within `len`.
+            unsafe { to.add(at).cast::<u64>().write_unaligned(word.load(Ordering::Relaxed)) };
+        } else {
+            if at < len {
+                // SAFETY: the last len - at bytes lie within `len`.
+                unsafe { store_partial(word.load(Ordering::Relaxed), to.add(at), len - at) };
+            }
+            break;
+        }
     }
 }
 
@@ -309,8 +374,8 @@ mod tests {
         let mut source: Vec<u8> = (1..=48).collect();
         for len in 0..=48 {
             let piece = iov(&mut source[..len]);
-            let words: [u64; 6] = Gather::one(&piece).load_words();
-            let slot = words.map(AtomicU64::new);
+            let slot: [AtomicU64; 6] = Default::default();
+            Gather::one(&piece).store_words(&slot);
             let mut whole = vec![0xee; 50];
             let target = iov(&mut whole);
             assert_eq!(PeerBytes::Words(&slot, len).copy_to(&Gather::one(&target)), len);
@@ -333,8 +398,9 @@ mod tests {
                 // SAFETY: `out` is as long as the window.
                 unsafe { window.copy_out(out.as_mut_ptr()) };
                 assert_eq!(out, &b"abcdefgh"[from.min(8)..(from + len).min(8)]);
-                let words: [u64; 1] = window.load_words();
-                assert_eq!(&words[0].to_ne_bytes()[..out.len()], &out[..]);
+                let word = AtomicU64::default();
+                window.store_words(std::slice::from_ref(&word));
+                assert_eq!(&word.into_inner().to_ne_bytes()[..out.len()], &out[..]);
             }
         }
         let (mut x, mut y) = ([0u8; 2], [0u8; 4]);

@@ -5,7 +5,7 @@
 //! taken is answered by [`Posted::NoResource`], and comes again.
 
 use crate::error::Error;
-use crate::mem::Gather;
+use crate::mem::{Gather, Iov, PeerBytes};
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
 
@@ -165,6 +165,12 @@ pub trait Rail {
     /// Hands a frame over.
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted;
 
+    /// Hands over a whole message without any extension: the hot path. As [`Self::post`] with such a frame.
+    #[inline]
+    fn post_message(&mut self, link: LinkId, tag: u64, message: &Iov) -> Posted {
+        self.post(link, &Frame::eager(tag, Gather::one(message)))
+    }
+
     /// Delivers at most about `budget` frames; returns how many. No system call.
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize;
 
@@ -175,6 +181,11 @@ pub trait Rail {
     /// When [`Self::maintain`] has to be called at the latest.
     fn deadline(&self) -> Option<Time> {
         None
+    }
+
+    /// True while a link is being made: [`Self::maintain`] should then be called more often.
+    fn is_connecting(&self) -> bool {
+        false
     }
 
     /// Names memory of this process for [`Self::get`] by the peer, until [`Self::conceal`]. Only for rails whose
@@ -223,6 +234,9 @@ pub trait Rail {
 
 /// Who listens to a rail.
 pub trait Sink {
+    /// A whole message of `peer` without any extension: the hot path. As [`Self::frame`] with such a frame.
+    fn message(&mut self, peer: PeerId, tag: u64, payload: PeerBytes<'_>);
+
     /// A frame of `peer`. An error says that the peer broke the protocol: the rail delivers no more of its frames and
     /// takes the link down.
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error>;

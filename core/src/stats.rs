@@ -27,7 +27,7 @@ impl PeerCounters {
         self.messages_sent += other.messages_sent;
         self.messages_received += other.messages_received;
         self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
+        self.bytes_received = self.bytes_received.saturating_add(other.bytes_received);
         self.sends_eager += other.sends_eager;
         self.sends_rendezvous += other.sends_rendezvous;
         self.unexpected_total += other.unexpected_total;

@@ -23,6 +23,9 @@ use crate::rails::{open_rails, AnyRail};
 /// Rounds of polling between two looks at descriptors (new links, dead peers): some microseconds.
 const ROUNDS_PER_MAINTENANCE: u32 = 1024;
 
+/// The same while a link is being made, when somebody waits for its descriptor.
+const ROUNDS_WHILE_CONNECTING: u32 = 32;
+
 /// How polling and sleeping went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitCounters {
@@ -39,7 +42,7 @@ pub struct WaitCounters {
 pub(crate) struct WaitPolicy {
     pub(crate) mode: WaitMode,
     pub(crate) spin: Duration,
-    /// The process may run on one core only: whoever it waits for needs that core.
+    /// The process may run on one core only.
     pub(crate) single_core: bool,
 }
 
@@ -60,12 +63,15 @@ pub struct Fabric {
     config: Config,
     run_dir: Option<RunDir>,
     start: Instant,
+    /// Rounds of polling until the next maintenance.
     rounds: u32,
     pub(crate) counters: WaitCounters,
     pub(crate) policy: WaitPolicy,
     descriptors: Vec<CqDescriptor>,
     /// Maintenance used up a wake-up that sleepers may have been meant by.
     pub(crate) bell_taken: bool,
+    /// Senders will ring, and nobody has used up the ring.
+    pub(crate) is_armed: bool,
 }
 
 impl Fabric {
@@ -101,11 +107,12 @@ impl Fabric {
             config,
             run_dir,
             start: Instant::now(),
-            rounds: 0,
+            rounds: 1,
             counters: WaitCounters::default(),
             policy,
             descriptors: Vec::new(),
             bell_taken: false,
+            is_armed: false,
         })
     }
 
@@ -130,13 +137,13 @@ impl Fabric {
     }
 
     /// One round of polling; now and then also of maintenance. Returns how much happened.
-    #[inline]
+    #[inline(always)]
     pub fn poll_round(&mut self) -> usize {
         let moved = self.engine.progress();
         self.counters.polls += 1;
         self.counters.empty_polls += u64::from(moved == 0);
-        self.rounds += 1;
-        if self.rounds >= ROUNDS_PER_MAINTENANCE {
+        self.rounds -= 1;
+        if self.rounds == 0 {
             return moved + self.maintain();
         }
         moved
@@ -145,28 +152,56 @@ impl Fabric {
     /// Looks at descriptors and timers.
     #[cold]
     pub fn maintain(&mut self) -> usize {
-        self.rounds = 0;
         let now = Time(self.start.elapsed().as_nanos() as u64);
         let happened = self.engine.maintain(now);
-        self.bell_taken |= happened > 0;
+        self.rounds = if self.engine.is_connecting() { ROUNDS_WHILE_CONNECTING } else { ROUNDS_PER_MAINTENANCE };
+        if happened > 0 {
+            // Whatever woke us may have been meant for others too: senders ring once for each arming.
+            self.bell_taken = true;
+            self.is_armed = false;
+        }
         happened
     }
 
     /// Takes completions, polling once when there is none.
-    #[inline]
-    pub fn take(&mut self, cq: CqId, mut out: impl FnMut(Completion) -> bool) -> usize {
-        let taken = self.engine.take_completions(cq, &mut out);
-        if taken > 0 {
-            return taken;
+    #[inline(always)]
+    pub fn take(&mut self, cq: CqId, out: impl FnMut(Completion) -> bool) -> usize {
+        if self.completions(cq) == 0 {
+            self.poll_round();
         }
-        self.poll_round();
+        if !self.descriptors.is_empty() {
+            self.wake_up(cq);
+        }
         self.engine.take_completions(cq, out)
     }
 
-    /// Number of completions that wait in a queue.
+    /// Whoever takes from a queue does not sleep on its descriptor.
+    #[cold]
+    fn wake_up(&mut self, cq: CqId) {
+        if let Some(queue) = self.engine.cq(cq) {
+            queue.armed = false;
+        }
+    }
+
+    /// Polls until there is a completion, at most `rounds` times; whether there is.
     #[inline]
+    pub(crate) fn poll_until(&mut self, cq: CqId, rounds: u32) -> bool {
+        (0..rounds).any(|_| {
+            self.poll_round();
+            self.completions(cq) > 0
+        })
+    }
+
+    /// Number of completions that wait in a queue.
+    #[inline(always)]
     pub fn completions(&mut self, cq: CqId) -> usize {
         self.engine.cq(cq).map_or(0, |queue| queue.len())
+    }
+
+    /// The end of sleep.
+    pub(crate) fn disarm(&mut self) {
+        self.is_armed = false;
+        self.engine.disarm();
     }
 
     /// Prepares rails for sleep, after everything that is known to have happened was handled.
@@ -176,7 +211,9 @@ impl Fabric {
         }
         // A new arming, so that senders that rang for an earlier one ring again.
         self.engine.disarm();
-        self.engine.arm()
+        let armed = self.engine.arm();
+        self.is_armed = armed == Armed::Yes;
+        armed
     }
 
     /// Time after which a sleeper has to look at timers.
@@ -223,16 +260,35 @@ impl Fabric {
         Ok(if queue.armed { Armed::Yes } else { Armed::Busy })
     }
 
-    /// Makes the descriptors readable of armed queues that somebody else's polling has filled.
-    #[inline]
+    /// Makes the descriptors readable of armed queues that somebody else's polling has filled, and arms the rails again
+    /// for the others when somebody else's waiting has disarmed them.
+    #[inline(always)]
     pub(crate) fn kick_armed(&mut self) {
+        if !self.descriptors.is_empty() {
+            self.kick_some();
+        }
+    }
+
+    #[cold]
+    fn kick_some(&mut self) {
+        while self.kick_full() && !self.is_armed && self.arm() == Armed::Busy {
+            self.engine.progress();
+        }
+    }
+
+    /// Kicks armed queues that are not empty; whether others stay armed.
+    fn kick_full(&mut self) -> bool {
+        let mut others = false;
         for descriptor in &self.descriptors {
-            let Some(queue) = self.engine.cq(descriptor.cq) else { continue };
-            if queue.armed && !queue.is_empty() {
+            let Some(queue) = self.engine.cq(descriptor.cq).filter(|queue| queue.armed) else { continue };
+            if queue.is_empty() {
+                others = true;
+            } else {
                 queue.armed = false;
                 let _ = descriptor.kick.write(1);
             }
         }
+        others
     }
 
     /// Forgets the descriptor of a queue that is destroyed.

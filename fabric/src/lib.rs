@@ -26,4 +26,4 @@ pub use fabric::{Fabric, WaitCounters};
 pub use gridnet_core as core;
 pub use gridnet_shm::is_valid_name;
 pub use rails::AnyRail;
-pub use shared::{Guard, Shared, ThreadLevel};
+pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use gridnet_core::error::Error;
 use gridnet_core::loopback::{Hub, LoopbackRail};
-use gridnet_core::mem::Gather;
+use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{
     Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
 };
@@ -85,6 +85,11 @@ impl Rail for AnyRail {
     }
 
     #[inline(always)]
+    fn post_message(&mut self, link: LinkId, tag: u64, message: &Iov) -> Posted {
+        each!(self, rail => rail.post_message(link, tag, message))
+    }
+
+    #[inline(always)]
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
         each!(self, rail => rail.poll(budget, sink))
     }
@@ -95,6 +100,11 @@ impl Rail for AnyRail {
 
     fn deadline(&self) -> Option<Time> {
         each!(self, rail => rail.deadline())
+    }
+
+    #[inline]
+    fn is_connecting(&self) -> bool {
+        each!(self, rail => rail.is_connecting())
     }
 
     fn expose(&mut self, link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {

@@ -9,7 +9,7 @@
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -28,12 +28,21 @@ use crate::config::{Config, ProgressMode, WaitMode};
 use crate::fabric::{sleep_on, Fabric};
 use crate::fork::ForkMark;
 
-/// Polls between two looks at the clock, which costs as much as ten polls.
-const POLLS_PER_CLOCK: u32 = 16;
-/// Times that the core is offered to others before sleep, when there is but one.
+/// Polls between two looks at the clock, which costs as much as several polls.
+const POLLS_PER_CLOCK: u32 = 64;
+/// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
 const YIELDS: u32 = 10;
 /// Longest sleep in one go: bounds what a wake-up lost by the kernel, or by a peer that misbehaves, can cost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// In the gate: somebody is inside, at levels without a lock.
+const ENTERED: u32 = 1;
+/// In the gate: a call ended in a panic, and nothing is certain any more.
+const BROKEN: u32 = 2;
+/// In the gate: several threads may come, and a lock lets one in.
+const LOCKED: u32 = 4;
+/// In the gate: only the thread that opened the fabric may come.
+const SINGLE: u32 = 8;
 
 /// Which threads call, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,16 +58,13 @@ pub enum ThreadLevel {
 /// A fabric that several may hold.
 #[derive(Debug)]
 pub struct Shared {
-    level: ThreadLevel,
     home: ThreadId,
     mark: ForkMark,
+    /// Some of the bits below; 0 when a call may simply go in.
+    gate: AtomicU32,
     /// There can be two threads inside calls.
     locked: bool,
     lock: Mutex<()>,
-    /// Somebody is inside, at levels without a lock.
-    entered: AtomicBool,
-    /// A call ended in a panic: nothing is certain any more.
-    broken: AtomicBool,
     inner: UnsafeCell<Inner>,
 }
 
@@ -78,7 +84,7 @@ struct Sleeper {
 }
 
 // SAFETY: `inner` is only reached through `Guard`, of which there is one at a time: by the lock where several threads
-// may call, else by the program's promise, which `entered` checks. `Inner` itself may move between threads.
+// may call, else by the program's promise, which `gate` checks. `Inner` itself may move between threads.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -97,14 +103,18 @@ impl Shared {
     pub fn open(config: Config, name: Option<&str>, level: ThreadLevel) -> Result<Arc<Shared>, Refusal> {
         let thread = config.progress == ProgressMode::Thread;
         let fabric = Fabric::open(config, name)?;
+        let locked = level == ThreadLevel::Multiple || thread;
+        let gate = match level {
+            _ if locked => LOCKED,
+            ThreadLevel::Single => SINGLE,
+            _ => 0,
+        };
         let shared = Arc::new(Shared {
-            level,
             home: std::thread::current().id(),
             mark: ForkMark::new()?,
-            locked: level == ThreadLevel::Multiple || thread,
+            gate: AtomicU32::new(gate),
+            locked,
             lock: Mutex::new(()),
-            entered: AtomicBool::new(false),
-            broken: AtomicBool::new(false),
             inner: UnsafeCell::new(Inner { fabric, sleepers: Vec::new(), progress: None }),
         });
         if thread {
@@ -118,32 +128,38 @@ impl Shared {
     /// # Errors
     /// [`Error::Forked`] in a child; [`Error::Thread`] when the thread level is broken; [`Error::Internal`] after a
     /// panic.
-    #[inline(always)]
     pub fn enter(&self) -> Result<Guard<'_>, Error> {
         if !self.mark.is_home() {
             return Err(Error::Forked);
         }
-        if self.broken.load(Ordering::Relaxed) {
+        let gate = self.gate.load(Ordering::Relaxed);
+        if gate & BROKEN != 0 {
             return Err(Error::Internal);
         }
-        if self.locked {
+        if gate & LOCKED != 0 {
             let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(Guard { shared: self, lock: Some(lock) });
         }
-        if self.level == ThreadLevel::Single && std::thread::current().id() != self.home {
+        if gate & SINGLE != 0 && std::thread::current().id() != self.home {
             return Err(Error::Thread);
         }
-        // Two relaxed moves instead of a locked exchange: catches overlapping calls most of the time, and costs nothing.
-        if self.entered.load(Ordering::Relaxed) {
+        // Relaxed moves instead of a locked exchange: catches overlapping calls most of the time, and costs nothing.
+        if gate & ENTERED != 0 {
             return Err(Error::Thread);
         }
-        self.entered.store(true, Ordering::Relaxed);
+        self.gate.store(gate | ENTERED, Ordering::Relaxed);
         Ok(Guard { shared: self, lock: None })
     }
 
-    /// To be called when a call ended in a panic.
-    pub fn mark_broken(&self) {
-        self.broken.store(true, Ordering::Relaxed);
+    /// Goes in where a call may simply go in; `None` where [`Self::enter`] has to decide. For hot paths.
+    #[inline(always)]
+    pub fn enter_plain(&self) -> Option<PlainGuard<'_>> {
+        let gate = self.gate.load(Ordering::Relaxed);
+        if !(gate == 0 || gate == SINGLE && std::thread::current().id() == self.home) || !self.mark.is_home() {
+            return None;
+        }
+        self.gate.store(gate | ENTERED, Ordering::Relaxed);
+        Some(PlainGuard { shared: self, gate })
     }
 
     /// True in the process that opened the fabric.
@@ -169,8 +185,11 @@ impl Shared {
         if timeout == Some(Duration::ZERO) {
             return Err(Error::Timeout);
         }
-        let start = Instant::now();
-        let end = timeout.and_then(|t| start.checked_add(t));
+        // The clock costs half of a short wait: it is not read before some polls were in vain.
+        if guard.policy.mode != WaitMode::Block && guard.poll_until(cq, POLLS_PER_CLOCK) {
+            return Ok(guard.take(cq, out));
+        }
+        let end = timeout.and_then(|t| Instant::now().checked_add(t));
         loop {
             guard = self.spin(guard, cq, end)?;
             let taken = guard.take(cq, &mut out);
@@ -195,11 +214,8 @@ impl Shared {
         let start = Instant::now();
         let mut yields = 0;
         loop {
-            for _ in 0..POLLS_PER_CLOCK {
-                guard.poll_round();
-                if guard.completions(cq) > 0 {
-                    return Ok(guard);
-                }
+            if guard.poll_until(cq, POLLS_PER_CLOCK) {
+                return Ok(guard);
             }
             if self.locked {
                 drop(guard);
@@ -212,11 +228,15 @@ impl Shared {
             if policy.mode == WaitMode::Spin {
                 continue;
             }
-            // Whoever we wait for needs this core: spinning keeps it from answering.
-            if policy.single_core && yields < YIELDS {
+            // When whoever we wait for needs this core, spinning keeps it from answering. Offering the core is
+            // quicker than sleeping where it must stay on it; else sleep lets the scheduler part the two.
+            if guard.engine.is_peer_on_this_core() {
+                if !policy.single_core || yields >= YIELDS {
+                    return Ok(guard);
+                }
                 yields += 1;
                 std::thread::yield_now();
-            } else if policy.single_core || guard.engine.is_peer_on_this_core() || now - start >= policy.spin {
+            } else if now - start >= policy.spin {
                 return Ok(guard);
             }
         }
@@ -255,7 +275,7 @@ impl Shared {
         extra: Option<BorrowedFd<'_>>,
     ) -> Result<Guard<'a>, Error> {
         if guard.arm() == Armed::Busy || cq.is_some_and(|cq| guard.completions(cq) > 0) {
-            guard.engine.disarm();
+            guard.disarm();
             return Ok(guard);
         }
         let until_end = end.map(|end| end.saturating_duration_since(Instant::now()));
@@ -265,7 +285,7 @@ impl Shared {
             return self.sleep_outside(guard, cq, span, extra);
         }
         guard.sleep_on_rails(span, extra);
-        guard.engine.disarm();
+        guard.disarm();
         guard.maintain();
         Ok(guard)
     }
@@ -339,10 +359,11 @@ impl Guard<'_> {
         unsafe { &mut *self.shared.inner.get() }
     }
 
-    /// Rings for sleepers whose queues have filled, and arms the rails for them if their wake-up was used up.
+    /// Rings for sleepers whose queues have filled, and arms the rails for them if their wake-up was used up, or their
+    /// arming ended by whoever looked in meanwhile.
     #[cold]
     fn serve_sleepers(&mut self) {
-        if self.bell_taken {
+        if self.bell_taken || !self.is_armed {
             self.bell_taken = false;
             while self.arm() == Armed::Busy {
                 self.engine.progress();
@@ -377,12 +398,49 @@ impl DerefMut for Guard<'_> {
 impl Drop for Guard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.gate.fetch_or(BROKEN, Ordering::Relaxed);
+            return;
+        }
         self.kick_armed();
         if self.lock.is_none() {
-            self.shared.entered.store(false, Ordering::Relaxed);
+            let gate = self.shared.gate.load(Ordering::Relaxed);
+            self.shared.gate.store(gate & !ENTERED, Ordering::Relaxed);
         } else if !self.inner().sleepers.is_empty() {
             self.serve_sleepers();
         }
+    }
+}
+
+/// The right to use a fabric that needs no lock: a [`Guard`] without its cases.
+pub struct PlainGuard<'a> {
+    shared: &'a Shared,
+    gate: u32,
+}
+
+impl Deref for PlainGuard<'_> {
+    type Target = Fabric;
+
+    #[inline(always)]
+    fn deref(&self) -> &Fabric {
+        // SAFETY: as in `Guard::inner`.
+        unsafe { &(*self.shared.inner.get()).fabric }
+    }
+}
+
+impl DerefMut for PlainGuard<'_> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Fabric {
+        // SAFETY: as in `Guard::inner`.
+        unsafe { &mut (*self.shared.inner.get()).fabric }
+    }
+}
+
+impl Drop for PlainGuard<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.kick_armed();
+        self.shared.gate.store(self.gate, Ordering::Relaxed);
     }
 }
 

@@ -34,12 +34,21 @@ pub struct Arena {
     next: usize,
     free_blocks: Vec<u32>,
     free_staging: [Vec<u32>; CLASSES.len()],
+    /// Ranges that were staging buffers: first line and number of lines.
+    joined: Vec<(u32, u32)>,
 }
 
 impl Arena {
     /// Allots the memory of `segment`; link blocks have rings of `slots`.
     pub fn new(segment: OwnSegment, slots: u32) -> Arena {
-        Arena { segment, slots, next: ARENA_OFFSET, free_blocks: Vec::new(), free_staging: Default::default() }
+        Arena {
+            segment,
+            slots,
+            next: ARENA_OFFSET,
+            free_blocks: Vec::new(),
+            free_staging: Default::default(),
+            joined: Vec::new(),
+        }
     }
 
     /// The memory.
@@ -89,8 +98,11 @@ impl Arena {
         let class = class_of(len);
         let count = if CLASSES[class] <= 8192 { 8 } else { 1 };
         for _ in 0..count {
-            let line = self.extend(CLASSES[class])?;
-            self.free_staging[class].push(line);
+            match self.extend(CLASSES[class]) {
+                Ok(line) => self.free_staging[class].push(line),
+                Err(_) if !self.free_staging[class].is_empty() => break,
+                Err(refusal) => return Err(refusal),
+            }
         }
         Ok(())
     }
@@ -101,11 +113,43 @@ impl Arena {
         self.free_staging[usize::from(staging.class)].push(staging.line);
     }
 
+    /// Allots memory that was never used; when there is none, free staging buffers of any size are joined to what is
+    /// needed.
     fn extend(&mut self, len: usize) -> Result<u32, Refusal> {
         let start = self.next;
-        self.segment.commit(start + len)?;
-        self.next = start + len;
-        Ok((start / LINE) as u32)
+        match self.segment.commit(start + len) {
+            Ok(()) => {
+                self.next = start + len;
+                Ok((start / LINE) as u32)
+            }
+            Err(refusal) => self.take_range(len).or_else(|| self.join_free().take_range(len)).ok_or(refusal),
+        }
+    }
+
+    /// Cuts `len` bytes off a joined range.
+    fn take_range(&mut self, len: usize) -> Option<u32> {
+        let lines = len.div_ceil(LINE) as u32;
+        let range = self.joined.iter_mut().find(|(_, free)| *free >= lines)?;
+        let start = range.0;
+        *range = (start + lines, range.1 - lines);
+        Some(start)
+    }
+
+    /// Makes ranges, as long as possible, of all free staging buffers.
+    #[cold]
+    fn join_free(&mut self) -> &mut Arena {
+        let mut free = std::mem::take(&mut self.joined);
+        for (lines, size) in self.free_staging.iter_mut().zip(CLASSES) {
+            free.extend(lines.drain(..).map(|line| (line, (size / LINE) as u32)));
+        }
+        free.sort_unstable();
+        for (line, lines) in free.into_iter().filter(|(_, lines)| *lines > 0) {
+            match self.joined.last_mut() {
+                Some((start, len)) if *start + *len == line => *len += lines,
+                _ => self.joined.push((line, lines)),
+            }
+        }
+        self
     }
 }
 
@@ -148,6 +192,29 @@ mod tests {
         };
         assert!(refusal.reason.contains("GRIDNET_SHM_SEGMENT_SIZE"), "{refusal:?}");
         assert!(arena.take_staging(MAX_STAGING + 1).is_none());
+    }
+
+    #[test]
+    fn buffers_given_back_serve_other_sizes_when_the_segment_is_full() {
+        let size = 1 << 20;
+        let segment = OwnSegment::create(size, &Header::new(size, [1; 16], 0), false).unwrap();
+        let mut arena = Arena::new(segment, 64);
+        let mut small = Vec::new();
+        while arena.grow_staging(8192).is_ok() {
+            small.extend(std::iter::from_fn(|| arena.take_staging(8192)));
+        }
+        assert!(arena.grow_staging(100_000).is_err());
+        small.into_iter().for_each(|staging| arena.give_staging(staging));
+        arena.grow_staging(100_000).unwrap();
+        let large = arena.take_staging(100_000).unwrap();
+        assert!(large.size() >= 100_000 && (large.line as usize) * LINE + large.size() <= size);
+        // What was joined is not handed out a second time in its old size.
+        while arena.grow_staging(8192).is_ok() {
+            while let Some(other) = arena.take_staging(8192) {
+                let (a, b) = (large.line, large.line + (large.size() / LINE) as u32);
+                assert!(other.line + (8192 / LINE) as u32 <= a || other.line >= b);
+            }
+        }
     }
 
     #[test]

@@ -37,8 +37,12 @@ impl ShmRail {
         }
         let index = self.links.len() as u32;
         self.links.push(Link::new(peer, address.node, block));
+        self.calls += 1;
         self.by_node.insert(address.node, index);
-        self.watch_link(index, stream, process)?;
+        if let Err(refusal) = self.watch_link(index, stream, process) {
+            self.release(index);
+            return Err(refusal);
+        }
         Ok(index)
     }
 
@@ -83,7 +87,7 @@ impl ShmRail {
         Ok(Live::new(&self.arena, &self.offer(block), &offer, segment, bell))
     }
 
-    pub(crate) fn accept_all(&mut self, now: Time) {
+    pub(crate) fn accept_all<S: Sink>(&mut self, now: Time, sink: &mut S) {
         while let Some(stream) = socket::accept_next(&self.listener) {
             if let Err(refusal) = socket::check_user(&stream) {
                 tracing::warn!(reason = %refusal.reason, "connection refused");
@@ -99,6 +103,8 @@ impl ShmRail {
                     self.greetings.push(None);
                 }
                 self.greetings[place] = Some((stream, now));
+                // Callers speak at once: often it is here already.
+                self.greet(place as u32, sink);
             }
         }
     }
@@ -139,6 +145,7 @@ impl ShmRail {
                 tracing::warn!("connection dropped: it did not say who it is within 5 s");
             }
         }
+        while self.greetings.pop_if(|entry| entry.is_none()).is_some() {}
     }
 
     /// Answers a call.
@@ -204,6 +211,7 @@ impl ShmRail {
             None => {
                 self.by_node.insert(link.node, index);
                 self.links.push(link);
+                self.calls += 1;
             }
         }
     }
@@ -213,6 +221,7 @@ impl ShmRail {
         let link = &mut self.links[index as usize];
         link.live = Some(live);
         let peer = link.peer;
+        self.calls -= 1;
         self.start_polling(index);
         sink.up(peer);
         if let Err(refusal) = self.watch_link(index, stream, process) {
@@ -270,6 +279,7 @@ impl ShmRail {
         let link = &mut self.links[index as usize];
         link.live = Some(live);
         let peer = link.peer;
+        self.calls -= 1;
         self.start_polling(index);
         sink.up(peer);
         Ok(())

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use gridnet_core::error::Error;
-use gridnet_core::mem::PeerBytes;
+use gridnet_core::mem::{Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::ring::bell::{Order, Ringer};
 use gridnet_core::ring::slot::{Consumer, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
-use gridnet_core::sync::{relax, AtomicU32, Ordering};
-use gridnet_core::wire::{extension_words, Frame, Incoming, MAX_EXTENSION};
+use gridnet_core::sync::{relax, AtomicU32, AtomicU64, Ordering};
+use gridnet_core::wire::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
 
 use crate::arena::{Arena, Staging, MAX_STAGING};
 use crate::cpu::core_stamp;
@@ -18,8 +18,10 @@ use crate::segment::PeerSegment;
 
 /// In the flags of a slot: the payload is in a staging buffer, and the word after the extension names it.
 const FLAG_STAGED: u8 = 0x80;
-/// Staged payloads beyond this many bytes are given back at once rather than every quarter ring.
+/// Staged payloads beyond this many bytes are given back at once,
 const PROMPT_CREDIT: usize = 1024;
+/// others after so many, or when the ring runs empty.
+const STAGED_CREDITS: u32 = 16;
 /// Staging buffers beyond this size count as bulk,
 const BULK: usize = 8192;
 /// of which so many are under way at once: enough to keep both copies busy, few enough to stay in the cache.
@@ -48,6 +50,10 @@ pub struct Live {
     under_way: VecDeque<(u32, Staging)>,
     under_way_bytes: usize,
     bulk_under_way: usize,
+    /// Staging buffers consumed since the last credit.
+    staged_uncredited: u32,
+    /// The consumed count when the last frame found no room.
+    refused_at: u32,
     /// Frames delivered without a pause.
     run: u32,
     /// The consumed count lies; the link is to be cut.
@@ -80,14 +86,28 @@ impl Live {
             under_way: VecDeque::new(),
             under_way_bytes: 0,
             bulk_under_way: 0,
+            staged_uncredited: 0,
+            refused_at: 0,
             run: 0,
             corrupt: false,
             rung: 0,
         }
     }
 
-    /// Puts a frame into the ring; at most `window` bytes of staging buffers are under way.
+    /// Puts a message without extension that fits into a slot into the ring; false when there is no room, or
+    /// something is wrong that [`Self::post`] finds out.
     #[inline(always)]
+    pub fn post_small(&mut self, tag: u64, message: &Iov) -> bool {
+        if self.producer.has_space() != Ok(true) {
+            return false;
+        }
+        let header = SlotHeader { kind: Kind::Eager as u8, flags: 0, len: message.len() as u16, core: core_stamp() };
+        self.producer.push(header, tag, *message);
+        self.ring();
+        true
+    }
+
+    /// Puts a frame into the ring; at most `window` bytes of staging buffers are under way.
     pub fn post(&mut self, arena: &mut Arena, window: usize, frame: &Frame<'_>) -> Posted {
         match self.producer.has_space() {
             Ok(true) => {}
@@ -100,8 +120,7 @@ impl Live {
         }
         let header = SlotHeader { kind: frame.kind as u8, flags: frame.flags, len: len as u16, core: core_stamp() };
         if frame.extension_len == 0 {
-            let body: [u64; BODY_WORDS] = frame.payload.load_words();
-            self.producer.push(header, frame.word, &body[..len.div_ceil(8)]);
+            self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| frame.payload.store_words(body));
         } else {
             self.push_extended(header, frame);
         }
@@ -110,11 +129,11 @@ impl Live {
     }
 
     fn push_extended(&mut self, header: SlotHeader, frame: &Frame<'_>) {
-        let mut body = [0u64; BODY_WORDS];
-        let words: [u64; BODY_WORDS] = frame.payload.load_words();
-        let all = frame.extension().iter().chain(&words);
-        body.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
-        self.producer.push(header, frame.word, &body);
+        self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+            let (words, rest) = body.split_at(frame.extension_len.min(BODY_WORDS));
+            store_all(words, frame.extension());
+            frame.payload.store_words(rest);
+        });
     }
 
     fn post_staged(&mut self, arena: &mut Arena, window: usize, frame: &Frame<'_>) -> Posted {
@@ -127,18 +146,19 @@ impl Live {
         // way to anybody, and the caller's memory is elsewhere.
         unsafe { frame.payload.copy_out(to.as_ptr()) };
         self.under_way.push_back((self.producer.sent(), staging));
-        self.under_way_bytes += staging.size();
+        self.under_way_bytes += weight(staging);
         self.bulk_under_way += usize::from(staging.size() > BULK);
-        let mut body = [0u64; BODY_WORDS];
-        body.iter_mut().zip(frame.extension()).for_each(|(to, from)| *to = *from);
-        body[frame.extension_len] = StagingRef { line: staging.line, len: len as u32 }.pack();
+        let reference = StagingRef { line: staging.line, len: len as u32 }.pack();
         let header = SlotHeader {
             kind: frame.kind as u8,
             flags: frame.flags | FLAG_STAGED,
             len: 0,
             core: core_stamp(),
         };
-        self.producer.push(header, frame.word, &body[..=frame.extension_len]);
+        self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+            store_all(body, frame.extension());
+            store_all(&body[frame.extension_len..], &[reference]);
+        });
         self.ring();
         Posted::Done
     }
@@ -148,7 +168,8 @@ impl Live {
         debug_assert!(len <= MAX_STAGING);
         let bulk = len > BULK;
         let full = |live: &Live| {
-            live.under_way_bytes + len > window || bulk && live.bulk_under_way >= BULK_DEPTH
+            let beyond = live.under_way_bytes > 0 && live.under_way_bytes + len > window;
+            beyond || bulk && live.bulk_under_way >= BULK_DEPTH
         };
         if full(self) {
             self.reclaim(arena);
@@ -188,7 +209,7 @@ impl Live {
     }
 
     fn return_staging(&mut self, arena: &mut Arena, staging: Staging) {
-        self.under_way_bytes -= staging.size();
+        self.under_way_bytes -= weight(staging);
         self.bulk_under_way -= usize::from(staging.size() > BULK);
         arena.give_staging(staging);
     }
@@ -233,18 +254,39 @@ impl Live {
         while taken < budget {
             let Some(ready) = self.consumer.peek() else {
                 self.run = 0;
+                if self.staged_uncredited > 0 {
+                    self.credit();
+                }
                 break;
             };
             let header = ready.header();
             *core = header.core;
-            let prompt = take_slot(&self.segment, peer, &ready, sink)?;
+            let staged = take_slot(&self.segment, peer, &ready, sink)?;
             taken += 1;
-            if self.consumer.consume(prompt) {
+            let published = self.consumer.consume(false);
+            if staged > 0 {
+                self.count_staged(staged);
+            } else if published {
                 self.ring();
             }
         }
         self.run = self.run.saturating_add(taken as u32);
         Ok(taken)
+    }
+
+    /// A staging buffer was consumed: the sender learns of it at once when it is large, of several small ones together.
+    fn count_staged(&mut self, len: usize) {
+        self.staged_uncredited += 1;
+        if len > PROMPT_CREDIT || self.staged_uncredited >= STAGED_CREDITS {
+            self.credit();
+        }
+    }
+
+    /// Tells the sender what was consumed, and wakes it if it sleeps until there is room.
+    fn credit(&mut self) {
+        self.staged_uncredited = 0;
+        self.consumer.publish();
+        self.ring();
     }
 
     /// In a stream, a receiver that takes each line as soon as it is written steals the line that the sender is
@@ -258,10 +300,19 @@ impl Live {
         }
     }
 
-    /// True when a frame waits, or when the peer has made room since the ring was found full.
+    /// Remembers that a frame found no room: [`Self::has_news`] tells when the peer has consumed something since.
+    pub fn note_refusal(&mut self) {
+        self.refused_at = self.producer.consumed();
+    }
+
+    /// True when a frame waits, or when the peer has made room that somebody `wants_room` waits for.
     pub fn has_news(&mut self, wants_room: bool) -> bool {
-        self.consumer.peek().is_some()
-            || wants_room && self.producer.refresh().is_ok() && self.producer.has_space().unwrap_or(true)
+        if self.consumer.peek().is_some() {
+            return true;
+        }
+        // Nothing is under way to this peer: the room is missing elsewhere, and nobody rings when it comes.
+        let hopeless = self.producer.sent() == self.producer.consumed();
+        wants_room && (hopeless || self.producer.refresh().is_err() || self.producer.consumed() != self.refused_at)
     }
 
     /// True when the consumed count has lied.
@@ -286,6 +337,20 @@ impl Live {
     }
 }
 
+fn store_all(to: &[AtomicU64], from: &[u64]) {
+    to.iter().zip(from).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
+}
+
+/// What a staging buffer counts in the window. Those that the peer does not give back promptly count nothing: a sender
+/// that waited for them could wait for ever, and the ring bounds them.
+fn weight(staging: Staging) -> usize {
+    if staging.size() > PROMPT_CREDIT {
+        staging.size()
+    } else {
+        0
+    }
+}
+
 /// A sender publishes without a fence only if barriers interrupt it, and the receiver runs them.
 fn order_of(sender: &LinkOffer, receiver: &LinkOffer) -> Order {
     if sender.registered && receiver.has_barrier {
@@ -295,32 +360,34 @@ fn order_of(sender: &LinkOffer, receiver: &LinkOffer) -> Order {
     }
 }
 
-/// Hands the frame of one slot over; true when the sender waits for its buffer.
+/// Hands the frame of one slot over; the length of its staging buffer, if it has one.
 #[inline(always)]
-fn take_slot<S: Sink>(segment: &PeerSegment, peer: PeerId, ready: &Ready<'_>, sink: &mut S) -> Result<bool, Refusal> {
+fn take_slot<S: Sink>(segment: &PeerSegment, peer: PeerId, ready: &Ready<'_>, sink: &mut S) -> Result<usize, Refusal> {
+    let header = ready.header();
+    let len = usize::from(header.len);
+    if header.kind == Kind::Eager as u8 && header.flags == 0 && len <= BODY_BYTES {
+        sink.message(peer, ready.word(), PeerBytes::Words(ready.body(), len));
+        return Ok(0);
+    }
+    take_extended(segment, peer, ready, sink)
+}
+
+fn take_extended<S: Sink>(segment: &PeerSegment, peer: PeerId, ready: &Ready<'_>, sink: &mut S) -> Result<usize, Refusal> {
     let header = ready.header();
     let mut frame = Incoming {
         kind: header.kind,
         flags: header.flags,
         word: ready.word(),
         extension: [0; MAX_EXTENSION],
-        payload: PeerBytes::Words(ready.body(), usize::from(header.len)),
+        payload: PeerBytes::EMPTY,
     };
-    let mut prompt = false;
-    let plain = header.flags == 0 && header.kind == gridnet_core::wire::Kind::Eager as u8;
-    if plain {
-        if usize::from(header.len) > BODY_BYTES {
-            return Err(misbehaved("slot that is longer than a slot"));
-        }
-    } else {
-        prompt = unpack_extended(segment, ready, &mut frame)?;
-    }
+    let staged = unpack(segment, ready, &mut frame)?;
     sink.frame(peer, frame).map_err(|error| Refusal::new(error, "frame that breaks the protocol"))?;
-    Ok(prompt)
+    Ok(staged)
 }
 
-/// Fills in extension words and staged payload.
-fn unpack_extended<'a>(segment: &'a PeerSegment, ready: &Ready<'a>, frame: &mut Incoming<'a>) -> Result<bool, Refusal> {
+/// Fills in extension words and payload; the length of the staging buffer, if there is one.
+fn unpack<'a>(segment: &'a PeerSegment, ready: &Ready<'a>, frame: &mut Incoming<'a>) -> Result<usize, Refusal> {
     let staged = frame.flags & FLAG_STAGED != 0;
     frame.flags &= !FLAG_STAGED;
     let words = extension_words(frame.kind, frame.flags).map_err(|e| misbehaved(e.0))?;
@@ -335,7 +402,7 @@ fn unpack_extended<'a>(segment: &'a PeerSegment, ready: &Ready<'a>, frame: &mut 
             return Err(misbehaved("slot that is longer than a slot"));
         }
         frame.payload = PeerBytes::Words(rest, len);
-        return Ok(false);
+        return Ok(0);
     }
     let reference = rest.first().map_or(0, |word| word.load(Ordering::Relaxed));
     let (start, len) = StagingRef::unpack(reference, segment.len())
@@ -344,7 +411,8 @@ fn unpack_extended<'a>(segment: &'a PeerSegment, ready: &Ready<'a>, frame: &mut 
     let base = segment.bytes(start, len).ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
     // SAFETY: inside the peer's mapping, which outlives the frame: the link is not dropped while it is delivered.
     frame.payload = unsafe { PeerBytes::raw(base, len) };
-    Ok(len > PROMPT_CREDIT)
+    // An empty buffer is one all the same.
+    Ok(len.max(1))
 }
 
 #[cold]

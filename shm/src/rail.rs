@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use gridnet_core::error::Error;
+use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, Sink};
 use gridnet_core::ring::bell::Bell;
 use gridnet_core::ring::slot::BODY_BYTES;
@@ -86,6 +87,8 @@ pub struct ShmRail {
     pub(crate) listener: OwnedFd,
     pub(crate) poller: Poller,
     pub(crate) greetings: Vec<Option<(OwnedFd, Time)>>,
+    /// Links that we have called and that have not answered.
+    pub(crate) calls: usize,
     pub(crate) registered: bool,
     pub(crate) has_barrier: bool,
     /// Core stamp of the frame that came last.
@@ -130,6 +133,7 @@ impl ShmRail {
             listener,
             poller,
             greetings: Vec::new(),
+            calls: 0,
             registered,
             has_barrier: registered && barrier::run(),
             last_core: 0,
@@ -227,13 +231,18 @@ impl ShmRail {
     }
 
     /// Gives everything back that a link holds; false when that was done before.
-    fn release(&mut self, index: u32) -> bool {
+    pub(crate) fn release(&mut self, index: u32) -> bool {
         let Some(link) = self.links.get_mut(index as usize).filter(|link| !link.over) else { return false };
         link.over = true;
-        for file in [link.socket.take(), link.process.take()].into_iter().flatten() {
-            // Before it is closed: a forked child may hold a copy, which would keep the watch alive.
-            self.poller.forget(&file);
+        // A forked child may hold copies, which would keep connection and watches alive beyond our close.
+        if let Some(stream) = link.socket.take() {
+            self.poller.forget(&stream);
+            socket::hang_up(&stream);
         }
+        if let Some(process) = link.process.take() {
+            self.poller.forget(&process);
+        }
+        self.calls -= usize::from(link.live.is_none());
         if let Some(live) = link.live.take() {
             self.rung_by_ended += live.rung();
             live.release(&mut self.arena);
@@ -278,14 +287,27 @@ impl Rail for ShmRail {
     }
 
     #[inline(always)]
+    fn post_message(&mut self, link: LinkId, tag: u64, message: &Iov) -> Posted {
+        if message.len() <= BODY_BYTES {
+            if let Some(live) = self.links.get_mut(link.0 as usize).and_then(|link| link.live.as_mut()) {
+                if live.post_small(tag, message) {
+                    return Posted::Done;
+                }
+            }
+        }
+        self.post(link, &Frame::eager(tag, Gather::one(message)))
+    }
+
+    #[inline(never)]
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
         let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
         let Some(live) = &mut link.live else {
             return if link.over { Posted::Down } else { Posted::NoResource };
         };
         let posted = live.post(&mut self.arena, self.config.link_window, frame);
-        if posted == Posted::NoResource {
-            link.wants_room = true;
+        link.wants_room = posted == Posted::NoResource;
+        if link.wants_room {
+            live.note_refusal();
         }
         posted
     }
@@ -311,7 +333,7 @@ impl Rail for ShmRail {
             happened += 1;
             match what {
                 Watched::Bell => {}
-                Watched::Listener => drop(self.accept_all(now)),
+                Watched::Listener => self.accept_all(now, sink),
                 Watched::Greeting(place) => self.greet(place, sink),
                 Watched::Socket(index) => self.hear(index, sink),
                 Watched::Process(index) => self.finish_drained(index, "the peer process has ended", sink),
@@ -327,6 +349,11 @@ impl Rail for ShmRail {
 
     fn deadline(&self) -> Option<Time> {
         self.greetings.iter().flatten().map(|(_, since)| since.after(GREETING_NS)).min()
+    }
+
+    #[inline]
+    fn is_connecting(&self) -> bool {
+        self.calls > 0 || !self.greetings.is_empty()
     }
 
     fn arm(&mut self) -> Armed {
@@ -387,6 +414,9 @@ impl Drop for ShmRail {
             return;
         }
         self.dir.unregister(self.config.local.node, self.config.name.as_deref());
+        // A forked child may hold copies of these: closing ours would not end them.
+        self.links.iter().filter_map(|link| link.socket.as_ref()).for_each(socket::hang_up);
+        socket::hang_up(&self.listener);
     }
 }
 

@@ -161,7 +161,7 @@ pub fn is_valid_name(name: &str) -> bool {
 /// Whether somebody listens at a socket. Whoever does sees a connection that ends without a word.
 fn is_alive(path: &Path) -> bool {
     match socket::connect_to(path) {
-        Ok(_) => true,
+        Ok(stream) => socket::is_peer_alive(&stream),
         Err(refusal) => refusal.error == Error::Again,
     }
 }

@@ -4,17 +4,18 @@
 //! or a rejection (status, four bytes, and a text).
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{Hello, MAX_HELLO_BYTES};
 use nix::cmsg_space;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, socket, sockopt, AddressFamily, Backlog,
-    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, shutdown, socket, sockopt, AddressFamily, Backlog,
+    ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
 };
 use nix::unistd::geteuid;
 
@@ -68,6 +69,19 @@ pub fn connect_to(path: &Path) -> Result<OwnedFd, Refusal> {
         }
         Err(e) => Err(system("connect")(e)),
     }
+}
+
+/// Ends a connection, or listening, whoever else holds a copy of the descriptor.
+pub fn hang_up(stream: &OwnedFd) {
+    // An error says that it is over already.
+    let _ = shutdown(stream.as_raw_fd(), Shutdown::Both);
+}
+
+/// Whether the process at the other end lives; a connection can also be kept by its forked child.
+pub fn is_peer_alive(stream: &OwnedFd) -> bool {
+    let Some(process) = peer_process(stream) else { return true };
+    let mut set = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    poll(&mut set, PollTimeout::ZERO) == Ok(0)
 }
 
 /// The next connection, if there is one.
@@ -205,7 +219,6 @@ mod tests {
     use super::*;
     use gridnet_core::wire::NodeId;
     use nix::sys::socket::socketpair;
-    use std::os::fd::AsFd;
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, FLAGS).unwrap()
@@ -237,11 +250,8 @@ mod tests {
 
     #[test]
     fn the_end_of_this_process_has_not_come() {
-        use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
         let (a, _b) = pair();
         check_user(&a).unwrap();
-        let process = peer_process(&a).unwrap();
-        let mut set = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut set, PollTimeout::ZERO).unwrap(), 0);
+        assert!(peer_process(&a).is_some() && is_peer_alive(&a));
     }
 }

@@ -2,7 +2,7 @@
 
 use gridnet::config::{Config, KNOWN_RAILS};
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
-use rustix::process::{getpid, geteuid, pidfd_open, PidfdFlags};
+use rustix::process::{geteuid, getpid, pidfd_open, PidfdFlags};
 use rustix::thread::{membarrier, MembarrierCommand};
 use serde::Serialize;
 use std::fs::{self, Metadata};

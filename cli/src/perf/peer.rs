@@ -8,11 +8,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// A running peer; killed and reaped when dropped. It also ends by itself: when its parent dies, and when its
-/// orders end.
+/// A running peer. It ends when its orders do, and when its parent dies; what does not end by itself when this is
+/// dropped is killed.
 pub(crate) struct Peer {
     child: Child,
-    orders: ChildStdin,
+    /// None when there will be no more.
+    orders: Option<ChildStdin>,
     reports: Reports,
 }
 
@@ -48,7 +49,7 @@ impl Peer {
             .expect("both were asked for");
         Ok(Peer {
             child,
-            orders,
+            orders: Some(orders),
             reports: Reports {
                 pipe: reports,
                 unread: Vec::new(),
@@ -65,7 +66,10 @@ impl Peer {
     pub(crate) fn order(&mut self, order: &Order) -> Result<(), Failure> {
         let mut line = serde_json::to_vec(order).map_err(|error| Failure::Run(error.to_string()))?;
         line.push(b'\n');
-        match self.orders.write_all(&line) {
+        let Some(orders) = &mut self.orders else {
+            return Err(self.gone());
+        };
+        match orders.write_all(&line) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(self.gone()),
             other => Ok(other?),
         }
@@ -107,7 +111,6 @@ impl Peer {
     }
 
     fn gone(&mut self) -> Failure {
-        // Its pipe is closed, so it is ending; killed it surely is reaped.
         let status = self
             .end()
             .map_or("no exit status".to_owned(), |status| status.to_string());
@@ -115,6 +118,7 @@ impl Peer {
     }
 
     fn end(&mut self) -> Option<ExitStatus> {
+        self.orders = None;
         let deadline = Instant::now() + GRACE;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -130,9 +134,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // Errors say that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 }
 

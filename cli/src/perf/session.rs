@@ -201,7 +201,11 @@ fn rails_of(explanation: &str) -> String {
         let (rail, rest) = line.strip_prefix("rail ")?.split_once(' ')?;
         rest.starts_with("in use").then(|| rail.to_owned())
     };
-    explanation.lines().filter_map(in_use).collect::<Vec<_>>().join(",")
+    explanation
+        .lines()
+        .filter_map(in_use)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Waits until the process sleeps; it has said that it is about to.

@@ -3,19 +3,22 @@
 
 use super::op::{Early, EarlyBody, Incoming, OpId, Piece, Stage, MAX_PIECES};
 use super::peer::PeerState;
-use super::state::State;
+use super::receive::receive_completion;
+use super::state::{complete, State};
 use crate::error::Error;
 use crate::matching::Key;
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{PeerId, RemoteSource};
 use crate::wire::{Incoming as IncomingFrame, Kind, Message};
 
+/// Answers that may wait for a peer which asks on and on without listening.
+const MAX_ANSWERS: usize = 65536;
+
 impl State {
     /// Takes one frame.
     ///
     /// # Errors
     /// [`Error::PeerMisbehaved`]: the peer is to be cut off.
-    #[inline(always)]
     pub(super) fn take_frame(&mut self, peer: PeerId, frame: &IncomingFrame<'_>) -> Result<(), Error> {
         if frame.kind == Kind::Eager as u8 && frame.flags == 0 {
             self.take_eager(peer, frame.word, None, &frame.payload);
@@ -24,23 +27,22 @@ impl State {
         self.take_other(peer, frame)
     }
 
+    /// Takes a whole message.
     #[inline(always)]
-    fn take_eager(&mut self, peer: PeerId, tag: u64, immediate: Option<u64>, payload: &PeerBytes<'_>) -> bool {
+    pub(super) fn take_eager(&mut self, peer: PeerId, tag: u64, immediate: Option<u64>, payload: &PeerBytes<'_>) {
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.counters.messages_received += 1;
             p.counters.bytes_received += payload.len() as u64;
         }
-        match self.posted.take_keyed(peer, tag) {
-            Some((key, receive)) => {
-                let op = OpId::Receive(key).to_bits();
-                self.complete_receive(&receive, op, (peer, tag, immediate), payload);
-                true
-            }
-            None => {
-                self.keep_eager(peer, tag, immediate, payload);
-                false
-            }
+        let Some(found) = self.posted.find(peer, tag) else {
+            return self.keep_eager(peer, tag, immediate, payload);
+        };
+        if let Some(receive) = self.posted.receive(&found) {
+            let op = OpId::Receive(found.key());
+            let done = receive_completion(receive, op, (peer, tag, immediate), payload);
+            complete(&mut self.cqs, receive.cq, done);
         }
+        self.posted.discard(&found);
     }
 
     #[cold]
@@ -115,9 +117,10 @@ impl State {
     ) {
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.counters.messages_received += 1;
-            p.counters.bytes_received += len;
+            // The length is what the peer says; nothing has come yet.
+            p.counters.bytes_received = p.counters.bytes_received.saturating_add(len);
         }
-        match self.posted.take_keyed(peer, tag) {
+        match self.posted.take(peer, tag) {
             Some((key, receive)) => {
                 let incoming = Incoming {
                     receive,
@@ -143,6 +146,9 @@ impl State {
     fn take_rtr(&mut self, peer: PeerId, op: u64, receiver_op: u64, offset: u64, len: u64) -> Result<(), Error> {
         let OpId::Send(key) = OpId::from_bits(op) else { return Err(Error::PeerMisbehaved) };
         let Some(send) = self.sends.get_mut(key).filter(|send| send.peer == peer) else {
+            if self.peers.get(peer.index()).is_some_and(|p| p.urgent.len() > MAX_ANSWERS) {
+                return Err(Error::PeerMisbehaved);
+            }
             // Given up meanwhile (cancelled); the receiver waits for pieces and has to hear it.
             self.say(peer, Message::Abort { op: receiver_op, error: Error::Canceled });
             return Ok(());

@@ -9,7 +9,6 @@ use super::op::{Piece, SendOp, Stage};
 use super::peer::PeerState;
 use super::state::State;
 use super::Engine;
-use crate::error::Error;
 use crate::matching::Key;
 use crate::mem::Gather;
 use crate::rail::{PeerId, Posted, Rail};
@@ -34,6 +33,7 @@ enum Step {
 impl<R: Rail> Engine<R> {
     /// Gives each peer with work one turn; returns the number of frames that went out.
     pub(super) fn flush(&mut self) -> usize {
+        self.cut_flooding();
         let mut moved = self.run_fetches();
         for _ in 0..self.state.ready.len() {
             let Some(peer) = self.state.ready.pop_front() else { break };
@@ -174,18 +174,23 @@ impl<R: Rail> Engine<R> {
         let mut moved = 0;
         while let Some(key) = self.state.fetches.pop_front() {
             moved += 1;
-            let Some(incoming) = self.state.incoming.get(key) else { continue };
+            let Some(incoming) = self.state.incoming.get_mut(key) else { continue };
             let (peer, sender_op) = (incoming.peer, incoming.sender_op);
-            let Some(source) = incoming.source else { continue };
+            let Some(source) = incoming.source.take() else { continue };
             let p = &self.state.peers[peer.index()];
             let target = Gather::all(incoming.receive.iov.as_slice()).window(0, incoming.wanted as usize);
-            let status = match self.rails[p.rail].get(p.link, source, &target) {
-                Posted::Done | Posted::Accepted(_) => Ok(()),
-                // The memory is not there any more: the sender gave up.
-                Posted::NoResource | Posted::Down => Err(Error::Canceled),
-            };
-            self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
-            self.state.complete_incoming(key, status);
+            match self.rails[p.rail].get(p.link, source, &target) {
+                Posted::Done | Posted::Accepted(_) => {
+                    self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
+                    self.state.complete_incoming(key, Ok(()));
+                }
+                // The memory is not there any more. The sender, asked for pieces, says whether it gave up; if it has
+                // gone, the end of the link says so.
+                Posted::NoResource | Posted::Down => {
+                    let (op, len) = (sender_op, incoming.wanted);
+                    self.state.say(peer, Message::Rtr { op, receiver_op: key.to_bits(), offset: 0, len });
+                }
+            }
         }
         moved
     }

@@ -6,6 +6,7 @@ use super::state::State;
 use super::Engine;
 use crate::error::Error;
 use crate::matching::Source;
+use crate::mem::PeerBytes;
 use crate::rail::{LinkId, PeerId, Rail, Refusal, Sink};
 use crate::wire::{Address, Incoming, NodeId};
 
@@ -14,7 +15,7 @@ impl<R: Rail> Engine<R> {
     /// messages. Sends may start at once. Each call is answered by one of [`Self::close`].
     ///
     /// # Errors
-    /// Why the last rail asked does not lead there, with the reasons of all.
+    /// Why no rail leads there, with the reasons of all.
     pub fn open(&mut self, address: &Address) -> Result<PeerId, Refusal> {
         if let Some(&peer) = self.state.by_node.get(&address.node) {
             self.state.peers[peer.index()].handles += 1;
@@ -29,7 +30,10 @@ impl<R: Rail> Engine<R> {
                 Some((_, name)) => Err(format!("not needed: rail {name} leads there and is preferred")),
                 None => rail.connect(peer, address).map(|link| chosen = Some(((index, link), rail.name()))).map_err(
                     |refusal| {
-                        error = refusal.error;
+                        // "Not there" is what a rail says that has nothing to do with the address.
+                        if refusal.error != Error::Unreachable {
+                            error = refusal.error;
+                        }
                         refusal.reason
                     },
                 ),
@@ -71,6 +75,20 @@ impl<R: Rail> Engine<R> {
     }
 }
 
+impl<R: Rail> Engine<R> {
+    /// Cuts peers off that go on sending after they were told to stop.
+    pub(super) fn cut_flooding(&mut self) {
+        while let Some(peer) = self.state.flooding.pop() {
+            let p = &self.state.peers[peer.index()];
+            if p.error().is_none() {
+                self.rails[p.rail].disconnect(p.link);
+                let why = Refusal::new(Error::PeerMisbehaved, "the peer sends on and on after it was told to stop");
+                self.state.peer_down(peer, &why);
+            }
+        }
+    }
+}
+
 fn refusal_of(error: Error, candidates: &[Candidate]) -> Refusal {
     let reasons: Vec<String> = candidates
         .iter()
@@ -87,6 +105,10 @@ pub(super) struct RailSink<'a> {
 
 impl Sink for RailSink<'_> {
     #[inline(always)]
+    fn message(&mut self, peer: PeerId, tag: u64, payload: PeerBytes<'_>) {
+        self.state.take_eager(peer, tag, None, &payload);
+    }
+
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
         self.state.take_frame(peer, &frame)
     }
@@ -152,6 +174,11 @@ impl State {
                 early.body = EarlyBody::Lost;
             }
         }
+        for held in self.held.values_mut().filter(|held| held.source == peer) {
+            if matches!(held.early.body, EarlyBody::Announced { .. }) {
+                held.early.body = EarlyBody::Lost;
+            }
+        }
     }
 
     fn fail_operations(&mut self, peer: PeerId, error: Error) {
@@ -163,7 +190,7 @@ impl State {
         for key in incoming {
             self.complete_incoming(key, Err(error));
         }
-        for key in self.posted.keys_where(|pattern, _| pattern.source == Source::Peer(peer)) {
+        for key in self.posted.keys_where(|source, _| source == Source::Peer(peer)) {
             if let Some(receive) = self.posted.remove(key) {
                 self.complete_receive_failed(receive, OpId::Receive(key).to_bits(), peer, error);
             }

@@ -67,7 +67,7 @@ impl<R: Rail> Engine<R> {
 
     /// Takes what rails have and sends what waits; returns how many frames moved. No system call on rails of shared
     /// memory, unless a sleeping peer is to be woken.
-    #[inline]
+    #[inline(always)]
     pub fn progress(&mut self) -> usize {
         let mut moved = 0;
         for (index, rail) in self.rails.iter_mut().enumerate() {
@@ -94,6 +94,11 @@ impl<R: Rail> Engine<R> {
     /// When [`Self::maintain`] has to be called at the latest.
     pub fn deadline(&self) -> Option<Time> {
         self.rails.iter().filter_map(R::deadline).min()
+    }
+
+    /// True while a link is being made: [`Self::maintain`] should then be called more often.
+    pub fn is_connecting(&self) -> bool {
+        self.rails.iter().any(R::is_connecting)
     }
 
     /// Prepares all rails for sleep. Unless all say yes, none is armed afterwards.
@@ -138,20 +143,20 @@ impl<R: Rail> Engine<R> {
         self.withdraw_receives(cq);
         if let Some(queue) = self.state.cqs.get_mut(cq) {
             queue.close();
-            if queue.outstanding() == 0 {
+            if queue.is_finished() {
                 self.state.cqs.remove(cq);
             }
         }
     }
 
     /// The queue, to look at it or to arm it.
-    #[inline]
+    #[inline(always)]
     pub fn cq(&mut self, cq: CqId) -> Option<&mut CompletionQueue> {
         self.state.cqs.get_mut(cq)
     }
 
     /// Takes completions into `out`; returns how many.
-    #[inline]
+    #[inline(always)]
     pub fn take_completions(&mut self, cq: CqId, mut out: impl FnMut(Completion) -> bool) -> usize {
         let Some(queue) = self.state.cqs.get_mut(cq) else { return 0 };
         let mut taken = 0;

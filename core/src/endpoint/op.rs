@@ -11,14 +11,18 @@ pub type CqId = Key;
 
 /// Number of an operation, for cancellation and for the peer. Never 0.
 ///
-/// Bit 31 tells receives from sends; the rest is a [`Key`]. Slabs stay below 2^31 places by the limit on operations.
+/// Bits 31 and 30 tell what it is; the rest is a [`Key`]. Slabs stay below 2^30 places by the limit on operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OpId {
     Send(Key),
+    /// A posted receive.
     Receive(Key),
+    /// A receive that found its message announced: it was never posted.
+    Incoming(Key),
 }
 
 const RECEIVE_BIT: u64 = 1 << 31;
+const INCOMING_BIT: u64 = 1 << 30;
 
 impl OpId {
     #[inline]
@@ -26,15 +30,17 @@ impl OpId {
         match self {
             OpId::Send(key) => key.to_bits(),
             OpId::Receive(key) => key.to_bits() | RECEIVE_BIT,
+            OpId::Incoming(key) => key.to_bits() | INCOMING_BIT,
         }
     }
 
     #[inline]
     pub(super) fn from_bits(bits: u64) -> OpId {
-        if bits & RECEIVE_BIT == 0 {
-            OpId::Send(Key::from_bits(bits))
-        } else {
-            OpId::Receive(Key::from_bits(bits & !RECEIVE_BIT))
+        let key = Key::from_bits(bits & !(RECEIVE_BIT | INCOMING_BIT));
+        match (bits & RECEIVE_BIT != 0, bits & INCOMING_BIT != 0) {
+            (false, false) => OpId::Send(key),
+            (true, _) => OpId::Receive(key),
+            (false, true) => OpId::Incoming(key),
         }
     }
 }
@@ -172,10 +178,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operation_numbers_tell_sends_from_receives() {
+    fn operation_numbers_tell_what_they_name() {
         let mut slab = crate::matching::Slab::default();
         let key = slab.insert(());
-        for op in [OpId::Send(key), OpId::Receive(key)] {
+        for op in [OpId::Send(key), OpId::Receive(key), OpId::Incoming(key)] {
             assert_eq!(OpId::from_bits(op.to_bits()), op);
             assert_ne!(op.to_bits(), 0);
         }

@@ -47,8 +47,10 @@ pub(super) struct Peer {
     pub(super) direct: bool,
     /// The peer's store is full: no messages, until it says go.
     pub(super) stopped: bool,
-    /// We told the peer to stop.
+    /// We told the peer to stop,
     pub(super) stopping: bool,
+    /// and so many unexpected messages have come since.
+    pub(super) since_stop: usize,
     /// Control messages, ahead of all else.
     pub(super) urgent: VecDeque<Message>,
     /// Messages in order.
@@ -79,6 +81,7 @@ impl Peer {
             direct: false,
             stopped: false,
             stopping: false,
+            since_stop: 0,
             urgent: VecDeque::new(),
             pending: VecDeque::new(),
             bulk: VecDeque::new(),

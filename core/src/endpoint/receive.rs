@@ -12,6 +12,10 @@ use crate::rail::{PeerId, Rail};
 use crate::sync::AtomicU64;
 use crate::wire::Message;
 
+/// Unexpected messages that a peer may have sent until it hears that it is to stop: all slots of its ring, and what it
+/// sends between two looks, with a wide margin. Who sends more does not listen.
+const MAX_AFTER_STOP: usize = 4 * crate::ring::slot::MAX_SLOTS as usize;
+
 /// What a probe found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
@@ -28,9 +32,9 @@ pub struct Probe {
 /// A message that a matched probe took out of the store.
 #[derive(Debug)]
 pub struct HeldMessage {
-    source: PeerId,
+    pub(super) source: PeerId,
     tag: u64,
-    early: Early,
+    pub(super) early: Early,
 }
 
 impl<R: Rail> Engine<R> {
@@ -39,9 +43,21 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// [`Error::Again`] when a limit on operations is reached; the peer's error when the only peer accepted has gone
     /// and none of its messages is left; [`Error::Handle`] when there is no such queue.
-    #[inline]
     pub fn receive(&mut self, cq: CqId, pattern: &Pattern, iov: Iov, context: u64) -> Result<u64, Error> {
         self.receive_list(cq, pattern, IovList::One(iov), context)
+    }
+
+    /// Posts a receive of one peer and tag, if nothing has come unexpected and the peer lives: the hot path. False
+    /// when it cannot, and nothing has happened: [`Self::receive`] then does it, or says why not.
+    #[inline(always)]
+    pub fn receive_now(&mut self, cq: CqId, peer: PeerId, tag: u64, iov: Iov, context: u64) -> bool {
+        let free = self.state.unexpected.is_empty() && self.state.peers.get(peer.index()).is_some_and(|p| p.direct);
+        if !free || self.state.admit(cq).is_err() {
+            return false;
+        }
+        let receive = RecvOp { iov: IovList::One(iov), cq, context };
+        self.state.posted.insert_exact(peer.number(), tag, receive);
+        true
     }
 
     /// Posts a receive into several pieces of memory.
@@ -54,7 +70,7 @@ impl<R: Rail> Engine<R> {
         self.receive_list(cq, pattern, IovList::new(iov), context)
     }
 
-    #[inline]
+    #[inline(never)]
     fn receive_list(&mut self, cq: CqId, pattern: &Pattern, iov: IovList, context: u64) -> Result<u64, Error> {
         self.state.admit(cq)?;
         let receive = RecvOp { iov, cq, context };
@@ -128,6 +144,7 @@ impl<R: Rail> Engine<R> {
                 self.state.complete_receive_failed(receive, op, PeerId::new(u32::MAX), Error::Canceled);
                 Ok(())
             }
+            OpId::Incoming(_) => Err(Error::NotFound),
         }
     }
 
@@ -164,29 +181,6 @@ impl State {
         self.complete(receive.cq, completion);
     }
 
-    /// A receive whose whole message is at hand.
-    #[inline(always)]
-    pub(super) fn complete_receive(
-        &mut self,
-        receive: &RecvOp,
-        op: u64,
-        (peer, tag, immediate): (PeerId, u64, Option<u64>),
-        payload: &PeerBytes<'_>,
-    ) {
-        let copied = payload.copy_to(&Gather::all(receive.iov.as_slice()));
-        let completion = Completion {
-            context: receive.context,
-            length: payload.len() as u64,
-            tag,
-            immediate: immediate.unwrap_or(0),
-            op,
-            status: if copied < payload.len() { Error::Truncated.code() } else { 0 },
-            source: peer.number(),
-            kind: OpKind::Receive as u32,
-            flags: if immediate.is_some() { HAS_IMMEDIATE } else { 0 },
-        };
-        self.complete(receive.cq, completion);
-    }
 
     /// A receive whose message was announced: asks for it.
     pub(super) fn begin_incoming(&mut self, mut incoming: Incoming, number: Option<u64>) -> u64 {
@@ -195,7 +189,7 @@ impl State {
         let (peer, sender_op, wanted, source) =
             (incoming.peer, incoming.sender_op, incoming.wanted, incoming.source);
         let key = self.incoming.insert(incoming);
-        let number = number.unwrap_or(OpId::Receive(key).to_bits());
+        let number = number.unwrap_or(OpId::Incoming(key).to_bits());
         if let Some(incoming) = self.incoming.get_mut(key) {
             incoming.op = number;
         }
@@ -216,18 +210,22 @@ impl State {
     /// Gives a message from the store to a receive.
     fn deliver_early(&mut self, peer: PeerId, tag: u64, early: Early, receive: RecvOp) -> u64 {
         let what = (peer, tag, early.immediate);
+        let none = OpId::Send(Key::from_bits(0));
         match early.body {
             EarlyBody::Words(words) => {
                 let words = words.map(AtomicU64::new);
-                self.complete_receive(&receive, 0, what, &PeerBytes::Words(&words, early.len as usize));
+                let payload = PeerBytes::Words(&words, early.len as usize);
+                self.complete(receive.cq, receive_completion(&receive, none, what, &payload));
                 0
             }
             EarlyBody::Bytes(bytes) => {
-                self.complete_receive(&receive, 0, what, &PeerBytes::from_slice(&bytes));
+                let payload = PeerBytes::from_slice(&bytes);
+                self.complete(receive.cq, receive_completion(&receive, none, what, &payload));
                 0
             }
             EarlyBody::Sync { bytes, sender_op } => {
-                self.complete_receive(&receive, 0, what, &PeerBytes::from_slice(&bytes));
+                let payload = PeerBytes::from_slice(&bytes);
+                self.complete(receive.cq, receive_completion(&receive, none, what, &payload));
                 self.say(peer, Message::Matched { op: sender_op });
                 0
             }
@@ -268,7 +266,14 @@ impl State {
         // A quarter for one peer, so that others are heard while it floods.
         let share_full = p.early_bytes > self.limits.unexpected_bytes / 4
             || p.early_messages > self.limits.unexpected_messages / 4;
+        if p.stopping {
+            p.since_stop += 1;
+            if p.since_stop > MAX_AFTER_STOP {
+                self.flooding.push(peer);
+            }
+        }
         if (full || share_full) && !p.stopping {
+            p.since_stop = 0;
             p.stopping = true;
             p.counters.backpressure_stops += 1;
             self.stopping.push(peer);
@@ -307,5 +312,30 @@ impl State {
             p.stopping = false;
             self.say(peer, Message::Go);
         }
+    }
+}
+
+/// Copies a whole message into its receive, and says so.
+#[inline(always)]
+pub(super) fn receive_completion(
+    receive: &RecvOp,
+    op: OpId,
+    (peer, tag, immediate): (PeerId, u64, Option<u64>),
+    payload: &PeerBytes<'_>,
+) -> Completion {
+    let copied = match &receive.iov {
+        IovList::One(iov) => payload.copy_to(&Gather::one(iov)),
+        IovList::Many(iov) => payload.copy_to(&Gather::all(iov)),
+    };
+    Completion {
+        context: receive.context,
+        length: payload.len() as u64,
+        tag,
+        immediate: immediate.unwrap_or(0),
+        op: op.to_bits(),
+        status: if copied < payload.len() { Error::Truncated.code() } else { 0 },
+        source: peer.number(),
+        kind: OpKind::Receive as u32,
+        flags: if immediate.is_some() { HAS_IMMEDIATE } else { 0 },
     }
 }

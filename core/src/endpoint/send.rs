@@ -1,15 +1,18 @@
 //! Starting sends.
 
 use super::op::{CqId, IovList, OpId, SendOp, Stage};
+use super::peer::Peer;
 use super::Engine;
 use crate::completion::{Completion, OpKind, HAS_IMMEDIATE};
 use crate::error::Error;
 use crate::mem::{Gather, Iov, MEMORY_HOST};
 use crate::rail::{PeerId, Posted, Rail};
-use crate::wire::{Frame, Message};
+use crate::wire::Message;
 
 /// Most pieces of memory of one operation.
 const MAX_IOV: usize = 1024;
+/// Messages between two looks at what comes in, so that a program which only sends hears the peer say stop.
+const LISTEN: u64 = 128;
 
 /// What a send can be given besides memory and tag.
 #[derive(Debug, Clone, Copy)]
@@ -40,35 +43,35 @@ pub enum Sent {
 }
 
 impl<R: Rail> Engine<R> {
-    /// Sends one piece of memory: the hot path.
+    /// Sends one piece of memory if that can be done at once: the hot path. False when it cannot, and nothing has
+    /// happened: [`Self::send_iov`] then does it, or says why not.
+    #[inline(always)]
+    pub fn send_now(&mut self, peer: PeerId, message: Iov, tag: u64) -> bool {
+        let Some(p) = self.state.peers.get_mut(peer.index()) else { return false };
+        if !p.direct || message.len() > p.eager_max || must_listen(p) {
+            return false;
+        }
+        let Some(rail) = self.rails.get_mut(p.rail) else { return false };
+        if rail.post_message(p.link, tag, &message) != Posted::Done {
+            return false;
+        }
+        p.counters.messages_sent += 1;
+        p.counters.sends_eager += 1;
+        p.counters.bytes_sent += message.len() as u64;
+        true
+    }
+
+    /// Sends pieces of memory as one message.
     ///
     /// # Errors
     /// [`Error::Again`] when a limit on operations is reached; the peer's error when it has gone; [`Error::Handle`]
-    /// when there is no such queue.
-    #[inline]
-    pub fn send(&mut self, peer: PeerId, iov: Iov, args: &SendArgs) -> Result<Sent, Error> {
-        if let Some(p) = self.state.peers.get_mut(peer.index()) {
-            let plain = !args.sync && args.immediate.is_none() && !args.always_complete;
-            if p.direct && plain && iov.len() <= p.eager_max {
-                let frame = Frame::eager(args.tag, Gather::one(&iov));
-                if let Some(Posted::Done) = self.rails.get_mut(p.rail).map(|rail| rail.post(p.link, &frame)) {
-                    p.counters.messages_sent += 1;
-                    p.counters.sends_eager += 1;
-                    p.counters.bytes_sent += iov.len() as u64;
-                    return Ok(Sent::Done);
-                }
-            }
-        }
-        self.send_iov(peer, std::slice::from_ref(&iov), args)
-    }
-
-    /// Sends several pieces of memory as one message.
-    ///
-    /// # Errors
-    /// As [`Self::send`]; and [`Error::Invalid`] for more than 1024 pieces, [`Error::Unsupported`] for memory that is
-    /// not of the host.
+    /// when there is no such queue; [`Error::Invalid`] for more than 1024 pieces; [`Error::Unsupported`] for memory
+    /// that is not of the host.
     pub fn send_iov(&mut self, peer: PeerId, iov: &[Iov], args: &SendArgs) -> Result<Sent, Error> {
         let len = checked_len(iov)?;
+        if self.state.peers.get(peer.index()).is_some_and(must_listen) {
+            self.progress();
+        }
         let p = self.state.peers.get_mut(peer.index()).ok_or(Error::NotFound)?;
         if let Some(error) = p.error() {
             return Err(error);
@@ -170,6 +173,11 @@ impl super::state::State {
         }
         self.complete_send(key, Err(error));
     }
+}
+
+#[inline(always)]
+fn must_listen(peer: &Peer) -> bool {
+    peer.counters.messages_sent % LISTEN == LISTEN - 1
 }
 
 /// Length of the message in bytes.

@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) concealed: Vec<(PeerId, RemoteSource)>,
     /// Peers that we told to stop.
     pub(super) stopping: Vec<PeerId>,
+    /// Peers that did not, and are to be cut off.
+    pub(super) flooding: Vec<PeerId>,
 }
 
 impl State {
@@ -81,12 +83,16 @@ impl State {
             in_rail: HashMap::new(),
             concealed: Vec::new(),
             stopping: Vec::new(),
+            flooding: Vec::new(),
         }
     }
 
     #[inline(always)]
     pub(super) fn has_deferred_work(&self) -> bool {
-        !self.ready.is_empty() || !self.fetches.is_empty() || !self.concealed.is_empty()
+        !self.ready.is_empty()
+            || !self.fetches.is_empty()
+            || !self.concealed.is_empty()
+            || !self.flooding.is_empty()
     }
 
     /// Takes room for an operation in its queue.
@@ -99,18 +105,14 @@ impl State {
         if queue.reserve() {
             Ok(())
         } else {
-            Err(Error::Again)
+            Err(if queue.is_closed() { Error::Handle } else { Error::Again })
         }
     }
 
     /// Adds a completion, and drops a queue that was destroyed meanwhile with its last one.
-    #[inline(always)]
+    #[inline]
     pub(super) fn complete(&mut self, cq: CqId, completion: Completion) {
-        let Some(queue) = self.cqs.get_mut(cq) else { return };
-        queue.push(completion);
-        if queue.is_closed() && queue.outstanding() == 0 {
-            self.cqs.remove(cq);
-        }
+        complete(&mut self.cqs, cq, completion);
     }
 
     pub(super) fn complete_send(&mut self, key: Key, status: Result<(), Error>) {
@@ -177,6 +179,16 @@ impl State {
             }
         }
         counters
+    }
+}
+
+/// See [`State::complete`].
+#[inline(always)]
+pub(super) fn complete(cqs: &mut Slab<CompletionQueue>, cq: CqId, completion: Completion) {
+    let Some(queue) = cqs.get_mut(cq) else { return };
+    queue.push(completion);
+    if queue.is_finished() {
+        cqs.remove(cq);
     }
 }
 

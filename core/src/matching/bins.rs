@@ -37,11 +37,6 @@ impl Bins {
         Bins { bins: vec![EMPTY; 1], links: Vec::new(), len: 0, single: true }
     }
 
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Appends the place `index` to the list of `hash`.
     #[inline]
     pub(super) fn push(&mut self, index: u32, hash: u32) {

@@ -1,38 +1,63 @@
 //! Receives that wait for their message.
 
-use super::bins::Bins;
-use super::{hash, Key, Pattern, Slab, Source, ANY};
+use super::{hash, Key, Pattern, Source, ANY};
 use crate::rail::PeerId;
 
+const NONE: u32 = u32::MAX;
+
+/// A place for a receive, in a list of its bin or of the free ones.
 #[derive(Debug)]
-struct Waiting<T> {
-    pattern: Pattern,
+struct Entry<T> {
+    next: u32,
+    /// Odd while occupied; grows by one at each insertion and removal.
+    generation: u32,
+    /// Number of the peer accepted, or `ANY`.
+    source: u32,
+    hash: u32,
+    tag: u64,
+    ignore: u64,
     /// Order of posting.
     order: u64,
-    receive: T,
+    receive: Option<T>,
 }
+
+/// A first-in first-out list of places.
+#[derive(Debug, Clone, Copy)]
+struct List {
+    first: u32,
+    last: u32,
+}
+
+const EMPTY: List = List { first: NONE, last: NONE };
 
 /// The posted receives of one fabric.
 ///
 /// Exact receives (no bit ignored) sit in bins by source and tag, or by tag alone when they accept any source;
 /// those which ignore bits in one list. An arriving message looks at the head of at most two bins and, when there
-/// are any, through the list; the earliest posted wins.
+/// are any, through the list; the earliest posted wins. Places are reused last-in first-out, so that a short queue
+/// stays in cache.
 #[derive(Debug)]
 pub struct Posted<T> {
-    waiting: Slab<Waiting<T>>,
-    exact: Bins,
-    masked: Bins,
-    any_source: usize,
+    entries: Vec<Entry<T>>,
+    free: u32,
+    len: usize,
+    bins: Vec<List>,
+    masked: List,
+    masked_len: usize,
+    any_source_len: usize,
     posted: u64,
 }
 
 impl<T> Default for Posted<T> {
     fn default() -> Self {
         Posted {
-            waiting: Slab::default(),
-            exact: Bins::new(),
-            masked: Bins::single(),
-            any_source: 0,
+            entries: Vec::new(),
+            free: NONE,
+            len: 0,
+            bins: vec![EMPTY; 256],
+            masked: EMPTY,
+            masked_len: 0,
+            any_source_len: 0,
             posted: 0,
         }
     }
@@ -42,114 +67,301 @@ impl<T> Posted<T> {
     /// Number of waiting receives.
     #[inline]
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.len
     }
 
     /// True when no receive waits.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.len == 0
     }
 
     /// Adds a receive behind all others.
-    #[inline]
     pub fn insert(&mut self, pattern: Pattern, receive: T) -> Key {
-        let order = self.posted;
-        self.posted += 1;
-        let key = self.waiting.insert(Waiting { pattern, order, receive });
-        if pattern.ignore != 0 {
-            self.masked.push(key.index(), 0);
-        } else {
-            self.any_source += usize::from(pattern.source == Source::Any);
-            self.exact.push(key.index(), hash(number(pattern.source), pattern.tag));
+        let source = match pattern.source {
+            Source::Any => ANY,
+            Source::Peer(peer) => peer.number(),
+        };
+        if pattern.ignore == 0 {
+            self.any_source_len += usize::from(source == ANY);
+            return self.insert_exact(source, pattern.tag, receive);
         }
-        key
+        self.masked_len += 1;
+        let index = self.occupy(source, pattern.tag, pattern.ignore, 0, receive);
+        let last = std::mem::replace(&mut self.masked.last, index);
+        self.link(last, index, None);
+        self.key_of(index)
     }
 
-    /// Takes the earliest receive that accepts a message from `source` with `tag`.
-    #[inline]
-    pub fn take(&mut self, source: PeerId, tag: u64) -> Option<T> {
-        self.take_keyed(source, tag).map(|(_, receive)| receive)
+    /// Adds a receive of one peer (or `ANY`) and tag behind all others.
+    #[inline(always)]
+    pub(crate) fn insert_exact(&mut self, source: u32, tag: u64, receive: T) -> Key {
+        if self.len >= self.bins.len() * 2 {
+            self.grow();
+        }
+        let hash = hash(source, tag);
+        let index = self.occupy(source, tag, 0, hash, receive);
+        let bin = self.bin(hash);
+        let last = std::mem::replace(&mut self.bins[bin].last, index);
+        self.link(last, index, Some(bin));
+        self.key_of(index)
     }
 
-    /// As [`Self::take`], with the key that the receive had.
-    #[inline]
-    pub fn take_keyed(&mut self, source: PeerId, tag: u64) -> Option<(Key, T)> {
-        let key = self.find(source, tag)?;
-        Some((key, self.remove(key)?))
+    /// Finds the earliest receive that accepts a message from `source` with `tag`; to be followed by
+    /// [`Self::receive`] and [`Self::discard`]. It is used where it lies: moving it out would cost more than all the rest.
+    #[inline(always)]
+    pub fn find(&mut self, source: PeerId, tag: u64) -> Option<Found> {
+        let source = source.number();
+        if self.any_source_len != 0 || self.masked_len != 0 {
+            self.bring_earliest_to_front(source, tag);
+        }
+        let bin = self.bin(hash(source, tag));
+        let (mut previous, mut index) = (NONE, self.bins[bin].first);
+        loop {
+            let entry = self.entries.get(index as usize)?;
+            if entry.tag == tag && entry.source == source {
+                return Some(Found { index, previous, bin, generation: entry.generation });
+            }
+            previous = index;
+            index = entry.next;
+        }
+    }
+
+    /// The receive that was found.
+    #[inline(always)]
+    pub fn receive(&self, found: &Found) -> Option<&T> {
+        self.entries.get(found.index as usize)?.receive.as_ref()
+    }
+
+    /// Drops the receive that was found.
+    #[inline(always)]
+    pub fn discard(&mut self, found: &Found) {
+        self.entries[found.index as usize].receive = None;
+        self.vacate(found.index, found.previous, Some(found.bin));
+    }
+
+    /// Takes the earliest receive that accepts a message from `source` with `tag`, with its key.
+    pub fn take(&mut self, source: PeerId, tag: u64) -> Option<(Key, T)> {
+        let found = self.find(source, tag)?;
+        let receive = self.entries[found.index as usize].receive.take();
+        self.vacate(found.index, found.previous, Some(found.bin));
+        Some((found.key(), receive?))
     }
 
     /// Whether some receive accepts a message from `source` with `tag`.
     pub fn accepts(&self, source: PeerId, tag: u64) -> bool {
-        self.find(source, tag).is_some()
-    }
-
-    #[inline]
-    fn find(&self, source: PeerId, tag: u64) -> Option<Key> {
-        let mut best = self.first_exact(source.number(), Source::Peer(source), tag);
-        if self.any_source != 0 {
-            best = earlier(best, self.first_exact(ANY, Source::Any, tag));
-        }
-        if !self.masked.is_empty() {
-            best = earlier(best, self.first_masked(source, tag));
-        }
-        best.map(|(_, key)| key)
+        let exact = self.first_exact(source.number(), tag).or(self.first_exact(ANY, tag));
+        exact.or(self.first_masked(source.number(), tag)).is_some()
     }
 
     /// Takes the receive `key` out, matched or not by anything.
-    #[inline]
     pub fn remove(&mut self, key: Key) -> Option<T> {
-        let waiting = self.waiting.remove(key)?;
-        if waiting.pattern.ignore != 0 {
-            self.masked.remove(key.index());
-        } else {
-            self.any_source -= usize::from(waiting.pattern.source == Source::Any);
-            self.exact.remove(key.index());
+        let index = key.index();
+        let entry = self.entries.get(index as usize).filter(|e| e.generation == key.generation())?;
+        let bin = (entry.ignore == 0).then(|| self.bin(entry.hash));
+        let mut previous = NONE;
+        let mut at = bin.map_or(self.masked.first, |bin| self.bins[bin].first);
+        while at != index {
+            previous = at;
+            at = self.entries.get(at as usize)?.next;
         }
-        Some(waiting.receive)
-    }
-
-    /// The receive `key`.
-    pub fn get(&self, key: Key) -> Option<&T> {
-        self.waiting.get(key).map(|w| &w.receive)
+        let entry = &mut self.entries[index as usize];
+        let taken = entry.receive.take();
+        self.any_source_len -= usize::from(entry.source == ANY && entry.ignore == 0);
+        self.masked_len -= usize::from(entry.ignore != 0);
+        self.vacate(index, previous, bin);
+        taken
     }
 
     /// Keys of the receives that `choose` picks, for the slow path (a peer has gone, a queue is destroyed).
-    pub fn keys_where(&self, mut choose: impl FnMut(&Pattern, &T) -> bool) -> Vec<Key> {
-        self.waiting.iter().filter(|(_, w)| choose(&w.pattern, &w.receive)).map(|(key, _)| key).collect()
+    pub fn keys_where(&self, mut choose: impl FnMut(Source, &T) -> bool) -> Vec<Key> {
+        let occupied = self.entries.iter().enumerate().filter_map(|(i, e)| Some((i, e, e.receive.as_ref()?)));
+        occupied
+            .filter(|(_, e, receive)| choose(source_of(e.source), receive))
+            .map(|(i, e, _)| Key::new(i as u32, e.generation))
+            .collect()
     }
 
-    #[inline]
-    fn first_exact(&self, number: u32, source: Source, tag: u64) -> Option<(u64, Key)> {
-        self.exact
-            .list(hash(number, tag))
-            .filter_map(|index| self.waiting.at(index))
-            .find(|(_, w)| w.pattern.tag == tag && w.pattern.source == source)
-            .map(|(key, w)| (w.order, key))
+    /// When a wildcard receive is the earliest that accepts, makes it an exact one at the front of its bin.
+    #[cold]
+    fn bring_earliest_to_front(&mut self, source: u32, tag: u64) {
+        let candidates = [self.first_exact(source, tag), self.first_exact(ANY, tag), self.first_masked(source, tag)];
+        let Some((_, index)) = candidates.into_iter().flatten().min() else { return };
+        let entry = &mut self.entries[index as usize];
+        if entry.source == source && entry.ignore == 0 {
+            return;
+        }
+        let was_masked = entry.ignore != 0;
+        let bin = (!was_masked).then_some(entry.hash).map(|hash| self.bin(hash));
+        self.unlink(index, bin);
+        self.masked_len -= usize::from(was_masked);
+        self.any_source_len -= usize::from(!was_masked);
+        let hash = hash(source, tag);
+        let bin = self.bin(hash);
+        let first = std::mem::replace(&mut self.bins[bin].first, index);
+        if first == NONE {
+            self.bins[bin].last = index;
+        }
+        let entry = &mut self.entries[index as usize];
+        (entry.source, entry.tag, entry.ignore, entry.hash, entry.next) = (source, tag, 0, hash, first);
     }
 
-    fn first_masked(&self, source: PeerId, tag: u64) -> Option<(u64, Key)> {
-        self.masked
-            .list(0)
-            .filter_map(|index| self.waiting.at(index))
-            .find(|(_, w)| w.pattern.accepts(source, tag))
-            .map(|(key, w)| (w.order, key))
+    fn unlink(&mut self, index: u32, bin: Option<usize>) {
+        let mut previous = NONE;
+        let mut at = bin.map_or(self.masked.first, |bin| self.bins[bin].first);
+        while at != index {
+            previous = at;
+            at = self.entries[at as usize].next;
+        }
+        self.cut(index, previous, bin);
+    }
+
+    /// Takes a place out of its list.
+    #[inline(always)]
+    fn cut(&mut self, index: u32, previous: u32, bin: Option<usize>) {
+        let next = self.entries[index as usize].next;
+        if previous != NONE {
+            self.entries[previous as usize].next = next;
+        }
+        let list = match bin {
+            Some(bin) => &mut self.bins[bin],
+            None => &mut self.masked,
+        };
+        if previous == NONE {
+            list.first = next;
+        }
+        if next == NONE {
+            list.last = previous;
+        }
+    }
+
+    #[inline(always)]
+    fn vacate(&mut self, index: u32, previous: u32, bin: Option<usize>) {
+        self.cut(index, previous, bin);
+        let entry = &mut self.entries[index as usize];
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.next = self.free;
+        self.free = index;
+        self.len -= 1;
+    }
+
+    #[inline(always)]
+    fn occupy(&mut self, source: u32, tag: u64, ignore: u64, hash: u32, receive: T) -> u32 {
+        if self.free == NONE {
+            self.add_place();
+        }
+        let index = self.free;
+        self.posted += 1;
+        self.len += 1;
+        let entry = &mut self.entries[index as usize];
+        self.free = entry.next;
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.next = NONE;
+        (entry.source, entry.hash, entry.tag, entry.ignore) = (source, hash, tag, ignore);
+        entry.order = self.posted;
+        entry.receive = Some(receive);
+        index
+    }
+
+    #[inline(always)]
+    fn link(&mut self, last: u32, index: u32, bin: Option<usize>) {
+        if let Some(entry) = self.entries.get_mut(last as usize) {
+            entry.next = index;
+            return;
+        }
+        match bin {
+            Some(bin) => self.bins[bin].first = index,
+            None => self.masked.first = index,
+        }
+    }
+
+    #[cold]
+    fn add_place(&mut self) {
+        self.free = u32::try_from(self.entries.len()).expect("limits on operations keep queues far below 2^32");
+        self.entries.push(Entry {
+            next: NONE,
+            generation: 0,
+            source: 0,
+            hash: 0,
+            tag: 0,
+            ignore: 0,
+            order: 0,
+            receive: None,
+        });
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let old = std::mem::take(&mut self.bins);
+        self.bins = vec![EMPTY; old.len() * 4];
+        for list in old {
+            let mut at = list.first;
+            while at != NONE {
+                let entry = &mut self.entries[at as usize];
+                let (next, hash) = (std::mem::replace(&mut entry.next, NONE), entry.hash);
+                let bin = self.bin(hash);
+                let last = std::mem::replace(&mut self.bins[bin].last, at);
+                self.link(last, at, Some(bin));
+                at = next;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn key_of(&self, index: u32) -> Key {
+        Key::new(index, self.entries[index as usize].generation)
+    }
+
+    #[inline(always)]
+    fn bin(&self, hash: u32) -> usize {
+        hash as usize & (self.bins.len() - 1)
+    }
+
+    fn first_exact(&self, source: u32, tag: u64) -> Option<(u64, u32)> {
+        let first = self.bins[self.bin(hash(source, tag))].first;
+        self.search(first, |entry| entry.tag == tag && entry.source == source)
+    }
+
+    fn first_masked(&self, source: u32, tag: u64) -> Option<(u64, u32)> {
+        self.search(self.masked.first, |entry| {
+            (entry.tag ^ tag) & !entry.ignore == 0 && (entry.source == ANY || entry.source == source)
+        })
+    }
+
+    fn search(&self, first: u32, accepts: impl Fn(&Entry<T>) -> bool) -> Option<(u64, u32)> {
+        let mut at = first;
+        loop {
+            let entry = self.entries.get(at as usize)?;
+            if accepts(entry) {
+                return Some((entry.order, at));
+            }
+            at = entry.next;
+        }
     }
 }
 
-#[inline]
-fn number(source: Source) -> u32 {
-    match source {
-        Source::Any => ANY,
-        Source::Peer(peer) => peer.number(),
+/// A receive that a message has found.
+#[derive(Debug)]
+pub struct Found {
+    index: u32,
+    previous: u32,
+    bin: usize,
+    generation: u32,
+}
+
+impl Found {
+    /// The key of the receive.
+    #[inline(always)]
+    pub fn key(&self) -> Key {
+        Key::new(self.index, self.generation)
     }
 }
 
-#[inline]
-fn earlier(a: Option<(u64, Key)>, b: Option<(u64, Key)>) -> Option<(u64, Key)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if a.0 < b.0 { a } else { b }),
-        (a, b) => a.or(b),
+fn source_of(number: u32) -> Source {
+    if number == ANY {
+        Source::Any
+    } else {
+        Source::Peer(PeerId::new(number))
     }
 }
 
@@ -188,12 +400,26 @@ mod tests {
                     None => {
                         let source = PeerId::new(source);
                         let want = list.iter().position(|(p, _)| p.accepts(source, tag)).map(|at| list.remove(at).1);
-                        prop_assert_eq!(posted.take(source, tag), want);
+                        prop_assert_eq!(posted.take(source, tag).map(|(_, i)| i), want);
                     }
                 }
                 prop_assert_eq!(posted.len(), list.len());
             }
         }
+    }
+
+    #[test]
+    fn receives_are_removed_by_key_once_and_from_anywhere() {
+        let mut posted = Posted::default();
+        let any = |tag, ignore| Pattern { source: Source::Any, tag, ignore };
+        let exact = |tag| Pattern { source: Source::Peer(PeerId::new(0)), tag, ignore: 0 };
+        let keys: Vec<Key> =
+            [exact(1), exact(1), any(1, 0), any(0, 1), exact(1), any(2, 0)].map(|p| posted.insert(p, ())).into();
+        for at in [1, 3, 0, 5, 4, 2] {
+            assert_eq!(posted.remove(keys[at]), Some(()));
+            assert_eq!(posted.remove(keys[at]), None);
+        }
+        assert!(posted.is_empty() && !posted.accepts(PeerId::new(0), 1));
     }
 
     #[test]
@@ -203,10 +429,14 @@ mod tests {
             posted.insert(Pattern { source: Source::Peer(PeerId::new(1)), tag, ignore: 0 }, tag);
         }
         // The longest list bounds the work of any lookup.
-        let longest = (0..100_000u64).map(|tag| posted.exact.list(hash(1, tag)).count()).max().unwrap();
-        assert!(longest < 16, "a bin holds {longest} entries");
+        let mut lengths = vec![0; posted.bins.len()];
+        posted.entries.iter().for_each(|e| lengths[posted.bin(e.hash)] += 1);
+        let longest = lengths.iter().max().unwrap();
+        assert!(*longest < 16, "a bin holds {longest} entries");
         for tag in (0..100_000u64).rev() {
-            assert_eq!(posted.take(PeerId::new(1), tag), Some(tag));
+            let found = posted.find(PeerId::new(1), tag).unwrap();
+            assert_eq!(posted.receive(&found), Some(&tag));
+            posted.discard(&found);
         }
         assert!(posted.is_empty());
     }

@@ -8,6 +8,14 @@ pub struct Key {
 }
 
 impl Key {
+    pub(super) fn new(index: u32, generation: u32) -> Key {
+        Key { index, generation }
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        self.generation
+    }
+
     /// The key as a number other than 0, for the wire and the C ABI.
     #[inline]
     pub fn to_bits(self) -> u64 {
@@ -65,7 +73,7 @@ impl<T> Slab<T> {
     }
 
     /// Stores `value`.
-    #[inline]
+    #[inline(always)]
     pub fn insert(&mut self, value: T) -> Key {
         self.len += 1;
         let Some(entry) = self.entries.get_mut(self.free as usize) else {
@@ -113,10 +121,15 @@ impl<T> Slab<T> {
     }
 
     /// The entry at a place, with its key.
-    #[inline]
+    #[inline(always)]
     pub fn at(&self, index: u32) -> Option<(Key, &T)> {
         let entry = self.entries.get(index as usize)?;
         Some((Key { index, generation: entry.generation }, entry.value.as_ref()?))
+    }
+
+    /// All values, in the order of their places, to change them.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())
     }
 
     /// All entries, in the order of their places.

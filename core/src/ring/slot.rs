@@ -24,6 +24,7 @@
 
 use std::ptr::NonNull;
 
+use crate::mem::{Gather, Iov};
 use crate::sync::{prefetch_for_write, AtomicU32, AtomicU64, Ordering};
 
 /// Words of a slot after the header and the frame's word.
@@ -42,6 +43,34 @@ const PREFETCH_AHEAD: u32 = 16;
 #[derive(Debug, Default)]
 pub struct Slot {
     words: [AtomicU64; 8],
+}
+
+/// What goes into the body of a slot. Closures do; a type whose method is always inlined does it at no cost.
+pub trait Fill {
+    /// Stores the words.
+    fn fill(self, body: &[AtomicU64; BODY_WORDS]);
+}
+
+impl<F: FnOnce(&[AtomicU64; BODY_WORDS])> Fill for F {
+    #[inline(always)]
+    fn fill(self, body: &[AtomicU64; BODY_WORDS]) {
+        self(body);
+    }
+}
+
+impl Fill for Iov {
+    #[inline(always)]
+    fn fill(self, body: &[AtomicU64; BODY_WORDS]) {
+        Gather::one(&self).store_words(body);
+    }
+}
+
+impl Slot {
+    #[inline(always)]
+    fn body(&self) -> &[AtomicU64; BODY_WORDS] {
+        let Some(body) = self.words[2..].first_chunk() else { unreachable!() };
+        body
+    }
 }
 
 #[cfg(not(loom))]
@@ -157,16 +186,14 @@ impl Producer {
 
     /// Writes and publishes one slot. The caller has seen [`Self::has_space`] say yes.
     ///
-    /// `body` gives the words 2.. that carry something; the others keep what an earlier lap left.
+    /// `content` stores those words of the body that carry something; the others keep what an earlier lap left.
     #[inline(always)]
-    pub fn push(&mut self, header: SlotHeader, word: u64, body: &[u64]) {
+    pub fn push(&mut self, header: SlotHeader, word: u64, content: impl Fill) {
         debug_assert!(self.next.wrapping_sub(self.consumed_seen) <= self.mask);
         let slot = self.slot(self.next);
         prefetch_for_write(self.slot(self.next.wrapping_add(PREFETCH_AHEAD)));
         slot.words[1].store(word, Ordering::Relaxed);
-        for (to, from) in slot.words[2..].iter().zip(body) {
-            to.store(*from, Ordering::Relaxed);
-        }
+        content.fill(slot.body());
         let lap = lap_of(self.next, self.lap_shift);
         // Release: pair A, words 1-7 are visible to whoever sees this lap number.
         slot.words[0].store(header.pack(lap), Ordering::Release);
@@ -219,8 +246,7 @@ impl<'a> Ready<'a> {
     /// The words of the body, each an atomic that the producer may change.
     #[inline(always)]
     pub fn body(&self) -> &'a [AtomicU64; BODY_WORDS] {
-        let Some(body) = self.slot.words[2..].first_chunk() else { unreachable!() };
-        body
+        self.slot.body()
     }
 }
 
@@ -326,7 +352,7 @@ mod tests {
         let (mut p, mut c) = ring(64);
         for i in 0..64u64 * 3000 {
             assert!(p.has_space().unwrap());
-            p.push(header(i as u16), i, &[i + 1, i + 2]);
+            p.push(header(i as u16), i, |body: &[AtomicU64; BODY_WORDS]| body[1].store(i + 2, Ordering::Relaxed));
             let ready = c.peek().unwrap();
             assert_eq!((ready.header(), ready.word()), (header(i as u16), i));
             assert_eq!(ready.body()[1].load(Ordering::Relaxed), i + 2);
@@ -346,7 +372,7 @@ mod tests {
         unsafe { c.consumed.as_ref() }.store(start, Ordering::Relaxed);
         for i in 0..512 {
             assert!(p.has_space().unwrap());
-            p.push(header(0), i, &[]);
+            p.push(header(0), i, |_: &[AtomicU64; BODY_WORDS]| {});
             assert_eq!(c.peek().unwrap().word(), i);
             c.consume(false);
         }
@@ -358,7 +384,7 @@ mod tests {
         let (mut p, mut c) = ring(64);
         for i in 0..64 {
             assert!(p.has_space().unwrap());
-            p.push(header(0), i, &[]);
+            p.push(header(0), i, |_: &[AtomicU64; BODY_WORDS]| {});
         }
         assert!(!p.has_space().unwrap());
         c.consume(true);
@@ -370,7 +396,7 @@ mod tests {
     #[cfg(not(loom))]
     fn a_lying_consumer_is_found_out() {
         let (mut p, c) = ring(64);
-        p.push(header(0), 0, &[]);
+        p.push(header(0), 0, |_: &[AtomicU64; BODY_WORDS]| {});
         // SAFETY: leaked memory of the test.
         unsafe { c.consumed.as_ref() }.store(2, Ordering::Relaxed);
         assert_eq!(p.refresh(), Err(CorruptCount));
@@ -386,7 +412,7 @@ mod tests {
                 while !p.has_space().unwrap() {
                     std::thread::yield_now();
                 }
-                p.push(header(8), i, &[!i]);
+                p.push(header(8), i, |body: &[AtomicU64; BODY_WORDS]| body[0].store(!i, Ordering::Relaxed));
             }
         });
         for i in 0..COUNT {
@@ -412,7 +438,7 @@ mod tests {
                     while !p.has_space().unwrap() {
                         loom::thread::yield_now();
                     }
-                    p.push(SlotHeader::default(), i, &[i * 10]);
+                    p.push(SlotHeader::default(), i, |body: &[AtomicU64; BODY_WORDS]| body[0].store(i * 10, Ordering::Relaxed));
                 }
             });
             for i in 1..=3u64 {

@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn entries_follow_the_fields() {
-        let mut config = program("GRIDNET_SHM_LINK_WINDOW", "131072").unwrap();
+        let mut config = program("GRIDNET_SHM_LINK_WINDOW", "524288").unwrap();
         let shown = |config: &Config, name| {
             config
                 .entries()
@@ -268,7 +268,7 @@ mod tests {
                 .unwrap()
                 .value
         };
-        assert_eq!(shown(&config, "GRIDNET_SHM_LINK_WINDOW"), "128k");
+        assert_eq!(shown(&config, "GRIDNET_SHM_LINK_WINDOW"), "512k");
         config.wait_mode = WaitMode::Block;
         assert_eq!(shown(&config, "GRIDNET_WAIT_MODE"), "block");
     }

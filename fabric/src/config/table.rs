@@ -107,7 +107,7 @@ variables! {
         "Upper limit of the shared memory of one fabric; pages are taken only as they are used.";
     shm_ring_slots: usize = "GRIDNET_SHM_RING_SLOTS" "256" ["slots"] PowerOfTwo(64..=4096),
         "Small messages that one peer can have under way to this process.";
-    shm_link_window: usize = "GRIDNET_SHM_LINK_WINDOW" "1m" ["bytes"] Bytes(64 * KIB..=64 * MIB),
+    shm_link_window: usize = "GRIDNET_SHM_LINK_WINDOW" "1m" ["bytes"] Bytes(256 * KIB..=64 * MIB),
         "Bytes that a sender may have under way to one peer, besides messages that fit into a ring slot.";
     shm_huge_pages: HugePages = "GRIDNET_SHM_HUGE_PAGES" "auto" [""]
         Choice(&[("auto", HugePages::Auto), ("never", HugePages::Never)]),

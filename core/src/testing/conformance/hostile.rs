@@ -1,0 +1,299 @@
+//! A peer that forges frames harms nobody but its own conversation.
+
+use super::{assert_received, content};
+use crate::endpoint::PeerState;
+use crate::error::Error;
+use crate::rail::PeerId;
+use crate::testing::node::{exactly, SendOptions, Ticket};
+use crate::testing::pair::{address_of, Fixture, Pair};
+use crate::testing::random::Random;
+use crate::testing::raw::{RawFrame, RawPeer};
+use crate::wire::{extension_words, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC, MAX_EXTENSION};
+
+/// Peers that forge, one after the other.
+const FORGERS: u8 = 60;
+/// Frames of each.
+const FRAMES: usize = 120;
+/// Values that are wrong at the edges.
+const ODD: [u64; 12] = [
+    0,
+    1,
+    2,
+    8,
+    4096,
+    100_000,
+    1 << 31,
+    1 << 32 | 1 << 31,
+    1 << 32,
+    i64::MAX as u64,
+    u64::MAX - 1,
+    u64::MAX,
+];
+
+/// Frames of any kind with any numbers, some of them numbers of operations that exist.
+pub fn forged_frames_harm_nobody_else<F: Fixture>(fixture: F) {
+    let mut scene = Scene::new(fixture);
+    let mut cut = 0;
+    for number in 0..FORGERS {
+        let mut random = Random::new(u64::from(number));
+        scene.admit(20 + number);
+        scene.start_operations(&mut random);
+        for _ in 0..FRAMES {
+            let mut frame = scene.forge(&mut random);
+            scene.forger.post(&mut frame);
+            scene.step();
+            if scene.forger.is_down() {
+                break;
+            }
+        }
+        cut += u32::from(scene.forger.is_down());
+        scene.check_victim();
+        scene.check_friend(number);
+        scene.dismiss();
+    }
+    assert!(
+        cut > u32::from(FORGERS) / 4,
+        "only {cut} forgers were cut off: the frames are too tame"
+    );
+}
+
+/// Answers to questions that were not asked.
+pub fn answers_nobody_asked_for_are_survived<F: Fixture>(fixture: F) {
+    let mut scene = Scene::new(fixture);
+    let kinds = [
+        Kind::Rtr,
+        Kind::Segment,
+        Kind::Fin,
+        Kind::Matched,
+        Kind::Abort,
+        Kind::Stop,
+        Kind::Go,
+    ];
+    for (number, kind) in kinds.into_iter().enumerate() {
+        scene.admit(100 + number as u8);
+        let mut frame = plain(kind, 0);
+        frame.word = 1 << 32;
+        frame.extension = [1 << 32, 0, 8, 0, 0];
+        if kind == Kind::Segment {
+            frame.payload = vec![1; 8];
+        }
+        match kind {
+            Kind::Abort => frame.extension[0] = i64::from(Error::Canceled.code()) as u64,
+            Kind::Fin => frame.extension[0] = 0,
+            _ => {}
+        }
+        assert!(scene.forger.post(&mut frame), "{kind:?}");
+        scene.settle();
+        scene.check_victim();
+        assert_eq!(scene.forger.is_down(), kind == Kind::Segment, "{kind:?}");
+        scene.check_friend(number as u8);
+        scene.dismiss();
+    }
+}
+
+/// Announced lengths that no memory has.
+pub fn lengths_beyond_memory_are_survived<F: Fixture>(fixture: F) {
+    let mut scene = Scene::new(fixture);
+    scene.admit(100);
+    let source = scene.source;
+    for (i, len) in [u64::MAX, u64::MAX, i64::MAX as u64, 1 << 47]
+        .into_iter()
+        .enumerate()
+    {
+        let receive = scene.pair.a.receive(exactly(source, i as u64), 64);
+        let mut frame = plain(Kind::Rts, 0);
+        frame.word = i as u64;
+        frame.extension = [len, 7, 0, 0, 0];
+        if !scene.forger.post(&mut frame) {
+            break;
+        }
+        scene.settle();
+        // Either the peer is cut off, or it is asked for what fits into the buffer.
+        if scene.forger.is_down() {
+            assert_eq!(scene.pair.finish_a(receive).status, Err(Error::PeerMisbehaved));
+            break;
+        }
+        let asked = scene.forger.frames.pop().expect("the victim asks");
+        assert_eq!((asked.kind, asked.extension[2]), (Kind::Rtr as u8, 64));
+        let mut answer = plain(Kind::Segment, 0);
+        answer.word = asked.extension[0];
+        answer.payload = vec![9; 64];
+        assert!(scene.forger.post(&mut answer));
+        let outcome = scene.pair.finish_a(receive);
+        assert_eq!(
+            (outcome.status, outcome.bytes),
+            (Err(Error::Truncated), vec![9; 64])
+        );
+    }
+    scene.check_friend(0);
+}
+
+/// The victim `a`, its friend `b`, and the forger of the moment.
+struct Scene<F: Fixture> {
+    pair: Pair<F>,
+    forger: RawPeer<F::Rail>,
+    /// What the victim calls the forger.
+    source: PeerId,
+    operations: Vec<Ticket>,
+}
+
+impl<F: Fixture> Scene<F> {
+    fn new(fixture: F) -> Scene<F> {
+        let mut pair = Pair::new(fixture);
+        let forger = call(&mut pair, 9);
+        Scene {
+            pair,
+            forger,
+            source: PeerId::new(u32::MAX),
+            operations: Vec::new(),
+        }
+    }
+
+    /// Replaces the forger.
+    fn admit(&mut self, number: u8) {
+        self.forger = call(&mut self.pair, number);
+        for _ in 0..10_000 {
+            if self.forger.is_up() {
+                break;
+            }
+            self.step();
+        }
+        let node = address_of(number, self.pair.fixture.uid()).node;
+        self.source = self.pair.a.peer_of(node).expect("the forger is connected");
+    }
+
+    /// Operations of all kinds with the forger, so that its numbers may hit some.
+    fn start_operations(&mut self, random: &mut Random) {
+        let (a, source) = (&mut self.pair.a, self.source);
+        let sync = SendOptions {
+            sync: true,
+            ..SendOptions::default()
+        };
+        let mut started = vec![
+            a.send_with(source, &[b"sync"], 1, sync),
+            a.send_with(source, &[&content(100_000, 1)], 2, SendOptions::default()),
+            a.send_with(source, &[&content(20_000, 1), b"more"], 2, sync),
+        ];
+        for tag in 0..4 {
+            started.push(a.receive_with(exactly(source, tag), &[random.below(200_000) as usize]));
+        }
+        self.operations = started
+            .into_iter()
+            .map(|ticket| ticket.expect("the forger is up"))
+            .collect();
+        self.settle();
+        // The victim asks for pieces of these, so that segments may hit.
+        for tag in 0..2 {
+            let mut frame = plain(Kind::Rts, 0);
+            frame.word = tag;
+            frame.extension = [random.below(300_000), 77 + tag, 0, 0, 0];
+            self.forger.post(&mut frame);
+        }
+        self.settle();
+    }
+
+    fn forge(&mut self, random: &mut Random) -> RawFrame {
+        let mut known: Vec<u64> = self.forger.frames.iter().map(|frame| frame.word).collect();
+        known.extend(
+            self.forger
+                .frames
+                .iter()
+                .flat_map(|frame| frame.extension)
+                .filter(|word| *word != 0),
+        );
+        let kinds = [1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 7, 8, 9];
+        let kind = Kind::from_number(random.pick(&kinds)).expect("these are kinds");
+        let flags = random.pick(&[
+            0,
+            0,
+            0,
+            FLAG_IMMEDIATE,
+            FLAG_SYNC,
+            FLAG_SOURCE,
+            FLAG_IMMEDIATE | FLAG_SYNC,
+            0x40,
+        ]);
+        // Mostly flags that the kind has: others are refused before anybody looks at the words.
+        let allowed = extension_words(kind as u8, flags).is_ok() || random.chance(0.05);
+        let mut frame = plain(kind, if allowed { flags } else { 0 });
+        let mut number = || match random.below(4) {
+            0 => random.pick(&ODD),
+            1 => random.next_u64(),
+            _ if known.is_empty() => random.below(8),
+            _ => random.pick(&known),
+        };
+        frame.word = number();
+        frame.extension = std::array::from_fn(|_| number());
+        if matches!(kind, Kind::Fin | Kind::Abort) && random.chance(0.7) {
+            frame.extension[0] = i64::from(random.pick(&Error::ALL).code()) as u64;
+        }
+        if matches!(kind, Kind::Eager | Kind::Segment) || random.chance(0.02) {
+            let len = random.pick(&[0, 1, 8, 40, 48, 49, 1000, 8192]);
+            frame.payload = random.bytes(len);
+        }
+        frame
+    }
+
+    fn step(&mut self) -> usize {
+        let now = self.pair.fixture.tick();
+        self.forger.drive(now) + self.pair.step()
+    }
+
+    fn settle(&mut self) {
+        let mut idle = 0;
+        while idle <= self.pair.fixture.quiet_steps() {
+            idle = if self.step() == 0 { idle + 1 } else { 0 };
+        }
+    }
+
+    /// The victim either bears with the forger or has cut it off, and says why.
+    fn check_victim(&mut self) {
+        self.settle();
+        let state = self.pair.a.state(self.source);
+        let cut = matches!(&state, PeerState::Gone(why) if why.error == Error::PeerMisbehaved);
+        assert!(cut || state == PeerState::Up, "{state:?}");
+        assert_eq!(cut, self.forger.is_down());
+    }
+
+    /// The friend's messages pass as if nothing were.
+    fn check_friend(&mut self, number: u8) {
+        for (tag, len) in [(1 << 50, 20), (1 << 51, 80_000)] {
+            let bytes = content(len, u64::from(number));
+            let receive = self.pair.a.receive(exactly(self.pair.to_b, tag), len);
+            let to_a = self.pair.to_a;
+            self.pair.b.send(to_a, &bytes, tag);
+            let outcome = self.pair.finish_a(receive);
+            assert_received(&outcome, tag, &bytes);
+        }
+        assert_eq!(self.pair.a.state(self.pair.to_b), PeerState::Up);
+    }
+
+    /// The forger goes, and with it every operation that was under way with it.
+    fn dismiss(&mut self) {
+        self.forger = call(&mut self.pair, 9);
+        self.settle();
+        for ticket in std::mem::take(&mut self.operations) {
+            assert!(
+                self.pair.a.take(ticket).is_some(),
+                "an operation with a peer that has gone does not end"
+            );
+        }
+        let state = self.pair.a.state(self.source);
+        assert!(matches!(state, PeerState::Gone(_)), "{state:?}");
+    }
+}
+
+fn call<F: Fixture>(pair: &mut Pair<F>, number: u8) -> RawPeer<F::Rail> {
+    let rail = pair.fixture.rail(&address_of(number, pair.fixture.uid()));
+    RawPeer::connect(rail, pair.a.address()).expect("the rail leads to its peer")
+}
+
+fn plain(kind: Kind, flags: u8) -> RawFrame {
+    RawFrame {
+        kind: kind as u8,
+        flags,
+        word: 0,
+        extension: [0; MAX_EXTENSION],
+        payload: Vec::new(),
+    }
+}

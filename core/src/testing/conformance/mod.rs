@@ -1,0 +1,133 @@
+//! The suite that every rail passes.
+//!
+//! Each case is a function of a fixture. [`crate::conformance_tests`] makes a test of each; [`run_all`] runs them one
+//! after the other.
+//!
+//! What the suite asks for is what the protocol relies on: frames arrive whole, once and in order while the link is
+//! up, and the end of a link is told after the last frame that came through it. A rail that loses, doubles or
+//! reorders frames needs a layer above it that makes it reliable, and does not pass by itself.
+
+pub mod cancel;
+pub mod ends;
+pub mod hostile;
+pub mod matching;
+pub mod pressure;
+pub mod transfer;
+
+use super::node::Outcome;
+use super::pair::Fixture;
+use super::random::Random;
+
+/// Runs every case, each on a fixture of its own.
+pub fn run_all<F: Fixture>(mut fixture: impl FnMut() -> F) {
+    crate::conformance_cases! { [crate::conformance_call_each] fixture() }
+}
+
+/// Makes one test of each case of the suite, in a module: `conformance_tests!(module, expression that makes a
+/// fixture)`.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($suite:ident, $fixture:expr) => {
+        mod $suite {
+            #[allow(
+                unused_imports,
+                reason = "the expression may name anything in scope outside"
+            )]
+            use super::*;
+
+            $crate::conformance_cases! { [$crate::conformance_test_each] $fixture }
+        }
+    };
+}
+
+/// Hands the list of cases to another macro.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_cases {
+    ([$($each:tt)*] $fixture:expr) => {
+        $($each)*! { $fixture;
+            transfer::every_small_size_arrives
+            transfer::sizes_around_every_border_arrive
+            transfer::megabytes_arrive
+            transfer::zero_bytes_fit_into_nothing
+            transfer::messages_of_one_sender_keep_their_order
+            transfer::pieces_are_gathered_and_scattered
+            transfer::too_many_pieces_are_refused
+            transfer::immediates_arrive
+            transfer::longer_messages_are_truncated
+            transfer::both_directions_at_once
+            transfer::many_large_messages_share_the_link
+            matching::tags_and_ignored_bits_choose
+            matching::any_source_takes_from_all
+            matching::early_messages_wait_in_order
+            matching::probes_look_and_matched_probes_take
+            matching::synchronous_sends_end_with_the_match
+            matching::many_thousands_of_receives_wait
+            matching::a_node_talks_to_itself
+            cancel::a_posted_receive_is_cancelled
+            cancel::a_queued_send_is_cancelled
+            cancel::an_announced_send_is_cancelled
+            cancel::a_send_in_transfer_is_cancelled
+            cancel::only_the_named_operation_is_cancelled
+            pressure::a_flood_is_bounded_and_loses_nothing
+            pressure::a_sender_that_never_polls_is_bounded
+            pressure::a_flood_of_bytes_is_bounded
+            pressure::other_peers_are_heard_during_a_flood
+            pressure::transfers_the_other_way_pass_a_flood
+            pressure::a_full_queue_refuses_and_loses_nothing
+            pressure::a_destroyed_queue_takes_no_operations
+            ends::two_that_call_each_other_have_one_link
+            ends::operations_end_when_the_peer_closes
+            ends::what_came_before_the_end_stays
+            ends::a_peer_that_closes_in_transfer_is_gone
+            ends::a_new_link_follows_an_old_one
+            ends::sends_before_the_link_is_up_arrive
+            hostile::forged_frames_harm_nobody_else
+            hostile::answers_nobody_asked_for_are_survived
+            hostile::lengths_beyond_memory_are_survived
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_test_each {
+    ($fixture:expr; $($module:ident::$case:ident)*) => {
+        $(
+            #[test]
+            fn $case() {
+                $crate::testing::conformance::$module::$case($fixture);
+            }
+        )*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_call_each {
+    ($fixture:expr; $($module:ident::$case:ident)*) => {
+        $( $module::$case($fixture); )*
+    };
+}
+
+/// Bytes that tell at each place whether they are the right ones.
+fn content(len: usize, seed: u64) -> Vec<u8> {
+    Random::new(seed ^ len as u64).bytes(len)
+}
+
+/// Checks a receive that got a whole message.
+fn assert_received(outcome: &Outcome, tag: u64, sent: &[u8]) {
+    let completion = outcome.completion.expect("receives have completions");
+    assert_eq!(
+        outcome.status,
+        Ok(()),
+        "receive of {} bytes with tag {tag}",
+        sent.len()
+    );
+    assert_eq!((completion.tag, completion.length), (tag, sent.len() as u64));
+    assert!(
+        outcome.bytes.get(..sent.len()) == Some(sent),
+        "{} bytes with tag {tag} differ",
+        sent.len()
+    );
+}

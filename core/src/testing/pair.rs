@@ -1,0 +1,200 @@
+//! Two nodes over two rails, driven step by step.
+
+use super::node::{Node, Outcome, Ticket};
+use crate::endpoint::Limits;
+use crate::rail::{PeerId, Rail};
+use crate::time::Time;
+use crate::wire::{Address, NodeId};
+
+/// Where rails of one kind can be had, and how time passes there.
+pub trait Fixture {
+    /// The rail.
+    type Rail: Rail;
+
+    /// Opens a rail for the fabric at `address`. Rails of one fixture reach one another.
+    fn rail(&mut self, address: &Address) -> Self::Rail;
+
+    /// Lets time pass, on rails in virtual time; returns the time.
+    fn tick(&mut self) -> Time;
+
+    /// Number of steps without an event after which none will come.
+    fn quiet_steps(&self) -> usize {
+        64
+    }
+
+    /// Most messages that can still arrive from a peer after it was told to stop, when it is driven after every
+    /// [`BURST`] sends: what is on its way, and what it sends until it hears.
+    fn overshoot(&self) -> usize {
+        1024
+    }
+
+    /// User id of the addresses that rails accept.
+    fn uid(&self) -> u32 {
+        0
+    }
+}
+
+/// Sends between two steps that [`Fixture::overshoot`] counts on.
+pub const BURST: usize = 16;
+
+/// Bounds of a test.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Limits of each engine.
+    pub limits: Limits,
+    /// Capacity of each completion queue.
+    pub cq_capacity: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            limits: Limits::default(),
+            cq_capacity: 1 << 18,
+        }
+    }
+}
+
+/// Most steps of one wait. A million steps move more frames than any test sends.
+const MAX_STEPS: usize = 1_000_000;
+
+/// Two nodes.
+#[derive(Debug)]
+pub struct Pair<F: Fixture> {
+    /// The one that calls.
+    pub a: Node<F::Rail>,
+    /// The one that is called.
+    pub b: Node<F::Rail>,
+    /// What `a` calls `b`.
+    pub to_b: PeerId,
+    /// What `b` calls `a`.
+    pub to_a: PeerId,
+    /// The fixture, for further nodes.
+    pub fixture: F,
+}
+
+impl<F: Fixture> Pair<F> {
+    /// Two connected nodes with default bounds.
+    pub fn new(fixture: F) -> Pair<F> {
+        Pair::with(fixture, Setup::default())
+    }
+
+    /// Two connected nodes.
+    ///
+    /// # Panics
+    /// When no connection comes about.
+    pub fn with(fixture: F, setup: Setup) -> Pair<F> {
+        let mut pair = Pair::strangers(fixture, setup);
+        pair.meet();
+        pair
+    }
+
+    /// Connects `a` to `b`.
+    ///
+    /// # Panics
+    /// When no connection comes about.
+    pub fn meet(&mut self) {
+        let (address_a, address_b) = (*self.a.address(), *self.b.address());
+        self.to_b = self
+            .a
+            .engine()
+            .open(&address_b)
+            .expect("the rail leads to its peer");
+        // A message that was matched: both sides are up.
+        let ping = self.a.send(self.to_b, b"", u64::MAX);
+        let received = self.b.receive(super::node::from_any(u64::MAX), 0);
+        let outcome = self.finish_b(received);
+        let source = outcome.completion.expect("receives have completions").source;
+        self.finish_a(ping);
+        self.to_a = PeerId::new(source);
+        assert_eq!(self.b.peer_of(address_a.node), Some(self.to_a));
+    }
+
+    /// Two nodes that do not know each other yet: the numbers of peers mean nothing.
+    pub fn strangers(mut fixture: F, setup: Setup) -> Pair<F> {
+        let a = new_node(&mut fixture, 1, setup);
+        let b = new_node(&mut fixture, 2, setup);
+        Pair {
+            a,
+            b,
+            to_b: PeerId::new(u32::MAX),
+            to_a: PeerId::new(u32::MAX),
+            fixture,
+        }
+    }
+
+    /// A further node, which nobody drives but the caller.
+    pub fn stranger(&mut self, number: u8, setup: Setup) -> Node<F::Rail> {
+        new_node(&mut self.fixture, number, setup)
+    }
+
+    /// One step of time and of both nodes; returns how much happened.
+    pub fn step(&mut self) -> usize {
+        let now = self.fixture.tick();
+        self.a.drive(now) + self.b.drive(now)
+    }
+
+    /// Runs so many steps.
+    pub fn run_steps(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    /// Runs until `done`; false when nothing happens any more before.
+    pub fn run_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let mut idle = 0;
+        for _ in 0..MAX_STEPS {
+            if done(self) {
+                return true;
+            }
+            idle = if self.step() == 0 { idle + 1 } else { 0 };
+            if idle > self.fixture.quiet_steps() {
+                return done(self);
+            }
+        }
+        panic!("no end after {MAX_STEPS} steps");
+    }
+
+    /// Runs until nothing happens any more.
+    pub fn run_until_quiet(&mut self) {
+        self.run_until(|_| false);
+    }
+
+    /// Runs until an operation of `a` has ended.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn finish_a(&mut self, ticket: Ticket) -> Outcome {
+        let done = self.run_until(|pair| pair.a.is_finished(ticket));
+        assert!(done, "operation {ticket:?} of a does not end");
+        self.a.take(ticket).expect("it has ended")
+    }
+
+    /// Runs until an operation of `b` has ended.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn finish_b(&mut self, ticket: Ticket) -> Outcome {
+        let done = self.run_until(|pair| pair.b.is_finished(ticket));
+        assert!(done, "operation {ticket:?} of b does not end");
+        self.b.take(ticket).expect("it has ended")
+    }
+}
+
+/// The address of the node of this number.
+pub fn address_of(number: u8, uid: u32) -> Address {
+    let node = NodeId::new([number; 16]).expect("node numbers begin with 1");
+    Address {
+        uid,
+        host: 1,
+        node,
+        incarnation: 1,
+    }
+}
+
+fn new_node<F: Fixture>(fixture: &mut F, number: u8, setup: Setup) -> Node<F::Rail> {
+    let address = address_of(number, fixture.uid());
+    let rail = fixture.rail(&address);
+    Node::new(address, rail, setup.limits, setup.cq_capacity)
+}

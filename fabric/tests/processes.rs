@@ -1,0 +1,247 @@
+//! Peers that are killed: the survivor goes on, and nothing of them stays.
+//!
+//! The tests start their own binary again as a peer; an environment variable tells it its role. They count
+//! descriptors and mappings of the whole process, and so run one at a time.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use common::{exactly, from_any, Buffer, Party, Scratch, PATIENCE};
+use gridnet::core::error::Error;
+use gridnet::core::rail::PeerId;
+use gridnet::core::testing::random::Random;
+use gridnet::ThreadLevel;
+
+/// What a child does: see [`child`].
+const ROLE: &str = "TEST_ROLE";
+/// Where it meets its parent.
+const DIR: &str = "TEST_DIR";
+/// How often a peer is killed.
+const ROUNDS: &str = "TEST_KILL_ROUNDS";
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+#[test]
+#[ignore = "a role that the other tests start"]
+fn child() {
+    let (Ok(role), Ok(dir)) = (std::env::var(ROLE), std::env::var(DIR)) else {
+        return;
+    };
+    match role.as_str() {
+        "named" => hold_name(Path::new(&dir)),
+        "stream" => stream(Path::new(&dir)),
+        other => panic!("unknown role {other}"),
+    }
+}
+
+#[test]
+fn the_name_of_a_killed_process_is_free() {
+    let _alone = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scratch = Scratch::new();
+    for _ in 0..5 {
+        let mut holder = start("named", &scratch.0);
+        let taken = Party::try_open(&scratch.0, Some("service"), ThreadLevel::Single, &[]);
+        assert_eq!(taken.map(drop).unwrap_err().error, Error::NameInUse);
+        holder.kill();
+        let party = Party::open(&scratch.0, Some("service"), ThreadLevel::Single, &[]);
+        let found = party.shared.lookup("service", Some(PATIENCE)).unwrap();
+        assert_eq!(found, party.address());
+    }
+}
+
+#[test]
+fn a_survivor_of_killed_peers_keeps_nothing_of_them() {
+    let _alone = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let rounds = std::env::var(ROUNDS).map_or(50, |text| text.parse().expect("a number"));
+    let scratch = Scratch::new();
+    let survivor = Party::open(&scratch.0, Some("survivor"), ThreadLevel::Single, &[]);
+    let bytes: &'static [u8] = Box::leak(vec![7u8; 400_000].into_boxed_slice());
+    let large = Buffer::new(400_000);
+    let baseline = (descriptors(), mappings());
+    for round in 0..rounds {
+        let mut random = Random::new(round);
+        survive(&survivor, &scratch.0, bytes, large, &mut random);
+        assert_eq!((descriptors(), mappings()), baseline, "after round {round}");
+    }
+    // The next start removes the files that the dead left.
+    drop(Party::open(&scratch.0, None, ThreadLevel::Single, &[]));
+    let node = survivor.address().node;
+    let mut left = files_below(&scratch.0);
+    left.retain(|name| *name != format!("{node}.sock") && name != "survivor.name" && name != "lock");
+    assert!(left.is_empty(), "the dead left {left:?}");
+}
+
+/// One peer streams and is killed at some point.
+fn survive(party: &Party, dir: &Path, bytes: &'static [u8], large: Buffer, random: &mut Random) {
+    let mut started = 0;
+    party.receive(from_any(1), Buffer::new(8)).unwrap();
+    let mut peer = start("stream", dir);
+    let source = PeerId::new(party.wait_received().source);
+    // Operations that can end only with the peer: it matches none of them.
+    for tag in 100..110 {
+        party.receive(exactly(source, tag), large).unwrap();
+        started += 1;
+    }
+    started += u32::from(party.send(source, bytes, 200, false).unwrap());
+    started += u32::from(party.send(source, b"sync", 200, true).unwrap());
+    // A stream in both directions, to be cut anywhere.
+    let mut before_kill = random.below(400);
+    let mut killed = false;
+    let (mut ended, mut gone) = (0, 0);
+    while ended < started {
+        if !killed {
+            for (tag, len) in [(2, 8), (3, 400_000)] {
+                let posted = party.receive(exactly(source, tag), large.first(len));
+                started += u32::from(posted.is_ok());
+            }
+            started += u32::from(party.send(source, &bytes[..100], 4, false).unwrap_or(false));
+        }
+        let completion = party.wait(PATIENCE).expect("operations with a killed peer end");
+        ended += 1;
+        match completion.status {
+            0 => {}
+            status => {
+                assert_eq!(status, Error::PeerGone.code());
+                gone += 1;
+            }
+        }
+        before_kill = before_kill.saturating_sub(1);
+        if before_kill == 0 && !killed {
+            peer.kill();
+            killed = true;
+        }
+    }
+    assert!(gone >= 12, "only {gone} operations ended with the peer");
+    let mut guard = party.enter();
+    let start = Instant::now();
+    while guard.engine.counters().peers_now > 0 {
+        guard.maintain();
+        assert!(start.elapsed() < PATIENCE, "the end of the peer is not noticed");
+    }
+    assert_eq!(guard.engine.counters().pending_now, 0);
+    drop(guard);
+    drain(party, source);
+}
+
+/// Takes what the dead peer has left unexpected, so that the store does not fill over the rounds.
+fn drain(party: &Party, source: PeerId) {
+    for tag in [2, 3] {
+        while party.receive(exactly(source, tag), Buffer::new(0)).is_ok() {
+            party.wait(PATIENCE).unwrap();
+        }
+    }
+}
+
+fn hold_name(dir: &Path) {
+    let party = Party::open(dir, Some("service"), ThreadLevel::Single, &[]);
+    println!("{ROLE} ready");
+    // Until killed; the parent's end closes the other end of standard input.
+    let _ = std::io::stdin().lines().next();
+    drop(party);
+}
+
+/// Sends small and large messages to the fabric named survivor, and takes those of tag 4, until killed.
+fn stream(dir: &Path) {
+    let party = Party::open(dir, None, ThreadLevel::Single, &[]);
+    let address = party
+        .shared
+        .lookup("survivor", Some(PATIENCE))
+        .expect("the survivor is there");
+    let peer = party.connect(&address);
+    let bytes: &'static [u8] = Box::leak(vec![9u8; 400_000].into_boxed_slice());
+    println!("{ROLE} ready");
+    party.send(peer, b"hello", 1, false).expect("the survivor lives");
+    let buffer = Buffer::new(100);
+    for round in 0u64.. {
+        if party.receive(exactly(peer, 4), buffer).is_err() {
+            return;
+        }
+        // The survivor is gone when a send is refused for another reason than a full queue.
+        for (tag, len) in [(2, 8), (3, 400_000)] {
+            if let Err(error) = party.send(peer, &bytes[..len], tag, round % 8 == 0) {
+                if error != Error::Again {
+                    return;
+                }
+            }
+        }
+        match party.wait(PATIENCE) {
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// A child that does not outlive its test.
+struct Peer(Child);
+
+impl Peer {
+    fn kill(&mut self) {
+        self.0.kill().expect("it is our child");
+        self.0.wait().expect("it is our child");
+        drop(self.0.stdin.take());
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Fails when it was killed before.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(role: &str, dir: &Path) -> Peer {
+    let binary = std::env::current_exe().expect("the test knows its file");
+    let child = Command::new(binary)
+        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .env(ROLE, role)
+        .env(DIR, dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the test starts itself");
+    let mut peer = Peer(child);
+    let output = peer.0.stdout.take().expect("it is a pipe");
+    let ready = BufReader::new(output)
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line.contains("ready"));
+    assert!(ready, "the child in the role {role} ended early");
+    peer
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd")
+        .expect("there is procfs")
+        .count()
+}
+
+/// Mappings of gridnet's segments.
+fn mappings() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("there is procfs");
+    maps.lines().filter(|line| line.contains("memfd:gridnet")).count()
+}
+
+fn files_below(dir: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)
+        .expect("the run directory is there")
+        .flatten()
+    {
+        if entry.path().is_dir() {
+            names.extend(files_below(&entry.path()));
+        } else {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names
+}
