@@ -672,7 +672,7 @@ gridnet_status gridnet_endpoint_source(struct gridnet_endpoint *endpoint, uint32
 /**
  * Says which rail carries the messages to a peer, and why each other does not: some lines of text, ended by a zero.
  * `needed_out` (may be NULL) gets the bytes that the whole text needs, zero included; when `size` is less, the text is
- * cut and the result is GRIDNET_ERR_TRUNCATED.
+ * cut and the result is GRIDNET_ERR_TRUNCATED (with `size` 0, `text_out` may be NULL).
  *
  * # Safety
  * `endpoint` is NULL or an endpoint, `text_out` has room for `size` bytes, `needed_out` is NULL or valid for a write.

@@ -45,7 +45,10 @@ pub(crate) fn guarded(body: impl FnOnce() -> Result<gridnet_status, Failure>) ->
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(status)) => status,
         Ok(Err(failure)) => report(failure),
-        Err(_) => report(Failure::Told(Box::new(Refusal::new(Error::Internal, "a panic was stopped at the C boundary")))),
+        Err(_) => report(Failure::Told(Box::new(Refusal::new(
+            Error::Internal,
+            "a panic was stopped at the C boundary",
+        )))),
     }
 }
 

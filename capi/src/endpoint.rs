@@ -36,7 +36,9 @@ object!(EndpointObject, b"GN-endpt", "endpoint");
 /// # Safety
 /// As `Handle::get`.
 #[inline(always)]
-pub(crate) unsafe fn endpoint_of<'a>(endpoint: *const gridnet_endpoint) -> Result<&'a EndpointObject, Failure> {
+pub(crate) unsafe fn endpoint_of<'a>(
+    endpoint: *const gridnet_endpoint,
+) -> Result<&'a EndpointObject, Failure> {
     // SAFETY: the caller's promise.
     unsafe { Handle::get(endpoint.cast()) }
 }
@@ -47,7 +49,13 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 /// Makes a handle for an open peer.
 pub(crate) fn new_endpoint(cq: &CqObject, peer: PeerId) -> *mut gridnet_endpoint {
     let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-    let object = EndpointObject { owner: cq.owner.clone(), shared: cq.shared.clone(), cq: cq.id, peer, number };
+    let object = EndpointObject {
+        owner: cq.owner.clone(),
+        shared: cq.shared.clone(),
+        cq: cq.id,
+        peer,
+        number,
+    };
     let endpoint: *mut gridnet_endpoint = Handle::open(object).cast();
     cq.owner.adopt(Child::Endpoint(endpoint));
     endpoint

@@ -125,14 +125,21 @@ pub unsafe extern "C" fn gridnet_fabric_open(
         if let Some(params) = params {
             level = level_of(params.thread_level)?;
             if params.flags != 0 {
-                return Err(invalid(format!("gridnet_fabric_params: flags are {:#x}; accepted: 0", params.flags)));
+                return Err(invalid(format!(
+                    "gridnet_fabric_params: flags are {:#x}; accepted: 0",
+                    params.flags
+                )));
             }
             // SAFETY: the caller's promise extends to what the struct points to.
             (name, overrides) = unsafe { (text(params.name, "name")?, options(params.options)?) };
         }
-        let config = Config::from_process(&overrides).map_err(|e| Refusal::new(Error::Config, e.to_string()))?;
+        let config =
+            Config::from_process(&overrides).map_err(|e| Refusal::new(Error::Config, e.to_string()))?;
         let shared = Shared::open(config, name.as_deref(), level)?;
-        let owner = Arc::new(Owner { shared, children: Mutex::default() });
+        let owner = Arc::new(Owner {
+            shared,
+            children: Mutex::default(),
+        });
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(fabric_out, Handle::open(FabricObject { owner }).cast()) };
         Ok(GRIDNET_OK)
@@ -144,7 +151,9 @@ fn level_of(level: u32) -> Result<ThreadLevel, Failure> {
         GRIDNET_THREAD_SINGLE => Ok(ThreadLevel::Single),
         GRIDNET_THREAD_SERIALIZED => Ok(ThreadLevel::Serialized),
         GRIDNET_THREAD_MULTIPLE => Ok(ThreadLevel::Multiple),
-        other => Err(invalid(format!("thread_level is {other}; accepted: GRIDNET_THREAD_SINGLE, _SERIALIZED, _MULTIPLE"))),
+        other => Err(invalid(format!(
+            "thread_level is {other}; accepted: GRIDNET_THREAD_SINGLE, _SERIALIZED, _MULTIPLE"
+        ))),
     }
 }
 
@@ -156,7 +165,9 @@ unsafe fn text(pointer: *const c_char, what: &str) -> Result<Option<String>, Fai
     }
     // SAFETY: the caller's promise.
     let text = unsafe { CStr::from_ptr(pointer) };
-    text.to_str().map(|t| Some(t.to_owned())).map_err(|_| invalid(format!("{what} is not UTF-8")))
+    text.to_str()
+        .map(|t| Some(t.to_owned()))
+        .map_err(|_| invalid(format!("{what} is not UTF-8")))
 }
 
 /// # Safety
@@ -169,7 +180,10 @@ unsafe fn options(mut pointer: *const *const c_char) -> Result<Vec<(String, Stri
     // SAFETY: up to the NULL, every element is a C string.
     while let Some(option) = unsafe { text(*pointer, "option")? } {
         let (name, value) = option.split_once('=').ok_or_else(|| {
-            Refusal::new(Error::Config, format!("option {option:?} has no '='; accepted: GRIDNET_NAME=value"))
+            Refusal::new(
+                Error::Config,
+                format!("option {option:?} has no '='; accepted: GRIDNET_NAME=value"),
+            )
         })?;
         options.push((name.to_owned(), value.to_owned()));
         // SAFETY: this was not the NULL, so there is a next element.
@@ -198,7 +212,9 @@ pub unsafe extern "C" fn gridnet_fabric_close(fabric: *mut gridnet_fabric) -> gr
             let _ = unsafe {
                 match child {
                     Child::Cq(cq) => Handle::<crate::cq::CqObject>::close(cq.cast()).map(drop),
-                    Child::Endpoint(e) => Handle::<crate::endpoint::EndpointObject>::close(e.cast()).map(drop),
+                    Child::Endpoint(e) => {
+                        Handle::<crate::endpoint::EndpointObject>::close(e.cast()).map(drop)
+                    }
                     Child::Group(g) => Handle::<crate::group::GroupObject>::close(g.cast()).map(drop),
                     Child::Message(m) => Handle::<crate::tag::MessageObject>::close(m.cast()).map(drop),
                 }
@@ -253,7 +269,11 @@ pub unsafe extern "C" fn gridnet_fabric_lookup(
         if address_out.is_null() {
             return Err(null("address_out"));
         }
-        let bytes = object.owner.shared.lookup(&name, duration_of(timeout_ns))?.to_bytes();
+        let bytes = object
+            .owner
+            .shared
+            .lookup(&name, duration_of(timeout_ns))?
+            .to_bytes();
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(address_out, gridnet_address { bytes }) };
         Ok(GRIDNET_OK)

@@ -73,11 +73,24 @@ pub unsafe extern "C" fn gridnet_group_create(
         }
         drop(owner.shared.enter()?);
         let ranks: Result<Vec<KnownPeer>, Failure> = (0..count)
-            // SAFETY: the caller's promise; `rank` is below `count`.
-            .map(|rank| Ok(KnownPeer { address: unsafe { address_of(addresses.add(rank))? }, endpoint: None }))
+            .map(|rank| {
+                Ok(KnownPeer {
+                    // SAFETY: the caller's promise; `rank` is below `count`.
+                    address: unsafe { address_of(addresses.add(rank))? },
+                    endpoint: None,
+                })
+            })
             .collect();
-        let members = Mutex::new(Members { ranks: ranks?, endpoints: Vec::new() });
-        let group: *mut gridnet_group = Handle::open(GroupObject { owner: owner.clone(), cq, members }).cast();
+        let members = Mutex::new(Members {
+            ranks: ranks?,
+            endpoints: Vec::new(),
+        });
+        let group: *mut gridnet_group = Handle::open(GroupObject {
+            owner: owner.clone(),
+            cq,
+            members,
+        })
+        .cast();
         owner.adopt(Child::Group(group));
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(group_out, group) };
@@ -112,7 +125,10 @@ pub unsafe extern "C" fn gridnet_group_destroy(group: *mut gridnet_group) -> gri
 /// # Safety
 /// `group` is NULL or a group, `size_out` valid for a write.
 #[no_mangle]
-pub unsafe extern "C" fn gridnet_group_size(group: *mut gridnet_group, size_out: *mut usize) -> gridnet_status {
+pub unsafe extern "C" fn gridnet_group_size(
+    group: *mut gridnet_group,
+    size_out: *mut usize,
+) -> gridnet_status {
     guarded(|| {
         // SAFETY: the caller's promise.
         let object = unsafe { group_of(group)? };
@@ -195,7 +211,12 @@ pub unsafe extern "C" fn gridnet_group_rank(
         });
         let rank = by_endpoint
             .map(|(rank, _)| *rank)
-            .or_else(|| members.ranks.iter().position(|member| member.address.node == node))
+            .or_else(|| {
+                members
+                    .ranks
+                    .iter()
+                    .position(|member| member.address.node == node)
+            })
             .ok_or(gridnet::core::error::Error::NotFound)?;
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(rank_out, rank) };

@@ -44,11 +44,18 @@ impl<T: Object> Handle<T> {
     pub(crate) fn open(object: T) -> *mut Handle<T> {
         let reused = {
             let mut closed = T::closed().lock().unwrap_or_else(PoisonError::into_inner);
-            if closed.len() > QUARANTINE { closed.pop_front() } else { None }
+            if closed.len() > QUARANTINE {
+                closed.pop_front()
+            } else {
+                None
+            }
         };
         let handle = match reused {
             Some(retired) => retired.0,
-            None => Box::into_raw(Box::new(Handle { magic: AtomicU64::new(0), object: UnsafeCell::new(None) })),
+            None => Box::into_raw(Box::new(Handle {
+                magic: AtomicU64::new(0),
+                object: UnsafeCell::new(None),
+            })),
         };
         // SAFETY: a handle that is not live is only ours: it has just left the queue, or the allocator.
         unsafe {
@@ -96,17 +103,30 @@ impl<T: Object> Handle<T> {
         unsafe { Self::get(handle)? };
         // SAFETY: live and ours; the exchange lets one of several closers through.
         let object = unsafe {
-            let was = (*handle).magic.compare_exchange(T::MAGIC, 0, Ordering::AcqRel, Ordering::Acquire);
-            if was.is_ok() { (*(*handle).object.get()).take() } else { None }
+            let was = (*handle)
+                .magic
+                .compare_exchange(T::MAGIC, 0, Ordering::AcqRel, Ordering::Acquire);
+            if was.is_ok() {
+                (*(*handle).object.get()).take()
+            } else {
+                None
+            }
         };
-        T::closed().lock().unwrap_or_else(PoisonError::into_inner).push_back(Retired(handle));
+        T::closed()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(Retired(handle));
         object.ok_or_else(|| not_a_handle(T::KIND))
     }
 }
 
 #[cold]
 fn not_a_handle(kind: &str) -> Failure {
-    Refusal::new(Error::Handle, format!("the {kind} is closed, or is not a handle of this kind")).into()
+    Refusal::new(
+        Error::Handle,
+        format!("the {kind} is closed, or is not a handle of this kind"),
+    )
+    .into()
 }
 
 /// Makes a type an [`Object`].
@@ -115,7 +135,8 @@ macro_rules! object {
         impl crate::handle::Object for $object {
             const MAGIC: u64 = u64::from_le_bytes(*$magic);
             const KIND: &'static str = $kind;
-            fn closed() -> &'static std::sync::Mutex<std::collections::VecDeque<crate::handle::Retired<Self>>> {
+            fn closed() -> &'static std::sync::Mutex<std::collections::VecDeque<crate::handle::Retired<Self>>>
+            {
                 static CLOSED: std::sync::Mutex<std::collections::VecDeque<crate::handle::Retired<$object>>> =
                     std::sync::Mutex::new(std::collections::VecDeque::new());
                 &CLOSED

@@ -41,8 +41,17 @@ const _: () = assert!(size_of::<Completion>() == 56);
 
 impl Completion {
     /// What an unused place of a queue holds.
-    const NONE: Completion =
-        Completion { context: 0, length: 0, tag: 0, immediate: 0, op: 0, status: 0, source: 0, kind: 0, flags: 0 };
+    const NONE: Completion = Completion {
+        context: 0,
+        length: 0,
+        tag: 0,
+        immediate: 0,
+        op: 0,
+        status: 0,
+        source: 0,
+        kind: 0,
+        flags: 0,
+    };
 }
 
 /// A bounded queue of completions in private memory.
@@ -69,7 +78,15 @@ impl CompletionQueue {
     /// An empty queue for at most `capacity` operations, started or completed.
     pub fn new(capacity: usize) -> CompletionQueue {
         let ring = vec![Completion::NONE; 64].into_boxed_slice();
-        CompletionQueue { ring, pushed: 0, popped: 0, outstanding: 0, capacity, armed: false, closed: false }
+        CompletionQueue {
+            ring,
+            pushed: 0,
+            popped: 0,
+            outstanding: 0,
+            capacity,
+            armed: false,
+            closed: false,
+        }
     }
 
     /// Takes room for one operation; false when the queue is full.
@@ -190,7 +207,10 @@ mod tests {
         for round in 0..2000u64 {
             for _ in 0..round % 7 {
                 assert!(queue.reserve());
-                queue.push(Completion { context: next, ..Completion::NONE });
+                queue.push(Completion {
+                    context: next,
+                    ..Completion::NONE
+                });
                 next += 1;
             }
             for _ in 0..round % 5 {

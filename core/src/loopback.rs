@@ -63,17 +63,26 @@ impl Hub {
 
     /// A hub on which everything takes `ns` of its own time.
     pub fn with_latency(ns: u64) -> Hub {
-        Hub { latency_ns: ns, ..Hub::default() }
+        Hub {
+            latency_ns: ns,
+            ..Hub::default()
+        }
     }
 
     /// The same hub with rails of another name.
     pub fn named(self, name: &'static str) -> Hub {
-        Hub { name: Some(name), ..self }
+        Hub {
+            name: Some(name),
+            ..self
+        }
     }
 
     /// The same hub, whose rails do not fetch: large messages go in segments.
     pub fn without_get(self) -> Hub {
-        Hub { without_get: true, ..self }
+        Hub {
+            without_get: true,
+            ..self
+        }
     }
 
     /// Moves the time on; returns the new time.
@@ -94,7 +103,12 @@ impl Hub {
         capabilities.can_lose_connection = false;
         capabilities.latency_ns = u32::try_from(self.latency_ns).unwrap_or(u32::MAX);
         capabilities.bandwidth = 10_000_000_000;
-        LoopbackRail { hub: self.clone(), local: *local, capabilities, links: Vec::new() }
+        LoopbackRail {
+            hub: self.clone(),
+            local: *local,
+            capabilities,
+            links: Vec::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -105,7 +119,9 @@ impl Hub {
     fn send(&self, from: NodeId, to: NodeId, parcel: Parcel) -> bool {
         let mut shared = self.lock();
         let at = shared.now.after(self.latency_ns);
-        let Some(queue) = shared.queues.get_mut(&to) else { return false };
+        let Some(queue) = shared.queues.get_mut(&to) else {
+            return false;
+        };
         queue.push_back((at, from, parcel));
         true
     }
@@ -150,7 +166,12 @@ impl LoopbackRail {
         if self.link_to(from).is_none() {
             let id = LinkId(self.links.len() as u32);
             match sink.accept(id, from, incarnation) {
-                Ok(peer) => self.links.push(Link { peer, node: from, up: false, over: false }),
+                Ok(peer) => self.links.push(Link {
+                    peer,
+                    node: from,
+                    up: false,
+                    over: false,
+                }),
                 Err(_) => {
                     self.hub.send(self.local.node, from, Parcel::Goodbye);
                     return;
@@ -174,8 +195,23 @@ impl LoopbackRail {
         let delivered = match Header::parse(bytes) {
             Ok(Some((header, len))) => {
                 let payload = PeerBytes::from_slice(bytes.get(len..).unwrap_or_default());
-                let Header { kind, flags, word, extension, .. } = header;
-                sink.frame(peer, Incoming { kind, flags, word, extension, payload })
+                let Header {
+                    kind,
+                    flags,
+                    word,
+                    extension,
+                    ..
+                } = header;
+                sink.frame(
+                    peer,
+                    Incoming {
+                        kind,
+                        flags,
+                        word,
+                        extension,
+                        payload,
+                    },
+                )
             }
             Ok(None) | Err(_) => Err(Error::PeerMisbehaved),
         };
@@ -204,18 +240,31 @@ impl Rail for LoopbackRail {
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
         let own = address.node == self.local.node;
-        let parcel = if own { Parcel::Answer } else { Parcel::Call { incarnation: self.local.incarnation } };
+        let parcel = if own {
+            Parcel::Answer
+        } else {
+            Parcel::Call {
+                incarnation: self.local.incarnation,
+            }
+        };
         if !self.hub.send(self.local.node, address.node, parcel) {
             let why = "the address is not this fabric's own, nor of a fabric that shares its hub";
             return Err(Refusal::new(Error::Unreachable, why));
         }
         let id = LinkId(self.links.len() as u32);
-        self.links.push(Link { peer, node: address.node, up: false, over: false });
+        self.links.push(Link {
+            peer,
+            node: address.node,
+            up: false,
+            over: false,
+        });
         Ok(id)
     }
 
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
-        let Some(link) = self.links.get(link.0 as usize).filter(|link| !link.over) else { return Posted::Down };
+        let Some(link) = self.links.get(link.0 as usize).filter(|link| !link.over) else {
+            return Posted::Down;
+        };
         if !link.up {
             return Posted::NoResource;
         }
@@ -229,7 +278,9 @@ impl Rail for LoopbackRail {
             *count += 1;
         }
         let mut bytes = Vec::with_capacity(64 + frame.payload.len());
-        let Ok(()) = Header::of(frame).and_then(|header| header.encode(&mut bytes)) else { return Posted::Down };
+        let Ok(()) = Header::of(frame).and_then(|header| header.encode(&mut bytes)) else {
+            return Posted::Down;
+        };
         let start = bytes.len();
         bytes.resize(start + frame.payload.len(), 0);
         // SAFETY: the vector has just been made long enough; it is private.
@@ -253,7 +304,11 @@ impl Rail for LoopbackRail {
                 Parcel::Call { incarnation } => self.take_call(from, incarnation, sink),
                 Parcel::Answer => self.set_up(from, sink),
                 Parcel::Frame(bytes) => self.take_frame(from, &bytes, sink),
-                Parcel::Goodbye => self.end(from, sink, Refusal::new(Error::PeerGone, "the peer has closed its fabric")),
+                Parcel::Goodbye => self.end(
+                    from,
+                    sink,
+                    Refusal::new(Error::PeerGone, "the peer has closed its fabric"),
+                ),
             }
         }
         taken
@@ -282,7 +337,14 @@ impl Rail for LoopbackRail {
         let mut shared = self.hub.lock();
         shared.next_rkey += 1;
         let rkey = shared.next_rkey;
-        shared.exposed.insert(rkey, Exposed { node: self.local.node, base, len });
+        shared.exposed.insert(
+            rkey,
+            Exposed {
+                node: self.local.node,
+                base,
+                len,
+            },
+        );
         Some(RemoteSource { rkey, address: 0 })
     }
 
@@ -292,8 +354,12 @@ impl Rail for LoopbackRail {
 
     fn get(&mut self, _link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let shared = self.hub.lock();
-        let Some(exposed) = shared.exposed.get(&from.rkey) else { return Posted::Down };
-        let Ok(start) = usize::try_from(from.address) else { return Posted::Down };
+        let Some(exposed) = shared.exposed.get(&from.rkey) else {
+            return Posted::Down;
+        };
+        let Ok(start) = usize::try_from(from.address) else {
+            return Posted::Down;
+        };
         if start.checked_add(to.len()).is_none_or(|end| end > exposed.len) {
             return Posted::Down;
         }
@@ -332,7 +398,9 @@ impl Drop for LoopbackRail {
             let mut shared = self.hub.lock();
             shared.queues.remove(&self.local.node);
             // The operations that exposed the memory end with the fabric, and with them the promise about it.
-            shared.exposed.retain(|_, exposed| exposed.node != self.local.node);
+            shared
+                .exposed
+                .retain(|_, exposed| exposed.node != self.local.node);
         }
         for link in self.links.iter().filter(|link| !link.over) {
             self.hub.send(self.local.node, link.node, Parcel::Goodbye);

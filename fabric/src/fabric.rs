@@ -83,7 +83,10 @@ impl Fabric {
         logging::start(&config.log)?;
         if let Some(name) = name.filter(|name| !gridnet_shm::is_valid_name(name)) {
             let form = "1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot";
-            return Err(Refusal::new(Error::Invalid, format!("{name:?} is no name of a fabric: {form}")));
+            return Err(Refusal::new(
+                Error::Invalid,
+                format!("{name:?} is no name of a fabric: {form}"),
+            ));
         }
         let local = identity::new_address(config.host_id.as_deref())?;
         let rails = open_rails(&config, &local, name)?;
@@ -92,7 +95,10 @@ impl Fabric {
             AnyRail::Own(_) => None,
         });
         if name.is_some() && run_dir.is_none() {
-            return Err(Refusal::new(Error::Config, "a fabric with a name needs the rail shm (GRIDNET_RAILS)"));
+            return Err(Refusal::new(
+                Error::Config,
+                "a fabric with a name needs the rail shm (GRIDNET_RAILS)",
+            ));
         }
         let limits = Limits {
             eager_max: config.eager_max,
@@ -100,7 +106,11 @@ impl Fabric {
             unexpected_messages: config.unexpected_messages,
             max_ops: config.max_ops,
         };
-        let policy = WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
+        let policy = WaitPolicy {
+            mode: config.wait_mode,
+            spin: config.wait_spin,
+            single_core: is_single_core(),
+        };
         tracing::info!(node = %local.node, name, "fabric open");
         Ok(Fabric {
             engine: Engine::new(local, rails, limits),
@@ -154,7 +164,11 @@ impl Fabric {
     pub fn maintain(&mut self) -> usize {
         let now = Time(self.start.elapsed().as_nanos() as u64);
         let happened = self.engine.maintain(now);
-        self.rounds = if self.engine.is_connecting() { ROUNDS_WHILE_CONNECTING } else { ROUNDS_PER_MAINTENANCE };
+        self.rounds = if self.engine.is_connecting() {
+            ROUNDS_WHILE_CONNECTING
+        } else {
+            ROUNDS_PER_MAINTENANCE
+        };
         if happened > 0 {
             // Whatever woke us may have been meant for others too: senders ring once for each arming.
             self.bell_taken = true;
@@ -227,11 +241,14 @@ impl Fabric {
     /// # Errors
     /// [`Error::Handle`] without such a queue, [`Error::System`] without free descriptors.
     pub fn cq_descriptor(&mut self, cq: CqId) -> Result<RawFd, Refusal> {
-        self.engine.cq(cq).ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        self.engine
+            .cq(cq)
+            .ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
         if let Some(known) = self.descriptors.iter().find(|d| d.cq == cq) {
             return Ok(known.epoll.0.as_raw_fd());
         }
-        let failed = |e: nix::Error| Refusal::new(Error::System, format!("descriptor of a queue: {}", e.desc()));
+        let failed =
+            |e: nix::Error| Refusal::new(Error::System, format!("descriptor of a queue: {}", e.desc()));
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
         let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
         let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
@@ -255,7 +272,10 @@ impl Fabric {
             let _ = known.kick.read();
         }
         let busy = self.arm() == Armed::Busy;
-        let queue = self.engine.cq(cq).ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        let queue = self
+            .engine
+            .cq(cq)
+            .ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
         queue.armed = !busy && queue.is_empty();
         Ok(if queue.armed { Armed::Yes } else { Armed::Busy })
     }
@@ -280,7 +300,9 @@ impl Fabric {
     fn kick_full(&mut self) -> bool {
         let mut others = false;
         for descriptor in &self.descriptors {
-            let Some(queue) = self.engine.cq(descriptor.cq).filter(|queue| queue.armed) else { continue };
+            let Some(queue) = self.engine.cq(descriptor.cq).filter(|queue| queue.armed) else {
+                continue;
+            };
             if queue.is_empty() {
                 others = true;
             } else {
@@ -300,7 +322,10 @@ impl Fabric {
     /// Sleeps until a rail's wait handle or `extra` is readable, at most for `span`.
     pub(crate) fn sleep_on_rails(&self, span: Option<Duration>, extra: Option<BorrowedFd<'_>>) {
         // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
-        let handles = self.engine.wait_handles().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+        let handles = self
+            .engine
+            .wait_handles()
+            .map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
         sleep_on(handles.chain(extra), span);
     }
 
@@ -309,7 +334,9 @@ impl Fabric {
         let copy = |fd: RawFd| {
             // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
             let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-            borrowed.try_clone_to_owned().map_err(|e| Refusal::new(Error::System, format!("copying a descriptor: {e}")))
+            borrowed
+                .try_clone_to_owned()
+                .map_err(|e| Refusal::new(Error::System, format!("copying a descriptor: {e}")))
         };
         self.engine.wait_handles().map(copy).collect()
     }
@@ -329,12 +356,18 @@ impl Fabric {
         let chosen = self.engine.rail_name(peer).unwrap_or("none");
         for candidate in candidates {
             text += &match &candidate.verdict {
-                Ok(()) => format!("rail {} in use: first in the order of preference that leads there\n", candidate.rail),
+                Ok(()) => format!(
+                    "rail {} in use: first in the order of preference that leads there\n",
+                    candidate.rail
+                ),
                 Err(why) if candidate.rail == "accepted" => format!("rail {chosen} in use: {why}\n"),
                 Err(why) => format!("rail {} not used: {why}\n", candidate.rail),
             };
         }
-        for excluded in crate::config::KNOWN_RAILS.iter().filter(|rail| !self.config.rails.allows(rail)) {
+        for excluded in crate::config::KNOWN_RAILS
+            .iter()
+            .filter(|rail| !self.config.rails.allows(rail))
+        {
             text += &format!("rail {excluded} not used: excluded by GRIDNET_RAILS\n");
         }
         Ok(text)
@@ -350,5 +383,10 @@ pub(crate) fn sleep_on<'a>(files: impl Iterator<Item = BorrowedFd<'a>>, span: Op
 
 fn is_single_core() -> bool {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
-    set.is_ok_and(|set| (0..nix::sched::CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).count() == 1)
+    set.is_ok_and(|set| {
+        (0..nix::sched::CpuSet::count())
+            .filter(|core| set.is_set(*core).unwrap_or(false))
+            .count()
+            == 1
+    })
 }

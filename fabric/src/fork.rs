@@ -18,7 +18,8 @@ impl ForkMark {
         let failed = |e: std::io::Error| Refusal::new(Error::System, format!("page for the fork mark: {e}"));
         let page = MmapMut::map_anon(size_of::<AtomicU32>()).map_err(failed)?;
         // SAFETY: the range is the mapping that `page` owns, which nobody else uses.
-        let status = unsafe { libc::madvise(page.as_ptr().cast_mut().cast(), page.len(), libc::MADV_WIPEONFORK) };
+        let status =
+            unsafe { libc::madvise(page.as_ptr().cast_mut().cast(), page.len(), libc::MADV_WIPEONFORK) };
         if status != 0 {
             return Err(failed(std::io::Error::last_os_error()));
         }

@@ -46,9 +46,12 @@ fn random_node() -> Result<NodeId, Refusal> {
 
 /// FNV-1a, 64 bits: names a host, protects nothing.
 fn fnv1a(first: &[u8], second: &[u8]) -> u64 {
-    first.iter().chain(second).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    first
+        .iter()
+        .chain(second)
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        })
 }
 
 #[cfg(test)]
@@ -60,7 +63,13 @@ mod tests {
         let (a, b) = (new_address(None).unwrap(), new_address(None).unwrap());
         assert_ne!(a.node, b.node);
         assert_eq!(a.host, b.host);
-        assert_eq!(new_address(Some("x")).unwrap().host, new_address(Some("x")).unwrap().host);
-        assert_ne!(new_address(Some("x")).unwrap().host, new_address(Some("y")).unwrap().host);
+        assert_eq!(
+            new_address(Some("x")).unwrap().host,
+            new_address(Some("x")).unwrap().host
+        );
+        assert_ne!(
+            new_address(Some("x")).unwrap().host,
+            new_address(Some("y")).unwrap().host
+        );
     }
 }

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use gridnet_core::error::Error;
 use gridnet_core::loopback::{Hub, LoopbackRail};
 use gridnet_core::mem::{Gather, Iov};
-use gridnet_core::rail::{
-    Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
-};
+use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame};
 use gridnet_shm::{ShmConfig, ShmRail};
@@ -25,7 +23,11 @@ pub enum AnyRail {
 
 /// Opens the rails that the configuration allows, in its order. A rail that cannot be had is left out when the
 /// choice is automatic, and is an error when it was named.
-pub(crate) fn open_rails(config: &Config, local: &Address, name: Option<&str>) -> Result<Vec<AnyRail>, Refusal> {
+pub(crate) fn open_rails(
+    config: &Config,
+    local: &Address,
+    name: Option<&str>,
+) -> Result<Vec<AnyRail>, Refusal> {
     let mut rails = Vec::new();
     for rail in config.rails.preference() {
         rails.push(match rail {

@@ -32,6 +32,8 @@ use crate::fork::ForkMark;
 const POLLS_PER_CLOCK: u32 = 64;
 /// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
 const YIELDS: u32 = 10;
+/// Times that a leaving thread tries to arm the rails for those who sleep.
+const ARMING_TRIES: u32 = 16;
 /// Longest sleep in one go: bounds what a wake-up lost by the kernel, or by a peer that misbehaves, can cost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -115,7 +117,11 @@ impl Shared {
             gate: AtomicU32::new(gate),
             locked,
             lock: Mutex::new(()),
-            inner: UnsafeCell::new(Inner { fabric, sleepers: Vec::new(), progress: None }),
+            inner: UnsafeCell::new(Inner {
+                fabric,
+                sleepers: Vec::new(),
+                progress: None,
+            }),
         });
         if thread {
             shared.start_progress()?;
@@ -138,7 +144,10 @@ impl Shared {
         }
         if gate & LOCKED != 0 {
             let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            return Ok(Guard { shared: self, lock: Some(lock) });
+            return Ok(Guard {
+                shared: self,
+                lock: Some(lock),
+            });
         }
         if gate & SINGLE != 0 && std::thread::current().id() != self.home {
             return Err(Error::Thread);
@@ -148,14 +157,18 @@ impl Shared {
             return Err(Error::Thread);
         }
         self.gate.store(gate | ENTERED, Ordering::Relaxed);
-        Ok(Guard { shared: self, lock: None })
+        Ok(Guard {
+            shared: self,
+            lock: None,
+        })
     }
 
     /// Goes in where a call may simply go in; `None` where [`Self::enter`] has to decide. For hot paths.
     #[inline(always)]
     pub fn enter_plain(&self) -> Option<PlainGuard<'_>> {
         let gate = self.gate.load(Ordering::Relaxed);
-        if !(gate == 0 || gate == SINGLE && std::thread::current().id() == self.home) || !self.mark.is_home() {
+        if !(gate == 0 || gate == SINGLE && std::thread::current().id() == self.home) || !self.mark.is_home()
+        {
             return None;
         }
         self.gate.store(gate | ENTERED, Ordering::Relaxed);
@@ -250,7 +263,8 @@ impl Shared {
         let code = |error: Error| Refusal::new(error, error.text());
         let mut guard = self.enter().map_err(code)?;
         let dir = guard.run_dir().cloned();
-        let dir = dir.ok_or_else(|| Refusal::new(Error::Config, "names need the rail shm (GRIDNET_RAILS)"))?;
+        let dir =
+            dir.ok_or_else(|| Refusal::new(Error::Config, "names need the rail shm (GRIDNET_RAILS)"))?;
         let watch = watch_names(&dir)?;
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
         loop {
@@ -258,7 +272,10 @@ impl Shared {
                 return Ok(address);
             }
             if end.is_some_and(|end| Instant::now() >= end) {
-                return Err(Refusal::new(Error::Timeout, format!("no fabric of this host is named {name:?}")));
+                return Err(Refusal::new(
+                    Error::Timeout,
+                    format!("no fabric of this host is named {name:?}"),
+                ));
             }
             guard = self.sleep(guard, None, end, Some(watch.as_fd())).map_err(code)?;
             // Changes that were not seen would only make the next sleep short.
@@ -279,7 +296,10 @@ impl Shared {
             return Ok(guard);
         }
         let until_end = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let span = [until_end, guard.timer(), Some(LONGEST_SLEEP)].into_iter().flatten().min();
+        let span = [until_end, guard.timer(), Some(LONGEST_SLEEP)]
+            .into_iter()
+            .flatten()
+            .min();
         guard.counters.sleeps += 1;
         if self.locked {
             return self.sleep_outside(guard, cq, span, extra);
@@ -300,14 +320,24 @@ impl Shared {
     ) -> Result<Guard<'a>, Error> {
         let bell = Arc::new(new_bell()?);
         let handles = guard.wait_handles().map_err(|refusal| refusal.error)?;
-        guard.inner().sleepers.push(Sleeper { cq, bell: bell.clone() });
+        guard.inner().sleepers.push(Sleeper {
+            cq,
+            bell: bell.clone(),
+        });
         // The end of the guard would arm the rails for the sleepers; they have just been armed.
         guard.bell_taken = false;
         drop(guard);
-        let files = handles.iter().map(|h| h.as_fd()).chain([bell.as_fd()]).chain(extra);
+        let files = handles
+            .iter()
+            .map(|h| h.as_fd())
+            .chain([bell.as_fd()])
+            .chain(extra);
         sleep_on(files, span);
         let mut guard = self.enter()?;
-        guard.inner().sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bell, &bell));
+        guard
+            .inner()
+            .sleepers
+            .retain(|sleeper| !Arc::ptr_eq(&sleeper.bell, &bell));
         guard.maintain();
         // Those who stay asleep count on us, who may have used up their wake-up.
         guard.bell_taken = true;
@@ -321,7 +351,9 @@ impl Shared {
         // Signals are for the program's threads: this one is born with all of them blocked.
         let mut before = SigSet::empty();
         let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut before));
-        let spawned = std::thread::Builder::new().name("gridnet".into()).spawn(move || shared.run_progress(&heard));
+        let spawned = std::thread::Builder::new()
+            .name("gridnet".into())
+            .spawn(move || shared.run_progress(&heard));
         let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
         let thread = spawned.map_err(|e| Refusal::new(Error::System, format!("progress thread: {e}")))?;
         let mut guard = self.enter().map_err(|e| Refusal::new(e, e.text()))?;
@@ -333,7 +365,9 @@ impl Shared {
         loop {
             let Ok(mut guard) = self.enter() else { return };
             while guard.poll_round() > 0 {}
-            let Ok(guard) = self.sleep(guard, None, None, Some(stop.as_fd())) else { return };
+            let Ok(guard) = self.sleep(guard, None, None, Some(stop.as_fd())) else {
+                return;
+            };
             if stop.read().is_ok() {
                 return;
             }
@@ -365,8 +399,14 @@ impl Guard<'_> {
     fn serve_sleepers(&mut self) {
         if self.bell_taken || !self.is_armed {
             self.bell_taken = false;
-            while self.arm() == Armed::Busy {
+            // While traffic keeps coming, the rails cannot be armed: one of those who sleep takes over.
+            let armed = (0..ARMING_TRIES).any(|_| {
+                let armed = self.arm() == Armed::Yes;
                 self.engine.progress();
+                armed
+            });
+            if let (false, Some(one)) = (armed, self.inner().sleepers.first()) {
+                let _ = one.bell.write(1);
             }
         }
         let Inner { fabric, sleepers, .. } = self.inner();
@@ -451,6 +491,8 @@ fn new_bell() -> Result<EventFd, Error> {
 fn watch_names(dir: &RunDir) -> Result<Inotify, Refusal> {
     let failed = |e: nix::Error| Refusal::new(Error::System, format!("watching for names: {}", e.desc()));
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(failed)?;
-    watch.add_watch(dir.path(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO).map_err(failed)?;
+    watch
+        .add_watch(dir.path(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)
+        .map_err(failed)?;
     Ok(watch)
 }

@@ -27,8 +27,7 @@ fn has_rdpid() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| {
         // CPUID leaf 7: RDPID is bit 22 of ECX.
-        std::arch::x86_64::__cpuid(0).eax >= 7
-            && std::arch::x86_64::__cpuid_count(7, 0).ecx & 1 << 22 != 0
+        std::arch::x86_64::__cpuid(0).eax >= 7 && std::arch::x86_64::__cpuid_count(7, 0).ecx & 1 << 22 != 0
     })
 }
 

@@ -48,15 +48,22 @@ impl ShmRail {
 
     fn check_reachable(&self, address: &Address) -> Result<(), Refusal> {
         if address.node == self.config.local.node {
-            return Err(Refusal::new(Error::Unreachable, "the address is this fabric's own"));
+            return Err(Refusal::new(
+                Error::Unreachable,
+                "the address is this fabric's own",
+            ));
         }
         if address.host != self.config.local.host {
-            let why = "the peer is on another host (or in another network namespace; GRIDNET_HOST_ID joins them)";
+            let why =
+                "the peer is on another host (or in another network namespace; GRIDNET_HOST_ID joins them)";
             return Err(Refusal::new(Error::Unreachable, why));
         }
         let own = geteuid().as_raw();
         if address.uid != own {
-            let why = format!("the peer runs as user {}, this process as user {own}", address.uid);
+            let why = format!(
+                "the peer runs as user {}, this process as user {own}",
+                address.uid
+            );
             return Err(Refusal::new(Error::Permission, why));
         }
         Ok(())
@@ -73,16 +80,23 @@ impl ShmRail {
 
     fn hello(&self, block: u32) -> Hello {
         let mut hello = Hello::new(self.config.local.node, self.config.local.incarnation, 1);
-        hello.extensions.push(Extension { kind: LINK_OFFER, bytes: self.offer(block).encode() });
+        hello.extensions.push(Extension {
+            kind: LINK_OFFER,
+            bytes: self.offer(block).encode(),
+        });
         hello
     }
 
     /// Maps what a peer offers and joins it with the own block.
     fn join(&self, block: u32, hello: &Hello, segment: &OwnedFd, bell: OwnedFd) -> Result<Live, Refusal> {
-        hello.agree(&[LINK_OFFER]).map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
+        hello
+            .agree(&[LINK_OFFER])
+            .map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
         let segment = PeerSegment::map(segment, hello.node.bytes(), hello.incarnation)?;
         let misbehaved = |why: &str| Refusal::new(Error::PeerMisbehaved, why);
-        let offer = hello.extension(LINK_OFFER).ok_or_else(|| misbehaved("handshake without a link offer"))?;
+        let offer = hello
+            .extension(LINK_OFFER)
+            .ok_or_else(|| misbehaved("handshake without a link offer"))?;
         let offer = LinkOffer::parse(offer, segment.len()).map_err(|e| misbehaved(e.0))?;
         Ok(Live::new(&self.arena, &self.offer(block), &offer, segment, bell))
     }
@@ -93,12 +107,23 @@ impl ShmRail {
                 tracing::warn!(reason = %refusal.reason, "connection refused");
                 continue;
             }
-            let place = self.greetings.iter().position(Option::is_none).unwrap_or(self.greetings.len());
+            let place = self
+                .greetings
+                .iter()
+                .position(Option::is_none)
+                .unwrap_or(self.greetings.len());
             if place >= MAX_GREETINGS {
-                tracing::warn!(limit = MAX_GREETINGS, "connection refused: too many have not said who they are");
+                tracing::warn!(
+                    limit = MAX_GREETINGS,
+                    "connection refused: too many have not said who they are"
+                );
                 continue;
             }
-            if self.poller.watch(&stream, Watched::Greeting(place as u32)).is_ok() {
+            if self
+                .poller
+                .watch(&stream, Watched::Greeting(place as u32))
+                .is_ok()
+            {
                 if place == self.greetings.len() {
                     self.greetings.push(None);
                 }
@@ -111,7 +136,9 @@ impl ShmRail {
 
     /// A connection that is not yet a link has something to say.
     pub(crate) fn greet<S: Sink>(&mut self, place: u32, sink: &mut S) {
-        let Some((stream, since)) = self.greetings.get_mut(place as usize).and_then(Option::take) else { return };
+        let Some((stream, since)) = self.greetings.get_mut(place as usize).and_then(Option::take) else {
+            return;
+        };
         let refusal = match socket::receive(&stream) {
             Ok(Packet::Nothing) => {
                 self.greetings[place as usize] = Some((stream, since));
@@ -166,7 +193,9 @@ impl ShmRail {
         let agreed = self.join(block, hello, segment, bell).and_then(|live| {
             let files = [self.arena.segment().file(), self.bell_file.as_fd()];
             socket::send_hello(stream, &self.hello(block), files)?;
-            let kept = stream.try_clone().map_err(|e| Refusal::new(Error::System, e.to_string()))?;
+            let kept = stream
+                .try_clone()
+                .map_err(|e| Refusal::new(Error::System, e.to_string()))?;
             let peer = match own_call {
                 Some(index) => self.links[index as usize].peer,
                 None => sink.accept(LinkId(index), hello.node, hello.incarnation)?,
@@ -191,12 +220,20 @@ impl ShmRail {
     fn own_call(&self, hello: &Hello) -> Result<Option<u32>, Refusal> {
         let local = self.config.local.node;
         if hello.node == local {
-            return Err(Refusal::new(Error::PeerMisbehaved, "the peer has our own node id"));
+            return Err(Refusal::new(
+                Error::PeerMisbehaved,
+                "the peer has our own node id",
+            ));
         }
         match self.by_node.get(&hello.node) {
             None => Ok(None),
-            Some(&index) if self.links[index as usize].live.is_none() && local > hello.node => Ok(Some(index)),
-            Some(_) => Err(Refusal::new(Error::InUse, "the two nodes have a link, or are making one")),
+            Some(&index) if self.links[index as usize].live.is_none() && local > hello.node => {
+                Ok(Some(index))
+            }
+            Some(_) => Err(Refusal::new(
+                Error::InUse,
+                "the two nodes have a link, or are making one",
+            )),
         }
     }
 
@@ -216,7 +253,13 @@ impl ShmRail {
         }
     }
 
-    fn establish<S: Sink>(&mut self, index: u32, stream: OwnedFd, live: Live, sink: &mut S) -> Result<(), Refusal> {
+    fn establish<S: Sink>(
+        &mut self,
+        index: u32,
+        stream: OwnedFd,
+        live: Live,
+        sink: &mut S,
+    ) -> Result<(), Refusal> {
         let process = socket::peer_process(&stream);
         let link = &mut self.links[index as usize];
         link.live = Some(live);
@@ -243,7 +286,13 @@ impl ShmRail {
 
     /// The socket of a link has something to say: the answer to our call, or the end.
     pub(crate) fn hear<S: Sink>(&mut self, index: u32, sink: &mut S) {
-        let Some(stream) = self.links.get(index as usize).and_then(|link| link.socket.as_ref()) else { return };
+        let Some(stream) = self
+            .links
+            .get(index as usize)
+            .and_then(|link| link.socket.as_ref())
+        else {
+            return;
+        };
         let calling = self.links[index as usize].live.is_none();
         match socket::receive(stream) {
             Ok(Packet::Nothing) => {}
@@ -254,7 +303,9 @@ impl ShmRail {
             }
             Ok(Packet::Reject(refusal)) if calling && refusal.error == Error::InUse => self.yield_call(index),
             Ok(Packet::Reject(refusal)) => self.finish(index, refusal, sink),
-            Ok(Packet::Closed) => self.finish_drained(index, "the peer has closed its fabric, or ended", sink),
+            Ok(Packet::Closed) => {
+                self.finish_drained(index, "the peer has closed its fabric, or ended", sink)
+            }
             Ok(Packet::Hello(..)) => {
                 let refusal = Refusal::new(Error::PeerMisbehaved, "second handshake on a link");
                 self.finish(index, refusal, sink);
@@ -273,7 +324,10 @@ impl ShmRail {
     ) -> Result<(), Refusal> {
         let link = &self.links[index as usize];
         if hello.node != link.node {
-            return Err(Refusal::new(Error::PeerMisbehaved, "another node answered than was called"));
+            return Err(Refusal::new(
+                Error::PeerMisbehaved,
+                "another node answered than was called",
+            ));
         }
         let live = self.join(link.block, hello, segment, bell)?;
         let link = &mut self.links[index as usize];
@@ -295,6 +349,15 @@ impl ShmRail {
 
 impl Link {
     fn new(peer: PeerId, node: gridnet_core::wire::NodeId, block: u32) -> Link {
-        Link { peer, node, block, socket: None, process: None, live: None, wants_room: false, over: false }
+        Link {
+            peer,
+            node,
+            block,
+            socket: None,
+            process: None,
+            live: None,
+            wants_room: false,
+            over: false,
+        }
     }
 }

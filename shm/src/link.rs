@@ -64,7 +64,13 @@ pub struct Live {
 
 impl Live {
     /// Joins the own block, as offered to the peer, and the peer's.
-    pub fn new(arena: &Arena, ours: &LinkOffer, theirs: &LinkOffer, segment: PeerSegment, bell: OwnedFd) -> Live {
+    pub fn new(
+        arena: &Arena,
+        ours: &LinkOffer,
+        theirs: &LinkOffer,
+        segment: PeerSegment,
+        bell: OwnedFd,
+    ) -> Live {
         let base = ours.block as usize * LINE;
         let consumed = arena.segment().at(base).cast::<AtomicU32>();
         let slots = arena.segment().at(base + LINE).cast();
@@ -101,7 +107,12 @@ impl Live {
         if self.producer.has_space() != Ok(true) {
             return false;
         }
-        let header = SlotHeader { kind: Kind::Eager as u8, flags: 0, len: message.len() as u16, core: core_stamp() };
+        let header = SlotHeader {
+            kind: Kind::Eager as u8,
+            flags: 0,
+            len: message.len() as u16,
+            core: core_stamp(),
+        };
         self.producer.push(header, tag, *message);
         self.ring();
         true
@@ -118,9 +129,17 @@ impl Live {
         if frame.extension_len * 8 + len > BODY_BYTES {
             return self.post_staged(arena, window, frame);
         }
-        let header = SlotHeader { kind: frame.kind as u8, flags: frame.flags, len: len as u16, core: core_stamp() };
+        let header = SlotHeader {
+            kind: frame.kind as u8,
+            flags: frame.flags,
+            len: len as u16,
+            core: core_stamp(),
+        };
         if frame.extension_len == 0 {
-            self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| frame.payload.store_words(body));
+            self.producer
+                .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+                    frame.payload.store_words(body)
+                });
         } else {
             self.push_extended(header, frame);
         }
@@ -129,17 +148,22 @@ impl Live {
     }
 
     fn push_extended(&mut self, header: SlotHeader, frame: &Frame<'_>) {
-        self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
-            let (words, rest) = body.split_at(frame.extension_len.min(BODY_WORDS));
-            store_all(words, frame.extension());
-            frame.payload.store_words(rest);
-        });
+        self.producer
+            .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+                let (words, rest) = body.split_at(frame.extension_len.min(BODY_WORDS));
+                store_all(words, frame.extension());
+                frame.payload.store_words(rest);
+            });
     }
 
     fn post_staged(&mut self, arena: &mut Arena, window: usize, frame: &Frame<'_>) -> Posted {
         let len = frame.payload.len();
         let Some(staging) = self.stage(arena, window, len) else {
-            return if self.corrupt { Posted::Down } else { Posted::NoResource };
+            return if self.corrupt {
+                Posted::Down
+            } else {
+                Posted::NoResource
+            };
         };
         let to = arena.segment().at(staging.line as usize * LINE);
         // SAFETY: the buffer has at least `len` bytes (its class was chosen so), lies in the own segment, is not under
@@ -148,17 +172,22 @@ impl Live {
         self.under_way.push_back((self.producer.sent(), staging));
         self.under_way_bytes += weight(staging);
         self.bulk_under_way += usize::from(staging.size() > BULK);
-        let reference = StagingRef { line: staging.line, len: len as u32 }.pack();
+        let reference = StagingRef {
+            line: staging.line,
+            len: len as u32,
+        }
+        .pack();
         let header = SlotHeader {
             kind: frame.kind as u8,
             flags: frame.flags | FLAG_STAGED,
             len: 0,
             core: core_stamp(),
         };
-        self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
-            store_all(body, frame.extension());
-            store_all(&body[frame.extension_len..], &[reference]);
-        });
+        self.producer
+            .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+                store_all(body, frame.extension());
+                store_all(&body[frame.extension_len..], &[reference]);
+            });
         self.ring();
         Posted::Done
     }
@@ -237,7 +266,13 @@ impl Live {
     /// # Errors
     /// Why the peer is to be cut off.
     #[inline(always)]
-    pub fn deliver<S: Sink>(&mut self, peer: PeerId, budget: usize, sink: &mut S, core: &mut u16) -> Result<usize, Refusal> {
+    pub fn deliver<S: Sink>(
+        &mut self,
+        peer: PeerId,
+        budget: usize,
+        sink: &mut S,
+        core: &mut u16,
+    ) -> Result<usize, Refusal> {
         if self.consumer.peek().is_none() {
             self.run = 0;
             return Ok(0);
@@ -246,7 +281,13 @@ impl Live {
     }
 
     #[inline(always)]
-    fn deliver_run<S: Sink>(&mut self, peer: PeerId, budget: usize, sink: &mut S, core: &mut u16) -> Result<usize, Refusal> {
+    fn deliver_run<S: Sink>(
+        &mut self,
+        peer: PeerId,
+        budget: usize,
+        sink: &mut S,
+        core: &mut u16,
+    ) -> Result<usize, Refusal> {
         if self.run >= RUN {
             self.let_sender_get_ahead();
         }
@@ -312,7 +353,8 @@ impl Live {
         }
         // Nothing is under way to this peer: the room is missing elsewhere, and nobody rings when it comes.
         let hopeless = self.producer.sent() == self.producer.consumed();
-        wants_room && (hopeless || self.producer.refresh().is_err() || self.producer.consumed() != self.refused_at)
+        wants_room
+            && (hopeless || self.producer.refresh().is_err() || self.producer.consumed() != self.refused_at)
     }
 
     /// True when the consumed count has lied.
@@ -338,7 +380,9 @@ impl Live {
 }
 
 fn store_all(to: &[AtomicU64], from: &[u64]) {
-    to.iter().zip(from).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
+    to.iter()
+        .zip(from)
+        .for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
 }
 
 /// What a staging buffer counts in the window. Those that the peer does not give back promptly count nothing: a sender
@@ -362,7 +406,12 @@ fn order_of(sender: &LinkOffer, receiver: &LinkOffer) -> Order {
 
 /// Hands the frame of one slot over; the length of its staging buffer, if it has one.
 #[inline(always)]
-fn take_slot<S: Sink>(segment: &PeerSegment, peer: PeerId, ready: &Ready<'_>, sink: &mut S) -> Result<usize, Refusal> {
+fn take_slot<S: Sink>(
+    segment: &PeerSegment,
+    peer: PeerId,
+    ready: &Ready<'_>,
+    sink: &mut S,
+) -> Result<usize, Refusal> {
     let header = ready.header();
     let len = usize::from(header.len);
     if header.kind == Kind::Eager as u8 && header.flags == 0 && len <= BODY_BYTES {
@@ -372,7 +421,12 @@ fn take_slot<S: Sink>(segment: &PeerSegment, peer: PeerId, ready: &Ready<'_>, si
     take_extended(segment, peer, ready, sink)
 }
 
-fn take_extended<S: Sink>(segment: &PeerSegment, peer: PeerId, ready: &Ready<'_>, sink: &mut S) -> Result<usize, Refusal> {
+fn take_extended<S: Sink>(
+    segment: &PeerSegment,
+    peer: PeerId,
+    ready: &Ready<'_>,
+    sink: &mut S,
+) -> Result<usize, Refusal> {
     let header = ready.header();
     let mut frame = Incoming {
         kind: header.kind,
@@ -382,12 +436,17 @@ fn take_extended<S: Sink>(segment: &PeerSegment, peer: PeerId, ready: &Ready<'_>
         payload: PeerBytes::EMPTY,
     };
     let staged = unpack(segment, ready, &mut frame)?;
-    sink.frame(peer, frame).map_err(|error| Refusal::new(error, "frame that breaks the protocol"))?;
+    sink.frame(peer, frame)
+        .map_err(|error| Refusal::new(error, "frame that breaks the protocol"))?;
     Ok(staged)
 }
 
 /// Fills in extension words and payload; the length of the staging buffer, if there is one.
-fn unpack<'a>(segment: &'a PeerSegment, ready: &Ready<'a>, frame: &mut Incoming<'a>) -> Result<usize, Refusal> {
+fn unpack<'a>(
+    segment: &'a PeerSegment,
+    ready: &Ready<'a>,
+    frame: &mut Incoming<'a>,
+) -> Result<usize, Refusal> {
     let staged = frame.flags & FLAG_STAGED != 0;
     frame.flags &= !FLAG_STAGED;
     let words = extension_words(frame.kind, frame.flags).map_err(|e| misbehaved(e.0))?;
@@ -408,7 +467,9 @@ fn unpack<'a>(segment: &'a PeerSegment, ready: &Ready<'a>, frame: &mut Incoming<
     let (start, len) = StagingRef::unpack(reference, segment.len())
         .filter(|(_, len)| *len <= MAX_STAGING)
         .ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
-    let base = segment.bytes(start, len).ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
+    let base = segment
+        .bytes(start, len)
+        .ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
     // SAFETY: inside the peer's mapping, which outlives the frame: the link is not dropped while it is delivered.
     frame.payload = unsafe { PeerBytes::raw(base, len) };
     // An empty buffer is one all the same.

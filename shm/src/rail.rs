@@ -108,7 +108,11 @@ impl ShmRail {
     pub fn open(config: ShmConfig) -> Result<ShmRail, Refusal> {
         let base = config.run_dir.clone().unwrap_or_else(RunDir::default_base);
         let dir = RunDir::open(&base, config.local.host)?;
-        let header = Header::new(config.segment_size, *config.local.node.bytes(), config.local.incarnation);
+        let header = Header::new(
+            config.segment_size,
+            *config.local.node.bytes(),
+            config.local.incarnation,
+        );
         let segment = OwnSegment::create(config.segment_size, &header, config.huge_pages)?;
         let bell_file = OwnedFd::from(
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -181,7 +185,9 @@ impl ShmRail {
 
     #[inline(always)]
     fn deliver<S: Sink>(&mut self, index: u32, budget: usize, sink: &mut S) -> usize {
-        let Some(link) = self.links.get_mut(index as usize) else { return 0 };
+        let Some(link) = self.links.get_mut(index as usize) else {
+            return 0;
+        };
         let Some(live) = &mut link.live else { return 0 };
         match live.deliver(link.peer, budget, sink, &mut self.last_core) {
             Ok(taken) => taken,
@@ -195,8 +201,14 @@ impl ShmRail {
     /// One of the idle links, in turn.
     #[inline]
     fn sweep<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
-        self.cold_next = if self.cold_next + 1 < self.cold.len() { self.cold_next + 1 } else { 0 };
-        let Some(&index) = self.cold.get(self.cold_next) else { return 0 };
+        self.cold_next = if self.cold_next + 1 < self.cold.len() {
+            self.cold_next + 1
+        } else {
+            0
+        };
+        let Some(&index) = self.cold.get(self.cold_next) else {
+            return 0;
+        };
         let taken = self.deliver(index, budget, sink);
         if taken > 0 {
             self.heat(self.cold_next);
@@ -218,8 +230,16 @@ impl ShmRail {
     pub(crate) fn finish_drained<S: Sink>(&mut self, index: u32, why: &str, sink: &mut S) {
         let slots = self.arena.slots().max(gridnet_core::ring::slot::MAX_SLOTS) as usize;
         self.deliver(index, slots, sink);
-        let broken = self.broken.iter().position(|(i, _)| *i == index).map(|at| self.broken.swap_remove(at).1);
-        self.finish(index, broken.unwrap_or_else(|| Refusal::new(Error::PeerGone, why)), sink);
+        let broken = self
+            .broken
+            .iter()
+            .position(|(i, _)| *i == index)
+            .map(|at| self.broken.swap_remove(at).1);
+        self.finish(
+            index,
+            broken.unwrap_or_else(|| Refusal::new(Error::PeerGone, why)),
+            sink,
+        );
     }
 
     pub(crate) fn finish<S: Sink>(&mut self, index: u32, reason: Refusal, sink: &mut S) {
@@ -232,7 +252,9 @@ impl ShmRail {
 
     /// Gives everything back that a link holds; false when that was done before.
     pub(crate) fn release(&mut self, index: u32) -> bool {
-        let Some(link) = self.links.get_mut(index as usize).filter(|link| !link.over) else { return false };
+        let Some(link) = self.links.get_mut(index as usize).filter(|link| !link.over) else {
+            return false;
+        };
         link.over = true;
         // A forked child may hold copies, which would keep connection and watches alive beyond our close.
         if let Some(stream) = link.socket.take() {
@@ -289,7 +311,11 @@ impl Rail for ShmRail {
     #[inline(always)]
     fn post_message(&mut self, link: LinkId, tag: u64, message: &Iov) -> Posted {
         if message.len() <= BODY_BYTES {
-            if let Some(live) = self.links.get_mut(link.0 as usize).and_then(|link| link.live.as_mut()) {
+            if let Some(live) = self
+                .links
+                .get_mut(link.0 as usize)
+                .and_then(|link| link.live.as_mut())
+            {
                 if live.post_small(tag, message) {
                     return Posted::Done;
                 }
@@ -300,9 +326,15 @@ impl Rail for ShmRail {
 
     #[inline(never)]
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
-        let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
+        let Some(link) = self.links.get_mut(link.0 as usize) else {
+            return Posted::Down;
+        };
         let Some(live) = &mut link.live else {
-            return if link.over { Posted::Down } else { Posted::NoResource };
+            return if link.over {
+                Posted::Down
+            } else {
+                Posted::NoResource
+            };
         };
         let posted = live.post(&mut self.arena, self.config.link_window, frame);
         link.wants_room = posted == Posted::NoResource;
@@ -348,7 +380,11 @@ impl Rail for ShmRail {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.greetings.iter().flatten().map(|(_, since)| since.after(GREETING_NS)).min()
+        self.greetings
+            .iter()
+            .flatten()
+            .map(|(_, since)| since.after(GREETING_NS))
+            .min()
     }
 
     #[inline]
@@ -400,7 +436,10 @@ impl ShmRail {
     fn find_corrupt(&mut self) {
         for (index, link) in self.links.iter().enumerate() {
             if link.live.as_ref().is_some_and(Live::is_corrupt) {
-                let why = Refusal::new(Error::PeerMisbehaved, "the peer says that it consumed more than it was sent");
+                let why = Refusal::new(
+                    Error::PeerMisbehaved,
+                    "the peer says that it consumed more than it was sent",
+                );
                 self.broken.push((index as u32, why));
             }
         }
@@ -413,9 +452,13 @@ impl Drop for ShmRail {
         if self.process != std::process::id() {
             return;
         }
-        self.dir.unregister(self.config.local.node, self.config.name.as_deref());
+        self.dir
+            .unregister(self.config.local.node, self.config.name.as_deref());
         // A forked child may hold copies of these: closing ours would not end them.
-        self.links.iter().filter_map(|link| link.socket.as_ref()).for_each(socket::hang_up);
+        self.links
+            .iter()
+            .filter_map(|link| link.socket.as_ref())
+            .for_each(socket::hang_up);
         socket::hang_up(&self.listener);
     }
 }

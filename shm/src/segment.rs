@@ -40,19 +40,28 @@ impl OwnSegment {
     pub fn create(size: usize, header: &Header, huge_pages: bool) -> Result<OwnSegment, Refusal> {
         check_file_limit(size)?;
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let file = memfd_create(c"gridnet", flags).map_err(|e| failed(Error::Unsupported, "memfd_create", e))?;
+        let file =
+            memfd_create(c"gridnet", flags).map_err(|e| failed(Error::Unsupported, "memfd_create", e))?;
         ftruncate(&file, size as i64).map_err(|e| failed(Error::Limit, "sizing the segment", e))?;
         let map = MmapOptions::new().len(size).map_raw(&file).map_err(|e| {
-            Refusal::new(Error::Limit, format!("mapping a segment of {size} bytes: {e} (GRIDNET_SHM_SEGMENT_SIZE)"))
+            Refusal::new(
+                Error::Limit,
+                format!("mapping a segment of {size} bytes: {e} (GRIDNET_SHM_SEGMENT_SIZE)"),
+            )
         })?;
         seal(&file)?;
         // A forked child must not write here; it gets `GRIDNET_ERR_FORKED` before it could.
-        map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
+        map.advise(Advice::DontFork)
+            .map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
         if huge_pages {
             // Allowed only where the administrator says so for shared memory; without it, pages are small.
             let _ = map.advise(Advice::HugePage);
         }
-        let mut segment = OwnSegment { file, map, committed: 0 };
+        let mut segment = OwnSegment {
+            file,
+            map,
+            committed: 0,
+        };
         segment.commit(COMMIT_STEP.min(size))?;
         // SAFETY: offset 0 of a mapping of at least `MIN_SEGMENT` bytes, page-aligned; nobody has the file yet.
         unsafe { segment.map.as_mut_ptr().cast::<Header>().write(*header) };
@@ -68,7 +77,10 @@ impl OwnSegment {
             return Ok(());
         }
         if end > self.map.len() {
-            return Err(Refusal::new(Error::Limit, "the segment is full (GRIDNET_SHM_SEGMENT_SIZE)"));
+            return Err(Refusal::new(
+                Error::Limit,
+                "the segment is full (GRIDNET_SHM_SEGMENT_SIZE)",
+            ));
         }
         let target = end.next_multiple_of(COMMIT_STEP).min(self.map.len());
         let (from, len) = (self.committed as i64, (target - self.committed) as i64);
@@ -121,7 +133,8 @@ impl PeerSegment {
     /// # Errors
     /// [`Error::Segment`] when it is not a sealed segment of that node.
     pub fn map(file: &OwnedFd, node: &[u8; 16], incarnation: u64) -> Result<PeerSegment, Refusal> {
-        let refuse = |why: &str| Refusal::new(Error::Segment, format!("the peer's segment is refused: {why}"));
+        let refuse =
+            |why: &str| Refusal::new(Error::Segment, format!("the peer's segment is refused: {why}"));
         let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refuse("it is no memfd"))?;
         let required = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
         if !SealFlag::from_bits_retain(seals).contains(required) {
@@ -132,10 +145,17 @@ impl PeerSegment {
         if !(MIN_SEGMENT..=MAX_SEGMENT).contains(&size) {
             return Err(refuse("it is too small or too large"));
         }
-        let map = MmapOptions::new().len(size).map_raw_read_only(file).map_err(|e| {
-            Refusal::new(Error::Limit, format!("mapping the peer's segment of {size} bytes: {e}"))
-        })?;
-        map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
+        let map = MmapOptions::new()
+            .len(size)
+            .map_raw_read_only(file)
+            .map_err(|e| {
+                Refusal::new(
+                    Error::Limit,
+                    format!("mapping the peer's segment of {size} bytes: {e}"),
+                )
+            })?;
+        map.advise(Advice::DontFork)
+            .map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
         // SAFETY: the mapping has at least `MIN_SEGMENT` bytes and is page-aligned; the header is plain data, copied out
         // by a volatile read since the peer may write it, and only the copy is looked at.
         let header = unsafe { map.as_ptr().cast::<Header>().read_volatile() };
@@ -185,7 +205,10 @@ fn seal(file: &OwnedFd) -> Result<(), Refusal> {
     let size = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
     let read_only = size | SealFlag::from_bits_retain(F_SEAL_FUTURE_WRITE);
     let add = |seals: SealFlag| fcntl(file, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL));
-    add(read_only).or_else(|_| add(size)).map(drop).map_err(|e| failed(Error::Unsupported, "sealing the segment", e))
+    add(read_only)
+        .or_else(|_| add(size))
+        .map(drop)
+        .map_err(|e| failed(Error::Unsupported, "sealing the segment", e))
 }
 
 /// A file beyond RLIMIT_FSIZE would raise SIGXFSZ instead of an error.
@@ -217,10 +240,16 @@ mod tests {
         own.arming().store(5, gridnet_core::sync::Ordering::Relaxed);
         let handed = own.file.try_clone().unwrap();
         let peer = PeerSegment::map(&handed, &[9; 16], 3).unwrap();
-        // SAFETY: mapped as long as `peer` lives.
-        assert_eq!(unsafe { peer.arming().as_ref() }.load(gridnet_core::sync::Ordering::Relaxed), 5);
+        assert_eq!(
+            // SAFETY: mapped as long as `peer` lives.
+            unsafe { peer.arming().as_ref() }.load(gridnet_core::sync::Ordering::Relaxed),
+            5
+        );
         assert!(ftruncate(&handed, 4096).is_err(), "shrinking is sealed");
-        assert!(MmapOptions::new().len(4096).map_raw(&handed).is_err(), "no second writable mapping");
+        assert!(
+            MmapOptions::new().len(4096).map_raw(&handed).is_err(),
+            "no second writable mapping"
+        );
         assert!(peer.bytes(0, 1 << 20).is_some());
         assert!(peer.bytes(1, 1 << 20).is_none());
         assert!(peer.bytes(usize::MAX, 2).is_none());
@@ -235,16 +264,28 @@ mod tests {
         }
         let unsealed = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&unsealed, 1 << 20).unwrap();
-        assert!(PeerSegment::map(&unsealed, &[9; 16], 3).unwrap_err().reason.contains("not sealed"));
+        assert!(PeerSegment::map(&unsealed, &[9; 16], 3)
+            .unwrap_err()
+            .reason
+            .contains("not sealed"));
         let empty = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         seal(&empty).unwrap();
-        assert!(PeerSegment::map(&empty, &[9; 16], 3).unwrap_err().reason.contains("too small"));
+        assert!(PeerSegment::map(&empty, &[9; 16], 3)
+            .unwrap_err()
+            .reason
+            .contains("too small"));
         let foreign = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&foreign, 1 << 20).unwrap();
         seal(&foreign).unwrap();
-        assert!(PeerSegment::map(&foreign, &[9; 16], 3).unwrap_err().reason.contains("no segment"));
+        assert!(PeerSegment::map(&foreign, &[9; 16], 3)
+            .unwrap_err()
+            .reason
+            .contains("no segment"));
         let file = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
-        assert!(PeerSegment::map(&file, &[9; 16], 3).unwrap_err().reason.contains("no memfd"));
+        assert!(PeerSegment::map(&file, &[9; 16], 3)
+            .unwrap_err()
+            .reason
+            .contains("no memfd"));
     }
 
     #[test]

@@ -11,11 +11,11 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{Hello, MAX_HELLO_BYTES};
 use nix::cmsg_space;
-use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
-    accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, shutdown, socket, sockopt, AddressFamily, Backlog,
-    ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
+    accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, shutdown, socket, sockopt, AddressFamily,
+    Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
 };
 use nix::unistd::geteuid;
 
@@ -79,7 +79,9 @@ pub fn hang_up(stream: &OwnedFd) {
 
 /// Whether the process at the other end lives; a connection can also be kept by its forked child.
 pub fn is_peer_alive(stream: &OwnedFd) -> bool {
-    let Some(process) = peer_process(stream) else { return true };
+    let Some(process) = peer_process(stream) else {
+        return true;
+    };
     let mut set = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
     poll(&mut set, PollTimeout::ZERO) == Ok(0)
 }
@@ -102,7 +104,11 @@ pub fn check_user(stream: &OwnedFd) -> Result<(), Refusal> {
     }
     Err(Refusal::new(
         Error::Permission,
-        format!("the peer runs as user {}, this process as user {}", peer.uid(), geteuid()),
+        format!(
+            "the peer runs as user {}, this process as user {}",
+            peer.uid(),
+            geteuid()
+        ),
     ))
 }
 
@@ -117,7 +123,13 @@ pub fn peer_process(stream: &OwnedFd) -> Option<OwnedFd> {
     // SAFETY: the option writes one descriptor into `fd`, whose size `len` gives.
     let status = unsafe {
         let value = std::ptr::from_mut(&mut fd).cast();
-        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, value, &mut len)
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            value,
+            &mut len,
+        )
     };
     if status != 0 {
         let pid = getsockopt(stream, sockopt::PeerCredentials).ok()?.pid();
@@ -193,7 +205,9 @@ fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, Refusal> {
             Ok(Packet::Hello(Box::new(hello), segment, doorbell))
         }
         Some((&TYPE_REJECT, body)) => {
-            let (code, text) = body.split_first_chunk().ok_or_else(|| misbehaved("short rejection".into()))?;
+            let (code, text) = body
+                .split_first_chunk()
+                .ok_or_else(|| misbehaved("short rejection".into()))?;
             let error = Error::from_code(i32::from_le_bytes(*code)).unwrap_or(Error::Unreachable);
             Ok(Packet::Reject(Refusal::new(error, String::from_utf8_lossy(text))))
         }
@@ -205,7 +219,10 @@ fn address(path: &Path) -> Result<UnixAddr, Refusal> {
     UnixAddr::new(path).map_err(|_| {
         Refusal::new(
             Error::Config,
-            format!("{} is too long for a socket; set GRIDNET_RUN_DIR to a shorter path", path.display()),
+            format!(
+                "{} is too long for a socket; set GRIDNET_RUN_DIR to a shorter path",
+                path.display()
+            ),
         )
     })
 }
@@ -241,11 +258,18 @@ mod tests {
     #[test]
     fn strange_packets_are_refused() {
         for bytes in [&b"X"[..], b"H", b"HGNET", b"R", b"R12"] {
-            assert_eq!(parse_packet(bytes, Vec::new()).unwrap_err().error, Error::PeerMisbehaved, "{bytes:?}");
+            assert_eq!(
+                parse_packet(bytes, Vec::new()).unwrap_err().error,
+                Error::PeerMisbehaved,
+                "{bytes:?}"
+            );
         }
         let mut whole = vec![TYPE_HELLO];
         whole.extend(Hello::new(NodeId::new([5; 16]).unwrap(), 6, 1).encode());
-        assert!(parse_packet(&whole, Vec::new()).unwrap_err().reason.contains("descriptors"));
+        assert!(parse_packet(&whole, Vec::new())
+            .unwrap_err()
+            .reason
+            .contains("descriptors"));
     }
 
     #[test]

@@ -11,9 +11,6 @@ use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{PeerId, RemoteSource};
 use crate::wire::{Incoming as IncomingFrame, Kind, Message};
 
-/// Answers that may wait for a peer which asks on and on without listening.
-const MAX_ANSWERS: usize = 65536;
-
 impl State {
     /// Takes one frame.
     ///
@@ -29,7 +26,13 @@ impl State {
 
     /// Takes a whole message.
     #[inline(always)]
-    pub(super) fn take_eager(&mut self, peer: PeerId, tag: u64, immediate: Option<u64>, payload: &PeerBytes<'_>) {
+    pub(super) fn take_eager(
+        &mut self,
+        peer: PeerId,
+        tag: u64,
+        immediate: Option<u64>,
+        payload: &PeerBytes<'_>,
+    ) {
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.counters.messages_received += 1;
             p.counters.bytes_received += payload.len() as u64;
@@ -57,7 +60,15 @@ impl State {
         } else {
             EarlyBody::Bytes(payload.to_vec().into_boxed_slice())
         };
-        self.store_early(peer, tag, Early { len: len as u64, immediate, body });
+        self.store_early(
+            peer,
+            tag,
+            Early {
+                len: len as u64,
+                immediate,
+                body,
+            },
+        );
     }
 
     fn take_other(&mut self, peer: PeerId, frame: &IncomingFrame<'_>) -> Result<(), Error> {
@@ -66,11 +77,22 @@ impl State {
                 self.take_flagged_eager(peer, tag, immediate, sync, &frame.payload);
                 Ok(())
             }
-            Message::Rts { tag, len, op, immediate, source } => {
+            Message::Rts {
+                tag,
+                len,
+                op,
+                immediate,
+                source,
+            } => {
                 self.take_rts(peer, tag, (len, op), immediate, source);
                 Ok(())
             }
-            Message::Rtr { op, receiver_op, offset, len } => self.take_rtr(peer, op, receiver_op, offset, len),
+            Message::Rtr {
+                op,
+                receiver_op,
+                offset,
+                len,
+            } => self.take_rtr(peer, op, receiver_op, offset, len),
             Message::Segment { op, offset } => self.take_segment(peer, op, offset, &frame.payload),
             Message::Fin { op, status } => self.take_fin(peer, op, status),
             Message::Matched { op } => self.take_matched(peer, op),
@@ -103,7 +125,15 @@ impl State {
             }
             let bytes = payload.to_vec().into_boxed_slice();
             let body = EarlyBody::Sync { bytes, sender_op };
-            self.store_early(peer, tag, Early { len: payload.len() as u64, immediate, body });
+            self.store_early(
+                peer,
+                tag,
+                Early {
+                    len: payload.len() as u64,
+                    immediate,
+                    body,
+                },
+            );
         }
     }
 
@@ -143,22 +173,43 @@ impl State {
         }
     }
 
-    fn take_rtr(&mut self, peer: PeerId, op: u64, receiver_op: u64, offset: u64, len: u64) -> Result<(), Error> {
-        let OpId::Send(key) = OpId::from_bits(op) else { return Err(Error::PeerMisbehaved) };
+    fn take_rtr(
+        &mut self,
+        peer: PeerId,
+        op: u64,
+        receiver_op: u64,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), Error> {
+        let OpId::Send(key) = OpId::from_bits(op) else {
+            return Err(Error::PeerMisbehaved);
+        };
         let Some(send) = self.sends.get_mut(key).filter(|send| send.peer == peer) else {
-            if self.peers.get(peer.index()).is_some_and(|p| p.urgent.len() > MAX_ANSWERS) {
-                return Err(Error::PeerMisbehaved);
-            }
             // Given up meanwhile (cancelled); the receiver waits for pieces and has to hear it.
-            self.say(peer, Message::Abort { op: receiver_op, error: Error::Canceled });
+            self.say(
+                peer,
+                Message::Abort {
+                    op: receiver_op,
+                    error: Error::Canceled,
+                },
+            );
             return Ok(());
         };
-        let end = offset.checked_add(len).filter(|end| *end <= send.len).ok_or(Error::PeerMisbehaved)?;
-        let Stage::Announced { pieces, .. } = &mut send.stage else { return Err(Error::PeerMisbehaved) };
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= send.len)
+            .ok_or(Error::PeerMisbehaved)?;
+        let Stage::Announced { pieces, .. } = &mut send.stage else {
+            return Err(Error::PeerMisbehaved);
+        };
         if pieces.len() >= MAX_PIECES || len == 0 {
             return Err(Error::PeerMisbehaved);
         }
-        pieces.push_back(Piece { receiver_op, offset, end });
+        pieces.push_back(Piece {
+            receiver_op,
+            offset,
+            end,
+        });
         if pieces.len() == 1 {
             if let Some(p) = self.peers.get_mut(peer.index()) {
                 p.bulk.push_back(key);
@@ -168,9 +219,19 @@ impl State {
         Ok(())
     }
 
-    fn take_segment(&mut self, peer: PeerId, op: u64, offset: u64, payload: &PeerBytes<'_>) -> Result<(), Error> {
+    fn take_segment(
+        &mut self,
+        peer: PeerId,
+        op: u64,
+        offset: u64,
+        payload: &PeerBytes<'_>,
+    ) -> Result<(), Error> {
         let key = Key::from_bits(op);
-        let incoming = self.incoming.get_mut(key).filter(|i| i.peer == peer).ok_or(Error::PeerMisbehaved)?;
+        let incoming = self
+            .incoming
+            .get_mut(key)
+            .filter(|i| i.peer == peer)
+            .ok_or(Error::PeerMisbehaved)?;
         let len = payload.len() as u64;
         // Rails here keep the order, and one piece is asked for: segments follow one another.
         if offset != incoming.received || len == 0 || len > incoming.wanted - incoming.received {
@@ -181,14 +242,22 @@ impl State {
         incoming.received += len;
         if incoming.received == incoming.wanted {
             let sender_op = incoming.sender_op;
-            self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
+            self.say(
+                peer,
+                Message::Fin {
+                    op: sender_op,
+                    status: Ok(()),
+                },
+            );
             self.complete_incoming(key, Ok(()));
         }
         Ok(())
     }
 
     fn take_fin(&mut self, peer: PeerId, op: u64, status: Result<(), Error>) -> Result<(), Error> {
-        let OpId::Send(key) = OpId::from_bits(op) else { return Err(Error::PeerMisbehaved) };
+        let OpId::Send(key) = OpId::from_bits(op) else {
+            return Err(Error::PeerMisbehaved);
+        };
         match self.sends.get(key) {
             Some(send) if send.peer != peer => Err(Error::PeerMisbehaved),
             Some(send) if matches!(send.stage, Stage::Announced { .. }) => {
@@ -205,7 +274,9 @@ impl State {
     }
 
     fn take_matched(&mut self, peer: PeerId, op: u64) -> Result<(), Error> {
-        let OpId::Send(key) = OpId::from_bits(op) else { return Err(Error::PeerMisbehaved) };
+        let OpId::Send(key) = OpId::from_bits(op) else {
+            return Err(Error::PeerMisbehaved);
+        };
         match self.sends.get(key) {
             Some(send) if send.peer == peer && matches!(send.stage, Stage::AwaitsMatch) => {
                 self.complete_send(key, Ok(()));

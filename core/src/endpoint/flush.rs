@@ -36,7 +36,9 @@ impl<R: Rail> Engine<R> {
         self.cut_flooding();
         let mut moved = self.run_fetches();
         for _ in 0..self.state.ready.len() {
-            let Some(peer) = self.state.ready.pop_front() else { break };
+            let Some(peer) = self.state.ready.pop_front() else {
+                break;
+            };
             self.state.peers[peer.index()].scheduled = false;
             moved += self.flush_peer(peer);
             self.state.schedule(peer);
@@ -70,7 +72,9 @@ impl<R: Rail> Engine<R> {
 
     fn flush_urgent(&mut self, peer: PeerId) -> Step {
         let p = &mut self.state.peers[peer.index()];
-        let Some(message) = p.urgent.front() else { return Step::Idle };
+        let Some(message) = p.urgent.front() else {
+            return Step::Idle;
+        };
         match self.rails[p.rail].post(p.link, &message.frame(Gather::EMPTY)) {
             Posted::Done | Posted::Accepted(_) => {
                 p.urgent.pop_front();
@@ -86,7 +90,9 @@ impl<R: Rail> Engine<R> {
         if p.stopped {
             return Step::Idle;
         }
-        let Some(&key) = p.pending.front() else { return Step::Idle };
+        let Some(&key) = p.pending.front() else {
+            return Step::Idle;
+        };
         let Some(op) = self.state.sends.get_mut(key) else {
             p.pending.pop_front();
             return Step::Moved(0);
@@ -96,14 +102,25 @@ impl<R: Rail> Engine<R> {
         let gather = Gather::all(op.iov.as_slice());
         let posted = if whole {
             let sync = op.sync.then(|| super::op::OpId::Send(key).to_bits());
-            let message = Message::Eager { tag: op.tag, immediate: op.immediate, sync };
+            let message = Message::Eager {
+                tag: op.tag,
+                immediate: op.immediate,
+                sync,
+            };
             rail.post(p.link, &message.frame(gather))
         } else {
-            let source = rail.capabilities().get.then(|| rail.expose(p.link, &gather)).flatten();
+            let source = rail
+                .capabilities()
+                .get
+                .then(|| rail.expose(p.link, &gather))
+                .flatten();
             let posted = rail.post(p.link, &announcement(key, op, source).frame(Gather::EMPTY));
             match (posted, source) {
                 (Posted::Done | Posted::Accepted(_), _) => {
-                    op.stage = Stage::Announced { pieces: Default::default(), source };
+                    op.stage = Stage::Announced {
+                        pieces: Default::default(),
+                        source,
+                    };
                 }
                 (_, Some(source)) => rail.conceal(p.link, source),
                 (_, None) => {}
@@ -124,7 +141,9 @@ impl<R: Rail> Engine<R> {
             return Step::Moved(0);
         }
         p.counters.sends_eager += 1;
-        let Some(op) = self.state.sends.get_mut(key) else { return Step::Moved(0) };
+        let Some(op) = self.state.sends.get_mut(key) else {
+            return Step::Moved(0);
+        };
         let len = op.len as usize;
         match (posted, op.sync) {
             (Posted::Accepted(token), _) => {
@@ -140,12 +159,16 @@ impl<R: Rail> Engine<R> {
     /// The next segment of the large message whose turn it is.
     fn flush_segment(&mut self, peer: PeerId) -> Step {
         let p = &mut self.state.peers[peer.index()];
-        let Some(&key) = p.bulk.front() else { return Step::Idle };
+        let Some(&key) = p.bulk.front() else {
+            return Step::Idle;
+        };
         let Some(op) = self.state.sends.get_mut(key) else {
             p.bulk.pop_front();
             return Step::Moved(0);
         };
-        let Stage::Announced { pieces, .. } = &mut op.stage else { return Step::Idle };
+        let Stage::Announced { pieces, .. } = &mut op.stage else {
+            return Step::Idle;
+        };
         let Some(piece) = pieces.front_mut() else {
             p.bulk.pop_front();
             return Step::Moved(0);
@@ -154,7 +177,10 @@ impl<R: Rail> Engine<R> {
         let left = usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX);
         let len = rail.segment_len(op.len).min(left);
         let window = Gather::all(op.iov.as_slice()).window(piece.offset as usize, len);
-        let message = Message::Segment { op: piece.receiver_op, offset: piece.offset };
+        let message = Message::Segment {
+            op: piece.receiver_op,
+            offset: piece.offset,
+        };
         match rail.post(p.link, &message.frame(window)) {
             Posted::Done | Posted::Accepted(_) => {
                 piece.offset += len as u64;
@@ -174,21 +200,39 @@ impl<R: Rail> Engine<R> {
         let mut moved = 0;
         while let Some(key) = self.state.fetches.pop_front() {
             moved += 1;
-            let Some(incoming) = self.state.incoming.get_mut(key) else { continue };
+            let Some(incoming) = self.state.incoming.get_mut(key) else {
+                continue;
+            };
             let (peer, sender_op) = (incoming.peer, incoming.sender_op);
-            let Some(source) = incoming.source.take() else { continue };
+            let Some(source) = incoming.source.take() else {
+                continue;
+            };
             let p = &self.state.peers[peer.index()];
             let target = Gather::all(incoming.receive.iov.as_slice()).window(0, incoming.wanted as usize);
             match self.rails[p.rail].get(p.link, source, &target) {
                 Posted::Done | Posted::Accepted(_) => {
-                    self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
+                    self.state.say(
+                        peer,
+                        Message::Fin {
+                            op: sender_op,
+                            status: Ok(()),
+                        },
+                    );
                     self.state.complete_incoming(key, Ok(()));
                 }
                 // The memory is not there any more. The sender, asked for pieces, says whether it gave up; if it has
                 // gone, the end of the link says so.
                 Posted::NoResource | Posted::Down => {
                     let (op, len) = (sender_op, incoming.wanted);
-                    self.state.say(peer, Message::Rtr { op, receiver_op: key.to_bits(), offset: 0, len });
+                    self.state.say(
+                        peer,
+                        Message::Rtr {
+                            op,
+                            receiver_op: key.to_bits(),
+                            offset: 0,
+                            len,
+                        },
+                    );
                 }
             }
         }
@@ -207,7 +251,9 @@ impl<R: Rail> Engine<R> {
 impl State {
     /// The rail is finished with the memory of an eager message.
     pub(super) fn memory_returned(&mut self, peer: PeerId, token: u64) {
-        let Some(key) = self.in_rail.remove(&(peer, token)) else { return };
+        let Some(key) = self.in_rail.remove(&(peer, token)) else {
+            return;
+        };
         match self.sends.get_mut(key) {
             Some(op) if op.sync => op.stage = Stage::AwaitsMatch,
             _ => self.complete_send(key, Ok(())),

@@ -28,20 +28,26 @@ impl<R: Rail> Engine<R> {
         for (index, rail) in self.rails.iter_mut().enumerate() {
             let verdict = match chosen {
                 Some((_, name)) => Err(format!("not needed: rail {name} leads there and is preferred")),
-                None => rail.connect(peer, address).map(|link| chosen = Some(((index, link), rail.name()))).map_err(
-                    |refusal| {
+                None => rail
+                    .connect(peer, address)
+                    .map(|link| chosen = Some(((index, link), rail.name())))
+                    .map_err(|refusal| {
                         // "Not there" is what a rail says that has nothing to do with the address.
                         if refusal.error != Error::Unreachable {
                             error = refusal.error;
                         }
                         refusal.reason
-                    },
-                ),
+                    }),
             };
-            candidates.push(Candidate { rail: rail.name(), verdict });
+            candidates.push(Candidate {
+                rail: rail.name(),
+                verdict,
+            });
         }
-        let Some(((rail, link), _)) = chosen else { return Err(refusal_of(error, &candidates)) };
-        self.add_peer(address.node, address.incarnation, rail, link);
+        let Some(((rail, link), _)) = chosen else {
+            return Err(refusal_of(error, &candidates));
+        };
+        self.state.add_peer(address.node, address.incarnation, rail, link);
         let p = &mut self.state.peers[peer.index()];
         p.candidates = candidates;
         p.handles = 1;
@@ -67,22 +73,19 @@ impl<R: Rail> Engine<R> {
             p.handles = p.handles.saturating_sub(1);
         }
     }
-
-    fn add_peer(&mut self, node: NodeId, incarnation: u64, rail: usize, link: LinkId) {
-        let peer = self.state.add_peer(node, incarnation, rail, link);
-        let capabilities = self.rails[rail].capabilities();
-        self.state.peers[peer.index()].keeps_memory = capabilities.keeps_memory;
-    }
 }
 
 impl<R: Rail> Engine<R> {
-    /// Cuts peers off that go on sending after they were told to stop.
+    /// Cuts peers off that send on and on without listening.
     pub(super) fn cut_flooding(&mut self) {
         while let Some(peer) = self.state.flooding.pop() {
             let p = &self.state.peers[peer.index()];
             if p.error().is_none() {
                 self.rails[p.rail].disconnect(p.link);
-                let why = Refusal::new(Error::PeerMisbehaved, "the peer sends on and on after it was told to stop");
+                let why = Refusal::new(
+                    Error::PeerMisbehaved,
+                    "the peer sends on and on, and does not listen",
+                );
                 self.state.peer_down(peer, &why);
             }
         }
@@ -94,7 +97,14 @@ fn refusal_of(error: Error, candidates: &[Candidate]) -> Refusal {
         .iter()
         .filter_map(|c| c.verdict.as_ref().err().map(|why| format!("{}: {why}", c.rail)))
         .collect();
-    Refusal::new(error, if reasons.is_empty() { "no rail is open".to_owned() } else { reasons.join("; ") })
+    Refusal::new(
+        error,
+        if reasons.is_empty() {
+            "no rail is open".to_owned()
+        } else {
+            reasons.join("; ")
+        },
+    )
 }
 
 /// The engine as the rail of this index sees it.
@@ -122,8 +132,10 @@ impl Sink for RailSink<'_> {
             return Err(Refusal::new(Error::InUse, "this node is connected already"));
         }
         let peer = self.state.add_peer(node, incarnation, self.rail, link);
-        self.state.peers[peer.index()].candidates =
-            vec![Candidate { rail: "accepted", verdict: Err("the peer chose the rail".to_owned()) }];
+        self.state.peers[peer.index()].candidates = vec![Candidate {
+            rail: "accepted",
+            verdict: Err("the peer chose the rail".to_owned()),
+        }];
         Ok(peer)
     }
 
@@ -146,14 +158,18 @@ impl State {
     pub(super) fn add_peer(&mut self, node: NodeId, incarnation: u64, rail: usize, link: LinkId) -> PeerId {
         let peer = PeerId::new(self.peers.len() as u32);
         let eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
-        self.peers.push(Peer::new(node, incarnation, rail, link, eager_max));
+        let mut p = Peer::new(node, incarnation, rail, link, eager_max);
+        p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
+        self.peers.push(p);
         self.by_node.insert(node, peer);
         peer
     }
 
     /// Ends everything that concerns a peer; what it had sent before stays receivable.
     pub(super) fn peer_down(&mut self, peer: PeerId, reason: &Refusal) {
-        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let Some(p) = self.peers.get_mut(peer.index()) else {
+            return;
+        };
         if p.error().is_some() {
             return;
         }
@@ -167,9 +183,10 @@ impl State {
             self.by_node.remove(&node);
         }
         self.fail_operations(peer, reason.error);
-        for key in self.unexpected.keys_where(|source, early| {
-            source == peer && matches!(early.body, EarlyBody::Announced { .. })
-        }) {
+        for key in self
+            .unexpected
+            .keys_where(|source, early| source == peer && matches!(early.body, EarlyBody::Announced { .. }))
+        {
             if let Some(early) = self.unexpected.get_mut(key) {
                 early.body = EarlyBody::Lost;
             }
@@ -182,11 +199,21 @@ impl State {
     }
 
     fn fail_operations(&mut self, peer: PeerId, error: Error) {
-        let sends: Vec<_> = self.sends.iter().filter(|(_, op)| op.peer == peer).map(|(key, _)| key).collect();
+        let sends: Vec<_> = self
+            .sends
+            .iter()
+            .filter(|(_, op)| op.peer == peer)
+            .map(|(key, _)| key)
+            .collect();
         for key in sends {
             self.complete_send(key, Err(error));
         }
-        let incoming: Vec<_> = self.incoming.iter().filter(|(_, i)| i.peer == peer).map(|(key, _)| key).collect();
+        let incoming: Vec<_> = self
+            .incoming
+            .iter()
+            .filter(|(_, i)| i.peer == peer)
+            .map(|(key, _)| key)
+            .collect();
         for key in incoming {
             self.complete_incoming(key, Err(error));
         }

@@ -31,7 +31,7 @@ mod state;
 pub use op::CqId;
 pub use peer::{Candidate, PeerState};
 pub use receive::{HeldMessage, Probe};
-pub use send::{Sent, SendArgs};
+pub use send::{SendArgs, Sent};
 pub use state::Limits;
 
 use crate::completion::{Completion, CompletionQueue};
@@ -56,8 +56,15 @@ pub struct Engine<R> {
 impl<R: Rail> Engine<R> {
     /// An engine for the fabric at `local`; `rails` in order of preference.
     pub fn new(local: Address, rails: Vec<R>, limits: Limits) -> Engine<R> {
-        let eager_max = rails.iter().map(|r| r.capabilities().max_eager.min(limits.eager_max)).collect();
-        Engine { rails, state: State::new(local, limits, eager_max) }
+        let eager_max = rails
+            .iter()
+            .map(|r| r.capabilities().max_eager.min(limits.eager_max))
+            .collect();
+        let keeps_memory = rails.iter().map(|r| r.capabilities().keeps_memory).collect();
+        Engine {
+            rails,
+            state: State::new(local, limits, eager_max, keeps_memory),
+        }
     }
 
     /// The address of this fabric.
@@ -71,7 +78,13 @@ impl<R: Rail> Engine<R> {
     pub fn progress(&mut self) -> usize {
         let mut moved = 0;
         for (index, rail) in self.rails.iter_mut().enumerate() {
-            moved += rail.poll(POLL_BUDGET, &mut RailSink { state: &mut self.state, rail: index });
+            moved += rail.poll(
+                POLL_BUDGET,
+                &mut RailSink {
+                    state: &mut self.state,
+                    rail: index,
+                },
+            );
         }
         if self.state.has_deferred_work() {
             moved += self.flush();
@@ -83,7 +96,13 @@ impl<R: Rail> Engine<R> {
     pub fn maintain(&mut self, now: Time) -> usize {
         let mut happened = 0;
         for (index, rail) in self.rails.iter_mut().enumerate() {
-            happened += rail.maintain(now, &mut RailSink { state: &mut self.state, rail: index });
+            happened += rail.maintain(
+                now,
+                &mut RailSink {
+                    state: &mut self.state,
+                    rail: index,
+                },
+            );
         }
         if self.state.has_deferred_work() {
             happened += self.flush();
@@ -158,7 +177,9 @@ impl<R: Rail> Engine<R> {
     /// Takes completions into `out`; returns how many.
     #[inline(always)]
     pub fn take_completions(&mut self, cq: CqId, mut out: impl FnMut(Completion) -> bool) -> usize {
-        let Some(queue) = self.state.cqs.get_mut(cq) else { return 0 };
+        let Some(queue) = self.state.cqs.get_mut(cq) else {
+            return 0;
+        };
         let mut taken = 0;
         while let Some(completion) = queue.pop() {
             taken += 1;

@@ -105,7 +105,8 @@ impl Peer {
     /// To be called after each change of what [`Self::direct`] says.
     #[inline]
     pub(super) fn refresh_direct(&mut self) {
-        self.direct = self.state == PeerState::Up && !self.stopped && !self.keeps_memory && self.pending.is_empty();
+        self.direct =
+            self.state == PeerState::Up && !self.stopped && !self.keeps_memory && self.pending.is_empty();
     }
 
     /// True when there is something that could be sent now.

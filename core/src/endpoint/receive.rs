@@ -51,11 +51,16 @@ impl<R: Rail> Engine<R> {
     /// when it cannot, and nothing has happened: [`Self::receive`] then does it, or says why not.
     #[inline(always)]
     pub fn receive_now(&mut self, cq: CqId, peer: PeerId, tag: u64, iov: Iov, context: u64) -> bool {
-        let free = self.state.unexpected.is_empty() && self.state.peers.get(peer.index()).is_some_and(|p| p.direct);
+        let free =
+            self.state.unexpected.is_empty() && self.state.peers.get(peer.index()).is_some_and(|p| p.direct);
         if !free || self.state.admit(cq).is_err() {
             return false;
         }
-        let receive = RecvOp { iov: IovList::One(iov), cq, context };
+        let receive = RecvOp {
+            iov: IovList::One(iov),
+            cq,
+            context,
+        };
         self.state.posted.insert_exact(peer.number(), tag, receive);
         true
     }
@@ -65,20 +70,36 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// As [`Self::receive`]; and [`Error::Invalid`] for more than 1024 pieces, [`Error::Unsupported`] for memory that
     /// is not of the host.
-    pub fn receive_iov(&mut self, cq: CqId, pattern: &Pattern, iov: &[Iov], context: u64) -> Result<u64, Error> {
+    pub fn receive_iov(
+        &mut self,
+        cq: CqId,
+        pattern: &Pattern,
+        iov: &[Iov],
+        context: u64,
+    ) -> Result<u64, Error> {
         checked_len(iov)?;
         self.receive_list(cq, pattern, IovList::new(iov), context)
     }
 
     #[inline(never)]
-    fn receive_list(&mut self, cq: CqId, pattern: &Pattern, iov: IovList, context: u64) -> Result<u64, Error> {
+    fn receive_list(
+        &mut self,
+        cq: CqId,
+        pattern: &Pattern,
+        iov: IovList,
+        context: u64,
+    ) -> Result<u64, Error> {
         self.state.admit(cq)?;
         let receive = RecvOp { iov, cq, context };
         if let Some(key) = self.state.unexpected.find(pattern) {
             return Ok(self.receive_early(key, receive));
         }
         if let Source::Peer(peer) = pattern.source {
-            let error = self.state.peers.get(peer.index()).map_or(Some(Error::NotFound), |p| p.error());
+            let error = self
+                .state
+                .peers
+                .get(peer.index())
+                .map_or(Some(Error::NotFound), |p| p.error());
             if let Some(error) = error {
                 self.state.unadmit(cq);
                 return Err(error);
@@ -89,7 +110,9 @@ impl<R: Rail> Engine<R> {
 
     #[cold]
     fn receive_early(&mut self, key: Key, receive: RecvOp) -> u64 {
-        let Some((source, tag, early)) = self.state.take_early(key) else { return 0 };
+        let Some((source, tag, early)) = self.state.take_early(key) else {
+            return 0;
+        };
         let number = self.state.deliver_early(source, tag, early, receive);
         if self.state.has_deferred_work() {
             self.flush();
@@ -100,14 +123,24 @@ impl<R: Rail> Engine<R> {
     /// Looks for a message that `pattern` accepts, without taking it.
     pub fn probe(&self, pattern: &Pattern) -> Option<Probe> {
         let (source, tag, early) = self.state.unexpected.get(self.state.unexpected.find(pattern)?)?;
-        Some(Probe { source, tag, len: early.len, immediate: early.immediate })
+        Some(Probe {
+            source,
+            tag,
+            len: early.len,
+            immediate: early.immediate,
+        })
     }
 
     /// Takes a message that `pattern` accepts out of the store: nobody else receives it. The number is for
     /// [`Self::receive_held`].
     pub fn matched_probe(&mut self, pattern: &Pattern) -> Option<(Probe, Key)> {
         let (source, tag, early) = self.state.take_early(self.state.unexpected.find(pattern)?)?;
-        let probe = Probe { source, tag, len: early.len, immediate: early.immediate };
+        let probe = Probe {
+            source,
+            tag,
+            len: early.len,
+            immediate: early.immediate,
+        };
         Some((probe, self.state.held.insert(HeldMessage { source, tag, early })))
     }
 
@@ -119,9 +152,17 @@ impl<R: Rail> Engine<R> {
     pub fn receive_held(&mut self, cq: CqId, message: Key, iov: Iov, context: u64) -> Result<u64, Error> {
         self.state.held.get(message).ok_or(Error::NotFound)?;
         self.state.admit(cq)?;
-        let Some(held) = self.state.held.remove(message) else { return Err(Error::NotFound) };
-        let receive = RecvOp { iov: IovList::One(iov), cq, context };
-        let number = self.state.deliver_early(held.source, held.tag, held.early, receive);
+        let Some(held) = self.state.held.remove(message) else {
+            return Err(Error::NotFound);
+        };
+        let receive = RecvOp {
+            iov: IovList::One(iov),
+            cq,
+            context,
+        };
+        let number = self
+            .state
+            .deliver_early(held.source, held.tag, held.early, receive);
         self.flush();
         Ok(number)
     }
@@ -141,7 +182,8 @@ impl<R: Rail> Engine<R> {
             }
             OpId::Receive(key) => {
                 let receive = self.state.posted.remove(key).ok_or(Error::NotFound)?;
-                self.state.complete_receive_failed(receive, op, PeerId::new(u32::MAX), Error::Canceled);
+                self.state
+                    .complete_receive_failed(receive, op, PeerId::new(u32::MAX), Error::Canceled);
                 Ok(())
             }
             OpId::Incoming(_) => Err(Error::NotFound),
@@ -181,27 +223,41 @@ impl State {
         self.complete(receive.cq, completion);
     }
 
-
     /// A receive whose message was announced: asks for it.
     pub(super) fn begin_incoming(&mut self, mut incoming: Incoming, number: Option<u64>) -> u64 {
         let capacity = Gather::all(incoming.receive.iov.as_slice()).len() as u64;
         incoming.wanted = incoming.total.min(capacity);
-        let (peer, sender_op, wanted, source) =
-            (incoming.peer, incoming.sender_op, incoming.wanted, incoming.source);
+        let (peer, sender_op, wanted, source) = (
+            incoming.peer,
+            incoming.sender_op,
+            incoming.wanted,
+            incoming.source,
+        );
         let key = self.incoming.insert(incoming);
         let number = number.unwrap_or(OpId::Incoming(key).to_bits());
         if let Some(incoming) = self.incoming.get_mut(key) {
             incoming.op = number;
         }
         if wanted == 0 {
-            self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
+            self.say(
+                peer,
+                Message::Fin {
+                    op: sender_op,
+                    status: Ok(()),
+                },
+            );
             self.complete_incoming(key, Ok(()));
         } else if source.is_some() {
             self.fetches.push_back(key);
         } else {
             self.say(
                 peer,
-                Message::Rtr { op: sender_op, receiver_op: key.to_bits(), offset: 0, len: wanted },
+                Message::Rtr {
+                    op: sender_op,
+                    receiver_op: key.to_bits(),
+                    offset: 0,
+                    len: wanted,
+                },
             );
         }
         number
@@ -255,7 +311,9 @@ impl State {
     /// it has sent until it hears of that is still taken: so much, and no more, goes beyond the bound.
     pub(super) fn store_early(&mut self, peer: PeerId, tag: u64, early: Early) {
         let cost = early.cost();
-        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let Some(p) = self.peers.get_mut(peer.index()) else {
+            return;
+        };
         p.counters.unexpected_total += 1;
         p.early_messages += 1;
         p.early_bytes += cost;
@@ -304,8 +362,12 @@ impl State {
             return;
         }
         for peer in std::mem::take(&mut self.stopping) {
-            let Some(p) = self.peers.get_mut(peer.index()) else { continue };
-            if p.early_bytes > limits.unexpected_bytes / 8 || p.early_messages > limits.unexpected_messages / 8 {
+            let Some(p) = self.peers.get_mut(peer.index()) else {
+                continue;
+            };
+            if p.early_bytes > limits.unexpected_bytes / 8
+                || p.early_messages > limits.unexpected_messages / 8
+            {
                 self.stopping.push(peer);
                 continue;
             }
@@ -333,7 +395,11 @@ pub(super) fn receive_completion(
         tag,
         immediate: immediate.unwrap_or(0),
         op: op.to_bits(),
-        status: if copied < payload.len() { Error::Truncated.code() } else { 0 },
+        status: if copied < payload.len() {
+            Error::Truncated.code()
+        } else {
+            0
+        },
         source: peer.number(),
         kind: OpKind::Receive as u32,
         flags: if immediate.is_some() { HAS_IMMEDIATE } else { 0 },

@@ -47,11 +47,15 @@ impl<R: Rail> Engine<R> {
     /// happened: [`Self::send_iov`] then does it, or says why not.
     #[inline(always)]
     pub fn send_now(&mut self, peer: PeerId, message: Iov, tag: u64) -> bool {
-        let Some(p) = self.state.peers.get_mut(peer.index()) else { return false };
+        let Some(p) = self.state.peers.get_mut(peer.index()) else {
+            return false;
+        };
         if !p.direct || message.len() > p.eager_max || must_listen(p) {
             return false;
         }
-        let Some(rail) = self.rails.get_mut(p.rail) else { return false };
+        let Some(rail) = self.rails.get_mut(p.rail) else {
+            return false;
+        };
         if rail.post_message(p.link, tag, &message) != Posted::Done {
             return false;
         }
@@ -115,7 +119,11 @@ impl<R: Rail> Engine<R> {
     /// Tries to hand a whole message to the rail; true when its memory is free again.
     fn post_at_once(&mut self, peer: PeerId, iov: &[Iov], args: &SendArgs) -> bool {
         let p = &self.state.peers[peer.index()];
-        let message = Message::Eager { tag: args.tag, immediate: args.immediate, sync: None };
+        let message = Message::Eager {
+            tag: args.tag,
+            immediate: args.immediate,
+            sync: None,
+        };
         let rail = &mut self.rails[p.rail];
         rail.capabilities().max_iov >= iov.len()
             && rail.post(p.link, &message.frame(Gather::all(iov))) == Posted::Done
@@ -139,7 +147,11 @@ impl<R: Rail> Engine<R> {
             status: 0,
             source: peer.number(),
             kind: OpKind::Send as u32,
-            flags: if args.immediate.is_some() { HAS_IMMEDIATE } else { 0 },
+            flags: if args.immediate.is_some() {
+                HAS_IMMEDIATE
+            } else {
+                0
+            },
         };
         self.state.complete(args.cq, completion);
         Sent::InProgress(0)
@@ -147,7 +159,13 @@ impl<R: Rail> Engine<R> {
 
     /// Cancels the sends of one endpoint handle that have not completed.
     pub fn cancel_sends_of(&mut self, owner: u64) {
-        let keys: Vec<_> = self.state.sends.iter().filter(|(_, op)| op.owner == owner).map(|(key, _)| key).collect();
+        let keys: Vec<_> = self
+            .state
+            .sends
+            .iter()
+            .filter(|(_, op)| op.owner == owner)
+            .map(|(key, _)| key)
+            .collect();
         for key in keys {
             self.state.abandon_send(key, Error::Canceled);
         }
@@ -188,6 +206,8 @@ pub(super) fn checked_len(iov: &[Iov]) -> Result<u64, Error> {
     if iov.iter().any(|piece| piece.memory_kind() != MEMORY_HOST) {
         return Err(Error::Unsupported);
     }
-    let total = iov.iter().try_fold(0usize, |sum, piece| sum.checked_add(piece.len()));
+    let total = iov
+        .iter()
+        .try_fold(0usize, |sum, piece| sum.checked_add(piece.len()));
     Ok(total.ok_or(Error::Invalid)? as u64)
 }

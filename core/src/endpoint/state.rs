@@ -29,9 +29,17 @@ impl Default for Limits {
     /// Eager up to 8 KiB (one copy in, one copy out beats the round trip of a rendezvous up to there), 64 MiB and
     /// 65536 unexpected messages, a million operations.
     fn default() -> Limits {
-        Limits { eager_max: 8192, unexpected_bytes: 64 << 20, unexpected_messages: 65536, max_ops: 1 << 20 }
+        Limits {
+            eager_max: 8192,
+            unexpected_bytes: 64 << 20,
+            unexpected_messages: 65536,
+            max_ops: 1 << 20,
+        }
     }
 }
+
+/// Control messages that may wait for one peer. Who lets more of them pile up asks on and on, and does not listen.
+const MAX_ANSWERS: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -39,6 +47,8 @@ pub(super) struct State {
     pub(super) limits: Limits,
     /// Eager limit of each rail.
     pub(super) eager_max: Vec<usize>,
+    /// Whether each rail may keep the memory of frames for a while.
+    pub(super) keeps_memory: Vec<bool>,
     pub(super) peers: Vec<Peer>,
     /// Peers whose link is not over.
     pub(super) by_node: HashMap<NodeId, PeerId>,
@@ -59,16 +69,22 @@ pub(super) struct State {
     pub(super) concealed: Vec<(PeerId, RemoteSource)>,
     /// Peers that we told to stop.
     pub(super) stopping: Vec<PeerId>,
-    /// Peers that did not, and are to be cut off.
+    /// Peers that send on and on without listening, and are to be cut off.
     pub(super) flooding: Vec<PeerId>,
 }
 
 impl State {
-    pub(super) fn new(local: Address, limits: Limits, eager_max: Vec<usize>) -> State {
+    pub(super) fn new(
+        local: Address,
+        limits: Limits,
+        eager_max: Vec<usize>,
+        keeps_memory: Vec<bool>,
+    ) -> State {
         State {
             local,
             limits,
             eager_max,
+            keeps_memory,
             peers: Vec::new(),
             by_node: HashMap::new(),
             cqs: Slab::default(),
@@ -105,7 +121,11 @@ impl State {
         if queue.reserve() {
             Ok(())
         } else {
-            Err(if queue.is_closed() { Error::Handle } else { Error::Again })
+            Err(if queue.is_closed() {
+                Error::Handle
+            } else {
+                Error::Again
+            })
         }
     }
 
@@ -117,15 +137,27 @@ impl State {
 
     pub(super) fn complete_send(&mut self, key: Key, status: Result<(), Error>) {
         let Some(op) = self.sends.remove(key) else { return };
-        self.complete(op.cq, send_completion(&op, super::op::OpId::Send(key).to_bits(), status));
-        if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
+        self.complete(
+            op.cq,
+            send_completion(&op, super::op::OpId::Send(key).to_bits(), status),
+        );
+        if let super::op::Stage::Announced {
+            source: Some(source), ..
+        } = op.stage
+        {
             self.concealed.push((op.peer, source));
         }
     }
 
     pub(super) fn complete_incoming(&mut self, key: Key, status: Result<(), Error>) {
-        let Some(op) = self.incoming.remove(key) else { return };
-        let truncated = if op.wanted < op.total { Err(Error::Truncated) } else { Ok(()) };
+        let Some(op) = self.incoming.remove(key) else {
+            return;
+        };
+        let truncated = if op.wanted < op.total {
+            Err(Error::Truncated)
+        } else {
+            Ok(())
+        };
         let status = status.and(truncated);
         self.complete(
             op.receive.cq,
@@ -148,6 +180,9 @@ impl State {
         if let Some(p) = self.peers.get_mut(peer.index()) {
             if p.error().is_none() {
                 p.urgent.push_back(message);
+                if p.urgent.len() > MAX_ANSWERS {
+                    self.flooding.push(peer);
+                }
                 self.schedule(peer);
             }
         }

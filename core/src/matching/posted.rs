@@ -28,7 +28,10 @@ struct List {
     last: u32,
 }
 
-const EMPTY: List = List { first: NONE, last: NONE };
+const EMPTY: List = List {
+    first: NONE,
+    last: NONE,
+};
 
 /// The posted receives of one fabric.
 ///
@@ -120,7 +123,12 @@ impl<T> Posted<T> {
         loop {
             let entry = self.entries.get(index as usize)?;
             if entry.tag == tag && entry.source == source {
-                return Some(Found { index, previous, bin, generation: entry.generation });
+                return Some(Found {
+                    index,
+                    previous,
+                    bin,
+                    generation: entry.generation,
+                });
             }
             previous = index;
             index = entry.next;
@@ -150,14 +158,19 @@ impl<T> Posted<T> {
 
     /// Whether some receive accepts a message from `source` with `tag`.
     pub fn accepts(&self, source: PeerId, tag: u64) -> bool {
-        let exact = self.first_exact(source.number(), tag).or(self.first_exact(ANY, tag));
+        let exact = self
+            .first_exact(source.number(), tag)
+            .or(self.first_exact(ANY, tag));
         exact.or(self.first_masked(source.number(), tag)).is_some()
     }
 
     /// Takes the receive `key` out, matched or not by anything.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let index = key.index();
-        let entry = self.entries.get(index as usize).filter(|e| e.generation == key.generation())?;
+        let entry = self
+            .entries
+            .get(index as usize)
+            .filter(|e| e.generation == key.generation())?;
         let bin = (entry.ignore == 0).then(|| self.bin(entry.hash));
         let mut previous = NONE;
         let mut at = bin.map_or(self.masked.first, |bin| self.bins[bin].first);
@@ -175,7 +188,11 @@ impl<T> Posted<T> {
 
     /// Keys of the receives that `choose` picks, for the slow path (a peer has gone, a queue is destroyed).
     pub fn keys_where(&self, mut choose: impl FnMut(Source, &T) -> bool) -> Vec<Key> {
-        let occupied = self.entries.iter().enumerate().filter_map(|(i, e)| Some((i, e, e.receive.as_ref()?)));
+        let occupied = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter_map(|(i, e)| Some((i, e, e.receive.as_ref()?)));
         occupied
             .filter(|(_, e, receive)| choose(source_of(e.source), receive))
             .map(|(i, e, _)| Key::new(i as u32, e.generation))
@@ -185,8 +202,14 @@ impl<T> Posted<T> {
     /// When a wildcard receive is the earliest that accepts, makes it an exact one at the front of its bin.
     #[cold]
     fn bring_earliest_to_front(&mut self, source: u32, tag: u64) {
-        let candidates = [self.first_exact(source, tag), self.first_exact(ANY, tag), self.first_masked(source, tag)];
-        let Some((_, index)) = candidates.into_iter().flatten().min() else { return };
+        let candidates = [
+            self.first_exact(source, tag),
+            self.first_exact(ANY, tag),
+            self.first_masked(source, tag),
+        ];
+        let Some((_, index)) = candidates.into_iter().flatten().min() else {
+            return;
+        };
         let entry = &mut self.entries[index as usize];
         if entry.source == source && entry.ignore == 0 {
             return;
@@ -277,7 +300,8 @@ impl<T> Posted<T> {
 
     #[cold]
     fn add_place(&mut self) {
-        self.free = u32::try_from(self.entries.len()).expect("limits on operations keep queues far below 2^32");
+        self.free =
+            u32::try_from(self.entries.len()).expect("limits on operations keep queues far below 2^32");
         self.entries.push(Entry {
             next: NONE,
             generation: 0,
@@ -371,11 +395,20 @@ mod tests {
     use proptest::prelude::*;
 
     fn pattern() -> impl Strategy<Value = Pattern> {
-        (0..4u32, 0..6u64, prop::sample::select(vec![0, 0, 0, 1, 2, u64::MAX])).prop_map(|(s, tag, ignore)| Pattern {
-            source: if s == 3 { Source::Any } else { Source::Peer(PeerId::new(s)) },
-            tag,
-            ignore,
-        })
+        (
+            0..4u32,
+            0..6u64,
+            prop::sample::select(vec![0, 0, 0, 1, 2, u64::MAX]),
+        )
+            .prop_map(|(s, tag, ignore)| Pattern {
+                source: if s == 3 {
+                    Source::Any
+                } else {
+                    Source::Peer(PeerId::new(s))
+                },
+                tag,
+                ignore,
+            })
     }
 
     proptest! {
@@ -411,10 +444,19 @@ mod tests {
     #[test]
     fn receives_are_removed_by_key_once_and_from_anywhere() {
         let mut posted = Posted::default();
-        let any = |tag, ignore| Pattern { source: Source::Any, tag, ignore };
-        let exact = |tag| Pattern { source: Source::Peer(PeerId::new(0)), tag, ignore: 0 };
-        let keys: Vec<Key> =
-            [exact(1), exact(1), any(1, 0), any(0, 1), exact(1), any(2, 0)].map(|p| posted.insert(p, ())).into();
+        let any = |tag, ignore| Pattern {
+            source: Source::Any,
+            tag,
+            ignore,
+        };
+        let exact = |tag| Pattern {
+            source: Source::Peer(PeerId::new(0)),
+            tag,
+            ignore: 0,
+        };
+        let keys: Vec<Key> = [exact(1), exact(1), any(1, 0), any(0, 1), exact(1), any(2, 0)]
+            .map(|p| posted.insert(p, ()))
+            .into();
         for at in [1, 3, 0, 5, 4, 2] {
             assert_eq!(posted.remove(keys[at]), Some(()));
             assert_eq!(posted.remove(keys[at]), None);
@@ -426,11 +468,21 @@ mod tests {
     fn exact_matches_among_many_thousands_touch_few_entries() {
         let mut posted = Posted::default();
         for tag in 0..100_000u64 {
-            posted.insert(Pattern { source: Source::Peer(PeerId::new(1)), tag, ignore: 0 }, tag);
+            posted.insert(
+                Pattern {
+                    source: Source::Peer(PeerId::new(1)),
+                    tag,
+                    ignore: 0,
+                },
+                tag,
+            );
         }
         // The longest list bounds the work of any lookup.
         let mut lengths = vec![0; posted.bins.len()];
-        posted.entries.iter().for_each(|e| lengths[posted.bin(e.hash)] += 1);
+        posted
+            .entries
+            .iter()
+            .for_each(|e| lengths[posted.bin(e.hash)] += 1);
         let longest = lengths.iter().max().unwrap();
         assert!(*longest < 16, "a bin holds {longest} entries");
         for tag in (0..100_000u64).rev() {

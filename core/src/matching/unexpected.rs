@@ -93,7 +93,11 @@ impl<T> Unexpected<T> {
 
     /// Keys of the messages that `choose` picks, for the slow path.
     pub fn keys_where(&self, mut choose: impl FnMut(PeerId, &T) -> bool) -> Vec<Key> {
-        self.arrived.iter().filter(|(_, a)| choose(a.source, &a.message)).map(|(key, _)| key).collect()
+        self.arrived
+            .iter()
+            .filter(|(_, a)| choose(a.source, &a.message))
+            .map(|(key, _)| key)
+            .collect()
     }
 
     fn first(&self, mut list: impl Iterator<Item = u32>, pattern: &Pattern) -> Option<Key> {
@@ -140,7 +144,13 @@ mod tests {
             store.insert(PeerId::new(tag as u32 % 7), tag, ());
         }
         let longest = (0..50_000u64)
-            .map(|t| store.by_source.list(hash(t as u32 % 7, t)).count().max(store.by_tag.list(hash(ANY, t)).count()))
+            .map(|t| {
+                store
+                    .by_source
+                    .list(hash(t as u32 % 7, t))
+                    .count()
+                    .max(store.by_tag.list(hash(ANY, t)).count())
+            })
             .max()
             .unwrap();
         assert!(longest < 16, "a bin holds {longest} entries");

@@ -44,7 +44,7 @@ impl Bell {
     /// Announces the sleep in `word`. The caller then runs the barrier that its links need ([`Order`]), checks
     /// everything once more, and sleeps only if there is nothing.
     pub fn arm(&mut self, word: &AtomicU32) {
-        if self.arming % 2 == 0 {
+        if self.arming.is_multiple_of(2) {
             self.arming = self.arming.wrapping_add(1);
             word.store(self.arming, Ordering::Relaxed);
         }
@@ -83,7 +83,7 @@ impl Ringer {
             Order::Barrier => compiler_fence(Ordering::SeqCst),
         }
         let arming = word.load(Ordering::Relaxed);
-        if arming % 2 == 0 || arming == self.rung_for {
+        if arming.is_multiple_of(2) || arming == self.rung_for {
             return false;
         }
         self.rung_for = arming;

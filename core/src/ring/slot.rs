@@ -68,7 +68,9 @@ impl Fill for Iov {
 impl Slot {
     #[inline(always)]
     fn body(&self) -> &[AtomicU64; BODY_WORDS] {
-        let Some(body) = self.words[2..].first_chunk() else { unreachable!() };
+        let Some(body) = self.words[2..].first_chunk() else {
+            unreachable!()
+        };
         body
     }
 }
@@ -142,7 +144,14 @@ impl Producer {
     /// When `count` is not a power of two between [`MIN_SLOTS`] and [`MAX_SLOTS`] (any power of two under loom).
     pub unsafe fn new(slots: NonNull<Slot>, count: u32, consumed: NonNull<AtomicU32>) -> Producer {
         check_count(count);
-        Producer { slots, consumed, mask: count - 1, lap_shift: count.trailing_zeros(), next: 0, consumed_seen: 0 }
+        Producer {
+            slots,
+            consumed,
+            mask: count - 1,
+            lap_shift: count.trailing_zeros(),
+            next: 0,
+            consumed_seen: 0,
+        }
     }
 
     /// Number of slots that were sent so far, modulo 2^32.
@@ -261,7 +270,14 @@ impl Consumer {
     /// As [`Producer::new`]: a count that a peer wrote is checked before.
     pub unsafe fn new(slots: NonNull<Slot>, count: u32, consumed: NonNull<AtomicU32>) -> Consumer {
         check_count(count);
-        Consumer { slots, consumed, mask: count - 1, lap_shift: count.trailing_zeros(), next: 0, published: 0 }
+        Consumer {
+            slots,
+            consumed,
+            mask: count - 1,
+            lap_shift: count.trailing_zeros(),
+            next: 0,
+            published: 0,
+        }
     }
 
     /// The next slot, if it is ready.
@@ -270,8 +286,10 @@ impl Consumer {
         let slot = self.slot(self.next);
         // Acquire: pair A.
         let word = slot.words[0].load(Ordering::Acquire);
-        (word as u16 == lap_of(self.next, self.lap_shift))
-            .then(|| Ready { slot, header: SlotHeader::unpack(word) })
+        (word as u16 == lap_of(self.next, self.lap_shift)).then(|| Ready {
+            slot,
+            header: SlotHeader::unpack(word),
+        })
     }
 
     /// True when the slot `distance` after the next one is ready. A hint: says nothing about those between.
@@ -326,7 +344,10 @@ pub fn is_valid_count(count: u32) -> bool {
 }
 
 fn check_count(count: u32) {
-    assert!(is_valid_count(count) || cfg!(any(test, loom)) && count.is_power_of_two(), "ring of {count} slots");
+    assert!(
+        is_valid_count(count) || cfg!(any(test, loom)) && count.is_power_of_two(),
+        "ring of {count} slots"
+    );
 }
 
 #[cfg(test)]
@@ -338,12 +359,22 @@ mod tests {
         let consumed: &'static AtomicU32 = Box::leak(Box::default());
         let slots = NonNull::from(slots).cast();
         // SAFETY: leaked, zeroed memory that these two ends alone use.
-        unsafe { (Producer::new(slots, count, consumed.into()), Consumer::new(slots, count, consumed.into())) }
+        unsafe {
+            (
+                Producer::new(slots, count, consumed.into()),
+                Consumer::new(slots, count, consumed.into()),
+            )
+        }
     }
 
     #[cfg(not(loom))]
     fn header(len: u16) -> SlotHeader {
-        SlotHeader { kind: 3, flags: 1, len, core: 9 }
+        SlotHeader {
+            kind: 3,
+            flags: 1,
+            len,
+            core: 9,
+        }
     }
 
     #[test]
@@ -352,7 +383,9 @@ mod tests {
         let (mut p, mut c) = ring(64);
         for i in 0..64u64 * 3000 {
             assert!(p.has_space().unwrap());
-            p.push(header(i as u16), i, |body: &[AtomicU64; BODY_WORDS]| body[1].store(i + 2, Ordering::Relaxed));
+            p.push(header(i as u16), i, |body: &[AtomicU64; BODY_WORDS]| {
+                body[1].store(i + 2, Ordering::Relaxed)
+            });
             let ready = c.peek().unwrap();
             assert_eq!((ready.header(), ready.word()), (header(i as u16), i));
             assert_eq!(ready.body()[1].load(Ordering::Relaxed), i + 2);
@@ -412,7 +445,9 @@ mod tests {
                 while !p.has_space().unwrap() {
                     std::thread::yield_now();
                 }
-                p.push(header(8), i, |body: &[AtomicU64; BODY_WORDS]| body[0].store(!i, Ordering::Relaxed));
+                p.push(header(8), i, |body: &[AtomicU64; BODY_WORDS]| {
+                    body[0].store(!i, Ordering::Relaxed)
+                });
             }
         });
         for i in 0..COUNT {
@@ -438,7 +473,9 @@ mod tests {
                     while !p.has_space().unwrap() {
                         loom::thread::yield_now();
                     }
-                    p.push(SlotHeader::default(), i, |body: &[AtomicU64; BODY_WORDS]| body[0].store(i * 10, Ordering::Relaxed));
+                    p.push(SlotHeader::default(), i, |body: &[AtomicU64; BODY_WORDS]| {
+                        body[0].store(i * 10, Ordering::Relaxed)
+                    });
                 }
             });
             for i in 1..=3u64 {

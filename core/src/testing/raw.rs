@@ -68,6 +68,9 @@ pub struct RawPeer<R> {
     pub frames: Vec<RawFrame>,
     up: bool,
     down: bool,
+    // Declared after the rail, and so dropped after it.
+    /// Frames whose memory the rail may still read.
+    lent: Vec<RawFrame>,
 }
 
 impl<R: Rail> RawPeer<R> {
@@ -83,6 +86,7 @@ impl<R: Rail> RawPeer<R> {
             frames: Vec::new(),
             up: false,
             down: false,
+            lent: Vec::new(),
         })
     }
 
@@ -97,8 +101,16 @@ impl<R: Rail> RawPeer<R> {
     }
 
     /// Posts a frame; false when the rail did not take it.
-    pub fn post(&mut self, frame: &mut RawFrame) -> bool {
-        frame.post(&mut self.rail, self.link) == Posted::Done
+    pub fn post(&mut self, frame: &RawFrame) -> bool {
+        let mut frame = frame.clone();
+        match frame.post(&mut self.rail, self.link) {
+            Posted::Done => true,
+            Posted::Accepted(_) => {
+                self.lent.push(frame);
+                true
+            }
+            Posted::NoResource | Posted::Down => false,
+        }
     }
 
     /// True while frames can flow.

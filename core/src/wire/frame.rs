@@ -120,13 +120,22 @@ impl<'a> Frame<'a> {
     /// A message without extension: the hot path.
     #[inline(always)]
     pub fn eager(tag: u64, payload: Gather<'a>) -> Frame<'a> {
-        Frame { kind: Kind::Eager, flags: 0, word: tag, extension: [0; MAX_EXTENSION], extension_len: 0, payload }
+        Frame {
+            kind: Kind::Eager,
+            flags: 0,
+            word: tag,
+            extension: [0; MAX_EXTENSION],
+            extension_len: 0,
+            payload,
+        }
     }
 
     /// The extension words in use.
     #[inline(always)]
     pub fn extension(&self) -> &[u64] {
-        self.extension.get(..self.extension_len).unwrap_or(&self.extension)
+        self.extension
+            .get(..self.extension_len)
+            .unwrap_or(&self.extension)
     }
 }
 
@@ -167,7 +176,8 @@ impl Header {
     /// When the payload has 4 GiB or more: no rail's segments are that long.
     pub fn of(frame: &Frame<'_>) -> Result<Header, Malformed> {
         Ok(Header {
-            payload_len: u32::try_from(frame.payload.len()).map_err(|_| Malformed("payload of 4 GiB or more"))?,
+            payload_len: u32::try_from(frame.payload.len())
+                .map_err(|_| Malformed("payload of 4 GiB or more"))?,
             kind: frame.kind as u8,
             flags: frame.flags,
             word: frame.word,
@@ -195,7 +205,9 @@ impl Header {
     /// # Errors
     /// When no bytes that follow could make it a header.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
-        let Some(fixed) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let Some(fixed) = bytes.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
         let mut reader = Reader(fixed);
         let payload_len = reader.u32()?;
         let [kind, flags, words, zero] = reader.array()?;
@@ -204,13 +216,24 @@ impl Header {
             return Err(Malformed("number of extension words does not fit kind and flags"));
         }
         let total = HEADER_BYTES + usize::from(words) * 8;
-        let Some(rest) = bytes.get(HEADER_BYTES..total) else { return Ok(None) };
+        let Some(rest) = bytes.get(HEADER_BYTES..total) else {
+            return Ok(None);
+        };
         let mut extension = [0; MAX_EXTENSION];
         let mut reader = Reader(rest);
         for to in extension.iter_mut().take(usize::from(words)) {
             *to = reader.u64()?;
         }
-        Ok(Some((Header { payload_len, kind, flags, word, extension }, total)))
+        Ok(Some((
+            Header {
+                payload_len,
+                kind,
+                flags,
+                word,
+                extension,
+            },
+            total,
+        )))
     }
 }
 

@@ -11,7 +11,9 @@ mod message;
 pub use address::{Address, KnownPeer, ADDRESS_BYTES};
 pub use frame::{extension_words, Frame, Header, Incoming, Kind, HEADER_BYTES, MAX_EXTENSION};
 pub use frame::{FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC};
-pub use hello::{Extension, Hello, Rejection, BYTE_ORDER, EXTENSION_CRITICAL, MAX_HELLO_BYTES, VERSION_MAX, VERSION_MIN};
+pub use hello::{
+    Extension, Hello, Rejection, BYTE_ORDER, EXTENSION_CRITICAL, MAX_HELLO_BYTES, VERSION_MAX, VERSION_MIN,
+};
 pub use message::Message;
 
 /// A node: one fabric of one process. 128 random bits, never all zero.
@@ -54,7 +56,8 @@ impl std::str::FromStr for NodeId {
         let mut bytes = [0; 16];
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
             let text = std::str::from_utf8(pair).map_err(|_| Malformed("node id is not text"))?;
-            *byte = u8::from_str_radix(text, 16).map_err(|_| Malformed("node id has a digit that is not hexadecimal"))?;
+            *byte = u8::from_str_radix(text, 16)
+                .map_err(|_| Malformed("node id has a digit that is not hexadecimal"))?;
         }
         NodeId::new(bytes).ok_or(Malformed("node id is zero"))
     }

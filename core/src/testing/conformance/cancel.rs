@@ -74,6 +74,12 @@ pub fn a_send_in_transfer_is_cancelled<F: Fixture>(fixture: F) {
         let cancelled = pair.a.cancel(send).is_ok();
         let sent = pair.finish_a(send).status;
         assert_eq!(sent, if cancelled { Err(Error::Canceled) } else { Ok(()) });
+        pair.run_until_quiet();
+        if cancelled && !pair.b.is_finished(receive) {
+            pair.b
+                .cancel(receive)
+                .expect("nothing was announced, and the receive waits");
+        }
         let outcome = pair.finish_b(receive);
         match outcome.status {
             Ok(()) => assert_received(&outcome, 1, &bytes),

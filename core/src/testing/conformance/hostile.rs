@@ -39,8 +39,8 @@ pub fn forged_frames_harm_nobody_else<F: Fixture>(fixture: F) {
         scene.admit(20 + number);
         scene.start_operations(&mut random);
         for _ in 0..FRAMES {
-            let mut frame = scene.forge(&mut random);
-            scene.forger.post(&mut frame);
+            let frame = scene.forge(&mut random);
+            scene.forger.post(&frame);
             scene.step();
             if scene.forger.is_down() {
                 break;
@@ -82,7 +82,7 @@ pub fn answers_nobody_asked_for_are_survived<F: Fixture>(fixture: F) {
             Kind::Fin => frame.extension[0] = 0,
             _ => {}
         }
-        assert!(scene.forger.post(&mut frame), "{kind:?}");
+        assert!(scene.forger.post(&frame), "{kind:?}");
         scene.settle();
         scene.check_victim();
         assert_eq!(scene.forger.is_down(), kind == Kind::Segment, "{kind:?}");
@@ -104,7 +104,7 @@ pub fn lengths_beyond_memory_are_survived<F: Fixture>(fixture: F) {
         let mut frame = plain(Kind::Rts, 0);
         frame.word = i as u64;
         frame.extension = [len, 7, 0, 0, 0];
-        if !scene.forger.post(&mut frame) {
+        if !scene.forger.post(&frame) {
             break;
         }
         scene.settle();
@@ -118,7 +118,8 @@ pub fn lengths_beyond_memory_are_survived<F: Fixture>(fixture: F) {
         let mut answer = plain(Kind::Segment, 0);
         answer.word = asked.extension[0];
         answer.payload = vec![9; 64];
-        assert!(scene.forger.post(&mut answer));
+        assert!(scene.forger.post(&answer));
+        scene.settle();
         let outcome = scene.pair.finish_a(receive);
         assert_eq!(
             (outcome.status, outcome.bytes),
@@ -187,7 +188,7 @@ impl<F: Fixture> Scene<F> {
             let mut frame = plain(Kind::Rts, 0);
             frame.word = tag;
             frame.extension = [random.below(300_000), 77 + tag, 0, 0, 0];
-            self.forger.post(&mut frame);
+            self.forger.post(&frame);
         }
         self.settle();
     }
