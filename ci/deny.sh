@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Licences, origins and duplicates of the dependencies.
+# Licences, origins and versions of the dependencies.
 . "$(dirname "$0")/lib.sh"
 
 VERSION=0.20.2

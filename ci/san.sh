@@ -2,24 +2,36 @@
 # The Rust tests under the address and the thread sanitizer, which need a nightly compiler.
 . "$(dirname "$0")/lib.sh"
 
-HOST=$(rustc -vV | sed -n 's/^host: //p')
 if ! cargo +nightly --version >/dev/null 2>&1; then
     skipped "address and thread sanitizer" "no nightly toolchain is installed"
     exit $EXIT_SKIPPED
 fi
+HOST=$(rustc -vV | sed -n 's/^host: //p')
+STD_SOURCE=$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library
+failed=0
 
-# sanitize NAME FLAGS: without documentation tests, which do not take the flags.
+# sanitize NAME FLAGS CARGO-ARGUMENT...: without documentation tests, which do not take the flags.
 sanitize() {
-    say "$1 sanitizer"
-    RUSTFLAGS=$2 CARGO_TARGET_DIR=$TARGET_DIR/san-$1 \
-        cargo +nightly test --no-fail-fast --target "$HOST" --lib --tests \
-        --package gridnet-core --package gridnet-shm --package gridnet
+    local name=$1 flags=$2
+    shift 2
+    RUSTFLAGS=$flags CARGO_TARGET_DIR=$TARGET_DIR/san-$name \
+        cargo +nightly test --no-fail-fast --target "$HOST" "$@" || failed=1
 }
 
+say "address sanitizer"
 # Tests leak on purpose: rings that outlive both ends, all memory of a parent in its forked child.
 export ASAN_OPTIONS="detect_leaks=0 ${ASAN_OPTIONS:-}"
-failed=0
-sanitize address "-Zsanitizer=address" || failed=1
-export TSAN_OPTIONS="suppressions=$PWD/ci/tsan.supp ${TSAN_OPTIONS:-}"
-sanitize thread "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" || failed=1
+sanitize address "-Zsanitizer=address" --lib --tests -p gridnet-core -p gridnet-shm -p gridnet
+
+say "thread sanitizer"
+export TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/ci/tsan.supp ${TSAN_OPTIONS:-}"
+THREAD="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"
+# The integration tests of core run in one thread and virtual time: nothing to see there.
+sanitize thread "$THREAD" --lib -p gridnet-core
+sanitize thread "$THREAD" --lib --tests -p gridnet-shm
+if [ -d "$STD_SOURCE" ]; then
+    sanitize thread-std "-Zsanitizer=thread" -Zbuild-std --lib --tests -p gridnet
+else
+    skipped "thread sanitizer of gridnet" "its locks are those of std, which only rust-src makes visible"
+fi
 exit $failed

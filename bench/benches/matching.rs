@@ -9,11 +9,7 @@ use gridnet_core::rail::PeerId;
 const PEER: PeerId = PeerId::new(3);
 
 fn exact(tag: u64) -> Pattern {
-    Pattern {
-        source: Source::Peer(PEER),
-        tag,
-        ignore: 0,
-    }
+    Pattern { source: Source::Peer(PEER), tag, ignore: 0 }
 }
 
 fn posted(c: &mut Criterion) {
@@ -43,10 +39,7 @@ fn unexpected(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("others kept", others), |b| {
             b.iter(|| {
                 store.insert(PEER, u64::MAX, 7);
-                store
-                    .find(&exact(u64::MAX))
-                    .and_then(|key| store.remove(key))
-                    .map(black_box)
+                store.find(&exact(u64::MAX)).and_then(|key| store.remove(key)).map(black_box)
             });
         });
     }

@@ -12,12 +12,7 @@ fn ring() -> (Producer, Consumer) {
     let consumed: &'static AtomicU32 = Box::leak(Box::default());
     let slots = NonNull::from(slots).cast();
     // SAFETY: leaked, zeroed memory that these two ends alone use.
-    unsafe {
-        (
-            Producer::new(slots, 256, consumed.into()),
-            Consumer::new(slots, 256, consumed.into()),
-        )
-    }
+    unsafe { (Producer::new(slots, 256, consumed.into()), Consumer::new(slots, 256, consumed.into())) }
 }
 
 fn one_thread(c: &mut Criterion) {

@@ -46,16 +46,8 @@ impl Pair {
         let to_sender = receiver.open(&a).map_err(|refusal| refusal.error)?;
         let (cq_a, cq_b) = (sender.create_cq(1024), receiver.create_cq(1024));
         Ok(Pair {
-            sender: Side {
-                engine: sender,
-                cq: cq_a,
-                peer: to_receiver,
-            },
-            receiver: Side {
-                engine: receiver,
-                cq: cq_b,
-                peer: to_sender,
-            },
+            sender: Side { engine: sender, cq: cq_a, peer: to_receiver },
+            receiver: Side { engine: receiver, cq: cq_b, peer: to_sender },
         })
     }
 
@@ -66,17 +58,9 @@ impl Pair {
     pub fn message(&mut self, from: &[u8], to: &mut [u8]) -> Result<(), Error> {
         let Pair { sender, receiver } = self;
         // SAFETY: both slices outlive this call, at whose end no operation is under way; nobody touches them meanwhile.
-        let (source, target) = unsafe {
-            (
-                Iov::new(from.as_ptr().cast_mut(), from.len()),
-                Iov::new(to.as_mut_ptr(), to.len()),
-            )
-        };
-        let pattern = Pattern {
-            source: Source::Peer(receiver.peer),
-            tag: 1,
-            ignore: 0,
-        };
+        let (source, target) =
+            unsafe { (Iov::new(from.as_ptr().cast_mut(), from.len()), Iov::new(to.as_mut_ptr(), to.len())) };
+        let pattern = Pattern { source: Source::Peer(receiver.peer), tag: 1, ignore: 0 };
         receiver.engine.receive(receiver.cq, &pattern, target, 0)?;
         let args = SendArgs {
             cq: sender.cq,
@@ -101,12 +85,7 @@ impl Pair {
 
 fn address(number: u8) -> Result<Address, Error> {
     let node = NodeId::new([number; 16]).ok_or(Error::Internal)?;
-    Ok(Address {
-        uid: 0,
-        host: 1,
-        node,
-        incarnation: 1,
-    })
+    Ok(Address { uid: 0, host: 1, node, incarnation: 1 })
 }
 
 #[cfg(test)]

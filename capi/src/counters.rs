@@ -100,13 +100,7 @@ pub unsafe extern "C" fn gridnet_endpoint_counters(
         let object = unsafe { endpoint_of(endpoint)? };
         // SAFETY: the caller's promise.
         let size = unsafe { checked_size(counters_out)? };
-        let peer = object
-            .owner
-            .shared
-            .enter()?
-            .engine
-            .peer_counters(object.peer)
-            .ok_or(Error::NotFound)?;
+        let peer = object.owner.shared.enter()?.engine.peer_counters(object.peer).ok_or(Error::NotFound)?;
         // SAFETY: the size was checked, valid by the caller's promise.
         unsafe { counters_out.write(of_peers(size, &peer)) };
         Ok(GRIDNET_OK)

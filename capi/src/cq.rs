@@ -111,16 +111,10 @@ pub unsafe extern "C" fn gridnet_cq_create(
         let id = {
             let mut guard = owner.shared.enter()?;
             let default = guard.config().cq_capacity;
-            guard
-                .engine
-                .create_cq(if capacity == 0 { default } else { capacity })
+            guard.engine.create_cq(if capacity == 0 { default } else { capacity })
         };
-        let cq: *mut gridnet_cq = Handle::open(CqObject {
-            owner: owner.clone(),
-            shared: owner.shared.clone(),
-            id,
-        })
-        .cast();
+        let cq: *mut gridnet_cq =
+            Handle::open(CqObject { owner: owner.clone(), shared: owner.shared.clone(), id }).cast();
         owner.adopt(Child::Cq(cq));
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(cq_out, cq) };
@@ -161,16 +155,8 @@ pub unsafe extern "C" fn gridnet_cq_poll(
     if taken > 0 {
         return taken;
     }
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let object = unsafe { cq_of(cq)? };
-        let mut writer = Writer::new(entries_out, count)?;
-        object
-            .shared
-            .enter()?
-            .take(object.id, |completion| writer.write(completion));
-        Ok(writer.written())
-    })
+    // SAFETY: the caller's promise.
+    unsafe { poll_guarded(cq, entries_out, count) }
 }
 
 /// Takes at most `count` completions, and returns how many; waits for the first at most `timeout_ns` nanoseconds
@@ -192,11 +178,7 @@ pub unsafe extern "C" fn gridnet_cq_wait(
         // SAFETY: the caller's promise.
         let object = unsafe { cq_of(cq)? };
         let mut writer = Writer::new(entries_out, count)?;
-        object
-            .shared
-            .wait(object.id, duration_of(timeout_ns), |completion| {
-                writer.write(completion)
-            })?;
+        object.shared.wait(object.id, duration_of(timeout_ns), |completion| writer.write(completion))?;
         Ok(writer.written())
     })
 }
@@ -232,11 +214,7 @@ pub unsafe extern "C" fn gridnet_cq_arm(cq: *mut gridnet_cq) -> gridnet_status {
         // SAFETY: the caller's promise.
         let object = unsafe { cq_of(cq)? };
         let armed = object.owner.shared.enter()?.arm_cq(object.id)?;
-        Ok(if armed == Armed::Yes {
-            GRIDNET_OK
-        } else {
-            GRIDNET_BUSY
-        })
+        Ok(if armed == Armed::Yes { GRIDNET_OK } else { GRIDNET_BUSY })
     })
 }
 
@@ -256,10 +234,27 @@ unsafe fn take_now(cq: *mut gridnet_cq, entries: *mut gridnet_completion, count:
     let Some(mut fabric) = object.shared.enter_plain() else {
         return 0;
     };
-    fabric
-        .engine
-        .take_completions(object.id, |completion| writer.write(completion));
+    fabric.engine.take_completions(object.id, |completion| writer.write(completion));
     writer.written()
+}
+
+/// The rest of gridnet_cq_poll: looks for new completions.
+///
+/// # Safety
+/// As gridnet_cq_poll.
+#[inline(never)]
+unsafe fn poll_guarded(
+    cq: *mut gridnet_cq,
+    entries_out: *mut gridnet_completion,
+    count: usize,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let object = unsafe { cq_of(cq)? };
+        let mut writer = Writer::new(entries_out, count)?;
+        object.shared.enter()?.take(object.id, |completion| writer.write(completion));
+        Ok(writer.written())
+    })
 }
 
 /// Writes completions into the program's array.
@@ -278,11 +273,7 @@ impl Writer {
         if count == 0 || count > i32::MAX as usize {
             return Err(invalid(format!("count is {count}; accepted: 1 to 2147483647")));
         }
-        Ok(Writer {
-            next: entries,
-            left: count,
-            count,
-        })
+        Ok(Writer { next: entries, left: count, count })
     }
 
     /// Writes one; false when that was the last that fits.

@@ -49,13 +49,8 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 /// Makes a handle for an open peer.
 pub(crate) fn new_endpoint(cq: &CqObject, peer: PeerId) -> *mut gridnet_endpoint {
     let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-    let object = EndpointObject {
-        owner: cq.owner.clone(),
-        shared: cq.shared.clone(),
-        cq: cq.id,
-        peer,
-        number,
-    };
+    let object =
+        EndpointObject { owner: cq.owner.clone(), shared: cq.shared.clone(), cq: cq.id, peer, number };
     let endpoint: *mut gridnet_endpoint = Handle::open(object).cast();
     cq.owner.adopt(Child::Endpoint(endpoint));
     endpoint

@@ -136,10 +136,7 @@ pub unsafe extern "C" fn gridnet_fabric_open(
         let config =
             Config::from_process(&overrides).map_err(|e| Refusal::new(Error::Config, e.to_string()))?;
         let shared = Shared::open(config, name.as_deref(), level)?;
-        let owner = Arc::new(Owner {
-            shared,
-            children: Mutex::default(),
-        });
+        let owner = Arc::new(Owner { shared, children: Mutex::default() });
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(fabric_out, Handle::open(FabricObject { owner }).cast()) };
         Ok(GRIDNET_OK)
@@ -165,9 +162,7 @@ unsafe fn text(pointer: *const c_char, what: &str) -> Result<Option<String>, Fai
     }
     // SAFETY: the caller's promise.
     let text = unsafe { CStr::from_ptr(pointer) };
-    text.to_str()
-        .map(|t| Some(t.to_owned()))
-        .map_err(|_| invalid(format!("{what} is not UTF-8")))
+    text.to_str().map(|t| Some(t.to_owned())).map_err(|_| invalid(format!("{what} is not UTF-8")))
 }
 
 /// # Safety
@@ -180,10 +175,7 @@ unsafe fn options(mut pointer: *const *const c_char) -> Result<Vec<(String, Stri
     // SAFETY: up to the NULL, every element is a C string.
     while let Some(option) = unsafe { text(*pointer, "option")? } {
         let (name, value) = option.split_once('=').ok_or_else(|| {
-            Refusal::new(
-                Error::Config,
-                format!("option {option:?} has no '='; accepted: GRIDNET_NAME=value"),
-            )
+            Refusal::new(Error::Config, format!("option {option:?} has no '='; accepted: GRIDNET_NAME=value"))
         })?;
         options.push((name.to_owned(), value.to_owned()));
         // SAFETY: this was not the NULL, so there is a next element.
@@ -269,11 +261,7 @@ pub unsafe extern "C" fn gridnet_fabric_lookup(
         if address_out.is_null() {
             return Err(null("address_out"));
         }
-        let bytes = object
-            .owner
-            .shared
-            .lookup(&name, duration_of(timeout_ns))?
-            .to_bytes();
+        let bytes = object.owner.shared.lookup(&name, duration_of(timeout_ns))?.to_bytes();
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(address_out, gridnet_address { bytes }) };
         Ok(GRIDNET_OK)

@@ -81,16 +81,9 @@ pub unsafe extern "C" fn gridnet_group_create(
                 })
             })
             .collect();
-        let members = Mutex::new(Members {
-            ranks: ranks?,
-            endpoints: Vec::new(),
-        });
-        let group: *mut gridnet_group = Handle::open(GroupObject {
-            owner: owner.clone(),
-            cq,
-            members,
-        })
-        .cast();
+        let members = Mutex::new(Members { ranks: ranks?, endpoints: Vec::new() });
+        let group: *mut gridnet_group =
+            Handle::open(GroupObject { owner: owner.clone(), cq, members }).cast();
         owner.adopt(Child::Group(group));
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(group_out, group) };
@@ -211,12 +204,7 @@ pub unsafe extern "C" fn gridnet_group_rank(
         });
         let rank = by_endpoint
             .map(|(rank, _)| *rank)
-            .or_else(|| {
-                members
-                    .ranks
-                    .iter()
-                    .position(|member| member.address.node == node)
-            })
+            .or_else(|| members.ranks.iter().position(|member| member.address.node == node))
             .ok_or(gridnet::core::error::Error::NotFound)?;
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(rank_out, rank) };

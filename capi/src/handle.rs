@@ -52,10 +52,9 @@ impl<T: Object> Handle<T> {
         };
         let handle = match reused {
             Some(retired) => retired.0,
-            None => Box::into_raw(Box::new(Handle {
-                magic: AtomicU64::new(0),
-                object: UnsafeCell::new(None),
-            })),
+            None => {
+                Box::into_raw(Box::new(Handle { magic: AtomicU64::new(0), object: UnsafeCell::new(None) }))
+            }
         };
         // SAFETY: a handle that is not live is only ours: it has just left the queue, or the allocator.
         unsafe {
@@ -103,30 +102,21 @@ impl<T: Object> Handle<T> {
         unsafe { Self::get(handle)? };
         // SAFETY: live and ours; the exchange lets one of several closers through.
         let object = unsafe {
-            let was = (*handle)
-                .magic
-                .compare_exchange(T::MAGIC, 0, Ordering::AcqRel, Ordering::Acquire);
+            let was = (*handle).magic.compare_exchange(T::MAGIC, 0, Ordering::AcqRel, Ordering::Acquire);
             if was.is_ok() {
                 (*(*handle).object.get()).take()
             } else {
                 None
             }
         };
-        T::closed()
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(Retired(handle));
+        T::closed().lock().unwrap_or_else(PoisonError::into_inner).push_back(Retired(handle));
         object.ok_or_else(|| not_a_handle(T::KIND))
     }
 }
 
 #[cold]
 fn not_a_handle(kind: &str) -> Failure {
-    Refusal::new(
-        Error::Handle,
-        format!("the {kind} is closed, or is not a handle of this kind"),
-    )
-    .into()
+    Refusal::new(Error::Handle, format!("the {kind} is closed, or is not a handle of this kind")).into()
 }
 
 /// Makes a type an [`Object`].

@@ -158,9 +158,7 @@ pub extern "C" fn gridnet_status_text(status: gridnet_status) -> *const c_char {
     static TEXTS: OnceLock<Vec<CString>> = OnceLock::new();
     let texts = TEXTS.get_or_init(|| Error::ALL.iter().map(|error| c_string(error.text())).collect());
     let text = match Error::from_code(status) {
-        Some(_) => texts
-            .get(status.unsigned_abs() as usize - 1)
-            .map(CString::as_c_str),
+        Some(_) => texts.get(status.unsigned_abs() as usize - 1).map(CString::as_c_str),
         None if status == GRIDNET_OK => Some(c"done"),
         None if status == GRIDNET_IN_PROGRESS => Some(c"under way: a completion follows"),
         None if status == GRIDNET_BUSY => Some(c"something is there already: poll first"),
@@ -198,19 +196,10 @@ mod tests {
     #[test]
     fn every_error_has_its_number_name_and_text() {
         for error in Error::ALL {
-            let name = name_of(error.code())
-                .expect("every error has a name")
-                .to_str()
-                .unwrap();
+            let name = name_of(error.code()).expect("every error has a name").to_str().unwrap();
             let words: String = format!("{error:?}")
                 .chars()
-                .flat_map(|c| {
-                    if c.is_uppercase() {
-                        vec!['_', c]
-                    } else {
-                        vec![c.to_ascii_uppercase()]
-                    }
-                })
+                .flat_map(|c| if c.is_uppercase() { vec!['_', c] } else { vec![c.to_ascii_uppercase()] })
                 .collect();
             assert_eq!(name, format!("GRIDNET_ERR{words}"));
             // SAFETY: texts are valid for ever.

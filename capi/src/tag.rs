@@ -145,31 +145,8 @@ pub unsafe extern "C" fn gridnet_tag_send(
     if unsafe { send_now(endpoint, buf, len, tag) } {
         return GRIDNET_OK;
     }
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let (object, iov) = unsafe { (endpoint_of(endpoint)?, one_piece(buf.cast_mut(), len)?) };
-        let args = SendArgs {
-            cq: object.cq,
-            owner: object.number,
-            context: context as usize as u64,
-            tag,
-            immediate: None,
-            sync: false,
-            always_complete: false,
-        };
-        let iov = std::slice::from_ref(&iov);
-        let sent = object
-            .owner
-            .shared
-            .enter()?
-            .engine
-            .send_iov(object.peer, iov, &args)?;
-        Ok(if sent == Sent::Done {
-            GRIDNET_OK
-        } else {
-            GRIDNET_IN_PROGRESS
-        })
-    })
+    // SAFETY: the caller's promise.
+    unsafe { send_guarded(endpoint, buf, len, tag, context) }
 }
 
 /// Receives a message of the peer `source` (NULL: of any) whose tag agrees with `tag` in all bits that are not in
@@ -196,18 +173,8 @@ pub unsafe extern "C" fn gridnet_tag_recv(
     if ignore == 0 && unsafe { recv_now(cq, source, buf, len, tag, context) } {
         return GRIDNET_IN_PROGRESS;
     }
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let (cq, source, iov) = unsafe { (cq_of(cq)?, optional(source)?, one_piece(buf, len)?) };
-        let pattern = pattern_of(&cq.owner, source, tag, ignore)?;
-        let context = context as usize as u64;
-        cq.owner
-            .shared
-            .enter()?
-            .engine
-            .receive(cq.id, &pattern, iov, context)?;
-        Ok(GRIDNET_IN_PROGRESS)
-    })
+    // SAFETY: the caller's promise.
+    unsafe { recv_guarded(cq, source, buf, len, tag, ignore, context) }
 }
 
 /// Sends as gridnet_tag_send, with everything that `params` says. `op_out` (may be NULL) gets the number of the
@@ -224,12 +191,8 @@ pub unsafe extern "C" fn gridnet_tag_sendx(
 ) -> gridnet_status {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (object, params) = unsafe {
-            (
-                endpoint_of(endpoint)?,
-                read_params(params, "gridnet_send_params")?,
-            )
-        };
+        let (object, params) =
+            unsafe { (endpoint_of(endpoint)?, read_params(params, "gridnet_send_params")?) };
         let params = params.ok_or_else(|| null("params"))?;
         let known = GRIDNET_SEND_SYNC | GRIDNET_SEND_IMMEDIATE | GRIDNET_SEND_COMPLETION;
         check_flags("gridnet_send_params", params.flags, known, params.reserved)?;
@@ -245,12 +208,7 @@ pub unsafe extern "C" fn gridnet_tag_sendx(
         };
         // SAFETY: the caller's promise.
         let iov = unsafe { pieces(params.iov, params.iov_count)? };
-        let sent = object
-            .owner
-            .shared
-            .enter()?
-            .engine
-            .send_iov(object.peer, iov, &args)?;
+        let sent = object.owner.shared.enter()?.engine.send_iov(object.peer, iov, &args)?;
         let (status, op) = match sent {
             Sent::Done => (GRIDNET_OK, 0),
             Sent::InProgress(op) => (GRIDNET_IN_PROGRESS, op),
@@ -282,9 +240,7 @@ pub unsafe extern "C" fn gridnet_tag_recvx(
         let (source, iov) = unsafe { (optional(params.source)?, pieces(params.iov, params.iov_count)?) };
         let pattern = pattern_of(&cq.owner, source, params.tag, params.ignore)?;
         let mut guard = cq.owner.shared.enter()?;
-        let op = guard
-            .engine
-            .receive_iov(cq.id, &pattern, iov, params.context as usize as u64)?;
+        let op = guard.engine.receive_iov(cq.id, &pattern, iov, params.context as usize as u64)?;
         // SAFETY: the caller's promise.
         unsafe { write_op(op_out, op) };
         Ok(GRIDNET_IN_PROGRESS)
@@ -367,11 +323,8 @@ pub unsafe extern "C" fn gridnet_tag_mprobe(
             guard.poll_round();
             guard.engine.matched_probe(&pattern).ok_or(Error::NoMessage)?
         };
-        let message: *mut gridnet_message = Handle::open(MessageObject {
-            owner: object.owner.clone(),
-            key,
-        })
-        .cast();
+        let message: *mut gridnet_message =
+            Handle::open(MessageObject { owner: object.owner.clone(), key }).cast();
         object.owner.adopt(Child::Message(message));
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe {
@@ -402,11 +355,7 @@ pub unsafe extern "C" fn gridnet_message_recv(
         }
         // SAFETY: the caller's promise.
         let iov = unsafe { one_piece(buf, len)? };
-        cq.owner
-            .shared
-            .enter()?
-            .engine
-            .receive_held(cq.id, held.key, iov, context as usize as u64)?;
+        cq.owner.shared.enter()?.engine.receive_held(cq.id, held.key, iov, context as usize as u64)?;
         cq.owner.disown(Child::Message(message));
         // SAFETY: the caller's promise.
         drop(unsafe { Handle::<MessageObject>::close(message.cast())? });
@@ -424,10 +373,8 @@ pub unsafe extern "C" fn gridnet_message_recv(
 #[inline(always)]
 unsafe fn send_now(endpoint: *mut gridnet_endpoint, buf: *const c_void, len: usize, tag: u64) -> bool {
     // SAFETY: the caller's promise.
-    let (Some(object), false) = (
-        unsafe { Handle::<EndpointObject>::peek(endpoint.cast()) },
-        buf.is_null(),
-    ) else {
+    let (Some(object), false) = (unsafe { Handle::<EndpointObject>::peek(endpoint.cast()) }, buf.is_null())
+    else {
         return false;
     };
     // SAFETY: the caller's promise.
@@ -450,12 +397,8 @@ unsafe fn recv_now(
     context: *mut c_void,
 ) -> bool {
     // SAFETY: the caller's promise.
-    let objects = unsafe {
-        (
-            Handle::<CqObject>::peek(cq.cast()),
-            Handle::<EndpointObject>::peek(source.cast()),
-        )
-    };
+    let objects =
+        unsafe { (Handle::<CqObject>::peek(cq.cast()), Handle::<EndpointObject>::peek(source.cast())) };
     let (Some(cq), Some(source)) = objects else {
         return false;
     };
@@ -471,6 +414,60 @@ unsafe fn recv_now(
     fabric.engine.receive_now(cq.id, source.peer, tag, iov, context)
 }
 
+/// The rest of gridnet_tag_send, in a function of its own so that the hot path needs few registers.
+///
+/// # Safety
+/// As gridnet_tag_send.
+#[inline(never)]
+unsafe fn send_guarded(
+    endpoint: *mut gridnet_endpoint,
+    buf: *const c_void,
+    len: usize,
+    tag: u64,
+    context: *mut c_void,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (object, iov) = unsafe { (endpoint_of(endpoint)?, one_piece(buf.cast_mut(), len)?) };
+        let args = SendArgs {
+            cq: object.cq,
+            owner: object.number,
+            context: context as usize as u64,
+            tag,
+            immediate: None,
+            sync: false,
+            always_complete: false,
+        };
+        let iov = std::slice::from_ref(&iov);
+        let sent = object.owner.shared.enter()?.engine.send_iov(object.peer, iov, &args)?;
+        Ok(if sent == Sent::Done { GRIDNET_OK } else { GRIDNET_IN_PROGRESS })
+    })
+}
+
+/// The rest of gridnet_tag_recv.
+///
+/// # Safety
+/// As gridnet_tag_recv.
+#[inline(never)]
+unsafe fn recv_guarded(
+    cq: *mut gridnet_cq,
+    source: *mut gridnet_endpoint,
+    buf: *mut c_void,
+    len: usize,
+    tag: u64,
+    ignore: u64,
+    context: *mut c_void,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (cq, source, iov) = unsafe { (cq_of(cq)?, optional(source)?, one_piece(buf, len)?) };
+        let pattern = pattern_of(&cq.owner, source, tag, ignore)?;
+        let context = context as usize as u64;
+        cq.owner.shared.enter()?.engine.receive(cq.id, &pattern, iov, context)?;
+        Ok(GRIDNET_IN_PROGRESS)
+    })
+}
+
 impl From<Probe> for gridnet_probe_info {
     fn from(probe: Probe) -> gridnet_probe_info {
         gridnet_probe_info {
@@ -478,11 +475,7 @@ impl From<Probe> for gridnet_probe_info {
             tag: probe.tag,
             immediate: probe.immediate.unwrap_or(0),
             source: probe.source.number(),
-            flags: if probe.immediate.is_some() {
-                GRIDNET_PROBE_IMMEDIATE
-            } else {
-                0
-            },
+            flags: if probe.immediate.is_some() { GRIDNET_PROBE_IMMEDIATE } else { 0 },
         }
     }
 }
@@ -492,11 +485,7 @@ impl From<Probe> for gridnet_probe_info {
 #[inline(always)]
 unsafe fn one_piece(buf: *mut c_void, len: usize) -> Result<Iov, Failure> {
     if buf.is_null() {
-        return if len == 0 {
-            Ok(Iov::EMPTY)
-        } else {
-            Err(null("buf"))
-        };
+        return if len == 0 { Ok(Iov::EMPTY) } else { Err(null("buf")) };
     }
     if len > isize::MAX as usize {
         return Err(invalid(format!("len is {len}; accepted: at most {}", isize::MAX)));
@@ -524,10 +513,7 @@ unsafe fn pieces<'a>(iov: *const gridnet_iov, count: usize) -> Result<&'a [Iov],
             return Err(null("base of a piece"));
         }
         if piece.memory_kind() != GRIDNET_MEMORY_HOST {
-            let why = format!(
-                "memory_kind is {}; rails move GRIDNET_MEMORY_HOST only",
-                piece.memory_kind()
-            );
+            let why = format!("memory_kind is {}; rails move GRIDNET_MEMORY_HOST only", piece.memory_kind());
             return Err(Refusal::new(Error::Unsupported, why).into());
         }
     }
@@ -562,9 +548,7 @@ fn pattern_of(
 
 fn check_flags(what: &str, flags: u32, known: u32, reserved: u32) -> Result<(), Failure> {
     if flags & !known != 0 {
-        return Err(invalid(format!(
-            "{what}: flags are {flags:#x}; accepted: bits of {known:#x}"
-        )));
+        return Err(invalid(format!("{what}: flags are {flags:#x}; accepted: bits of {known:#x}")));
     }
     if reserved != 0 {
         return Err(invalid(format!("{what}: reserved is {reserved}; accepted: 0")));

@@ -159,10 +159,7 @@ impl FromStr for Size {
             .into_iter()
             .find_map(|(suffix, shift)| text.strip_suffix(suffix).map(|digits| (digits, shift)))
             .unwrap_or((text, 0));
-        let plain = digits
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| digits.parse::<usize>().ok());
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<usize>().ok());
         plain
             .flatten()
             .and_then(|number| number.checked_mul(1 << shift))
@@ -227,28 +224,12 @@ mod tests {
 
     #[test]
     fn sizes_take_suffixes() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("8", 8),
-            ("1k", 1024),
-            ("64k", 65536),
-            ("1m", 1 << 20),
-            ("1g", 1 << 30),
-        ] {
+        for (text, bytes) in
+            [("0", 0), ("8", 8), ("1k", 1024), ("64k", 65536), ("1m", 1 << 20), ("1g", 1 << 30)]
+        {
             assert_eq!(text.parse(), Ok(Size(bytes)));
         }
-        for text in [
-            "",
-            "k",
-            "-1",
-            "+1",
-            "1.5k",
-            "1K",
-            "2g",
-            "1kb",
-            "18446744073709551616",
-            "17179869184g",
-        ] {
+        for text in ["", "k", "-1", "+1", "1.5k", "1K", "2g", "1kb", "18446744073709551616", "17179869184g"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }
@@ -267,9 +248,7 @@ mod tests {
     fn lists_are_separated_by_commas() {
         let cli =
             Cli::try_parse_from(["gridnet", "perf", "--op", "tag_lat,canary", "--size", "8,1k"]).unwrap();
-        let Command::Perf(perf) = cli.command else {
-            panic!("not perf")
-        };
+        let Command::Perf(perf) = cli.command else { panic!("not perf") };
         assert_eq!(perf.op, [Op::TagLat, Op::Canary]);
         assert_eq!(perf.size, [Size(8), Size(1024)]);
     }

@@ -49,10 +49,7 @@ impl Fabric {
     /// Opens a fabric that others find as `name`, with `options` of the form `NAME=value`.
     pub(crate) fn open(name: Option<&str>, options: &[String]) -> Result<Fabric, CallError> {
         let name = name.map(c_string).transpose()?;
-        let options = options
-            .iter()
-            .map(|option| c_string(option))
-            .collect::<Result<Vec<_>, _>>()?;
+        let options = options.iter().map(|option| c_string(option)).collect::<Result<Vec<_>, _>>()?;
         let mut option_list: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         option_list.push(ptr::null());
         let params = c::gridnet_fabric_params {
@@ -64,9 +61,7 @@ impl Fabric {
         };
         let mut fabric = ptr::null_mut();
         // SAFETY: the strings and the list that `params` points to live until the call is over.
-        check("gridnet_fabric_open", unsafe {
-            c::gridnet_fabric_open(&params, &mut fabric)
-        })?;
+        check("gridnet_fabric_open", unsafe { c::gridnet_fabric_open(&params, &mut fabric) })?;
         Ok(Fabric(Rc::new(FabricHandle(fabric))))
     }
 
@@ -86,14 +81,9 @@ impl Fabric {
     pub(crate) fn cq(&self) -> Result<Cq, CallError> {
         let mut cq = ptr::null_mut();
         // SAFETY: the fabric is open, the output has the right type.
-        check("gridnet_cq_create", unsafe {
-            c::gridnet_cq_create(self.0 .0, 0, &mut cq)
-        })?;
+        check("gridnet_cq_create", unsafe { c::gridnet_cq_create(self.0 .0, 0, &mut cq) })?;
         Ok(Cq {
-            handle: Rc::new(CqHandle {
-                raw: cq,
-                _fabric: self.0.clone(),
-            }),
+            handle: Rc::new(CqHandle { raw: cq, _fabric: self.0.clone() }),
             poll: black_box(c::gridnet_cq_poll),
             wait: black_box(c::gridnet_cq_wait),
             recv: black_box(c::gridnet_tag_recv),
@@ -203,11 +193,7 @@ impl Cq {
     }
 
     fn endpoint(&self, raw: *mut c::gridnet_endpoint) -> Endpoint {
-        Endpoint {
-            raw,
-            send: black_box(c::gridnet_tag_send),
-            _cq: self.handle.clone(),
-        }
+        Endpoint { raw, send: black_box(c::gridnet_tag_send), _cq: self.handle.clone() }
     }
 }
 
@@ -286,11 +272,8 @@ struct Page([AtomicU8; PAGE]);
 impl Buffer {
     /// A buffer for messages of `len` bytes, filled with the pattern of `seed` (so that every page is there).
     pub(crate) fn new(len: usize, seed: u8) -> Buffer {
-        let page = |page: usize| {
-            Page(std::array::from_fn(|byte| {
-                AtomicU8::new(pattern(page * PAGE + byte, seed))
-            }))
-        };
+        let page =
+            |page: usize| Page(std::array::from_fn(|byte| AtomicU8::new(pattern(page * PAGE + byte, seed))));
         let pages: Vec<Page> = (0..len.div_ceil(PAGE).max(1)).map(page).collect();
         Buffer { pages: pages.leak() }
     }
@@ -352,30 +335,15 @@ fn read_entry(entry: &c::gridnet_completion) -> Result<Entry, CallError> {
     if entry.status < 0 {
         return Err(operation_failed(entry));
     }
-    let kind = if entry.op_kind == c::GRIDNET_OP_RECV {
-        Kind::Recv
-    } else {
-        Kind::Send
-    };
-    Ok(Entry {
-        kind,
-        source: entry.source,
-    })
+    let kind = if entry.op_kind == c::GRIDNET_OP_RECV { Kind::Recv } else { Kind::Send };
+    Ok(Entry { kind, source: entry.source })
 }
 
 #[cold]
 fn operation_failed(entry: &c::gridnet_completion) -> CallError {
-    let call = if entry.op_kind == c::GRIDNET_OP_RECV {
-        "receive"
-    } else {
-        "send"
-    };
+    let call = if entry.op_kind == c::GRIDNET_OP_RECV { "receive" } else { "send" };
     let detail = text(c::gridnet_status_text(entry.status));
-    CallError {
-        call,
-        status: entry.status,
-        detail,
-    }
+    CallError { call, status: entry.status, detail }
 }
 
 #[inline]
@@ -439,9 +407,6 @@ mod tests {
     fn edges_count_each_byte_once() {
         assert_eq!(edges(0).count(), 0);
         assert_eq!(edges(PAGE + 1).count(), PAGE + 1);
-        assert_eq!(
-            edges(10 * PAGE).collect::<std::collections::HashSet<_>>().len(),
-            2 * PAGE
-        );
+        assert_eq!(edges(10 * PAGE).collect::<std::collections::HashSet<_>>().len(), 2 * PAGE);
     }
 }

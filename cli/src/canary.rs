@@ -16,22 +16,13 @@ pub(crate) fn measure(a: usize, b: usize, batches: usize) -> io::Result<Vec<f64>
     let rounds = ((batches + WARMUP_BATCHES) * BATCH) as u64;
     let mut samples = std::thread::scope(|scope| {
         let answering = scope.spawn(|| {
-            start
-                .on(b)
-                .map(|()| (1..=rounds).for_each(|round| back.put(round, there.take(round))))
+            start.on(b).map(|()| (1..=rounds).for_each(|round| back.put(round, there.take(round))))
         });
         let asking = scope.spawn(|| {
-            start.on(a).map(|()| {
-                (0..rounds / BATCH as u64)
-                    .map(|batch| ping(&there, &back, batch))
-                    .collect()
-            })
+            start.on(a).map(|()| (0..rounds / BATCH as u64).map(|batch| ping(&there, &back, batch)).collect())
         });
         let samples: io::Result<Vec<f64>> = asking.join().expect("the asking thread does not panic");
-        answering
-            .join()
-            .expect("the answering thread does not panic")
-            .and(samples)
+        answering.join().expect("the answering thread does not panic").and(samples)
     })?;
     samples.drain(..WARMUP_BATCHES);
     samples.sort_by(f64::total_cmp);
@@ -89,10 +80,7 @@ impl Start {
 
 impl Default for Start {
     fn default() -> Self {
-        Start {
-            meeting: Barrier::new(2),
-            failed: Mutex::new(None),
-        }
+        Start { meeting: Barrier::new(2), failed: Mutex::new(None) }
     }
 }
 

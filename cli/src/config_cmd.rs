@@ -14,11 +14,7 @@ pub(crate) fn run(json: bool) -> Result<(), Failure> {
         writeln!(out)?;
     } else {
         let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
-        text::columns(
-            &mut out,
-            &["variable", "value", "default", "unit", "origin", "meaning"],
-            &rows,
-        )?;
+        text::columns(&mut out, &["variable", "value", "default", "unit", "origin", "meaning"], &rows)?;
     }
     Ok(())
 }

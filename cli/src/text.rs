@@ -19,20 +19,12 @@ pub(crate) fn columns(out: &mut impl Write, heading: &[&str], rows: &[Vec<String
 /// `bytes` as people write it: `8 B`, `64 KiB`, `1 MiB`.
 pub(crate) fn size(bytes: usize) -> String {
     let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let exact = unit
-        .iter()
-        .find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
-    exact.map_or_else(
-        || format!("{bytes} B"),
-        |(shift, name)| format!("{} {name}", bytes >> shift),
-    )
+    let exact = unit.iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+    exact.map_or_else(|| format!("{bytes} B"), |(shift, name)| format!("{} {name}", bytes >> shift))
 }
 
 fn line<'a>(out: &mut impl Write, cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> io::Result<()> {
-    let padded: Vec<String> = cells
-        .zip(widths)
-        .map(|(cell, width)| format!("{cell:<width$}"))
-        .collect();
+    let padded: Vec<String> = cells.zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
     writeln!(out, "{}", padded.join("  ").trim_end())
 }
 
@@ -43,23 +35,15 @@ mod tests {
     #[test]
     fn columns_line_up_without_trailing_blanks() {
         let mut out = Vec::new();
-        let rows = [
-            vec!["a".to_owned(), "b".to_owned()],
-            vec!["long".to_owned(), String::new()],
-        ];
+        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), String::new()]];
         columns(&mut out, &["x", "y"], &rows).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "x     y\na     b\nlong\n");
     }
 
     #[test]
     fn sizes_use_the_largest_exact_unit() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (8, "8 B"),
-            (1025, "1025 B"),
-            (65536, "64 KiB"),
-            (1 << 20, "1 MiB"),
-        ] {
+        for (bytes, text) in [(0, "0 B"), (8, "8 B"), (1025, "1025 B"), (65536, "64 KiB"), (1 << 20, "1 MiB")]
+        {
             assert_eq!(size(bytes), text);
         }
     }

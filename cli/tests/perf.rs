@@ -32,30 +32,17 @@ fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {
 
 fn rows(args: &[&str]) -> Vec<Value> {
     let out = succeed(&quick(&[&["--format", "json"], args].concat()));
-    out.lines()
-        .map(|line| serde_json::from_str(line).expect("a line is an object"))
-        .collect()
+    out.lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect()
 }
 
 #[test]
 fn json_has_an_object_a_line_with_every_field() {
     let rows = rows(&["--size", "8,64k"]);
-    let seen: Vec<(&str, u64)> = rows
-        .iter()
-        .map(|row| (row["op"].as_str().unwrap(), row["size"].as_u64().unwrap()))
-        .collect();
+    let seen: Vec<(&str, u64)> =
+        rows.iter().map(|row| (row["op"].as_str().unwrap(), row["size"].as_u64().unwrap())).collect();
     let (lat, bw, rate, connect) = ("tag_lat", "tag_bw", "tag_rate", "connect_lat");
     let sized = |op| [(op, 8), (op, 65536)];
-    assert_eq!(
-        seen,
-        [
-            &sized(lat)[..],
-            &sized(bw),
-            &sized(rate),
-            &[(connect, 8), (connect, 8)]
-        ]
-        .concat()
-    );
+    assert_eq!(seen, [&sized(lat)[..], &sized(bw), &sized(rate), &[(connect, 8), (connect, 8)]].concat());
     for row in &rows {
         assert!(FIELDS.iter().all(|field| row.get(field).is_some()), "{row}");
         assert!(
@@ -66,10 +53,7 @@ fn json_has_an_object_a_line_with_every_field() {
         assert_eq!(row["canary_ns"].is_number(), row["pin"] != "same", "{row}");
         assert_eq!(row["gb_per_s"].is_number(), row["op"] != "connect_lat", "{row}");
     }
-    assert_eq!(
-        (&rows[6]["peer"], &rows[7]["peer"]),
-        (&"polling".into(), &"asleep".into())
-    );
+    assert_eq!((&rows[6]["peer"], &rows[7]["peer"]), (&"polling".into(), &"asleep".into()));
 }
 
 #[test]
@@ -95,15 +79,8 @@ fn each_wait_mode_and_each_placement_works() {
 #[test]
 fn the_table_names_its_columns_and_explains_them() {
     let out = succeed(&quick(&["--op", "tag_lat,tag_rate", "--size", "8"]));
-    for part in [
-        "gridnet",
-        "wait mode adaptive",
-        "p50 us",
-        "Mmsg/s",
-        "tag_lat ",
-        "8 B",
-        "half a round trip",
-    ] {
+    for part in ["gridnet", "wait mode adaptive", "p50 us", "Mmsg/s", "tag_lat ", "8 B", "half a round trip"]
+    {
         assert!(out.contains(part), "{part} in {out}");
     }
     assert!(!out.contains('\u{1b}'), "no control characters in a pipe");
@@ -111,9 +88,7 @@ fn the_table_names_its_columns_and_explains_them() {
 
 #[test]
 fn csv_has_a_heading_and_as_many_cells_in_each_line() {
-    let out = succeed(&quick(&[
-        "--op", "tag_lat", "--size", "8,16", "--pin", "none", "--format", "csv",
-    ]));
+    let out = succeed(&quick(&["--op", "tag_lat", "--size", "8,16", "--pin", "none", "--format", "csv"]));
     let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(lines[0], FIELDS);
     assert_eq!(lines.len(), 3);
@@ -123,22 +98,11 @@ fn csv_has_a_heading_and_as_many_cells_in_each_line() {
 #[test]
 fn a_plot_is_well_formed_and_says_what_it_shows() {
     let file = scratch("plot.svg");
-    succeed(&quick(&[
-        "--op",
-        "tag_lat,tag_bw",
-        "--size",
-        "8,1k,64k",
-        "--plot",
-        file.to_str().unwrap(),
-    ]));
+    succeed(&quick(&["--op", "tag_lat,tag_bw", "--size", "8,1k,64k", "--plot", file.to_str().unwrap()]));
     let svg = std::fs::read_to_string(&file).unwrap();
     let document = roxmltree::Document::parse(&svg).expect("well-formed XML");
     assert_eq!(document.root_element().tag_name().name(), "svg");
-    let texts: Vec<&str> = document
-        .descendants()
-        .filter_map(|node| node.text())
-        .map(str::trim)
-        .collect();
+    let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).map(str::trim).collect();
     for part in ["Latency", "Bandwidth", "message size", "GB/s"] {
         assert!(texts.contains(&part), "{part} in {texts:?}");
     }
@@ -150,10 +114,7 @@ fn a_peer_that_cannot_start_is_said_to() {
     let args = quick(&["--op", "tag_lat", "--size", "8"]);
     let (code, _, err) = run(gridnet(&args).env("GRIDNET_RUN_DIR", "/proc/no-such-place"));
     assert_eq!(code, Some(1), "{err}");
-    assert!(
-        err.contains("the peer process did not start") && err.contains("gridnet_fabric_open"),
-        "{err}"
-    );
+    assert!(err.contains("the peer process did not start") && err.contains("gridnet_fabric_open"), "{err}");
 }
 
 #[test]
@@ -178,21 +139,11 @@ fn the_death_of_the_peer_is_an_error_and_not_a_hang() {
 
 /// A measurement that does not end by itself.
 fn endless() -> Child {
-    gridnet(&[
-        "perf",
-        "--op",
-        "tag_lat",
-        "--size",
-        "8",
-        "--iters",
-        "1000000000",
-        "--pin",
-        "none",
-    ])
-    .stdout(Stdio::piped())
-    .stderr(Stdio::piped())
-    .spawn()
-    .expect("the command starts")
+    gridnet(&["perf", "--op", "tag_lat", "--size", "8", "--iters", "1000000000", "--pin", "none"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts")
 }
 
 fn peer_of(parent: &mut Child) -> i32 {

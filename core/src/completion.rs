@@ -54,6 +54,13 @@ impl Completion {
     };
 }
 
+/// A completion in a cache line of its own, found by a shift instead of a multiplication.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Place(Completion);
+
+const FREE: Place = Place(Completion::NONE);
+
 /// A bounded queue of completions in private memory.
 ///
 /// Room is taken when an operation starts, so that its completion always fits: a queue never overflows, the
@@ -61,7 +68,7 @@ impl Completion {
 #[derive(Debug)]
 pub struct CompletionQueue {
     /// A ring whose length is a power of two.
-    ring: Box<[Completion]>,
+    ring: Box<[Place]>,
     /// Completions pushed and popped so far; they differ by at most the length of the ring.
     pushed: usize,
     popped: usize,
@@ -77,16 +84,8 @@ pub struct CompletionQueue {
 impl CompletionQueue {
     /// An empty queue for at most `capacity` operations, started or completed.
     pub fn new(capacity: usize) -> CompletionQueue {
-        let ring = vec![Completion::NONE; 64].into_boxed_slice();
-        CompletionQueue {
-            ring,
-            pushed: 0,
-            popped: 0,
-            outstanding: 0,
-            capacity,
-            armed: false,
-            closed: false,
-        }
+        let ring = vec![FREE; 64].into_boxed_slice();
+        CompletionQueue { ring, pushed: 0, popped: 0, outstanding: 0, capacity, armed: false, closed: false }
     }
 
     /// Takes room for one operation; false when the queue is full.
@@ -113,7 +112,7 @@ impl CompletionQueue {
             self.grow();
         }
         let at = self.pushed & (self.ring.len() - 1);
-        self.ring[at] = completion;
+        self.ring[at].0 = completion;
         self.pushed = self.pushed.wrapping_add(1);
     }
 
@@ -123,7 +122,7 @@ impl CompletionQueue {
         if self.is_empty() {
             return None;
         }
-        let completion = self.ring[self.popped & (self.ring.len() - 1)];
+        let completion = self.ring[self.popped & (self.ring.len() - 1)].0;
         self.popped = self.popped.wrapping_add(1);
         Some(completion)
     }
@@ -164,7 +163,7 @@ impl CompletionQueue {
 
     #[cold]
     fn grow(&mut self) {
-        let mut longer = vec![Completion::NONE; self.ring.len() * 2].into_boxed_slice();
+        let mut longer = vec![FREE; self.ring.len() * 2].into_boxed_slice();
         let len = self.len();
         for to in longer.iter_mut().take(len) {
             *to = self.ring[self.popped & (self.ring.len() - 1)];
@@ -207,10 +206,7 @@ mod tests {
         for round in 0..2000u64 {
             for _ in 0..round % 7 {
                 assert!(queue.reserve());
-                queue.push(Completion {
-                    context: next,
-                    ..Completion::NONE
-                });
+                queue.push(Completion { context: next, ..Completion::NONE });
                 next += 1;
             }
             for _ in 0..round % 5 {

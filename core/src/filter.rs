@@ -53,14 +53,8 @@ mod tests {
         }
         fn seal(&mut self, input: &[u8], output: &mut [u8], _flush: bool) -> Result<Progress, Error> {
             let len = input.len().min(output.len());
-            output
-                .iter_mut()
-                .zip(input)
-                .for_each(|(to, from)| *to = from ^ self.0);
-            Ok(Progress {
-                consumed: len,
-                produced: len,
-            })
+            output.iter_mut().zip(input).for_each(|(to, from)| *to = from ^ self.0);
+            Ok(Progress { consumed: len, produced: len })
         }
         fn open(&mut self, input: &[u8], output: &mut [u8]) -> Result<Progress, Error> {
             self.seal(input, output, false)
@@ -75,13 +69,7 @@ mod tests {
         let mut filter: Box<dyn Filter> = Box::new(Mask(0x55));
         let mut sealed = [0; 3];
         let progress = filter.seal(b"hello", &mut sealed, true).unwrap();
-        assert_eq!(
-            progress,
-            Progress {
-                consumed: 3,
-                produced: 3
-            }
-        );
+        assert_eq!(progress, Progress { consumed: 3, produced: 3 });
         let mut opened = [0; 3];
         filter.open(&sealed, &mut opened).unwrap();
         assert_eq!(&opened, b"hel");

@@ -63,26 +63,17 @@ impl Hub {
 
     /// A hub on which everything takes `ns` of its own time.
     pub fn with_latency(ns: u64) -> Hub {
-        Hub {
-            latency_ns: ns,
-            ..Hub::default()
-        }
+        Hub { latency_ns: ns, ..Hub::default() }
     }
 
     /// The same hub with rails of another name.
     pub fn named(self, name: &'static str) -> Hub {
-        Hub {
-            name: Some(name),
-            ..self
-        }
+        Hub { name: Some(name), ..self }
     }
 
     /// The same hub, whose rails do not fetch: large messages go in segments.
     pub fn without_get(self) -> Hub {
-        Hub {
-            without_get: true,
-            ..self
-        }
+        Hub { without_get: true, ..self }
     }
 
     /// Moves the time on; returns the new time.
@@ -103,12 +94,7 @@ impl Hub {
         capabilities.can_lose_connection = false;
         capabilities.latency_ns = u32::try_from(self.latency_ns).unwrap_or(u32::MAX);
         capabilities.bandwidth = 10_000_000_000;
-        LoopbackRail {
-            hub: self.clone(),
-            local: *local,
-            capabilities,
-            links: Vec::new(),
-        }
+        LoopbackRail { hub: self.clone(), local: *local, capabilities, links: Vec::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -166,12 +152,7 @@ impl LoopbackRail {
         if self.link_to(from).is_none() {
             let id = LinkId(self.links.len() as u32);
             match sink.accept(id, from, incarnation) {
-                Ok(peer) => self.links.push(Link {
-                    peer,
-                    node: from,
-                    up: false,
-                    over: false,
-                }),
+                Ok(peer) => self.links.push(Link { peer, node: from, up: false, over: false }),
                 Err(_) => {
                     self.hub.send(self.local.node, from, Parcel::Goodbye);
                     return;
@@ -195,23 +176,8 @@ impl LoopbackRail {
         let delivered = match Header::parse(bytes) {
             Ok(Some((header, len))) => {
                 let payload = PeerBytes::from_slice(bytes.get(len..).unwrap_or_default());
-                let Header {
-                    kind,
-                    flags,
-                    word,
-                    extension,
-                    ..
-                } = header;
-                sink.frame(
-                    peer,
-                    Incoming {
-                        kind,
-                        flags,
-                        word,
-                        extension,
-                        payload,
-                    },
-                )
+                let Header { kind, flags, word, extension, .. } = header;
+                sink.frame(peer, Incoming { kind, flags, word, extension, payload })
             }
             Ok(None) | Err(_) => Err(Error::PeerMisbehaved),
         };
@@ -240,24 +206,13 @@ impl Rail for LoopbackRail {
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
         let own = address.node == self.local.node;
-        let parcel = if own {
-            Parcel::Answer
-        } else {
-            Parcel::Call {
-                incarnation: self.local.incarnation,
-            }
-        };
+        let parcel = if own { Parcel::Answer } else { Parcel::Call { incarnation: self.local.incarnation } };
         if !self.hub.send(self.local.node, address.node, parcel) {
             let why = "the address is not this fabric's own, nor of a fabric that shares its hub";
             return Err(Refusal::new(Error::Unreachable, why));
         }
         let id = LinkId(self.links.len() as u32);
-        self.links.push(Link {
-            peer,
-            node: address.node,
-            up: false,
-            over: false,
-        });
+        self.links.push(Link { peer, node: address.node, up: false, over: false });
         Ok(id)
     }
 
@@ -304,11 +259,9 @@ impl Rail for LoopbackRail {
                 Parcel::Call { incarnation } => self.take_call(from, incarnation, sink),
                 Parcel::Answer => self.set_up(from, sink),
                 Parcel::Frame(bytes) => self.take_frame(from, &bytes, sink),
-                Parcel::Goodbye => self.end(
-                    from,
-                    sink,
-                    Refusal::new(Error::PeerGone, "the peer has closed its fabric"),
-                ),
+                Parcel::Goodbye => {
+                    self.end(from, sink, Refusal::new(Error::PeerGone, "the peer has closed its fabric"))
+                }
             }
         }
         taken
@@ -337,14 +290,7 @@ impl Rail for LoopbackRail {
         let mut shared = self.hub.lock();
         shared.next_rkey += 1;
         let rkey = shared.next_rkey;
-        shared.exposed.insert(
-            rkey,
-            Exposed {
-                node: self.local.node,
-                base,
-                len,
-            },
-        );
+        shared.exposed.insert(rkey, Exposed { node: self.local.node, base, len });
         Some(RemoteSource { rkey, address: 0 })
     }
 
@@ -398,9 +344,7 @@ impl Drop for LoopbackRail {
             let mut shared = self.hub.lock();
             shared.queues.remove(&self.local.node);
             // The operations that exposed the memory end with the fabric, and with them the promise about it.
-            shared
-                .exposed
-                .retain(|_, exposed| exposed.node != self.local.node);
+            shared.exposed.retain(|_, exposed| exposed.node != self.local.node);
         }
         for link in self.links.iter().filter(|link| !link.over) {
             self.hub.send(self.local.node, link.node, Parcel::Goodbye);

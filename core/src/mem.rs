@@ -37,12 +37,7 @@ impl Iov {
     /// operation receives; nothing else writes it, and nothing else reads it when the operation receives.
     #[inline]
     pub const unsafe fn new(base: *mut u8, len: usize) -> Iov {
-        Iov {
-            base,
-            len,
-            memory_kind: MEMORY_HOST,
-            numa_node: NUMA_UNKNOWN,
-        }
+        Iov { base, len, memory_kind: MEMORY_HOST, numa_node: NUMA_UNKNOWN }
     }
 
     /// No bytes.
@@ -87,30 +82,18 @@ pub struct Gather<'a> {
 
 impl<'a> Gather<'a> {
     /// No bytes.
-    pub const EMPTY: Gather<'static> = Gather {
-        iov: &[],
-        skip: 0,
-        len: 0,
-    };
+    pub const EMPTY: Gather<'static> = Gather { iov: &[], skip: 0, len: 0 };
 
     /// Everything that `iov` names.
     #[inline]
     pub fn all(iov: &'a [Iov]) -> Gather<'a> {
-        Gather {
-            iov,
-            skip: 0,
-            len: iov.iter().map(Iov::len).sum(),
-        }
+        Gather { iov, skip: 0, len: iov.iter().map(Iov::len).sum() }
     }
 
     /// One piece.
     #[inline(always)]
     pub fn one(iov: &'a Iov) -> Gather<'a> {
-        Gather {
-            iov: std::slice::from_ref(iov),
-            skip: 0,
-            len: iov.len,
-        }
+        Gather { iov: std::slice::from_ref(iov), skip: 0, len: iov.len }
     }
 
     /// Length in bytes.
@@ -128,11 +111,7 @@ impl<'a> Gather<'a> {
     /// The window from `from`, at most `len` bytes long; clipped to this one.
     pub fn window(&self, from: usize, len: usize) -> Gather<'a> {
         let from = from.min(self.len);
-        Gather {
-            iov: self.iov,
-            skip: self.skip + from,
-            len: len.min(self.len - from),
-        }
+        Gather { iov: self.iov, skip: self.skip + from, len: len.min(self.len - from) }
     }
 
     /// Address and length of each piece.
@@ -197,10 +176,7 @@ unsafe fn load_words(from: *const u8, len: usize, to: &[AtomicU64]) {
         let at = i * 8;
         if at + 8 <= len {
             // SAFETY: these eight bytes lie within `len`.
-            word.store(
-                unsafe { from.add(at).cast::<u64>().read_unaligned() },
-                Ordering::Relaxed,
-            );
+            word.store(unsafe { from.add(at).cast::<u64>().read_unaligned() }, Ordering::Relaxed);
         } else {
             if at < len {
                 // SAFETY: the last len - at bytes lie within `len`.
@@ -252,14 +228,10 @@ unsafe fn store_partial(word: u64, to: *mut u8, len: usize) {
     unsafe {
         if len >= 4 {
             to.cast::<u32>().write_unaligned(word as u32);
-            to.add(len - 4)
-                .cast::<u32>()
-                .write_unaligned((word >> ((len - 4) * 8)) as u32);
+            to.add(len - 4).cast::<u32>().write_unaligned((word >> ((len - 4) * 8)) as u32);
         } else if len >= 2 {
             to.cast::<u16>().write_unaligned(word as u16);
-            to.add(len - 2)
-                .cast::<u16>()
-                .write_unaligned((word >> ((len - 2) * 8)) as u16);
+            to.add(len - 2).cast::<u16>().write_unaligned((word >> ((len - 2) * 8)) as u16);
         } else {
             to.write(word as u8);
         }
@@ -294,20 +266,12 @@ impl<'a> PeerBytes<'a> {
     /// what was copied is treated as arbitrary bytes.
     #[inline]
     pub unsafe fn raw(base: *const u8, len: usize) -> PeerBytes<'a> {
-        PeerBytes::Raw(RawBytes {
-            base,
-            len,
-            alive: PhantomData,
-        })
+        PeerBytes::Raw(RawBytes { base, len, alive: PhantomData })
     }
 
     /// Private bytes that nobody changes.
     pub fn from_slice(bytes: &'a [u8]) -> PeerBytes<'a> {
-        PeerBytes::Raw(RawBytes {
-            base: bytes.as_ptr(),
-            len: bytes.len(),
-            alive: PhantomData,
-        })
+        PeerBytes::Raw(RawBytes { base: bytes.as_ptr(), len: bytes.len(), alive: PhantomData })
     }
 
     /// Length in bytes.
@@ -385,11 +349,7 @@ unsafe fn store_words(words: &[AtomicU64], len: usize, to: *mut u8) {
         let at = i * 8;
         if at + 8 <= len {
             // SAFETY: these eight bytes lie within `len`.
-            unsafe {
-                to.add(at)
-                    .cast::<u64>()
-                    .write_unaligned(word.load(Ordering::Relaxed))
-            };
+            unsafe { to.add(at).cast::<u64>().write_unaligned(word.load(Ordering::Relaxed)) };
         } else {
             if at < len {
                 // SAFETY: the last len - at bytes lie within `len`.
@@ -447,10 +407,7 @@ mod tests {
         let target = [iov(&mut x), iov(&mut y)];
         assert_eq!(PeerBytes::from_slice(b"12345").copy_to(&Gather::all(&target)), 5);
         assert_eq!((&x, &y), (b"12", b"345\0"));
-        assert_eq!(
-            PeerBytes::from_slice(b"987654321").copy_to(&Gather::all(&target)),
-            6
-        );
+        assert_eq!(PeerBytes::from_slice(b"987654321").copy_to(&Gather::all(&target)), 6);
         assert_eq!((&x, &y), (b"98", b"7654"));
     }
 }

@@ -118,10 +118,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal.
     pub fn new(error: Error, reason: impl Into<String>) -> Refusal {
-        Refusal {
-            error,
-            reason: reason.into(),
-        }
+        Refusal { error, reason: reason.into() }
     }
 }
 

@@ -37,12 +37,7 @@ struct Wrapped {
 
 impl Wrapped {
     fn new(plan: FaultPlan, get: bool) -> Wrapped {
-        Wrapped {
-            inner: Loopback::new(0, get),
-            plan,
-            journals: Vec::new(),
-            opened: 0,
-        }
+        Wrapped { inner: Loopback::new(0, get), plan, journals: Vec::new(), opened: 0 }
     }
 }
 
@@ -51,10 +46,7 @@ impl Fixture for Wrapped {
 
     fn rail(&mut self, address: &Address) -> Self::Rail {
         self.opened += 1;
-        let plan = FaultPlan {
-            seed: self.plan.seed ^ self.opened << 32,
-            ..self.plan
-        };
+        let plan = FaultPlan { seed: self.plan.seed ^ self.opened << 32, ..self.plan };
         let (rail, journal) = Traced::recording(Faulty::new(self.inner.rail(address), plan));
         self.journals.push(journal);
         rail
@@ -62,9 +54,7 @@ impl Fixture for Wrapped {
 
     fn tick(&mut self) -> Time {
         // What was told so far is of no interest; a long test would keep a lot of it.
-        self.journals
-            .iter()
-            .for_each(|journal| journal.lock().expect("nobody panics with it").clear());
+        self.journals.iter().for_each(|journal| journal.lock().expect("nobody panics with it").clear());
         self.inner.tick()
     }
 
@@ -91,24 +81,14 @@ fn run(plan: FaultPlan, get: bool) -> Run {
     let mut random = Random::new(plan.seed);
     let mut pair = Pair::strangers(Wrapped::new(plan, get), Default::default());
     let address = *pair.b.address();
-    pair.to_b = pair
-        .a
-        .engine()
-        .open(&address)
-        .expect("the rail leads to its peer");
+    pair.to_b = pair.a.engine().open(&address).expect("the rail leads to its peer");
     pair.run_until_quiet();
-    pair.to_a = pair
-        .b
-        .peer_of(pair.a.address().node)
-        .expect("connections are made without frames");
+    pair.to_a = pair.b.peer_of(pair.a.address().node).expect("connections are made without frames");
     let mut messages = Vec::new();
     for tag in 0..40 {
         let len = random.pick(&[10, 100, 20_000, 150_000]);
         let bytes = random.bytes(len);
-        let options = SendOptions {
-            sync: random.chance(0.3),
-            ..SendOptions::default()
-        };
+        let options = SendOptions { sync: random.chance(0.3), ..SendOptions::default() };
         if pair.a.send_with(pair.to_b, &[&bytes], tag, options).is_err() {
             break;
         }
@@ -121,11 +101,7 @@ fn run(plan: FaultPlan, get: bool) -> Run {
     }
     pair.run_until_quiet();
     let counters = pair.a.engine().rails()[0].inner().counters();
-    Run {
-        pair,
-        messages,
-        counters,
-    }
+    Run { pair, messages, counters }
 }
 
 /// What was received well is what was sent; what is not is pending, or ended with its link.
@@ -139,11 +115,7 @@ fn check(mut run: Run) {
             continue;
         };
         match outcome.status {
-            Ok(()) => assert!(
-                outcome.bytes == *bytes,
-                "message {tag} of {} bytes differs",
-                bytes.len()
-            ),
+            Ok(()) => assert!(outcome.bytes == *bytes, "message {tag} of {} bytes differs", bytes.len()),
             Err(error) => {
                 assert!(
                     gone && matches!(error, Error::PeerGone | Error::PeerMisbehaved),
@@ -164,14 +136,7 @@ fn check(mut run: Run) {
 #[test]
 fn lost_frames_leave_operations_pending() {
     for seed in 0..40 {
-        let run = run(
-            FaultPlan {
-                seed,
-                drop: 0.02,
-                ..FaultPlan::default()
-            },
-            seed % 2 == 0,
-        );
+        let run = run(FaultPlan { seed, drop: 0.02, ..FaultPlan::default() }, seed % 2 == 0);
         assert!(seed > 0 || run.counters.dropped > 0);
         check(run);
     }
@@ -180,42 +145,22 @@ fn lost_frames_leave_operations_pending() {
 #[test]
 fn doubled_frames_deliver_nothing_wrong() {
     for seed in 0..40 {
-        check(run(
-            FaultPlan {
-                seed,
-                duplicate: 0.02,
-                ..FaultPlan::default()
-            },
-            seed % 2 == 0,
-        ));
+        check(run(FaultPlan { seed, duplicate: 0.02, ..FaultPlan::default() }, seed % 2 == 0));
     }
 }
 
 #[test]
 fn reordered_frames_deliver_nothing_wrong() {
     for seed in 0..40 {
-        check(run(
-            FaultPlan {
-                seed,
-                reorder: 0.02,
-                ..FaultPlan::default()
-            },
-            seed % 2 == 0,
-        ));
+        check(run(FaultPlan { seed, reorder: 0.02, ..FaultPlan::default() }, seed % 2 == 0));
     }
 }
 
 #[test]
 fn everything_at_once_delivers_nothing_wrong() {
     for seed in 0..80 {
-        let plan = FaultPlan {
-            seed,
-            drop: 0.01,
-            duplicate: 0.01,
-            reorder: 0.01,
-            disconnect_after: None,
-            ..DELAYS
-        };
+        let plan =
+            FaultPlan { seed, drop: 0.01, duplicate: 0.01, reorder: 0.01, disconnect_after: None, ..DELAYS };
         check(run(plan, seed % 2 == 0));
     }
 }
@@ -223,10 +168,7 @@ fn everything_at_once_delivers_nothing_wrong() {
 #[test]
 fn a_cut_link_ends_everything() {
     for after in (0..200).step_by(3) {
-        let plan = FaultPlan {
-            disconnect_after: Some(after),
-            ..FaultPlan::default()
-        };
+        let plan = FaultPlan { disconnect_after: Some(after), ..FaultPlan::default() };
         let run = run(plan, after % 2 == 0);
         let states = [run.counters.disconnected, run.counters.frames];
         assert!(states[0] == 0 || states[1] >= after);

@@ -24,13 +24,7 @@ impl Fixture for Lender {
         let inner = self.0.rail(address);
         let mut capabilities = *inner.capabilities();
         capabilities.keeps_memory = true;
-        Lending {
-            inner,
-            capabilities,
-            lent: VecDeque::new(),
-            peers: HashMap::new(),
-            tokens: 0,
-        }
+        Lending { inner, capabilities, lent: VecDeque::new(), peers: HashMap::new(), tokens: 0 }
     }
 
     fn tick(&mut self) -> Time {
@@ -87,11 +81,7 @@ impl Rail for Lending {
         }
         self.tokens += 1;
         // SAFETY: the engine keeps the memory as it is until the token is returned.
-        let payload = frame
-            .payload
-            .pieces()
-            .map(|(base, len)| unsafe { Iov::new(base, len) })
-            .collect();
+        let payload = frame.payload.pieces().map(|(base, len)| unsafe { Iov::new(base, len) }).collect();
         self.lent.push_back(Lent {
             link,
             token: self.tokens,
@@ -106,25 +96,10 @@ impl Rail for Lending {
 
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
         let mut moved = 0;
-        while let Some(Lent {
-            link,
-            token,
-            kind,
-            flags,
-            word,
-            extension,
-            payload,
-        }) = self.lent.front()
-        {
+        while let Some(Lent { link, token, kind, flags, word, extension, payload }) = self.lent.front() {
             let (kind, flags, word, payload) = (*kind, *flags, *word, Gather::all(payload));
-            let frame = Frame {
-                kind,
-                flags,
-                word,
-                extension: extension.0,
-                extension_len: extension.1,
-                payload,
-            };
+            let frame =
+                Frame { kind, flags, word, extension: extension.0, extension_len: extension.1, payload };
             match self.inner.post(*link, &frame) {
                 Posted::NoResource => break,
                 // Reported late, so that the answer of the peer may be first.

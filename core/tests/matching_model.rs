@@ -48,11 +48,7 @@ impl Inbox {
         if !message.waits {
             self.sends.insert(message.send, Ok(()));
         }
-        match self
-            .posted
-            .iter()
-            .position(|p| p.pattern.accepts(source, message.tag))
-        {
+        match self.posted.iter().position(|p| p.pattern.accepts(source, message.tag)) {
             Some(at) => {
                 let Posted { receive, room, .. } = self.posted.remove(at);
                 self.deliver(receive, room, message);
@@ -62,11 +58,7 @@ impl Inbox {
     }
 
     fn post(&mut self, source: PeerId, posted: Posted) {
-        match self
-            .arrived
-            .iter()
-            .position(|m| posted.pattern.accepts(source, m.tag))
-        {
+        match self.arrived.iter().position(|m| posted.pattern.accepts(source, m.tag)) {
             Some(at) => {
                 let message = self.arrived.remove(at);
                 self.deliver(posted.receive, posted.room, message);
@@ -94,12 +86,7 @@ impl Run {
         let mut random = Random::new(seed);
         let fixture = Loopback::new(random.pick(&[0, 0, 3_000]), random.chance(0.5));
         let pair = Pair::new(fixture);
-        Run {
-            pair,
-            inboxes: Default::default(),
-            random,
-            eager_max: 8192,
-        }
+        Run { pair, inboxes: Default::default(), random, eager_max: 8192 }
     }
 
     fn act(&mut self) {
@@ -138,21 +125,10 @@ impl Run {
         let (sender, peer, _) = self.sides(at);
         let (head, tail) = bytes.split_at(if cut { middle } else { 0 });
         let pieces = if cut { vec![head, tail] } else { vec![&bytes[..]] };
-        let send = sender
-            .send_with(peer, &pieces, tag, options)
-            .expect("nothing is full");
+        let send = sender.send_with(peer, &pieces, tag, options).expect("nothing is full");
         let waits = options.sync || len > self.eager_max;
         let source = self.source(at);
-        self.inboxes[at].arrive(
-            source,
-            Message {
-                send,
-                tag,
-                bytes,
-                options,
-                waits,
-            },
-        );
+        self.inboxes[at].arrive(source, Message { send, tag, bytes, options, waits });
     }
 
     fn post(&mut self, at: usize) {
@@ -164,32 +140,16 @@ impl Run {
         let (_, _, receiver) = self.sides(at);
         let receive = receiver.receive(pattern, room);
         let source = self.source(at);
-        self.inboxes[at].post(
-            source,
-            Posted {
-                receive,
-                pattern,
-                room,
-            },
-        );
+        self.inboxes[at].post(source, Posted { receive, pattern, room });
     }
 
     fn probe(&mut self, at: usize) {
         self.pair.run_until_quiet();
         let (pattern, source) = (self.pattern(at), self.source(at));
         let (_, _, receiver) = self.sides(at);
-        let found = receiver
-            .engine()
-            .probe(&pattern)
-            .map(|probe| (probe.tag, probe.len, probe.immediate));
-        let first = self.inboxes[at]
-            .arrived
-            .iter()
-            .find(|m| pattern.accepts(source, m.tag));
-        assert_eq!(
-            found,
-            first.map(|m| (m.tag, m.bytes.len() as u64, m.options.immediate))
-        );
+        let found = receiver.engine().probe(&pattern).map(|probe| (probe.tag, probe.len, probe.immediate));
+        let first = self.inboxes[at].arrived.iter().find(|m| pattern.accepts(source, m.tag));
+        assert_eq!(found, first.map(|m| (m.tag, m.bytes.len() as u64, m.options.immediate)));
     }
 
     fn hold(&mut self, at: usize) {
@@ -222,14 +182,11 @@ impl Run {
         if waiting == 0 {
             return;
         }
-        let Posted { receive, room, .. } = self.inboxes[at]
-            .posted
-            .remove(self.random.below(waiting) as usize);
+        let Posted { receive, room, .. } =
+            self.inboxes[at].posted.remove(self.random.below(waiting) as usize);
         let (_, _, receiver) = self.sides(at);
         receiver.cancel(receive).expect("the receive waits");
-        self.inboxes[at]
-            .expected
-            .insert(receive, (Err(Error::Canceled), room));
+        self.inboxes[at].expected.insert(receive, (Err(Error::Canceled), room));
     }
 
     /// Cancels a send whose message waits at the other side: a large one is never received then, one that went whole
@@ -237,10 +194,7 @@ impl Run {
     fn cancel_send(&mut self, at: usize) {
         self.pair.run_until_quiet();
         let inbox = &self.inboxes[at];
-        let waiting = inbox
-            .arrived
-            .iter()
-            .filter(|m| m.waits && !inbox.sends.contains_key(&m.send));
+        let waiting = inbox.arrived.iter().filter(|m| m.waits && !inbox.sends.contains_key(&m.send));
         let candidates: Vec<_> = waiting.map(|m| m.send).collect();
         if candidates.is_empty() {
             return;
@@ -251,10 +205,7 @@ impl Run {
         let eager_max = self.eager_max;
         let inbox = &mut self.inboxes[at];
         inbox.sends.insert(send, Err(Error::Canceled));
-        if let Some(message) = inbox
-            .arrived
-            .iter_mut()
-            .find(|m| m.send == send && m.bytes.len() > eager_max)
+        if let Some(message) = inbox.arrived.iter_mut().find(|m| m.send == send && m.bytes.len() > eager_max)
         {
             message.waits = false;
         }
@@ -265,35 +216,22 @@ impl Run {
         self.pair.run_until_quiet();
         for at in 0..2 {
             let inbox = std::mem::take(&mut self.inboxes[at]);
-            let cancelled: Vec<Ticket> = inbox
-                .sends
-                .iter()
-                .filter(|(_, end)| end.is_err())
-                .map(|(send, _)| *send)
-                .collect();
+            let cancelled: Vec<Ticket> =
+                inbox.sends.iter().filter(|(_, end)| end.is_err()).map(|(send, _)| *send).collect();
             for (receive, (message, room)) in &inbox.expected {
                 self.check_receive(at, *receive, message, *room, &cancelled);
             }
             let (sender, _, receiver) = self.sides(at);
             for posted in &inbox.posted {
-                assert!(
-                    !receiver.is_finished(posted.receive),
-                    "{posted:?} ended without a message"
-                );
+                assert!(!receiver.is_finished(posted.receive), "{posted:?} ended without a message");
             }
             for (send, end) in &inbox.sends {
-                let outcome = sender
-                    .take(*send)
-                    .unwrap_or_else(|| panic!("send {send:?} does not end"));
+                let outcome = sender.take(*send).unwrap_or_else(|| panic!("send {send:?} does not end"));
                 assert_eq!(outcome.status, *end);
             }
             let waiting = inbox.arrived.iter().chain(inbox.held.iter().map(|(_, m)| m));
             for message in waiting.filter(|m| m.waits && !inbox.sends.contains_key(&m.send)) {
-                assert!(
-                    !sender.is_finished(message.send),
-                    "send {:?} ended without a match",
-                    message.send
-                );
+                assert!(!sender.is_finished(message.send), "send {:?} ended without a match", message.send);
             }
         }
     }
@@ -308,17 +246,11 @@ impl Run {
     ) {
         let eager_max = self.eager_max;
         let (_, _, receiver) = self.sides(at);
-        let outcome = receiver
-            .take(receive)
-            .unwrap_or_else(|| panic!("receive {receive:?} does not end"));
+        let outcome = receiver.take(receive).unwrap_or_else(|| panic!("receive {receive:?} does not end"));
         let message = match message {
             Ok(message) if cancelled.contains(&message.send) && message.bytes.len() > eager_max => {
                 // With room for nothing there is nothing to ask the sender for.
-                let ends = if room == 0 {
-                    Error::Truncated
-                } else {
-                    Error::Canceled
-                };
+                let ends = if room == 0 { Error::Truncated } else { Error::Canceled };
                 return assert_eq!(outcome.status, Err(ends));
             }
             Ok(message) => message,
@@ -327,10 +259,7 @@ impl Run {
         let fits = message.bytes.len() <= room;
         assert_eq!(outcome.status, if fits { Ok(()) } else { Err(Error::Truncated) });
         let completion = outcome.completion.expect("receives have completions");
-        assert_eq!(
-            (completion.tag, completion.length),
-            (message.tag, message.bytes.len() as u64)
-        );
+        assert_eq!((completion.tag, completion.length), (message.tag, message.bytes.len() as u64));
         let immediate = (completion.flags & 1 != 0).then_some(completion.immediate);
         assert_eq!(immediate, message.options.immediate);
         let len = message.bytes.len().min(room);
@@ -352,16 +281,8 @@ impl Run {
     }
 
     fn pattern(&mut self, at: usize) -> Pattern {
-        let source = if self.random.chance(0.3) {
-            Source::Any
-        } else {
-            Source::Peer(self.source(at))
-        };
-        Pattern {
-            source,
-            tag: self.random.below(5),
-            ignore: self.random.pick(&[0, 0, 0, 1, 2, u64::MAX]),
-        }
+        let source = if self.random.chance(0.3) { Source::Any } else { Source::Peer(self.source(at)) };
+        Pattern { source, tag: self.random.below(5), ignore: self.random.pick(&[0, 0, 0, 1, 2, u64::MAX]) }
     }
 }
 
@@ -369,15 +290,9 @@ type TestNode = Node<<Loopback as Fixture>::Rail>;
 
 #[test]
 fn random_operations_end_as_in_the_model() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse().expect("a number"))
-    };
+    let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let only: Option<u64> = number("GRIDNET_TEST_SEED");
-    let seeds = only.map_or(0..number("GRIDNET_TEST_SEEDS").unwrap_or(300), |seed| {
-        seed..seed + 1
-    });
+    let seeds = only.map_or(0..number("GRIDNET_TEST_SEEDS").unwrap_or(300), |seed| seed..seed + 1);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| {
             let mut run = Run::new(seed);

@@ -83,10 +83,7 @@ impl Fabric {
         logging::start(&config.log)?;
         if let Some(name) = name.filter(|name| !gridnet_shm::is_valid_name(name)) {
             let form = "1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot";
-            return Err(Refusal::new(
-                Error::Invalid,
-                format!("{name:?} is no name of a fabric: {form}"),
-            ));
+            return Err(Refusal::new(Error::Invalid, format!("{name:?} is no name of a fabric: {form}")));
         }
         let local = identity::new_address(config.host_id.as_deref())?;
         let rails = open_rails(&config, &local, name)?;
@@ -106,11 +103,8 @@ impl Fabric {
             unexpected_messages: config.unexpected_messages,
             max_ops: config.max_ops,
         };
-        let policy = WaitPolicy {
-            mode: config.wait_mode,
-            spin: config.wait_spin,
-            single_core: is_single_core(),
-        };
+        let policy =
+            WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
         tracing::info!(node = %local.node, name, "fabric open");
         Ok(Fabric {
             engine: Engine::new(local, rails, limits),
@@ -164,11 +158,8 @@ impl Fabric {
     pub fn maintain(&mut self) -> usize {
         let now = Time(self.start.elapsed().as_nanos() as u64);
         let happened = self.engine.maintain(now);
-        self.rounds = if self.engine.is_connecting() {
-            ROUNDS_WHILE_CONNECTING
-        } else {
-            ROUNDS_PER_MAINTENANCE
-        };
+        self.rounds =
+            if self.engine.is_connecting() { ROUNDS_WHILE_CONNECTING } else { ROUNDS_PER_MAINTENANCE };
         if happened > 0 {
             // Whatever woke us may have been meant for others too: senders ring once for each arming.
             self.bell_taken = true;
@@ -241,9 +232,7 @@ impl Fabric {
     /// # Errors
     /// [`Error::Handle`] without such a queue, [`Error::System`] without free descriptors.
     pub fn cq_descriptor(&mut self, cq: CqId) -> Result<RawFd, Refusal> {
-        self.engine
-            .cq(cq)
-            .ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        self.engine.cq(cq).ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
         if let Some(known) = self.descriptors.iter().find(|d| d.cq == cq) {
             return Ok(known.epoll.0.as_raw_fd());
         }
@@ -272,10 +261,8 @@ impl Fabric {
             let _ = known.kick.read();
         }
         let busy = self.arm() == Armed::Busy;
-        let queue = self
-            .engine
-            .cq(cq)
-            .ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        let queue =
+            self.engine.cq(cq).ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
         queue.armed = !busy && queue.is_empty();
         Ok(if queue.armed { Armed::Yes } else { Armed::Busy })
     }
@@ -322,10 +309,7 @@ impl Fabric {
     /// Sleeps until a rail's wait handle or `extra` is readable, at most for `span`.
     pub(crate) fn sleep_on_rails(&self, span: Option<Duration>, extra: Option<BorrowedFd<'_>>) {
         // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
-        let handles = self
-            .engine
-            .wait_handles()
-            .map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+        let handles = self.engine.wait_handles().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
         sleep_on(handles.chain(extra), span);
     }
 
@@ -364,10 +348,7 @@ impl Fabric {
                 Err(why) => format!("rail {} not used: {why}\n", candidate.rail),
             };
         }
-        for excluded in crate::config::KNOWN_RAILS
-            .iter()
-            .filter(|rail| !self.config.rails.allows(rail))
-        {
+        for excluded in crate::config::KNOWN_RAILS.iter().filter(|rail| !self.config.rails.allows(rail)) {
             text += &format!("rail {excluded} not used: excluded by GRIDNET_RAILS\n");
         }
         Ok(text)
@@ -384,9 +365,6 @@ pub(crate) fn sleep_on<'a>(files: impl Iterator<Item = BorrowedFd<'a>>, span: Op
 fn is_single_core() -> bool {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
     set.is_ok_and(|set| {
-        (0..nix::sched::CpuSet::count())
-            .filter(|core| set.is_set(*core).unwrap_or(false))
-            .count()
-            == 1
+        (0..nix::sched::CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).count() == 1
     })
 }

@@ -49,9 +49,7 @@ fn fnv1a(first: &[u8], second: &[u8]) -> u64 {
     first
         .iter()
         .chain(second)
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -63,13 +61,7 @@ mod tests {
         let (a, b) = (new_address(None).unwrap(), new_address(None).unwrap());
         assert_ne!(a.node, b.node);
         assert_eq!(a.host, b.host);
-        assert_eq!(
-            new_address(Some("x")).unwrap().host,
-            new_address(Some("x")).unwrap().host
-        );
-        assert_ne!(
-            new_address(Some("x")).unwrap().host,
-            new_address(Some("y")).unwrap().host
-        );
+        assert_eq!(new_address(Some("x")).unwrap().host, new_address(Some("x")).unwrap().host);
+        assert_ne!(new_address(Some("x")).unwrap().host, new_address(Some("y")).unwrap().host);
     }
 }

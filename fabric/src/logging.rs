@@ -10,9 +10,7 @@ pub(crate) fn start(filter: &str) -> Result<(), Refusal> {
         let why = format!("GRIDNET_LOG: {filter:?} is no filter ({e}); accepted: a level, or target=level pairs, with commas");
         Refusal::new(Error::Config, why)
     })?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error says that there is a subscriber already.
     let _ = subscriber.try_init();
     Ok(())

@@ -117,11 +117,7 @@ impl Shared {
             gate: AtomicU32::new(gate),
             locked,
             lock: Mutex::new(()),
-            inner: UnsafeCell::new(Inner {
-                fabric,
-                sleepers: Vec::new(),
-                progress: None,
-            }),
+            inner: UnsafeCell::new(Inner { fabric, sleepers: Vec::new(), progress: None }),
         });
         if thread {
             shared.start_progress()?;
@@ -144,10 +140,7 @@ impl Shared {
         }
         if gate & LOCKED != 0 {
             let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            return Ok(Guard {
-                shared: self,
-                lock: Some(lock),
-            });
+            return Ok(Guard { shared: self, lock: Some(lock) });
         }
         if gate & SINGLE != 0 && std::thread::current().id() != self.home {
             return Err(Error::Thread);
@@ -157,10 +150,7 @@ impl Shared {
             return Err(Error::Thread);
         }
         self.gate.store(gate | ENTERED, Ordering::Relaxed);
-        Ok(Guard {
-            shared: self,
-            lock: None,
-        })
+        Ok(Guard { shared: self, lock: None })
     }
 
     /// Goes in where a call may simply go in; `None` where [`Self::enter`] has to decide. For hot paths.
@@ -296,10 +286,7 @@ impl Shared {
             return Ok(guard);
         }
         let until_end = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let span = [until_end, guard.timer(), Some(LONGEST_SLEEP)]
-            .into_iter()
-            .flatten()
-            .min();
+        let span = [until_end, guard.timer(), Some(LONGEST_SLEEP)].into_iter().flatten().min();
         guard.counters.sleeps += 1;
         if self.locked {
             return self.sleep_outside(guard, cq, span, extra);
@@ -320,24 +307,14 @@ impl Shared {
     ) -> Result<Guard<'a>, Error> {
         let bell = Arc::new(new_bell()?);
         let handles = guard.wait_handles().map_err(|refusal| refusal.error)?;
-        guard.inner().sleepers.push(Sleeper {
-            cq,
-            bell: bell.clone(),
-        });
+        guard.inner().sleepers.push(Sleeper { cq, bell: bell.clone() });
         // The end of the guard would arm the rails for the sleepers; they have just been armed.
         guard.bell_taken = false;
         drop(guard);
-        let files = handles
-            .iter()
-            .map(|h| h.as_fd())
-            .chain([bell.as_fd()])
-            .chain(extra);
+        let files = handles.iter().map(|h| h.as_fd()).chain([bell.as_fd()]).chain(extra);
         sleep_on(files, span);
         let mut guard = self.enter()?;
-        guard
-            .inner()
-            .sleepers
-            .retain(|sleeper| !Arc::ptr_eq(&sleeper.bell, &bell));
+        guard.inner().sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bell, &bell));
         guard.maintain();
         // Those who stay asleep count on us, who may have used up their wake-up.
         guard.bell_taken = true;
@@ -351,9 +328,8 @@ impl Shared {
         // Signals are for the program's threads: this one is born with all of them blocked.
         let mut before = SigSet::empty();
         let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut before));
-        let spawned = std::thread::Builder::new()
-            .name("gridnet".into())
-            .spawn(move || shared.run_progress(&heard));
+        let spawned =
+            std::thread::Builder::new().name("gridnet".into()).spawn(move || shared.run_progress(&heard));
         let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
         let thread = spawned.map_err(|e| Refusal::new(Error::System, format!("progress thread: {e}")))?;
         let mut guard = self.enter().map_err(|e| Refusal::new(e, e.text()))?;
@@ -491,8 +467,6 @@ fn new_bell() -> Result<EventFd, Error> {
 fn watch_names(dir: &RunDir) -> Result<Inotify, Refusal> {
     let failed = |e: nix::Error| Refusal::new(Error::System, format!("watching for names: {}", e.desc()));
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(failed)?;
-    watch
-        .add_watch(dir.path(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)
-        .map_err(failed)?;
+    watch.add_watch(dir.path(), AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO).map_err(failed)?;
     Ok(watch)
 }

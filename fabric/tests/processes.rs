@@ -41,9 +41,7 @@ fn child() {
 
 #[test]
 fn the_name_of_a_killed_process_is_free() {
-    let _alone = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let scratch = Scratch::new();
     for _ in 0..5 {
         let mut holder = start("named", &scratch.0);
@@ -58,9 +56,7 @@ fn the_name_of_a_killed_process_is_free() {
 
 #[test]
 fn a_survivor_of_killed_peers_keeps_nothing_of_them() {
-    let _alone = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let rounds = std::env::var(ROUNDS).map_or(50, |text| text.parse().expect("a number"));
     let scratch = Scratch::new();
     let survivor = Party::open(&scratch.0, Some("survivor"), ThreadLevel::Single, &[]);
@@ -152,10 +148,7 @@ fn hold_name(dir: &Path) {
 /// Sends small and large messages to the fabric named survivor, and takes those of tag 4, until killed.
 fn stream(dir: &Path) {
     let party = Party::open(dir, None, ThreadLevel::Single, &[]);
-    let address = party
-        .shared
-        .lookup("survivor", Some(PATIENCE))
-        .expect("the survivor is there");
+    let address = party.shared.lookup("survivor", Some(PATIENCE)).expect("the survivor is there");
     let peer = party.connect(&address);
     let bytes: &'static [u8] = Box::leak(vec![9u8; 400_000].into_boxed_slice());
     println!("{ROLE} ready");
@@ -211,18 +204,13 @@ fn start(role: &str, dir: &Path) -> Peer {
         .expect("the test starts itself");
     let mut peer = Peer(child);
     let output = peer.0.stdout.take().expect("it is a pipe");
-    let ready = BufReader::new(output)
-        .lines()
-        .map_while(Result::ok)
-        .any(|line| line.contains("ready"));
+    let ready = BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains("ready"));
     assert!(ready, "the child in the role {role} ended early");
     peer
 }
 
 fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd")
-        .expect("there is procfs")
-        .count()
+    std::fs::read_dir("/proc/self/fd").expect("there is procfs").count()
 }
 
 /// Mappings of gridnet's segments.
@@ -233,10 +221,7 @@ fn mappings() -> usize {
 
 fn files_below(dir: &Path) -> Vec<String> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir)
-        .expect("the run directory is there")
-        .flatten()
-    {
+    for entry in std::fs::read_dir(dir).expect("the run directory is there").flatten() {
         if entry.path().is_dir() {
             names.extend(files_below(&entry.path()));
         } else {

@@ -78,20 +78,12 @@ fn adaptive_waits_are_answered() {
 fn a_wait_ends_in_time_without_a_message() {
     let scratch = Scratch::new();
     for mode in ["spin", "block", "adaptive"] {
-        let party = Party::open(
-            &scratch.0,
-            None,
-            ThreadLevel::Single,
-            &[("GRIDNET_WAIT_MODE", mode)],
-        );
+        let party = Party::open(&scratch.0, None, ThreadLevel::Single, &[("GRIDNET_WAIT_MODE", mode)]);
         let start = Instant::now();
         assert_eq!(party.wait(Duration::from_millis(30)), Err(Error::Timeout));
         assert_eq!(party.wait(Duration::ZERO), Err(Error::Timeout));
         let waited = start.elapsed();
-        assert!(
-            waited >= Duration::from_millis(30) && waited < PATIENCE,
-            "{mode}: {waited:?}"
-        );
+        assert!(waited >= Duration::from_millis(30) && waited < PATIENCE, "{mode}: {waited:?}");
     }
 }
 
@@ -152,12 +144,7 @@ fn no_wake_up_is_lost_among_adaptive_threads() {
 fn one_leaves(mode: &'static str, rounds: u64) {
     within(LIMIT, move || {
         let scratch = Scratch::new();
-        let b = Party::open(
-            &scratch.0,
-            None,
-            ThreadLevel::Multiple,
-            &[("GRIDNET_WAIT_MODE", mode)],
-        );
+        let b = Party::open(&scratch.0, None, ThreadLevel::Multiple, &[("GRIDNET_WAIT_MODE", mode)]);
         let a = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
         let peer = a.connect(&b.address());
         let mut random = Random::new(1);
@@ -200,12 +187,7 @@ impl Waiter {
                 serve.send(()).unwrap();
             }
         });
-        Waiter {
-            tag,
-            order,
-            served,
-            since: Instant::now(),
-        }
+        Waiter { tag, order, served, since: Instant::now() }
     }
 
     /// Returns when the receive is posted.
@@ -241,12 +223,8 @@ fn a_progress_thread_works_while_the_program_does_not_call() {
         b.receive(from_any(1), buffer).unwrap();
         let a = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
         let peer = a.connect(&b.address());
-        let bytes: &'static [u8] = Box::leak(
-            (0..500_000u32)
-                .map(|i| i as u8)
-                .collect::<Vec<_>>()
-                .into_boxed_slice(),
-        );
+        let bytes: &'static [u8] =
+            Box::leak((0..500_000u32).map(|i| i as u8).collect::<Vec<_>>().into_boxed_slice());
         assert_eq!(a.send(peer, bytes, 1, true), Ok(true));
         // Nobody calls `b`; its thread takes connection and message.
         assert_eq!(a.wait(PATIENCE).unwrap().status, 0);
@@ -298,10 +276,7 @@ fn an_armed_descriptor_becomes_readable() {
                 b.enter().poll_round();
             }
             if round > 0 {
-                assert!(
-                    is_readable(fd, patience),
-                    "the descriptor does not become readable"
-                );
+                assert!(is_readable(fd, patience), "the descriptor does not become readable");
             }
             // What has come is seen by arming: the descriptor alone may not tell twice.
             assert_eq!(b.enter().arm_cq(b.cq), Ok(Armed::Busy));
@@ -315,12 +290,7 @@ fn an_armed_descriptor_becomes_readable_when_another_thread_polls() {
     within(LIMIT, || {
         let scratch = Scratch::new();
         let a = Party::open(&scratch.0, None, ThreadLevel::Serialized, &[]);
-        let b = Party::open(
-            &scratch.0,
-            None,
-            ThreadLevel::Multiple,
-            &[("GRIDNET_WAIT_MODE", "spin")],
-        );
+        let b = Party::open(&scratch.0, None, ThreadLevel::Multiple, &[("GRIDNET_WAIT_MODE", "spin")]);
         let watched = b.with_own_queue();
         let fd = b.enter().cq_descriptor(watched.cq).unwrap();
         b.receive(from_any(2), Buffer::new(8)).unwrap();
@@ -340,10 +310,7 @@ fn an_armed_descriptor_becomes_readable_when_another_thread_polls() {
             }
             a.send(peer, b"message", 1, false).unwrap();
             drive();
-            assert!(
-                is_readable(fd, patience),
-                "the descriptor does not become readable"
-            );
+            assert!(is_readable(fd, patience), "the descriptor does not become readable");
             // The rail may have been the reason; the message is here then, or comes.
             watched.wait_received();
         }
@@ -359,10 +326,7 @@ fn an_armed_descriptor_stays_armed_during_other_waits() {
         let scratch = Scratch::new();
         let a = Party::open(&scratch.0, None, ThreadLevel::Serialized, &[]);
         let patience = PollTimeout::try_from(PATIENCE).unwrap();
-        for (mode, level) in [
-            ("block", ThreadLevel::Serialized),
-            ("adaptive", ThreadLevel::Multiple),
-        ] {
+        for (mode, level) in [("block", ThreadLevel::Serialized), ("adaptive", ThreadLevel::Multiple)] {
             let b = Party::open(&scratch.0, None, level, &[("GRIDNET_WAIT_MODE", mode)]);
             let other = b.with_own_queue();
             let fd = b.enter().cq_descriptor(b.cq).unwrap();
@@ -379,10 +343,7 @@ fn an_armed_descriptor_stays_armed_during_other_waits() {
                 arm(&b);
                 assert_eq!(other.wait(Duration::from_millis(1)), Err(Error::Timeout));
                 a.send(peer, b"message", 1, false).unwrap();
-                assert!(
-                    is_readable(fd, patience),
-                    "another wait has disarmed the descriptor"
-                );
+                assert!(is_readable(fd, patience), "another wait has disarmed the descriptor");
                 b.wait_received();
             }
         }
@@ -394,11 +355,7 @@ fn the_child_of_a_fork_is_told() {
     use nix::sys::wait::{waitpid, WaitStatus};
     use nix::unistd::{fork, ForkResult};
     let scratch = Scratch::new();
-    for level in [
-        ThreadLevel::Single,
-        ThreadLevel::Serialized,
-        ThreadLevel::Multiple,
-    ] {
+    for level in [ThreadLevel::Single, ThreadLevel::Serialized, ThreadLevel::Multiple] {
         let party = Party::open(&scratch.0, None, level, &[]);
         // SAFETY: the child calls nothing but an atomic load and _exit, which are safe after a fork of one of many
         // threads.
@@ -421,15 +378,9 @@ fn a_lookup_wakes_when_the_name_appears() {
     within(LIMIT, || {
         let scratch = Scratch::new();
         let a = Party::open(&scratch.0, None, ThreadLevel::Multiple, &[]);
-        let missing = a
-            .shared
-            .lookup("service", Some(Duration::from_millis(1)))
-            .unwrap_err();
+        let missing = a.shared.lookup("service", Some(Duration::from_millis(1))).unwrap_err();
         assert_eq!(missing.error, Error::Timeout);
-        assert_eq!(
-            a.shared.lookup("no/name", None).unwrap_err().error,
-            Error::Invalid
-        );
+        assert_eq!(a.shared.lookup("no/name", None).unwrap_err().error, Error::Invalid);
         let looking = a.clone();
         let slept = a.enter().wait_counters().sleeps;
         let thread = std::thread::spawn(move || looking.shared.lookup("service", Some(PATIENCE)));
@@ -449,9 +400,7 @@ fn levels_that_are_broken_are_noticed() {
     let scratch = Scratch::new();
     let single = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
     let elsewhere = single.clone();
-    let answer = std::thread::spawn(move || elsewhere.shared.enter().map(drop))
-        .join()
-        .unwrap();
+    let answer = std::thread::spawn(move || elsewhere.shared.enter().map(drop)).join().unwrap();
     assert_eq!(answer, Err(Error::Thread));
     let serialized = Party::open(&scratch.0, None, ThreadLevel::Serialized, &[]);
     let guard = serialized.enter();

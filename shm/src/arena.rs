@@ -85,10 +85,7 @@ impl Arena {
     pub fn take_staging(&mut self, len: usize) -> Option<Staging> {
         let class = class_of(len);
         let line = self.free_staging.get_mut(class)?.pop()?;
-        Some(Staging {
-            line,
-            class: class as u8,
-        })
+        Some(Staging { line, class: class as u8 })
     }
 
     /// Allots new staging buffers for `len` bytes: several small ones at once, so that the one just given back is not
@@ -125,10 +122,7 @@ impl Arena {
                 self.next = start + len;
                 Ok((start / LINE) as u32)
             }
-            Err(refusal) => self
-                .take_range(len)
-                .or_else(|| self.join_free().take_range(len))
-                .ok_or(refusal),
+            Err(refusal) => self.take_range(len).or_else(|| self.join_free().take_range(len)).ok_or(refusal),
         }
     }
 
@@ -161,10 +155,7 @@ impl Arena {
 
 #[inline]
 fn class_of(len: usize) -> usize {
-    CLASSES
-        .iter()
-        .position(|size| len <= *size)
-        .unwrap_or(CLASSES.len())
+    CLASSES.iter().position(|size| len <= *size).unwrap_or(CLASSES.len())
 }
 
 #[cfg(test)]

@@ -48,10 +48,7 @@ impl ShmRail {
 
     fn check_reachable(&self, address: &Address) -> Result<(), Refusal> {
         if address.node == self.config.local.node {
-            return Err(Refusal::new(
-                Error::Unreachable,
-                "the address is this fabric's own",
-            ));
+            return Err(Refusal::new(Error::Unreachable, "the address is this fabric's own"));
         }
         if address.host != self.config.local.host {
             let why =
@@ -60,10 +57,7 @@ impl ShmRail {
         }
         let own = geteuid().as_raw();
         if address.uid != own {
-            let why = format!(
-                "the peer runs as user {}, this process as user {own}",
-                address.uid
-            );
+            let why = format!("the peer runs as user {}, this process as user {own}", address.uid);
             return Err(Refusal::new(Error::Permission, why));
         }
         Ok(())
@@ -80,23 +74,17 @@ impl ShmRail {
 
     fn hello(&self, block: u32) -> Hello {
         let mut hello = Hello::new(self.config.local.node, self.config.local.incarnation, 1);
-        hello.extensions.push(Extension {
-            kind: LINK_OFFER,
-            bytes: self.offer(block).encode(),
-        });
+        hello.extensions.push(Extension { kind: LINK_OFFER, bytes: self.offer(block).encode() });
         hello
     }
 
     /// Maps what a peer offers and joins it with the own block.
     fn join(&self, block: u32, hello: &Hello, segment: &OwnedFd, bell: OwnedFd) -> Result<Live, Refusal> {
-        hello
-            .agree(&[LINK_OFFER])
-            .map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
+        hello.agree(&[LINK_OFFER]).map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
         let segment = PeerSegment::map(segment, hello.node.bytes(), hello.incarnation)?;
         let misbehaved = |why: &str| Refusal::new(Error::PeerMisbehaved, why);
-        let offer = hello
-            .extension(LINK_OFFER)
-            .ok_or_else(|| misbehaved("handshake without a link offer"))?;
+        let offer =
+            hello.extension(LINK_OFFER).ok_or_else(|| misbehaved("handshake without a link offer"))?;
         let offer = LinkOffer::parse(offer, segment.len()).map_err(|e| misbehaved(e.0))?;
         Ok(Live::new(&self.arena, &self.offer(block), &offer, segment, bell))
     }
@@ -107,11 +95,7 @@ impl ShmRail {
                 tracing::warn!(reason = %refusal.reason, "connection refused");
                 continue;
             }
-            let place = self
-                .greetings
-                .iter()
-                .position(Option::is_none)
-                .unwrap_or(self.greetings.len());
+            let place = self.greetings.iter().position(Option::is_none).unwrap_or(self.greetings.len());
             if place >= MAX_GREETINGS {
                 tracing::warn!(
                     limit = MAX_GREETINGS,
@@ -119,11 +103,7 @@ impl ShmRail {
                 );
                 continue;
             }
-            if self
-                .poller
-                .watch(&stream, Watched::Greeting(place as u32))
-                .is_ok()
-            {
+            if self.poller.watch(&stream, Watched::Greeting(place as u32)).is_ok() {
                 if place == self.greetings.len() {
                     self.greetings.push(None);
                 }
@@ -193,9 +173,7 @@ impl ShmRail {
         let agreed = self.join(block, hello, segment, bell).and_then(|live| {
             let files = [self.arena.segment().file(), self.bell_file.as_fd()];
             socket::send_hello(stream, &self.hello(block), files)?;
-            let kept = stream
-                .try_clone()
-                .map_err(|e| Refusal::new(Error::System, e.to_string()))?;
+            let kept = stream.try_clone().map_err(|e| Refusal::new(Error::System, e.to_string()))?;
             let peer = match own_call {
                 Some(index) => self.links[index as usize].peer,
                 None => sink.accept(LinkId(index), hello.node, hello.incarnation)?,
@@ -220,20 +198,14 @@ impl ShmRail {
     fn own_call(&self, hello: &Hello) -> Result<Option<u32>, Refusal> {
         let local = self.config.local.node;
         if hello.node == local {
-            return Err(Refusal::new(
-                Error::PeerMisbehaved,
-                "the peer has our own node id",
-            ));
+            return Err(Refusal::new(Error::PeerMisbehaved, "the peer has our own node id"));
         }
         match self.by_node.get(&hello.node) {
             None => Ok(None),
             Some(&index) if self.links[index as usize].live.is_none() && local > hello.node => {
                 Ok(Some(index))
             }
-            Some(_) => Err(Refusal::new(
-                Error::InUse,
-                "the two nodes have a link, or are making one",
-            )),
+            Some(_) => Err(Refusal::new(Error::InUse, "the two nodes have a link, or are making one")),
         }
     }
 
@@ -286,11 +258,7 @@ impl ShmRail {
 
     /// The socket of a link has something to say: the answer to our call, or the end.
     pub(crate) fn hear<S: Sink>(&mut self, index: u32, sink: &mut S) {
-        let Some(stream) = self
-            .links
-            .get(index as usize)
-            .and_then(|link| link.socket.as_ref())
-        else {
+        let Some(stream) = self.links.get(index as usize).and_then(|link| link.socket.as_ref()) else {
             return;
         };
         let calling = self.links[index as usize].live.is_none();
@@ -324,10 +292,7 @@ impl ShmRail {
     ) -> Result<(), Refusal> {
         let link = &self.links[index as usize];
         if hello.node != link.node {
-            return Err(Refusal::new(
-                Error::PeerMisbehaved,
-                "another node answered than was called",
-            ));
+            return Err(Refusal::new(Error::PeerMisbehaved, "another node answered than was called"));
         }
         let live = self.join(link.block, hello, segment, bell)?;
         let link = &mut self.links[index as usize];
@@ -349,15 +314,6 @@ impl ShmRail {
 
 impl Link {
     fn new(peer: PeerId, node: gridnet_core::wire::NodeId, block: u32) -> Link {
-        Link {
-            peer,
-            node,
-            block,
-            socket: None,
-            process: None,
-            live: None,
-            wants_room: false,
-            over: false,
-        }
+        Link { peer, node, block, socket: None, process: None, live: None, wants_room: false, over: false }
     }
 }

@@ -52,13 +52,7 @@ const _: () = assert!(size_of::<AtomicU32>() == 4);
 impl Header {
     /// The header of a segment.
     pub fn new(size: usize, node: [u8; 16], incarnation: u64) -> Header {
-        Header {
-            magic: MAGIC,
-            size: size as u64,
-            node,
-            incarnation,
-            reserved: [0; 3],
-        }
+        Header { magic: MAGIC, size: size as u64, node, incarnation, reserved: [0; 3] }
     }
 
     /// Compares a peer's header with what the peer said in the handshake and with the size of its file.
@@ -67,9 +61,7 @@ impl Header {
     /// What does not fit.
     pub fn check(&self, file_size: usize, node: &[u8; 16], incarnation: u64) -> Result<(), Malformed> {
         if self.magic != MAGIC {
-            return Err(Malformed(
-                "the memory is no segment of gridnet, or one of another layout",
-            ));
+            return Err(Malformed("the memory is no segment of gridnet, or one of another layout"));
         }
         if self.size != file_size as u64 {
             return Err(Malformed("the size in its header is not that of the file"));
@@ -113,10 +105,7 @@ impl LinkOffer {
     pub fn encode(&self) -> Vec<u8> {
         let flags =
             u32::from(self.registered) * FLAG_REGISTERED + u32::from(self.has_barrier) * FLAG_HAS_BARRIER;
-        [self.block, self.slots, flags, 0]
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect()
+        [self.block, self.slots, flags, 0].iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 
     /// Reads an offer for a segment of `size` bytes.
@@ -124,9 +113,8 @@ impl LinkOffer {
     /// # Errors
     /// When the block does not lie in the segment, or no ring can be like that.
     pub fn parse(bytes: &[u8], size: usize) -> Result<LinkOffer, Malformed> {
-        let bytes: &[u8; LINK_OFFER_BYTES] = bytes
-            .try_into()
-            .map_err(|_| Malformed("link offer is not 16 bytes"))?;
+        let bytes: &[u8; LINK_OFFER_BYTES] =
+            bytes.try_into().map_err(|_| Malformed("link offer is not 16 bytes"))?;
         let word = |i: usize| {
             u32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]])
         };

@@ -107,12 +107,8 @@ impl Live {
         if self.producer.has_space() != Ok(true) {
             return false;
         }
-        let header = SlotHeader {
-            kind: Kind::Eager as u8,
-            flags: 0,
-            len: message.len() as u16,
-            core: core_stamp(),
-        };
+        let header =
+            SlotHeader { kind: Kind::Eager as u8, flags: 0, len: message.len() as u16, core: core_stamp() };
         self.producer.push(header, tag, *message);
         self.ring();
         true
@@ -129,17 +125,11 @@ impl Live {
         if frame.extension_len * 8 + len > BODY_BYTES {
             return self.post_staged(arena, window, frame);
         }
-        let header = SlotHeader {
-            kind: frame.kind as u8,
-            flags: frame.flags,
-            len: len as u16,
-            core: core_stamp(),
-        };
+        let header =
+            SlotHeader { kind: frame.kind as u8, flags: frame.flags, len: len as u16, core: core_stamp() };
         if frame.extension_len == 0 {
             self.producer
-                .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
-                    frame.payload.store_words(body)
-                });
+                .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| frame.payload.store_words(body));
         } else {
             self.push_extended(header, frame);
         }
@@ -148,22 +138,17 @@ impl Live {
     }
 
     fn push_extended(&mut self, header: SlotHeader, frame: &Frame<'_>) {
-        self.producer
-            .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
-                let (words, rest) = body.split_at(frame.extension_len.min(BODY_WORDS));
-                store_all(words, frame.extension());
-                frame.payload.store_words(rest);
-            });
+        self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+            let (words, rest) = body.split_at(frame.extension_len.min(BODY_WORDS));
+            store_all(words, frame.extension());
+            frame.payload.store_words(rest);
+        });
     }
 
     fn post_staged(&mut self, arena: &mut Arena, window: usize, frame: &Frame<'_>) -> Posted {
         let len = frame.payload.len();
         let Some(staging) = self.stage(arena, window, len) else {
-            return if self.corrupt {
-                Posted::Down
-            } else {
-                Posted::NoResource
-            };
+            return if self.corrupt { Posted::Down } else { Posted::NoResource };
         };
         let to = arena.segment().at(staging.line as usize * LINE);
         // SAFETY: the buffer has at least `len` bytes (its class was chosen so), lies in the own segment, is not under
@@ -172,22 +157,17 @@ impl Live {
         self.under_way.push_back((self.producer.sent(), staging));
         self.under_way_bytes += weight(staging);
         self.bulk_under_way += usize::from(staging.size() > BULK);
-        let reference = StagingRef {
-            line: staging.line,
-            len: len as u32,
-        }
-        .pack();
+        let reference = StagingRef { line: staging.line, len: len as u32 }.pack();
         let header = SlotHeader {
             kind: frame.kind as u8,
             flags: frame.flags | FLAG_STAGED,
             len: 0,
             core: core_stamp(),
         };
-        self.producer
-            .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
-                store_all(body, frame.extension());
-                store_all(&body[frame.extension_len..], &[reference]);
-            });
+        self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+            store_all(body, frame.extension());
+            store_all(&body[frame.extension_len..], &[reference]);
+        });
         self.ring();
         Posted::Done
     }
@@ -380,9 +360,7 @@ impl Live {
 }
 
 fn store_all(to: &[AtomicU64], from: &[u64]) {
-    to.iter()
-        .zip(from)
-        .for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
+    to.iter().zip(from).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
 }
 
 /// What a staging buffer counts in the window. Those that the peer does not give back promptly count nothing: a sender
@@ -436,8 +414,7 @@ fn take_extended<S: Sink>(
         payload: PeerBytes::EMPTY,
     };
     let staged = unpack(segment, ready, &mut frame)?;
-    sink.frame(peer, frame)
-        .map_err(|error| Refusal::new(error, "frame that breaks the protocol"))?;
+    sink.frame(peer, frame).map_err(|error| Refusal::new(error, "frame that breaks the protocol"))?;
     Ok(staged)
 }
 
@@ -467,9 +444,7 @@ fn unpack<'a>(
     let (start, len) = StagingRef::unpack(reference, segment.len())
         .filter(|(_, len)| *len <= MAX_STAGING)
         .ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
-    let base = segment
-        .bytes(start, len)
-        .ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
+    let base = segment.bytes(start, len).ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
     // SAFETY: inside the peer's mapping, which outlives the frame: the link is not dropped while it is delivered.
     frame.payload = unsafe { PeerBytes::raw(base, len) };
     // An empty buffer is one all the same.

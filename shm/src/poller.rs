@@ -66,11 +66,7 @@ impl Poller {
     /// # Errors
     /// When the system's limit on watches is reached.
     pub fn watch(&self, file: &OwnedFd, what: Watched) -> Result<(), Refusal> {
-        let edge = if what == Watched::Bell {
-            EpollFlags::EPOLLET
-        } else {
-            EpollFlags::empty()
-        };
+        let edge = if what == Watched::Bell { EpollFlags::EPOLLET } else { EpollFlags::empty() };
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | edge, what.token());
         self.epoll.add(file.as_fd(), event).map_err(failed)
     }
@@ -84,10 +80,7 @@ impl Poller {
     pub fn ready(&self) -> impl Iterator<Item = Watched> {
         let mut events = [EpollEvent::empty(); 64];
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        events
-            .into_iter()
-            .take(count)
-            .map(|event| Watched::from_token(event.data()))
+        events.into_iter().take(count).map(|event| Watched::from_token(event.data()))
     }
 
     /// A descriptor that is readable when something is ready.

@@ -108,11 +108,7 @@ impl ShmRail {
     pub fn open(config: ShmConfig) -> Result<ShmRail, Refusal> {
         let base = config.run_dir.clone().unwrap_or_else(RunDir::default_base);
         let dir = RunDir::open(&base, config.local.host)?;
-        let header = Header::new(
-            config.segment_size,
-            *config.local.node.bytes(),
-            config.local.incarnation,
-        );
+        let header = Header::new(config.segment_size, *config.local.node.bytes(), config.local.incarnation);
         let segment = OwnSegment::create(config.segment_size, &header, config.huge_pages)?;
         let bell_file = OwnedFd::from(
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -201,11 +197,7 @@ impl ShmRail {
     /// One of the idle links, in turn.
     #[inline]
     fn sweep<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
-        self.cold_next = if self.cold_next + 1 < self.cold.len() {
-            self.cold_next + 1
-        } else {
-            0
-        };
+        self.cold_next = if self.cold_next + 1 < self.cold.len() { self.cold_next + 1 } else { 0 };
         let Some(&index) = self.cold.get(self.cold_next) else {
             return 0;
         };
@@ -230,16 +222,9 @@ impl ShmRail {
     pub(crate) fn finish_drained<S: Sink>(&mut self, index: u32, why: &str, sink: &mut S) {
         let slots = self.arena.slots().max(gridnet_core::ring::slot::MAX_SLOTS) as usize;
         self.deliver(index, slots, sink);
-        let broken = self
-            .broken
-            .iter()
-            .position(|(i, _)| *i == index)
-            .map(|at| self.broken.swap_remove(at).1);
-        self.finish(
-            index,
-            broken.unwrap_or_else(|| Refusal::new(Error::PeerGone, why)),
-            sink,
-        );
+        let broken =
+            self.broken.iter().position(|(i, _)| *i == index).map(|at| self.broken.swap_remove(at).1);
+        self.finish(index, broken.unwrap_or_else(|| Refusal::new(Error::PeerGone, why)), sink);
     }
 
     pub(crate) fn finish<S: Sink>(&mut self, index: u32, reason: Refusal, sink: &mut S) {
@@ -311,11 +296,7 @@ impl Rail for ShmRail {
     #[inline(always)]
     fn post_message(&mut self, link: LinkId, tag: u64, message: &Iov) -> Posted {
         if message.len() <= BODY_BYTES {
-            if let Some(live) = self
-                .links
-                .get_mut(link.0 as usize)
-                .and_then(|link| link.live.as_mut())
-            {
+            if let Some(live) = self.links.get_mut(link.0 as usize).and_then(|link| link.live.as_mut()) {
                 if live.post_small(tag, message) {
                     return Posted::Done;
                 }
@@ -330,11 +311,7 @@ impl Rail for ShmRail {
             return Posted::Down;
         };
         let Some(live) = &mut link.live else {
-            return if link.over {
-                Posted::Down
-            } else {
-                Posted::NoResource
-            };
+            return if link.over { Posted::Down } else { Posted::NoResource };
         };
         let posted = live.post(&mut self.arena, self.config.link_window, frame);
         link.wants_room = posted == Posted::NoResource;
@@ -380,11 +357,7 @@ impl Rail for ShmRail {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.greetings
-            .iter()
-            .flatten()
-            .map(|(_, since)| since.after(GREETING_NS))
-            .min()
+        self.greetings.iter().flatten().map(|(_, since)| since.after(GREETING_NS)).min()
     }
 
     #[inline]
@@ -452,13 +425,9 @@ impl Drop for ShmRail {
         if self.process != std::process::id() {
             return;
         }
-        self.dir
-            .unregister(self.config.local.node, self.config.name.as_deref());
+        self.dir.unregister(self.config.local.node, self.config.name.as_deref());
         // A forked child may hold copies of these: closing ours would not end them.
-        self.links
-            .iter()
-            .filter_map(|link| link.socket.as_ref())
-            .for_each(socket::hang_up);
+        self.links.iter().filter_map(|link| link.socket.as_ref()).for_each(socket::hang_up);
         socket::hang_up(&self.listener);
     }
 }

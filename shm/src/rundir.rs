@@ -89,10 +89,7 @@ impl RunDir {
         let Ok(target) = std::fs::read_link(&file) else {
             return Ok(None);
         };
-        let address = target
-            .to_str()
-            .and_then(unhex)
-            .and_then(|bytes| Address::parse(&bytes).ok());
+        let address = target.to_str().and_then(unhex).and_then(|bytes| Address::parse(&bytes).ok());
         if let Some(address) = address {
             if is_alive(&self.socket_of(address.node)) {
                 return Ok(Some(address));
@@ -109,12 +106,8 @@ impl RunDir {
     pub fn unregister(&self, node: NodeId, name: Option<&str>) {
         let _ = std::fs::remove_file(self.socket_of(node));
         if let Some(file) = name.and_then(|name| self.name_file(name).ok()) {
-            let ours = std::fs::read_link(&file)
-                .ok()
-                .and_then(|t| t.to_str().and_then(unhex));
-            if ours
-                .and_then(|bytes| Address::parse(&bytes).ok())
-                .is_some_and(|address| address.node == node)
+            let ours = std::fs::read_link(&file).ok().and_then(|t| t.to_str().and_then(unhex));
+            if ours.and_then(|bytes| Address::parse(&bytes).ok()).is_some_and(|address| address.node == node)
             {
                 let _ = std::fs::remove_file(file);
             }
@@ -131,11 +124,7 @@ impl RunDir {
                 Some("sock") if !is_alive(&path) => drop(std::fs::remove_file(&path)),
                 // A socket that is not yet moved to its place: its maker has a minute.
                 Some("new") if is_old(&path) => drop(std::fs::remove_file(&path)),
-                Some("name") => drop(
-                    path.file_stem()
-                        .and_then(|n| n.to_str())
-                        .map(|name| self.lookup(name)),
-                ),
+                Some("name") => drop(path.file_stem().and_then(|n| n.to_str()).map(|name| self.lookup(name))),
                 _ => {}
             }
         }
@@ -155,11 +144,7 @@ impl RunDir {
 
     fn lock(&self) -> Result<Flock<OwnedFd>, Refusal> {
         let path = self.path.join("lock");
-        let open = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
+        let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let mut file =
             OwnedFd::from(open.map_err(|e| Refusal::new(Error::System, format!("{}: {e}", path.display())))?);
         let start = Instant::now();
@@ -167,10 +152,7 @@ impl RunDir {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(lock),
                 Err((_, _)) if start.elapsed() > LOCK_PATIENCE => {
-                    let why = format!(
-                        "{} is held by another process for {LOCK_PATIENCE:?}",
-                        path.display()
-                    );
+                    let why = format!("{} is held by another process for {LOCK_PATIENCE:?}", path.display());
                     return Err(Refusal::new(Error::Timeout, why));
                 }
                 Err((back, _)) => file = back,
@@ -184,9 +166,7 @@ impl RunDir {
 pub fn is_valid_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.starts_with('.')
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// Whether somebody listens at a socket. Whoever does sees a connection that ends without a word.
@@ -198,11 +178,7 @@ fn is_alive(path: &Path) -> bool {
 }
 
 fn is_old(path: &Path) -> bool {
-    let age = path
-        .symlink_metadata()
-        .and_then(|m| m.modified())
-        .ok()
-        .and_then(|t| t.elapsed().ok());
+    let age = path.symlink_metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
     age.is_some_and(|age| age > Duration::from_secs(60))
 }
 
@@ -218,10 +194,7 @@ fn check_private(dir: &Path) -> Result<(), Refusal> {
     } else {
         return Ok(());
     };
-    let text = format!(
-        "run directory {} is refused: {why}; set GRIDNET_RUN_DIR to another",
-        dir.display()
-    );
+    let text = format!("run directory {} is refused: {why}; set GRIDNET_RUN_DIR to another", dir.display());
     Err(Refusal::new(Error::Permission, text))
 }
 
@@ -261,12 +234,7 @@ mod tests {
     }
 
     fn address(byte: u8) -> Address {
-        Address {
-            uid: 0,
-            host: 1,
-            node: NodeId::new([byte; 16]).unwrap(),
-            incarnation: 2,
-        }
+        Address { uid: 0, host: 1, node: NodeId::new([byte; 16]).unwrap(), incarnation: 2 }
     }
 
     #[test]
@@ -276,20 +244,13 @@ mod tests {
         let first = socket::listen_at(&dir.socket_of(address(1).node)).unwrap();
         dir.register("svc", &address(1)).unwrap();
         assert_eq!(dir.lookup("svc").unwrap(), Some(address(1)));
-        assert_eq!(
-            dir.register("svc", &address(2)).unwrap_err().error,
-            Error::NameInUse
-        );
+        assert_eq!(dir.register("svc", &address(2)).unwrap_err().error, Error::NameInUse);
         drop(first);
         let _second = socket::listen_at(&dir.socket_of(address(2).node)).unwrap();
         dir.register("svc", &address(2)).unwrap();
         assert_eq!(dir.lookup("svc").unwrap(), Some(address(2)));
         dir.unregister(address(1).node, Some("svc"));
-        assert_eq!(
-            dir.lookup("svc").unwrap(),
-            Some(address(2)),
-            "another's name is not removed"
-        );
+        assert_eq!(dir.lookup("svc").unwrap(), Some(address(2)), "another's name is not removed");
         dir.unregister(address(2).node, Some("svc"));
         assert_eq!(dir.lookup("svc").unwrap(), None);
     }

@@ -51,17 +51,12 @@ impl OwnSegment {
         })?;
         seal(&file)?;
         // A forked child must not write here; it gets `GRIDNET_ERR_FORKED` before it could.
-        map.advise(Advice::DontFork)
-            .map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
+        map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
         if huge_pages {
             // Allowed only where the administrator says so for shared memory; without it, pages are small.
             let _ = map.advise(Advice::HugePage);
         }
-        let mut segment = OwnSegment {
-            file,
-            map,
-            committed: 0,
-        };
+        let mut segment = OwnSegment { file, map, committed: 0 };
         segment.commit(COMMIT_STEP.min(size))?;
         // SAFETY: offset 0 of a mapping of at least `MIN_SEGMENT` bytes, page-aligned; nobody has the file yet.
         unsafe { segment.map.as_mut_ptr().cast::<Header>().write(*header) };
@@ -77,10 +72,7 @@ impl OwnSegment {
             return Ok(());
         }
         if end > self.map.len() {
-            return Err(Refusal::new(
-                Error::Limit,
-                "the segment is full (GRIDNET_SHM_SEGMENT_SIZE)",
-            ));
+            return Err(Refusal::new(Error::Limit, "the segment is full (GRIDNET_SHM_SEGMENT_SIZE)"));
         }
         let target = end.next_multiple_of(COMMIT_STEP).min(self.map.len());
         let (from, len) = (self.committed as i64, (target - self.committed) as i64);
@@ -145,17 +137,10 @@ impl PeerSegment {
         if !(MIN_SEGMENT..=MAX_SEGMENT).contains(&size) {
             return Err(refuse("it is too small or too large"));
         }
-        let map = MmapOptions::new()
-            .len(size)
-            .map_raw_read_only(file)
-            .map_err(|e| {
-                Refusal::new(
-                    Error::Limit,
-                    format!("mapping the peer's segment of {size} bytes: {e}"),
-                )
-            })?;
-        map.advise(Advice::DontFork)
-            .map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
+        let map = MmapOptions::new().len(size).map_raw_read_only(file).map_err(|e| {
+            Refusal::new(Error::Limit, format!("mapping the peer's segment of {size} bytes: {e}"))
+        })?;
+        map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
         // SAFETY: the mapping has at least `MIN_SEGMENT` bytes and is page-aligned; the header is plain data, copied out
         // by a volatile read since the peer may write it, and only the copy is looked at.
         let header = unsafe { map.as_ptr().cast::<Header>().read_volatile() };
@@ -246,10 +231,7 @@ mod tests {
             5
         );
         assert!(ftruncate(&handed, 4096).is_err(), "shrinking is sealed");
-        assert!(
-            MmapOptions::new().len(4096).map_raw(&handed).is_err(),
-            "no second writable mapping"
-        );
+        assert!(MmapOptions::new().len(4096).map_raw(&handed).is_err(), "no second writable mapping");
         assert!(peer.bytes(0, 1 << 20).is_some());
         assert!(peer.bytes(1, 1 << 20).is_none());
         assert!(peer.bytes(usize::MAX, 2).is_none());
@@ -264,28 +246,16 @@ mod tests {
         }
         let unsealed = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&unsealed, 1 << 20).unwrap();
-        assert!(PeerSegment::map(&unsealed, &[9; 16], 3)
-            .unwrap_err()
-            .reason
-            .contains("not sealed"));
+        assert!(PeerSegment::map(&unsealed, &[9; 16], 3).unwrap_err().reason.contains("not sealed"));
         let empty = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         seal(&empty).unwrap();
-        assert!(PeerSegment::map(&empty, &[9; 16], 3)
-            .unwrap_err()
-            .reason
-            .contains("too small"));
+        assert!(PeerSegment::map(&empty, &[9; 16], 3).unwrap_err().reason.contains("too small"));
         let foreign = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&foreign, 1 << 20).unwrap();
         seal(&foreign).unwrap();
-        assert!(PeerSegment::map(&foreign, &[9; 16], 3)
-            .unwrap_err()
-            .reason
-            .contains("no segment"));
+        assert!(PeerSegment::map(&foreign, &[9; 16], 3).unwrap_err().reason.contains("no segment"));
         let file = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
-        assert!(PeerSegment::map(&file, &[9; 16], 3)
-            .unwrap_err()
-            .reason
-            .contains("no memfd"));
+        assert!(PeerSegment::map(&file, &[9; 16], 3).unwrap_err().reason.contains("no memfd"));
     }
 
     #[test]

@@ -104,11 +104,7 @@ pub fn check_user(stream: &OwnedFd) -> Result<(), Refusal> {
     }
     Err(Refusal::new(
         Error::Permission,
-        format!(
-            "the peer runs as user {}, this process as user {}",
-            peer.uid(),
-            geteuid()
-        ),
+        format!("the peer runs as user {}, this process as user {}", peer.uid(), geteuid()),
     ))
 }
 
@@ -123,13 +119,7 @@ pub fn peer_process(stream: &OwnedFd) -> Option<OwnedFd> {
     // SAFETY: the option writes one descriptor into `fd`, whose size `len` gives.
     let status = unsafe {
         let value = std::ptr::from_mut(&mut fd).cast();
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PEERPIDFD,
-            value,
-            &mut len,
-        )
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, value, &mut len)
     };
     if status != 0 {
         let pid = getsockopt(stream, sockopt::PeerCredentials).ok()?.pid();
@@ -205,9 +195,8 @@ fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, Refusal> {
             Ok(Packet::Hello(Box::new(hello), segment, doorbell))
         }
         Some((&TYPE_REJECT, body)) => {
-            let (code, text) = body
-                .split_first_chunk()
-                .ok_or_else(|| misbehaved("short rejection".into()))?;
+            let (code, text) =
+                body.split_first_chunk().ok_or_else(|| misbehaved("short rejection".into()))?;
             let error = Error::from_code(i32::from_le_bytes(*code)).unwrap_or(Error::Unreachable);
             Ok(Packet::Reject(Refusal::new(error, String::from_utf8_lossy(text))))
         }
@@ -219,10 +208,7 @@ fn address(path: &Path) -> Result<UnixAddr, Refusal> {
     UnixAddr::new(path).map_err(|_| {
         Refusal::new(
             Error::Config,
-            format!(
-                "{} is too long for a socket; set GRIDNET_RUN_DIR to a shorter path",
-                path.display()
-            ),
+            format!("{} is too long for a socket; set GRIDNET_RUN_DIR to a shorter path", path.display()),
         )
     })
 }
@@ -266,10 +252,7 @@ mod tests {
         }
         let mut whole = vec![TYPE_HELLO];
         whole.extend(Hello::new(NodeId::new([5; 16]).unwrap(), 6, 1).encode());
-        assert!(parse_packet(&whole, Vec::new())
-            .unwrap_err()
-            .reason
-            .contains("descriptors"));
+        assert!(parse_packet(&whole, Vec::new()).unwrap_err().reason.contains("descriptors"));
     }
 
     #[test]

@@ -27,12 +27,7 @@ impl Shm {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("gridnet-conformance-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        Shm {
-            dir,
-            start: Instant::now(),
-            ring_slots,
-            link_window,
-        }
+        Shm { dir, start: Instant::now(), ring_slots, link_window }
     }
 }
 

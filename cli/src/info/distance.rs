@@ -18,19 +18,11 @@ pub(super) struct Distance {
 /// Measures each pair of the first few of `cores`.
 pub(super) fn between(cores: &[usize]) -> io::Result<Vec<Distance>> {
     let cores = &cores[..cores.len().min(MOST_CORES)];
-    let pairs = cores
-        .iter()
-        .enumerate()
-        .flat_map(|(at, from)| cores[at + 1..].iter().map(|to| (*from, *to)));
+    let pairs = cores.iter().enumerate().flat_map(|(at, from)| cores[at + 1..].iter().map(|to| (*from, *to)));
     pairs
         .map(|(from, to)| {
             let one_way_ns = (canary::median(from, to)? * 10.0).round() / 10.0;
-            Ok(Distance {
-                from,
-                to,
-                one_way_ns,
-                word: canary::distance_word(one_way_ns),
-            })
+            Ok(Distance { from, to, one_way_ns, word: canary::distance_word(one_way_ns) })
         })
         .collect()
 }

@@ -19,37 +19,13 @@ pub(super) struct Limit {
 
 /// The limits that matter here.
 pub(super) fn all() -> Vec<Limit> {
-    let rlimit = |name, resource, bytes, meaning| Limit {
-        name,
-        value: getrlimit(resource).current,
-        bytes,
-        meaning,
-    };
+    let rlimit =
+        |name, resource, bytes, meaning| Limit { name, value: getrlimit(resource).current, bytes, meaning };
     vec![
-        rlimit(
-            "RLIMIT_NOFILE",
-            Resource::Nofile,
-            false,
-            "open files: a few for each peer",
-        ),
-        rlimit(
-            "RLIMIT_MEMLOCK",
-            Resource::Memlock,
-            true,
-            "locked memory: registered regions",
-        ),
-        rlimit(
-            "RLIMIT_FSIZE",
-            Resource::Fsize,
-            true,
-            "size of a file: the segment is one",
-        ),
-        rlimit(
-            "RLIMIT_AS",
-            Resource::As,
-            true,
-            "address space: a segment of each peer is mapped",
-        ),
+        rlimit("RLIMIT_NOFILE", Resource::Nofile, false, "open files: a few for each peer"),
+        rlimit("RLIMIT_MEMLOCK", Resource::Memlock, true, "locked memory: registered regions"),
+        rlimit("RLIMIT_FSIZE", Resource::Fsize, true, "size of a file: the segment is one"),
+        rlimit("RLIMIT_AS", Resource::As, true, "address space: a segment of each peer is mapped"),
         Limit {
             name: "cgroup memory",
             value: cgroup_memory(),
@@ -87,9 +63,7 @@ fn chosen(policy: &str) -> Option<&str> {
 fn cgroup_memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let unified = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-    let version1 = groups
-        .lines()
-        .find_map(|line| line.split_once(":memory:/").map(|(_, path)| path));
+    let version1 = groups.lines().find_map(|line| line.split_once(":memory:/").map(|(_, path)| path));
     let tightest = |root: &str, path: Option<&str>, file: &str| {
         let root = Path::new(root);
         let group = root.join(path?);
@@ -115,17 +89,12 @@ mod tests {
 
     #[test]
     fn the_policy_in_force_is_in_brackets() {
-        assert_eq!(
-            chosen("always within_size advise [never] deny force\n"),
-            Some("never")
-        );
+        assert_eq!(chosen("always within_size advise [never] deny force\n"), Some("never"));
         assert_eq!(chosen("nothing"), None);
     }
 
     #[test]
     fn each_limit_is_named_and_explained() {
-        assert!(all()
-            .iter()
-            .all(|limit| !limit.name.is_empty() && !limit.meaning.is_empty()));
+        assert!(all().iter().all(|limit| !limit.name.is_empty() && !limit.meaning.is_empty()));
     }
 }

@@ -35,11 +35,7 @@ pub(crate) fn run(json: bool) -> Result<(), Failure> {
     let info = Info {
         version: cabi::version(),
         core_distance: distance::between(&cores_allowed)?,
-        host: Host {
-            kernel: kernel(),
-            processor: cores::processor(),
-            cores_allowed,
-        },
+        host: Host { kernel: kernel(), processor: cores::processor(), cores_allowed },
         rails: rails::examine(&config),
         huge_pages: limits::huge_pages(),
         limits: limits::all(),
@@ -62,10 +58,7 @@ fn print(out: &mut impl Write, info: &Info) -> io::Result<()> {
         info.host.processor, info.host.kernel, info.host.cores_allowed
     )?;
     print_rails(out, &info.rails)?;
-    writeln!(
-        out,
-        "\ncore distance: time of a cache line from one core to another"
-    )?;
+    writeln!(out, "\ncore distance: time of a cache line from one core to another")?;
     for distance in &info.core_distance {
         writeln!(
             out,
@@ -83,9 +76,7 @@ fn print(out: &mut impl Write, info: &Info) -> io::Result<()> {
     )?;
     writeln!(out, "\nlimits")?;
     for limit in &info.limits {
-        let value = limit
-            .value
-            .map_or("unlimited".to_owned(), |value| shown(value, limit.bytes));
+        let value = limit.value.map_or("unlimited".to_owned(), |value| shown(value, limit.bytes));
         writeln!(out, "  {:<22}{value:>12}  {}", limit.name, limit.meaning)?;
     }
     Ok(())
@@ -94,11 +85,7 @@ fn print(out: &mut impl Write, info: &Info) -> io::Result<()> {
 fn print_rails(out: &mut impl Write, rails: &[rails::Rail]) -> io::Result<()> {
     writeln!(out, "rails")?;
     for rail in rails {
-        let verdict = if rail.available {
-            "available"
-        } else {
-            "not available"
-        };
+        let verdict = if rail.available { "available" } else { "not available" };
         writeln!(out, "  {:<6}{verdict}: {}", rail.name, rail.why)?;
         for check in &rail.checks {
             writeln!(
@@ -122,9 +109,5 @@ fn shown(value: u64, bytes: bool) -> String {
 
 fn kernel() -> String {
     let name = rustix::system::uname();
-    format!(
-        "{} {}",
-        name.sysname().to_string_lossy(),
-        name.release().to_string_lossy()
-    )
+    format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy())
 }

@@ -30,18 +30,12 @@ pub(super) struct Check {
 
 /// Tries what each rail needs.
 pub(super) fn examine(config: &Config) -> Vec<Rail> {
-    KNOWN_RAILS
-        .iter()
-        .map(|name| examine_rail(name, config))
-        .collect()
+    KNOWN_RAILS.iter().map(|name| examine_rail(name, config)).collect()
 }
 
 fn examine_rail(name: &'static str, config: &Config) -> Rail {
     let (purpose, checks) = match name {
-        "shm" => (
-            "processes of this host, through shared memory",
-            shm_checks(config),
-        ),
+        "shm" => ("processes of this host, through shared memory", shm_checks(config)),
         _ => ("a process and itself", vec![]),
     };
     let missing = checks.iter().find(|check| check.required && !check.works);
@@ -50,12 +44,7 @@ fn examine_rail(name: &'static str, config: &Config) -> Rail {
         Some(check) => format!("{}: {}", check.name, check.detail),
         None => purpose.to_owned(),
     };
-    Rail {
-        name,
-        available: missing.is_none() && config.rails.allows(name),
-        why,
-        checks,
-    }
+    Rail { name, available: missing.is_none() && config.rails.allows(name), why, checks }
 }
 
 fn shm_checks(config: &Config) -> Vec<Check> {
@@ -117,11 +106,7 @@ fn ours(dir: &Path, found: &Metadata) -> Result<String, String> {
 }
 
 fn can_be_made(dir: &Path) -> Result<String, String> {
-    let parent = dir
-        .ancestors()
-        .skip(1)
-        .find(|parent| parent.exists())
-        .unwrap_or(Path::new("/"));
+    let parent = dir.ancestors().skip(1).find(|parent| parent.exists()).unwrap_or(Path::new("/"));
     rustix::fs::access(parent, rustix::fs::Access::WRITE_OK)
         .map_err(|error| format!("{} cannot be made: {}: {error}", dir.display(), parent.display()))?;
     Ok(format!("{} (made when it is needed)", dir.display()))
@@ -153,11 +138,7 @@ mod tests {
     #[test]
     fn a_run_directory_that_is_no_directory_is_the_reason() {
         let shm = examine_rail("shm", &config("GRIDNET_RUN_DIR", "/dev/null"));
-        assert!(
-            !shm.available && shm.why == "run directory: /dev/null is not a directory",
-            "{}",
-            shm.why
-        );
+        assert!(!shm.available && shm.why == "run directory: /dev/null is not a directory", "{}", shm.why);
     }
 
     #[test]

@@ -99,9 +99,7 @@ impl Link {
     pub(crate) fn verify(&self, size: usize) -> Result<(), Failure> {
         match self.incoming.holds(size, self.side.other().seed()) {
             true => Ok(()),
-            false => Err(Failure::Run(format!(
-                "a message of {size} bytes did not arrive as it was sent"
-            ))),
+            false => Err(Failure::Run(format!("a message of {size} bytes did not arrive as it was sent"))),
         }
     }
 
@@ -123,9 +121,7 @@ impl Link {
                 Sent::Again => {}
             }
         }
-        Err(Failure::Run(format!(
-            "no room for a message of {size} bytes in {PATIENCE:?}"
-        )))
+        Err(Failure::Run(format!("no room for a message of {size} bytes in {PATIENCE:?}")))
     }
 }
 

@@ -67,9 +67,6 @@ fn progress(rows: usize) -> ProgressBar {
 }
 
 fn what(spec: &Spec) -> String {
-    let peer = spec
-        .peer
-        .map(|state| format!(", peer {}", state.word()))
-        .unwrap_or_default();
+    let peer = spec.peer.map(|state| format!(", peer {}", state.word())).unwrap_or_default();
     format!("{} {}{peer}", spec.op, crate::text::size(spec.size))
 }

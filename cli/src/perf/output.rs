@@ -35,10 +35,7 @@ pub(crate) fn legend(rows: &[Row], format: Format) -> String {
             lines.push(format!("{:<12}{text}", op.to_string()));
         }
     }
-    if rows
-        .iter()
-        .any(|row| row.canary_ns.is_some() && row.op != Op::Canary)
-    {
+    if rows.iter().any(|row| row.canary_ns.is_some() && row.op != Op::Canary) {
         lines.push(format!("{:<12}{CANARY_MEANING}", "canary"));
     }
     if rows.iter().any(|row| row.unstable) {
@@ -96,22 +93,12 @@ fn table_line(row: &Row) -> String {
         row.canary_ns.map_or("-".to_owned(), |ns| format!("{ns:.0}")),
         number(row.ratio_to_canary),
     ];
-    let cells: Vec<String> = cells
-        .iter()
-        .zip(NUMBERS)
-        .map(|(cell, (_, width))| format!("{cell:>width$}"))
-        .collect();
-    let notes = [
-        row.peer.map(|state| format!("  peer {state}")),
-        row.unstable.then(|| "  unstable".to_owned()),
-    ];
+    let cells: Vec<String> =
+        cells.iter().zip(NUMBERS).map(|(cell, (_, width))| format!("{cell:>width$}")).collect();
+    let notes =
+        [row.peer.map(|state| format!("  peer {state}")), row.unstable.then(|| "  unstable".to_owned())];
     let notes: String = notes.into_iter().flatten().collect();
-    format!(
-        "{:<12}{:>10}{}{notes}\n",
-        row.op,
-        text::size(row.size),
-        cells.concat()
-    )
+    format!("{:<12}{:>10}{}{notes}\n", row.op, text::size(row.size), cells.concat())
 }
 
 fn csv_line(row: &Row) -> io::Result<String> {
@@ -124,10 +111,7 @@ fn csv_line(row: &Row) -> io::Result<String> {
         serde_json::Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    Ok(format!(
-        "{}\n",
-        CSV_COLUMNS.iter().map(cell).collect::<Vec<_>>().join(",")
-    ))
+    Ok(format!("{}\n", CSV_COLUMNS.iter().map(cell).collect::<Vec<_>>().join(",")))
 }
 
 /// The fields of [`Row`].
@@ -164,18 +148,9 @@ const MEANINGS: &[(Op, &str)] = &[
         Op::TagLat,
         "time for one message to reach the other process: half a round trip (below 1 us, means of 16)",
     ),
-    (
-        Op::TagBw,
-        "time per message, and bandwidth, with many messages in flight; 1 GB is 10^9 bytes",
-    ),
-    (
-        Op::TagRate,
-        "time per message, and messages per second, with many small messages in flight",
-    ),
-    (
-        Op::ConnectLat,
-        "from opening an endpoint to the first echo, the peer polling or asleep meanwhile",
-    ),
+    (Op::TagBw, "time per message, and bandwidth, with many messages in flight; 1 GB is 10^9 bytes"),
+    (Op::TagRate, "time per message, and messages per second, with many small messages in flight"),
+    (Op::ConnectLat, "from opening an endpoint to the first echo, the peer polling or asleep meanwhile"),
     (
         Op::Canary,
         "a bare cache line going back and forth between the two cores, without gridnet: half a round trip",
@@ -214,10 +189,7 @@ pub(crate) mod tests {
     #[test]
     fn csv_has_a_cell_for_each_field_and_quotes_commas() {
         let line = row(&sample(Op::TagLat, 8), Format::Csv).unwrap();
-        assert_eq!(
-            line,
-            "tag_lat,\"shm,self\",8,0.0625,0.07,12.5,0.13,,57.5,1.09,\"0,1\",adaptive,,false\n"
-        );
+        assert_eq!(line, "tag_lat,\"shm,self\",8,0.0625,0.07,12.5,0.13,,57.5,1.09,\"0,1\",adaptive,,false\n");
         let object = serde_json::to_value(sample(Op::TagLat, 8)).unwrap();
         let mut keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
         let mut columns = CSV_COLUMNS.to_vec();
@@ -239,14 +211,8 @@ pub(crate) mod tests {
     fn the_columns_of_the_table_line_up() {
         let line = row(&sample(Op::ConnectLat, 1 << 20), Format::Table).unwrap();
         assert_eq!(line.trim_end().len(), column_heads().trim_end().len());
-        let noted = Row {
-            unstable: true,
-            peer: Some("asleep"),
-            ..sample(Op::ConnectLat, 8)
-        };
-        assert!(row(&noted, Format::Table)
-            .unwrap()
-            .ends_with("  peer asleep  unstable\n"));
+        let noted = Row { unstable: true, peer: Some("asleep"), ..sample(Op::ConnectLat, 8) };
+        assert!(row(&noted, Format::Table).unwrap().ends_with("  peer asleep  unstable\n"));
     }
 
     #[test]

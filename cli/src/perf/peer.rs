@@ -23,13 +23,7 @@ impl Peer {
         let program = std::env::current_exe()?;
         let mut command = Command::new(program);
         command
-            .args([
-                "perf-peer",
-                "--name",
-                name,
-                "--parent",
-                &std::process::id().to_string(),
-            ])
+            .args(["perf-peer", "--name", name, "--parent", &std::process::id().to_string()])
             .args(["--largest", &plan.largest().to_string()]);
         if let Some(core) = plan.placement.peer {
             command.args(["--core", &core.to_string()]);
@@ -42,19 +36,8 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| Failure::Run(format!("cannot start the peer process: {error}")))?;
-        let (orders, reports) = child
-            .stdin
-            .take()
-            .zip(child.stdout.take())
-            .expect("both were asked for");
-        Ok(Peer {
-            child,
-            orders: Some(orders),
-            reports: Reports {
-                pipe: reports,
-                unread: Vec::new(),
-            },
-        })
+        let (orders, reports) = child.stdin.take().zip(child.stdout.take()).expect("both were asked for");
+        Ok(Peer { child, orders: Some(orders), reports: Reports { pipe: reports, unread: Vec::new() } })
     }
 
     /// Process id.
@@ -111,9 +94,7 @@ impl Peer {
     }
 
     fn gone(&mut self) -> Failure {
-        let status = self
-            .end()
-            .map_or("no exit status".to_owned(), |status| status.to_string());
+        let status = self.end().map_or("no exit status".to_owned(), |status| status.to_string());
         Failure::Run(format!("the peer process ended ({status})"))
     }
 
@@ -156,9 +137,7 @@ impl Reports {
                 });
             }
             if !self.readable(deadline.saturating_duration_since(Instant::now()))? {
-                return Err(Failure::Run(format!(
-                    "the peer process said nothing for {timeout:?}"
-                )));
+                return Err(Failure::Run(format!("the peer process said nothing for {timeout:?}")));
             }
             let mut chunk = [0; 512];
             match self.pipe.read(&mut chunk)? {

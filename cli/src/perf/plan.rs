@@ -67,10 +67,7 @@ impl Plan {
     pub(crate) fn new(args: &PerfArgs) -> Result<Plan, Failure> {
         let overrides = overrides(args);
         let config = Config::from_process(&overrides)?;
-        let wait = config
-            .entries()
-            .into_iter()
-            .find(|entry| entry.name == "GRIDNET_WAIT_MODE");
+        let wait = config.entries().into_iter().find(|entry| entry.name == "GRIDNET_WAIT_MODE");
         let specs = specs(args);
         if args.plot.is_some() && !specs.iter().any(|spec| matches!(spec.op, Op::TagLat | Op::TagBw)) {
             return Err(Failure::Usage(
@@ -79,22 +76,13 @@ impl Plan {
         }
         let placement = placement(args.pin, &cores::allowed()?)?;
         if placement.parent == placement.peer && args.op == [Op::Canary] {
-            return Err(Failure::Usage(
-                "the canary runs between two cores: --pin A,B".into(),
-            ));
+            return Err(Failure::Usage("the canary runs between two cores: --pin A,B".into()));
         }
         Ok(Plan {
             specs,
-            counts: Counts {
-                iters: args.iters,
-                warmup: args.warmup,
-                window: args.window,
-            },
+            counts: Counts { iters: args.iters, warmup: args.warmup, window: args.window },
             placement,
-            options: overrides
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
+            options: overrides.iter().map(|(name, value)| format!("{name}={value}")).collect(),
             wait: wait.map(|entry| entry.value).unwrap_or_default(),
             format: args.format,
             plot: args.plot.clone(),
@@ -120,14 +108,8 @@ fn overrides(args: &PerfArgs) -> Vec<(String, String)> {
         Wait::Spin => "spin",
         Wait::Block => "block",
     });
-    let given = [
-        ("GRIDNET_RAILS", args.rails.as_deref()),
-        ("GRIDNET_WAIT_MODE", wait),
-    ];
-    given
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
-        .collect()
+    let given = [("GRIDNET_RAILS", args.rails.as_deref()), ("GRIDNET_WAIT_MODE", wait)];
+    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect()
 }
 
 fn specs(args: &PerfArgs) -> Vec<Spec> {
@@ -141,23 +123,14 @@ fn specs(args: &PerfArgs) -> Vec<Spec> {
 
 fn specs_of(op: Op, args: &PerfArgs) -> Vec<Spec> {
     let given: Vec<usize> = args.size.iter().map(|size| size.0).collect();
-    let sized = |sizes: Vec<usize>| {
-        sizes
-            .into_iter()
-            .map(|size| Spec { op, size, peer: None })
-            .collect()
-    };
+    let sized = |sizes: Vec<usize>| sizes.into_iter().map(|size| Spec { op, size, peer: None }).collect();
     match op {
         Op::TagLat | Op::TagBw | Op::TagRate if !given.is_empty() => sized(given),
         Op::TagLat | Op::TagBw if args.plot.is_some() => sized(PLOT_SIZES.map(|shift| 1 << shift).collect()),
         Op::TagLat | Op::TagBw => sized(vec![8, 1 << 10, 64 << 10, 1 << 20]),
         Op::TagRate | Op::Canary => sized(vec![8]),
         Op::ConnectLat => [PeerState::Polling, PeerState::Asleep]
-            .map(|peer| Spec {
-                op,
-                size: super::ops::connect::SIZE,
-                peer: Some(peer),
-            })
+            .map(|peer| Spec { op, size: super::ops::connect::SIZE, peer: Some(peer) })
             .to_vec(),
     }
 }
@@ -172,11 +145,7 @@ fn placement(pin: Option<Pin>, allowed: &[usize]) -> Result<Placement, Failure> 
         Pin::Same => (allowed.first().copied(), allowed.first().copied()),
         Pin::None => (None, None),
     };
-    if let Some(core) = [parent, peer]
-        .into_iter()
-        .flatten()
-        .find(|core| !allowed.contains(core))
-    {
+    if let Some(core) = [parent, peer].into_iter().flatten().find(|core| !allowed.contains(core)) {
         return Err(Failure::Usage(format!(
             "--pin {pin}: this process may not use core {core}, accepted are {allowed:?}"
         )));
@@ -206,13 +175,7 @@ mod tests {
     #[test]
     fn by_default_everything_but_the_canary_is_measured() {
         let specs = specs(&args(""));
-        let sizes = |op| {
-            specs
-                .iter()
-                .filter(|spec| spec.op == op)
-                .map(|spec| spec.size)
-                .collect::<Vec<_>>()
-        };
+        let sizes = |op| specs.iter().filter(|spec| spec.op == op).map(|spec| spec.size).collect::<Vec<_>>();
         assert_eq!(sizes(Op::TagLat), [8, 1024, 65536, 1 << 20]);
         assert_eq!(sizes(Op::TagBw), [8, 1024, 65536, 1 << 20]);
         assert_eq!(sizes(Op::TagRate), [8]);
@@ -228,10 +191,7 @@ mod tests {
 
     #[test]
     fn a_plot_of_nothing_is_refused() {
-        assert!(matches!(
-            Plan::new(&args("--plot x.svg --op tag_rate")),
-            Err(Failure::Usage(_))
-        ));
+        assert!(matches!(Plan::new(&args("--plot x.svg --op tag_rate")), Err(Failure::Usage(_))));
     }
 
     #[test]
@@ -239,19 +199,13 @@ mod tests {
         let Err(Failure::Usage(text)) = placement(Some(Pin::Cores(0, 9)), &[0, 1]) else {
             panic!("accepted")
         };
-        assert_eq!(
-            text,
-            "--pin 0,9: this process may not use core 9, accepted are [0, 1]"
-        );
+        assert_eq!(text, "--pin 0,9: this process may not use core 9, accepted are [0, 1]");
     }
 
     #[test]
     fn one_core_is_shared() {
         let alone = placement(None, &[3]).unwrap();
-        assert_eq!(
-            (alone.pin, alone.parent, alone.peer, alone.pair()),
-            (Pin::Same, Some(3), Some(3), None)
-        );
+        assert_eq!((alone.pin, alone.parent, alone.peer, alone.pair()), (Pin::Same, Some(3), Some(3), None));
         assert_eq!(placement(None, &[2, 5]).unwrap().pair(), Some((2, 5)));
         assert_eq!(placement(Some(Pin::None), &[2, 5]).unwrap().pair(), None);
     }

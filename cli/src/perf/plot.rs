@@ -25,10 +25,7 @@ impl PlotFile {
     pub(crate) fn create(path: &Path) -> Result<PlotFile, Failure> {
         let mut unfinished = path.as_os_str().to_owned();
         unfinished.push(".tmp");
-        let file = PlotFile {
-            path: path.to_owned(),
-            unfinished: unfinished.into(),
-        };
+        let file = PlotFile { path: path.to_owned(), unfinished: unfinished.into() };
         if path.is_dir() {
             return Err(file.failed("it is a directory"));
         }
@@ -45,10 +42,7 @@ impl PlotFile {
     }
 
     fn failed(&self, why: impl std::fmt::Display) -> Failure {
-        Failure::Usage(format!(
-            "--plot {}: cannot be written: {why}",
-            self.path.display()
-        ))
+        Failure::Usage(format!("--plot {}: cannot be written: {why}", self.path.display()))
     }
 }
 
@@ -85,9 +79,8 @@ struct Panel {
 fn panels(rows: &[Row]) -> Vec<Panel> {
     let points = |op: Op, value: fn(&Row) -> Option<f64>| {
         let of_op = rows.iter().filter(|row| row.op == op && row.size > 0);
-        let mut points: Vec<(f64, f64)> = of_op
-            .filter_map(|row| Some(((row.size as f64).log2(), value(row)?)))
-            .collect();
+        let mut points: Vec<(f64, f64)> =
+            of_op.filter_map(|row| Some(((row.size as f64).log2(), value(row)?))).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
@@ -110,10 +103,7 @@ fn panels(rows: &[Row]) -> Vec<Panel> {
         limit: None,
         logarithmic: false,
     };
-    [latency, bandwidth]
-        .into_iter()
-        .filter(|panel| !panel.points.is_empty())
-        .collect()
+    [latency, bandwidth].into_iter().filter(|panel| !panel.points.is_empty()).collect()
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -122,31 +112,17 @@ type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
 fn draw_panels(root: &Area, title: &str, panels: &[Panel]) -> Drawn {
     root.fill(&WHITE)?;
-    let areas = root
-        .margin(MARGIN, 0, 0, 0)
-        .titled(title, text_style(18))?
-        .split_evenly((1, panels.len().max(1)));
-    areas
-        .iter()
-        .zip(panels)
-        .try_for_each(|(area, panel)| draw_panel(area, panel))
+    let areas =
+        root.margin(MARGIN, 0, 0, 0).titled(title, text_style(18))?.split_evenly((1, panels.len().max(1)));
+    areas.iter().zip(panels).try_for_each(|(area, panel)| draw_panel(area, panel))
 }
 
 fn draw_panel(area: &Area, panel: &Panel) -> Drawn {
     let sizes = powers(panel.points.iter().map(|(size, _)| *size));
-    let values = || {
-        panel
-            .points
-            .iter()
-            .map(|(_, value)| *value)
-            .chain(panel.limit.iter().map(|(value, _)| *value))
-    };
+    let values =
+        || panel.points.iter().map(|(_, value)| *value).chain(panel.limit.iter().map(|(value, _)| *value));
     let mut builder = ChartBuilder::on(area);
-    builder
-        .margin(MARGIN)
-        .margin_right(2 * MARGIN)
-        .x_label_area_size(56)
-        .y_label_area_size(76);
+    builder.margin(MARGIN).margin_right(2 * MARGIN).x_label_area_size(56).y_label_area_size(76);
     builder.caption(panel.title, text_style(28));
     if panel.logarithmic {
         let decades = powers(values().map(f64::log10));
@@ -177,37 +153,19 @@ where
         .draw()?;
     if let Some((value, what)) = &panel.limit {
         let ends = [chart.x_range().start, chart.x_range().end];
-        chart.draw_series(DashedLineSeries::new(
-            ends.map(|x| (x, *value)),
-            8,
-            6,
-            INK.stroke_width(2),
-        ))?;
-        let label = Text::new(
-            what.clone(),
-            (-6, 6),
-            text_style(16).pos(Pos::new(HPos::Right, VPos::Top)),
-        );
+        chart.draw_series(DashedLineSeries::new(ends.map(|x| (x, *value)), 8, 6, INK.stroke_width(2)))?;
+        let label = Text::new(what.clone(), (-6, 6), text_style(16).pos(Pos::new(HPos::Right, VPos::Top)));
         chart.draw_series([EmptyElement::at((ends[1], *value)) + label])?;
     }
-    chart.draw_series(LineSeries::new(
-        panel.points.iter().copied(),
-        panel.color.stroke_width(3),
-    ))?;
-    chart.draw_series(
-        panel
-            .points
-            .iter()
-            .map(|point| Circle::new(*point, 5, panel.color.filled())),
-    )?;
+    chart.draw_series(LineSeries::new(panel.points.iter().copied(), panel.color.stroke_width(3)))?;
+    chart.draw_series(panel.points.iter().map(|point| Circle::new(*point, 5, panel.color.filled())))?;
     Ok(())
 }
 
 /// The whole numbers around `values`, at least one apart.
 fn powers(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), value| {
-        (a.min(value), b.max(value))
-    });
+    let (least, most) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), value| (a.min(value), b.max(value)));
     least.floor()..most.ceil().max(least.floor() + 1.0)
 }
 
@@ -242,28 +200,15 @@ mod tests {
 
     fn texts(svg: &str) -> String {
         let document = roxmltree::Document::parse(svg).unwrap();
-        let texts: Vec<&str> = document
-            .descendants()
-            .filter_map(|node| node.text())
-            .map(str::trim)
-            .collect();
+        let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).map(str::trim).collect();
         texts.join("|")
     }
 
     #[test]
     fn the_picture_has_a_panel_for_each_quantity() {
-        let rows = [8, 64, 1 << 20]
-            .map(|size| [sample(Op::TagLat, size), sample(Op::TagBw, size)])
-            .concat();
+        let rows = [8, 64, 1 << 20].map(|size| [sample(Op::TagLat, size), sample(Op::TagBw, size)]).concat();
         let texts = texts(&draw("gridnet here", &rows).unwrap());
-        for part in [
-            "Latency",
-            "Bandwidth",
-            "bare cache line, 58 ns",
-            "GB/s",
-            "message size",
-            "KiB",
-        ] {
+        for part in ["Latency", "Bandwidth", "bare cache line, 58 ns", "GB/s", "message size", "KiB"] {
             assert!(texts.contains(part), "{part} in {texts}");
         }
     }

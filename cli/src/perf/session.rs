@@ -35,29 +35,16 @@ impl<'a> Session<'a> {
         if let Some(core) = plan.placement.parent {
             cores::pin(core)?;
         }
-        let name = format!(
-            "perf-{}-{:016x}",
-            std::process::id(),
-            RandomState::new().build_hasher().finish()
-        );
+        let name = format!("perf-{}-{:016x}", std::process::id(), RandomState::new().build_hasher().finish());
         let mut peer = Peer::start(plan, &name)?;
-        peer.ready()
-            .map_err(|failure| failure.during("the peer process did not start"))?;
+        peer.ready().map_err(|failure| failure.during("the peer process did not start"))?;
         let link = match connect_to(&name, plan) {
             Ok(link) => link,
             Err(failure) => return Err(peer.cause(failure)),
         };
         peer.done()?;
         let rails = rails_of(&link.explain()?);
-        Ok(Session {
-            plan,
-            link,
-            small: Buffer::new(connect::SIZE, 0),
-            rails,
-            name,
-            connections: 0,
-            peer,
-        })
+        Ok(Session { plan, link, small: Buffer::new(connect::SIZE, 0), rails, name, connections: 0, peer })
     }
 
     /// Measures one row, again if the cores moved meanwhile.
@@ -67,9 +54,7 @@ impl<'a> Session<'a> {
             let before = self.canary()?;
             let samples = self.samples(spec)?;
             let after = self.canary()?;
-            let stable = before
-                .zip(after)
-                .is_none_or(|(before, after)| agree(before, after));
+            let stable = before.zip(after).is_none_or(|(before, after)| agree(before, after));
             if stable || tries == REPETITIONS {
                 let canary_ns = before.zip(after).map(|(before, after)| (before + after) / 2.0);
                 return Row::new(self.plan, &self.rails, spec, samples, canary_ns, !stable);
@@ -97,9 +82,7 @@ impl<'a> Session<'a> {
         let mut samples = Samples::default();
         if let Some((a, b)) = self.plan.placement.pair() {
             let batches = canary::measure(a, b, CANARY_BATCHES)?;
-            batches
-                .into_iter()
-                .for_each(|one_way_ns| samples.add(one_way_ns, 1.0));
+            batches.into_iter().for_each(|one_way_ns| samples.add(one_way_ns, 1.0));
         }
         Ok(samples)
     }
@@ -122,10 +105,7 @@ impl<'a> Session<'a> {
         self.connections += 1;
         let name = format!("{}-{}", self.name, self.connections);
         let asleep = state == PeerState::Asleep;
-        self.peer.order(&Order::Answer {
-            name: name.clone(),
-            asleep,
-        })?;
+        self.peer.order(&Order::Answer { name: name.clone(), asleep })?;
         self.peer.ready()?;
         let id = self.peer.id();
         let settled = || if asleep { until_asleep(id) } else { Ok(()) };
@@ -141,23 +121,13 @@ impl<'a> Session<'a> {
             Op::TagLat => 1,
             _ => self.plan.counts.window,
         };
-        let task = |warmup, rounds| Task {
-            op: spec.op,
-            size: spec.size,
-            warmup,
-            rounds,
-            window,
-        };
+        let task = |warmup, rounds| Task { op: spec.op, size: spec.size, warmup, rounds, window };
         let in_rounds = |messages: u64| messages.div_ceil(window);
         let rounds = match self.plan.counts.iters {
             Some(iters) => in_rounds(iters),
             None => self.rounds(|rounds| task(1, rounds))?,
         };
-        let warmup = self
-            .plan
-            .counts
-            .warmup
-            .map_or_else(|| (rounds / 10).clamp(1, 10_000), in_rounds);
+        let warmup = self.plan.counts.warmup.map_or_else(|| (rounds / 10).clamp(1, 10_000), in_rounds);
         self.run(task(warmup, rounds))
     }
 
@@ -201,11 +171,7 @@ fn rails_of(explanation: &str) -> String {
         let (rail, rest) = line.strip_prefix("rail ")?.split_once(' ')?;
         rest.starts_with("in use").then(|| rail.to_owned())
     };
-    explanation
-        .lines()
-        .filter_map(in_use)
-        .collect::<Vec<_>>()
-        .join(",")
+    explanation.lines().filter_map(in_use).collect::<Vec<_>>().join(",")
 }
 
 /// Waits until the process sleeps; it has said that it is about to.
@@ -216,10 +182,7 @@ fn until_asleep(id: u32) -> Result<(), Failure> {
         std::thread::sleep(Duration::from_millis(1));
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
         // The state follows the name, which is in parentheses and may contain any character.
-        if stat
-            .rsplit_once(") ")
-            .is_some_and(|(_, rest)| rest.starts_with('S'))
-        {
+        if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S')) {
             return Ok(());
         }
     }

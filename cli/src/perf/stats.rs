@@ -14,10 +14,7 @@ pub(crate) struct Samples {
 impl Samples {
     /// Room for `count` samples, so that measuring does not allocate.
     pub(crate) fn with_capacity(count: u64) -> Self {
-        Samples {
-            per_message_ns: Vec::with_capacity(count as usize),
-            ..Samples::default()
-        }
+        Samples { per_message_ns: Vec::with_capacity(count as usize), ..Samples::default() }
     }
 
     /// Adds a stretch of `elapsed_ns` in which `messages` went one after the other.
@@ -75,9 +72,6 @@ mod tests {
         samples.add(300.0, 3.0);
         samples.add(500.0, 1.0);
         let summary = samples.summary().unwrap();
-        assert_eq!(
-            (summary.p50_ns, summary.p99_ns, summary.avg_ns),
-            (100.0, 500.0, 200.0)
-        );
+        assert_eq!((summary.p50_ns, summary.p99_ns, summary.avg_ns), (100.0, 500.0, 200.0));
     }
 }

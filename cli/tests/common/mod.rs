@@ -14,11 +14,7 @@ pub(crate) fn gridnet(args: &[&str]) -> Command {
 
 /// Runs the command; its output is text.
 pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().expect("the command starts");
+    let Output { status, stdout, stderr } = command.output().expect("the command starts");
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
     (status.code(), text(stdout), text(stderr))
 }

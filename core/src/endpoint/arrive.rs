@@ -60,15 +60,7 @@ impl State {
         } else {
             EarlyBody::Bytes(payload.to_vec().into_boxed_slice())
         };
-        self.store_early(
-            peer,
-            tag,
-            Early {
-                len: len as u64,
-                immediate,
-                body,
-            },
-        );
+        self.store_early(peer, tag, Early { len: len as u64, immediate, body });
     }
 
     fn take_other(&mut self, peer: PeerId, frame: &IncomingFrame<'_>) -> Result<(), Error> {
@@ -77,22 +69,13 @@ impl State {
                 self.take_flagged_eager(peer, tag, immediate, sync, &frame.payload);
                 Ok(())
             }
-            Message::Rts {
-                tag,
-                len,
-                op,
-                immediate,
-                source,
-            } => {
+            Message::Rts { tag, len, op, immediate, source } => {
                 self.take_rts(peer, tag, (len, op), immediate, source);
                 Ok(())
             }
-            Message::Rtr {
-                op,
-                receiver_op,
-                offset,
-                len,
-            } => self.take_rtr(peer, op, receiver_op, offset, len),
+            Message::Rtr { op, receiver_op, offset, len } => {
+                self.take_rtr(peer, op, receiver_op, offset, len)
+            }
             Message::Segment { op, offset } => self.take_segment(peer, op, offset, &frame.payload),
             Message::Fin { op, status } => self.take_fin(peer, op, status),
             Message::Matched { op } => self.take_matched(peer, op),
@@ -125,15 +108,7 @@ impl State {
             }
             let bytes = payload.to_vec().into_boxed_slice();
             let body = EarlyBody::Sync { bytes, sender_op };
-            self.store_early(
-                peer,
-                tag,
-                Early {
-                    len: payload.len() as u64,
-                    immediate,
-                    body,
-                },
-            );
+            self.store_early(peer, tag, Early { len: payload.len() as u64, immediate, body });
         }
     }
 
@@ -186,30 +161,17 @@ impl State {
         };
         let Some(send) = self.sends.get_mut(key).filter(|send| send.peer == peer) else {
             // Given up meanwhile (cancelled); the receiver waits for pieces and has to hear it.
-            self.say(
-                peer,
-                Message::Abort {
-                    op: receiver_op,
-                    error: Error::Canceled,
-                },
-            );
+            self.say(peer, Message::Abort { op: receiver_op, error: Error::Canceled });
             return Ok(());
         };
-        let end = offset
-            .checked_add(len)
-            .filter(|end| *end <= send.len)
-            .ok_or(Error::PeerMisbehaved)?;
+        let end = offset.checked_add(len).filter(|end| *end <= send.len).ok_or(Error::PeerMisbehaved)?;
         let Stage::Announced { pieces, .. } = &mut send.stage else {
             return Err(Error::PeerMisbehaved);
         };
         if pieces.len() >= MAX_PIECES || len == 0 {
             return Err(Error::PeerMisbehaved);
         }
-        pieces.push_back(Piece {
-            receiver_op,
-            offset,
-            end,
-        });
+        pieces.push_back(Piece { receiver_op, offset, end });
         if pieces.len() == 1 {
             if let Some(p) = self.peers.get_mut(peer.index()) {
                 p.bulk.push_back(key);
@@ -227,11 +189,7 @@ impl State {
         payload: &PeerBytes<'_>,
     ) -> Result<(), Error> {
         let key = Key::from_bits(op);
-        let incoming = self
-            .incoming
-            .get_mut(key)
-            .filter(|i| i.peer == peer)
-            .ok_or(Error::PeerMisbehaved)?;
+        let incoming = self.incoming.get_mut(key).filter(|i| i.peer == peer).ok_or(Error::PeerMisbehaved)?;
         let len = payload.len() as u64;
         // Rails here keep the order, and one piece is asked for: segments follow one another.
         if offset != incoming.received || len == 0 || len > incoming.wanted - incoming.received {
@@ -242,13 +200,7 @@ impl State {
         incoming.received += len;
         if incoming.received == incoming.wanted {
             let sender_op = incoming.sender_op;
-            self.say(
-                peer,
-                Message::Fin {
-                    op: sender_op,
-                    status: Ok(()),
-                },
-            );
+            self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
             self.complete_incoming(key, Ok(()));
         }
         Ok(())

@@ -102,25 +102,14 @@ impl<R: Rail> Engine<R> {
         let gather = Gather::all(op.iov.as_slice());
         let posted = if whole {
             let sync = op.sync.then(|| super::op::OpId::Send(key).to_bits());
-            let message = Message::Eager {
-                tag: op.tag,
-                immediate: op.immediate,
-                sync,
-            };
+            let message = Message::Eager { tag: op.tag, immediate: op.immediate, sync };
             rail.post(p.link, &message.frame(gather))
         } else {
-            let source = rail
-                .capabilities()
-                .get
-                .then(|| rail.expose(p.link, &gather))
-                .flatten();
+            let source = rail.capabilities().get.then(|| rail.expose(p.link, &gather)).flatten();
             let posted = rail.post(p.link, &announcement(key, op, source).frame(Gather::EMPTY));
             match (posted, source) {
                 (Posted::Done | Posted::Accepted(_), _) => {
-                    op.stage = Stage::Announced {
-                        pieces: Default::default(),
-                        source,
-                    };
+                    op.stage = Stage::Announced { pieces: Default::default(), source };
                 }
                 (_, Some(source)) => rail.conceal(p.link, source),
                 (_, None) => {}
@@ -177,10 +166,7 @@ impl<R: Rail> Engine<R> {
         let left = usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX);
         let len = rail.segment_len(op.len).min(left);
         let window = Gather::all(op.iov.as_slice()).window(piece.offset as usize, len);
-        let message = Message::Segment {
-            op: piece.receiver_op,
-            offset: piece.offset,
-        };
+        let message = Message::Segment { op: piece.receiver_op, offset: piece.offset };
         match rail.post(p.link, &message.frame(window)) {
             Posted::Done | Posted::Accepted(_) => {
                 piece.offset += len as u64;
@@ -211,28 +197,14 @@ impl<R: Rail> Engine<R> {
             let target = Gather::all(incoming.receive.iov.as_slice()).window(0, incoming.wanted as usize);
             match self.rails[p.rail].get(p.link, source, &target) {
                 Posted::Done | Posted::Accepted(_) => {
-                    self.state.say(
-                        peer,
-                        Message::Fin {
-                            op: sender_op,
-                            status: Ok(()),
-                        },
-                    );
+                    self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
                     self.state.complete_incoming(key, Ok(()));
                 }
                 // The memory is not there any more. The sender, asked for pieces, says whether it gave up; if it has
                 // gone, the end of the link says so.
                 Posted::NoResource | Posted::Down => {
                     let (op, len) = (sender_op, incoming.wanted);
-                    self.state.say(
-                        peer,
-                        Message::Rtr {
-                            op,
-                            receiver_op: key.to_bits(),
-                            offset: 0,
-                            len,
-                        },
-                    );
+                    self.state.say(peer, Message::Rtr { op, receiver_op: key.to_bits(), offset: 0, len });
                 }
             }
         }

@@ -39,10 +39,7 @@ impl<R: Rail> Engine<R> {
                         refusal.reason
                     }),
             };
-            candidates.push(Candidate {
-                rail: rail.name(),
-                verdict,
-            });
+            candidates.push(Candidate { rail: rail.name(), verdict });
         }
         let Some(((rail, link), _)) = chosen else {
             return Err(refusal_of(error, &candidates));
@@ -82,10 +79,8 @@ impl<R: Rail> Engine<R> {
             let p = &self.state.peers[peer.index()];
             if p.error().is_none() {
                 self.rails[p.rail].disconnect(p.link);
-                let why = Refusal::new(
-                    Error::PeerMisbehaved,
-                    "the peer sends on and on, and does not listen",
-                );
+                let why =
+                    Refusal::new(Error::PeerMisbehaved, "the peer sends on and on, and does not listen");
                 self.state.peer_down(peer, &why);
             }
         }
@@ -97,14 +92,7 @@ fn refusal_of(error: Error, candidates: &[Candidate]) -> Refusal {
         .iter()
         .filter_map(|c| c.verdict.as_ref().err().map(|why| format!("{}: {why}", c.rail)))
         .collect();
-    Refusal::new(
-        error,
-        if reasons.is_empty() {
-            "no rail is open".to_owned()
-        } else {
-            reasons.join("; ")
-        },
-    )
+    Refusal::new(error, if reasons.is_empty() { "no rail is open".to_owned() } else { reasons.join("; ") })
 }
 
 /// The engine as the rail of this index sees it.
@@ -132,10 +120,8 @@ impl Sink for RailSink<'_> {
             return Err(Refusal::new(Error::InUse, "this node is connected already"));
         }
         let peer = self.state.add_peer(node, incarnation, self.rail, link);
-        self.state.peers[peer.index()].candidates = vec![Candidate {
-            rail: "accepted",
-            verdict: Err("the peer chose the rail".to_owned()),
-        }];
+        self.state.peers[peer.index()].candidates =
+            vec![Candidate { rail: "accepted", verdict: Err("the peer chose the rail".to_owned()) }];
         Ok(peer)
     }
 
@@ -199,21 +185,12 @@ impl State {
     }
 
     fn fail_operations(&mut self, peer: PeerId, error: Error) {
-        let sends: Vec<_> = self
-            .sends
-            .iter()
-            .filter(|(_, op)| op.peer == peer)
-            .map(|(key, _)| key)
-            .collect();
+        let sends: Vec<_> = self.sends.iter().filter(|(_, op)| op.peer == peer).map(|(key, _)| key).collect();
         for key in sends {
             self.complete_send(key, Err(error));
         }
-        let incoming: Vec<_> = self
-            .incoming
-            .iter()
-            .filter(|(_, i)| i.peer == peer)
-            .map(|(key, _)| key)
-            .collect();
+        let incoming: Vec<_> =
+            self.incoming.iter().filter(|(_, i)| i.peer == peer).map(|(key, _)| key).collect();
         for key in incoming {
             self.complete_incoming(key, Err(error));
         }

@@ -56,15 +56,9 @@ pub struct Engine<R> {
 impl<R: Rail> Engine<R> {
     /// An engine for the fabric at `local`; `rails` in order of preference.
     pub fn new(local: Address, rails: Vec<R>, limits: Limits) -> Engine<R> {
-        let eager_max = rails
-            .iter()
-            .map(|r| r.capabilities().max_eager.min(limits.eager_max))
-            .collect();
+        let eager_max = rails.iter().map(|r| r.capabilities().max_eager.min(limits.eager_max)).collect();
         let keeps_memory = rails.iter().map(|r| r.capabilities().keeps_memory).collect();
-        Engine {
-            rails,
-            state: State::new(local, limits, eager_max, keeps_memory),
-        }
+        Engine { rails, state: State::new(local, limits, eager_max, keeps_memory) }
     }
 
     /// The address of this fabric.
@@ -78,13 +72,7 @@ impl<R: Rail> Engine<R> {
     pub fn progress(&mut self) -> usize {
         let mut moved = 0;
         for (index, rail) in self.rails.iter_mut().enumerate() {
-            moved += rail.poll(
-                POLL_BUDGET,
-                &mut RailSink {
-                    state: &mut self.state,
-                    rail: index,
-                },
-            );
+            moved += rail.poll(POLL_BUDGET, &mut RailSink { state: &mut self.state, rail: index });
         }
         if self.state.has_deferred_work() {
             moved += self.flush();
@@ -96,13 +84,7 @@ impl<R: Rail> Engine<R> {
     pub fn maintain(&mut self, now: Time) -> usize {
         let mut happened = 0;
         for (index, rail) in self.rails.iter_mut().enumerate() {
-            happened += rail.maintain(
-                now,
-                &mut RailSink {
-                    state: &mut self.state,
-                    rail: index,
-                },
-            );
+            happened += rail.maintain(now, &mut RailSink { state: &mut self.state, rail: index });
         }
         if self.state.has_deferred_work() {
             happened += self.flush();

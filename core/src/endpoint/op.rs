@@ -95,10 +95,7 @@ pub(super) enum Stage {
     /// Eager and delivered to the rail; waits for the match.
     AwaitsMatch,
     /// Announced; the receiver asks for pieces and says when it is finished.
-    Announced {
-        pieces: VecDeque<Piece>,
-        source: Option<RemoteSource>,
-    },
+    Announced { pieces: VecDeque<Piece>, source: Option<RemoteSource> },
 }
 
 /// A send that was not done at once.
@@ -161,10 +158,7 @@ pub(super) enum EarlyBody {
     /// All of it; the sender waits to hear of the match.
     Sync { bytes: Box<[u8]>, sender_op: u64 },
     /// Announced by the sender.
-    Announced {
-        sender_op: u64,
-        source: Option<RemoteSource>,
-    },
+    Announced { sender_op: u64, source: Option<RemoteSource> },
     /// Announced by a sender that has gone since.
     Lost,
 }

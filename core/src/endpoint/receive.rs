@@ -56,11 +56,7 @@ impl<R: Rail> Engine<R> {
         if !free || self.state.admit(cq).is_err() {
             return false;
         }
-        let receive = RecvOp {
-            iov: IovList::One(iov),
-            cq,
-            context,
-        };
+        let receive = RecvOp { iov: IovList::One(iov), cq, context };
         self.state.posted.insert_exact(peer.number(), tag, receive);
         true
     }
@@ -95,11 +91,7 @@ impl<R: Rail> Engine<R> {
             return Ok(self.receive_early(key, receive));
         }
         if let Source::Peer(peer) = pattern.source {
-            let error = self
-                .state
-                .peers
-                .get(peer.index())
-                .map_or(Some(Error::NotFound), |p| p.error());
+            let error = self.state.peers.get(peer.index()).map_or(Some(Error::NotFound), |p| p.error());
             if let Some(error) = error {
                 self.state.unadmit(cq);
                 return Err(error);
@@ -123,24 +115,14 @@ impl<R: Rail> Engine<R> {
     /// Looks for a message that `pattern` accepts, without taking it.
     pub fn probe(&self, pattern: &Pattern) -> Option<Probe> {
         let (source, tag, early) = self.state.unexpected.get(self.state.unexpected.find(pattern)?)?;
-        Some(Probe {
-            source,
-            tag,
-            len: early.len,
-            immediate: early.immediate,
-        })
+        Some(Probe { source, tag, len: early.len, immediate: early.immediate })
     }
 
     /// Takes a message that `pattern` accepts out of the store: nobody else receives it. The number is for
     /// [`Self::receive_held`].
     pub fn matched_probe(&mut self, pattern: &Pattern) -> Option<(Probe, Key)> {
         let (source, tag, early) = self.state.take_early(self.state.unexpected.find(pattern)?)?;
-        let probe = Probe {
-            source,
-            tag,
-            len: early.len,
-            immediate: early.immediate,
-        };
+        let probe = Probe { source, tag, len: early.len, immediate: early.immediate };
         Some((probe, self.state.held.insert(HeldMessage { source, tag, early })))
     }
 
@@ -155,14 +137,8 @@ impl<R: Rail> Engine<R> {
         let Some(held) = self.state.held.remove(message) else {
             return Err(Error::NotFound);
         };
-        let receive = RecvOp {
-            iov: IovList::One(iov),
-            cq,
-            context,
-        };
-        let number = self
-            .state
-            .deliver_early(held.source, held.tag, held.early, receive);
+        let receive = RecvOp { iov: IovList::One(iov), cq, context };
+        let number = self.state.deliver_early(held.source, held.tag, held.early, receive);
         self.flush();
         Ok(number)
     }
@@ -182,8 +158,7 @@ impl<R: Rail> Engine<R> {
             }
             OpId::Receive(key) => {
                 let receive = self.state.posted.remove(key).ok_or(Error::NotFound)?;
-                self.state
-                    .complete_receive_failed(receive, op, PeerId::new(u32::MAX), Error::Canceled);
+                self.state.complete_receive_failed(receive, op, PeerId::new(u32::MAX), Error::Canceled);
                 Ok(())
             }
             OpId::Incoming(_) => Err(Error::NotFound),
@@ -227,37 +202,22 @@ impl State {
     pub(super) fn begin_incoming(&mut self, mut incoming: Incoming, number: Option<u64>) -> u64 {
         let capacity = Gather::all(incoming.receive.iov.as_slice()).len() as u64;
         incoming.wanted = incoming.total.min(capacity);
-        let (peer, sender_op, wanted, source) = (
-            incoming.peer,
-            incoming.sender_op,
-            incoming.wanted,
-            incoming.source,
-        );
+        let (peer, sender_op, wanted, source) =
+            (incoming.peer, incoming.sender_op, incoming.wanted, incoming.source);
         let key = self.incoming.insert(incoming);
         let number = number.unwrap_or(OpId::Incoming(key).to_bits());
         if let Some(incoming) = self.incoming.get_mut(key) {
             incoming.op = number;
         }
         if wanted == 0 {
-            self.say(
-                peer,
-                Message::Fin {
-                    op: sender_op,
-                    status: Ok(()),
-                },
-            );
+            self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
             self.complete_incoming(key, Ok(()));
         } else if source.is_some() {
             self.fetches.push_back(key);
         } else {
             self.say(
                 peer,
-                Message::Rtr {
-                    op: sender_op,
-                    receiver_op: key.to_bits(),
-                    offset: 0,
-                    len: wanted,
-                },
+                Message::Rtr { op: sender_op, receiver_op: key.to_bits(), offset: 0, len: wanted },
             );
         }
         number
@@ -395,11 +355,7 @@ pub(super) fn receive_completion(
         tag,
         immediate: immediate.unwrap_or(0),
         op: op.to_bits(),
-        status: if copied < payload.len() {
-            Error::Truncated.code()
-        } else {
-            0
-        },
+        status: if copied < payload.len() { Error::Truncated.code() } else { 0 },
         source: peer.number(),
         kind: OpKind::Receive as u32,
         flags: if immediate.is_some() { HAS_IMMEDIATE } else { 0 },

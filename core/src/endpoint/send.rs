@@ -119,11 +119,7 @@ impl<R: Rail> Engine<R> {
     /// Tries to hand a whole message to the rail; true when its memory is free again.
     fn post_at_once(&mut self, peer: PeerId, iov: &[Iov], args: &SendArgs) -> bool {
         let p = &self.state.peers[peer.index()];
-        let message = Message::Eager {
-            tag: args.tag,
-            immediate: args.immediate,
-            sync: None,
-        };
+        let message = Message::Eager { tag: args.tag, immediate: args.immediate, sync: None };
         let rail = &mut self.rails[p.rail];
         rail.capabilities().max_iov >= iov.len()
             && rail.post(p.link, &message.frame(Gather::all(iov))) == Posted::Done
@@ -147,11 +143,7 @@ impl<R: Rail> Engine<R> {
             status: 0,
             source: peer.number(),
             kind: OpKind::Send as u32,
-            flags: if args.immediate.is_some() {
-                HAS_IMMEDIATE
-            } else {
-                0
-            },
+            flags: if args.immediate.is_some() { HAS_IMMEDIATE } else { 0 },
         };
         self.state.complete(args.cq, completion);
         Sent::InProgress(0)
@@ -159,13 +151,8 @@ impl<R: Rail> Engine<R> {
 
     /// Cancels the sends of one endpoint handle that have not completed.
     pub fn cancel_sends_of(&mut self, owner: u64) {
-        let keys: Vec<_> = self
-            .state
-            .sends
-            .iter()
-            .filter(|(_, op)| op.owner == owner)
-            .map(|(key, _)| key)
-            .collect();
+        let keys: Vec<_> =
+            self.state.sends.iter().filter(|(_, op)| op.owner == owner).map(|(key, _)| key).collect();
         for key in keys {
             self.state.abandon_send(key, Error::Canceled);
         }
@@ -206,8 +193,6 @@ pub(super) fn checked_len(iov: &[Iov]) -> Result<u64, Error> {
     if iov.iter().any(|piece| piece.memory_kind() != MEMORY_HOST) {
         return Err(Error::Unsupported);
     }
-    let total = iov
-        .iter()
-        .try_fold(0usize, |sum, piece| sum.checked_add(piece.len()));
+    let total = iov.iter().try_fold(0usize, |sum, piece| sum.checked_add(piece.len()));
     Ok(total.ok_or(Error::Invalid)? as u64)
 }

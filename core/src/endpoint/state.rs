@@ -29,12 +29,7 @@ impl Default for Limits {
     /// Eager up to 8 KiB (one copy in, one copy out beats the round trip of a rendezvous up to there), 64 MiB and
     /// 65536 unexpected messages, a million operations.
     fn default() -> Limits {
-        Limits {
-            eager_max: 8192,
-            unexpected_bytes: 64 << 20,
-            unexpected_messages: 65536,
-            max_ops: 1 << 20,
-        }
+        Limits { eager_max: 8192, unexpected_bytes: 64 << 20, unexpected_messages: 65536, max_ops: 1 << 20 }
     }
 }
 
@@ -121,11 +116,7 @@ impl State {
         if queue.reserve() {
             Ok(())
         } else {
-            Err(if queue.is_closed() {
-                Error::Handle
-            } else {
-                Error::Again
-            })
+            Err(if queue.is_closed() { Error::Handle } else { Error::Again })
         }
     }
 
@@ -137,14 +128,8 @@ impl State {
 
     pub(super) fn complete_send(&mut self, key: Key, status: Result<(), Error>) {
         let Some(op) = self.sends.remove(key) else { return };
-        self.complete(
-            op.cq,
-            send_completion(&op, super::op::OpId::Send(key).to_bits(), status),
-        );
-        if let super::op::Stage::Announced {
-            source: Some(source), ..
-        } = op.stage
-        {
+        self.complete(op.cq, send_completion(&op, super::op::OpId::Send(key).to_bits(), status));
+        if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
             self.concealed.push((op.peer, source));
         }
     }
@@ -153,11 +138,7 @@ impl State {
         let Some(op) = self.incoming.remove(key) else {
             return;
         };
-        let truncated = if op.wanted < op.total {
-            Err(Error::Truncated)
-        } else {
-            Ok(())
-        };
+        let truncated = if op.wanted < op.total { Err(Error::Truncated) } else { Ok(()) };
         let status = status.and(truncated);
         self.complete(
             op.receive.cq,

@@ -16,10 +16,7 @@ struct Ends {
     last: u32,
 }
 
-const EMPTY: Ends = Ends {
-    first: NONE,
-    last: NONE,
-};
+const EMPTY: Ends = Ends { first: NONE, last: NONE };
 
 #[derive(Debug)]
 pub(super) struct Bins {
@@ -32,22 +29,12 @@ pub(super) struct Bins {
 
 impl Bins {
     pub(super) fn new() -> Bins {
-        Bins {
-            bins: vec![EMPTY; 64],
-            links: Vec::new(),
-            len: 0,
-            single: false,
-        }
+        Bins { bins: vec![EMPTY; 64], links: Vec::new(), len: 0, single: false }
     }
 
     /// One list, whatever the hashes.
     pub(super) fn single() -> Bins {
-        Bins {
-            bins: vec![EMPTY; 1],
-            links: Vec::new(),
-            len: 0,
-            single: true,
-        }
+        Bins { bins: vec![EMPTY; 1], links: Vec::new(), len: 0, single: true }
     }
 
     /// Appends the place `index` to the list of `hash`.
@@ -57,14 +44,7 @@ impl Bins {
             self.grow();
         }
         if index as usize >= self.links.len() {
-            self.links.resize(
-                index as usize + 1,
-                Link {
-                    next: NONE,
-                    previous: NONE,
-                    hash: 0,
-                },
-            );
+            self.links.resize(index as usize + 1, Link { next: NONE, previous: NONE, hash: 0 });
         }
         self.append(index, hash);
         self.len += 1;
@@ -74,11 +54,7 @@ impl Bins {
     fn append(&mut self, index: u32, hash: u32) {
         let bin = self.bin(hash);
         let last = std::mem::replace(&mut self.bins[bin].last, index);
-        self.links[index as usize] = Link {
-            next: NONE,
-            previous: last,
-            hash,
-        };
+        self.links[index as usize] = Link { next: NONE, previous: last, hash };
         match last {
             NONE => self.bins[bin].first = index,
             _ => self.links[last as usize].next = index,

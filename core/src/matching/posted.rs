@@ -28,10 +28,7 @@ struct List {
     last: u32,
 }
 
-const EMPTY: List = List {
-    first: NONE,
-    last: NONE,
-};
+const EMPTY: List = List { first: NONE, last: NONE };
 
 /// The posted receives of one fabric.
 ///
@@ -90,10 +87,9 @@ impl<T> Posted<T> {
             return self.insert_exact(source, pattern.tag, receive);
         }
         self.masked_len += 1;
-        let index = self.occupy(source, pattern.tag, pattern.ignore, 0, receive);
-        let last = std::mem::replace(&mut self.masked.last, index);
-        self.link(last, index, None);
-        self.key_of(index)
+        let key = self.occupy(source, pattern.tag, pattern.ignore, 0, receive);
+        append(&mut self.entries, &mut self.masked, key.index());
+        key
     }
 
     /// Adds a receive of one peer (or `ANY`) and tag behind all others.
@@ -103,11 +99,10 @@ impl<T> Posted<T> {
             self.grow();
         }
         let hash = hash(source, tag);
-        let index = self.occupy(source, tag, 0, hash, receive);
+        let key = self.occupy(source, tag, 0, hash, receive);
         let bin = self.bin(hash);
-        let last = std::mem::replace(&mut self.bins[bin].last, index);
-        self.link(last, index, Some(bin));
-        self.key_of(index)
+        append(&mut self.entries, &mut self.bins[bin], key.index());
+        key
     }
 
     /// Finds the earliest receive that accepts a message from `source` with `tag`; to be followed by
@@ -123,12 +118,7 @@ impl<T> Posted<T> {
         loop {
             let entry = self.entries.get(index as usize)?;
             if entry.tag == tag && entry.source == source {
-                return Some(Found {
-                    index,
-                    previous,
-                    bin,
-                    generation: entry.generation,
-                });
+                return Some(Found { index, previous, bin, generation: entry.generation });
             }
             previous = index;
             index = entry.next;
@@ -144,7 +134,9 @@ impl<T> Posted<T> {
     /// Drops the receive that was found.
     #[inline(always)]
     pub fn discard(&mut self, found: &Found) {
-        self.entries[found.index as usize].receive = None;
+        if let Some(entry) = self.entries.get_mut(found.index as usize) {
+            entry.receive = None;
+        }
         self.vacate(found.index, found.previous, Some(found.bin));
     }
 
@@ -158,19 +150,14 @@ impl<T> Posted<T> {
 
     /// Whether some receive accepts a message from `source` with `tag`.
     pub fn accepts(&self, source: PeerId, tag: u64) -> bool {
-        let exact = self
-            .first_exact(source.number(), tag)
-            .or(self.first_exact(ANY, tag));
+        let exact = self.first_exact(source.number(), tag).or(self.first_exact(ANY, tag));
         exact.or(self.first_masked(source.number(), tag)).is_some()
     }
 
     /// Takes the receive `key` out, matched or not by anything.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let index = key.index();
-        let entry = self
-            .entries
-            .get(index as usize)
-            .filter(|e| e.generation == key.generation())?;
+        let entry = self.entries.get(index as usize).filter(|e| e.generation == key.generation())?;
         let bin = (entry.ignore == 0).then(|| self.bin(entry.hash));
         let mut previous = NONE;
         let mut at = bin.map_or(self.masked.first, |bin| self.bins[bin].first);
@@ -188,11 +175,7 @@ impl<T> Posted<T> {
 
     /// Keys of the receives that `choose` picks, for the slow path (a peer has gone, a queue is destroyed).
     pub fn keys_where(&self, mut choose: impl FnMut(Source, &T) -> bool) -> Vec<Key> {
-        let occupied = self
-            .entries
-            .iter()
-            .enumerate()
-            .filter_map(|(i, e)| Some((i, e, e.receive.as_ref()?)));
+        let occupied = self.entries.iter().enumerate().filter_map(|(i, e)| Some((i, e, e.receive.as_ref()?)));
         occupied
             .filter(|(_, e, receive)| choose(source_of(e.source), receive))
             .map(|(i, e, _)| Key::new(i as u32, e.generation))
@@ -202,11 +185,8 @@ impl<T> Posted<T> {
     /// When a wildcard receive is the earliest that accepts, makes it an exact one at the front of its bin.
     #[cold]
     fn bring_earliest_to_front(&mut self, source: u32, tag: u64) {
-        let candidates = [
-            self.first_exact(source, tag),
-            self.first_exact(ANY, tag),
-            self.first_masked(source, tag),
-        ];
+        let candidates =
+            [self.first_exact(source, tag), self.first_exact(ANY, tag), self.first_masked(source, tag)];
         let Some((_, index)) = candidates.into_iter().flatten().min() else {
             return;
         };
@@ -240,36 +220,39 @@ impl<T> Posted<T> {
     }
 
     /// Takes a place out of its list.
-    #[inline(always)]
     fn cut(&mut self, index: u32, previous: u32, bin: Option<usize>) {
         let next = self.entries[index as usize].next;
-        if previous != NONE {
-            self.entries[previous as usize].next = next;
-        }
+        self.close_gap(previous, next, bin);
+    }
+
+    /// Joins the places before and after one that leaves its list.
+    #[inline(always)]
+    fn close_gap(&mut self, previous: u32, next: u32, bin: Option<usize>) {
         let list = match bin {
             Some(bin) => &mut self.bins[bin],
             None => &mut self.masked,
         };
-        if previous == NONE {
-            list.first = next;
-        }
         if next == NONE {
             list.last = previous;
+        }
+        match self.entries.get_mut(previous as usize) {
+            Some(entry) => entry.next = next,
+            None => list.first = next,
         }
     }
 
     #[inline(always)]
     fn vacate(&mut self, index: u32, previous: u32, bin: Option<usize>) {
-        self.cut(index, previous, bin);
-        let entry = &mut self.entries[index as usize];
+        let Some(entry) = self.entries.get_mut(index as usize) else { return };
         entry.generation = entry.generation.wrapping_add(1);
-        entry.next = self.free;
+        let next = std::mem::replace(&mut entry.next, self.free);
         self.free = index;
         self.len -= 1;
+        self.close_gap(previous, next, bin);
     }
 
     #[inline(always)]
-    fn occupy(&mut self, source: u32, tag: u64, ignore: u64, hash: u32, receive: T) -> u32 {
+    fn occupy(&mut self, source: u32, tag: u64, ignore: u64, hash: u32, receive: T) -> Key {
         if self.free == NONE {
             self.add_place();
         }
@@ -278,24 +261,13 @@ impl<T> Posted<T> {
         self.len += 1;
         let entry = &mut self.entries[index as usize];
         self.free = entry.next;
-        entry.generation = entry.generation.wrapping_add(1);
-        entry.next = NONE;
+        let generation = entry.generation.wrapping_add(1);
+        (entry.generation, entry.next) = (generation, NONE);
         (entry.source, entry.hash, entry.tag, entry.ignore) = (source, hash, tag, ignore);
         entry.order = self.posted;
-        entry.receive = Some(receive);
-        index
-    }
-
-    #[inline(always)]
-    fn link(&mut self, last: u32, index: u32, bin: Option<usize>) {
-        if let Some(entry) = self.entries.get_mut(last as usize) {
-            entry.next = index;
-            return;
-        }
-        match bin {
-            Some(bin) => self.bins[bin].first = index,
-            None => self.masked.first = index,
-        }
+        // The place is free: there is nothing to drop.
+        std::mem::forget(entry.receive.replace(receive));
+        Key::new(index, generation)
     }
 
     #[cold]
@@ -324,16 +296,10 @@ impl<T> Posted<T> {
                 let entry = &mut self.entries[at as usize];
                 let (next, hash) = (std::mem::replace(&mut entry.next, NONE), entry.hash);
                 let bin = self.bin(hash);
-                let last = std::mem::replace(&mut self.bins[bin].last, at);
-                self.link(last, at, Some(bin));
+                append(&mut self.entries, &mut self.bins[bin], at);
                 at = next;
             }
         }
-    }
-
-    #[inline(always)]
-    fn key_of(&self, index: u32) -> Key {
-        Key::new(index, self.entries[index as usize].generation)
     }
 
     #[inline(always)]
@@ -361,6 +327,16 @@ impl<T> Posted<T> {
             }
             at = entry.next;
         }
+    }
+}
+
+/// Puts a place at the end of a list.
+#[inline(always)]
+fn append<T>(entries: &mut [Entry<T>], list: &mut List, index: u32) {
+    let last = std::mem::replace(&mut list.last, index);
+    match entries.get_mut(last as usize) {
+        Some(entry) => entry.next = index,
+        None => list.first = index,
     }
 }
 
@@ -395,20 +371,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn pattern() -> impl Strategy<Value = Pattern> {
-        (
-            0..4u32,
-            0..6u64,
-            prop::sample::select(vec![0, 0, 0, 1, 2, u64::MAX]),
-        )
-            .prop_map(|(s, tag, ignore)| Pattern {
-                source: if s == 3 {
-                    Source::Any
-                } else {
-                    Source::Peer(PeerId::new(s))
-                },
+        (0..4u32, 0..6u64, prop::sample::select(vec![0, 0, 0, 1, 2, u64::MAX])).prop_map(
+            |(s, tag, ignore)| Pattern {
+                source: if s == 3 { Source::Any } else { Source::Peer(PeerId::new(s)) },
                 tag,
                 ignore,
-            })
+            },
+        )
     }
 
     proptest! {
@@ -444,16 +413,8 @@ mod tests {
     #[test]
     fn receives_are_removed_by_key_once_and_from_anywhere() {
         let mut posted = Posted::default();
-        let any = |tag, ignore| Pattern {
-            source: Source::Any,
-            tag,
-            ignore,
-        };
-        let exact = |tag| Pattern {
-            source: Source::Peer(PeerId::new(0)),
-            tag,
-            ignore: 0,
-        };
+        let any = |tag, ignore| Pattern { source: Source::Any, tag, ignore };
+        let exact = |tag| Pattern { source: Source::Peer(PeerId::new(0)), tag, ignore: 0 };
         let keys: Vec<Key> = [exact(1), exact(1), any(1, 0), any(0, 1), exact(1), any(2, 0)]
             .map(|p| posted.insert(p, ()))
             .into();
@@ -468,21 +429,11 @@ mod tests {
     fn exact_matches_among_many_thousands_touch_few_entries() {
         let mut posted = Posted::default();
         for tag in 0..100_000u64 {
-            posted.insert(
-                Pattern {
-                    source: Source::Peer(PeerId::new(1)),
-                    tag,
-                    ignore: 0,
-                },
-                tag,
-            );
+            posted.insert(Pattern { source: Source::Peer(PeerId::new(1)), tag, ignore: 0 }, tag);
         }
         // The longest list bounds the work of any lookup.
         let mut lengths = vec![0; posted.bins.len()];
-        posted
-            .entries
-            .iter()
-            .for_each(|e| lengths[posted.bin(e.hash)] += 1);
+        posted.entries.iter().for_each(|e| lengths[posted.bin(e.hash)] += 1);
         let longest = lengths.iter().max().unwrap();
         assert!(*longest < 16, "a bin holds {longest} entries");
         for tag in (0..100_000u64).rev() {

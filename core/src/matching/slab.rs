@@ -25,10 +25,7 @@ impl Key {
     /// The key of a number; one that was never given out names nothing.
     #[inline]
     pub fn from_bits(bits: u64) -> Key {
-        Key {
-            index: bits as u32,
-            generation: (bits >> 32) as u32,
-        }
+        Key { index: bits as u32, generation: (bits >> 32) as u32 }
     }
 
     /// The place of the entry.
@@ -58,11 +55,7 @@ const NONE: u32 = u32::MAX;
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab {
-            entries: Vec::new(),
-            free: NONE,
-            len: 0,
-        }
+        Slab { entries: Vec::new(), free: NONE, len: 0 }
     }
 }
 
@@ -90,21 +83,14 @@ impl<T> Slab<T> {
         self.free = entry.next_free;
         entry.generation = entry.generation.wrapping_add(1);
         entry.value = Some(value);
-        Key {
-            index,
-            generation: entry.generation,
-        }
+        Key { index, generation: entry.generation }
     }
 
     #[cold]
     fn grow(&mut self, value: T) -> Key {
         let index =
             u32::try_from(self.entries.len()).expect("limits on operations keep slabs far below 2^32");
-        self.entries.push(Entry {
-            generation: 1,
-            next_free: NONE,
-            value: Some(value),
-        });
+        self.entries.push(Entry { generation: 1, next_free: NONE, value: Some(value) });
         Key { index, generation: 1 }
     }
 
@@ -126,34 +112,20 @@ impl<T> Slab<T> {
     /// The entry.
     #[inline]
     pub fn get(&self, key: Key) -> Option<&T> {
-        self.entries
-            .get(key.index as usize)
-            .filter(|e| e.generation == key.generation)?
-            .value
-            .as_ref()
+        self.entries.get(key.index as usize).filter(|e| e.generation == key.generation)?.value.as_ref()
     }
 
     /// The entry, to change it.
     #[inline]
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.entries
-            .get_mut(key.index as usize)
-            .filter(|e| e.generation == key.generation)?
-            .value
-            .as_mut()
+        self.entries.get_mut(key.index as usize).filter(|e| e.generation == key.generation)?.value.as_mut()
     }
 
     /// The entry at a place, with its key.
     #[inline(always)]
     pub fn at(&self, index: u32) -> Option<(Key, &T)> {
         let entry = self.entries.get(index as usize)?;
-        Some((
-            Key {
-                index,
-                generation: entry.generation,
-            },
-            entry.value.as_ref()?,
-        ))
+        Some((Key { index, generation: entry.generation }, entry.value.as_ref()?))
     }
 
     /// All values, in the order of their places, to change them.

@@ -93,11 +93,7 @@ impl<T> Unexpected<T> {
 
     /// Keys of the messages that `choose` picks, for the slow path.
     pub fn keys_where(&self, mut choose: impl FnMut(PeerId, &T) -> bool) -> Vec<Key> {
-        self.arrived
-            .iter()
-            .filter(|(_, a)| choose(a.source, &a.message))
-            .map(|(key, _)| key)
-            .collect()
+        self.arrived.iter().filter(|(_, a)| choose(a.source, &a.message)).map(|(key, _)| key).collect()
     }
 
     fn first(&self, mut list: impl Iterator<Item = u32>, pattern: &Pattern) -> Option<Key> {

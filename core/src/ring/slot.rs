@@ -68,9 +68,7 @@ impl Fill for Iov {
 impl Slot {
     #[inline(always)]
     fn body(&self) -> &[AtomicU64; BODY_WORDS] {
-        let Some(body) = self.words[2..].first_chunk() else {
-            unreachable!()
-        };
+        let Some(body) = self.words[2..].first_chunk() else { unreachable!() };
         body
     }
 }
@@ -286,10 +284,8 @@ impl Consumer {
         let slot = self.slot(self.next);
         // Acquire: pair A.
         let word = slot.words[0].load(Ordering::Acquire);
-        (word as u16 == lap_of(self.next, self.lap_shift)).then(|| Ready {
-            slot,
-            header: SlotHeader::unpack(word),
-        })
+        (word as u16 == lap_of(self.next, self.lap_shift))
+            .then(|| Ready { slot, header: SlotHeader::unpack(word) })
     }
 
     /// True when the slot `distance` after the next one is ready. A hint: says nothing about those between.
@@ -360,21 +356,13 @@ mod tests {
         let slots = NonNull::from(slots).cast();
         // SAFETY: leaked, zeroed memory that these two ends alone use.
         unsafe {
-            (
-                Producer::new(slots, count, consumed.into()),
-                Consumer::new(slots, count, consumed.into()),
-            )
+            (Producer::new(slots, count, consumed.into()), Consumer::new(slots, count, consumed.into()))
         }
     }
 
     #[cfg(not(loom))]
     fn header(len: u16) -> SlotHeader {
-        SlotHeader {
-            kind: 3,
-            flags: 1,
-            len,
-            core: 9,
-        }
+        SlotHeader { kind: 3, flags: 1, len, core: 9 }
     }
 
     #[test]
@@ -445,9 +433,7 @@ mod tests {
                 while !p.has_space().unwrap() {
                     std::thread::yield_now();
                 }
-                p.push(header(8), i, |body: &[AtomicU64; BODY_WORDS]| {
-                    body[0].store(!i, Ordering::Relaxed)
-                });
+                p.push(header(8), i, |body: &[AtomicU64; BODY_WORDS]| body[0].store(!i, Ordering::Relaxed));
             }
         });
         for i in 0..COUNT {

@@ -117,11 +117,7 @@ impl<R: Rail> Faulty<R> {
 
     fn hold(&mut self, link: LinkId, frame: RawFrame, polls: u32) {
         let due = self.polls + u64::from(polls);
-        self.lines
-            .entry(link)
-            .or_default()
-            .held
-            .push_back(HeldFrame { due, frame });
+        self.lines.entry(link).or_default().held.push_back(HeldFrame { due, frame });
     }
 
     /// Frames that go their way without being held: straight to the inner rail, unless others wait before them.
@@ -151,18 +147,14 @@ impl<R: Rail> Faulty<R> {
         for (link, line) in &mut self.lines {
             // Nobody came to overtake it.
             if line.held.is_empty() {
-                line.held.extend(line.aside.take().map(|frame| HeldFrame {
-                    due: self.polls,
-                    frame,
-                }));
+                line.held.extend(line.aside.take().map(|frame| HeldFrame { due: self.polls, frame }));
             }
             while let Some(first) = line.held.front_mut().filter(|held| held.due <= self.polls) {
                 match first.frame.post(&mut self.inner, *link) {
                     Posted::NoResource => break,
                     Posted::Accepted(token) => {
                         let lent = line.held.pop_front().map(|held| held.frame);
-                        self.lent
-                            .extend(line.peer.zip(lent).map(|(peer, frame)| ((peer, token), frame)));
+                        self.lent.extend(line.peer.zip(lent).map(|(peer, frame)| ((peer, token), frame)));
                     }
                     Posted::Done | Posted::Down => drop(line.held.pop_front()),
                 }
@@ -171,23 +163,13 @@ impl<R: Rail> Faulty<R> {
     }
 
     fn sink<'a, S: Sink>(&'a mut self, sink: &'a mut S) -> (&'a mut R, FaultSink<'a, S>) {
-        (
-            &mut self.inner,
-            FaultSink {
-                sink,
-                lines: &mut self.lines,
-                lent: &mut self.lent,
-            },
-        )
+        (&mut self.inner, FaultSink { sink, lines: &mut self.lines, lent: &mut self.lent })
     }
 
     fn report_cut<S: Sink>(&mut self, sink: &mut S) -> usize {
         let reported = self.cut.len();
         for peer in self.cut.drain(..) {
-            sink.down(
-                peer,
-                Refusal::new(Error::PeerGone, "the link was cut by the fault plan"),
-            );
+            sink.down(peer, Refusal::new(Error::PeerGone, "the link was cut by the fault plan"));
         }
         reported
     }
@@ -208,13 +190,7 @@ impl<R: Rail> Rail for Faulty<R> {
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
         let link = self.inner.connect(peer, address)?;
-        self.lines.insert(
-            link,
-            Line {
-                peer: Some(peer),
-                ..Line::default()
-            },
-        );
+        self.lines.insert(link, Line { peer: Some(peer), ..Line::default() });
         Ok(link)
     }
 
@@ -226,10 +202,7 @@ impl<R: Rail> Rail for Faulty<R> {
         if line.held.len() >= MAX_HELD {
             return Posted::NoResource;
         }
-        if self
-            .plan
-            .disconnect_after
-            .is_some_and(|after| self.counters.frames >= after)
+        if self.plan.disconnect_after.is_some_and(|after| self.counters.frames >= after)
             && self.counters.disconnected == 0
         {
             return self.cut(link);
@@ -362,13 +335,7 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
 
     fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal> {
         let peer = self.sink.accept(link, node, incarnation)?;
-        self.lines.insert(
-            link,
-            Line {
-                peer: Some(peer),
-                ..Line::default()
-            },
-        );
+        self.lines.insert(link, Line { peer: Some(peer), ..Line::default() });
         Ok(peer)
     }
 
@@ -405,10 +372,8 @@ mod tests {
 
     /// Tags in the order in which 100 messages arrive.
     fn arrivals(plan: FaultPlan) -> (Vec<u64>, FaultCounters) {
-        let mut pair = Pair::strangers(
-            Bad(Loopback::new(0, false), FaultPlan { seed: 1, ..plan }),
-            Setup::default(),
-        );
+        let mut pair =
+            Pair::strangers(Bad(Loopback::new(0, false), FaultPlan { seed: 1, ..plan }), Setup::default());
         let address = *pair.b.address();
         let to_b = pair.a.engine().open(&address).unwrap();
         for tag in 0..100 {
@@ -428,36 +393,18 @@ mod tests {
 
     #[test]
     fn faults_happen_as_planned_and_the_same_each_time() {
-        let (tags, counters) = arrivals(FaultPlan {
-            drop: 0.2,
-            ..FaultPlan::default()
-        });
+        let (tags, counters) = arrivals(FaultPlan { drop: 0.2, ..FaultPlan::default() });
         assert!(counters.dropped > 5 && tags.len() as u64 == 100 - counters.dropped);
         assert!(tags.is_sorted());
-        let (tags, counters) = arrivals(FaultPlan {
-            duplicate: 0.2,
-            ..FaultPlan::default()
-        });
+        let (tags, counters) = arrivals(FaultPlan { duplicate: 0.2, ..FaultPlan::default() });
         assert!(counters.duplicated > 5 && tags.len() as u64 == 100 + counters.duplicated);
-        let (tags, counters) = arrivals(FaultPlan {
-            reorder: 0.2,
-            ..FaultPlan::default()
-        });
+        let (tags, counters) = arrivals(FaultPlan { reorder: 0.2, ..FaultPlan::default() });
         assert!(counters.reordered > 5 && tags.len() == 100 && !tags.is_sorted());
-        let delay = FaultPlan {
-            delay: 0.2,
-            delay_polls: 10,
-            ..FaultPlan::default()
-        };
+        let delay = FaultPlan { delay: 0.2, delay_polls: 10, ..FaultPlan::default() };
         let (tags, counters) = arrivals(delay);
         assert!(counters.delayed > 5);
         assert_eq!(tags, (0..100).collect::<Vec<u64>>());
-        let all = FaultPlan {
-            drop: 0.1,
-            duplicate: 0.1,
-            reorder: 0.1,
-            ..delay
-        };
+        let all = FaultPlan { drop: 0.1, duplicate: 0.1, reorder: 0.1, ..delay };
         assert_eq!(arrivals(all), arrivals(all));
     }
 }

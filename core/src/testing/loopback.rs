@@ -19,10 +19,7 @@ impl Loopback {
     /// Rails on which everything takes `latency_ns`, and that can fetch if `get`.
     pub fn new(latency_ns: u64, get: bool) -> Loopback {
         let hub = Hub::with_latency(latency_ns);
-        Loopback {
-            hub: if get { hub } else { hub.without_get() },
-            latency_ns,
-        }
+        Loopback { hub: if get { hub } else { hub.without_get() }, latency_ns }
     }
 
     fn latency_steps(&self) -> usize {

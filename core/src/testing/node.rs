@@ -130,8 +130,7 @@ impl<R: Rail> Node<R> {
     /// # Panics
     /// When the engine refuses.
     pub fn send(&mut self, to: PeerId, bytes: &[u8], tag: u64) -> Ticket {
-        self.send_with(to, &[bytes], tag, SendOptions::default())
-            .expect("the send starts")
+        self.send_with(to, &[bytes], tag, SendOptions::default()).expect("the send starts")
     }
 
     /// Sends several pieces as one message.
@@ -173,25 +172,13 @@ impl<R: Rail> Node<R> {
         };
         self.next += 1;
         match number {
-            Some(number) => drop(self.operations.insert(
-                ticket,
-                Operation {
-                    number,
-                    buffers,
-                    receives: false,
-                },
-            )),
+            Some(number) => {
+                drop(self.operations.insert(ticket, Operation { number, buffers, receives: false }))
+            }
             None => {
                 scribble(&mut buffers);
                 self.order.push(ticket);
-                self.outcomes.insert(
-                    ticket,
-                    Outcome {
-                        status: Ok(()),
-                        completion: None,
-                        bytes: Vec::new(),
-                    },
-                );
+                self.outcomes.insert(ticket, Outcome { status: Ok(()), completion: None, bytes: Vec::new() });
             }
         }
         Ok(ticket)
@@ -217,14 +204,7 @@ impl<R: Rail> Node<R> {
             return self.receive(exactly(source, tag), len);
         }
         self.next += 1;
-        self.operations.insert(
-            ticket,
-            Operation {
-                number: 0,
-                buffers,
-                receives: true,
-            },
-        );
+        self.operations.insert(ticket, Operation { number: 0, buffers, receives: true });
         ticket
     }
 
@@ -241,14 +221,7 @@ impl<R: Rail> Node<R> {
             _ => self.engine().receive_iov(cq, &pattern, &iov, ticket.0),
         }?;
         self.next += 1;
-        self.operations.insert(
-            ticket,
-            Operation {
-                number,
-                buffers,
-                receives: true,
-            },
-        );
+        self.operations.insert(ticket, Operation { number, buffers, receives: true });
         Ok(ticket)
     }
 
@@ -262,14 +235,7 @@ impl<R: Rail> Node<R> {
         let iov = iov_of(&mut buffers);
         let number = self.engine().receive_held(cq, message, iov[0], ticket.0)?;
         self.next += 1;
-        self.operations.insert(
-            ticket,
-            Operation {
-                number,
-                buffers,
-                receives: true,
-            },
-        );
+        self.operations.insert(ticket, Operation { number, buffers, receives: true });
         Ok(ticket)
     }
 
@@ -313,9 +279,8 @@ impl<R: Rail> Node<R> {
     /// The peer whose node this is, the newest of several.
     pub fn peer_of(&mut self, node: NodeId) -> Option<PeerId> {
         let engine = self.engine();
-        let known = (0..)
-            .map(PeerId::new)
-            .map_while(|peer| engine.peer(peer).ok().map(|(of, ..)| (peer, of)));
+        let known =
+            (0..).map(PeerId::new).map_while(|peer| engine.peer(peer).ok().map(|(of, ..)| (peer, of)));
         known.filter(|(_, of)| *of == node).last().map(|(peer, _)| peer)
     }
 
@@ -340,42 +305,23 @@ impl<R: Rail> Node<R> {
             code => Err(Error::from_code(code).expect("completions hold known errors")),
         };
         self.order.push(ticket);
-        self.outcomes.insert(
-            ticket,
-            Outcome {
-                status,
-                completion: Some(completion),
-                bytes,
-            },
-        );
+        self.outcomes.insert(ticket, Outcome { status, completion: Some(completion), bytes });
     }
 }
 
 /// Accepts messages of `source` with exactly this tag.
 pub fn exactly(source: PeerId, tag: u64) -> Pattern {
-    Pattern {
-        source: Source::Peer(source),
-        tag,
-        ignore: 0,
-    }
+    Pattern { source: Source::Peer(source), tag, ignore: 0 }
 }
 
 /// Accepts messages of anybody with exactly this tag.
 pub fn from_any(tag: u64) -> Pattern {
-    Pattern {
-        source: Source::Any,
-        tag,
-        ignore: 0,
-    }
+    Pattern { source: Source::Any, tag, ignore: 0 }
 }
 
 /// Accepts everything.
 pub fn anything() -> Pattern {
-    Pattern {
-        source: Source::Any,
-        tag: 0,
-        ignore: u64::MAX,
-    }
+    Pattern { source: Source::Any, tag: 0, ignore: u64::MAX }
 }
 
 fn guarded(content: &[u8]) -> Box<[u8]> {

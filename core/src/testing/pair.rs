@@ -48,10 +48,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup {
-            limits: Limits::default(),
-            cq_capacity: 1 << 18,
-        }
+        Setup { limits: Limits::default(), cq_capacity: 1 << 18 }
     }
 }
 
@@ -95,11 +92,7 @@ impl<F: Fixture> Pair<F> {
     /// When no connection comes about.
     pub fn meet(&mut self) {
         let (address_a, address_b) = (*self.a.address(), *self.b.address());
-        self.to_b = self
-            .a
-            .engine()
-            .open(&address_b)
-            .expect("the rail leads to its peer");
+        self.to_b = self.a.engine().open(&address_b).expect("the rail leads to its peer");
         // A message that was matched: both sides are up.
         let ping = self.a.send(self.to_b, b"", u64::MAX);
         let received = self.b.receive(super::node::from_any(u64::MAX), 0);
@@ -114,13 +107,7 @@ impl<F: Fixture> Pair<F> {
     pub fn strangers(mut fixture: F, setup: Setup) -> Pair<F> {
         let a = new_node(&mut fixture, 1, setup);
         let b = new_node(&mut fixture, 2, setup);
-        Pair {
-            a,
-            b,
-            to_b: PeerId::new(u32::MAX),
-            to_a: PeerId::new(u32::MAX),
-            fixture,
-        }
+        Pair { a, b, to_b: PeerId::new(u32::MAX), to_a: PeerId::new(u32::MAX), fixture }
     }
 
     /// A further node, which nobody drives but the caller.
@@ -185,12 +172,7 @@ impl<F: Fixture> Pair<F> {
 /// The address of the node of this number.
 pub fn address_of(number: u8, uid: u32) -> Address {
     let node = NodeId::new([number; 16]).expect("node numbers begin with 1");
-    Address {
-        uid,
-        host: 1,
-        node,
-        incarnation: 1,
-    }
+    Address { uid, host: 1, node, incarnation: 1 }
 }
 
 fn new_node<F: Fixture>(fixture: &mut F, number: u8, setup: Setup) -> Node<F::Rail> {

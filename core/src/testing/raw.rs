@@ -80,23 +80,12 @@ impl<R: Rail> RawPeer<R> {
     /// As [`Rail::connect`].
     pub fn connect(mut rail: R, address: &Address) -> Result<RawPeer<R>, Refusal> {
         let link = rail.connect(PeerId::new(0), address)?;
-        Ok(RawPeer {
-            rail,
-            link,
-            frames: Vec::new(),
-            up: false,
-            down: false,
-            lent: Vec::new(),
-        })
+        Ok(RawPeer { rail, link, frames: Vec::new(), up: false, down: false, lent: Vec::new() })
     }
 
     /// One round of maintenance and polling.
     pub fn drive(&mut self, now: Time) -> usize {
-        let mut heard = Heard {
-            frames: &mut self.frames,
-            up: &mut self.up,
-            down: &mut self.down,
-        };
+        let mut heard = Heard { frames: &mut self.frames, up: &mut self.up, down: &mut self.down };
         self.rail.maintain(now, &mut heard) + self.rail.poll(64, &mut heard)
     }
 
@@ -133,30 +122,12 @@ struct Heard<'a> {
 impl Sink for Heard<'_> {
     fn message(&mut self, _peer: PeerId, tag: u64, payload: PeerBytes<'_>) {
         let (kind, payload) = (Kind::Eager as u8, payload.to_vec());
-        self.frames.push(RawFrame {
-            kind,
-            flags: 0,
-            word: tag,
-            extension: [0; MAX_EXTENSION],
-            payload,
-        });
+        self.frames.push(RawFrame { kind, flags: 0, word: tag, extension: [0; MAX_EXTENSION], payload });
     }
 
     fn frame(&mut self, _peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
-        let Incoming {
-            kind,
-            flags,
-            word,
-            extension,
-            payload,
-        } = frame;
-        self.frames.push(RawFrame {
-            kind,
-            flags,
-            word,
-            extension,
-            payload: payload.to_vec(),
-        });
+        let Incoming { kind, flags, word, extension, payload } = frame;
+        self.frames.push(RawFrame { kind, flags, word, extension, payload: payload.to_vec() });
         Ok(())
     }
 

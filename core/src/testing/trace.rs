@@ -57,21 +57,15 @@ pub struct Traced<R> {
 impl<R: Rail> Traced<R> {
     /// Wraps a rail; `tell` hears of each event.
     pub fn new(inner: R, tell: impl FnMut(&Event) + Send + 'static) -> Traced<R> {
-        Traced {
-            inner,
-            tell: Box::new(tell),
-        }
+        Traced { inner, tell: Box::new(tell) }
     }
 
     /// Wraps a rail, and keeps the events.
     pub fn recording(inner: R) -> (Traced<R>, Journal) {
         let journal = Journal::default();
         let kept = journal.clone();
-        let keep = move |event: &Event| {
-            kept.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(event.clone())
-        };
+        let keep =
+            move |event: &Event| kept.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone());
         (Traced::new(inner, keep), journal)
     }
 
@@ -83,9 +77,7 @@ impl<R: Rail> Traced<R> {
 
 impl<R: fmt::Debug> fmt::Debug for Traced<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Traced")
-            .field("inner", &self.inner)
-            .finish_non_exhaustive()
+        f.debug_struct("Traced").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
@@ -111,41 +103,18 @@ impl<R: Rail> Rail for Traced<R> {
 
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
         let posted = self.inner.post(link, frame);
-        let Frame {
-            kind,
-            flags,
-            word,
-            payload,
-            ..
-        } = *frame;
-        let summary = Summary {
-            kind: kind as u8,
-            flags,
-            word,
-            len: payload.len(),
-        };
+        let Frame { kind, flags, word, payload, .. } = *frame;
+        let summary = Summary { kind: kind as u8, flags, word, len: payload.len() };
         (self.tell)(&Event::Posted(link, summary, posted));
         posted
     }
 
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
-        self.inner.poll(
-            budget,
-            &mut TraceSink {
-                sink,
-                tell: &mut self.tell,
-            },
-        )
+        self.inner.poll(budget, &mut TraceSink { sink, tell: &mut self.tell })
     }
 
     fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
-        self.inner.maintain(
-            now,
-            &mut TraceSink {
-                sink,
-                tell: &mut self.tell,
-            },
-        )
+        self.inner.maintain(now, &mut TraceSink { sink, tell: &mut self.tell })
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -199,35 +168,15 @@ struct TraceSink<'a, S> {
 
 impl<S: Sink> Sink for TraceSink<'_, S> {
     fn message(&mut self, peer: PeerId, tag: u64, payload: PeerBytes<'_>) {
-        let summary = Summary {
-            kind: Kind::Eager as u8,
-            flags: 0,
-            word: tag,
-            len: payload.len(),
-        };
+        let summary = Summary { kind: Kind::Eager as u8, flags: 0, word: tag, len: payload.len() };
         self.sink.message(peer, tag, payload);
         (self.tell)(&Event::Delivered(peer, summary, Ok(())));
     }
 
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
-        let Incoming {
-            kind,
-            flags,
-            word,
-            payload,
-            ..
-        } = frame;
+        let Incoming { kind, flags, word, payload, .. } = frame;
         let answer = self.sink.frame(peer, frame);
-        (self.tell)(&Event::Delivered(
-            peer,
-            Summary {
-                kind,
-                flags,
-                word,
-                len: payload.len(),
-            },
-            answer,
-        ));
+        (self.tell)(&Event::Delivered(peer, Summary { kind, flags, word, len: payload.len() }, answer));
         answer
     }
 
@@ -272,23 +221,13 @@ impl fmt::Display for Event {
                 write!(f, "connecting peer {} node {node} link {}", peer.number(), link.0)
             }
             Event::Connecting(peer, node, Err(error)) => {
-                write!(
-                    f,
-                    "not connecting peer {} node {node} error {}",
-                    peer.number(),
-                    error.code()
-                )
+                write!(f, "not connecting peer {} node {node} error {}", peer.number(), error.code())
             }
             Event::Accepting(link, node, Ok(peer)) => {
                 write!(f, "accepting link {} node {node} peer {}", link.0, peer.number())
             }
             Event::Accepting(link, node, Err(error)) => {
-                write!(
-                    f,
-                    "not accepting link {} node {node} error {}",
-                    link.0,
-                    error.code()
-                )
+                write!(f, "not accepting link {} node {node} error {}", link.0, error.code())
             }
             Event::Posted(link, frame, posted) => {
                 write!(f, "posted link {} {frame} outcome {}", link.0, outcome(*posted))
@@ -299,12 +238,7 @@ impl fmt::Display for Event {
             }
             Event::Sent(peer, token) => write!(f, "sent peer {} token {token:x}", peer.number()),
             Event::Fetched(link, len, posted) => {
-                write!(
-                    f,
-                    "fetched link {} len {len} outcome {}",
-                    link.0,
-                    outcome(*posted)
-                )
+                write!(f, "fetched link {} len {len} outcome {}", link.0, outcome(*posted))
             }
             Event::Up(peer) => write!(f, "up peer {}", peer.number()),
             Event::Down(peer, why) => write!(f, "down peer {} reason {}", peer.number(), why.reason),

@@ -54,12 +54,7 @@ impl Address {
         }
         let (uid, host) = (reader.u32()?, reader.u64()?);
         let node = NodeId::new(reader.array()?).ok_or(Malformed("address without a node id"))?;
-        Ok(Address {
-            uid,
-            host,
-            node,
-            incarnation: reader.u64()?,
-        })
+        Ok(Address { uid, host, node, incarnation: reader.u64()? })
     }
 }
 
@@ -72,10 +67,8 @@ pub struct KnownPeer {
     pub endpoint: Option<u32>,
 }
 
-const _: () = assert!(
-    size_of::<KnownPeer>() <= 128,
-    "an address that is known and not used takes at most 128 bytes"
-);
+const _: () =
+    assert!(size_of::<KnownPeer>() <= 128, "an address that is known and not used takes at most 128 bytes");
 
 #[cfg(test)]
 mod tests {
@@ -84,12 +77,7 @@ mod tests {
     #[test]
     fn addresses_round_trip_and_strangers_are_refused() {
         let node = NodeId::new([7; 16]).unwrap();
-        let address = Address {
-            uid: 1000,
-            host: u64::MAX,
-            node,
-            incarnation: 42,
-        };
+        let address = Address { uid: 1000, host: u64::MAX, node, incarnation: 42 };
         let mut bytes = address.to_bytes();
         assert_eq!(Address::parse(&bytes), Ok(address));
         bytes[63] = 1;

@@ -133,9 +133,7 @@ impl<'a> Frame<'a> {
     /// The extension words in use.
     #[inline(always)]
     pub fn extension(&self) -> &[u64] {
-        self.extension
-            .get(..self.extension_len)
-            .unwrap_or(&self.extension)
+        self.extension.get(..self.extension_len).unwrap_or(&self.extension)
     }
 }
 
@@ -224,16 +222,7 @@ impl Header {
         for to in extension.iter_mut().take(usize::from(words)) {
             *to = reader.u64()?;
         }
-        Ok(Some((
-            Header {
-                payload_len,
-                kind,
-                flags,
-                word,
-                extension,
-            },
-            total,
-        )))
+        Ok(Some((Header { payload_len, kind, flags, word, extension }, total)))
     }
 }
 

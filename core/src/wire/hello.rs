@@ -161,10 +161,7 @@ impl Hello {
         let mut extensions = Vec::new();
         while !reader.0.is_empty() {
             let (kind, len) = (reader.u16()?, reader.u16()?);
-            extensions.push(Extension {
-                kind,
-                bytes: reader.take(len.into())?.to_vec(),
-            });
+            extensions.push(Extension { kind, bytes: reader.take(len.into())?.to_vec() });
         }
         Ok(Hello {
             version_min,
@@ -187,9 +184,7 @@ impl Hello {
     pub fn agree(&self, known: &[u16]) -> Result<u16, Rejection> {
         let version = self.version_max.min(VERSION_MAX);
         if version < self.version_min.max(VERSION_MIN) {
-            return Err(Rejection::Version {
-                theirs: (self.version_min, self.version_max),
-            });
+            return Err(Rejection::Version { theirs: (self.version_min, self.version_max) });
         }
         if self.required & !FEATURES != 0 {
             return Err(Rejection::Features(self.required & !FEATURES));
@@ -206,10 +201,7 @@ impl Hello {
 
     /// The content of an extension.
     pub fn extension(&self, kind: u16) -> Option<&[u8]> {
-        self.extensions
-            .iter()
-            .find(|e| e.kind == kind)
-            .map(|e| e.bytes.as_slice())
+        self.extensions.iter().find(|e| e.kind == kind).map(|e| e.bytes.as_slice())
     }
 }
 
@@ -234,25 +226,13 @@ mod tests {
     #[test]
     fn what_must_be_understood_is_not_skipped() {
         let mut theirs = hello();
-        theirs.extensions.push(Extension {
-            kind: 0x17,
-            bytes: vec![1, 2, 3],
-        });
+        theirs.extensions.push(Extension { kind: 0x17, bytes: vec![1, 2, 3] });
         assert_eq!(theirs.agree(&[]), Ok(1));
-        theirs.extensions.push(Extension {
-            kind: EXTENSION_CRITICAL | 1,
-            bytes: vec![],
-        });
-        assert_eq!(
-            theirs.agree(&[]),
-            Err(Rejection::Extension(EXTENSION_CRITICAL | 1))
-        );
+        theirs.extensions.push(Extension { kind: EXTENSION_CRITICAL | 1, bytes: vec![] });
+        assert_eq!(theirs.agree(&[]), Err(Rejection::Extension(EXTENSION_CRITICAL | 1)));
         assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Ok(1));
         theirs.required = 2;
-        assert_eq!(
-            theirs.agree(&[EXTENSION_CRITICAL | 1]),
-            Err(Rejection::Features(2))
-        );
+        assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Err(Rejection::Features(2)));
         theirs.required = 0;
         theirs.byte_order = 3 - BYTE_ORDER;
         assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Err(Rejection::ByteOrder));

@@ -100,39 +100,21 @@ impl Message {
                 immediate: has(FLAG_IMMEDIATE).then(&mut next),
                 len: next(),
                 op: next(),
-                source: has(FLAG_SOURCE).then(|| RemoteSource {
-                    rkey: next(),
-                    address: next(),
-                }),
+                source: has(FLAG_SOURCE).then(|| RemoteSource { rkey: next(), address: next() }),
             },
             Kind::Rtr => {
                 let (receiver_op, offset, len) = (next(), next(), next());
-                offset
-                    .checked_add(len)
-                    .ok_or(Malformed("piece that ends beyond 2^64"))?;
-                Message::Rtr {
-                    op: frame.word,
-                    receiver_op,
-                    offset,
-                    len,
-                }
+                offset.checked_add(len).ok_or(Malformed("piece that ends beyond 2^64"))?;
+                Message::Rtr { op: frame.word, receiver_op, offset, len }
             }
-            Kind::Segment => Message::Segment {
-                op: frame.word,
-                offset: next(),
-            },
-            Kind::Fin => Message::Fin {
-                op: frame.word,
-                status: parse_status(next())?,
-            },
+            Kind::Segment => Message::Segment { op: frame.word, offset: next() },
+            Kind::Fin => Message::Fin { op: frame.word, status: parse_status(next())? },
             Kind::Matched => Message::Matched { op: frame.word },
             Kind::Stop => Message::Stop,
             Kind::Go => Message::Go,
             Kind::Abort => Message::Abort {
                 op: frame.word,
-                error: parse_status(next())?
-                    .err()
-                    .ok_or(Malformed("abort without an error"))?,
+                error: parse_status(next())?.err().ok_or(Malformed("abort without an error"))?,
             },
         })
     }
@@ -146,13 +128,7 @@ impl Message {
                 push_flagged(&mut frame, FLAG_IMMEDIATE, immediate);
                 push_flagged(&mut frame, FLAG_SYNC, sync);
             }
-            Message::Rts {
-                tag,
-                len,
-                op,
-                immediate,
-                source,
-            } => {
+            Message::Rts { tag, len, op, immediate, source } => {
                 (frame.kind, frame.word) = (Kind::Rts, tag);
                 push_flagged(&mut frame, FLAG_IMMEDIATE, immediate);
                 push(&mut frame, &[len, op]);
@@ -161,12 +137,7 @@ impl Message {
                     push(&mut frame, &[source.rkey, source.address]);
                 }
             }
-            Message::Rtr {
-                op,
-                receiver_op,
-                offset,
-                len,
-            } => {
+            Message::Rtr { op, receiver_op, offset, len } => {
                 (frame.kind, frame.word) = (Kind::Rtr, op);
                 push(&mut frame, &[receiver_op, offset, len]);
             }
@@ -234,15 +205,7 @@ mod tests {
                 sync
             }),
             (any::<(u64, u64, u64, Option<u64>)>(), source).prop_map(
-                |((tag, len, op, immediate), source)| {
-                    Message::Rts {
-                        tag,
-                        len,
-                        op,
-                        immediate,
-                        source,
-                    }
-                }
+                |((tag, len, op, immediate), source)| { Message::Rts { tag, len, op, immediate, source } }
             ),
             any::<(u64, u64, u32, u32)>().prop_map(|(op, receiver_op, offset, len)| Message::Rtr {
                 op,
@@ -251,14 +214,8 @@ mod tests {
                 len: len.into()
             }),
             any::<(u64, u64)>().prop_map(|(op, offset)| Message::Segment { op, offset }),
-            (
-                any::<u64>(),
-                prop::option::of(prop::sample::select(Error::ALL.to_vec()))
-            )
-                .prop_map(|(op, e)| Message::Fin {
-                    op,
-                    status: e.map_or(Ok(()), Err)
-                }),
+            (any::<u64>(), prop::option::of(prop::sample::select(Error::ALL.to_vec())))
+                .prop_map(|(op, e)| Message::Fin { op, status: e.map_or(Ok(()), Err) }),
             any::<u64>().prop_map(|op| Message::Matched { op }),
             Just(Message::Stop),
             Just(Message::Go),

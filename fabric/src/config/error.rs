@@ -34,33 +34,20 @@ impl ConfigError {
             .min()
             .filter(|(distance, _)| *distance <= NEAR)
             .map(|(_, known)| known);
-        ConfigError::Unknown {
-            name: name.to_owned(),
-            suggestion,
-        }
+        ConfigError::Unknown { name: name.to_owned(), suggestion }
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConfigError::Unknown {
-                name,
-                suggestion: Some(known),
-            } => {
+            ConfigError::Unknown { name, suggestion: Some(known) } => {
                 write!(f, "{name}: no such variable, did you mean {known}?")
             }
-            ConfigError::Unknown {
-                name,
-                suggestion: None,
-            } => {
+            ConfigError::Unknown { name, suggestion: None } => {
                 write!(f, "{name}: no such variable, `gridnet config` lists them all")
             }
-            ConfigError::BadValue {
-                name,
-                value,
-                accepted,
-            } => {
+            ConfigError::BadValue { name, value, accepted } => {
                 write!(f, "{name}: bad value {value:?}, accepted is {accepted}")
             }
         }
@@ -94,12 +81,9 @@ mod tests {
 
     #[test]
     fn distance_counts_edits() {
-        for (a, b, edits) in [
-            ("", "abc", 3),
-            ("abc", "abc", 0),
-            ("kitten", "sitting", 3),
-            ("RAIL", "RAILS", 1),
-        ] {
+        for (a, b, edits) in
+            [("", "abc", 3), ("abc", "abc", 0), ("kitten", "sitting", 3), ("RAIL", "RAILS", 1)]
+        {
             assert_eq!((distance(a, b), distance(b, a)), (edits, edits), "{a} {b}");
         }
     }

@@ -82,10 +82,7 @@ impl Config {
     /// Bytes that are not UTF-8 become replacement characters, which no variable accepts.
     pub fn from_process(overrides: &[(String, String)]) -> Result<Config, ConfigError> {
         let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        Config::from_sources(
-            std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))),
-            overrides,
-        )
+        Config::from_sources(std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))), overrides)
     }
 
     /// Every variable with its value, in the order of the table.
@@ -136,9 +133,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings(std::array::from_fn(|index| {
-            (VARIABLES[index].default.to_owned(), Origin::Default)
-        }))
+        Settings(std::array::from_fn(|index| (VARIABLES[index].default.to_owned(), Origin::Default)))
     }
 }
 
@@ -148,9 +143,7 @@ mod tests {
     use std::time::Duration;
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
-        list.iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect()
+        list.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
     }
 
     fn program(name: &str, value: &str) -> Result<Config, ConfigError> {
@@ -175,21 +168,10 @@ mod tests {
 
     #[test]
     fn the_program_beats_the_environment_and_that_beats_the_default() {
-        let env = pairs(&[
-            ("GRIDNET_WAIT_MODE", "spin"),
-            ("GRIDNET_MAX_OPS", "5"),
-            ("HOME", "/"),
-        ]);
+        let env = pairs(&[("GRIDNET_WAIT_MODE", "spin"), ("GRIDNET_MAX_OPS", "5"), ("HOME", "/")]);
         let config = Config::from_sources(env.into_iter(), &pairs(&[("GRIDNET_MAX_OPS", "7")])).unwrap();
         assert_eq!((config.wait_mode, config.max_ops), (WaitMode::Spin, 7));
-        let origin = |name| {
-            config
-                .entries()
-                .into_iter()
-                .find(|entry| entry.name == name)
-                .unwrap()
-                .origin
-        };
+        let origin = |name| config.entries().into_iter().find(|entry| entry.name == name).unwrap().origin;
         assert_eq!(origin("GRIDNET_WAIT_MODE"), Origin::Environment);
         assert_eq!(origin("GRIDNET_MAX_OPS"), Origin::Program);
         assert_eq!(origin("GRIDNET_RAILS"), Origin::Default);
@@ -198,10 +180,7 @@ mod tests {
     #[test]
     fn the_last_of_several_overrides_wins() {
         let twice = pairs(&[("GRIDNET_MAX_OPS", "5"), ("GRIDNET_MAX_OPS", "6")]);
-        assert_eq!(
-            Config::from_sources(std::iter::empty(), &twice).unwrap().max_ops,
-            6
-        );
+        assert_eq!(Config::from_sources(std::iter::empty(), &twice).unwrap().max_ops, 6);
     }
 
     #[test]
@@ -217,19 +196,13 @@ mod tests {
     #[test]
     fn an_unknown_name_is_an_error_with_a_suggestion_when_one_is_near() {
         let error = program("GRIDNET_WAITMODE", "spin").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "GRIDNET_WAITMODE: no such variable, did you mean GRIDNET_WAIT_MODE?"
-        );
+        assert_eq!(error.to_string(), "GRIDNET_WAITMODE: no such variable, did you mean GRIDNET_WAIT_MODE?");
         let error = program("GRIDNET_COFFEE_STRENGTH", "9").unwrap_err();
         assert_eq!(
             error.to_string(),
             "GRIDNET_COFFEE_STRENGTH: no such variable, `gridnet config` lists them all"
         );
-        assert!(
-            program("PATH", "/bin").is_err(),
-            "an override is always meant for us"
-        );
+        assert!(program("PATH", "/bin").is_err(), "an override is always meant for us");
     }
 
     #[test]
@@ -250,10 +223,7 @@ mod tests {
         ] {
             let error = program(name, value).expect_err(name);
             let text = error.to_string();
-            assert!(
-                text.starts_with(name) && text.contains(&format!("{value:?}")),
-                "{text}"
-            );
+            assert!(text.starts_with(name) && text.contains(&format!("{value:?}")), "{text}");
         }
     }
 
@@ -261,12 +231,7 @@ mod tests {
     fn entries_follow_the_fields() {
         let mut config = program("GRIDNET_SHM_LINK_WINDOW", "524288").unwrap();
         let shown = |config: &Config, name| {
-            config
-                .entries()
-                .into_iter()
-                .find(|entry| entry.name == name)
-                .unwrap()
-                .value
+            config.entries().into_iter().find(|entry| entry.name == name).unwrap().value
         };
         assert_eq!(shown(&config, "GRIDNET_SHM_LINK_WINDOW"), "512k");
         config.wait_mode = WaitMode::Block;

@@ -53,18 +53,12 @@ impl<T: Copy + PartialEq + Sync> Kind for Choice<T> {
     type Value = T;
 
     fn parse(&self, text: &str) -> Option<T> {
-        self.0
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, value)| *value)
+        self.0.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
     }
 
     fn show(&self, value: &T) -> String {
         // The list has a word for each value of the enumeration.
-        self.0
-            .iter()
-            .find(|(_, listed)| listed == value)
-            .map_or(String::new(), |(word, _)| word.to_string())
+        self.0.iter().find(|(_, listed)| listed == value).map_or(String::new(), |(word, _)| word.to_string())
     }
 
     fn accepted(&self) -> String {
@@ -122,19 +116,12 @@ impl Kind for Bytes {
             .iter()
             .find_map(|(suffix, factor)| text.strip_suffix(*suffix).map(|digits| (digits, *factor)))
             .unwrap_or((text, 1));
-        number(digits)?
-            .checked_mul(factor)
-            .filter(|value| self.0.contains(value))
+        number(digits)?.checked_mul(factor).filter(|value| self.0.contains(value))
     }
 
     fn show(&self, value: &usize) -> String {
-        let suffix = BYTE_SUFFIXES
-            .iter()
-            .find(|(_, factor)| *value > 0 && value.is_multiple_of(*factor));
-        suffix.map_or_else(
-            || value.to_string(),
-            |(suffix, factor)| format!("{}{suffix}", value / factor),
-        )
+        let suffix = BYTE_SUFFIXES.iter().find(|(_, factor)| *value > 0 && value.is_multiple_of(*factor));
+        suffix.map_or_else(|| value.to_string(), |(suffix, factor)| format!("{}{suffix}", value / factor))
     }
 
     fn accepted(&self) -> String {
@@ -153,9 +140,8 @@ impl Kind for Time {
     type Value = Duration;
 
     fn parse(&self, text: &str) -> Option<Duration> {
-        let (digits, unit_ns) = TIME_UNITS
-            .iter()
-            .find_map(|(unit, ns)| text.strip_suffix(*unit).map(|digits| (digits, *ns)))?;
+        let (digits, unit_ns) =
+            TIME_UNITS.iter().find_map(|(unit, ns)| text.strip_suffix(*unit).map(|digits| (digits, *ns)))?;
         let ns = u64::try_from(number(digits)?).ok()?.checked_mul(unit_ns)?;
         Some(Duration::from_nanos(ns)).filter(|value| *value <= self.0)
     }
@@ -163,10 +149,7 @@ impl Kind for Time {
     fn show(&self, value: &Duration) -> String {
         let ns = value.as_nanos();
         // Seconds last in the list of suffixes (they are the tail of the others), first in size.
-        let unit = TIME_UNITS
-            .iter()
-            .rev()
-            .find(|(_, unit)| ns > 0 && ns.is_multiple_of(u128::from(*unit)));
+        let unit = TIME_UNITS.iter().rev().find(|(_, unit)| ns > 0 && ns.is_multiple_of(u128::from(*unit)));
         unit.map_or_else(
             || format!("{ns}ns"),
             |(unit, unit_ns)| format!("{}{unit}", ns / u128::from(*unit_ns)),
@@ -174,10 +157,7 @@ impl Kind for Time {
     }
 
     fn accepted(&self) -> String {
-        format!(
-            "a time with its unit ns, us, ms or s, up to {}",
-            self.show(&self.0)
-        )
+        format!("a time with its unit ns, us, ms or s, up to {}", self.show(&self.0))
     }
 }
 
@@ -216,9 +196,7 @@ impl Kind for Directory {
     }
 
     fn show(&self, value: &Option<PathBuf>) -> String {
-        value
-            .as_ref()
-            .map_or(String::new(), |path| path.display().to_string())
+        value.as_ref().map_or(String::new(), |path| path.display().to_string())
     }
 
     fn accepted(&self) -> String {
@@ -258,9 +236,7 @@ impl Kind for LogFilter {
     fn parse(&self, text: &str) -> Option<String> {
         let target = |name: &str| {
             !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte))
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte))
         };
         let directive = |item: &str| match item.split_once('=') {
             Some((name, level)) => target(name) && LOG_LEVELS.contains(&level),
@@ -274,18 +250,13 @@ impl Kind for LogFilter {
     }
 
     fn accepted(&self) -> String {
-        format!(
-            "a level ({}) or target=level, several with commas",
-            LOG_LEVELS.join(" ")
-        )
+        format!("a level ({}) or target=level, several with commas", LOG_LEVELS.join(" "))
     }
 }
 
 /// Decimal digits and nothing else: no sign, no blank, no empty text.
 fn number(text: &str) -> Option<usize> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 pub(super) const KIB: usize = 1 << 10;
@@ -308,13 +279,7 @@ mod tests {
     #[test]
     fn sizes_take_suffixes_and_keep_their_range() {
         let bytes = Bytes(KIB..=GIB);
-        for (text, value) in [
-            ("1024", 1024),
-            ("1k", 1024),
-            ("3m", 3 * MIB),
-            ("1g", GIB),
-            ("007k", 7 * KIB),
-        ] {
+        for (text, value) in [("1024", 1024), ("1k", 1024), ("3m", 3 * MIB), ("1g", GIB), ("007k", 7 * KIB)] {
             assert_eq!(bytes.parse(text), Some(value), "{text}");
         }
         for text in [
@@ -333,36 +298,20 @@ mod tests {
         ] {
             assert_eq!(bytes.parse(text), None, "{text}");
         }
-        assert_eq!(
-            bytes.accepted(),
-            "a size from 1k to 1g, with or without suffix k, m, g"
-        );
+        assert_eq!(bytes.accepted(), "a size from 1k to 1g, with or without suffix k, m, g");
     }
 
     #[test]
     fn times_need_their_unit() {
         let time = Time(Duration::from_secs(10));
-        for (text, ns) in [
-            ("10ns", 10),
-            ("5us", 5_000),
-            ("3ms", 3_000_000),
-            ("2s", 2_000_000_000),
-            ("0ns", 0),
-        ] {
+        for (text, ns) in
+            [("10ns", 10), ("5us", 5_000), ("3ms", 3_000_000), ("2s", 2_000_000_000), ("0ns", 0)]
+        {
             assert_eq!(time.parse(text), Some(Duration::from_nanos(ns)), "{text}");
         }
-        for text in [
-            "",
-            "5",
-            "us",
-            "5 us",
-            "-5us",
-            "1.5us",
-            "5min",
-            "11s",
-            "99999999999999999999s",
-            "18446744074s",
-        ] {
+        for text in
+            ["", "5", "us", "5 us", "-5us", "1.5us", "5min", "11s", "99999999999999999999s", "18446744074s"]
+        {
             assert_eq!(time.parse(text), None, "{text}");
         }
     }
@@ -381,10 +330,7 @@ mod tests {
 
     #[test]
     fn names_and_paths_are_what_they_say() {
-        assert_eq!(
-            Name.parse("node-7.rack_2"),
-            Some(Some("node-7.rack_2".to_owned()))
-        );
+        assert_eq!(Name.parse("node-7.rack_2"), Some(Some("node-7.rack_2".to_owned())));
         for text in ["a b", "a/b", "é", &"x".repeat(65)] {
             assert_eq!(Name.parse(text), None, "{text}");
         }
@@ -398,15 +344,7 @@ mod tests {
         for text in ["info", "warn,gridnet_shm=trace", "gridnet::fabric=debug", "off"] {
             assert_eq!(LogFilter.parse(text).as_deref(), Some(text));
         }
-        for text in [
-            "",
-            "verbose",
-            "info,",
-            "=info",
-            "gridnet_shm",
-            "gridnet_shm=loud",
-            "a b=info",
-        ] {
+        for text in ["", "verbose", "info,", "=info", "gridnet_shm", "gridnet_shm=loud", "a b=info"] {
             assert_eq!(LogFilter.parse(text), None, "{text}");
         }
     }

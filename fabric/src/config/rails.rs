@@ -27,11 +27,9 @@ impl RailSelection {
         match self {
             RailSelection::Auto => KNOWN_RAILS.to_vec(),
             RailSelection::Only(rails) => rails.clone(),
-            RailSelection::Except(rails) => KNOWN_RAILS
-                .iter()
-                .copied()
-                .filter(|known| !rails.contains(known))
-                .collect(),
+            RailSelection::Except(rails) => {
+                KNOWN_RAILS.iter().copied().filter(|known| !rails.contains(known)).collect()
+            }
         }
     }
 
@@ -97,18 +95,9 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for text in [
-            "",
-            "shm,",
-            "^",
-            "shm,^self",
-            "^shm,self",
-            "^shm,^self",
-            "shm,shm",
-            "SHM",
-            "auto,shm",
-            "tcp",
-        ] {
+        for text in
+            ["", "shm,", "^", "shm,^self", "^shm,self", "^shm,^self", "shm,shm", "SHM", "auto,shm", "tcp"]
+        {
             assert_eq!(RailSelection::parse(text), None, "{text:?}");
         }
     }

@@ -31,11 +31,7 @@ impl Variable {
     }
 
     pub(super) fn bad_value(&self, value: &str) -> ConfigError {
-        ConfigError::BadValue {
-            name: self.name,
-            value: value.to_owned(),
-            accepted: self.accepted(),
-        }
+        ConfigError::BadValue { name: self.name, value: value.to_owned(), accepted: self.accepted() }
     }
 }
 
@@ -171,9 +167,7 @@ mod tests {
         for (index, variable) in VARIABLES.iter().enumerate() {
             assert!(variable.name.starts_with("GRIDNET_"));
             assert!(variable.sentence.ends_with('.') && !variable.accepted().is_empty());
-            assert!(VARIABLES[..index]
-                .iter()
-                .all(|earlier| earlier.name != variable.name));
+            assert!(VARIABLES[..index].iter().all(|earlier| earlier.name != variable.name));
         }
     }
 }

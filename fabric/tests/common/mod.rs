@@ -62,28 +62,17 @@ impl Party {
             ("GRIDNET_RUN_DIR".to_owned(), dir),
             ("GRIDNET_SHM_SEGMENT_SIZE".to_owned(), "64m".to_owned()),
         ];
-        settings.extend(
-            options
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-        );
+        settings.extend(options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let config = Config::from_sources(std::iter::empty(), &settings).expect("the options are valid");
         let shared = Shared::open(config, name, level)?;
-        let cq = shared
-            .enter()
-            .expect("the fabric is usable")
-            .engine
-            .create_cq(1 << 16);
+        let cq = shared.enter().expect("the fabric is usable").engine.create_cq(1 << 16);
         Ok(Party { shared, cq })
     }
 
     /// The same fabric with a queue of its own.
     pub fn with_own_queue(&self) -> Party {
         let cq = self.enter().engine.create_cq(1 << 16);
-        Party {
-            shared: Arc::clone(&self.shared),
-            cq,
-        }
+        Party { shared: Arc::clone(&self.shared), cq }
     }
 
     pub fn enter(&self) -> gridnet::Guard<'_> {
@@ -95,10 +84,7 @@ impl Party {
     }
 
     pub fn connect(&self, address: &Address) -> PeerId {
-        self.enter()
-            .engine
-            .open(address)
-            .expect("the rail leads to its peer")
+        self.enter().engine.open(address).expect("the rail leads to its peer")
     }
 
     /// Sends memory that stays for ever; true when a completion follows.
@@ -114,17 +100,12 @@ impl Party {
             sync,
             always_complete: false,
         };
-        self.enter()
-            .engine
-            .send_iov(to, &[iov], &args)
-            .map(|sent| matches!(sent, Sent::InProgress(_)))
+        self.enter().engine.send_iov(to, &[iov], &args).map(|sent| matches!(sent, Sent::InProgress(_)))
     }
 
     /// Receives into memory that stays for ever.
     pub fn receive(&self, pattern: Pattern, buffer: Buffer) -> Result<u64, Error> {
-        self.enter()
-            .engine
-            .receive(self.cq, &pattern, buffer.iov(), RECEIVE)
+        self.enter().engine.receive(self.cq, &pattern, buffer.iov(), RECEIVE)
     }
 
     /// Waits for one completion.
@@ -140,9 +121,7 @@ impl Party {
     /// Waits for the receive that is posted, past sends that end meanwhile.
     pub fn wait_received(&self) -> Completion {
         loop {
-            let completion = self
-                .wait(PATIENCE)
-                .expect("the message comes in time: no wake-up is lost");
+            let completion = self.wait(PATIENCE).expect("the message comes in time: no wake-up is lost");
             if completion.context == RECEIVE {
                 assert_eq!(completion.status, 0);
                 return completion;
@@ -169,18 +148,12 @@ unsafe impl Send for Buffer {}
 impl Buffer {
     pub fn new(len: usize) -> Buffer {
         let bytes = Box::leak(vec![0u8; len].into_boxed_slice());
-        Buffer {
-            base: bytes.as_mut_ptr(),
-            len,
-        }
+        Buffer { base: bytes.as_mut_ptr(), len }
     }
 
     /// Its first bytes.
     pub fn first(self, len: usize) -> Buffer {
-        Buffer {
-            len: len.min(self.len),
-            ..self
-        }
+        Buffer { len: len.min(self.len), ..self }
     }
 
     /// The bytes, when no operation uses them.
@@ -196,19 +169,11 @@ impl Buffer {
 }
 
 pub fn from_any(tag: u64) -> Pattern {
-    Pattern {
-        source: Source::Any,
-        tag,
-        ignore: 0,
-    }
+    Pattern { source: Source::Any, tag, ignore: 0 }
 }
 
 pub fn exactly(peer: PeerId, tag: u64) -> Pattern {
-    Pattern {
-        source: Source::Peer(peer),
-        tag,
-        ignore: 0,
-    }
+    Pattern { source: Source::Peer(peer), tag, ignore: 0 }
 }
 
 /// Runs `work` in a thread of its own, and fails when it takes longer than `limit`.
@@ -222,7 +187,5 @@ pub fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Sen
     if let Err(RecvTimeoutError::Timeout) = end.recv_timeout(limit) {
         panic!("not finished within {limit:?}");
     }
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

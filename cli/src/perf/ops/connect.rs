@@ -51,11 +51,7 @@ pub(crate) fn follow(
     cq.recv(buffer, SIZE, CALL)?;
     cq.recv(buffer, SIZE, BYE)?;
     ready()?;
-    let call = if asleep {
-        cq.wait(PATIENCE)?
-    } else {
-        poll(&cq, PATIENCE)?
-    };
+    let call = if asleep { cq.wait(PATIENCE)? } else { poll(&cq, PATIENCE)? };
     let endpoint = cq.answer(call.source)?;
     send(&cq, &endpoint, buffer, ECHO)?;
     // The bye also says that the echo arrived: its entry, if any, may come before or not at all.

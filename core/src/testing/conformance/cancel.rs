@@ -6,11 +6,7 @@ use crate::rail::Rail;
 use crate::testing::node::{anything, exactly, SendOptions};
 use crate::testing::pair::{Fixture, Pair, Setup};
 
-const SYNC: SendOptions = SendOptions {
-    immediate: None,
-    sync: true,
-    always_complete: false,
-};
+const SYNC: SendOptions = SendOptions { immediate: None, sync: true, always_complete: false };
 
 /// A cancelled receive takes no message.
 pub fn a_posted_receive_is_cancelled<F: Fixture>(fixture: F) {
@@ -30,11 +26,7 @@ pub fn a_posted_receive_is_cancelled<F: Fixture>(fixture: F) {
 pub fn a_queued_send_is_cancelled<F: Fixture>(fixture: F) {
     let mut pair = Pair::strangers(fixture, Setup::default());
     let address = *pair.b.address();
-    let to_b = pair
-        .a
-        .engine()
-        .open(&address)
-        .expect("the rail leads to its peer");
+    let to_b = pair.a.engine().open(&address).expect("the rail leads to its peer");
     let sends = [0, 1, 2].map(|tag: u64| pair.a.send(to_b, &tag.to_le_bytes(), tag));
     pair.a.cancel(sends[1]).expect("it has not completed");
     assert_eq!(pair.finish_a(sends[1]).status, Err(Error::Canceled));
@@ -76,9 +68,7 @@ pub fn a_send_in_transfer_is_cancelled<F: Fixture>(fixture: F) {
         assert_eq!(sent, if cancelled { Err(Error::Canceled) } else { Ok(()) });
         pair.run_until_quiet();
         if cancelled && !pair.b.is_finished(receive) {
-            pair.b
-                .cancel(receive)
-                .expect("nothing was announced, and the receive waits");
+            pair.b.cancel(receive).expect("nothing was announced, and the receive waits");
         }
         let outcome = pair.finish_b(receive);
         match outcome.status {
@@ -103,9 +93,7 @@ pub fn only_the_named_operation_is_cancelled<F: Fixture>(fixture: F) {
     }
     pair.run_until_quiet();
     // These find announced messages, and are in transfer at once.
-    let moving: Vec<_> = (0..4)
-        .map(|_| pair.b.receive(exactly(pair.to_a, 1), 300_000))
-        .collect();
+    let moving: Vec<_> = (0..4).map(|_| pair.b.receive(exactly(pair.to_a, 1), 300_000)).collect();
     let waiting: Vec<_> = (0..8).map(|_| pair.b.receive(exactly(pair.to_a, 2), 8)).collect();
     for receive in &moving {
         // What is in transfer, or has ended, is not cancelled.
@@ -119,10 +107,7 @@ pub fn only_the_named_operation_is_cancelled<F: Fixture>(fixture: F) {
     }
     assert!(waiting.iter().all(|receive| !pair.b.is_finished(*receive)));
     for receive in waiting {
-        let send = pair
-            .a
-            .send_with(pair.to_b, &[b"message"], 2, SYNC)
-            .expect("the send starts");
+        let send = pair.a.send_with(pair.to_b, &[b"message"], 2, SYNC).expect("the send starts");
         let outcome = pair.finish_b(receive);
         assert_received(&outcome, 2, b"message");
         assert_eq!(pair.finish_a(send).status, Ok(()));

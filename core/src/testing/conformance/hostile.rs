@@ -15,20 +15,8 @@ const FORGERS: u8 = 60;
 /// Frames of each.
 const FRAMES: usize = 120;
 /// Values that are wrong at the edges.
-const ODD: [u64; 12] = [
-    0,
-    1,
-    2,
-    8,
-    4096,
-    100_000,
-    1 << 31,
-    1 << 32 | 1 << 31,
-    1 << 32,
-    i64::MAX as u64,
-    u64::MAX - 1,
-    u64::MAX,
-];
+const ODD: [u64; 12] =
+    [0, 1, 2, 8, 4096, 100_000, 1 << 31, 1 << 32 | 1 << 31, 1 << 32, i64::MAX as u64, u64::MAX - 1, u64::MAX];
 
 /// Frames of any kind with any numbers, some of them numbers of operations that exist.
 pub fn forged_frames_harm_nobody_else<F: Fixture>(fixture: F) {
@@ -51,24 +39,13 @@ pub fn forged_frames_harm_nobody_else<F: Fixture>(fixture: F) {
         scene.check_friend(number);
         scene.dismiss();
     }
-    assert!(
-        cut > u32::from(FORGERS) / 4,
-        "only {cut} forgers were cut off: the frames are too tame"
-    );
+    assert!(cut > u32::from(FORGERS) / 4, "only {cut} forgers were cut off: the frames are too tame");
 }
 
 /// Answers to questions that were not asked.
 pub fn answers_nobody_asked_for_are_survived<F: Fixture>(fixture: F) {
     let mut scene = Scene::new(fixture);
-    let kinds = [
-        Kind::Rtr,
-        Kind::Segment,
-        Kind::Fin,
-        Kind::Matched,
-        Kind::Abort,
-        Kind::Stop,
-        Kind::Go,
-    ];
+    let kinds = [Kind::Rtr, Kind::Segment, Kind::Fin, Kind::Matched, Kind::Abort, Kind::Stop, Kind::Go];
     for (number, kind) in kinds.into_iter().enumerate() {
         scene.admit(100 + number as u8);
         let mut frame = plain(kind, 0);
@@ -96,10 +73,7 @@ pub fn lengths_beyond_memory_are_survived<F: Fixture>(fixture: F) {
     let mut scene = Scene::new(fixture);
     scene.admit(100);
     let source = scene.source;
-    for (i, len) in [u64::MAX, u64::MAX, i64::MAX as u64, 1 << 47]
-        .into_iter()
-        .enumerate()
-    {
+    for (i, len) in [u64::MAX, u64::MAX, i64::MAX as u64, 1 << 47].into_iter().enumerate() {
         let receive = scene.pair.a.receive(exactly(source, i as u64), 64);
         let mut frame = plain(Kind::Rts, 0);
         frame.word = i as u64;
@@ -121,10 +95,7 @@ pub fn lengths_beyond_memory_are_survived<F: Fixture>(fixture: F) {
         assert!(scene.forger.post(&answer));
         scene.settle();
         let outcome = scene.pair.finish_a(receive);
-        assert_eq!(
-            (outcome.status, outcome.bytes),
-            (Err(Error::Truncated), vec![9; 64])
-        );
+        assert_eq!((outcome.status, outcome.bytes), (Err(Error::Truncated), vec![9; 64]));
     }
     scene.check_friend(0);
 }
@@ -142,12 +113,7 @@ impl<F: Fixture> Scene<F> {
     fn new(fixture: F) -> Scene<F> {
         let mut pair = Pair::new(fixture);
         let forger = call(&mut pair, 9);
-        Scene {
-            pair,
-            forger,
-            source: PeerId::new(u32::MAX),
-            operations: Vec::new(),
-        }
+        Scene { pair, forger, source: PeerId::new(u32::MAX), operations: Vec::new() }
     }
 
     /// Replaces the forger.
@@ -166,10 +132,7 @@ impl<F: Fixture> Scene<F> {
     /// Operations of all kinds with the forger, so that its numbers may hit some.
     fn start_operations(&mut self, random: &mut Random) {
         let (a, source) = (&mut self.pair.a, self.source);
-        let sync = SendOptions {
-            sync: true,
-            ..SendOptions::default()
-        };
+        let sync = SendOptions { sync: true, ..SendOptions::default() };
         let mut started = vec![
             a.send_with(source, &[b"sync"], 1, sync),
             a.send_with(source, &[&content(100_000, 1)], 2, SendOptions::default()),
@@ -178,10 +141,7 @@ impl<F: Fixture> Scene<F> {
         for tag in 0..4 {
             started.push(a.receive_with(exactly(source, tag), &[random.below(200_000) as usize]));
         }
-        self.operations = started
-            .into_iter()
-            .map(|ticket| ticket.expect("the forger is up"))
-            .collect();
+        self.operations = started.into_iter().map(|ticket| ticket.expect("the forger is up")).collect();
         self.settle();
         // The victim asks for pieces of these, so that segments may hit.
         for tag in 0..2 {
@@ -195,25 +155,11 @@ impl<F: Fixture> Scene<F> {
 
     fn forge(&mut self, random: &mut Random) -> RawFrame {
         let mut known: Vec<u64> = self.forger.frames.iter().map(|frame| frame.word).collect();
-        known.extend(
-            self.forger
-                .frames
-                .iter()
-                .flat_map(|frame| frame.extension)
-                .filter(|word| *word != 0),
-        );
+        known.extend(self.forger.frames.iter().flat_map(|frame| frame.extension).filter(|word| *word != 0));
         let kinds = [1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 7, 8, 9];
         let kind = Kind::from_number(random.pick(&kinds)).expect("these are kinds");
-        let flags = random.pick(&[
-            0,
-            0,
-            0,
-            FLAG_IMMEDIATE,
-            FLAG_SYNC,
-            FLAG_SOURCE,
-            FLAG_IMMEDIATE | FLAG_SYNC,
-            0x40,
-        ]);
+        let flags =
+            random.pick(&[0, 0, 0, FLAG_IMMEDIATE, FLAG_SYNC, FLAG_SOURCE, FLAG_IMMEDIATE | FLAG_SYNC, 0x40]);
         // Mostly flags that the kind has: others are refused before anybody looks at the words.
         let allowed = extension_words(kind as u8, flags).is_ok() || random.chance(0.05);
         let mut frame = plain(kind, if allowed { flags } else { 0 });
@@ -290,11 +236,5 @@ fn call<F: Fixture>(pair: &mut Pair<F>, number: u8) -> RawPeer<F::Rail> {
 }
 
 fn plain(kind: Kind, flags: u8) -> RawFrame {
-    RawFrame {
-        kind: kind as u8,
-        flags,
-        word: 0,
-        extension: [0; MAX_EXTENSION],
-        payload: Vec::new(),
-    }
+    RawFrame { kind: kind as u8, flags, word: 0, extension: [0; MAX_EXTENSION], payload: Vec::new() }
 }

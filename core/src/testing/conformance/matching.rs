@@ -6,32 +6,22 @@ use crate::matching::{Pattern, Source};
 use crate::testing::node::{anything, exactly, from_any, SendOptions};
 use crate::testing::pair::{Fixture, Pair, Setup};
 
-const SYNC: SendOptions = SendOptions {
-    immediate: None,
-    sync: true,
-    always_complete: false,
-};
+const SYNC: SendOptions = SendOptions { immediate: None, sync: true, always_complete: false };
 
 /// Tags choose, all 64 bits of them, but those that are ignored.
 pub fn tags_and_ignored_bits_choose<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     let high = 0xdead_beef_0000_0000;
-    let masked = Pattern {
-        source: Source::Peer(pair.to_a),
-        tag: high,
-        ignore: 0xffff_ffff,
-    };
+    let masked = Pattern { source: Source::Peer(pair.to_a), tag: high, ignore: 0xffff_ffff };
     let by_mask = pair.b.receive(masked, 8);
     let exact = pair.b.receive(exactly(pair.to_a, high | 7), 8);
     let other = pair.b.receive(exactly(pair.to_a, 7), 8);
     pair.a.send(pair.to_b, b"other", 7);
     pair.a.send(pair.to_b, b"first", high | 7);
     pair.a.send(pair.to_b, b"second", high | 7);
-    for (receive, tag, bytes) in [
-        (by_mask, high | 7, &b"first"[..]),
-        (exact, high | 7, b"second"),
-        (other, 7, b"other"),
-    ] {
+    for (receive, tag, bytes) in
+        [(by_mask, high | 7, &b"first"[..]), (exact, high | 7, b"second"), (other, 7, b"other")]
+    {
         let outcome = pair.finish_b(receive);
         assert_received(&outcome, tag, bytes);
     }
@@ -39,11 +29,7 @@ pub fn tags_and_ignored_bits_choose<F: Fixture>(fixture: F) {
     pair.a.send(pair.to_b, b"one", 0);
     pair.a.send(pair.to_b, b"two", u64::MAX);
     pair.run_until_quiet();
-    let top_bit_set = Pattern {
-        source: Source::Any,
-        tag: 1 << 63,
-        ignore: u64::MAX >> 1,
-    };
+    let top_bit_set = Pattern { source: Source::Any, tag: 1 << 63, ignore: u64::MAX >> 1 };
     let receive = pair.b.receive(top_bit_set, 8);
     let outcome = pair.finish_b(receive);
     assert_received(&outcome, u64::MAX, b"two");
@@ -69,10 +55,7 @@ pub fn any_source_takes_from_all<F: Fixture>(fixture: F) {
     let second = pair.b.take(receives[1]).expect("it has ended");
     assert_received(&second, 4, b"third");
     let source = second.completion.expect("receives have completions").source;
-    assert_eq!(
-        pair.b.peer_of(third.address().node).map(|peer| peer.number()),
-        Some(source)
-    );
+    assert_eq!(pair.b.peer_of(third.address().node).map(|peer| peer.number()), Some(source));
     assert_ne!(source, pair.to_a.number());
 }
 
@@ -102,13 +85,8 @@ pub fn probes_look_and_matched_probes_take<F: Fixture>(fixture: F) {
     assert_eq!(pair.b.engine().probe(&anything()), None);
     for len in [0, 20, 5000, 200_000] {
         let bytes = content(len, 1);
-        let options = SendOptions {
-            immediate: Some(77),
-            ..SendOptions::default()
-        };
-        pair.a
-            .send_with(pair.to_b, &[&bytes], 6, options)
-            .expect("the send starts");
+        let options = SendOptions { immediate: Some(77), ..SendOptions::default() };
+        pair.a.send_with(pair.to_b, &[&bytes], 6, options).expect("the send starts");
         pair.a.send(pair.to_b, b"next", 6);
         pair.run_until_quiet();
         let pattern = exactly(pair.to_a, 6);
@@ -118,11 +96,7 @@ pub fn probes_look_and_matched_probes_take<F: Fixture>(fixture: F) {
             (pair.to_a, 6, len as u64, Some(77))
         );
         assert_eq!(pair.b.engine().probe(&exactly(pair.to_a, 5)), None);
-        let (taken, message) = pair
-            .b
-            .engine()
-            .matched_probe(&pattern)
-            .expect("it is still there");
+        let (taken, message) = pair.b.engine().matched_probe(&pattern).expect("it is still there");
         assert_eq!(taken, probe);
         // The held message is not in the way of the next one.
         let next = pair.b.receive(pattern, 8);
@@ -142,40 +116,24 @@ pub fn synchronous_sends_end_with_the_match<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     for len in [0, 8, 40, 5000, 100_000] {
         let bytes = content(len, 2);
-        let send = pair
-            .a
-            .send_with(pair.to_b, &[&bytes], 1, SYNC)
-            .expect("the send starts");
+        let send = pair.a.send_with(pair.to_b, &[&bytes], 1, SYNC).expect("the send starts");
         pair.run_until_quiet();
-        assert!(
-            !pair.a.is_finished(send),
-            "a synchronous send of {len} bytes ends without a match"
-        );
+        assert!(!pair.a.is_finished(send), "a synchronous send of {len} bytes ends without a match");
         let receive = pair.b.receive(from_any(1), len);
         let outcome = pair.finish_b(receive);
         assert_received(&outcome, 1, &bytes);
         assert_eq!(pair.finish_a(send).status, Ok(()));
         // With the receive there first.
         let receive = pair.b.receive(from_any(1), len);
-        let send = pair
-            .a
-            .send_with(pair.to_b, &[&bytes], 1, SYNC)
-            .expect("the send starts");
+        let send = pair.a.send_with(pair.to_b, &[&bytes], 1, SYNC).expect("the send starts");
         assert_eq!(pair.finish_a(send).status, Ok(()));
         let outcome = pair.finish_b(receive);
         assert_received(&outcome, 1, &bytes);
     }
     // A matched probe is a match; for messages that went whole the sender hears of it with the receive at the latest.
-    let send = pair
-        .a
-        .send_with(pair.to_b, &[b"probed"], 1, SYNC)
-        .expect("the send starts");
+    let send = pair.a.send_with(pair.to_b, &[b"probed"], 1, SYNC).expect("the send starts");
     pair.run_until_quiet();
-    let (_, message) = pair
-        .b
-        .engine()
-        .matched_probe(&from_any(1))
-        .expect("a message is there");
+    let (_, message) = pair.b.engine().matched_probe(&from_any(1)).expect("a message is there");
     let receive = pair.b.receive_held(message, 6).expect("the message is held");
     let outcome = pair.finish_b(receive);
     assert_received(&outcome, 1, b"probed");
@@ -186,9 +144,7 @@ pub fn synchronous_sends_end_with_the_match<F: Fixture>(fixture: F) {
 pub fn many_thousands_of_receives_wait<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     let count = 20_000u64;
-    let receives: Vec<_> = (0..count)
-        .map(|tag| pair.b.receive(exactly(pair.to_a, tag), 8))
-        .collect();
+    let receives: Vec<_> = (0..count).map(|tag| pair.b.receive(exactly(pair.to_a, tag), 8)).collect();
     for tag in (0..count).rev() {
         pair.a.send(pair.to_b, &tag.to_le_bytes(), tag);
         if tag % 32 == 0 {

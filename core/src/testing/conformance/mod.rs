@@ -29,10 +29,7 @@ pub fn run_all<F: Fixture>(mut fixture: impl FnMut() -> F) {
 macro_rules! conformance_tests {
     ($suite:ident, $fixture:expr) => {
         mod $suite {
-            #[allow(
-                unused_imports,
-                reason = "the expression may name anything in scope outside"
-            )]
+            #[allow(unused_imports, reason = "the expression may name anything in scope outside")]
             use super::*;
 
             $crate::conformance_cases! { [$crate::conformance_test_each] $fixture }
@@ -118,16 +115,7 @@ fn content(len: usize, seed: u64) -> Vec<u8> {
 /// Checks a receive that got a whole message.
 fn assert_received(outcome: &Outcome, tag: u64, sent: &[u8]) {
     let completion = outcome.completion.expect("receives have completions");
-    assert_eq!(
-        outcome.status,
-        Ok(()),
-        "receive of {} bytes with tag {tag}",
-        sent.len()
-    );
+    assert_eq!(outcome.status, Ok(()), "receive of {} bytes with tag {tag}", sent.len());
     assert_eq!((completion.tag, completion.length), (tag, sent.len() as u64));
-    assert!(
-        outcome.bytes.get(..sent.len()) == Some(sent),
-        "{} bytes with tag {tag} differ",
-        sent.len()
-    );
+    assert!(outcome.bytes.get(..sent.len()) == Some(sent), "{} bytes with tag {tag} differ", sent.len());
 }

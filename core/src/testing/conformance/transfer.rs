@@ -21,11 +21,7 @@ pub fn sizes_around_every_border_arrive<F: Fixture>(fixture: F) {
     let mut borders = vec![256, 1024, 4096, 65536, 1 << 17, 1 << 20];
     let rail = &pair.a.engine().rails()[0];
     let capabilities = *rail.capabilities();
-    borders.extend([
-        capabilities.max_inline,
-        capabilities.max_eager,
-        capabilities.max_segment,
-    ]);
+    borders.extend([capabilities.max_inline, capabilities.max_eager, capabilities.max_segment]);
     borders.extend([1 << 15, 1 << 18, 1 << 20].map(|total| rail.segment_len(total)));
     borders.extend([2, 3].map(|count| capabilities.max_segment * count));
     borders.sort_unstable();
@@ -50,9 +46,7 @@ pub fn megabytes_arrive<F: Fixture>(fixture: F) {
 pub fn zero_bytes_fit_into_nothing<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     for pieces in [&[][..], &[&[][..]], &[&[], &[]]] {
-        pair.a
-            .send_with(pair.to_b, pieces, 5, SendOptions::default())
-            .expect("the send starts");
+        pair.a.send_with(pair.to_b, pieces, 5, SendOptions::default()).expect("the send starts");
         let receive = pair.b.receive_with(anything(), &[]).expect("the receive starts");
         let outcome = pair.finish_b(receive);
         assert_received(&outcome, 5, b"");
@@ -89,10 +83,8 @@ pub fn pieces_are_gathered_and_scattered<F: Fixture>(fixture: F) {
     for total in [0, 1, 47, 48, 49, 500, 9000, 300_000] {
         for parts in [1, 2, 3, 17] {
             let bytes = content(total, parts as u64);
-            let receive = pair
-                .b
-                .receive_with(anything(), &cut(total, parts % 3 + 2))
-                .expect("the receive starts");
+            let receive =
+                pair.b.receive_with(anything(), &cut(total, parts % 3 + 2)).expect("the receive starts");
             let mut rest = &bytes[..];
             let mut pieces = Vec::new();
             for len in cut(total, parts) {
@@ -100,10 +92,8 @@ pub fn pieces_are_gathered_and_scattered<F: Fixture>(fixture: F) {
                 pieces.push(piece);
                 rest = tail;
             }
-            let send = pair
-                .a
-                .send_with(pair.to_b, &pieces, 1, SendOptions::default())
-                .expect("the send starts");
+            let send =
+                pair.a.send_with(pair.to_b, &pieces, 1, SendOptions::default()).expect("the send starts");
             let outcome = pair.finish_b(receive);
             assert_received(&outcome, 1, &bytes);
             assert_eq!(pair.finish_a(send).status, Ok(()));
@@ -116,17 +106,11 @@ pub fn too_many_pieces_are_refused<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     let pieces = vec![&b"x"[..]; 1025];
     let to_b = pair.to_b;
-    let mut start = |count: usize| {
-        pair.a
-            .send_with(to_b, &pieces[..count], 1, SendOptions::default())
-    };
+    let mut start = |count: usize| pair.a.send_with(to_b, &pieces[..count], 1, SendOptions::default());
     assert_eq!(start(1025), Err(Error::Invalid));
     start(1024).expect("1024 pieces are allowed");
     assert_eq!(pair.b.receive_with(anything(), &[1; 1025]), Err(Error::Invalid));
-    let receive = pair
-        .b
-        .receive_with(anything(), &[1; 1024])
-        .expect("1024 pieces are allowed");
+    let receive = pair.b.receive_with(anything(), &[1; 1024]).expect("1024 pieces are allowed");
     let outcome = pair.finish_b(receive);
     assert_received(&outcome, 1, &[b'x'; 1024]);
 }
@@ -135,23 +119,11 @@ pub fn too_many_pieces_are_refused<F: Fixture>(fixture: F) {
 pub fn immediates_arrive<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     for len in [0, 8, 33, 40, 41, 48, 49, 1000, 100_000] {
-        for (value, sync) in [
-            (Some(0), false),
-            (None, false),
-            (Some(u64::MAX), true),
-            (None, true),
-        ] {
+        for (value, sync) in [(Some(0), false), (None, false), (Some(u64::MAX), true), (None, true)] {
             let bytes = content(len, 3);
             let receive = pair.b.receive(exactly(pair.to_a, 9), len);
-            let options = SendOptions {
-                immediate: value,
-                sync,
-                always_complete: true,
-            };
-            let send = pair
-                .a
-                .send_with(pair.to_b, &[&bytes], 9, options)
-                .expect("the send starts");
+            let options = SendOptions { immediate: value, sync, always_complete: true };
+            let send = pair.a.send_with(pair.to_b, &[&bytes], 9, options).expect("the send starts");
             let outcome = pair.finish_b(receive);
             assert_received(&outcome, 9, &bytes);
             let sent = pair.finish_a(send);
@@ -166,15 +138,8 @@ pub fn immediates_arrive<F: Fixture>(fixture: F) {
 /// A message that is longer than the buffer fills it, and its whole length is told.
 pub fn longer_messages_are_truncated<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
-    for (len, room) in [
-        (1, 0),
-        (49, 48),
-        (200, 7),
-        (8000, 1),
-        (100_000, 0),
-        (100_000, 1),
-        (1 << 20, 100_001),
-    ] {
+    for (len, room) in [(1, 0), (49, 48), (200, 7), (8000, 1), (100_000, 0), (100_000, 1), (1 << 20, 100_001)]
+    {
         for early in [false, true] {
             let bytes = content(len, 8);
             let posted = (!early).then(|| pair.b.receive(exactly(pair.to_a, 2), room));
@@ -183,10 +148,7 @@ pub fn longer_messages_are_truncated<F: Fixture>(fixture: F) {
             let receive = posted.unwrap_or_else(|| pair.b.receive(exactly(pair.to_a, 2), room));
             let outcome = pair.finish_b(receive);
             assert_eq!(outcome.status, Err(Error::Truncated), "{len} bytes into {room}");
-            assert_eq!(
-                outcome.completion.expect("receives have completions").length,
-                len as u64
-            );
+            assert_eq!(outcome.completion.expect("receives have completions").length, len as u64);
             assert!(outcome.bytes == bytes[..room], "{len} bytes into {room} differ");
             assert_eq!(pair.finish_a(send).status, Ok(()));
         }
@@ -221,9 +183,7 @@ pub fn both_directions_at_once<F: Fixture>(fixture: F) {
 pub fn many_large_messages_share_the_link<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     let len = 150_000;
-    let receives: Vec<_> = (0..40)
-        .map(|tag| pair.b.receive(exactly(pair.to_a, tag), len))
-        .collect();
+    let receives: Vec<_> = (0..40).map(|tag| pair.b.receive(exactly(pair.to_a, tag), len)).collect();
     let small = pair.b.receive(exactly(pair.to_a, 99), 8);
     for tag in 0..40 {
         pair.a.send(pair.to_b, &content(len, tag), tag);
@@ -235,16 +195,8 @@ pub fn many_large_messages_share_the_link<F: Fixture>(fixture: F) {
         let outcome = pair.finish_b(receive);
         assert_received(&outcome, tag as u64, &content(len, tag as u64));
     }
-    let at_small = pair
-        .b
-        .order()
-        .iter()
-        .position(|ticket| *ticket == small)
-        .expect("it has ended");
-    assert!(
-        at_small < pair.b.order().len() - 1,
-        "a small message waited for all large ones"
-    );
+    let at_small = pair.b.order().iter().position(|ticket| *ticket == small).expect("it has ended");
+    assert!(at_small < pair.b.order().len() - 1, "a small message waited for all large ones");
 }
 
 fn pass<F: Fixture>(pair: &mut Pair<F>, len: usize, posted_first: bool) {
@@ -263,9 +215,7 @@ fn pass<F: Fixture>(pair: &mut Pair<F>, len: usize, posted_first: bool) {
 
 /// Lengths of `parts` pieces of `total` bytes, of which some are empty.
 fn cut(total: usize, parts: usize) -> Vec<usize> {
-    let mut lengths: Vec<usize> = (0..parts)
-        .map(|i| if i % 4 == 1 { 0 } else { total / parts })
-        .collect();
+    let mut lengths: Vec<usize> = (0..parts).map(|i| if i % 4 == 1 { 0 } else { total / parts }).collect();
     let rest = total - lengths.iter().sum::<usize>();
     lengths[parts - 1] += rest;
     lengths
