@@ -577,7 +577,8 @@ gridnet_status gridnet_cq_create(struct gridnet_fabric *fabric,
                                  struct gridnet_cq **cq_out);
 
 /**
- * Ends a completion queue. Receives that report to it are withdrawn; sends go on, unreported.
+ * Ends a completion queue, and the operations that report to it: their memory is not touched any more, and nothing tells
+ * of them. A send of which the peer knows may have been received.
  *
  * # Safety
  * `cq` is NULL or a completion queue that no other call uses.
@@ -886,7 +887,7 @@ gridnet_status gridnet_cancel(struct gridnet_fabric *fabric,
 /**
  * Looks for a message that a receive with these arguments would take, without taking it.
  *
- * Errors: GRIDNET_ERR_NO_MESSAGE.
+ * Errors: GRIDNET_ERR_NO_MESSAGE; GRIDNET_ERR_PEER_GONE when `source` has gone and none of its messages is left.
  *
  * # Safety
  * `fabric` is NULL or a fabric, `source` NULL or an endpoint of it, `info_out` valid for a write.

@@ -122,7 +122,8 @@ pub unsafe extern "C" fn gridnet_cq_create(
     })
 }
 
-/// Ends a completion queue. Receives that report to it are withdrawn; sends go on, unreported.
+/// Ends a completion queue, and the operations that report to it: their memory is not touched any more, and nothing tells
+/// of them. A send of which the peer knows may have been received.
 ///
 /// # Safety
 /// `cq` is NULL or a completion queue that no other call uses.

@@ -103,11 +103,8 @@ impl<T: Object> Handle<T> {
         // SAFETY: live and ours; the exchange lets one of several closers through.
         let object = unsafe {
             let was = (*handle).magic.compare_exchange(T::MAGIC, 0, Ordering::AcqRel, Ordering::Acquire);
-            if was.is_ok() {
-                (*(*handle).object.get()).take()
-            } else {
-                None
-            }
+            was.map_err(|_| not_a_handle(T::KIND))?;
+            (*(*handle).object.get()).take()
         };
         T::closed().lock().unwrap_or_else(PoisonError::into_inner).push_back(Retired(handle));
         object.ok_or_else(|| not_a_handle(T::KIND))

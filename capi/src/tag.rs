@@ -267,7 +267,7 @@ pub unsafe extern "C" fn gridnet_cancel(fabric: *mut gridnet_fabric, op: gridnet
 
 /// Looks for a message that a receive with these arguments would take, without taking it.
 ///
-/// Errors: GRIDNET_ERR_NO_MESSAGE.
+/// Errors: GRIDNET_ERR_NO_MESSAGE; GRIDNET_ERR_PEER_GONE when `source` has gone and none of its messages is left.
 ///
 /// # Safety
 /// `fabric` is NULL or a fabric, `source` NULL or an endpoint of it, `info_out` valid for a write.
@@ -288,7 +288,8 @@ pub unsafe extern "C" fn gridnet_tag_probe(
         let pattern = pattern_of(&object.owner, source, tag, ignore)?;
         let mut guard = object.owner.shared.enter()?;
         guard.poll_round();
-        let probe = guard.engine.probe(&pattern).ok_or(Error::NoMessage)?;
+        let nothing = guard.engine.source_error(&pattern).unwrap_or(Error::NoMessage);
+        let probe = guard.engine.probe(&pattern).ok_or(nothing)?;
         // SAFETY: checked for NULL, valid by the caller's promise.
         unsafe { write_out(info_out, probe.into()) };
         Ok(GRIDNET_OK)
@@ -321,7 +322,8 @@ pub unsafe extern "C" fn gridnet_tag_mprobe(
         let (probe, key) = {
             let mut guard = object.owner.shared.enter()?;
             guard.poll_round();
-            guard.engine.matched_probe(&pattern).ok_or(Error::NoMessage)?
+            let nothing = guard.engine.source_error(&pattern).unwrap_or(Error::NoMessage);
+            guard.engine.matched_probe(&pattern).ok_or(nothing)?
         };
         let message: *mut gridnet_message =
             Handle::open(MessageObject { owner: object.owner.clone(), key }).cast();
@@ -397,12 +399,17 @@ unsafe fn recv_now(
     context: *mut c_void,
 ) -> bool {
     // SAFETY: the caller's promise.
-    let objects =
-        unsafe { (Handle::<CqObject>::peek(cq.cast()), Handle::<EndpointObject>::peek(source.cast())) };
-    let (Some(cq), Some(source)) = objects else {
-        return false;
+    let Some(cq) = (unsafe { Handle::<CqObject>::peek(cq.cast()) }) else { return false };
+    let source = if source.is_null() {
+        Source::Any
+    } else {
+        // SAFETY: the caller's promise.
+        match unsafe { Handle::<EndpointObject>::peek(source.cast()) } {
+            Some(source) if Arc::ptr_eq(&cq.shared, &source.shared) => Source::Peer(source.peer),
+            _ => return false,
+        }
     };
-    if buf.is_null() || len > isize::MAX as usize || !Arc::ptr_eq(&cq.shared, &source.shared) {
+    if buf.is_null() || len > isize::MAX as usize {
         return false;
     }
     // SAFETY: the caller's promise.
@@ -411,7 +418,7 @@ unsafe fn recv_now(
     let Some(mut fabric) = cq.shared.enter_plain() else {
         return false;
     };
-    fabric.engine.receive_now(cq.id, source.peer, tag, iov, context)
+    fabric.engine.receive_now(cq.id, source, tag, iov, context)
 }
 
 /// The rest of gridnet_tag_send, in a function of its own so that the hot path needs few registers.

@@ -102,6 +102,8 @@ pub enum Posted {
     Accepted(u64),
     /// Not taken: no room now. A normal value.
     NoResource,
+    /// Not taken, now or ever: this rail cannot carry the frame, for this reason. The link goes on.
+    Failed(Error),
     /// Not taken: the link is down, and [`Sink::down`] says or has said so.
     Down,
 }
@@ -173,6 +175,12 @@ pub trait Rail {
 
     /// Delivers at most about `budget` frames; returns how many. No system call.
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize;
+
+    /// As [`Self::poll`], for one link, however idle it was.
+    fn poll_link<S: Sink>(&mut self, link: LinkId, budget: usize, sink: &mut S) -> usize {
+        let _ = link;
+        self.poll(budget, sink)
+    }
 
     /// The slow path: accepts links, notices the death of peers, runs timers. Returns how much happened. Called now
     /// and then while polling, and after each sleep.

@@ -109,7 +109,7 @@ impl Rail for Lending {
                         sink.sent(*peer, *token);
                     }
                 }
-                Posted::Down => {}
+                Posted::Down | Posted::Failed(_) => {}
             }
             self.lent.pop_front();
         }

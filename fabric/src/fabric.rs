@@ -21,10 +21,13 @@ use crate::logging;
 use crate::rails::{open_rails, AnyRail};
 
 /// Rounds of polling between two looks at descriptors (new links, dead peers): some microseconds.
-const ROUNDS_PER_MAINTENANCE: u32 = 1024;
+const ROUNDS_PER_MAINTENANCE: u32 = 512;
 
 /// The same while a link is being made, when somebody waits for its descriptor.
 const ROUNDS_WHILE_CONNECTING: u32 = 32;
+
+/// Times that somebody tries to arm the rails for others who sleep.
+pub(crate) const ARMING_TRIES: u32 = 16;
 
 /// How polling and sleeping went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -242,8 +245,9 @@ impl Fabric {
         let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
         let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
         epoll.add(kick.as_fd(), readable()).map_err(failed)?;
-        for handle in self.wait_handles()? {
-            epoll.add(handle.as_fd(), readable()).map_err(failed)?;
+        for handle in self.engine.wait_handles() {
+            // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
+            epoll.add(unsafe { BorrowedFd::borrow_raw(handle) }, readable()).map_err(failed)?;
         }
         let descriptor = epoll.0.as_raw_fd();
         self.descriptors.push(CqDescriptor { cq, epoll, kick });
@@ -278,8 +282,18 @@ impl Fabric {
 
     #[cold]
     fn kick_some(&mut self) {
-        while self.kick_full() && !self.is_armed && self.arm() == Armed::Busy {
+        for _ in 0..ARMING_TRIES {
+            if !self.kick_full() || self.is_armed || self.arm() == Armed::Yes {
+                return;
+            }
             self.engine.progress();
+        }
+        // Something keeps happening: whoever sleeps looks for himself.
+        for descriptor in &self.descriptors {
+            if let Some(queue) = self.engine.cq(descriptor.cq).filter(|queue| queue.armed) {
+                queue.armed = false;
+                let _ = descriptor.kick.write(1);
+            }
         }
     }
 

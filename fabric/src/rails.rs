@@ -96,6 +96,10 @@ impl Rail for AnyRail {
         each!(self, rail => rail.poll(budget, sink))
     }
 
+    fn poll_link<S: Sink>(&mut self, link: LinkId, budget: usize, sink: &mut S) -> usize {
+        each!(self, rail => rail.poll_link(link, budget, sink))
+    }
+
     fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
         each!(self, rail => rail.maintain(now, sink))
     }

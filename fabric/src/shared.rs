@@ -25,15 +25,17 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 
 use crate::config::{Config, ProgressMode, WaitMode};
-use crate::fabric::{sleep_on, Fabric};
+use crate::fabric::{sleep_on, Fabric, ARMING_TRIES};
 use crate::fork::ForkMark;
 
 /// Polls between two looks at the clock, which costs as much as several polls.
 const POLLS_PER_CLOCK: u32 = 64;
 /// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
 const YIELDS: u32 = 10;
-/// Times that a leaving thread tries to arm the rails for those who sleep.
-const ARMING_TRIES: u32 = 16;
+/// Rounds that the progress thread polls before it lets others in.
+const ROUNDS_AT_A_TIME: u32 = 16;
+/// Making a link takes longer than a message: so many times as long is spun meanwhile.
+const CONNECTING_PATIENCE: u32 = 4;
 /// Longest sleep in one go: bounds what a wake-up lost by the kernel, or by a peer that misbehaves, can cost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -140,6 +142,9 @@ impl Shared {
         }
         if gate & LOCKED != 0 {
             let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.gate.load(Ordering::Relaxed) & BROKEN != 0 {
+                return Err(Error::Internal);
+            }
             return Ok(Guard { shared: self, lock: Some(lock) });
         }
         if gate & SINGLE != 0 && std::thread::current().id() != self.home {
@@ -225,6 +230,7 @@ impl Shared {
                 guard = self.enter()?;
             }
             let now = Instant::now();
+            let patience = if guard.engine.is_connecting() { CONNECTING_PATIENCE } else { 1 };
             if end.is_some_and(|end| now >= end) {
                 return Ok(guard);
             }
@@ -239,7 +245,7 @@ impl Shared {
                 }
                 yields += 1;
                 std::thread::yield_now();
-            } else if now - start >= policy.spin {
+            } else if now - start >= policy.spin * patience {
                 return Ok(guard);
             }
         }
@@ -255,6 +261,9 @@ impl Shared {
         let dir = guard.run_dir().cloned();
         let dir =
             dir.ok_or_else(|| Refusal::new(Error::Config, "names need the rail shm (GRIDNET_RAILS)"))?;
+        if let Some(address) = dir.lookup(name)? {
+            return Ok(address);
+        }
         let watch = watch_names(&dir)?;
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
         loop {
@@ -340,7 +349,12 @@ impl Shared {
     fn run_progress(&self, stop: &EventFd) {
         loop {
             let Ok(mut guard) = self.enter() else { return };
-            while guard.poll_round() > 0 {}
+            if (0..ROUNDS_AT_A_TIME).all(|_| guard.poll_round() > 0) {
+                // Callers want the lock too.
+                drop(guard);
+                std::thread::yield_now();
+                continue;
+            }
             let Ok(guard) = self.sleep(guard, None, None, Some(stop.as_fd())) else {
                 return;
             };

@@ -36,6 +36,8 @@ pub struct Arena {
     free_staging: [Vec<u32>; CLASSES.len()],
     /// Ranges that were staging buffers: first line and number of lines.
     joined: Vec<(u32, u32)>,
+    /// The last request found no memory.
+    short: bool,
 }
 
 impl Arena {
@@ -48,6 +50,7 @@ impl Arena {
             free_blocks: Vec::new(),
             free_staging: Default::default(),
             joined: Vec::new(),
+            short: false,
         }
     }
 
@@ -55,6 +58,11 @@ impl Arena {
     #[inline]
     pub fn segment(&self) -> &OwnSegment {
         &self.segment
+    }
+
+    /// True when there was no memory for the last staging buffer asked for: it has to come from other links.
+    pub fn is_short(&self) -> bool {
+        self.short
     }
 
     /// Slots of the rings.
@@ -85,6 +93,7 @@ impl Arena {
     pub fn take_staging(&mut self, len: usize) -> Option<Staging> {
         let class = class_of(len);
         let line = self.free_staging.get_mut(class)?.pop()?;
+        self.short = false;
         Some(Staging { line, class: class as u8 })
     }
 
@@ -101,7 +110,10 @@ impl Arena {
             match self.extend(CLASSES[class]) {
                 Ok(line) => self.free_staging[class].push(line),
                 Err(_) if !self.free_staging[class].is_empty() => break,
-                Err(refusal) => return Err(refusal),
+                Err(refusal) => {
+                    self.short = true;
+                    return Err(refusal);
+                }
             }
         }
         Ok(())

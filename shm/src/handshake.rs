@@ -19,6 +19,8 @@ use crate::rail::{Link, ShmRail, GREETING_NS};
 use crate::segment::PeerSegment;
 use crate::socket::{self, Packet};
 
+/// How long callers wait when descriptors have run out.
+const LISTEN_PAUSE_NS: u64 = 100_000_000;
 /// Most connections that have not said who they are.
 const MAX_GREETINGS: usize = 1024;
 
@@ -83,6 +85,9 @@ impl ShmRail {
         hello.agree(&[LINK_OFFER]).map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
         let segment = PeerSegment::map(segment, hello.node.bytes(), hello.incarnation)?;
         let misbehaved = |why: &str| Refusal::new(Error::PeerMisbehaved, why);
+        if !socket::is_doorbell(&bell) {
+            return Err(misbehaved("the doorbell is no eventfd, or one that blocks"));
+        }
         let offer =
             hello.extension(LINK_OFFER).ok_or_else(|| misbehaved("handshake without a link offer"))?;
         let offer = LinkOffer::parse(offer, segment.len()).map_err(|e| misbehaved(e.0))?;
@@ -90,57 +95,57 @@ impl ShmRail {
     }
 
     pub(crate) fn accept_all<S: Sink>(&mut self, now: Time, sink: &mut S) {
-        while let Some(stream) = socket::accept_next(&self.listener) {
-            if let Err(refusal) = socket::check_user(&stream) {
-                tracing::warn!(reason = %refusal.reason, "connection refused");
-                continue;
-            }
-            let place = self.greetings.iter().position(Option::is_none).unwrap_or(self.greetings.len());
-            if place >= MAX_GREETINGS {
-                tracing::warn!(
-                    limit = MAX_GREETINGS,
-                    "connection refused: too many have not said who they are"
-                );
-                continue;
-            }
-            if self.poller.watch(&stream, Watched::Greeting(place as u32)).is_ok() {
-                if place == self.greetings.len() {
-                    self.greetings.push(None);
-                }
-                self.greetings[place] = Some((stream, now));
+        loop {
+            let stream = match socket::accept_next(&self.listener) {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return,
+                Err(errno) => return self.pause_listening(errno, now),
+            };
+            match socket::check_user(&stream) {
                 // Callers speak at once: often it is here already.
-                self.greet(place as u32, sink);
+                Ok(()) => self.hear_greeting(stream, now, sink),
+                Err(refusal) => tracing::warn!(reason = %refusal.reason, "connection refused"),
             }
         }
     }
 
+    /// Descriptors have run out: callers wait in the queue, and are looked for again in a while.
+    fn pause_listening(&mut self, errno: nix::Error, now: Time) {
+        tracing::warn!(reason = errno.desc(), "connections wait");
+        self.poller.forget(&self.listener);
+        self.listen_again = Some(now.after(LISTEN_PAUSE_NS));
+    }
+
     /// A connection that is not yet a link has something to say.
     pub(crate) fn greet<S: Sink>(&mut self, place: u32, sink: &mut S) {
-        let Some((stream, since)) = self.greetings.get_mut(place as usize).and_then(Option::take) else {
-            return;
-        };
-        let refusal = match socket::receive(&stream) {
-            Ok(Packet::Nothing) => {
-                self.greetings[place as usize] = Some((stream, since));
-                return;
-            }
-            Ok(Packet::Hello(hello, segment, bell)) => {
-                self.poller.forget(&stream);
-                self.answer(&stream, &hello, &segment, bell, sink).err()
-            }
+        if let Some((stream, since)) = self.greetings.get_mut(place as usize).and_then(Option::take) {
+            self.poller.forget(&stream);
+            self.hear_greeting(stream, since, sink);
+        }
+    }
+
+    fn hear_greeting<S: Sink>(&mut self, stream: OwnedFd, since: Time, sink: &mut S) {
+        match socket::receive(&stream) {
+            Ok(Packet::Nothing) => self.await_greeting(stream, since),
+            Ok(Packet::Hello(hello, segment, bell)) => self.answer(stream, &hello, &segment, bell, sink),
             // Somebody only looked whether we live.
-            Ok(Packet::Closed | Packet::Reject(_)) => {
-                self.poller.forget(&stream);
-                None
+            Ok(Packet::Closed | Packet::Reject(_)) => {}
+            Err(refusal) => refuse(&stream, &refusal),
+        }
+    }
+
+    /// Watches a connection until it says who it is.
+    fn await_greeting(&mut self, stream: OwnedFd, since: Time) {
+        let place = self.greetings.iter().position(Option::is_none).unwrap_or(self.greetings.len());
+        if place >= MAX_GREETINGS {
+            tracing::warn!(limit = MAX_GREETINGS, "connection refused: too many have not said who they are");
+            return;
+        }
+        if self.poller.watch(&stream, Watched::Greeting(place as u32)).is_ok() {
+            if place == self.greetings.len() {
+                self.greetings.push(None);
             }
-            Err(refusal) => {
-                self.poller.forget(&stream);
-                Some(refusal)
-            }
-        };
-        if let Some(refusal) = refusal {
-            tracing::info!(reason = %refusal.reason, "connection refused");
-            let _ = socket::send_reject(&stream, &refusal);
+            self.greetings[place] = Some((stream, since));
         }
     }
 
@@ -155,15 +160,30 @@ impl ShmRail {
         while self.greetings.pop_if(|entry| entry.is_none()).is_some() {}
     }
 
-    /// Answers a call.
+    /// Answers a call, or rejects it.
     fn answer<S: Sink>(
+        &mut self,
+        stream: OwnedFd,
+        hello: &Hello,
+        segment: &OwnedFd,
+        bell: OwnedFd,
+        sink: &mut S,
+    ) {
+        match self.agree(&stream, hello, segment, bell, sink) {
+            Ok((index, live)) => self.establish(index, stream, live, sink),
+            Err(refusal) => refuse(&stream, &refusal),
+        }
+    }
+
+    /// Joins a caller: the link's index, and what is to become its live part.
+    fn agree<S: Sink>(
         &mut self,
         stream: &OwnedFd,
         hello: &Hello,
         segment: &OwnedFd,
         bell: OwnedFd,
         sink: &mut S,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(u32, Live), Refusal> {
         let own_call = self.own_call(hello)?;
         let block = match own_call {
             Some(index) => self.links[index as usize].block,
@@ -173,21 +193,22 @@ impl ShmRail {
         let agreed = self.join(block, hello, segment, bell).and_then(|live| {
             let files = [self.arena.segment().file(), self.bell_file.as_fd()];
             socket::send_hello(stream, &self.hello(block), files)?;
-            let kept = stream.try_clone().map_err(|e| Refusal::new(Error::System, e.to_string()))?;
             let peer = match own_call {
                 Some(index) => self.links[index as usize].peer,
                 None => sink.accept(LinkId(index), hello.node, hello.incarnation)?,
             };
-            Ok((live, kept, peer))
+            Ok((live, peer))
         });
         match agreed {
-            Ok((live, kept, peer)) => {
+            Ok((live, peer)) => {
                 self.adopt(index, Link::new(peer, hello.node, block));
-                self.establish(index, kept, live, sink)
+                Ok((index, live))
             }
             Err(refusal) => {
-                if own_call.is_none() {
-                    self.arena.give_block(block);
+                match own_call {
+                    None => self.arena.give_block(block),
+                    // The peer has given way, or will: nobody else will end our call.
+                    Some(index) => self.finish(index, refusal.clone(), sink),
                 }
                 Err(refusal)
             }
@@ -225,25 +246,22 @@ impl ShmRail {
         }
     }
 
-    fn establish<S: Sink>(
-        &mut self,
-        index: u32,
-        stream: OwnedFd,
-        live: Live,
-        sink: &mut S,
-    ) -> Result<(), Refusal> {
+    fn establish<S: Sink>(&mut self, index: u32, stream: OwnedFd, live: Live, sink: &mut S) {
+        self.set_live(index, live, sink);
         let process = socket::peer_process(&stream);
+        if let Err(refusal) = self.watch_link(index, stream, process) {
+            self.finish(index, refusal, sink);
+        }
+    }
+
+    /// From here on frames flow.
+    fn set_live<S: Sink>(&mut self, index: u32, live: Live, sink: &mut S) {
         let link = &mut self.links[index as usize];
         link.live = Some(live);
         let peer = link.peer;
         self.calls -= 1;
         self.start_polling(index);
         sink.up(peer);
-        if let Err(refusal) = self.watch_link(index, stream, process) {
-            self.finish(index, refusal.clone(), sink);
-            return Err(refusal);
-        }
-        Ok(())
     }
 
     fn watch_link(&mut self, index: u32, stream: OwnedFd, process: Option<OwnedFd>) -> Result<(), Refusal> {
@@ -295,12 +313,7 @@ impl ShmRail {
             return Err(Refusal::new(Error::PeerMisbehaved, "another node answered than was called"));
         }
         let live = self.join(link.block, hello, segment, bell)?;
-        let link = &mut self.links[index as usize];
-        link.live = Some(live);
-        let peer = link.peer;
-        self.calls -= 1;
-        self.start_polling(index);
-        sink.up(peer);
+        self.set_live(index, live, sink);
         Ok(())
     }
 
@@ -310,6 +323,11 @@ impl ShmRail {
             self.poller.forget(&stream);
         }
     }
+}
+
+fn refuse(stream: &OwnedFd, refusal: &Refusal) {
+    tracing::info!(reason = %refusal.reason, "connection refused");
+    let _ = socket::send_reject(stream, refusal);
 }
 
 impl Link {

@@ -16,6 +16,8 @@ use crate::cpu::core_stamp;
 use crate::layout::{LinkOffer, StagingRef, LINE};
 use crate::segment::PeerSegment;
 
+/// Largest message in bytes that goes whole.
+pub const MAX_EAGER: usize = 8192;
 /// In the flags of a slot: the payload is in a staging buffer, and the word after the extension names it.
 const FLAG_STAGED: u8 = 0x80;
 /// Staged payloads beyond this many bytes are given back at once,
@@ -199,22 +201,29 @@ impl Live {
         arena.take_staging(len)
     }
 
-    /// Takes the staging buffers back that the peer has finished with.
-    fn reclaim(&mut self, arena: &mut Arena) {
+    /// Takes the staging buffers back that the peer has finished with; whether there were any.
+    pub fn reclaim(&mut self, arena: &mut Arena) -> bool {
+        let before = self.under_way.len();
         if self.producer.refresh().is_err() {
             self.corrupt = true;
-            return;
+            return false;
         }
         let consumed = self.producer.consumed();
         let sent = self.producer.sent();
         while let Some(&(slot, staging)) = self.under_way.front() {
-            // Both distances are below the size of the ring; a slot is consumed when it is further back.
+            // How far back each lies, modulo 2^32: a slot is consumed when it is further back than what was consumed last.
             if sent.wrapping_sub(slot) <= sent.wrapping_sub(consumed) {
                 break;
             }
             self.under_way.pop_front();
             self.return_staging(arena, staging);
         }
+        self.under_way.len() < before
+    }
+
+    /// True when the peer holds staging buffers.
+    pub fn lends(&self) -> bool {
+        !self.under_way.is_empty()
     }
 
     fn return_staging(&mut self, arena: &mut Arena, staging: Staging) {
@@ -255,6 +264,9 @@ impl Live {
     ) -> Result<usize, Refusal> {
         if self.consumer.peek().is_none() {
             self.run = 0;
+            if self.staged_uncredited > 0 {
+                self.credit();
+            }
             return Ok(0);
         }
         self.deliver_run(peer, budget, sink, core)
@@ -331,10 +343,7 @@ impl Live {
         if self.consumer.peek().is_some() {
             return true;
         }
-        // Nothing is under way to this peer: the room is missing elsewhere, and nobody rings when it comes.
-        let hopeless = self.producer.sent() == self.producer.consumed();
-        wants_room
-            && (hopeless || self.producer.refresh().is_err() || self.producer.consumed() != self.refused_at)
+        wants_room && (self.producer.refresh().is_err() || self.producer.consumed() != self.refused_at)
     }
 
     /// True when the consumed count has lied.
@@ -442,7 +451,7 @@ fn unpack<'a>(
     }
     let reference = rest.first().map_or(0, |word| word.load(Ordering::Relaxed));
     let (start, len) = StagingRef::unpack(reference, segment.len())
-        .filter(|(_, len)| *len <= MAX_STAGING)
+        .filter(|(_, len)| *len <= if frame.kind == Kind::Eager as u8 { MAX_EAGER } else { MAX_STAGING })
         .ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
     let base = segment.bytes(start, len).ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
     // SAFETY: inside the peer's mapping, which outlives the frame: the link is not dropped while it is delivered.

@@ -20,7 +20,7 @@ use crate::arena::{Arena, MAX_STAGING};
 use crate::barrier;
 use crate::cpu::core_stamp;
 use crate::layout::Header;
-use crate::link::Live;
+use crate::link::{Live, MAX_EAGER};
 use crate::poller::{Poller, Watched};
 use crate::rundir::RunDir;
 use crate::segment::OwnSegment;
@@ -30,8 +30,6 @@ use crate::socket;
 const HOT_LINKS: usize = 4;
 /// How long a connection may take to say who it is.
 pub(crate) const GREETING_NS: u64 = 5_000_000_000;
-/// Largest message that goes whole.
-const MAX_EAGER: usize = 8192;
 
 /// What a rail is opened with.
 #[derive(Debug, Clone)]
@@ -89,6 +87,8 @@ pub struct ShmRail {
     pub(crate) greetings: Vec<Option<(OwnedFd, Time)>>,
     /// Links that we have called and that have not answered.
     pub(crate) calls: usize,
+    /// When the listener is watched again, after descriptors had run out.
+    pub(crate) listen_again: Option<Time>,
     pub(crate) registered: bool,
     pub(crate) has_barrier: bool,
     /// Core stamp of the frame that came last.
@@ -134,6 +134,7 @@ impl ShmRail {
             poller,
             greetings: Vec::new(),
             calls: 0,
+            listen_again: None,
             registered,
             has_barrier: registered && barrier::run(),
             last_core: 0,
@@ -263,9 +264,54 @@ impl ShmRail {
         true
     }
 
+    /// The links that are polled: all that are live.
+    fn live(&self) -> impl Iterator<Item = &Live> {
+        let indices = self.hot.iter().chain(&self.cold);
+        indices.filter_map(|index| self.links.get(*index as usize)?.live.as_ref())
+    }
+
     fn needs_barrier(&self) -> bool {
-        let live = self.links.iter().filter_map(|link| link.live.as_ref());
-        self.has_barrier && live.into_iter().any(|live| live.is_peer_unfenced())
+        self.has_barrier && self.live().any(Live::is_peer_unfenced)
+    }
+
+    /// Whether a frame waits, or room has come that a frame of ours waits for.
+    fn has_news(&mut self) -> bool {
+        let mut starving = false;
+        for index in self.hot.iter().chain(&self.cold) {
+            let Some(link) = self.links.get_mut(*index as usize) else { continue };
+            let Some(live) = &mut link.live else { continue };
+            if live.has_news(link.wants_room) {
+                link.wants_room = false;
+                return true;
+            }
+            starving |= link.wants_room && self.arena.is_short();
+        }
+        starving && self.reclaim_all()
+    }
+
+    /// Takes back what any peer has finished with; whether there was something.
+    fn reclaim_all(&mut self) -> bool {
+        let mut any = false;
+        for index in self.hot.iter().chain(&self.cold) {
+            let live = self.links.get_mut(*index as usize).and_then(|link| link.live.as_mut());
+            any |= live.is_some_and(|live| live.reclaim(&mut self.arena));
+        }
+        any
+    }
+
+    /// The segment is full: buffers that other links have finished with are taken first. When no peer holds any, none
+    /// will ever come.
+    #[cold]
+    fn post_with_what_others_have(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
+        self.reclaim_all();
+        let window = self.config.link_window;
+        let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
+        let Some(live) = &mut link.live else { return Posted::Down };
+        let posted = live.post(&mut self.arena, window, frame);
+        if posted == Posted::NoResource && self.arena.is_short() && !self.live().any(Live::lends) {
+            return Posted::Failed(Error::Limit);
+        }
+        posted
     }
 }
 
@@ -306,14 +352,19 @@ impl Rail for ShmRail {
     }
 
     #[inline(never)]
-    fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
-        let Some(link) = self.links.get_mut(link.0 as usize) else {
+    fn post(&mut self, link_id: LinkId, frame: &Frame<'_>) -> Posted {
+        let Some(link) = self.links.get_mut(link_id.0 as usize) else {
             return Posted::Down;
         };
         let Some(live) = &mut link.live else {
             return if link.over { Posted::Down } else { Posted::NoResource };
         };
-        let posted = live.post(&mut self.arena, self.config.link_window, frame);
+        let mut posted = live.post(&mut self.arena, self.config.link_window, frame);
+        if posted == Posted::NoResource && self.arena.is_short() {
+            posted = self.post_with_what_others_have(link_id, frame);
+        }
+        let Some(link) = self.links.get_mut(link_id.0 as usize) else { return Posted::Down };
+        let Some(live) = &mut link.live else { return Posted::Down };
         link.wants_room = posted == Posted::NoResource;
         if link.wants_room {
             live.note_refusal();
@@ -336,8 +387,20 @@ impl Rail for ShmRail {
         taken
     }
 
+    fn poll_link<S: Sink>(&mut self, link: LinkId, budget: usize, sink: &mut S) -> usize {
+        let taken = self.deliver(link.0, budget, sink);
+        if !self.broken.is_empty() {
+            self.cut_broken(sink);
+        }
+        taken
+    }
+
     fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
         let mut happened = 0;
+        if self.listen_again.is_some_and(|at| now >= at) {
+            self.listen_again = None;
+            happened += usize::from(self.poller.watch(&self.listener, Watched::Listener).is_ok());
+        }
         for what in self.poller.ready() {
             happened += 1;
             match what {
@@ -357,7 +420,8 @@ impl Rail for ShmRail {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.greetings.iter().flatten().map(|(_, since)| since.after(GREETING_NS)).min()
+        let greetings = self.greetings.iter().flatten().map(|(_, since)| since.after(GREETING_NS));
+        greetings.chain(self.listen_again).min()
     }
 
     #[inline]
@@ -367,16 +431,11 @@ impl Rail for ShmRail {
 
     fn arm(&mut self) -> Armed {
         self.bell.arm(self.arena.segment().arming());
-        if self.needs_barrier() {
-            barrier::run();
-        }
-        for link in &mut self.links {
-            let Some(live) = &mut link.live else { continue };
-            if live.has_news(link.wants_room) {
-                link.wants_room = false;
-                self.disarm();
-                return Armed::Busy;
-            }
+        // A barrier that fails (forbidden since it was tried at opening) leaves the peers unordered: no sleep is safe then.
+        let ordered = !self.needs_barrier() || barrier::run();
+        if !ordered || self.has_news() {
+            self.disarm();
+            return Armed::Busy;
         }
         Armed::Yes
     }
@@ -407,13 +466,11 @@ impl Rail for ShmRail {
 impl ShmRail {
     /// A peer whose consumed count lied is cut off; sends to it were refused meanwhile.
     fn find_corrupt(&mut self) {
-        for (index, link) in self.links.iter().enumerate() {
-            if link.live.as_ref().is_some_and(Live::is_corrupt) {
-                let why = Refusal::new(
-                    Error::PeerMisbehaved,
-                    "the peer says that it consumed more than it was sent",
-                );
-                self.broken.push((index as u32, why));
+        for index in self.hot.iter().chain(&self.cold) {
+            let live = self.links.get(*index as usize).and_then(|link| link.live.as_ref());
+            if live.is_some_and(Live::is_corrupt) {
+                let why = "the peer says that it consumed more than it was sent";
+                self.broken.push((*index, Refusal::new(Error::PeerMisbehaved, why)));
             }
         }
     }

@@ -173,7 +173,8 @@ pub fn is_valid_name(name: &str) -> bool {
 fn is_alive(path: &Path) -> bool {
     match socket::connect_to(path) {
         Ok(stream) => socket::is_peer_alive(&stream),
-        Err(refusal) => refusal.error == Error::Again,
+        // Whatever else went wrong (no descriptors left, say) is no proof of death.
+        Err(refusal) => refusal.error != Error::Unreachable,
     }
 }
 

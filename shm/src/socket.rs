@@ -12,6 +12,7 @@ use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{Hello, MAX_HELLO_BYTES};
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
     accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, shutdown, socket, sockopt, AddressFamily,
@@ -87,10 +88,25 @@ pub fn is_peer_alive(stream: &OwnedFd) -> bool {
 }
 
 /// The next connection, if there is one.
-pub fn accept_next(listener: &OwnedFd) -> Option<OwnedFd> {
-    let fd = accept4(listener.as_raw_fd(), FLAGS).ok()?;
-    // SAFETY: accept4 has just made this descriptor, and nobody else has it.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+///
+/// # Errors
+/// When there is one, but the system has no descriptor or memory for it: it stays in the queue.
+pub fn accept_next(listener: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+    match accept4(listener.as_raw_fd(), FLAGS) {
+        // SAFETY: accept4 has just made this descriptor, and nobody else has it.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(e @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => Err(e),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether a descriptor is an eventfd that never blocks: whatever else a peer hands over as its doorbell could stop or
+/// kill whoever rings.
+pub fn is_doorbell(file: &OwnedFd) -> bool {
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let flags = fcntl(file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    kind.is_ok_and(|kind| kind.as_os_str() == "anon_inode:[eventfd]")
+        && flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK))
 }
 
 /// Refuses a peer of another user: one user is one domain of trust.
@@ -260,5 +276,8 @@ mod tests {
         let (a, _b) = pair();
         check_user(&a).unwrap();
         assert!(peer_process(&a).is_some() && is_peer_alive(&a));
+        assert!(!is_doorbell(&a), "a socket is no doorbell");
+        let bell = nix::sys::eventfd::EventFd::from_flags(nix::sys::eventfd::EfdFlags::EFD_NONBLOCK).unwrap();
+        assert!(is_doorbell(&bell.into()));
     }
 }

@@ -80,7 +80,7 @@ impl<R: Rail> Engine<R> {
                 p.urgent.pop_front();
                 Step::Moved(0)
             }
-            Posted::NoResource | Posted::Down => Step::Full,
+            Posted::NoResource | Posted::Down | Posted::Failed(_) => Step::Full,
         }
     }
 
@@ -120,6 +120,10 @@ impl<R: Rail> Engine<R> {
     }
 
     fn message_posted(&mut self, peer: PeerId, key: Key, whole: bool, posted: Posted) -> Step {
+        if let Posted::Failed(error) = posted {
+            self.state.abandon_send(key, error);
+            return Step::Moved(0);
+        }
         if matches!(posted, Posted::NoResource | Posted::Down) {
             return Step::Full;
         }
@@ -177,6 +181,10 @@ impl<R: Rail> Engine<R> {
                 turn(&mut p.bulk, !finished || !pieces.is_empty());
                 Step::Moved(len)
             }
+            Posted::Failed(error) => {
+                self.state.abandon_send(key, error);
+                Step::Moved(0)
+            }
             Posted::NoResource | Posted::Down => Step::Full,
         }
     }
@@ -202,7 +210,7 @@ impl<R: Rail> Engine<R> {
                 }
                 // The memory is not there any more. The sender, asked for pieces, says whether it gave up; if it has
                 // gone, the end of the link says so.
-                Posted::NoResource | Posted::Down => {
+                Posted::NoResource | Posted::Down | Posted::Failed(_) => {
                     let (op, len) = (sender_op, incoming.wanted);
                     self.state.say(peer, Message::Rtr { op, receiver_op: key.to_bits(), offset: 0, len });
                 }

@@ -36,6 +36,7 @@ pub use state::Limits;
 
 use crate::completion::{Completion, CompletionQueue};
 use crate::error::Error;
+use crate::matching::{Pattern, Source};
 use crate::rail::{Armed, PeerId, Rail};
 use crate::stats::{Counters, PeerCounters};
 use crate::time::Time;
@@ -139,9 +140,11 @@ impl<R: Rail> Engine<R> {
         self.state.cqs.insert(CompletionQueue::new(capacity))
     }
 
-    /// Ends a completion queue: receives that report to it are withdrawn, sends go on unreported.
+    /// Ends a completion queue: the operations that report to it end, and their memory is not touched any more. A send of
+    /// which the peer knows may have been received.
     pub fn destroy_cq(&mut self, cq: CqId) {
         self.withdraw_receives(cq);
+        self.withdraw_sends(cq);
         if let Some(queue) = self.state.cqs.get_mut(cq) {
             queue.close();
             if queue.is_finished() {
@@ -177,6 +180,14 @@ impl<R: Rail> Engine<R> {
         let mut counters = self.state.counters();
         counters.wakeups_sent = self.rails.iter().map(R::wakeups_sent).sum();
         counters
+    }
+
+    /// Why the only peer that `pattern` accepts can send nothing any more, if so.
+    pub fn source_error(&self, pattern: &Pattern) -> Option<Error> {
+        match pattern.source {
+            Source::Any => None,
+            Source::Peer(peer) => self.state.peers.get(peer.index())?.error(),
+        }
     }
 
     /// Counters of one peer.

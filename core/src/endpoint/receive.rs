@@ -6,7 +6,7 @@ use super::state::State;
 use super::Engine;
 use crate::completion::{Completion, OpKind, HAS_IMMEDIATE};
 use crate::error::Error;
-use crate::matching::{Key, Pattern, Source};
+use crate::matching::{Key, Pattern, Source, ANY};
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{PeerId, Rail};
 use crate::sync::AtomicU64;
@@ -47,17 +47,22 @@ impl<R: Rail> Engine<R> {
         self.receive_list(cq, pattern, IovList::One(iov), context)
     }
 
-    /// Posts a receive of one peer and tag, if nothing has come unexpected and the peer lives: the hot path. False
+    /// Posts a receive of one tag, if nothing has come unexpected and the peer, if one is named, lives: the hot path. False
     /// when it cannot, and nothing has happened: [`Self::receive`] then does it, or says why not.
     #[inline(always)]
-    pub fn receive_now(&mut self, cq: CqId, peer: PeerId, tag: u64, iov: Iov, context: u64) -> bool {
-        let free =
-            self.state.unexpected.is_empty() && self.state.peers.get(peer.index()).is_some_and(|p| p.direct);
-        if !free || self.state.admit(cq).is_err() {
+    pub fn receive_now(&mut self, cq: CqId, source: Source, tag: u64, iov: Iov, context: u64) -> bool {
+        let source = match source {
+            Source::Any => ANY,
+            Source::Peer(peer) if self.state.peers.get(peer.index()).is_some_and(|p| p.direct) => {
+                peer.number()
+            }
+            Source::Peer(_) => return false,
+        };
+        if !self.state.unexpected.is_empty() || self.state.admit(cq).is_err() {
             return false;
         }
         let receive = RecvOp { iov: IovList::One(iov), cq, context };
-        self.state.posted.insert_exact(peer.number(), tag, receive);
+        self.state.posted.insert_exact(source, tag, receive);
         true
     }
 
@@ -172,6 +177,20 @@ impl<R: Rail> Engine<R> {
                 self.state.unadmit(cq);
             }
         }
+        // What is coming in comes to an end, but into no memory.
+        for incoming in self.state.incoming.values_mut().filter(|incoming| incoming.receive.cq == cq) {
+            incoming.receive.iov = IovList::One(Iov::EMPTY);
+        }
+    }
+
+    /// Takes back the sends that report to a queue.
+    pub(super) fn withdraw_sends(&mut self, cq: CqId) {
+        let keys: Vec<Key> =
+            self.state.sends.iter().filter(|(_, op)| op.cq == cq).map(|(key, _)| key).collect();
+        for key in keys {
+            self.state.abandon_send(key, Error::Canceled);
+        }
+        self.conceal_finished();
     }
 }
 

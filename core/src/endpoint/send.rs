@@ -1,5 +1,6 @@
 //! Starting sends.
 
+use super::link::RailSink;
 use super::op::{CqId, IovList, OpId, SendOp, Stage};
 use super::peer::Peer;
 use super::Engine;
@@ -74,7 +75,7 @@ impl<R: Rail> Engine<R> {
     pub fn send_iov(&mut self, peer: PeerId, iov: &[Iov], args: &SendArgs) -> Result<Sent, Error> {
         let len = checked_len(iov)?;
         if self.state.peers.get(peer.index()).is_some_and(must_listen) {
-            self.progress();
+            self.listen_to(peer);
         }
         let p = self.state.peers.get_mut(peer.index()).ok_or(Error::NotFound)?;
         if let Some(error) = p.error() {
@@ -114,6 +115,17 @@ impl<R: Rail> Engine<R> {
             self.flush();
         }
         Ok(Sent::InProgress(OpId::Send(key).to_bits()))
+    }
+
+    /// Hears what a peer says to whom much is sent, and then the others.
+    fn listen_to(&mut self, peer: PeerId) {
+        let p = &self.state.peers[peer.index()];
+        let (index, link) = (p.rail, p.link);
+        if p.error().is_none() {
+            let mut sink = RailSink { state: &mut self.state, rail: index };
+            self.rails[index].poll_link(link, super::POLL_BUDGET, &mut sink);
+        }
+        self.progress();
     }
 
     /// Tries to hand a whole message to the rail; true when its memory is free again.

@@ -48,7 +48,7 @@ impl Pattern {
 }
 
 /// Stands for "any source" where a peer's number is hashed.
-const ANY: u32 = u32::MAX;
+pub(crate) const ANY: u32 = u32::MAX;
 
 /// Spreads source and tag over 32 bits: two odd multipliers (the golden ratio's, and one of SplitMix64's), high
 /// half kept. Tags that count up, or differ in high bits only, land in different bins.

@@ -83,7 +83,6 @@ impl<T> Posted<T> {
             Source::Peer(peer) => peer.number(),
         };
         if pattern.ignore == 0 {
-            self.any_source_len += usize::from(source == ANY);
             return self.insert_exact(source, pattern.tag, receive);
         }
         self.masked_len += 1;
@@ -100,6 +99,7 @@ impl<T> Posted<T> {
         }
         let hash = hash(source, tag);
         let key = self.occupy(source, tag, 0, hash, receive);
+        self.any_source_len += usize::from(source == ANY);
         let bin = self.bin(hash);
         append(&mut self.entries, &mut self.bins[bin], key.index());
         key
@@ -109,10 +109,19 @@ impl<T> Posted<T> {
     /// [`Self::receive`] and [`Self::discard`]. It is used where it lies: moving it out would cost more than all the rest.
     #[inline(always)]
     pub fn find(&mut self, source: PeerId, tag: u64) -> Option<Found> {
-        let source = source.number();
-        if self.any_source_len != 0 || self.masked_len != 0 {
-            self.bring_earliest_to_front(source, tag);
+        let of_one_peer = self.len - self.any_source_len - self.masked_len;
+        if self.any_source_len + self.masked_len == 0 {
+            return self.find_exact(source.number(), tag);
         }
+        if self.masked_len + of_one_peer == 0 {
+            return self.find_exact(ANY, tag);
+        }
+        self.bring_earliest_to_front(source.number(), tag);
+        self.find_exact(source.number(), tag)
+    }
+
+    #[inline(always)]
+    fn find_exact(&self, source: u32, tag: u64) -> Option<Found> {
         let bin = self.bin(hash(source, tag));
         let (mut previous, mut index) = (NONE, self.bins[bin].first);
         loop {
@@ -136,6 +145,7 @@ impl<T> Posted<T> {
     pub fn discard(&mut self, found: &Found) {
         if let Some(entry) = self.entries.get_mut(found.index as usize) {
             entry.receive = None;
+            self.any_source_len -= usize::from(entry.source == ANY);
         }
         self.vacate(found.index, found.previous, Some(found.bin));
     }
@@ -143,8 +153,8 @@ impl<T> Posted<T> {
     /// Takes the earliest receive that accepts a message from `source` with `tag`, with its key.
     pub fn take(&mut self, source: PeerId, tag: u64) -> Option<(Key, T)> {
         let found = self.find(source, tag)?;
-        let receive = self.entries[found.index as usize].receive.take();
-        self.vacate(found.index, found.previous, Some(found.bin));
+        let receive = self.entries.get_mut(found.index as usize)?.receive.take();
+        self.discard(&found);
         Some((found.key(), receive?))
     }
 

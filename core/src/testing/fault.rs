@@ -156,7 +156,7 @@ impl<R: Rail> Faulty<R> {
                         let lent = line.held.pop_front().map(|held| held.frame);
                         self.lent.extend(line.peer.zip(lent).map(|(peer, frame)| ((peer, token), frame)));
                     }
-                    Posted::Done | Posted::Down => drop(line.held.pop_front()),
+                    Posted::Done | Posted::Down | Posted::Failed(_) => drop(line.held.pop_front()),
                 }
             }
         }
@@ -212,7 +212,7 @@ impl<R: Rail> Rail for Faulty<R> {
         match posted {
             Posted::Done | Posted::Accepted(_) => self.counters.frames += 1,
             // The frame comes again, and with it its fate.
-            Posted::NoResource | Posted::Down => self.random = dice,
+            Posted::NoResource | Posted::Down | Posted::Failed(_) => self.random = dice,
         }
         posted
     }

@@ -98,7 +98,7 @@ impl<R: Rail> RawPeer<R> {
                 self.lent.push(frame);
                 true
             }
-            Posted::NoResource | Posted::Down => false,
+            Posted::NoResource | Posted::Down | Posted::Failed(_) => false,
         }
     }
 

@@ -252,6 +252,7 @@ fn outcome(posted: Posted) -> &'static str {
         Posted::Done => "done",
         Posted::Accepted(_) => "accepted",
         Posted::NoResource => "no resource",
+        Posted::Failed(_) => "failed",
         Posted::Down => "down",
     }
 }
