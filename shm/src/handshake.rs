@@ -30,7 +30,6 @@ impl ShmRail {
         self.check_reachable(address)?;
         let stream = socket::connect_to(&self.dir.socket_of(address.node))?;
         socket::check_user(&stream)?;
-        let process = socket::peer_process(&stream);
         let block = self.arena.take_block()?;
         let files = [self.arena.segment().file(), self.bell_file.as_fd()];
         if let Err(refusal) = socket::send_hello(&stream, &self.hello(block), files) {
@@ -41,6 +40,8 @@ impl ShmRail {
         self.links.push(Link::new(peer, address.node, block));
         self.calls += 1;
         self.by_node.insert(address.node, index);
+        // The peer is at work already: what it need not wait for comes after the call.
+        let process = socket::peer_process(&stream);
         if let Err(refusal) = self.watch_link(index, stream, process) {
             self.release(index);
             return Err(refusal);
@@ -333,5 +334,99 @@ fn refuse(stream: &OwnedFd, refusal: &Refusal) {
 impl Link {
     fn new(peer: PeerId, node: gridnet_core::wire::NodeId, block: u32) -> Link {
         Link { peer, node, block, socket: None, process: None, live: None, wants_room: false, over: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Header;
+    use crate::rail::ShmConfig;
+    use crate::segment::OwnSegment;
+    use gridnet_core::mem::PeerBytes;
+    use gridnet_core::rail::Rail;
+    use gridnet_core::wire::{Incoming, NodeId};
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+
+    const SEGMENT: usize = 1 << 20;
+
+    /// Accepts everybody.
+    #[derive(Default)]
+    struct Open {
+        up: usize,
+    }
+
+    impl Sink for Open {
+        fn message(&mut self, _: PeerId, _: u64, _: PeerBytes<'_>) {}
+
+        fn frame(&mut self, _: PeerId, _: Incoming<'_>) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn sent(&mut self, _: PeerId, _: u64) {}
+
+        fn accept(&mut self, link: LinkId, _: NodeId, _: u64) -> Result<PeerId, Refusal> {
+            Ok(PeerId::new(link.0))
+        }
+
+        fn up(&mut self, _: PeerId) {
+            self.up += 1;
+        }
+
+        fn down(&mut self, _: PeerId, _: Refusal) {}
+    }
+
+    fn open_rail(dir: &std::path::Path) -> ShmRail {
+        let node = NodeId::new([1; 16]).unwrap();
+        ShmRail::open(ShmConfig {
+            local: Address { uid: geteuid().as_raw(), host: 1, node, incarnation: 1 },
+            name: None,
+            run_dir: Some(dir.to_owned()),
+            segment_size: SEGMENT,
+            ring_slots: 64,
+            link_window: SEGMENT,
+            huge_pages: false,
+        })
+        .unwrap()
+    }
+
+    /// Calls `rail` as a stranger whose doorbell is `bell`: what it answers.
+    fn call_with(rail: &mut ShmRail, bell: &OwnedFd, sink: &mut Open) -> (OwnedFd, Packet) {
+        let stranger = NodeId::new([2; 16]).unwrap();
+        let segment =
+            OwnSegment::create(SEGMENT, &Header::new(SEGMENT, *stranger.bytes(), 1), false).unwrap();
+        let block = (crate::layout::ARENA_OFFSET / crate::layout::LINE) as u32;
+        let offer = LinkOffer { block, slots: 64, registered: false, has_barrier: false };
+        let mut hello = Hello::new(stranger, 1, 1);
+        hello.extensions.push(Extension { kind: LINK_OFFER, bytes: offer.encode() });
+        let stream = socket::connect_to(&rail.dir.socket_of(rail.config.local.node)).unwrap();
+        socket::send_hello(&stream, &hello, [segment.file(), bell.as_fd()]).unwrap();
+        rail.maintain(Time(0), sink);
+        let answer = socket::receive(&stream).unwrap();
+        (stream, answer)
+    }
+
+    #[test]
+    fn a_doorbell_must_be_an_eventfd_that_never_blocks() {
+        let dir = std::env::temp_dir().join(format!("gridnet-test-doorbell-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let mut rail = open_rail(&dir);
+        let mut sink = Open::default();
+        let (_reader, pipe) = std::io::pipe().unwrap();
+        let blocking = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
+        for bell in [OwnedFd::from(pipe), OwnedFd::from(blocking)] {
+            let (_stream, answer) = call_with(&mut rail, &bell, &mut sink);
+            assert!(
+                matches!(&answer, Packet::Reject(why) if why.error == Error::PeerMisbehaved),
+                "{answer:?}"
+            );
+            assert!(rail.links.is_empty() && sink.up == 0);
+        }
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap();
+        let (_stream, answer) = call_with(&mut rail, &bell.into(), &mut sink);
+        assert!(matches!(answer, Packet::Hello(..)), "{answer:?}");
+        assert_eq!((rail.links.len(), sink.up), (1, 1));
+        drop(rail);
+        let _ = std::fs::remove_dir_all(&dir);
     }
 }
