@@ -91,6 +91,16 @@ static void every_operation_ends(pid_t pid, gridnet_endpoint *peer)
     CHECK_STATUS(GRIDNET_ERR_TIMEOUT, gridnet_cq_wait(node.cq, &none, 1, 1000000));
 }
 
+/* Nothing will come from a peer that has gone, and a probe says so; from others something may. */
+static void probes_fail(gridnet_endpoint *peer)
+{
+    gridnet_probe_info info;
+    gridnet_message *message;
+    CHECK_STATUS(GRIDNET_ERR_PEER_GONE, gridnet_tag_probe(node.fabric, peer, TAG_NEVER, 0, &info));
+    CHECK_STATUS(GRIDNET_ERR_PEER_GONE, gridnet_tag_mprobe(node.fabric, peer, TAG_NEVER, 0, &info, &message));
+    CHECK_STATUS(GRIDNET_ERR_NO_MESSAGE, gridnet_tag_probe(node.fabric, NULL, TAG_NEVER, 0, &info));
+}
+
 /* Refused at once or by its entry, but refused. The receive is first: it waits until the death is known. */
 static void later_operations_fail(gridnet_endpoint *peer)
 {
@@ -98,6 +108,7 @@ static void later_operations_fail(gridnet_endpoint *peer)
     CHECK_STATUS(GRIDNET_ERR_PEER_GONE, status == GRIDNET_IN_PROGRESS ? node_wait(&node).status : status);
     status = gridnet_tag_send(peer, large, 8, TAG_NEVER, NULL);
     CHECK_STATUS(GRIDNET_ERR_PEER_GONE, status == GRIDNET_IN_PROGRESS ? node_wait(&node).status : status);
+    probes_fail(peer);
 }
 
 /* A receive from anyone does not end with one peer: the next one may still send. */

@@ -1,5 +1,6 @@
 //! Who has which part of the own segment. Private bookkeeping: nothing of it is in shared memory.
 
+use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 
 use crate::layout::{link_block_len, ARENA_OFFSET, LINE};
@@ -36,8 +37,8 @@ pub struct Arena {
     free_staging: [Vec<u32>; CLASSES.len()],
     /// Ranges that were staging buffers: first line and number of lines.
     joined: Vec<(u32, u32)>,
-    /// The last request found no memory.
-    short: bool,
+    /// Why the last request for a staging buffer found no memory.
+    short: Option<Error>,
 }
 
 impl Arena {
@@ -50,7 +51,7 @@ impl Arena {
             free_blocks: Vec::new(),
             free_staging: Default::default(),
             joined: Vec::new(),
-            short: false,
+            short: None,
         }
     }
 
@@ -60,8 +61,8 @@ impl Arena {
         &self.segment
     }
 
-    /// True when there was no memory for the last staging buffer asked for: it has to come from other links.
-    pub fn is_short(&self) -> bool {
+    /// Why there was no memory for the last staging buffer asked for, if so: it has to come from other links.
+    pub fn shortage(&self) -> Option<Error> {
         self.short
     }
 
@@ -93,7 +94,7 @@ impl Arena {
     pub fn take_staging(&mut self, len: usize) -> Option<Staging> {
         let class = class_of(len);
         let line = self.free_staging.get_mut(class)?.pop()?;
-        self.short = false;
+        self.short = None;
         Some(Staging { line, class: class as u8 })
     }
 
@@ -111,7 +112,7 @@ impl Arena {
                 Ok(line) => self.free_staging[class].push(line),
                 Err(_) if !self.free_staging[class].is_empty() => break,
                 Err(refusal) => {
-                    self.short = true;
+                    self.short = Some(refusal.error);
                     return Err(refusal);
                 }
             }

@@ -452,7 +452,9 @@ fn unpack<'a>(
     let reference = rest.first().map_or(0, |word| word.load(Ordering::Relaxed));
     let (start, len) = StagingRef::unpack(reference, segment.len())
         .filter(|(_, len)| *len <= if frame.kind == Kind::Eager as u8 { MAX_EAGER } else { MAX_STAGING })
-        .ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
+        .ok_or_else(|| {
+            misbehaved("staging buffer outside the segment, or longer than such a frame may be")
+        })?;
     let base = segment.bytes(start, len).ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
     // SAFETY: inside the peer's mapping, which outlives the frame: the link is not dropped while it is delivered.
     frame.payload = unsafe { PeerBytes::raw(base, len) };

@@ -284,7 +284,7 @@ impl ShmRail {
                 link.wants_room = false;
                 return true;
             }
-            starving |= link.wants_room && self.arena.is_short();
+            starving |= link.wants_room && self.arena.shortage().is_some();
         }
         starving && self.reclaim_all()
     }
@@ -308,10 +308,12 @@ impl ShmRail {
         let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
         let Some(live) = &mut link.live else { return Posted::Down };
         let posted = live.post(&mut self.arena, window, frame);
-        if posted == Posted::NoResource && self.arena.is_short() && !self.live().any(Live::lends) {
-            return Posted::Failed(Error::Limit);
+        match self.arena.shortage() {
+            Some(error) if posted == Posted::NoResource && !self.live().any(Live::lends) => {
+                Posted::Failed(error)
+            }
+            _ => posted,
         }
-        posted
     }
 }
 
@@ -360,7 +362,7 @@ impl Rail for ShmRail {
             return if link.over { Posted::Down } else { Posted::NoResource };
         };
         let mut posted = live.post(&mut self.arena, self.config.link_window, frame);
-        if posted == Posted::NoResource && self.arena.is_short() {
+        if posted == Posted::NoResource && self.arena.shortage().is_some() {
             posted = self.post_with_what_others_have(link_id, frame);
         }
         let Some(link) = self.links.get_mut(link_id.0 as usize) else { return Posted::Down };

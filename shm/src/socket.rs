@@ -22,6 +22,8 @@ use nix::unistd::geteuid;
 
 const TYPE_HELLO: u8 = b'H';
 const TYPE_REJECT: u8 = b'R';
+/// Descriptors that a connection brings: segment, doorbell, and the process at its other end.
+const BROUGHT: usize = 3;
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
 
 /// What a peer sent.
@@ -90,9 +92,12 @@ pub fn is_peer_alive(stream: &OwnedFd) -> bool {
 /// The next connection, if there is one.
 ///
 /// # Errors
-/// When there is one, but the system has no descriptor or memory for it: it stays in the queue.
+/// When the system has no descriptor or memory for it and for what it brings: it stays in the queue.
 pub fn accept_next(listener: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
-    match accept4(listener.as_raw_fd(), FLAGS) {
+    // A handshake that finds no room for its descriptors is lost: better not to hear it yet.
+    let room: Result<Vec<OwnedFd>, _> = (0..BROUGHT).map(|_| listener.try_clone()).collect();
+    let accepted = room.map_err(|_| Errno::EMFILE).and_then(|_room| accept4(listener.as_raw_fd(), FLAGS));
+    match accepted {
         // SAFETY: accept4 has just made this descriptor, and nobody else has it.
         Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
         Err(e @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => Err(e),

@@ -91,6 +91,15 @@ impl Party {
     pub fn send(&self, to: PeerId, bytes: &'static [u8], tag: u64, sync: bool) -> Result<bool, Error> {
         // SAFETY: the bytes live for ever and nobody writes them; sends only read.
         let iov = unsafe { Iov::new(bytes.as_ptr().cast_mut(), bytes.len()) };
+        self.send_iov(to, iov, tag, sync)
+    }
+
+    /// As [`Self::send`], from a buffer.
+    pub fn send_buffer(&self, to: PeerId, buffer: Buffer, tag: u64) -> Result<bool, Error> {
+        self.send_iov(to, buffer.iov(), tag, false)
+    }
+
+    fn send_iov(&self, to: PeerId, iov: Iov, tag: u64, sync: bool) -> Result<bool, Error> {
         let args = SendArgs {
             cq: self.cq,
             owner: 0,
@@ -160,6 +169,12 @@ impl Buffer {
     pub fn to_vec(self) -> Vec<u8> {
         // SAFETY: leaked memory of this length, which no operation writes now.
         unsafe { std::slice::from_raw_parts(self.base, self.len) }.to_vec()
+    }
+
+    /// Writes every byte, when no operation uses them.
+    pub fn fill(self, byte: u8) {
+        // SAFETY: leaked memory of this length, which no operation uses now.
+        unsafe { std::ptr::write_bytes(self.base, byte, self.len) };
     }
 
     fn iov(self) -> Iov {
