@@ -195,6 +195,25 @@ impl LoopbackRail {
     }
 }
 
+impl LoopbackRail {
+    fn poll_links<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
+        let mut taken = 0;
+        while taken < budget {
+            let Some((from, parcel)) = self.next() else { break };
+            taken += 1;
+            match parcel {
+                Parcel::Call { incarnation } => self.take_call(from, incarnation, sink),
+                Parcel::Answer => self.set_up(from, sink),
+                Parcel::Frame(bytes) => self.take_frame(from, &bytes, sink),
+                Parcel::Goodbye => {
+                    self.end(from, sink, Refusal::new(Error::PeerGone, "the peer has closed its fabric"))
+                }
+            }
+        }
+        taken
+    }
+}
+
 impl Rail for LoopbackRail {
     fn name(&self) -> &'static str {
         self.hub.name.unwrap_or("loopback")
@@ -247,24 +266,12 @@ impl Rail for LoopbackRail {
         }
     }
 
+    #[inline(always)]
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
         if self.links.is_empty() {
             return 0;
         }
-        let mut taken = 0;
-        while taken < budget {
-            let Some((from, parcel)) = self.next() else { break };
-            taken += 1;
-            match parcel {
-                Parcel::Call { incarnation } => self.take_call(from, incarnation, sink),
-                Parcel::Answer => self.set_up(from, sink),
-                Parcel::Frame(bytes) => self.take_frame(from, &bytes, sink),
-                Parcel::Goodbye => {
-                    self.end(from, sink, Refusal::new(Error::PeerGone, "the peer has closed its fabric"))
-                }
-            }
-        }
-        taken
+        self.poll_links(budget, sink)
     }
 
     fn maintain<S: Sink>(&mut self, _now: Time, sink: &mut S) -> usize {

@@ -1,7 +1,8 @@
 //! `tag_lat`: half the time of a round trip.
 //!
-//! Each side posts its receive, sends, and waits for the entry of the receive. The receive of the next message is
-//! posted before the answer to the last one is sent, so that none arrives unexpected.
+//! Each side answers a message at once, posts the receive of the next one, and waits for its entry: the order of
+//! ucx_perftest, so that the two compare. The receive is posted while the answer is on its way, long before the next
+//! message can be there.
 
 use crate::cabi::Kind;
 use crate::failure::Failure;
@@ -44,10 +45,10 @@ pub(crate) fn follow(
     let mut in_flight = 0;
     for round in 1..=rounds {
         received(link, &mut in_flight)?;
+        link.send(task.size, TAG, &mut in_flight)?;
         if round < rounds {
             link.post(task.size, TAG)?;
         }
-        link.send(task.size, TAG, &mut in_flight)?;
     }
     while in_flight > 0 {
         link.next()?;
@@ -59,8 +60,8 @@ pub(crate) fn follow(
 #[inline]
 fn round_trip(link: &Link, size: usize) -> Result<(), Failure> {
     let mut in_flight = 0;
-    link.post(size, TAG)?;
     link.send(size, TAG, &mut in_flight)?;
+    link.post(size, TAG)?;
     received(link, &mut in_flight)?;
     while in_flight > 0 {
         link.next()?;
