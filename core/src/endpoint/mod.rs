@@ -144,7 +144,7 @@ impl<R: Rail> Engine<R> {
     /// which the peer knows may have been received.
     pub fn destroy_cq(&mut self, cq: CqId) {
         self.withdraw_receives(cq);
-        self.withdraw_sends(cq);
+        self.cancel_sends_where(|op| op.cq == cq);
         if let Some(queue) = self.state.cqs.get_mut(cq) {
             queue.close();
             if queue.is_finished() {

@@ -182,16 +182,6 @@ impl<R: Rail> Engine<R> {
             incoming.receive.iov = IovList::One(Iov::EMPTY);
         }
     }
-
-    /// Takes back the sends that report to a queue.
-    pub(super) fn withdraw_sends(&mut self, cq: CqId) {
-        let keys: Vec<Key> =
-            self.state.sends.iter().filter(|(_, op)| op.cq == cq).map(|(key, _)| key).collect();
-        for key in keys {
-            self.state.abandon_send(key, Error::Canceled);
-        }
-        self.conceal_finished();
-    }
 }
 
 impl State {

@@ -163,8 +163,12 @@ impl<R: Rail> Engine<R> {
 
     /// Cancels the sends of one endpoint handle that have not completed.
     pub fn cancel_sends_of(&mut self, owner: u64) {
-        let keys: Vec<_> =
-            self.state.sends.iter().filter(|(_, op)| op.owner == owner).map(|(key, _)| key).collect();
+        self.cancel_sends_where(|op| op.owner == owner);
+    }
+
+    /// Cancels the sends that `choose` picks.
+    pub(super) fn cancel_sends_where(&mut self, choose: impl Fn(&SendOp) -> bool) {
+        let keys: Vec<_> = self.state.sends.iter().filter(|(_, op)| choose(op)).map(|(key, _)| key).collect();
         for key in keys {
             self.state.abandon_send(key, Error::Canceled);
         }

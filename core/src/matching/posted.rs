@@ -169,12 +169,7 @@ impl<T> Posted<T> {
         let index = key.index();
         let entry = self.entries.get(index as usize).filter(|e| e.generation == key.generation())?;
         let bin = (entry.ignore == 0).then(|| self.bin(entry.hash));
-        let mut previous = NONE;
-        let mut at = bin.map_or(self.masked.first, |bin| self.bins[bin].first);
-        while at != index {
-            previous = at;
-            at = self.entries.get(at as usize)?.next;
-        }
+        let previous = self.previous_of(index, bin);
         let entry = &mut self.entries[index as usize];
         let taken = entry.receive.take();
         self.any_source_len -= usize::from(entry.source == ANY && entry.ignore == 0);
@@ -220,13 +215,18 @@ impl<T> Posted<T> {
     }
 
     fn unlink(&mut self, index: u32, bin: Option<usize>) {
+        self.cut(index, self.previous_of(index, bin), bin);
+    }
+
+    /// The place before `index`, which is in the list of `bin`.
+    fn previous_of(&self, index: u32, bin: Option<usize>) -> u32 {
         let mut previous = NONE;
         let mut at = bin.map_or(self.masked.first, |bin| self.bins[bin].first);
         while at != index {
             previous = at;
             at = self.entries[at as usize].next;
         }
-        self.cut(index, previous, bin);
+        previous
     }
 
     /// Takes a place out of its list.
