@@ -23,12 +23,19 @@ fn current_core() -> Option<u16> {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn has_rdpid() -> bool {
-    use std::sync::OnceLock;
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| {
-        // CPUID leaf 7: RDPID is bit 22 of ECX.
-        std::arch::x86_64::__cpuid(0).eax >= 7 && std::arch::x86_64::__cpuid_count(7, 0).ecx & 1 << 22 != 0
-    })
+    use gridnet_core::sync::{AtomicU32, Ordering};
+    // 0 not asked yet, 1 no, 2 yes. Relaxed: whoever asks finds the same answer, and nothing else hangs on it.
+    static HAS: AtomicU32 = AtomicU32::new(0);
+    match HAS.load(Ordering::Relaxed) {
+        0 => {
+            // CPUID leaf 7: RDPID is bit 22 of ECX.
+            let has = std::arch::x86_64::__cpuid(0).eax >= 7
+                && std::arch::x86_64::__cpuid_count(7, 0).ecx & (1 << 22) != 0;
+            HAS.store(1 + u32::from(has), Ordering::Relaxed);
+            has
+        }
+        known => known == 2,
+    }
 }
 
 #[cfg(test)]
