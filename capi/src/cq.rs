@@ -1,6 +1,7 @@
 //! Completion queues.
 
 use std::ffi::c_int;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
 use gridnet::core::completion::Completion;
@@ -48,6 +49,9 @@ pub struct gridnet_completion {
 }
 
 const _: () = assert!(size_of::<gridnet_completion>() == size_of::<Completion>());
+
+/// Most entries that a call can take: their number is its status.
+const MAX_COUNT: usize = i32::MAX as usize;
 
 impl From<Completion> for gridnet_completion {
     #[inline(always)]
@@ -152,12 +156,11 @@ pub unsafe extern "C" fn gridnet_cq_poll(
     count: usize,
 ) -> gridnet_status {
     // SAFETY: the caller's promise.
-    let taken = unsafe { take_now(cq, entries_out, count) };
-    if taken > 0 {
-        return taken;
+    match unsafe { take_now(cq, entries_out, count, false) } {
+        Some(taken) => taken,
+        // SAFETY: the caller's promise.
+        None => unsafe { poll_guarded(cq, entries_out, count) },
     }
-    // SAFETY: the caller's promise.
-    unsafe { poll_guarded(cq, entries_out, count) }
 }
 
 /// Takes at most `count` completions, and returns how many; waits for the first at most `timeout_ns` nanoseconds
@@ -175,13 +178,12 @@ pub unsafe extern "C" fn gridnet_cq_wait(
     count: usize,
     timeout_ns: i64,
 ) -> gridnet_status {
-    guarded(|| {
+    // SAFETY: the caller's promise.
+    match unsafe { take_now(cq, entries_out, count, timeout_ns != 0) } {
+        Some(taken) if taken != 0 => taken,
         // SAFETY: the caller's promise.
-        let object = unsafe { cq_of(cq)? };
-        let mut writer = Writer::new(entries_out, count)?;
-        object.shared.wait(object.id, duration_of(timeout_ns), |completion| writer.write(completion))?;
-        Ok(writer.written())
-    })
+        _ => unsafe { wait_guarded(cq, entries_out, count, timeout_ns) },
+    }
 }
 
 /// A descriptor for poll, select and epoll: readable, after gridnet_cq_arm said GRIDNET_OK, once something has
@@ -219,24 +221,58 @@ pub unsafe extern "C" fn gridnet_cq_arm(cq: *mut gridnet_cq) -> gridnet_status {
     })
 }
 
-/// Takes completions that are there already, without the net of `guarded`: see `tag.rs`. 0 when it cannot.
+/// Takes completions straight into the program's array, after a short look for the first; `patient` for as long as a
+/// waiting call polls before it reads the clock. `None` when it cannot.
 ///
 /// # Safety
 /// As gridnet_cq_poll.
 #[inline(always)]
-unsafe fn take_now(cq: *mut gridnet_cq, entries: *mut gridnet_completion, count: usize) -> gridnet_status {
+unsafe fn take_now(
+    cq: *mut gridnet_cq,
+    entries: *mut gridnet_completion,
+    count: usize,
+    patient: bool,
+) -> Option<gridnet_status> {
     // SAFETY: the caller's promise.
-    let Some(object) = (unsafe { Handle::<CqObject>::peek(cq.cast()) }) else {
-        return 0;
-    };
-    let Ok(mut writer) = Writer::new(entries, count) else {
-        return 0;
-    };
-    let Some(mut fabric) = object.shared.enter_plain() else {
-        return 0;
-    };
-    fabric.engine.take_completions(object.id, |completion| writer.write(completion));
-    writer.written()
+    let object = unsafe { Handle::<CqObject>::peek(cq.cast()) }?;
+    if entries.is_null() || count == 0 || count > MAX_COUNT {
+        return None;
+    }
+    let mut fabric = object.shared.enter_plain()?;
+    let rounds = if patient { fabric.rounds_before_clock() } else { 1 };
+    // What peers have sent is handled in here: a panic stays inside.
+    let taken = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the caller's promise; the two structs are the same, field by field.
+        unsafe { fabric.take_into(object.id, entries.cast::<Completion>(), count, rounds) }
+    }));
+    drop(fabric);
+    match taken {
+        Ok(taken) => Some(taken as gridnet_status),
+        Err(_) => {
+            object.shared.mark_broken();
+            None
+        }
+    }
+}
+
+/// The rest of gridnet_cq_wait: patience, and sleep.
+///
+/// # Safety
+/// As gridnet_cq_poll.
+#[inline(never)]
+unsafe fn wait_guarded(
+    cq: *mut gridnet_cq,
+    entries_out: *mut gridnet_completion,
+    count: usize,
+    timeout_ns: i64,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let object = unsafe { cq_of(cq)? };
+        let mut writer = Writer::new(entries_out, count)?;
+        object.shared.wait(object.id, duration_of(timeout_ns), |completion| writer.write(completion))?;
+        Ok(writer.written())
+    })
 }
 
 /// The rest of gridnet_cq_poll: looks for new completions.
@@ -271,7 +307,7 @@ impl Writer {
         if entries.is_null() {
             return Err(null("entries_out"));
         }
-        if count == 0 || count > i32::MAX as usize {
+        if count == 0 || count > MAX_COUNT {
             return Err(invalid(format!("count is {count}; accepted: 1 to 2147483647")));
         }
         Ok(Writer { next: entries, left: count, count })

@@ -79,13 +79,30 @@ pub struct CompletionQueue {
     pub armed: bool,
     /// The queue is destroyed; completions that still come are dropped.
     closed: bool,
+    /// Where the program wants the next completions, and how many more it has room for: see [`Self::lend`].
+    lent: *mut Completion,
+    lent_room: usize,
 }
+
+// SAFETY: the pointer is only used between `lend` and `end_lending`, by whoever has the queue to itself; the memory
+// may be written from any thread, as `lend` demands.
+unsafe impl Send for CompletionQueue {}
 
 impl CompletionQueue {
     /// An empty queue for at most `capacity` operations, started or completed.
     pub fn new(capacity: usize) -> CompletionQueue {
         let ring = vec![FREE; 64].into_boxed_slice();
-        CompletionQueue { ring, pushed: 0, popped: 0, outstanding: 0, capacity, armed: false, closed: false }
+        CompletionQueue {
+            ring,
+            pushed: 0,
+            popped: 0,
+            outstanding: 0,
+            capacity,
+            armed: false,
+            closed: false,
+            lent: std::ptr::null_mut(),
+            lent_room: 0,
+        }
     }
 
     /// Takes room for one operation; false when the queue is full.
@@ -108,6 +125,20 @@ impl CompletionQueue {
     #[inline(always)]
     pub fn push(&mut self, completion: Completion) {
         self.outstanding -= 1;
+        if self.lent_room > 0 {
+            // SAFETY: `lent` is valid for `lent_room` more entries, by the contract of `lend`.
+            unsafe {
+                self.lent.write(completion);
+                self.lent = self.lent.add(1);
+            }
+            self.lent_room -= 1;
+            return;
+        }
+        self.push_ring(completion);
+    }
+
+    #[inline]
+    fn push_ring(&mut self, completion: Completion) {
         if self.len() == self.ring.len() {
             self.grow();
         }
@@ -125,6 +156,46 @@ impl CompletionQueue {
         let completion = self.ring[self.popped & (self.ring.len() - 1)].0;
         self.popped = self.popped.wrapping_add(1);
         Some(completion)
+    }
+
+    /// Takes at most `room` completions to `out`; returns how many.
+    ///
+    /// # Safety
+    /// `out` is valid for writes of `room` entries.
+    #[inline(always)]
+    pub unsafe fn pop_into(&mut self, out: *mut Completion, room: usize) -> usize {
+        let count = self.len().min(room);
+        for i in 0..count {
+            let at = self.popped.wrapping_add(i) & (self.ring.len() - 1);
+            // SAFETY: `i` is below `room`.
+            unsafe { out.add(i).write(self.ring[at].0) };
+        }
+        self.popped = self.popped.wrapping_add(count);
+        count
+    }
+
+    /// Lends the queue, which is empty, the memory where the program wants its completions: they are written there at
+    /// once, instead of into the queue and out of it again.
+    ///
+    /// # Safety
+    /// `out` is valid for writes of `room` entries, from any thread, until [`Self::end_lending`], which is called before
+    /// anything is taken.
+    #[inline(always)]
+    pub unsafe fn lend(&mut self, out: *mut Completion, room: usize) {
+        debug_assert!(self.is_empty());
+        (self.lent, self.lent_room) = (out, room);
+    }
+
+    /// Room that is left in the memory lent.
+    #[inline(always)]
+    pub fn lent_room(&self) -> usize {
+        self.lent_room
+    }
+
+    /// Gives the memory back that was lent; how much room is left in it.
+    #[inline(always)]
+    pub fn end_lending(&mut self) -> usize {
+        std::mem::take(&mut self.lent_room)
     }
 
     /// Number of completions to be taken.
@@ -197,6 +268,25 @@ mod tests {
         assert_eq!(queue.pop(), Some(done));
         assert!(queue.reserve());
         assert_eq!(queue.outstanding(), 2);
+    }
+
+    #[test]
+    fn lent_memory_is_filled_first_and_what_is_left_over_waits() {
+        let mut queue = CompletionQueue::new(10);
+        let entry = |context| Completion { context, ..Completion::NONE };
+        let mut out = [Completion::NONE; 3];
+        for count in 0..5 {
+            (0..count).for_each(|_| assert!(queue.reserve()));
+            // SAFETY: `out` has three entries, and is not looked at before the lending ends.
+            unsafe { queue.lend(out.as_mut_ptr(), 3) };
+            (0..count).for_each(|i| queue.push(entry(10 * count + i)));
+            let written = 3 - queue.end_lending();
+            let mut got: Vec<u64> = out[..written].iter().map(|c| c.context).collect();
+            assert_eq!(written as u64, count.min(3));
+            got.extend(std::iter::from_fn(|| queue.pop()).map(|c| c.context));
+            assert_eq!(got, (0..count).map(|i| 10 * count + i).collect::<Vec<_>>());
+            assert_eq!(queue.outstanding(), 0);
+        }
     }
 
     #[test]

@@ -26,6 +26,9 @@ const ROUNDS_PER_MAINTENANCE: u32 = 512;
 /// The same while a link is being made, when somebody waits for its descriptor.
 const ROUNDS_WHILE_CONNECTING: u32 = 32;
 
+/// Polls between two looks at the clock, which costs as much as several polls.
+pub(crate) const POLLS_PER_CLOCK: u32 = 64;
+
 /// Times that somebody tries to arm the rails for others who sleep.
 pub(crate) const ARMING_TRIES: u32 = 16;
 
@@ -181,6 +184,42 @@ impl Fabric {
             self.wake_up(cq);
         }
         self.engine.take_completions(cq, out)
+    }
+
+    /// Polls that a waiting call does before it looks at the clock, or sleeps.
+    #[inline(always)]
+    pub fn rounds_before_clock(&self) -> u32 {
+        if self.policy.mode == WaitMode::Block {
+            1
+        } else {
+            POLLS_PER_CLOCK
+        }
+    }
+
+    /// Takes at most `room` completions to `out`; polls for the first at most `rounds` times. Returns how many.
+    ///
+    /// # Safety
+    /// `out` is valid for writes of `room` entries.
+    #[inline(always)]
+    pub unsafe fn take_into(&mut self, cq: CqId, out: *mut Completion, room: usize, rounds: u32) -> usize {
+        if !self.descriptors.is_empty() {
+            self.wake_up(cq);
+        }
+        let Some(queue) = self.engine.cq(cq) else { return 0 };
+        if !queue.is_empty() {
+            // SAFETY: the caller's promise.
+            return unsafe { queue.pop_into(out, room) };
+        }
+        // SAFETY: the caller's promise; the lending ends below.
+        unsafe { queue.lend(out, room) };
+        let mut left = rounds;
+        while left > 0 {
+            left -= 1;
+            if self.poll_round() > 0 && self.engine.cq(cq).is_none_or(|queue| queue.lent_room() < room) {
+                break;
+            }
+        }
+        self.engine.cq(cq).map_or(0, |queue| room - queue.end_lending())
     }
 
     /// Whoever takes from a queue does not sleep on its descriptor.

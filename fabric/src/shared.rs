@@ -25,11 +25,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 
 use crate::config::{Config, ProgressMode, WaitMode};
-use crate::fabric::{sleep_on, Fabric, ARMING_TRIES};
+use crate::fabric::{sleep_on, Fabric, ARMING_TRIES, POLLS_PER_CLOCK};
 use crate::fork::ForkMark;
 
-/// Polls between two looks at the clock, which costs as much as several polls.
-const POLLS_PER_CLOCK: u32 = 64;
 /// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
 const YIELDS: u32 = 10;
 /// Rounds that the progress thread polls before it lets others in.
@@ -168,6 +166,12 @@ impl Shared {
         }
         self.gate.store(gate | ENTERED, Ordering::Relaxed);
         Some(PlainGuard { shared: self, gate })
+    }
+
+    /// A call ended in a panic, which the caller has stopped: the fabric cannot be used any more.
+    #[cold]
+    pub fn mark_broken(&self) {
+        self.gate.fetch_or(BROKEN, Ordering::Relaxed);
     }
 
     /// True in the process that opened the fabric.
@@ -429,8 +433,7 @@ impl Drop for Guard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.shared.gate.fetch_or(BROKEN, Ordering::Relaxed);
-            return;
+            return self.shared.mark_broken();
         }
         self.kick_armed();
         if self.lock.is_none() {

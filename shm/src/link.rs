@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 
 use gridnet_core::error::Error;
 use gridnet_core::mem::{Iov, PeerBytes};
@@ -46,8 +47,10 @@ pub struct Live {
     /// and the peer its own.
     peer_order: Order,
     bell: OwnedFd,
-    /// Kept mapped: the ends above point into it.
+    /// Kept mapped: the ends above and the next field point into it.
     segment: PeerSegment,
+    /// The peer's arming word.
+    arming: NonNull<AtomicU32>,
     /// Staging buffers that the peer has not given back, by the slot that named them.
     under_way: VecDeque<(u32, Staging)>,
     under_way_bytes: usize,
@@ -63,6 +66,9 @@ pub struct Live {
     /// Wake-ups given.
     rung: u64,
 }
+
+// SAFETY: the pointer names a word of shared memory, only ever accessed as an atomic.
+unsafe impl Send for Live {}
 
 impl Live {
     /// Joins the own block, as offered to the peer, and the peer's.
@@ -90,6 +96,7 @@ impl Live {
             order: order_of(ours, theirs),
             peer_order: order_of(theirs, ours),
             bell,
+            arming: segment.arming(),
             segment,
             under_way: VecDeque::new(),
             under_way_bytes: 0,
@@ -243,7 +250,7 @@ impl Live {
     #[inline(always)]
     fn ring(&mut self) {
         // SAFETY: `segment` keeps the peer's arming word mapped.
-        let arming = unsafe { self.segment.arming().as_ref() };
+        let arming = unsafe { self.arming.as_ref() };
         if self.ringer.must_ring(arming, self.order) {
             self.rung += 1;
             ring_bell(&self.bell);
