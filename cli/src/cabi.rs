@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use gridnet_capi as c;
+use memmap2::{Advice, MmapMut};
 use std::ffi::{c_char, CStr, CString};
 use std::fmt;
 use std::hint::black_box;
@@ -259,44 +260,48 @@ impl Drop for Endpoint {
 }
 
 /// Memory for messages. It is never freed: the library may use it as long as an operation is under way, and the
-/// few buffers of a measurement serve until the process ends.
+/// few buffers of a measurement serve until the process ends. Large ones lie on huge pages where the system has them, as
+/// those of other libraries' benchmarks do.
 #[derive(Clone, Copy)]
 pub(crate) struct Buffer {
-    pages: &'static [Page],
+    /// Bytes that the library writes while we hold references to them: hence atomic.
+    bytes: &'static [AtomicU8],
 }
-
-/// Bytes that the library writes while we hold references to them: hence atomic.
-#[repr(C, align(4096))]
-struct Page([AtomicU8; PAGE]);
 
 impl Buffer {
     /// A buffer for messages of `len` bytes, filled with the pattern of `seed` (so that every page is there).
     pub(crate) fn new(len: usize, seed: u8) -> Buffer {
-        let page =
-            |page: usize| Page(std::array::from_fn(|byte| AtomicU8::new(pattern(page * PAGE + byte, seed))));
-        let pages: Vec<Page> = (0..len.div_ceil(PAGE).max(1)).map(page).collect();
-        Buffer { pages: pages.leak() }
+        let len = len.max(PAGE);
+        let mut map = MmapMut::map_anon(len + HUGE_PAGE).expect("the system has memory for a buffer");
+        if len >= HUGE_PAGE / 4 {
+            // A wish; small pages serve as well.
+            let _ = map.advise(Advice::HugePage);
+        }
+        let start = map.as_ptr().align_offset(HUGE_PAGE);
+        map.iter_mut().skip(start).take(len).enumerate().for_each(|(at, byte)| *byte = pattern(at, seed));
+        let map: &'static mut MmapMut = Box::leak(Box::new(map));
+        // SAFETY: `len` bytes from `start` on, which is below `HUGE_PAGE`, are inside the mapping, which is never unmapped;
+        // from here on they are only accessed as atomics, and by the library.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(map.as_mut_ptr().add(start).cast::<AtomicU8>(), len) };
+        Buffer { bytes }
     }
 
     /// Wipes the edges of the first `len` bytes.
     pub(crate) fn wipe(&self, len: usize) {
-        edges(len).for_each(|at| self.byte(at).store(0xa5, Ordering::Relaxed));
+        edges(len).for_each(|at| self.bytes[at].store(0xa5, Ordering::Relaxed));
     }
 
     /// Whether the edges of the first `len` bytes have the pattern of `seed`.
     pub(crate) fn holds(&self, len: usize, seed: u8) -> bool {
-        edges(len).all(|at| self.byte(at).load(Ordering::Relaxed) == pattern(at, seed))
-    }
-
-    fn byte(&self, at: usize) -> &AtomicU8 {
-        &self.pages[at / PAGE].0[at % PAGE]
+        edges(len).all(|at| self.bytes[at].load(Ordering::Relaxed) == pattern(at, seed))
     }
 
     /// Start of the memory, of which at least `len` bytes may be used.
     #[inline]
     fn memory(&self, len: usize) -> *mut u8 {
-        assert!(len <= self.pages.len() * PAGE, "a message fits into its buffer");
-        self.pages.as_ptr().cast::<u8>().cast_mut()
+        assert!(len <= self.bytes.len(), "a message fits into its buffer");
+        self.bytes.as_ptr().cast::<u8>().cast_mut()
     }
 }
 
@@ -387,6 +392,7 @@ fn ns(timeout: Duration) -> i64 {
 }
 
 const PAGE: usize = 4096;
+const HUGE_PAGE: usize = 2 << 20;
 
 #[cfg(test)]
 mod tests {

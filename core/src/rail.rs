@@ -208,7 +208,8 @@ pub trait Rail {
         let _ = (link, source);
     }
 
-    /// Fetches from a peer's memory into `to`. Only for rails whose capabilities say `get`.
+    /// Fetches from a peer's memory into `to`. Only for rails whose capabilities say `get`. What the answer is but
+    /// [`Posted::Done`], the message is asked for in pieces: so a rail says, too, that pieces are the better way.
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let _ = (link, from, to);
         Posted::Down

@@ -6,6 +6,9 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use memmap2::{MmapMut, MmapRaw};
 
+/// In the word: this is the process that made it.
+pub(crate) const HOME: u32 = 1 << 31;
+
 /// A word that the kernel clears in a forked child (MADV_WIPEONFORK, Linux 4.14): one load tells, whatever
 /// way the process was cloned.
 #[derive(Debug)]
@@ -24,18 +27,19 @@ impl ForkMark {
             return Err(failed(std::io::Error::last_os_error()));
         }
         let mark = ForkMark { page: page.into() };
-        mark.word().store(1, Ordering::Relaxed);
+        mark.word().store(HOME, Ordering::Relaxed);
         Ok(mark)
     }
 
     /// True in the process that made the mark.
     #[inline(always)]
     pub(crate) fn is_home(&self) -> bool {
-        self.word().load(Ordering::Relaxed) != 0
+        self.word().load(Ordering::Relaxed) & HOME != 0
     }
 
+    /// The word. Its other bits are for the owner, who keeps [`HOME`] set.
     #[inline(always)]
-    fn word(&self) -> &AtomicU32 {
+    pub(crate) fn word(&self) -> &AtomicU32 {
         // SAFETY: the page is mapped readable and writable as long as `self` lives, aligned, and used through this
         // atomic only. The kernel's wipe happens before the child runs.
         unsafe { &*self.page.as_mut_ptr().cast::<AtomicU32>() }

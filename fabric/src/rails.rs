@@ -49,6 +49,7 @@ fn shm_config(config: &Config, local: &Address, name: Option<&str>) -> ShmConfig
         segment_size: config.shm_segment_size,
         ring_slots: config.shm_ring_slots as u32,
         link_window: config.shm_link_window,
+        single_copy: config.shm_single_copy,
         huge_pages: config.shm_huge_pages == HugePages::Auto,
     }
 }

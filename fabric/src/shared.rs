@@ -26,7 +26,7 @@ use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 
 use crate::config::{Config, ProgressMode, WaitMode};
 use crate::fabric::{sleep_on, Fabric, ARMING_TRIES, POLLS_PER_CLOCK};
-use crate::fork::ForkMark;
+use crate::fork::{ForkMark, HOME};
 
 /// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
 const YIELDS: u32 = 10;
@@ -61,9 +61,8 @@ pub enum ThreadLevel {
 #[derive(Debug)]
 pub struct Shared {
     home: ThreadId,
+    /// The gate: `HOME`, and some of the bits above. `HOME` alone when a call may simply go in.
     mark: ForkMark,
-    /// Some of the bits below; 0 when a call may simply go in.
-    gate: AtomicU32,
     /// There can be two threads inside calls.
     locked: bool,
     lock: Mutex<()>,
@@ -107,22 +106,27 @@ impl Shared {
         let fabric = Fabric::open(config, name)?;
         let locked = level == ThreadLevel::Multiple || thread;
         let gate = match level {
-            _ if locked => LOCKED,
-            ThreadLevel::Single => SINGLE,
-            _ => 0,
+            _ if locked => HOME | LOCKED,
+            ThreadLevel::Single => HOME | SINGLE,
+            _ => HOME,
         };
         let shared = Arc::new(Shared {
             home: std::thread::current().id(),
             mark: ForkMark::new()?,
-            gate: AtomicU32::new(gate),
             locked,
             lock: Mutex::new(()),
             inner: UnsafeCell::new(Inner { fabric, sleepers: Vec::new(), progress: None }),
         });
+        shared.gate().store(gate, Ordering::Relaxed);
         if thread {
             shared.start_progress()?;
         }
         Ok(shared)
+    }
+
+    #[inline(always)]
+    fn gate(&self) -> &AtomicU32 {
+        self.mark.word()
     }
 
     /// Goes in.
@@ -131,16 +135,16 @@ impl Shared {
     /// [`Error::Forked`] in a child; [`Error::Thread`] when the thread level is broken; [`Error::Internal`] after a
     /// panic.
     pub fn enter(&self) -> Result<Guard<'_>, Error> {
-        if !self.mark.is_home() {
+        let gate = self.gate().load(Ordering::Relaxed);
+        if gate & HOME == 0 {
             return Err(Error::Forked);
         }
-        let gate = self.gate.load(Ordering::Relaxed);
         if gate & BROKEN != 0 {
             return Err(Error::Internal);
         }
         if gate & LOCKED != 0 {
             let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.gate.load(Ordering::Relaxed) & BROKEN != 0 {
+            if self.gate().load(Ordering::Relaxed) & BROKEN != 0 {
                 return Err(Error::Internal);
             }
             return Ok(Guard { shared: self, lock: Some(lock) });
@@ -152,26 +156,25 @@ impl Shared {
         if gate & ENTERED != 0 {
             return Err(Error::Thread);
         }
-        self.gate.store(gate | ENTERED, Ordering::Relaxed);
+        self.gate().store(gate | ENTERED, Ordering::Relaxed);
         Ok(Guard { shared: self, lock: None })
     }
 
     /// Goes in where a call may simply go in; `None` where [`Self::enter`] has to decide. For hot paths.
     #[inline(always)]
     pub fn enter_plain(&self) -> Option<PlainGuard<'_>> {
-        let gate = self.gate.load(Ordering::Relaxed);
-        if !(gate == 0 || gate == SINGLE && std::thread::current().id() == self.home) || !self.mark.is_home()
-        {
+        let gate = self.gate().load(Ordering::Relaxed);
+        if gate != HOME && !(gate == HOME | SINGLE && std::thread::current().id() == self.home) {
             return None;
         }
-        self.gate.store(gate | ENTERED, Ordering::Relaxed);
+        self.gate().store(gate | ENTERED, Ordering::Relaxed);
         Some(PlainGuard { shared: self, gate })
     }
 
     /// A call ended in a panic, which the caller has stopped: the fabric cannot be used any more.
     #[cold]
     pub fn mark_broken(&self) {
-        self.gate.fetch_or(BROKEN, Ordering::Relaxed);
+        self.gate().fetch_or(BROKEN, Ordering::Relaxed);
     }
 
     /// True in the process that opened the fabric.
@@ -437,8 +440,8 @@ impl Drop for Guard<'_> {
         }
         self.kick_armed();
         if self.lock.is_none() {
-            let gate = self.shared.gate.load(Ordering::Relaxed);
-            self.shared.gate.store(gate & !ENTERED, Ordering::Relaxed);
+            let gate = self.shared.gate().load(Ordering::Relaxed);
+            self.shared.gate().store(gate & !ENTERED, Ordering::Relaxed);
         } else if !self.inner().sleepers.is_empty() {
             self.serve_sleepers();
         }
@@ -473,7 +476,7 @@ impl Drop for PlainGuard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         self.kick_armed();
-        self.shared.gate.store(self.gate, Ordering::Relaxed);
+        self.shared.gate().store(self.gate, Ordering::Relaxed);
     }
 }
 

@@ -89,6 +89,16 @@ impl Arena {
         self.free_blocks.push(block);
     }
 
+    /// Allots a zeroed line, for good; its position in lines.
+    ///
+    /// # Errors
+    /// When segment or system have no memory left.
+    pub fn take_line(&mut self) -> Result<u32, Refusal> {
+        let line = self.extend(LINE)?;
+        self.segment.clear(line as usize * LINE, LINE);
+        Ok(line)
+    }
+
     /// A free staging buffer for `len` bytes, if one was given back.
     #[inline]
     pub fn take_staging(&mut self, len: usize) -> Option<Staging> {

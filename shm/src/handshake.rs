@@ -333,7 +333,18 @@ fn refuse(stream: &OwnedFd, refusal: &Refusal) {
 
 impl Link {
     fn new(peer: PeerId, node: gridnet_core::wire::NodeId, block: u32) -> Link {
-        Link { peer, node, block, socket: None, process: None, live: None, wants_room: false, over: false }
+        Link {
+            peer,
+            node,
+            block,
+            socket: None,
+            process: None,
+            pid: None,
+            identified: 0,
+            live: None,
+            wants_room: false,
+            over: false,
+        }
     }
 }
 
@@ -386,6 +397,7 @@ mod tests {
             ring_slots: 64,
             link_window: SEGMENT,
             huge_pages: false,
+            single_copy: crate::rail::SingleCopy::Auto,
         })
         .unwrap()
     }

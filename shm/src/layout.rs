@@ -42,8 +42,11 @@ pub struct Header {
     pub node: [u8; 16],
     /// Incarnation of the owner.
     pub incarnation: u64,
+    /// Where the owner has its own mapping of the segment: peers that copy from its memory look whether this header is
+    /// there.
+    pub address: u64,
     /// 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Header>() == LINE);
@@ -52,7 +55,7 @@ const _: () = assert!(size_of::<AtomicU32>() == 4);
 impl Header {
     /// The header of a segment.
     pub fn new(size: usize, node: [u8; 16], incarnation: u64) -> Header {
-        Header { magic: MAGIC, size: size as u64, node, incarnation, reserved: [0; 3] }
+        Header { magic: MAGIC, size: size as u64, node, incarnation, address: 0, reserved: [0; 2] }
     }
 
     /// Compares a peer's header with what the peer said in the handshake and with the size of its file.

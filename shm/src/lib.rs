@@ -11,6 +11,9 @@
 //! | `segment.rs` | making, sealing, checking and mapping segments |
 //! | `arena.rs` | who has which part of the own segment |
 //! | `link.rs` | a live link: frames into slots, and out of them |
+//! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
+//! | `vm_copy.rs` | the single copy out of another process |
+//! | `copy_choice.rs` | which way long messages take |
 //! | `rail.rs` | all links of a fabric: polling, sleeping, the end of peers |
 //! | `handshake.rs` | how links are made |
 //! | `socket.rs` | Unix sockets and process descriptors |
@@ -21,7 +24,9 @@
 
 mod arena;
 mod barrier;
+mod copy_choice;
 mod cpu;
+mod exposure;
 mod handshake;
 mod layout;
 mod link;
@@ -30,7 +35,8 @@ mod rail;
 mod rundir;
 mod segment;
 mod socket;
+mod vm_copy;
 
 pub use arena::MAX_STAGING;
-pub use rail::{ShmConfig, ShmRail};
+pub use rail::{ShmConfig, ShmRail, SingleCopy};
 pub use rundir::{is_valid_name, RunDir};

@@ -13,6 +13,7 @@ use gridnet_core::sync::{relax, AtomicU32, AtomicU64, Ordering};
 use gridnet_core::wire::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
 
 use crate::arena::{Arena, Staging, MAX_STAGING};
+use crate::copy_choice::CopyChoice;
 use crate::cpu::core_stamp;
 use crate::layout::{LinkOffer, StagingRef, LINE};
 use crate::segment::PeerSegment;
@@ -59,8 +60,13 @@ pub struct Live {
     staged_uncredited: u32,
     /// The consumed count when the last frame found no room.
     refused_at: u32,
+    /// Core stamp for the next frame: taken after the last one was on its way, since the instruction takes some ten
+    /// nanoseconds. After a move to another core one frame names the old one.
+    core: u16,
     /// Frames delivered without a pause.
     run: u32,
+    /// Which way the peer's long messages take.
+    pub choice: CopyChoice,
     /// The consumed count lies; the link is to be cut.
     corrupt: bool,
     /// Wake-ups given.
@@ -103,7 +109,9 @@ impl Live {
             bulk_under_way: 0,
             staged_uncredited: 0,
             refused_at: 0,
+            core: core_stamp(),
             run: 0,
+            choice: CopyChoice::default(),
             corrupt: false,
             rung: 0,
         }
@@ -117,7 +125,7 @@ impl Live {
             return false;
         }
         let header =
-            SlotHeader { kind: Kind::Eager as u8, flags: 0, len: message.len() as u16, core: core_stamp() };
+            SlotHeader { kind: Kind::Eager as u8, flags: 0, len: message.len() as u16, core: self.core };
         self.producer.push(header, tag, *message);
         self.ring();
         true
@@ -135,7 +143,7 @@ impl Live {
             return self.post_staged(arena, window, frame);
         }
         let header =
-            SlotHeader { kind: frame.kind as u8, flags: frame.flags, len: len as u16, core: core_stamp() };
+            SlotHeader { kind: frame.kind as u8, flags: frame.flags, len: len as u16, core: self.core };
         if frame.extension_len == 0 {
             self.producer
                 .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| frame.payload.store_words(body));
@@ -167,12 +175,8 @@ impl Live {
         self.under_way_bytes += weight(staging);
         self.bulk_under_way += usize::from(staging.size() > BULK);
         let reference = StagingRef { line: staging.line, len: len as u32 }.pack();
-        let header = SlotHeader {
-            kind: frame.kind as u8,
-            flags: frame.flags | FLAG_STAGED,
-            len: 0,
-            core: core_stamp(),
-        };
+        let header =
+            SlotHeader { kind: frame.kind as u8, flags: frame.flags | FLAG_STAGED, len: 0, core: self.core };
         self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
             store_all(body, frame.extension());
             store_all(&body[frame.extension_len..], &[reference]);
@@ -249,6 +253,7 @@ impl Live {
     /// Wakes the peer if it sleeps. To be called after each publication.
     #[inline(always)]
     fn ring(&mut self) {
+        self.core = core_stamp();
         // SAFETY: `segment` keeps the peer's arming word mapped.
         let arming = unsafe { self.arming.as_ref() };
         if self.ringer.must_ring(arming, self.order) {
@@ -270,10 +275,7 @@ impl Live {
         core: &mut u16,
     ) -> Result<usize, Refusal> {
         if self.consumer.peek().is_none() {
-            self.run = 0;
-            if self.staged_uncredited > 0 {
-                self.credit();
-            }
+            self.end_run();
             return Ok(0);
         }
         self.deliver_run(peer, budget, sink, core)
@@ -293,10 +295,7 @@ impl Live {
         let mut taken = 0;
         while taken < budget {
             let Some(ready) = self.consumer.peek() else {
-                self.run = 0;
-                if self.staged_uncredited > 0 {
-                    self.credit();
-                }
+                self.end_run();
                 break;
             };
             let header = ready.header();
@@ -312,6 +311,15 @@ impl Live {
         }
         self.run = self.run.saturating_add(taken as u32);
         Ok(taken)
+    }
+
+    /// The ring is empty.
+    #[inline(always)]
+    fn end_run(&mut self) {
+        self.run = 0;
+        if self.staged_uncredited > 0 {
+            self.credit();
+        }
     }
 
     /// A staging buffer was consumed: the sender learns of it at once when it is large, of several small ones together.
@@ -351,6 +359,11 @@ impl Live {
             return true;
         }
         wants_room && (self.producer.refresh().is_err() || self.producer.consumed() != self.refused_at)
+    }
+
+    /// The peer's memory.
+    pub fn segment(&self) -> &PeerSegment {
+        &self.segment
     }
 
     /// True when the consumed count has lied.

@@ -6,25 +6,30 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use gridnet_core::error::Error;
 use gridnet_core::mem::{Gather, Iov};
-use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, Sink};
+use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
 use gridnet_core::ring::bell::Bell;
 use gridnet_core::ring::slot::BODY_BYTES;
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, Frame, NodeId};
+use gridnet_core::wire::{Address, Frame, Kind, NodeId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeValLike;
+use nix::time::{clock_gettime, ClockId};
 
 use crate::arena::{Arena, MAX_STAGING};
 use crate::barrier;
 use crate::cpu::core_stamp;
+use crate::exposure::{self, Exposures};
 use crate::layout::Header;
 use crate::link::{Live, MAX_EAGER};
 use crate::poller::{Poller, Watched};
 use crate::rundir::RunDir;
 use crate::segment::OwnSegment;
 use crate::socket;
+use crate::vm_copy;
 
 /// Links that are polled each round.
 const HOT_LINKS: usize = 4;
@@ -48,6 +53,19 @@ pub struct ShmConfig {
     pub link_window: usize,
     /// Ask for huge pages.
     pub huge_pages: bool,
+    /// Whether long messages may be copied straight from process to process.
+    pub single_copy: SingleCopy,
+}
+
+/// When a long message is copied straight out of the sender's memory, instead of through the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SingleCopy {
+    /// When that is the faster way, as measured on the run.
+    Auto,
+    /// Whenever the system allows it.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// A link, from the first packet on.
@@ -59,11 +77,48 @@ pub(crate) struct Link {
     pub(crate) block: u32,
     pub(crate) socket: Option<OwnedFd>,
     pub(crate) process: Option<OwnedFd>,
+    /// Number of the process at the other end, once it was asked for; 0 when its memory cannot be read.
+    pub(crate) pid: Option<i32>,
     /// `None` until the peer's handshake has come, and after the end.
     pub(crate) live: Option<Live>,
+    /// When that process was last seen to be the peer.
+    pub(crate) identified: i64,
     /// The last frame found no room.
     pub(crate) wants_room: bool,
     pub(crate) over: bool,
+}
+
+impl Link {
+    /// Copies from the peer's memory, if it is and stays the peer's to give.
+    fn copy_from_peer(&mut self, from: RemoteSource, to: &Gather<'_>) -> Result<(), Error> {
+        let (Some(live), Some(stream)) = (&self.live, &self.socket) else {
+            return Err(Error::Unsupported);
+        };
+        if exposure::is_current(live.segment(), from.rkey) != Some(true) {
+            return Err(Error::NotFound);
+        }
+        let pid = *self.pid.get_or_insert_with(|| socket::peer_pid(stream));
+        // No number of a process is given out again within one tick.
+        let tick = coarse_time();
+        let identity = (tick != self.identified).then(|| live.segment().header());
+        match vm_copy::read(pid, identity, from.address, to) {
+            Ok(true) if exposure::is_current(live.segment(), from.rkey) == Some(true) => {
+                self.identified = tick;
+                Ok(())
+            }
+            Ok(_) => Err(Error::NotFound),
+            Err(error) => {
+                // Not allowed, or not there: through the segment from now on.
+                self.pid = Some(0);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A clock that steps every few milliseconds, and costs next to nothing.
+fn coarse_time() -> i64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |time| time.num_nanoseconds())
 }
 
 /// The shared-memory rail.
@@ -93,6 +148,8 @@ pub struct ShmRail {
     pub(crate) has_barrier: bool,
     /// Core stamp of the frame that came last.
     last_core: u16,
+    /// Memory that peers may fetch.
+    exposures: Exposures,
     /// Links whose peers broke the protocol in this round.
     broken: Vec<(u32, Refusal)>,
     rung_by_ended: u64,
@@ -120,7 +177,7 @@ impl ShmRail {
         poller.watch(&bell_file, Watched::Bell)?;
         let registered = barrier::register();
         let rail = ShmRail {
-            capabilities: capabilities(),
+            capabilities: capabilities(config.single_copy),
             arena: Arena::new(segment, config.ring_slots),
             links: Vec::new(),
             by_node: HashMap::new(),
@@ -138,6 +195,7 @@ impl ShmRail {
             registered,
             has_barrier: registered && barrier::run(),
             last_core: 0,
+            exposures: Exposures::default(),
             broken: Vec::new(),
             rung_by_ended: 0,
             process: std::process::id(),
@@ -361,6 +419,9 @@ impl Rail for ShmRail {
         let Some(live) = &mut link.live else {
             return if link.over { Posted::Down } else { Posted::NoResource };
         };
+        if matches!(frame.kind, Kind::Rtr | Kind::Fin) && link.pid != Some(0) {
+            live.choice.watch(frame);
+        }
         let mut posted = live.post(&mut self.arena, self.config.link_window, frame);
         if posted == Posted::NoResource && self.arena.shortage().is_some() {
             posted = self.post_with_what_others_have(link_id, frame);
@@ -431,6 +492,38 @@ impl Rail for ShmRail {
         self.calls > 0 || !self.greetings.is_empty()
     }
 
+    fn expose(&mut self, _link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
+        let mut pieces = memory.pieces();
+        let (base, _) = pieces.next()?;
+        if pieces.next().is_some() {
+            return None;
+        }
+        self.exposures.begin(&mut self.arena, base as usize as u64)
+    }
+
+    fn conceal(&mut self, _link: LinkId, source: RemoteSource) {
+        self.exposures.end(&self.arena, source.rkey);
+    }
+
+    fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
+        let always = self.config.single_copy == SingleCopy::Always;
+        let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
+        let Some(live) = &mut link.live else { return Posted::Down };
+        if link.pid == Some(0) || !(live.choice.is_single(to.len()) || always) {
+            return Posted::Failed(Error::Unsupported);
+        }
+        let began = live.choice.is_timed(to.len()).then(Instant::now);
+        match link.copy_from_peer(from, to) {
+            Ok(()) => {
+                if let (Some(began), Some(live)) = (began, &mut link.live) {
+                    live.choice.single_done(to.len(), began);
+                }
+                Posted::Done
+            }
+            Err(error) => Posted::Failed(error),
+        }
+    }
+
     fn arm(&mut self) -> Armed {
         self.bell.arm(self.arena.segment().arming());
         // A barrier that fails (forbidden since it was tried at opening) leaves the peers unordered: no sleep is safe then.
@@ -484,6 +577,7 @@ impl Drop for ShmRail {
         if self.process != std::process::id() {
             return;
         }
+        self.exposures.end_all(&self.arena);
         self.dir.unregister(self.config.local.node, self.config.name.as_deref());
         // A forked child may hold copies of these: closing ours would not end them.
         self.links.iter().filter_map(|link| link.socket.as_ref()).for_each(socket::hang_up);
@@ -492,12 +586,13 @@ impl Drop for ShmRail {
 }
 
 /// Latency and bandwidth as measured between near cores; the rest is how the link is built.
-fn capabilities() -> Capabilities {
+fn capabilities(single_copy: SingleCopy) -> Capabilities {
     let mut capabilities = Capabilities::minimal();
     capabilities.max_inline = BODY_BYTES;
     capabilities.max_eager = MAX_EAGER;
     capabilities.max_segment = MAX_STAGING;
     capabilities.max_iov = usize::MAX;
+    capabilities.get = single_copy != SingleCopy::Never;
     capabilities.can_lose_connection = false;
     capabilities.latency_ns = 65;
     capabilities.bandwidth = 40_000_000_000;

@@ -17,7 +17,7 @@ use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
-use crate::layout::{Header, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_SEGMENT};
+use crate::layout::{Header, ARENA_OFFSET, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_SEGMENT};
 
 /// Memory is taken from the system in steps of this many bytes.
 const COMMIT_STEP: usize = 256 * 1024;
@@ -58,8 +58,9 @@ impl OwnSegment {
         }
         let mut segment = OwnSegment { file, map, committed: 0 };
         segment.commit(COMMIT_STEP.min(size))?;
+        let header = Header { address: segment.map.as_ptr() as usize as u64, ..*header };
         // SAFETY: offset 0 of a mapping of at least `MIN_SEGMENT` bytes, page-aligned; nobody has the file yet.
-        unsafe { segment.map.as_mut_ptr().cast::<Header>().write(*header) };
+        unsafe { segment.map.as_mut_ptr().cast::<Header>().write(header) };
         Ok(segment)
     }
 
@@ -117,6 +118,8 @@ impl OwnSegment {
 #[derive(Debug)]
 pub struct PeerSegment {
     map: MmapRaw,
+    /// As it was when the segment was mapped.
+    header: Header,
 }
 
 impl PeerSegment {
@@ -145,7 +148,12 @@ impl PeerSegment {
         // by a volatile read since the peer may write it, and only the copy is looked at.
         let header = unsafe { map.as_ptr().cast::<Header>().read_volatile() };
         header.check(size, node, incarnation).map_err(|e| refuse(e.0))?;
-        Ok(PeerSegment { map })
+        Ok(PeerSegment { map, header })
+    }
+
+    /// The header, as it was found and checked.
+    pub fn header(&self) -> &Header {
+        &self.header
     }
 
     /// Length in bytes.
@@ -158,6 +166,14 @@ impl PeerSegment {
     #[inline]
     pub fn bytes(&self, offset: usize, len: usize) -> Option<*const u8> {
         (offset.checked_add(len)? <= self.map.len()).then(|| self.map.as_ptr().wrapping_add(offset))
+    }
+
+    /// A word at `offset`, behind the first page; `None` when there is none.
+    pub fn word(&self, offset: usize) -> Option<&AtomicU32> {
+        let inside = offset >= ARENA_OFFSET && offset.checked_add(size_of::<u32>())? <= self.map.len();
+        // SAFETY: inside the mapping, as long as `self` lives; aligned (checked), and only ever accessed as an atomic.
+        (inside && offset.is_multiple_of(align_of::<AtomicU32>()))
+            .then(|| unsafe { &*self.map.as_ptr().add(offset).cast::<AtomicU32>() })
     }
 
     /// The peer's arming word.

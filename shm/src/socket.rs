@@ -129,6 +129,11 @@ pub fn check_user(stream: &OwnedFd) -> Result<(), Refusal> {
     ))
 }
 
+/// Number of the process at the other end; 0 when it has none among the processes that are seen from here.
+pub fn peer_pid(stream: &OwnedFd) -> i32 {
+    getsockopt(stream, sockopt::PeerCredentials).map_or(0, |peer| peer.pid())
+}
+
 /// A descriptor that is readable when the process at the other end has ended.
 ///
 /// Without a race on Linux 6.5 and later; before, a process that ends and whose number is taken again between its call

@@ -11,11 +11,13 @@ use super::state::State;
 use super::Engine;
 use crate::matching::Key;
 use crate::mem::Gather;
-use crate::rail::{PeerId, Posted, Rail};
+use crate::rail::{PeerId, Posted, Rail, RemoteSource};
 use crate::wire::Message;
 
 /// Bytes that a peer may send before it is the next one's turn: a few segments.
 const QUANTUM: usize = 512 * 1024;
+/// Bytes that are fetched in one go, so that a large message does not keep others waiting.
+const FETCH_PART: u64 = 2 << 20;
 /// What a frame costs besides its payload.
 const FRAME_COST: usize = 64;
 
@@ -189,34 +191,42 @@ impl<R: Rail> Engine<R> {
         }
     }
 
-    /// Fetches the messages that this side may fetch.
+    /// Fetches the messages that this side may fetch, of each one part.
     fn run_fetches(&mut self) -> usize {
-        let mut moved = 0;
-        while let Some(key) = self.state.fetches.pop_front() {
-            moved += 1;
-            let Some(incoming) = self.state.incoming.get_mut(key) else {
-                continue;
-            };
-            let (peer, sender_op) = (incoming.peer, incoming.sender_op);
-            let Some(source) = incoming.source.take() else {
-                continue;
-            };
-            let p = &self.state.peers[peer.index()];
-            let target = Gather::all(incoming.receive.iov.as_slice()).window(0, incoming.wanted as usize);
-            match self.rails[p.rail].get(p.link, source, &target) {
-                Posted::Done | Posted::Accepted(_) => {
-                    self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
-                    self.state.complete_incoming(key, Ok(()));
-                }
-                // The memory is not there any more. The sender, asked for pieces, says whether it gave up; if it has
-                // gone, the end of the link says so.
-                Posted::NoResource | Posted::Down | Posted::Failed(_) => {
-                    let (op, len) = (sender_op, incoming.wanted);
-                    self.state.say(peer, Message::Rtr { op, receiver_op: key.to_bits(), offset: 0, len });
-                }
+        let count = self.state.fetches.len();
+        for _ in 0..count {
+            if let Some(key) = self.state.fetches.pop_front() {
+                self.fetch_part(key);
             }
         }
-        moved
+        count
+    }
+
+    fn fetch_part(&mut self, key: Key) {
+        let Some(incoming) = self.state.incoming.get_mut(key) else { return };
+        let Some(source) = incoming.source else { return };
+        let (peer, sender_op, from) = (incoming.peer, incoming.sender_op, incoming.received);
+        let len = (incoming.wanted - from).min(FETCH_PART);
+        let p = &self.state.peers[peer.index()];
+        let target = Gather::all(incoming.receive.iov.as_slice()).window(from as usize, len as usize);
+        let address = source.address.wrapping_add(from);
+        match self.rails[p.rail].get(p.link, RemoteSource { address, ..source }, &target) {
+            Posted::Done | Posted::Accepted(_) => {
+                incoming.received += len;
+                if incoming.received < incoming.wanted {
+                    return self.state.fetches.push_back(key);
+                }
+                self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
+                self.state.complete_incoming(key, Ok(()));
+            }
+            // The rail prefers pieces, or the memory is not there any more. The sender, asked for pieces, says whether it
+            // gave up; if it has gone, the end of the link says so.
+            Posted::NoResource | Posted::Down | Posted::Failed(_) => {
+                incoming.source = None;
+                let (op, len) = (sender_op, incoming.wanted - from);
+                self.state.say(peer, Message::Rtr { op, receiver_op: key.to_bits(), offset: from, len });
+            }
+        }
     }
 
     /// Withdraws memory that was exposed for sends which have ended.

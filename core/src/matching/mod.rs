@@ -50,10 +50,12 @@ impl Pattern {
 /// Stands for "any source" where a peer's number is hashed.
 pub(crate) const ANY: u32 = u32::MAX;
 
-/// Spreads source and tag over 32 bits: two odd multipliers (the golden ratio's, and one of SplitMix64's), high
-/// half kept. Tags that count up, or differ in high bits only, land in different bins.
+/// Spreads source and tag over 32 bits: the two halves of a product of 128 bits, folded (as in wyhash, Wang Yi 2019), with
+/// the golden ratio's multiplier. Tags that count up, or differ in high bits only, land in different bins.
 #[inline(always)]
 fn hash(source: u32, tag: u64) -> u32 {
-    let x = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(source).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    ((x ^ (x >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32
+    let x = tag ^ u64::from(source).rotate_right(20);
+    let product = u128::from(x ^ 0xa076_1d64_78bd_642f) * 0x9e37_79b9_7f4a_7c15;
+    let folded = (product >> 64) as u64 ^ product as u64;
+    (folded ^ (folded >> 32)) as u32
 }

@@ -10,7 +10,7 @@ mod rails;
 mod table;
 
 pub use error::ConfigError;
-pub use parse::{HugePages, ProgressMode, WaitMode};
+pub use parse::{HugePages, ProgressMode, SingleCopy, WaitMode};
 pub use rails::{RailSelection, KNOWN_RAILS};
 pub use table::{Config, Variable, VARIABLES};
 

@@ -34,6 +34,9 @@ pub enum HugePages {
     Never,
 }
 
+/// When long messages are copied straight out of the sender's memory.
+pub use gridnet_shm::SingleCopy;
+
 /// A kind of value. `parse` and `show` are each other's inverse.
 pub(super) trait Kind: Sync {
     /// The type of the configuration's field.

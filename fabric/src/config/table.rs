@@ -2,7 +2,7 @@
 
 use super::parse::{Bytes, Choice, Count, Directory, Kind, LogFilter, Name, PowerOfTwo, Rails, Time};
 use super::parse::{GIB, KIB, MIB};
-use super::{ConfigError, HugePages, Origin, ProgressMode, RailSelection, WaitMode};
+use super::{ConfigError, HugePages, Origin, ProgressMode, RailSelection, SingleCopy, WaitMode};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -108,6 +108,9 @@ variables! {
     shm_huge_pages: HugePages = "GRIDNET_SHM_HUGE_PAGES" "auto" [""]
         Choice(&[("auto", HugePages::Auto), ("never", HugePages::Never)]),
         "Whether huge pages are used for shared memory where the system offers them.";
+    shm_single_copy: SingleCopy = "GRIDNET_SHM_SINGLE_COPY" "auto" [""]
+        Choice(&[("auto", SingleCopy::Auto), ("always", SingleCopy::Always), ("never", SingleCopy::Never)]),
+        "Whether long messages are copied straight out of the sender's memory: when that is faster, whenever it is allowed, or never.";
 
     eager_max: usize = "GRIDNET_EAGER_MAX" "8k" ["bytes"] Bytes(0..=8 * KIB),
         "Longest message that is sent at once; a longer one waits until the receiver is ready for it.";
