@@ -289,6 +289,15 @@ impl<'a> PeerBytes<'a> {
         self.len() == 0
     }
 
+    /// Where consecutive bytes begin; none for those of a slot.
+    #[inline]
+    pub fn address(&self) -> Option<*const u8> {
+        match self {
+            PeerBytes::Words(..) => None,
+            PeerBytes::Raw(raw) => Some(raw.base),
+        }
+    }
+
     /// Copies as many bytes as both sides have; returns how many.
     #[inline(always)]
     pub fn copy_to(&self, to: &Gather<'_>) -> usize {

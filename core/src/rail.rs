@@ -5,6 +5,7 @@
 //! taken is answered by [`Posted::NoResource`], and comes again.
 
 use crate::error::Error;
+use crate::loan::LoanMemory;
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
@@ -55,6 +56,8 @@ pub struct Capabilities {
     pub put: bool,
     /// Remote atomic operations.
     pub atomics: bool,
+    /// It lends memory that peers read where it lies. Without it loans are copied as any message.
+    pub loans: bool,
     /// Posting may answer [`Posted::Accepted`]: the memory of a frame stays in use for a while.
     pub keeps_memory: bool,
     /// Frames arrive in the order they were posted.
@@ -82,6 +85,7 @@ impl Capabilities {
             get: false,
             put: false,
             atomics: false,
+            loans: false,
             keeps_memory: false,
             ordered: true,
             reliable: true,
@@ -215,6 +219,27 @@ pub trait Rail {
         Posted::Down
     }
 
+    /// Allots `len` bytes, a size of [`crate::loan::class_of`], that peers can read where they lie. Only for rails whose
+    /// capabilities say `loans`.
+    ///
+    /// # Errors
+    /// [`Error::Again`] when all is lent, and a later call may find what came back; [`Error::Limit`] when there is no room for
+    /// as much, now or ever; [`Error::NoMemory`] when the system has none.
+    fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {
+        let _ = len;
+        Err(Error::Unsupported)
+    }
+
+    /// Takes memory back that no peer reads any more.
+    fn take_back(&mut self, memory: LoanMemory) {
+        let _ = memory;
+    }
+
+    /// One loan that was kept ([`Sink::loan`]) is not read any more.
+    fn release_loan(&mut self, link: LinkId) {
+        let _ = link;
+    }
+
     /// Prepares for sleep: from now on arrivals make the wait handle ready.
     fn arm(&mut self) -> Armed;
 
@@ -249,6 +274,17 @@ pub trait Sink {
     /// A frame of `peer`. An error says that the peer broke the protocol: the rail delivers no more of its frames and
     /// takes the link down.
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error>;
+
+    /// A message of `peer` in memory that it lends under the number `loan`, which a [`crate::wire::Kind::Return`] names.
+    /// True when it is kept: then the bytes stay readable, also after the end of the link, until [`Rail::release_loan`].
+    fn loan(
+        &mut self,
+        peer: PeerId,
+        tag: u64,
+        immediate: Option<u64>,
+        loan: u64,
+        message: PeerBytes<'_>,
+    ) -> bool;
 
     /// The memory of the frame accepted under `token` is free.
     fn sent(&mut self, peer: PeerId, token: u64);

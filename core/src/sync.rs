@@ -30,6 +30,23 @@ pub fn prefetch_for_write<T>(line: *const T) {
     let _ = line;
 }
 
+/// Asks for the cache line of `line`, so that a later load does not wait for it. A hint, as [`prefetch_for_write`].
+#[inline(always)]
+pub fn prefetch<T>(line: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    // SAFETY: PREFETCHT0 is a hint; it never faults, whatever the address.
+    unsafe {
+        std::arch::asm!("prefetcht0 [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: PRFM is a hint; it never faults, whatever the address.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(any(loom, miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    let _ = line;
+}
+
 /// Tells the core that this is a spin loop.
 #[inline(always)]
 pub fn relax() {

@@ -150,6 +150,17 @@ impl<S: Sink> Sink for Learn<'_, S> {
         self.0.frame(peer, frame)
     }
 
+    fn loan(
+        &mut self,
+        peer: PeerId,
+        tag: u64,
+        immediate: Option<u64>,
+        loan: u64,
+        message: PeerBytes<'_>,
+    ) -> bool {
+        self.0.loan(peer, tag, immediate, loan, message)
+    }
+
     fn sent(&mut self, peer: PeerId, token: u64) {
         self.0.sent(peer, token);
     }

@@ -1,6 +1,7 @@
 //! A fabric: an engine with its rails, a clock, and what sleepers need.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use gridnet_core::completion::Completion;
@@ -19,6 +20,9 @@ use crate::config::{Config, WaitMode};
 use crate::identity;
 use crate::logging;
 use crate::rails::{open_rails, AnyRail};
+
+/// Tells the loans of the fabrics of a process apart; 0 is given to none of the first.
+static NEXT_MARK: AtomicU32 = AtomicU32::new(1);
 
 /// Rounds of polling between two looks at descriptors (new links, dead peers): some microseconds.
 const ROUNDS_PER_MAINTENANCE: u32 = 512;
@@ -112,8 +116,10 @@ impl Fabric {
         let policy =
             WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
         tracing::info!(node = %local.node, name, "fabric open");
+        let mut engine = Engine::new(local, rails, limits);
+        engine.mark_loans(NEXT_MARK.fetch_add(1, Ordering::Relaxed));
         Ok(Fabric {
-            engine: Engine::new(local, rails, limits),
+            engine,
             config,
             run_dir,
             start: Instant::now(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use gridnet_core::error::Error;
+use gridnet_core::loan::LoanMemory;
 use gridnet_core::loopback::{Hub, LoopbackRail};
 use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
@@ -124,6 +125,19 @@ impl Rail for AnyRail {
 
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         each!(self, rail => rail.get(link, from, to))
+    }
+
+    fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {
+        each!(self, rail => rail.lend(len))
+    }
+
+    fn take_back(&mut self, memory: LoanMemory) {
+        each!(self, rail => rail.take_back(memory));
+    }
+
+    #[inline]
+    fn release_loan(&mut self, link: LinkId) {
+        each!(self, rail => rail.release_loan(link));
     }
 
     fn arm(&mut self) -> Armed {

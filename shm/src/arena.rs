@@ -61,6 +61,11 @@ impl Arena {
         &self.segment
     }
 
+    /// The memory, to take parts of it for other purposes than this arena's.
+    pub fn segment_mut(&mut self) -> &mut OwnSegment {
+        &mut self.segment
+    }
+
     /// Why there was no memory for the last staging buffer asked for, if so: it has to come from other links.
     pub fn shortage(&self) -> Option<Error> {
         self.short

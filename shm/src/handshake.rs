@@ -342,6 +342,7 @@ impl Link {
             pid: None,
             identified: 0,
             live: None,
+            read: None,
             wants_room: false,
             over: false,
         }
@@ -372,6 +373,10 @@ mod tests {
 
         fn frame(&mut self, _: PeerId, _: Incoming<'_>) -> Result<(), Error> {
             Ok(())
+        }
+
+        fn loan(&mut self, _: PeerId, _: u64, _: Option<u64>, _: u64, _: PeerBytes<'_>) -> bool {
+            false
         }
 
         fn sent(&mut self, _: PeerId, _: u64) {}

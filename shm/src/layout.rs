@@ -8,6 +8,7 @@
 //! | 0 | 64 | [`Header`] |
 //! | 64 | 64 | the arming word of the owner's doorbell, alone in its line |
 //! | 4096 | ... | link blocks and staging buffers, in 64-byte lines, as the owner allots them |
+//! | up to the end | ... | loans, in pages; they begin at the end and grow towards the start |
 //!
 //! A link block: one line with the owner's consumed count for the peer's ring, then the slots of the owner's ring to
 //! that peer, then two lines of padding. The odd number of lines staggers the rings of many peers over the sets of
@@ -162,6 +163,13 @@ impl StagingRef {
     }
 }
 
+/// Start and length in bytes of a loan from words that a peer wrote, inside a segment of `size` bytes.
+#[inline]
+pub fn loan_range(position: u64, len: u64, size: usize) -> Option<(usize, usize)> {
+    let (start, len) = (usize::try_from(position).ok()?, usize::try_from(len).ok()?);
+    (start >= ARENA_OFFSET && start.checked_add(len)? <= size).then_some((start, len))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +190,8 @@ mod tests {
         fn offers_and_references_stay_inside_the_segment(
             bytes in prop::collection::vec(any::<u8>(), 16),
             word: u64,
+            position: u64,
+            len: u64,
             size in MIN_SEGMENT..(64 << 20),
         ) {
             if let Ok(offer) = LinkOffer::parse(&bytes, size) {
@@ -190,6 +200,12 @@ mod tests {
             }
             if let Some((start, len)) = StagingRef::unpack(word, size) {
                 prop_assert!(start >= ARENA_OFFSET && start + len <= size);
+            }
+            // Full range, and near the end of the segment, where the border is.
+            for (position, len) in [(position, len), (position % (2 * size as u64), len % size as u64)] {
+                let inside = position >= ARENA_OFFSET as u64
+                    && position.checked_add(len).is_some_and(|end| end <= size as u64);
+                prop_assert_eq!(loan_range(position, len, size), inside.then_some((position as usize, len as usize)));
             }
         }
 

@@ -10,6 +10,7 @@
 //! | `layout.rs` | what lies where in a segment |
 //! | `segment.rs` | making, sealing, checking and mapping segments |
 //! | `arena.rs` | who has which part of the own segment |
+//! | `loans.rs` | who has which range of it for loans |
 //! | `link.rs` | a live link: frames into slots, and out of them |
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
 //! | `vm_copy.rs` | the single copy out of another process |
@@ -30,6 +31,7 @@ mod exposure;
 mod handshake;
 mod layout;
 mod link;
+mod loans;
 mod poller;
 mod rail;
 mod rundir;

@@ -9,13 +9,13 @@ use gridnet_core::mem::{Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::ring::bell::{Order, Ringer};
 use gridnet_core::ring::slot::{Consumer, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
-use gridnet_core::sync::{relax, AtomicU32, AtomicU64, Ordering};
+use gridnet_core::sync::{prefetch, relax, AtomicU32, AtomicU64, Ordering};
 use gridnet_core::wire::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
 
 use crate::arena::{Arena, Staging, MAX_STAGING};
 use crate::copy_choice::CopyChoice;
 use crate::cpu::core_stamp;
-use crate::layout::{LinkOffer, StagingRef, LINE};
+use crate::layout::{loan_range, LinkOffer, StagingRef, LINE};
 use crate::segment::PeerSegment;
 
 /// Largest message in bytes that goes whole.
@@ -67,6 +67,8 @@ pub struct Live {
     run: u32,
     /// Which way the peer's long messages take.
     pub choice: CopyChoice,
+    /// Loans of the peer that are read in its segment.
+    loans_read: u32,
     /// The consumed count lies; the link is to be cut.
     corrupt: bool,
     /// Wake-ups given.
@@ -112,6 +114,7 @@ impl Live {
             core: core_stamp(),
             run: 0,
             choice: CopyChoice::default(),
+            loans_read: 0,
             corrupt: false,
             rung: 0,
         }
@@ -243,11 +246,19 @@ impl Live {
         arena.give_staging(staging);
     }
 
-    /// Gives everything back to the arena but the block.
-    pub fn release(mut self, arena: &mut Arena) {
+    /// Gives everything back to the arena but the block. The peer's segment stays if loans in it are read: with their
+    /// number.
+    pub fn release(mut self, arena: &mut Arena) -> Option<(PeerSegment, u32)> {
         while let Some((_, staging)) = self.under_way.pop_front() {
             self.return_staging(arena, staging);
         }
+        (self.loans_read > 0).then_some((self.segment, self.loans_read))
+    }
+
+    /// A loan of the peer is not read any more.
+    #[inline]
+    pub fn release_loan(&mut self) {
+        self.loans_read = self.loans_read.saturating_sub(1);
     }
 
     /// Wakes the peer if it sleeps. To be called after each publication.
@@ -300,13 +311,22 @@ impl Live {
             };
             let header = ready.header();
             *core = header.core;
-            let staged = take_slot(&self.segment, peer, &ready, sink)?;
+            let is_loan = header.kind == Kind::Loan as u8;
+            let staged = if is_loan {
+                self.loans_read += u32::from(take_loan(&self.segment, peer, &ready, sink)?);
+                0
+            } else {
+                take_slot(&self.segment, peer, &ready, sink)?
+            };
             taken += 1;
             let published = self.consumer.consume(false);
             if staged > 0 {
                 self.count_staged(staged);
             } else if published {
                 self.ring();
+            }
+            if is_loan {
+                break;
             }
         }
         self.run = self.run.saturating_add(taken as u32);
@@ -426,6 +446,39 @@ fn take_slot<S: Sink>(
         return Ok(0);
     }
     take_extended(segment, peer, ready, sink)
+}
+
+/// Hands the loan of one slot over: memory of the peer's segment. True when it is kept.
+#[inline]
+fn take_loan<S: Sink>(
+    segment: &PeerSegment,
+    peer: PeerId,
+    ready: &Ready<'_>,
+    sink: &mut S,
+) -> Result<bool, Refusal> {
+    let header = ready.header();
+    let words = extension_words(header.kind, header.flags).map_err(|e| misbehaved(e.0))?;
+    if header.len > 0 {
+        return Err(misbehaved("loan with a payload beside it"));
+    }
+    let mut extension = [0; BODY_WORDS];
+    for (to, from) in extension.iter_mut().zip(ready.body()).take(words) {
+        *to = from.load(Ordering::Relaxed);
+    }
+    let (immediate, [loan, position, len]) = match (words, extension) {
+        (3, [loan, position, len, ..]) => (None, [loan, position, len]),
+        (4, [immediate, loan, position, len, ..]) => (Some(immediate), [loan, position, len]),
+        _ => return Err(misbehaved("loan with other words than a loan has")),
+    };
+    let base = loan_range(position, len, segment.len())
+        .and_then(|(start, len)| segment.bytes(start, len))
+        .ok_or_else(|| misbehaved("loan outside the segment"))?;
+    // The program reads these lines next, and they are at the peer.
+    prefetch(base);
+    prefetch(base.wrapping_add(len.saturating_sub(1) as usize));
+    // SAFETY: inside the peer's mapping, which stays while the link is live, and after that while loans are read.
+    let message = unsafe { PeerBytes::raw(base, len as usize) };
+    Ok(sink.loan(peer, ready.word(), immediate, loan, message))
 }
 
 fn take_extended<S: Sink>(

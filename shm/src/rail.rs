@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use gridnet_core::error::Error;
+use gridnet_core::loan::LoanMemory;
 use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
 use gridnet_core::ring::bell::Bell;
@@ -25,9 +26,10 @@ use crate::cpu::core_stamp;
 use crate::exposure::{self, Exposures};
 use crate::layout::Header;
 use crate::link::{Live, MAX_EAGER};
+use crate::loans::LoanSpace;
 use crate::poller::{Poller, Watched};
 use crate::rundir::RunDir;
-use crate::segment::OwnSegment;
+use crate::segment::{OwnSegment, PeerSegment};
 use crate::socket;
 use crate::vm_copy;
 
@@ -83,6 +85,8 @@ pub(crate) struct Link {
     pub(crate) live: Option<Live>,
     /// When that process was last seen to be the peer.
     pub(crate) identified: i64,
+    /// Segment of a peer that has gone, and how many loans in it are still read.
+    pub(crate) read: Option<(PeerSegment, u32)>,
     /// The last frame found no room.
     pub(crate) wants_room: bool,
     pub(crate) over: bool,
@@ -135,6 +139,7 @@ pub struct ShmRail {
     cold_next: usize,
     hot_next: usize,
     pub(crate) arena: Arena,
+    loans: LoanSpace,
     bell: Bell,
     pub(crate) bell_file: OwnedFd,
     pub(crate) listener: OwnedFd,
@@ -179,6 +184,7 @@ impl ShmRail {
         let rail = ShmRail {
             capabilities: capabilities(config.single_copy),
             arena: Arena::new(segment, config.ring_slots),
+            loans: LoanSpace::default(),
             links: Vec::new(),
             by_node: HashMap::new(),
             hot: Vec::with_capacity(HOT_LINKS),
@@ -311,7 +317,7 @@ impl ShmRail {
         self.calls -= usize::from(link.live.is_none());
         if let Some(live) = link.live.take() {
             self.rung_by_ended += live.rung();
-            live.release(&mut self.arena);
+            link.read = live.release(&mut self.arena);
         }
         self.arena.give_block(link.block);
         let node = link.node;
@@ -524,6 +530,24 @@ impl Rail for ShmRail {
         }
     }
 
+    fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {
+        self.loans.take(self.arena.segment_mut(), len)
+    }
+
+    fn take_back(&mut self, memory: LoanMemory) {
+        self.loans.give_back(self.arena.segment_mut(), &memory);
+    }
+
+    #[inline]
+    fn release_loan(&mut self, link: LinkId) {
+        let Some(link) = self.links.get_mut(link.0 as usize) else { return };
+        match (&mut link.live, &mut link.read) {
+            (Some(live), _) => live.release_loan(),
+            (None, Some((_, loans))) if *loans > 1 => *loans -= 1,
+            (None, read) => *read = None,
+        }
+    }
+
     fn arm(&mut self) -> Armed {
         self.bell.arm(self.arena.segment().arming());
         // A barrier that fails (forbidden since it was tried at opening) leaves the peers unordered: no sleep is safe then.
@@ -597,5 +621,6 @@ fn capabilities(single_copy: SingleCopy) -> Capabilities {
     capabilities.latency_ns = 65;
     capabilities.bandwidth = 40_000_000_000;
     capabilities.copies = 2;
+    capabilities.loans = true;
     capabilities
 }

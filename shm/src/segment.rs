@@ -29,6 +29,8 @@ pub struct OwnSegment {
     map: MmapRaw,
     /// Bytes from the start that the system has promised.
     committed: usize,
+    /// Where the part that was claimed from the end begins.
+    claimed: usize,
 }
 
 impl OwnSegment {
@@ -56,7 +58,7 @@ impl OwnSegment {
             // Allowed only where the administrator says so for shared memory; without it, pages are small.
             let _ = map.advise(Advice::HugePage);
         }
-        let mut segment = OwnSegment { file, map, committed: 0 };
+        let mut segment = OwnSegment { file, map, committed: 0, claimed: size };
         segment.commit(COMMIT_STEP.min(size))?;
         let header = Header { address: segment.map.as_ptr() as usize as u64, ..*header };
         // SAFETY: offset 0 of a mapping of at least `MIN_SEGMENT` bytes, page-aligned; nobody has the file yet.
@@ -72,15 +74,42 @@ impl OwnSegment {
         if end <= self.committed {
             return Ok(());
         }
-        if end > self.map.len() {
+        if end > self.claimed {
             return Err(Refusal::new(Error::Limit, "the segment is full (GRIDNET_SHM_SEGMENT_SIZE)"));
         }
-        let target = end.next_multiple_of(COMMIT_STEP).min(self.map.len());
+        let target = end.next_multiple_of(COMMIT_STEP).min(self.claimed);
         let (from, len) = (self.committed as i64, (target - self.committed) as i64);
         fallocate(&self.file, FallocateFlags::empty(), from, len)
             .map_err(|e| failed(Error::NoMemory, "taking memory for the segment", e))?;
         self.committed = target;
         Ok(())
+    }
+
+    /// Claims `len` bytes before those that were claimed last, beginning at a multiple of `align`, and has them backed by
+    /// memory. They begin at `floor` or behind it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when there is no room, [`Error::NoMemory`] when the system has none.
+    pub fn claim_from_end(&mut self, len: usize, align: usize, floor: usize) -> Result<usize, Error> {
+        let start = self.claimed.checked_sub(len).ok_or(Error::Limit)?;
+        let start = start - start % align;
+        if start < floor.max(self.committed) {
+            return Err(Error::Limit);
+        }
+        fallocate(&self.file, FallocateFlags::empty(), start as i64, len as i64)
+            .map_err(|_| Error::NoMemory)?;
+        self.claimed = start;
+        Ok(start)
+    }
+
+    /// Gives the first `len` bytes of the claimed part back to the other one.
+    pub fn unclaim(&mut self, len: usize) {
+        self.claimed = (self.claimed + len).min(self.map.len());
+    }
+
+    /// Where the claimed part begins.
+    pub fn claimed(&self) -> usize {
+        self.claimed
     }
 
     /// The file, to hand it to a peer.
@@ -93,6 +122,11 @@ impl OwnSegment {
     pub fn arming(&self) -> &AtomicU32 {
         // SAFETY: inside the mapping, aligned, and only ever accessed as an atomic.
         unsafe { &*self.map.as_mut_ptr().add(ARMING_OFFSET).cast::<AtomicU32>() }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.map.len()
     }
 
     /// Address of the byte at `offset`.
@@ -272,6 +306,20 @@ mod tests {
         assert!(PeerSegment::map(&foreign, &[9; 16], 3).unwrap_err().reason.contains("no segment"));
         let file = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
         assert!(PeerSegment::map(&file, &[9; 16], 3).unwrap_err().reason.contains("no memfd"));
+    }
+
+    #[test]
+    fn both_ends_grow_until_they_meet() {
+        let mut own = own();
+        assert_eq!(own.claim_from_end(5000, 4096, 0), Ok((1 << 20) - 8192));
+        assert_eq!(own.claim_from_end(4096, 4096, 1 << 20), Err(Error::Limit), "below the floor");
+        assert_eq!(own.claim_from_end(600 << 10, 4096, 0), Ok((1 << 20) - 8192 - (600 << 10)));
+        own.commit(400 << 10).unwrap();
+        assert_eq!(own.commit(500 << 10).unwrap_err().error, Error::Limit);
+        assert_eq!(own.claim_from_end(200 << 10, 4096, 0), Err(Error::Limit));
+        own.unclaim(600 << 10);
+        own.commit(500 << 10).unwrap();
+        assert_eq!(own.claim_from_end(usize::MAX, 4096, 0), Err(Error::Limit));
     }
 
     #[test]

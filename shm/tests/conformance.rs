@@ -82,6 +82,10 @@ impl Sink for Up {
         Ok(())
     }
 
+    fn loan(&mut self, _: PeerId, _: u64, _: Option<u64>, _: u64, _: PeerBytes<'_>) -> bool {
+        false
+    }
+
     fn sent(&mut self, _: PeerId, _: u64) {}
 
     fn accept(&mut self, link: LinkId, _: NodeId, _: u64) -> Result<PeerId, Refusal> {

@@ -1,7 +1,7 @@
 //! What the frames of peers do. Nothing in a frame is believed: operations are looked up, offsets and lengths
 //! compared with what was asked for; what does not fit cuts the peer off.
 
-use super::op::{Early, EarlyBody, Incoming, OpId, Piece, Stage, MAX_PIECES};
+use super::op::{Early, EarlyBody, Incoming, IovList, OpId, Piece, Stage, MAX_PIECES};
 use super::peer::PeerState;
 use super::receive::receive_completion;
 use super::state::{complete, State};
@@ -42,10 +42,21 @@ impl State {
         };
         if let Some(receive) = self.posted.receive(&found) {
             let op = OpId::Receive(found.key());
+            if let IovList::Lend(_) = receive.iov {
+                return self.take_eager_lent((peer, tag, immediate), payload);
+            }
             let done = receive_completion(receive, op, (peer, tag, immediate), payload);
             complete(&mut self.cqs, receive.cq, done);
         }
         self.posted.discard(&found);
+    }
+
+    /// The message has found a receive of loans.
+    #[cold]
+    fn take_eager_lent(&mut self, what: (PeerId, u64, Option<u64>), payload: &PeerBytes<'_>) {
+        if let Some((key, receive)) = self.posted.take(what.0, what.1) {
+            self.lend_eager(&receive, OpId::Receive(key).to_bits(), what, payload);
+        }
     }
 
     #[cold]
@@ -80,6 +91,9 @@ impl State {
             Message::Fin { op, status } => self.take_fin(peer, op, status),
             Message::Matched { op } => self.take_matched(peer, op),
             Message::Abort { op, error } => self.take_abort(peer, op, error),
+            // A rail that lends hands loans over by `Sink::loan`.
+            Message::Loan { .. } => Err(Error::PeerMisbehaved),
+            Message::Return { loan } => self.take_return(peer, loan),
             Message::Stop => self.set_stopped(peer, true),
             Message::Go => self.set_stopped(peer, false),
         }

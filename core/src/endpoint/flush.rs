@@ -23,7 +23,7 @@ const FRAME_COST: usize = 64;
 
 /// What became of one attempt.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// A frame went out, of this many bytes.
     Moved(usize),
     /// Nothing to send.
@@ -99,6 +99,9 @@ impl<R: Rail> Engine<R> {
             p.pending.pop_front();
             return Step::Moved(0);
         };
+        if op.is_lent() {
+            return self.flush_loan(peer, key);
+        }
         let rail = &mut self.rails[p.rail];
         let whole = usize::try_from(op.len).is_ok_and(|len| len <= p.eager_max);
         let gather = Gather::all(op.iov.as_slice());

@@ -111,6 +111,17 @@ impl Sink for RailSink<'_> {
         self.state.take_frame(peer, &frame)
     }
 
+    fn loan(
+        &mut self,
+        peer: PeerId,
+        tag: u64,
+        immediate: Option<u64>,
+        loan: u64,
+        message: PeerBytes<'_>,
+    ) -> bool {
+        self.state.take_loan(peer, tag, immediate, loan, &message)
+    }
+
     fn sent(&mut self, peer: PeerId, token: u64) {
         self.state.memory_returned(peer, token);
     }
@@ -169,6 +180,10 @@ impl State {
             self.by_node.remove(&node);
         }
         self.fail_operations(peer, reason.error);
+        // What it held comes back; what it lent stays readable, and in the store.
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            self.loans.end_holds_of(peer, &mut p.first_hold);
+        }
         for key in self
             .unexpected
             .keys_where(|source, early| source == peer && matches!(early.body, EarlyBody::Announced { .. }))

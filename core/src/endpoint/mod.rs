@@ -18,10 +18,13 @@
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `link.rs` | peers coming and going |
+//! | `loan.rs`, `loan_table.rs` | messages that are read where they were written; who has which loan |
 
 mod arrive;
 mod flush;
 mod link;
+mod loan;
+mod loan_table;
 mod op;
 mod peer;
 mod receive;
@@ -59,7 +62,8 @@ impl<R: Rail> Engine<R> {
     pub fn new(local: Address, rails: Vec<R>, limits: Limits) -> Engine<R> {
         let eager_max = rails.iter().map(|r| r.capabilities().max_eager.min(limits.eager_max)).collect();
         let keeps_memory = rails.iter().map(|r| r.capabilities().keeps_memory).collect();
-        Engine { rails, state: State::new(local, limits, eager_max, keeps_memory) }
+        let lender = rails.iter().position(|r| r.capabilities().loans);
+        Engine { rails, state: State::new(local, limits, eager_max, keeps_memory, lender) }
     }
 
     /// The address of this fabric.

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::loan_table::{LendingMemory, Loaned};
+use crate::loan::LentSlot;
 use crate::matching::Key;
 use crate::mem::Iov;
 use crate::rail::{PeerId, RemoteSource};
@@ -50,6 +52,12 @@ impl OpId {
 pub(super) enum IovList {
     One(Iov),
     Many(Box<[Iov]>),
+    /// Of a send: memory of a loan.
+    Loan(Box<Loaned>),
+    /// Of a receive: the message is lent to the program, wherever it lies.
+    Lend(LentSlot),
+    /// As above, with memory for a message that was announced.
+    Lending(Box<LendingMemory>),
 }
 
 impl IovList {
@@ -67,6 +75,9 @@ impl IovList {
         match self {
             IovList::One(one) => std::slice::from_ref(one),
             IovList::Many(many) => many,
+            IovList::Loan(loaned) => std::slice::from_ref(&loaned.iov),
+            IovList::Lend(_) => &[],
+            IovList::Lending(lending) => std::slice::from_ref(&lending.iov),
         }
     }
 }
@@ -159,11 +170,18 @@ pub(super) enum EarlyBody {
     Sync { bytes: Box<[u8]>, sender_op: u64 },
     /// Announced by the sender.
     Announced { sender_op: u64, source: Option<RemoteSource> },
+    /// Lent by the sender under this number; the memory stays readable until the rail is told.
+    Loan { loan: u64, message: Iov },
     /// Announced by a sender that has gone since.
     Lost,
 }
 
 impl Early {
+    /// True when its bytes can be read.
+    pub(super) fn is_here(&self) -> bool {
+        !matches!(self.body, EarlyBody::Announced { .. } | EarlyBody::Lost)
+    }
+
     /// Bytes of memory that it takes, for the bound on the store.
     pub(super) fn cost(&self) -> usize {
         match &self.body {

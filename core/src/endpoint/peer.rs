@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::loan_table::NO_HOLD;
 use crate::error::Error;
 use crate::matching::Key;
 use crate::rail::{LinkId, Refusal};
@@ -62,6 +63,8 @@ pub(super) struct Peer {
     /// Unexpected messages from it, and their bytes.
     pub(super) early_messages: usize,
     pub(super) early_bytes: usize,
+    /// First of the loans that it holds, in the table of loans.
+    pub(super) first_hold: u32,
     /// Open endpoint handles.
     pub(super) handles: usize,
     pub(super) counters: PeerCounters,
@@ -88,6 +91,7 @@ impl Peer {
             scheduled: false,
             early_messages: 0,
             early_bytes: 0,
+            first_hold: NO_HOLD,
             handles: 0,
             counters: PeerCounters::default(),
         }

@@ -83,7 +83,7 @@ impl<R: Rail> Engine<R> {
     }
 
     #[inline(never)]
-    fn receive_list(
+    pub(super) fn receive_list(
         &mut self,
         cq: CqId,
         pattern: &Pattern,
@@ -111,6 +111,7 @@ impl<R: Rail> Engine<R> {
             return 0;
         };
         let number = self.state.deliver_early(source, tag, early, receive);
+        self.release_copied();
         if self.state.has_deferred_work() {
             self.flush();
         }
@@ -137,13 +138,24 @@ impl<R: Rail> Engine<R> {
     /// [`Error::Again`] when a limit on operations is reached, and the message stays held; [`Error::NotFound`] when
     /// there is no such message; [`Error::Handle`] when there is no such queue.
     pub fn receive_held(&mut self, cq: CqId, message: Key, iov: Iov, context: u64) -> Result<u64, Error> {
+        self.receive_held_list(cq, message, IovList::One(iov), context)
+    }
+
+    pub(super) fn receive_held_list(
+        &mut self,
+        cq: CqId,
+        message: Key,
+        iov: IovList,
+        context: u64,
+    ) -> Result<u64, Error> {
         self.state.held.get(message).ok_or(Error::NotFound)?;
         self.state.admit(cq)?;
         let Some(held) = self.state.held.remove(message) else {
             return Err(Error::NotFound);
         };
-        let receive = RecvOp { iov: IovList::One(iov), cq, context };
+        let receive = RecvOp { iov, cq, context };
         let number = self.state.deliver_early(held.source, held.tag, held.early, receive);
+        self.release_copied();
         self.flush();
         Ok(number)
     }
@@ -209,6 +221,9 @@ impl State {
 
     /// A receive whose message was announced: asks for it.
     pub(super) fn begin_incoming(&mut self, mut incoming: Incoming, number: Option<u64>) -> u64 {
+        if !self.make_room(&mut incoming) {
+            return self.refuse_incoming(incoming, number);
+        }
         let capacity = Gather::all(incoming.receive.iov.as_slice()).len() as u64;
         incoming.wanted = incoming.total.min(capacity);
         let (peer, sender_op, wanted, source) =
@@ -232,8 +247,22 @@ impl State {
         number
     }
 
+    /// There is no memory for a message that was announced: it ends on both sides.
+    #[cold]
+    fn refuse_incoming(&mut self, incoming: Incoming, number: Option<u64>) -> u64 {
+        let Incoming { receive, peer, sender_op, .. } = incoming;
+        self.say(peer, Message::Fin { op: sender_op, status: Err(Error::NoMemory) });
+        let number = number.unwrap_or(0);
+        self.complete_receive_failed(receive, number, peer, Error::NoMemory);
+        number
+    }
+
     /// Gives a message from the store to a receive.
     fn deliver_early(&mut self, peer: PeerId, tag: u64, early: Early, receive: RecvOp) -> u64 {
+        if matches!(receive.iov, IovList::Lend(_)) && early.is_here() {
+            self.lend_early(peer, tag, early, &receive);
+            return 0;
+        }
         let what = (peer, tag, early.immediate);
         let none = OpId::Send(Key::from_bits(0));
         match early.body {
@@ -269,6 +298,10 @@ impl State {
                 },
                 None,
             ),
+            EarlyBody::Loan { loan, message } => {
+                self.copy_early_loan(what, (loan, message), &receive);
+                0
+            }
             EarlyBody::Lost => {
                 self.complete_receive_failed(receive, 0, peer, Error::PeerGone);
                 0
@@ -356,7 +389,7 @@ pub(super) fn receive_completion(
 ) -> Completion {
     let copied = match &receive.iov {
         IovList::One(iov) => payload.copy_to(&Gather::one(iov)),
-        IovList::Many(iov) => payload.copy_to(&Gather::all(iov)),
+        other => payload.copy_to(&Gather::all(other.as_slice())),
     };
     Completion {
         context: receive.context,

@@ -118,7 +118,7 @@ impl<R: Rail> Engine<R> {
     }
 
     /// Hears what a peer says to whom much is sent, and then the others.
-    fn listen_to(&mut self, peer: PeerId) {
+    pub(super) fn listen_to(&mut self, peer: PeerId) {
         let p = &self.state.peers[peer.index()];
         let (index, link) = (p.rail, p.link);
         if p.error().is_none() {
@@ -197,7 +197,7 @@ impl super::state::State {
 }
 
 #[inline(always)]
-fn must_listen(peer: &Peer) -> bool {
+pub(super) fn must_listen(peer: &Peer) -> bool {
     peer.counters.messages_sent % LISTEN == LISTEN - 1
 }
 

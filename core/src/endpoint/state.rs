@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::op::{CqId, Early, Incoming, RecvOp, SendOp};
+use super::loan_table::Loans;
+use super::op::{CqId, Early, Incoming, IovList, RecvOp, SendOp};
 use super::peer::{Peer, PeerState};
 use super::receive::HeldMessage;
 use crate::completion::{Completion, CompletionQueue, OpKind, HAS_IMMEDIATE};
 use crate::error::Error;
 use crate::matching::{Key, Posted, Slab, Unexpected};
+use crate::mem::Iov;
 use crate::rail::{PeerId, RemoteSource};
 use crate::stats::Counters;
 use crate::wire::{Address, Message, NodeId};
@@ -54,6 +56,7 @@ pub(super) struct State {
     pub(super) unexpected: Unexpected<Early>,
     pub(super) unexpected_bytes: usize,
     pub(super) held: Slab<HeldMessage>,
+    pub(super) loans: Loans,
     /// Peers with something to send, each once.
     pub(super) ready: VecDeque<PeerId>,
     /// Receives that this side fetches.
@@ -74,6 +77,7 @@ impl State {
         limits: Limits,
         eager_max: Vec<usize>,
         keeps_memory: Vec<bool>,
+        lender: Option<usize>,
     ) -> State {
         State {
             local,
@@ -89,6 +93,7 @@ impl State {
             unexpected: Unexpected::default(),
             unexpected_bytes: 0,
             held: Slab::default(),
+            loans: Loans::new(lender),
             ready: VecDeque::new(),
             fetches: VecDeque::new(),
             in_rail: HashMap::new(),
@@ -132,14 +137,21 @@ impl State {
         if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
             self.concealed.push((op.peer, source));
         }
+        if let IovList::Loan(loaned) = &op.iov {
+            self.end_hold(loaned.hold, op.peer);
+        }
     }
 
     pub(super) fn complete_incoming(&mut self, key: Key, status: Result<(), Error>) {
-        let Some(op) = self.incoming.remove(key) else {
+        let Some(mut op) = self.incoming.remove(key) else {
             return;
         };
         let truncated = if op.wanted < op.total { Err(Error::Truncated) } else { Ok(()) };
         let status = status.and(truncated);
+        let iov = std::mem::replace(&mut op.receive.iov, IovList::One(Iov::EMPTY));
+        if let (IovList::Lending(lending), Ok(())) = (iov, status) {
+            self.loans.borrow_memory(*lending);
+        }
         self.complete(
             op.receive.cq,
             Completion {

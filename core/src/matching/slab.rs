@@ -128,6 +128,12 @@ impl<T> Slab<T> {
         Some((Key { index, generation: entry.generation }, entry.value.as_ref()?))
     }
 
+    /// The entry at a place, to change it.
+    #[inline(always)]
+    pub fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.entries.get_mut(index as usize)?.value.as_mut()
+    }
+
     /// All values, in the order of their places, to change them.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())

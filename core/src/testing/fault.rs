@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use super::random::Random;
 use super::raw::RawFrame;
 use crate::error::Error;
+use crate::loan::LoanMemory;
 use crate::mem::{Gather, PeerBytes};
 use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
 use crate::time::Time;
@@ -246,6 +247,18 @@ impl<R: Rail> Rail for Faulty<R> {
         self.inner.get(link, from, to)
     }
 
+    fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {
+        self.inner.lend(len)
+    }
+
+    fn take_back(&mut self, memory: LoanMemory) {
+        self.inner.take_back(memory);
+    }
+
+    fn release_loan(&mut self, link: LinkId) {
+        self.inner.release_loan(link);
+    }
+
     fn arm(&mut self) -> Armed {
         let waits = |line: &Line| !line.held.is_empty() || line.aside.is_some();
         if self.lines.values().any(waits) || !self.cut.is_empty() {
@@ -325,6 +338,17 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
 
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
         self.sink.frame(peer, frame)
+    }
+
+    fn loan(
+        &mut self,
+        peer: PeerId,
+        tag: u64,
+        immediate: Option<u64>,
+        loan: u64,
+        message: PeerBytes<'_>,
+    ) -> bool {
+        self.sink.loan(peer, tag, immediate, loan, message)
     }
 
     fn sent(&mut self, peer: PeerId, token: u64) {

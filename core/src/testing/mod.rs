@@ -16,6 +16,7 @@
 
 pub mod conformance;
 pub mod fault;
+pub mod loans;
 pub mod loopback;
 pub mod node;
 pub mod pair;

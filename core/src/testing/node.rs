@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::completion::Completion;
 use crate::endpoint::{CqId, Engine, Limits, PeerState, SendArgs, Sent};
 use crate::error::Error;
+use crate::loan::Lent;
 use crate::matching::{Key, Pattern, Source};
 use crate::mem::Iov;
 use crate::rail::{PeerId, Rail};
@@ -42,14 +43,18 @@ pub struct Outcome {
     pub completion: Option<Completion>,
     /// What the buffers of a receive hold, one after the other; empty for sends.
     pub bytes: Vec<u8>,
+    /// What a receive of loans got.
+    pub lent: Option<Lent>,
 }
 
-#[derive(Debug)]
-struct Operation {
+#[derive(Debug, Default)]
+pub(super) struct Operation {
     /// Number in the engine, for cancellation.
-    number: u64,
-    buffers: Vec<Box<[u8]>>,
-    receives: bool,
+    pub(super) number: u64,
+    pub(super) buffers: Vec<Box<[u8]>>,
+    pub(super) receives: bool,
+    /// Where a receive of loans writes what it got.
+    pub(super) lent: Option<Box<Lent>>,
 }
 
 /// One fabric of a test. Buffers live as long as their operation; what a rail does beyond that, or beyond their
@@ -58,18 +63,19 @@ struct Operation {
 pub struct Node<R> {
     // Declared before the buffers, and so dropped before them: rails may hold their addresses.
     engine: Option<Engine<R>>,
-    cq: CqId,
+    pub(super) cq: CqId,
     address: Address,
-    operations: BTreeMap<Ticket, Operation>,
+    pub(super) operations: BTreeMap<Ticket, Operation>,
     outcomes: BTreeMap<Ticket, Outcome>,
     order: Vec<Ticket>,
-    next: u64,
+    pub(super) next: u64,
 }
 
 impl<R: Rail> Node<R> {
     /// A node at `address` over one rail, with a queue of `cq_capacity`.
     pub fn new(address: Address, rail: R, limits: Limits, cq_capacity: usize) -> Node<R> {
         let mut engine = Engine::new(address, vec![rail], limits);
+        engine.mark_loans(u32::from(address.node.bytes()[0]));
         Node {
             cq: engine.create_cq(cq_capacity),
             engine: Some(engine),
@@ -173,12 +179,12 @@ impl<R: Rail> Node<R> {
         self.next += 1;
         match number {
             Some(number) => {
-                drop(self.operations.insert(ticket, Operation { number, buffers, receives: false }))
+                let operation = Operation { number, buffers, ..Operation::default() };
+                self.operations.insert(ticket, operation);
             }
             None => {
                 scribble(&mut buffers);
-                self.order.push(ticket);
-                self.outcomes.insert(ticket, Outcome { status: Ok(()), completion: None, bytes: Vec::new() });
+                self.finish_at_once(ticket);
             }
         }
         Ok(ticket)
@@ -204,7 +210,7 @@ impl<R: Rail> Node<R> {
             return self.receive(exactly(source, tag), len);
         }
         self.next += 1;
-        self.operations.insert(ticket, Operation { number: 0, buffers, receives: true });
+        self.operations.insert(ticket, Operation { number: 0, buffers, receives: true, lent: None });
         ticket
     }
 
@@ -221,7 +227,7 @@ impl<R: Rail> Node<R> {
             _ => self.engine().receive_iov(cq, &pattern, &iov, ticket.0),
         }?;
         self.next += 1;
-        self.operations.insert(ticket, Operation { number, buffers, receives: true });
+        self.operations.insert(ticket, Operation { number, buffers, receives: true, lent: None });
         Ok(ticket)
     }
 
@@ -235,7 +241,7 @@ impl<R: Rail> Node<R> {
         let iov = iov_of(&mut buffers);
         let number = self.engine().receive_held(cq, message, iov[0], ticket.0)?;
         self.next += 1;
-        self.operations.insert(ticket, Operation { number, buffers, receives: true });
+        self.operations.insert(ticket, Operation { number, buffers, receives: true, lent: None });
         Ok(ticket)
     }
 
@@ -284,6 +290,13 @@ impl<R: Rail> Node<R> {
         known.filter(|(_, of)| *of == node).last().map(|(peer, _)| peer)
     }
 
+    /// A send that was done within its call.
+    pub(super) fn finish_at_once(&mut self, ticket: Ticket) {
+        self.order.push(ticket);
+        let outcome = Outcome { status: Ok(()), completion: None, bytes: Vec::new(), lent: None };
+        self.outcomes.insert(ticket, outcome);
+    }
+
     fn finish(&mut self, completion: Completion) {
         let ticket = Ticket(completion.context);
         let operation = self.operations.remove(&ticket);
@@ -304,8 +317,9 @@ impl<R: Rail> Node<R> {
             0 => Ok(()),
             code => Err(Error::from_code(code).expect("completions hold known errors")),
         };
+        let lent = operation.lent.map(|lent| *lent);
         self.order.push(ticket);
-        self.outcomes.insert(ticket, Outcome { status, completion: Some(completion), bytes });
+        self.outcomes.insert(ticket, Outcome { status, completion: Some(completion), bytes, lent });
     }
 }
 

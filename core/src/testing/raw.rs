@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{LinkId, PeerId, Posted, Rail, Refusal, Sink};
 use crate::time::Time;
-use crate::wire::{Address, Frame, Incoming, Kind, NodeId, MAX_EXTENSION};
+use crate::wire::{Address, Frame, Incoming, Kind, NodeId, FLAG_IMMEDIATE, MAX_EXTENSION};
 
 /// A frame that owns its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +129,24 @@ impl Sink for Heard<'_> {
         let Incoming { kind, flags, word, extension, payload } = frame;
         self.frames.push(RawFrame { kind, flags, word, extension, payload: payload.to_vec() });
         Ok(())
+    }
+
+    fn loan(
+        &mut self,
+        _peer: PeerId,
+        tag: u64,
+        immediate: Option<u64>,
+        loan: u64,
+        message: PeerBytes<'_>,
+    ) -> bool {
+        // Position and length are the rail's affair: what is kept of a loan is its number.
+        let words = immediate.into_iter().chain([loan]);
+        let mut extension = [0; MAX_EXTENSION];
+        extension.iter_mut().zip(words).for_each(|(to, word)| *to = word);
+        let flags = if immediate.is_some() { FLAG_IMMEDIATE } else { 0 };
+        let (kind, payload) = (Kind::Loan as u8, message.to_vec());
+        self.frames.push(RawFrame { kind, flags, word: tag, extension, payload });
+        false
     }
 
     fn sent(&mut self, _peer: PeerId, _token: u64) {}

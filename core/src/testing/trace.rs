@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Error;
+use crate::loan::LoanMemory;
 use crate::mem::{Gather, PeerBytes};
 use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
 use crate::time::Time;
@@ -135,6 +136,18 @@ impl<R: Rail> Rail for Traced<R> {
         posted
     }
 
+    fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {
+        self.inner.lend(len)
+    }
+
+    fn take_back(&mut self, memory: LoanMemory) {
+        self.inner.take_back(memory);
+    }
+
+    fn release_loan(&mut self, link: LinkId) {
+        self.inner.release_loan(link);
+    }
+
     fn arm(&mut self) -> Armed {
         self.inner.arm()
     }
@@ -178,6 +191,20 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
         let answer = self.sink.frame(peer, frame);
         (self.tell)(&Event::Delivered(peer, Summary { kind, flags, word, len: payload.len() }, answer));
         answer
+    }
+
+    fn loan(
+        &mut self,
+        peer: PeerId,
+        tag: u64,
+        immediate: Option<u64>,
+        loan: u64,
+        message: PeerBytes<'_>,
+    ) -> bool {
+        let summary = Summary { kind: Kind::Loan as u8, flags: 0, word: tag, len: message.len() };
+        let kept = self.sink.loan(peer, tag, immediate, loan, message);
+        (self.tell)(&Event::Delivered(peer, summary, Ok(())));
+        kept
     }
 
     fn sent(&mut self, peer: PeerId, token: u64) {

@@ -51,6 +51,10 @@ pub enum Kind {
     Go = 8,
     /// The sender gives a message up that the receiver waits for. Word: the receiver's operation.
     Abort = 9,
+    /// A message that the receiver reads where it lies, in memory that the sender lends. Word: tag.
+    Loan = 10,
+    /// The receiver gives lent memory back. Word: the loan.
+    Return = 11,
 }
 
 impl Kind {
@@ -67,6 +71,8 @@ impl Kind {
             7 => Kind::Stop,
             8 => Kind::Go,
             9 => Kind::Abort,
+            10 => Kind::Loan,
+            11 => Kind::Return,
             _ => return None,
         })
     }
@@ -88,7 +94,8 @@ pub fn extension_words(kind: u8, flags: u8) -> Result<usize, Malformed> {
         Kind::Rtr => (3, 0),
         Kind::Segment => (1, 0),
         Kind::Fin | Kind::Abort => (1, 0),
-        Kind::Matched | Kind::Stop | Kind::Go => (0, 0),
+        Kind::Loan => (3, FLAG_IMMEDIATE),
+        Kind::Matched | Kind::Stop | Kind::Go | Kind::Return => (0, 0),
     };
     if flags & !allowed != 0 {
         return Err(Malformed("flag that this kind of frame does not have"));
@@ -233,7 +240,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip(kind in 1..=9u8, flags in 0..8u8, word: u64, ext: [u64; MAX_EXTENSION], payload_len: u32) {
+        fn headers_round_trip(kind in 1..=11u8, flags in 0..8u8, word: u64, ext: [u64; MAX_EXTENSION], payload_len: u32) {
             let Ok(words) = extension_words(kind, flags) else { return Ok(()) };
             let mut extension = ext;
             extension[words..].fill(0);
@@ -259,9 +266,11 @@ mod tests {
     #[test]
     fn unknown_kinds_and_flags_are_refused() {
         assert!(extension_words(0, 0).is_err());
-        assert!(extension_words(10, 0).is_err());
+        assert!(extension_words(12, 0).is_err());
         assert!(extension_words(Kind::Eager as u8, FLAG_SOURCE).is_err());
         assert!(extension_words(Kind::Fin as u8, FLAG_IMMEDIATE).is_err());
+        assert!(extension_words(Kind::Loan as u8, FLAG_SYNC).is_err());
+        assert!(extension_words(Kind::Return as u8, FLAG_IMMEDIATE).is_err());
         assert!(extension_words(Kind::Rts as u8, 0x80).is_err());
     }
 }

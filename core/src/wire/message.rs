@@ -73,6 +73,24 @@ pub enum Message {
         /// Why.
         error: Error,
     },
+    /// A message in memory that the sender lends.
+    Loan {
+        /// Tag.
+        tag: u64,
+        /// Number by which the receiver gives it back.
+        loan: u64,
+        /// Where the message begins in what the sender shares.
+        position: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// Immediate value.
+        immediate: Option<u64>,
+    },
+    /// The receiver gives lent memory back.
+    Return {
+        /// The number that came with the loan.
+        loan: u64,
+    },
 }
 
 impl Message {
@@ -116,6 +134,13 @@ impl Message {
                 op: frame.word,
                 error: parse_status(next())?.err().ok_or(Malformed("abort without an error"))?,
             },
+            Kind::Loan => {
+                let immediate = has(FLAG_IMMEDIATE).then(&mut next);
+                let (loan, position, len) = (next(), next(), next());
+                position.checked_add(len).ok_or(Malformed("loan that ends beyond 2^64"))?;
+                Message::Loan { tag: frame.word, loan, position, len, immediate }
+            }
+            Kind::Return => Message::Return { loan: frame.word },
         })
     }
 
@@ -156,6 +181,12 @@ impl Message {
                 (frame.kind, frame.word) = (Kind::Abort, op);
                 push(&mut frame, &[status_word(error)]);
             }
+            Message::Loan { tag, loan, position, len, immediate } => {
+                (frame.kind, frame.word) = (Kind::Loan, tag);
+                push_flagged(&mut frame, FLAG_IMMEDIATE, immediate);
+                push(&mut frame, &[loan, position, len]);
+            }
+            Message::Return { loan } => (frame.kind, frame.word) = (Kind::Return, loan),
         }
         frame
     }
@@ -221,6 +252,10 @@ mod tests {
             Just(Message::Go),
             (any::<u64>(), prop::sample::select(Error::ALL.to_vec()))
                 .prop_map(|(op, error)| Message::Abort { op, error }),
+            any::<(u64, u64, u32, u32, Option<u64>)>().prop_map(|(tag, loan, position, len, immediate)| {
+                Message::Loan { tag, loan, position: position.into(), len: len.into(), immediate }
+            }),
+            any::<u64>().prop_map(|loan| Message::Return { loan }),
         ]
     }
 

@@ -10,6 +10,7 @@
 pub mod cancel;
 pub mod ends;
 pub mod hostile;
+pub mod loans;
 pub mod matching;
 pub mod pressure;
 pub mod transfer;
@@ -79,6 +80,18 @@ macro_rules! conformance_cases {
             ends::a_peer_that_closes_in_transfer_is_gone
             ends::a_new_link_follows_an_old_one
             ends::sends_before_the_link_is_up_arrive
+            loans::loans_of_all_sizes_arrive
+            loans::a_buffer_takes_a_loan
+            loans::a_receive_of_loans_takes_any_message
+            loans::loans_keep_their_order
+            loans::loans_are_probed_and_held
+            loans::one_loan_goes_to_several
+            loans::wrong_handles_are_refused
+            loans::loans_outlive_their_sender
+            loans::loans_come_back_from_a_peer_that_closes
+            loans::exhausted_loans_recover
+            loans::waiting_loans_are_cancelled
+            loans::receives_of_loans_are_cancelled
             hostile::forged_frames_harm_nobody_else
             hostile::answers_nobody_asked_for_are_survived
             hostile::lengths_beyond_memory_are_survived
