@@ -272,6 +272,29 @@ typedef struct gridnet_fabric_params {
 } gridnet_fabric_params;
 
 /**
+ * Names a loan of one fabric; 0 is none.
+ */
+typedef uint64_t gridnet_loan;
+
+/**
+ * A message as gridnet_loan_recv hands it over.
+ */
+typedef struct gridnet_lent {
+    /**
+     * The loan, for gridnet_loan_give_back.
+     */
+    gridnet_loan loan;
+    /**
+     * The message, to be read until the loan is given back.
+     */
+    const void *data;
+    /**
+     * Its length in bytes.
+     */
+    size_t len;
+} gridnet_lent;
+
+/**
  * One piece of memory.
  */
 typedef struct gridnet_iov {
@@ -784,6 +807,92 @@ gridnet_status gridnet_group_endpoint(struct gridnet_group *group,
  * `group` is NULL or a group, `rank_out` valid for a write.
  */
 gridnet_status gridnet_group_rank(struct gridnet_group *group, uint32_t source, size_t *rank_out);
+
+/**
+ * Takes a loan: memory of `len` bytes that peers of this host can read where it lies. `data_out` gets where it begins, at
+ * a multiple of 64; what it holds is not defined. It is to be written, then sent, or given back.
+ *
+ * Errors: GRIDNET_ERR_AGAIN when all memory for loans is in use (poll, then try again: what receivers give back is found),
+ * GRIDNET_ERR_LIMIT when there is no room for as much, now or ever (GRIDNET_SHM_SEGMENT_SIZE), GRIDNET_ERR_NO_MEMORY.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric; `loan_out` and `data_out` are valid for a write.
+ */
+gridnet_status gridnet_loan_take(struct gridnet_fabric *fabric,
+                                 size_t len,
+                                 gridnet_loan *loan_out,
+                                 void **data_out);
+
+/**
+ * Sends the first `len` bytes of a loan with `tag`, without a copy where the peer can read them; matched as any message.
+ * Unless the call fails, `loan` names nothing afterwards, and the memory must not be touched any more: it comes back when
+ * the receiver gives it back, or ends.
+ *
+ * GRIDNET_OK: done, no completion follows. GRIDNET_IN_PROGRESS: a completion with `context` follows.
+ *
+ * Errors: GRIDNET_ERR_HANDLE when the loan was sent or given back before, GRIDNET_ERR_INVALID when it is of another fabric
+ * or shorter, GRIDNET_ERR_UNSUPPORTED when it was received; and as gridnet_tag_send.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint. Nobody writes the memory of the loan.
+ */
+gridnet_status gridnet_loan_send(struct gridnet_endpoint *endpoint,
+                                 gridnet_loan loan,
+                                 size_t len,
+                                 uint64_t tag,
+                                 void *context);
+
+/**
+ * As gridnet_loan_send, but the program keeps the loan: it can read it, send it to other peers, and gives it back, or sends
+ * it for good, in the end. It must not write it any more.
+ *
+ * # Safety
+ * As gridnet_loan_send.
+ */
+gridnet_status gridnet_loan_share(struct gridnet_endpoint *endpoint,
+                                  gridnet_loan loan,
+                                  size_t len,
+                                  uint64_t tag,
+                                  void *context);
+
+/**
+ * Receives a message without a copy if it was sent as a loan, else in memory of the library. `lent` is written before the
+ * completion that says GRIDNET_OK; the loan is then to be given back. The rest is as for gridnet_tag_recv.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `source` NULL or an endpoint of the same fabric; `lent` is valid for writes, and
+ * touched by nobody, until the completion. What it names is not written, and not read after the loan was given back.
+ */
+gridnet_status gridnet_loan_recv(struct gridnet_cq *cq,
+                                 struct gridnet_endpoint *source,
+                                 struct gridnet_lent *lent,
+                                 uint64_t tag,
+                                 uint64_t ignore,
+                                 void *context);
+
+/**
+ * Receives a message that gridnet_tag_mprobe took, as gridnet_loan_recv. On success the message handle is closed; a
+ * completion follows.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `message` NULL or a message of the same fabric; `lent` as for gridnet_loan_recv.
+ */
+gridnet_status gridnet_message_recv_loan(struct gridnet_cq *cq,
+                                         struct gridnet_message *message,
+                                         struct gridnet_lent *lent,
+                                         void *context);
+
+/**
+ * Gives a loan back: one that was received, or an own one that was not sent for good. Its memory must not be touched any
+ * more.
+ *
+ * Errors: GRIDNET_ERR_HANDLE when it was sent or given back before, GRIDNET_ERR_INVALID when it is of another fabric.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric.
+ */
+gridnet_status gridnet_loan_give_back(struct gridnet_fabric *fabric,
+                                      gridnet_loan loan);
 
 /**
  * Version of the library: major * 65536 + minor * 256 + patch.

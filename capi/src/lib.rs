@@ -15,6 +15,7 @@
 //! | `boundary.rs` | what each function does at its beginning and end |
 //! | `fabric.rs`, `cq.rs`, `endpoint.rs`, `group.rs` | one object each |
 //! | `tag.rs` | tagged messages |
+//! | `loan.rs` | messages that are read where they were written |
 //! | `counters.rs` | counters and explanations |
 
 #![allow(non_camel_case_types, reason = "the names are those of the C API")]
@@ -26,6 +27,7 @@ pub mod endpoint;
 pub mod fabric;
 pub mod group;
 mod handle;
+pub mod loan;
 pub mod status;
 pub mod tag;
 
@@ -34,5 +36,6 @@ pub use cq::*;
 pub use endpoint::*;
 pub use fabric::*;
 pub use group::*;
+pub use loan::*;
 pub use status::*;
 pub use tag::*;

@@ -112,8 +112,8 @@ pub struct gridnet_probe_info {
 }
 
 pub(crate) struct MessageObject {
-    owner: Arc<Owner>,
-    key: Key,
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) key: Key,
 }
 
 /// A message that gridnet_tag_mprobe has taken: nobody else receives it.
@@ -530,7 +530,9 @@ unsafe fn pieces<'a>(iov: *const gridnet_iov, count: usize) -> Result<&'a [Iov],
 /// # Safety
 /// `endpoint` is NULL or an endpoint.
 #[inline(always)]
-unsafe fn optional<'a>(endpoint: *mut gridnet_endpoint) -> Result<Option<&'a EndpointObject>, Failure> {
+pub(crate) unsafe fn optional<'a>(
+    endpoint: *mut gridnet_endpoint,
+) -> Result<Option<&'a EndpointObject>, Failure> {
     if endpoint.is_null() {
         return Ok(None);
     }
@@ -539,7 +541,7 @@ unsafe fn optional<'a>(endpoint: *mut gridnet_endpoint) -> Result<Option<&'a End
 }
 
 #[inline(always)]
-fn pattern_of(
+pub(crate) fn pattern_of(
     owner: &Arc<Owner>,
     source: Option<&EndpointObject>,
     tag: u64,

@@ -105,6 +105,8 @@ pub(crate) struct PeerArgs {
 pub(crate) enum Op {
     /// One-way time of a tagged message, half a round trip
     TagLat,
+    /// One-way time of a loan of which both sides touch the first and the last line
+    LoanLat,
     /// Bandwidth with many tagged messages in flight
     TagBw,
     /// Rate of small tagged messages with many in flight
@@ -119,6 +121,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Op::TagLat => "tag_lat",
+            Op::LoanLat => "loan_lat",
             Op::TagBw => "tag_bw",
             Op::TagRate => "tag_rate",
             Op::ConnectLat => "connect_lat",

@@ -4,6 +4,10 @@
 //! cannot see through: none is inlined, as none would be out of a shared library.
 #![allow(unsafe_code)]
 
+mod loan;
+
+pub(crate) use loan::{Loans, Received};
+
 use gridnet_capi as c;
 use memmap2::{Advice, MmapMut};
 use std::ffi::{c_char, CStr, CString};
@@ -84,7 +88,7 @@ impl Fabric {
         // SAFETY: the fabric is open, the output has the right type.
         check("gridnet_cq_create", unsafe { c::gridnet_cq_create(self.0 .0, 0, &mut cq) })?;
         Ok(Cq {
-            handle: Rc::new(CqHandle { raw: cq, _fabric: self.0.clone() }),
+            handle: Rc::new(CqHandle { raw: cq, fabric: self.0.clone() }),
             poll: black_box(c::gridnet_cq_poll),
             wait: black_box(c::gridnet_cq_wait),
             recv: black_box(c::gridnet_tag_recv),
@@ -325,7 +329,7 @@ impl Drop for FabricHandle {
 
 struct CqHandle {
     raw: *mut c::gridnet_cq,
-    _fabric: Rc<FabricHandle>,
+    fabric: Rc<FabricHandle>,
 }
 
 impl Drop for CqHandle {

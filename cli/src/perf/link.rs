@@ -1,6 +1,6 @@
 //! One end of the path that is measured: a queue, an endpoint, and a buffer for each direction.
 
-use crate::cabi::{Buffer, CallError, Cq, Endpoint, Entry, Kind, Sent};
+use crate::cabi::{Buffer, CallError, Cq, Endpoint, Entry, Kind, Loans, Sent};
 use crate::failure::Failure;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,11 @@ impl Link {
     /// Which rails lead to the other side, and why.
     pub(crate) fn explain(&self) -> Result<String, CallError> {
         self.endpoint.explain()
+    }
+
+    /// The calls on loans.
+    pub(crate) fn loans(&self) -> Loans<'_> {
+        Loans::new(&self.cq, &self.endpoint)
     }
 
     /// Posts a receive.

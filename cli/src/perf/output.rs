@@ -148,6 +148,10 @@ const MEANINGS: &[(Op, &str)] = &[
         Op::TagLat,
         "time for one message to reach the other process: half a round trip (below 1 us, means of 16)",
     ),
+    (
+        Op::LoanLat,
+        "half a round trip of loans: taken, written, read where they are, given back; first and last line touched",
+    ),
     (Op::TagBw, "time per message, and bandwidth, with many messages in flight; 1 GB is 10^9 bytes"),
     (Op::TagRate, "time per message, and messages per second, with many small messages in flight"),
     (Op::ConnectLat, "from opening an endpoint to the first echo, the peer polling or asleep meanwhile"),

@@ -114,7 +114,7 @@ fn overrides(args: &PerfArgs) -> Vec<(String, String)> {
 
 fn specs(args: &PerfArgs) -> Vec<Spec> {
     let ops: &[Op] = match (&args.op[..], &args.plot) {
-        ([], None) => &[Op::TagLat, Op::TagBw, Op::TagRate, Op::ConnectLat],
+        ([], None) => &[Op::TagLat, Op::LoanLat, Op::TagBw, Op::TagRate, Op::ConnectLat],
         ([], Some(_)) => &[Op::TagLat, Op::TagBw],
         (named, _) => named,
     };
@@ -125,9 +125,10 @@ fn specs_of(op: Op, args: &PerfArgs) -> Vec<Spec> {
     let given: Vec<usize> = args.size.iter().map(|size| size.0).collect();
     let sized = |sizes: Vec<usize>| sizes.into_iter().map(|size| Spec { op, size, peer: None }).collect();
     match op {
-        Op::TagLat | Op::TagBw | Op::TagRate if !given.is_empty() => sized(given),
+        Op::TagLat | Op::LoanLat | Op::TagBw | Op::TagRate if !given.is_empty() => sized(given),
         Op::TagLat | Op::TagBw if args.plot.is_some() => sized(PLOT_SIZES.map(|shift| 1 << shift).collect()),
         Op::TagLat | Op::TagBw => sized(vec![8, 1 << 10, 64 << 10, 1 << 20]),
+        Op::LoanLat => sized(vec![1 << 20]),
         Op::TagRate | Op::Canary => sized(vec![8]),
         Op::ConnectLat => [PeerState::Polling, PeerState::Asleep]
             .map(|peer| Spec { op, size: super::ops::connect::SIZE, peer: Some(peer) })
@@ -178,6 +179,7 @@ mod tests {
         let sizes = |op| specs.iter().filter(|spec| spec.op == op).map(|spec| spec.size).collect::<Vec<_>>();
         assert_eq!(sizes(Op::TagLat), [8, 1024, 65536, 1 << 20]);
         assert_eq!(sizes(Op::TagBw), [8, 1024, 65536, 1 << 20]);
+        assert_eq!(sizes(Op::LoanLat), [1 << 20]);
         assert_eq!(sizes(Op::TagRate), [8]);
         assert_eq!(sizes(Op::ConnectLat), [8, 8]);
         assert!(sizes(Op::Canary).is_empty());

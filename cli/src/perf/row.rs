@@ -13,7 +13,7 @@ pub(crate) struct Row {
     pub(crate) op: Op,
     pub(crate) rails: String,
     pub(crate) size: usize,
-    /// Time of a message: one way (`tag_lat`), while others are in flight (`tag_bw`, `tag_rate`), or of a connection.
+    /// Time of a message: one way (`tag_lat`, `loan_lat`), while others are in flight (`tag_bw`, `tag_rate`), or of a connection.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) avg_us: f64,
@@ -45,7 +45,7 @@ impl Row {
         let summary = samples.summary().ok_or_else(nothing)?;
         let us = |ns: f64| rounded(ns / 1000.0);
         let carries = matches!(spec.op, Op::TagLat | Op::TagBw | Op::TagRate);
-        let one_way = matches!(spec.op, Op::TagLat | Op::Canary);
+        let one_way = matches!(spec.op, Op::TagLat | Op::LoanLat | Op::Canary);
         Ok(Row {
             op: spec.op,
             rails: rails.to_owned(),

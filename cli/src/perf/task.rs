@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One run of an operation, the same on both sides.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Task {
-    /// `TagLat`, `TagBw` or `TagRate`.
+    /// One that is run over a link.
     pub(crate) op: Op,
     /// Bytes of a message.
     pub(crate) size: usize,

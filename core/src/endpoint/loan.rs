@@ -33,21 +33,32 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// [`Error::Again`] when all memory is lent, or there are too many loans; [`Error::Limit`] when there is no memory for as
     /// much, now or ever; [`Error::NoMemory`] when the system has none.
-    #[inline(always)]
     pub fn take_loan(&mut self, len: usize) -> Result<(u64, NonNull<u8>), Error> {
+        if let Some(taken) = self.take_loan_now(len) {
+            return Ok(taken);
+        }
         let (class, size) = class_of(len).ok_or(Error::Limit)?;
         if !self.state.loans.has_room(0) {
             return Err(Error::Again);
         }
-        let memory = match self.state.loans.reuse(class) {
-            Some(memory) => memory,
-            None => self.more_memory(class, size)?,
-        };
+        let memory = self.more_memory(class, size)?;
+        Ok(self.state.loans.enter(memory, len))
+    }
+
+    /// Takes a loan whose memory came back before: the hot path. None when there is none, and nothing has happened:
+    /// [`Self::take_loan`] then does it, or says why not.
+    #[inline(always)]
+    pub fn take_loan_now(&mut self, len: usize) -> Option<(u64, NonNull<u8>)> {
+        let (class, _) = class_of(len)?;
+        if !self.state.loans.has_room(0) {
+            return None;
+        }
+        let memory = self.state.loans.reuse(class)?;
         let (loan, base) = self.state.loans.enter(memory, len);
         // Those who read it last may have these lines: the program writes them next.
         prefetch_for_write(base.as_ptr());
         prefetch_for_write(base.as_ptr().wrapping_add(len.saturating_sub(1)));
-        Ok((loan, base))
+        Some((loan, base))
     }
 
     /// Memory of a class that receivers have given back, and that was not heard of yet.

@@ -83,7 +83,7 @@ fn received(link: &Link, in_flight: &mut u64) -> Result<(), Failure> {
 
 /// Round trips between two looks at the clock, which steps by 10 ns or more and costs about twice that: 16 where a
 /// round trip takes less than 2 us, else each by itself.
-fn batch(warmup_ns: u64, warmup_rounds: u64) -> u64 {
+pub(super) fn batch(warmup_ns: u64, warmup_rounds: u64) -> u64 {
     match warmup_ns.checked_div(warmup_rounds) {
         Some(round_trip_ns) if round_trip_ns >= 2_000 => 1,
         _ => 16,

@@ -3,6 +3,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod latency;
+pub(crate) mod loan;
 pub(crate) mod stream;
 
 use super::link::Link;
@@ -15,6 +16,7 @@ use crate::failure::Failure;
 pub(crate) fn lead(link: &Link, task: Task) -> Result<Samples, Failure> {
     match task.op {
         Op::TagLat => latency::lead(link, task),
+        Op::LoanLat => loan::lead(link, task),
         Op::TagBw | Op::TagRate => stream::lead(link, task),
         Op::ConnectLat | Op::Canary => Err(not_here(task)),
     }
@@ -28,6 +30,7 @@ pub(crate) fn follow(
 ) -> Result<(), Failure> {
     match task.op {
         Op::TagLat => latency::follow(link, task, ready),
+        Op::LoanLat => loan::follow(link, task, ready),
         Op::TagBw | Op::TagRate => stream::follow(link, task, ready),
         Op::ConnectLat | Op::Canary => Err(not_here(task)),
     }
