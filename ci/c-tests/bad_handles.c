@@ -16,6 +16,9 @@ static struct {
     gridnet_completion entry;
     gridnet_probe_info info;
     gridnet_op op;
+    gridnet_loan loan;
+    gridnet_lent lent;
+    void *data;
     size_t size;
     uint32_t source;
     int fd;
@@ -75,6 +78,8 @@ static void all_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_cancel(h.fabric, 1));
     CHECK_STATUS(expected, gridnet_tag_probe(h.fabric, NULL, 0, 0, &out.info));
     CHECK_STATUS(expected, gridnet_tag_mprobe(h.fabric, NULL, 0, 0, &out.info, &out.message));
+    CHECK_STATUS(expected, gridnet_loan_take(h.fabric, 8, &out.loan, &out.data));
+    CHECK_STATUS(expected, gridnet_loan_give_back(h.fabric, 1));
     CHECK_STATUS(expected, gridnet_cq_poll(h.cq, &out.entry, 1));
     CHECK_STATUS(expected, gridnet_cq_wait(h.cq, &out.entry, 1, 0));
     CHECK_STATUS(expected, gridnet_cq_fd(h.cq, &out.fd));
@@ -84,12 +89,15 @@ static void all_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_endpoint_open_source(h.cq, 0, &out.endpoint));
     CHECK_STATUS(expected, gridnet_tag_recv(h.cq, NULL, buffer, sizeof buffer, 0, 0, NULL));
     CHECK_STATUS(expected, gridnet_tag_recvx(h.cq, &recv, &out.op));
+    CHECK_STATUS(expected, gridnet_loan_recv(h.cq, NULL, &out.lent, 0, 0, NULL));
     CHECK_STATUS(expected, gridnet_group_create(h.cq, &out.address, 1, &out.group));
     CHECK_STATUS(expected, gridnet_endpoint_source(h.endpoint, &out.source));
     CHECK_STATUS(expected, gridnet_endpoint_explain(h.endpoint, out.text, sizeof out.text, &out.size));
     CHECK_STATUS(expected, gridnet_endpoint_counters(h.endpoint, &out.counters));
     CHECK_STATUS(expected, gridnet_tag_send(h.endpoint, buffer, 8, 0, NULL));
     CHECK_STATUS(expected, gridnet_tag_sendx(h.endpoint, &send, &out.op));
+    CHECK_STATUS(expected, gridnet_loan_send(h.endpoint, 1, 8, 0, NULL));
+    CHECK_STATUS(expected, gridnet_loan_share(h.endpoint, 1, 8, 0, NULL));
     CHECK_STATUS(expected, gridnet_endpoint_close(h.endpoint));
     CHECK_STATUS(expected, gridnet_group_size(h.group, &out.size));
     CHECK_STATUS(expected, gridnet_group_endpoint(h.group, 0, &out.endpoint));
@@ -138,6 +146,12 @@ static void null_arguments(struct handles h)
     CHECK_NULL(gridnet_message_recv(h.cq, NULL, buffer, sizeof buffer, NULL));
     CHECK_NULL(gridnet_message_recv(NULL, h.message, buffer, sizeof buffer, NULL));
     CHECK_NULL(gridnet_message_recv(h.cq, h.message, NULL, 8, NULL));
+    CHECK_NULL(gridnet_message_recv_loan(h.cq, NULL, &out.lent, NULL));
+    CHECK_NULL(gridnet_message_recv_loan(NULL, h.message, &out.lent, NULL));
+    CHECK_NULL(gridnet_message_recv_loan(h.cq, h.message, NULL, NULL));
+    CHECK_NULL(gridnet_loan_take(h.fabric, 8, NULL, &out.data));
+    CHECK_NULL(gridnet_loan_take(h.fabric, 8, &out.loan, NULL));
+    CHECK_NULL(gridnet_loan_recv(h.cq, NULL, NULL, 0, 0, NULL));
     CHECK_NULL(gridnet_group_create(h.cq, NULL, 1, &out.group));
     CHECK_NULL(gridnet_group_create(h.cq, &address, 1, NULL));
     CHECK_NULL(gridnet_group_size(h.group, NULL));
@@ -166,6 +180,8 @@ static void wrong_sources(struct handles h)
     gridnet_recv_params params = recv_params();
     outputs_reset();
     CHECK_HANDLE(gridnet_tag_recv(h.cq, mistaken, buffer, sizeof buffer, 0, 0, NULL));
+    CHECK_HANDLE(gridnet_loan_recv(h.cq, mistaken, &out.lent, 0, 0, NULL));
+    CHECK(gridnet_loan_recv(h.cq, foreign, &out.lent, 0, 0, NULL) < 0);
     CHECK_HANDLE(gridnet_tag_probe(h.fabric, mistaken, 0, 0, &out.info));
     CHECK_HANDLE(gridnet_tag_mprobe(h.fabric, mistaken, 0, 0, &out.info, &out.message));
     params.source = mistaken;
@@ -224,6 +240,7 @@ int main(void)
     null_arguments(h);
     all_calls(exchanged(h), GRIDNET_ERR_HANDLE);
     CHECK_HANDLE(gridnet_message_recv(node.cq, (gridnet_message *)h.cq, buffer, sizeof buffer, NULL));
+    CHECK_HANDLE(gridnet_message_recv_loan(node.cq, (gridnet_message *)h.cq, &out.lent, NULL));
     wrong_sources(h);
     queue_with_users(h);
 

@@ -19,7 +19,6 @@ use crate::loan::{class_of, LentSlot, PrivateMemory};
 use crate::matching::{Key, Pattern, Source, ANY};
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{PeerId, Posted, Rail};
-use crate::sync::prefetch_for_write;
 use crate::wire::Message;
 
 impl<R: Rail> Engine<R> {
@@ -54,11 +53,7 @@ impl<R: Rail> Engine<R> {
             return None;
         }
         let memory = self.state.loans.reuse(class)?;
-        let (loan, base) = self.state.loans.enter(memory, len);
-        // Those who read it last may have these lines: the program writes them next.
-        prefetch_for_write(base.as_ptr());
-        prefetch_for_write(base.as_ptr().wrapping_add(len.saturating_sub(1)));
-        Some((loan, base))
+        Some(self.state.loans.enter(memory, len))
     }
 
     /// Memory of a class that receivers have given back, and that was not heard of yet.

@@ -5,6 +5,7 @@ use crate::loan::{class_of, Lent, LentSlot, LoanMemory, PrivateMemory, CLASSES};
 use crate::matching::{Key, Slab};
 use crate::mem::Iov;
 use crate::rail::PeerId;
+use crate::sync::prefetch_for_write;
 
 /// Loans that a fabric can have at once: their places take 20 bits of a handle.
 const MAX_LOANS: usize = 1 << MARK_SHIFT;
@@ -312,7 +313,11 @@ impl Loans {
         let Some(Loan::Own(Own { kept: false, holders: 0, .. })) = self.loans.get(loan) else {
             return;
         };
-        if let Some(Loan::Own(Own { memory, .. })) = self.loans.remove(loan) {
+        if let Some(Loan::Own(Own { memory, len, .. })) = self.loans.remove(loan) {
+            // Those who read it have these lines in their caches, and the next loan of this length begins by writing them: now
+            // they have time to come over.
+            prefetch_for_write(memory.base().as_ptr());
+            prefetch_for_write(memory.base().as_ptr().wrapping_add(len.saturating_sub(1)));
             if let Some(class) = class_of(memory.capacity()).and_then(|(class, _)| self.free.get_mut(class)) {
                 class.push(memory);
             }
