@@ -5,22 +5,17 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
+use common::process::{descriptors, mappings, role, start};
 use common::{exactly, from_any, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
 use gridnet::core::testing::random::Random;
 use gridnet::ThreadLevel;
 
-/// What a child does: see [`child`].
-const ROLE: &str = "TEST_ROLE";
-/// Where it meets its parent.
-const DIR: &str = "TEST_DIR";
 /// How often a peer is killed.
 const ROUNDS: &str = "TEST_KILL_ROUNDS";
 
@@ -29,12 +24,10 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 #[test]
 #[ignore = "a role that the other tests start"]
 fn child() {
-    let (Ok(role), Ok(dir)) = (std::env::var(ROLE), std::env::var(DIR)) else {
-        return;
-    };
+    let Some((role, dir)) = role() else { return };
     match role.as_str() {
-        "named" => hold_name(Path::new(&dir)),
-        "stream" => stream(Path::new(&dir)),
+        "named" => hold_name(&dir),
+        "stream" => stream(&dir),
         other => panic!("unknown role {other}"),
     }
 }
@@ -139,7 +132,7 @@ fn drain(party: &Party, source: PeerId) {
 
 fn hold_name(dir: &Path) {
     let party = Party::open(dir, Some("service"), ThreadLevel::Single, &[]);
-    println!("{ROLE} ready");
+    println!("the peer is ready");
     // Until killed; the parent's end closes the other end of standard input.
     let _ = std::io::stdin().lines().next();
     drop(party);
@@ -151,7 +144,7 @@ fn stream(dir: &Path) {
     let address = party.shared.lookup("survivor", Some(PATIENCE)).expect("the survivor is there");
     let peer = party.connect(&address);
     let bytes: &'static [u8] = Box::leak(vec![9u8; 400_000].into_boxed_slice());
-    println!("{ROLE} ready");
+    println!("the peer is ready");
     party.send(peer, b"hello", 1, false).expect("the survivor lives");
     let buffer = Buffer::new(100);
     for round in 0u64.. {
@@ -171,52 +164,6 @@ fn stream(dir: &Path) {
             Err(_) => return,
         }
     }
-}
-
-/// A child that does not outlive its test.
-struct Peer(Child);
-
-impl Peer {
-    fn kill(&mut self) {
-        self.0.kill().expect("it is our child");
-        self.0.wait().expect("it is our child");
-        drop(self.0.stdin.take());
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Fails when it was killed before.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(role: &str, dir: &Path) -> Peer {
-    let binary = std::env::current_exe().expect("the test knows its file");
-    let child = Command::new(binary)
-        .args(["child", "--exact", "--ignored", "--nocapture"])
-        .env(ROLE, role)
-        .env(DIR, dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the test starts itself");
-    let mut peer = Peer(child);
-    let output = peer.0.stdout.take().expect("it is a pipe");
-    let ready = BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains("ready"));
-    assert!(ready, "the child in the role {role} ended early");
-    peer
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").expect("there is procfs").count()
-}
-
-/// Mappings of gridnet's segments.
-fn mappings() -> usize {
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("there is procfs");
-    maps.lines().filter(|line| line.contains("memfd:gridnet")).count()
 }
 
 fn files_below(dir: &Path) -> Vec<String> {

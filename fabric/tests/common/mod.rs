@@ -1,6 +1,8 @@
 //! What the tests of the fabric share: private run directories, parties that talk, time limits.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod process;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, RecvTimeoutError};

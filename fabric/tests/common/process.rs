@@ -1,0 +1,63 @@
+//! Peers in processes of their own: the test binary, started again in a role.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// What a child does: the name of its role.
+const ROLE: &str = "TEST_ROLE";
+/// Where it meets its parent.
+const DIR: &str = "TEST_DIR";
+
+/// Role of this process and run directory, if it was started as a peer.
+pub fn role() -> Option<(String, PathBuf)> {
+    Some((std::env::var(ROLE).ok()?, std::env::var(DIR).ok()?.into()))
+}
+
+/// A child that does not outlive its test.
+pub struct Peer(Child);
+
+impl Peer {
+    pub fn kill(&mut self) {
+        self.0.kill().expect("it is our child");
+        self.0.wait().expect("it is our child");
+        drop(self.0.stdin.take());
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Fails when it was killed before.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts this test binary again, in a role; returns when it says that it is ready.
+pub fn start(role: &str, dir: &Path) -> Peer {
+    let binary = std::env::current_exe().expect("the test knows its file");
+    let child = Command::new(binary)
+        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .env(ROLE, role)
+        .env(DIR, dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the test starts itself");
+    let mut peer = Peer(child);
+    let output = peer.0.stdout.take().expect("it is a pipe");
+    let ready = BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains("ready"));
+    assert!(ready, "the child in the role {role} ended early");
+    peer
+}
+
+/// Descriptors of this process.
+pub fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("there is procfs").count()
+}
+
+/// Mappings of gridnet's segments.
+pub fn mappings() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("there is procfs");
+    maps.lines().filter(|line| line.contains("memfd:gridnet")).count()
+}
