@@ -72,8 +72,9 @@ run_examples() {
     both copier-empty "$bin/copier" recv "$id" "$WORK/copy" -- "$bin/copier" send "$id" "$WORK/empty"
     run copier-empty-compare cmp "$WORK/empty" "$WORK/copy"
     run workqueue "$bin/workqueue" 200
+    run lend "$bin/lend" 40
     local example
-    for example in pingpong pingpong_cpp copier workqueue; do
+    for example in pingpong pingpong_cpp copier workqueue lend; do
         run "$example-usage" bash -c '"$1" no such arguments 2>&1 | grep -q "^usage: "' usage "$bin/$example"
     done
 }
