@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use gridnet_core::error::Error;
-use gridnet_core::mem::{Iov, PeerBytes};
+use gridnet_core::mem::{Gather, Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::ring::bell::{Order, Ringer};
 use gridnet_core::ring::slot::{Consumer, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
@@ -149,7 +149,7 @@ impl Live {
             SlotHeader { kind: frame.kind as u8, flags: frame.flags, len: len as u16, core: self.core };
         if frame.extension_len == 0 {
             self.producer
-                .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| frame.payload.store_words(body));
+                .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| store(&frame.payload, body));
         } else {
             self.push_extended(header, frame);
         }
@@ -161,7 +161,7 @@ impl Live {
         self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
             let (words, rest) = body.split_at(frame.extension_len.min(BODY_WORDS));
             store_all(words, frame.extension());
-            frame.payload.store_words(rest);
+            store(&frame.payload, rest);
         });
     }
 
@@ -326,7 +326,10 @@ impl Live {
                 self.ring();
             }
             if is_loan {
-                break;
+                // The program has much to read now. What follows a loan is often the return of another, whose line would have
+                // to come over first.
+                self.run = 0;
+                return Ok(taken);
             }
         }
         self.run = self.run.saturating_add(taken as u32);
@@ -405,6 +408,14 @@ impl Live {
     fn give_up(&mut self) -> Posted {
         self.corrupt = true;
         Posted::Down
+    }
+}
+
+/// Stores a payload, if there is one.
+#[inline(always)]
+fn store(payload: &Gather<'_>, to: &[AtomicU64]) {
+    if !payload.is_empty() {
+        payload.store_words(to);
     }
 }
 

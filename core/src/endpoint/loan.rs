@@ -19,7 +19,7 @@ use crate::loan::{class_of, LentSlot, PrivateMemory};
 use crate::matching::{Key, Pattern, Source, ANY};
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{PeerId, Posted, Rail};
-use crate::wire::Message;
+use crate::wire::{Frame, Message};
 
 impl<R: Rail> Engine<R> {
     /// Gives the loans of this engine a mark, so that handles of another engine of the process are recognised.
@@ -95,11 +95,10 @@ impl<R: Rail> Engine<R> {
             return false;
         }
         let Ok(sending) = loans.begin_send(loan, len, peer, &mut p.first_hold) else { return false };
-        let position = sending.position.unwrap_or_default();
-        let message =
-            Message::Loan { tag, loan: sending.hold.to_bits(), position, len: len as u64, immediate: None };
-        let posted = match self.rails.get_mut(p.rail) {
-            Some(rail) if sending.position.is_some() => rail.post(p.link, &message.frame(Gather::EMPTY)),
+        let posted = match (self.rails.get_mut(p.rail), sending.position) {
+            (Some(rail), Some(position)) => {
+                rail.post(p.link, &Frame::loan(tag, sending.hold.to_bits(), position, len as u64))
+            }
             _ => Posted::NoResource,
         };
         if posted != Posted::Done {
@@ -321,11 +320,10 @@ impl<R: Rail> Engine<R> {
     fn return_loan(&mut self, peer: PeerId, loan: u64) {
         let Some(p) = self.state.peers.get_mut(peer.index()) else { return };
         let Some(rail) = self.rails.get_mut(p.rail) else { return };
-        let message = Message::Return { loan };
-        let at_once = p.urgent.is_empty() && rail.post(p.link, &message.frame(Gather::EMPTY)) == Posted::Done;
+        let at_once = p.urgent.is_empty() && rail.post(p.link, &Frame::give_back(loan)) == Posted::Done;
         rail.release_loan(p.link);
         if !at_once {
-            self.state.say(peer, message);
+            self.state.say(peer, Message::Return { loan });
         }
     }
 

@@ -137,6 +137,19 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// A message of `len` bytes at `position` in what the sender shares, lent under the number `loan`: the hot path.
+    #[inline(always)]
+    pub fn loan(tag: u64, loan: u64, position: u64, len: u64) -> Frame<'static> {
+        let extension = [loan, position, len, 0, 0];
+        Frame { kind: Kind::Loan, flags: 0, word: tag, extension, extension_len: 3, payload: Gather::EMPTY }
+    }
+
+    /// Gives the loan of this number back: the hot path.
+    #[inline(always)]
+    pub fn give_back(loan: u64) -> Frame<'static> {
+        Frame { kind: Kind::Return, ..Frame::eager(loan, Gather::EMPTY) }
+    }
+
     /// The extension words in use.
     #[inline(always)]
     pub fn extension(&self) -> &[u64] {

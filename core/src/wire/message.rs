@@ -272,6 +272,14 @@ mod tests {
                 payload: PeerBytes::EMPTY,
             };
             prop_assert_eq!(Message::parse(&incoming), Ok(message));
+            // The short ways build the same frames.
+            let short = match message {
+                Message::Loan { tag, loan, position, len, immediate: None } => Frame::loan(tag, loan, position, len),
+                Message::Return { loan } => Frame::give_back(loan),
+                _ => return Ok(()),
+            };
+            let parts = |f: &Frame<'_>| (f.kind, f.flags, f.word, f.extension, f.extension_len);
+            prop_assert_eq!(parts(&short), parts(&frame));
         }
 
         #[test]
