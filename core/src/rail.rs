@@ -177,6 +177,13 @@ pub trait Rail {
         self.post(link, &Frame::eager(tag, Gather::one(message)))
     }
 
+    /// Hands over a frame that names lent memory, by number, position and length: the hot path. As [`Self::post`] with such
+    /// a frame.
+    #[inline]
+    fn post_loan(&mut self, link: LinkId, tag: u64, [loan, position, len]: [u64; 3]) -> Posted {
+        self.post(link, &Frame::loan(tag, loan, position, len))
+    }
+
     /// Delivers at most about `budget` frames; returns how many. No system call.
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize;
 

@@ -94,6 +94,11 @@ impl Rail for AnyRail {
     }
 
     #[inline(always)]
+    fn post_loan(&mut self, link: LinkId, tag: u64, words: [u64; 3]) -> Posted {
+        each!(self, rail => rail.post_loan(link, tag, words))
+    }
+
+    #[inline(always)]
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
         each!(self, rail => rail.poll(budget, sink))
     }

@@ -134,6 +134,18 @@ impl Live {
         true
     }
 
+    /// Puts a frame into the ring that names a loan; false when there is no room, as above.
+    #[inline(always)]
+    pub fn post_loan(&mut self, tag: u64, words: [u64; 3]) -> bool {
+        if self.producer.has_space() != Ok(true) {
+            return false;
+        }
+        let header = SlotHeader { kind: Kind::Loan as u8, flags: 0, len: 0, core: self.core };
+        self.producer.push(header, tag, |body: &[AtomicU64; BODY_WORDS]| store_all(body, &words));
+        self.ring();
+        true
+    }
+
     /// Puts a frame into the ring; at most `window` bytes of staging buffers are under way.
     pub fn post(&mut self, arena: &mut Arena, window: usize, frame: &Frame<'_>) -> Posted {
         match self.producer.has_space() {

@@ -417,6 +417,17 @@ impl Rail for ShmRail {
         self.post(link, &Frame::eager(tag, Gather::one(message)))
     }
 
+    #[inline(always)]
+    fn post_loan(&mut self, link: LinkId, tag: u64, words: [u64; 3]) -> Posted {
+        if let Some(live) = self.links.get_mut(link.0 as usize).and_then(|link| link.live.as_mut()) {
+            if live.post_loan(tag, words) {
+                return Posted::Done;
+            }
+        }
+        let [loan, position, len] = words;
+        self.post(link, &Frame::loan(tag, loan, position, len))
+    }
+
     #[inline(never)]
     fn post(&mut self, link_id: LinkId, frame: &Frame<'_>) -> Posted {
         let Some(link) = self.links.get_mut(link_id.0 as usize) else {

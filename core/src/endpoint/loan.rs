@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use super::flush::Step;
 use super::loan_table::{Lender, LendingMemory, Loaned, Memory, Sending};
-use super::op::{CqId, Early, EarlyBody, Incoming, IovList, OpId, RecvOp, SendOp, Stage};
+use super::op::{CqId, Early, EarlyBody, Incoming, IovList, MoreMemory, OpId, RecvOp, SendOp, Stage};
 use super::receive::receive_completion;
 use super::send::{must_listen, SendArgs, Sent};
 use super::state::{complete, send_completion, State};
@@ -97,7 +97,7 @@ impl<R: Rail> Engine<R> {
         let Ok(sending) = loans.begin_send(loan, len, peer, &mut p.first_hold) else { return false };
         let posted = match (self.rails.get_mut(p.rail), sending.position) {
             (Some(rail), Some(position)) => {
-                rail.post(p.link, &Frame::loan(tag, sending.hold.to_bits(), position, len as u64))
+                rail.post_loan(p.link, tag, [sending.hold.to_bits(), position, len as u64])
             }
             _ => Posted::NoResource,
         };
@@ -171,7 +171,7 @@ impl<R: Rail> Engine<R> {
             owner: args.owner,
             cq: args.cq,
             context: args.context,
-            iov: IovList::Loan(Box::new(loaned)),
+            iov: IovList::of_loan(loaned),
             len: len as u64,
             tag: args.tag,
             immediate: args.immediate,
@@ -210,7 +210,7 @@ impl<R: Rail> Engine<R> {
             Sent::Done => None,
         };
         match under_way {
-            Some(op) => op.iov = IovList::Loan(Box::new(Loaned { iov, hold: sending.hold, position: None })),
+            Some(op) => op.iov = IovList::of_loan(Loaned { iov, hold: sending.hold, position: None }),
             None => self.state.end_hold(sending.hold, peer),
         }
         Ok(sent)
@@ -343,10 +343,8 @@ impl<R: Rail> Engine<R> {
 
 /// The parts of a send that names its memory.
 fn lent(op: &SendOp) -> Option<(&SendOp, &Loaned, u64)> {
-    match &op.iov {
-        IovList::Loan(loaned) => Some((op, loaned, loaned.position?)),
-        _ => None,
-    }
+    let loaned = op.iov.loaned()?;
+    Some((op, loaned, loaned.position?))
 }
 
 impl SendOp {
@@ -483,7 +481,7 @@ impl State {
         let IovList::Lend(slot) = incoming.receive.iov else { return true };
         match LendingMemory::new(slot, incoming.total) {
             Some(lending) => {
-                incoming.receive.iov = IovList::Lending(lending);
+                incoming.receive.iov = IovList::More(Box::new(MoreMemory::Lending(lending)));
                 true
             }
             None => false,

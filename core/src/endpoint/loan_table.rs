@@ -100,9 +100,9 @@ pub(super) struct LendingMemory {
 
 impl LendingMemory {
     /// Memory for a message of `len` bytes, a number that a peer wrote.
-    pub(super) fn new(slot: LentSlot, len: u64) -> Option<Box<LendingMemory>> {
+    pub(super) fn new(slot: LentSlot, len: u64) -> Option<LendingMemory> {
         let memory = PrivateMemory::new(usize::try_from(len).ok()?)?;
-        Some(Box::new(LendingMemory { slot, iov: memory.iov(), memory }))
+        Some(LendingMemory { slot, iov: memory.iov(), memory })
     }
 }
 

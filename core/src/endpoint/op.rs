@@ -47,17 +47,23 @@ impl OpId {
     }
 }
 
-/// The memory of an operation.
+/// The memory of an operation. What most have takes no memory of its own, and is dropped at no cost.
 #[derive(Debug)]
 pub(super) enum IovList {
     One(Iov),
-    Many(Box<[Iov]>),
-    /// Of a send: memory of a loan.
-    Loan(Box<Loaned>),
     /// Of a receive: the message is lent to the program, wherever it lies.
     Lend(LentSlot),
-    /// As above, with memory for a message that was announced.
-    Lending(Box<LendingMemory>),
+    More(Box<MoreMemory>),
+}
+
+/// See [`IovList::More`].
+#[derive(Debug)]
+pub(super) enum MoreMemory {
+    Many(Box<[Iov]>),
+    /// Of a send: memory of a loan.
+    Loan(Loaned),
+    /// As [`IovList::Lend`], with memory for a message that was announced.
+    Lending(LendingMemory),
 }
 
 impl IovList {
@@ -66,7 +72,22 @@ impl IovList {
         match iov {
             [] => IovList::One(Iov::EMPTY),
             [one] => IovList::One(*one),
-            many => IovList::Many(many.into()),
+            many => IovList::More(Box::new(MoreMemory::Many(many.into()))),
+        }
+    }
+
+    pub(super) fn of_loan(loaned: Loaned) -> IovList {
+        IovList::More(Box::new(MoreMemory::Loan(loaned)))
+    }
+
+    /// The loan of a send, if it is one.
+    pub(super) fn loaned(&self) -> Option<&Loaned> {
+        match self {
+            IovList::More(more) => match &**more {
+                MoreMemory::Loan(loaned) => Some(loaned),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -74,10 +95,12 @@ impl IovList {
     pub(super) fn as_slice(&self) -> &[Iov] {
         match self {
             IovList::One(one) => std::slice::from_ref(one),
-            IovList::Many(many) => many,
-            IovList::Loan(loaned) => std::slice::from_ref(&loaned.iov),
             IovList::Lend(_) => &[],
-            IovList::Lending(lending) => std::slice::from_ref(&lending.iov),
+            IovList::More(more) => match &**more {
+                MoreMemory::Many(many) => many,
+                MoreMemory::Loan(loaned) => std::slice::from_ref(&loaned.iov),
+                MoreMemory::Lending(lending) => std::slice::from_ref(&lending.iov),
+            },
         }
     }
 }

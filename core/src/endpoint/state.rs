@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::loan_table::Loans;
-use super::op::{CqId, Early, Incoming, IovList, RecvOp, SendOp};
+use super::op::{CqId, Early, Incoming, IovList, MoreMemory, RecvOp, SendOp};
 use super::peer::{Peer, PeerState};
 use super::receive::HeldMessage;
 use crate::completion::{Completion, CompletionQueue, OpKind, HAS_IMMEDIATE};
@@ -137,7 +137,7 @@ impl State {
         if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
             self.concealed.push((op.peer, source));
         }
-        if let IovList::Loan(loaned) = &op.iov {
+        if let Some(loaned) = op.iov.loaned() {
             self.end_hold(loaned.hold, op.peer);
         }
     }
@@ -149,8 +149,10 @@ impl State {
         let truncated = if op.wanted < op.total { Err(Error::Truncated) } else { Ok(()) };
         let status = status.and(truncated);
         let iov = std::mem::replace(&mut op.receive.iov, IovList::One(Iov::EMPTY));
-        if let (IovList::Lending(lending), Ok(())) = (iov, status) {
-            self.loans.borrow_memory(*lending);
+        if let (IovList::More(more), Ok(())) = (iov, status) {
+            if let MoreMemory::Lending(lending) = *more {
+                self.loans.borrow_memory(lending);
+            }
         }
         self.complete(
             op.receive.cq,
