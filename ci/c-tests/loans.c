@@ -2,9 +2,10 @@
  * when their writer is killed, and named errors for what cannot be. */
 #include "test.h"
 
+#include <pthread.h>
 #include <signal.h>
 
-enum { TAG_KEEP = 1, TAG_BACK = 2, TAG_BYE = 3, TAG_ANSWER = 4, TAG_WRITTEN = 5, READERS = 3 };
+enum { TAG_KEEP = 1, TAG_BACK = 2, TAG_BYE = 3, TAG_ANSWER = 4, TAG_WRITTEN = 5, READERS = 3, THREADS = 2, EACH = 300 };
 
 #define MIB ((size_t)1 << 20)
 
@@ -300,6 +301,132 @@ static void matched(void)
     CHECK_OK(gridnet_endpoint_close(self));
 }
 
+static struct node open_at(uint32_t level)
+{
+    struct node opened;
+    gridnet_fabric_params params = test_params(NULL);
+    params.thread_level = level;
+    CHECK_OK(gridnet_fabric_open(&params, &opened.fabric));
+    CHECK_OK(gridnet_cq_create(opened.fabric, 0, &opened.cq));
+    return opened;
+}
+
+/* Both fabrics are of this process: the sender is driven until the receiver has an entry. */
+static gridnet_completion await(struct node *from, struct node *to)
+{
+    gridnet_completion entry;
+    gridnet_status count;
+    while ((count = gridnet_cq_poll(to->cq, &entry, 1)) == 0)
+        CHECK(gridnet_fabric_progress(from->fabric) >= 0);
+    CHECK_STATUS(1, count);
+    CHECK_OK(entry.status);
+    return entry;
+}
+
+struct lending {
+    struct node *from;
+    gridnet_endpoint *to;
+    uint64_t tag;
+};
+
+/* One of several threads that lend through one endpoint. */
+static void *lend_many(void *argument)
+{
+    struct lending *lending = argument;
+    for (int i = 0; i < EACH; i++) {
+        gridnet_loan loan;
+        void *data;
+        gridnet_status status;
+        while ((status = gridnet_loan_take(lending->from->fabric, 5000, &loan, &data)) == GRIDNET_ERR_AGAIN)
+            CHECK(gridnet_fabric_progress(lending->from->fabric) >= 0);
+        CHECK_OK(status);
+        fill(data, 5000, lending->tag + (uint64_t)i);
+        CHECK_SENT(gridnet_loan_send(lending->to, loan, 5000, lending->tag, NULL));
+    }
+    return NULL;
+}
+
+static void many_threads(struct node *from, struct node *to, gridnet_endpoint *peer)
+{
+    pthread_t threads[THREADS];
+    struct lending lending[THREADS];
+    uint64_t next[THREADS] = {0};
+    for (int i = 0; i < THREADS; i++) {
+        lending[i] = (struct lending){from, peer, (uint64_t)(i + 1) << 32};
+        CHECK(pthread_create(&threads[i], NULL, lend_many, &lending[i]) == 0);
+    }
+    for (int i = 0; i < THREADS * EACH; i++) {
+        gridnet_lent lent;
+        CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_loan_recv(to->cq, NULL, &lent, 0, UINT64_MAX, NULL));
+        gridnet_completion entry = await(from, to);
+        uint64_t thread = (entry.tag >> 32) - 1;
+        CHECK(thread < THREADS && filled(lent.data, lent.len, entry.tag + next[thread]++));
+        CHECK_OK(gridnet_loan_give_back(to->fabric, lent.loan));
+    }
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0 && next[i] == EACH);
+}
+
+/* The same at each thread level; at the highest, with threads. */
+static void thread_levels(void)
+{
+    static const uint32_t levels[] = {GRIDNET_THREAD_SINGLE, GRIDNET_THREAD_SERIALIZED, GRIDNET_THREAD_MULTIPLE};
+    for (size_t at = 0; at < sizeof levels / sizeof *levels; at++) {
+        struct node from = open_at(levels[at]), to = open_at(levels[at]);
+        gridnet_endpoint *peer = node_link(&from, &to);
+        for (uint64_t i = 0; i < 50; i++) {
+            gridnet_lent lent;
+            gridnet_loan loan;
+            void *data;
+            CHECK_OK(gridnet_loan_take(from.fabric, 5000, &loan, &data));
+            fill(data, 5000, i);
+            CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_loan_recv(to.cq, NULL, &lent, i, 0, NULL));
+            bool pending = CHECK_SENT(gridnet_loan_send(peer, loan, 5000, i, NULL));
+            await(&from, &to);
+            CHECK(lent.len == 5000 && filled(lent.data, 5000, i));
+            CHECK_OK(gridnet_loan_give_back(to.fabric, lent.loan));
+            if (pending)
+                node_done(&from);
+        }
+        if (levels[at] == GRIDNET_THREAD_MULTIPLE)
+            many_threads(&from, &to, peer);
+        node_close(&from);
+        node_close(&to);
+    }
+}
+
+static double available_gib(void)
+{
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    CHECK(file != NULL);
+    while (fgets(line, sizeof line, file) != NULL && sscanf(line, "MemAvailable: %llu", &kib) != 1)
+        continue;
+    fclose(file);
+    return (double)kib / (1 << 20);
+}
+
+/* More than 32 bits count. */
+static void three_gib(const char *name)
+{
+    if (!test_wants("TEST_BIG") || available_gib() < 6) {
+        printf("SKIPPED: loan of 3 GiB: needs GRIDNET_TEST_BIG=1 and 6 GiB of memory\n");
+        return;
+    }
+    pid_t pid = test_spawn(reader, (void *)name);
+    const char *options[] = {"GRIDNET_SHM_SEGMENT_SIZE=4g", NULL};
+    gridnet_fabric_params params = test_params(NULL);
+    params.options = options;
+    CHECK_OK(gridnet_fabric_open(&params, &node.fabric));
+    CHECK_OK(gridnet_cq_create(node.fabric, 0, &node.cq));
+    gridnet_endpoint *peer = node_connect(&node, name);
+    send_loan(peer, 3 * (MIB << 10), TAG_BYE);
+    await_answer(peer, 3 * (MIB << 10));
+    test_join(pid);
+    node_close(&node);
+}
+
 int main(void)
 {
     test_limit(100);
@@ -328,5 +455,7 @@ int main(void)
     for (int i = 0; i < READERS; i++)
         test_join(pids[i]);
     node_close(&node);
+    thread_levels();
+    three_gib(names[0]);
     return EXIT_SUCCESS;
 }

@@ -3,7 +3,7 @@
 use super::{assert_received, content};
 use crate::endpoint::PeerState;
 use crate::error::Error;
-use crate::rail::PeerId;
+use crate::rail::{PeerId, Rail};
 use crate::testing::node::{exactly, SendOptions, Ticket};
 use crate::testing::pair::{address_of, Fixture, Pair};
 use crate::testing::random::Random;
@@ -99,6 +99,62 @@ pub fn lengths_beyond_memory_are_survived<F: Fixture>(fixture: F) {
         assert_eq!((outcome.status, outcome.bytes), (Err(Error::Truncated), vec![9; 64]));
     }
     scene.check_friend(0);
+}
+
+/// Loans that lie nowhere, and loans given back that are not held: the peer is cut off. Over rails that do not lend, any loan
+/// is one too many.
+pub fn loans_that_cannot_be_are_refused<F: Fixture>(fixture: F) {
+    let mut scene = Scene::new(fixture);
+    let lends = scene.pair.a.engine().rails()[0].capabilities().loans;
+    let ranges = [
+        (0, 64),
+        (4095, 1),
+        (4096, u64::MAX - 4096),
+        (4096, 1 << 40),
+        (u64::MAX, 1),
+        (u64::MAX, u64::MAX),
+        (1 << 63, 0),
+        (1 << 62, 1 << 62),
+    ];
+    for (i, (position, len)) in ranges.into_iter().enumerate() {
+        scene.admit(120 + i as u8);
+        let receive = scene.pair.a.receive_loan(exactly(scene.source, 1));
+        let mut frame = plain(Kind::Loan, 0);
+        frame.word = 1;
+        frame.extension = [7, position, len, 0, 0];
+        assert!(scene.forger.post(&frame));
+        scene.settle();
+        assert!(scene.forger.is_down(), "position {position} length {len}");
+        assert_eq!(scene.pair.finish_a(receive).status, Err(Error::PeerMisbehaved));
+        scene.check_victim();
+        scene.check_friend(i as u8);
+    }
+    for (number, again) in [(140, false), (141, true)] {
+        scene.admit(number);
+        let source = scene.source;
+        scene.pair.a.send_as_loan(source, &content(100, 1), 3);
+        scene.settle();
+        let sent = scene.forger.frames.iter().find(|frame| frame.kind == Kind::Loan as u8);
+        let Some(loan) = sent.map(|frame| frame.extension[0]) else {
+            assert!(!lends, "a rail that lends sends loans");
+            continue;
+        };
+        let mut frame = plain(Kind::Return, 0);
+        // One that was never given out, or the right one: once.
+        frame.word = if again { loan } else { loan ^ 1 << 40 };
+        assert!(scene.forger.post(&frame));
+        scene.settle();
+        assert_eq!(scene.forger.is_down(), !again);
+        if again {
+            assert_eq!(scene.pair.a.engine().loans(), 0);
+            assert!(scene.forger.post(&frame));
+            scene.settle();
+            assert!(scene.forger.is_down(), "given back twice");
+        }
+        scene.check_victim();
+        assert_eq!(scene.pair.a.engine().loans(), 0);
+        scene.check_friend(number);
+    }
 }
 
 /// The victim `a`, its friend `b`, and the forger of the moment.

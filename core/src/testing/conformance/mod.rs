@@ -95,6 +95,7 @@ macro_rules! conformance_cases {
             hostile::forged_frames_harm_nobody_else
             hostile::answers_nobody_asked_for_are_survived
             hostile::lengths_beyond_memory_are_survived
+            hostile::loans_that_cannot_be_are_refused
         }
     };
 }
