@@ -3,6 +3,7 @@ pub mod completion;
 pub mod endpoint;
 pub mod error;
 pub mod filter;
+pub mod ledger;
 pub mod loan;
 pub mod loopback;
 pub mod matching;

@@ -269,6 +269,12 @@ pub trait Rail {
         0
     }
 
+    /// Number of the process at the other end of a live link, where that means something here.
+    fn process(&self, link: LinkId) -> Option<u32> {
+        let _ = link;
+        None
+    }
+
     /// Ends a link; [`Sink::down`] is not called for it.
     fn disconnect(&mut self, link: LinkId);
 }

@@ -166,6 +166,13 @@ impl Rail for AnyRail {
         each!(self, rail => rail.wakeups_sent())
     }
 
+    fn process(&self, link: LinkId) -> Option<u32> {
+        match self {
+            AnyRail::Shm(rail) => rail.process(link),
+            AnyRail::Own(_) => Some(std::process::id()),
+        }
+    }
+
     fn disconnect(&mut self, link: LinkId) {
         each!(self, rail => rail.disconnect(link));
     }

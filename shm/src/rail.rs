@@ -588,6 +588,11 @@ impl Rail for ShmRail {
         self.rung_by_ended + live.map(Live::rung).sum::<u64>()
     }
 
+    fn process(&self, link: LinkId) -> Option<u32> {
+        let pid = socket::peer_pid(self.links.get(link.0 as usize)?.socket.as_ref()?);
+        u32::try_from(pid).ok().filter(|pid| *pid != 0)
+    }
+
     fn disconnect(&mut self, link: LinkId) {
         self.release(link.0);
     }

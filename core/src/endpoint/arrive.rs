@@ -34,8 +34,8 @@ impl State {
         payload: &PeerBytes<'_>,
     ) {
         if let Some(p) = self.peers.get_mut(peer.index()) {
-            p.counters.messages_received += 1;
-            p.counters.bytes_received += payload.len() as u64;
+            p.counts.cells.messages_received.add(1);
+            p.counts.cells.bytes_received.add(payload.len() as u64);
         }
         let Some(found) = self.posted.find(peer, tag) else {
             return self.keep_eager(peer, tag, immediate, payload);
@@ -117,8 +117,8 @@ impl State {
             self.say(peer, Message::Matched { op: sender_op });
         } else {
             if let Some(p) = self.peers.get_mut(peer.index()) {
-                p.counters.messages_received += 1;
-                p.counters.bytes_received += payload.len() as u64;
+                p.counts.cells.messages_received.add(1);
+                p.counts.cells.bytes_received.add(payload.len() as u64);
             }
             let bytes = payload.to_vec().into_boxed_slice();
             let body = EarlyBody::Sync { bytes, sender_op };
@@ -135,9 +135,10 @@ impl State {
         source: Option<RemoteSource>,
     ) {
         if let Some(p) = self.peers.get_mut(peer.index()) {
-            p.counters.messages_received += 1;
+            p.counts.cells.messages_received.add(1);
             // The length is what the peer says; nothing has come yet.
-            p.counters.bytes_received = p.counters.bytes_received.saturating_add(len);
+            let bytes = &p.counts.cells.bytes_received;
+            bytes.set(bytes.value().saturating_add(len));
         }
         match self.posted.take(peer, tag) {
             Some((key, receive)) => {
@@ -189,6 +190,7 @@ impl State {
         if pieces.len() == 1 {
             if let Some(p) = self.peers.get_mut(peer.index()) {
                 p.bulk.push_back(key);
+                p.publish();
             }
             self.schedule(peer);
         }
@@ -229,6 +231,7 @@ impl State {
             Some(send) if matches!(send.stage, Stage::Announced { .. }) => {
                 if let Some(p) = self.peers.get_mut(peer.index()) {
                     p.bulk.retain(|k| *k != key);
+                    p.publish();
                 }
                 self.complete_send(key, status);
                 Ok(())

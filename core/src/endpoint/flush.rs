@@ -135,10 +135,10 @@ impl<R: Rail> Engine<R> {
         let p = &mut self.state.peers[peer.index()];
         p.pending.pop_front();
         if !whole {
-            p.counters.sends_rendezvous += 1;
+            p.counts.cells.sends_rendezvous.add(1);
             return Step::Moved(0);
         }
-        p.counters.sends_eager += 1;
+        p.counts.cells.sends_eager.add(1);
         let Some(op) = self.state.sends.get_mut(key) else {
             return Step::Moved(0);
         };

@@ -48,6 +48,7 @@ impl<R: Rail> Engine<R> {
         let p = &mut self.state.peers[peer.index()];
         p.candidates = candidates;
         p.handles = 1;
+        self.state.announce(peer);
         Ok(peer)
     }
 
@@ -133,6 +134,7 @@ impl Sink for RailSink<'_> {
         let peer = self.state.add_peer(node, incarnation, self.rail, link);
         self.state.peers[peer.index()].candidates =
             vec![Candidate { rail: "accepted", verdict: Err("the peer chose the rail".to_owned()) }];
+        self.state.announce(peer);
         Ok(peer)
     }
 
@@ -142,6 +144,7 @@ impl Sink for RailSink<'_> {
                 p.state = PeerState::Up;
                 p.refresh_direct();
                 self.state.schedule(peer);
+                self.state.fresh.push(peer);
             }
         }
     }
@@ -155,7 +158,8 @@ impl State {
     pub(super) fn add_peer(&mut self, node: NodeId, incarnation: u64, rail: usize, link: LinkId) -> PeerId {
         let peer = PeerId::new(self.peers.len() as u32);
         let eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
-        let mut p = Peer::new(node, incarnation, rail, link, eager_max);
+        let row = self.open_row();
+        let mut p = Peer::new((node, incarnation), (rail, link), eager_max, row);
         p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
         self.peers.push(p);
         self.by_node.insert(node, peer);
@@ -184,6 +188,7 @@ impl State {
         if let Some(p) = self.peers.get_mut(peer.index()) {
             self.loans.end_holds_of(peer, &mut p.first_hold);
         }
+        self.announce_gone(peer);
         for key in self
             .unexpected
             .keys_where(|source, early| source == peer && matches!(early.body, EarlyBody::Announced { .. }))
@@ -211,6 +216,7 @@ impl State {
         }
         for key in self.posted.keys_where(|source, _| source == Source::Peer(peer)) {
             if let Some(receive) = self.posted.remove(key) {
+                self.engine.receives_withdrawn.add(1);
                 self.complete_receive_failed(receive, OpId::Receive(key).to_bits(), peer, error);
             }
         }

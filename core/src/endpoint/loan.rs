@@ -108,8 +108,8 @@ impl<R: Rail> Engine<R> {
         if !keep {
             loans.let_go(sending.loan);
         }
-        p.counters.messages_sent += 1;
-        p.counters.bytes_sent += len as u64;
+        p.counts.cells.messages_sent.add(1);
+        p.counts.cells.bytes_sent.add(len as u64);
         true
     }
 
@@ -179,11 +179,13 @@ impl<R: Rail> Engine<R> {
             stage: Stage::Queued,
         });
         let p = &mut self.state.peers[peer.index()];
-        p.counters.messages_sent += 1;
-        p.counters.bytes_sent += len as u64;
+        p.counts.cells.messages_sent.add(1);
+        p.counts.cells.bytes_sent.add(len as u64);
         p.pending.push_back(key);
+        p.publish();
         let alone = p.direct;
         p.direct = false;
+        self.state.engine.sends_now.set(self.state.sends.len() as u64);
         self.state.schedule(peer);
         if alone {
             self.flush();
@@ -218,7 +220,7 @@ impl<R: Rail> Engine<R> {
 
     /// The turn of a send that names its memory.
     pub(super) fn flush_loan(&mut self, peer: PeerId, key: Key) -> Step {
-        let State { peers, sends, .. } = &mut self.state;
+        let State { peers, sends, engine, .. } = &mut self.state;
         let p = &mut peers[peer.index()];
         let Some((op, loaned, position)) = sends.get(key).and_then(lent) else {
             return Step::Idle;
@@ -230,6 +232,7 @@ impl<R: Rail> Engine<R> {
                 p.pending.pop_front();
                 // The hold stays until the peer gives the loan back.
                 if let Some(op) = sends.remove(key) {
+                    engine.sends_now.set(sends.len() as u64);
                     self.state.complete(op.cq, send_completion(&op, OpId::Send(key).to_bits(), Ok(())));
                 }
                 Step::Moved(0)
@@ -266,6 +269,7 @@ impl<R: Rail> Engine<R> {
             return false;
         }
         self.state.posted.insert_exact(source, tag, RecvOp { iov: IovList::Lend(slot), cq, context });
+        self.state.engine.receives_posted.add(1);
         true
     }
 
@@ -378,8 +382,8 @@ impl State {
     ) -> bool {
         let Some(data) = message.address() else { return false };
         if let Some(p) = self.peers.get_mut(peer.index()) {
-            p.counters.messages_received += 1;
-            p.counters.bytes_received = p.counters.bytes_received.saturating_add(message.len() as u64);
+            p.counts.cells.messages_received.add(1);
+            p.counts.cells.bytes_received.add(message.len() as u64);
         }
         let Some(found) = self.posted.find(peer, tag) else {
             // SAFETY: readable until the rail is told, which happens when the message has left the store and was read.

@@ -19,6 +19,7 @@
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `link.rs` | peers coming and going |
 //! | `loan.rs`, `loan_table.rs` | messages that are read where they were written; who has which loan |
+//! | `publish.rs` | what the ledger is told |
 
 mod arrive;
 mod flush;
@@ -27,6 +28,7 @@ mod loan;
 mod loan_table;
 mod op;
 mod peer;
+mod publish;
 mod receive;
 mod send;
 mod state;
@@ -39,6 +41,7 @@ pub use state::Limits;
 
 use crate::completion::{Completion, CompletionQueue};
 use crate::error::Error;
+use crate::ledger::{Ledger, Unread};
 use crate::matching::{Pattern, Source};
 use crate::rail::{Armed, PeerId, Rail};
 use crate::stats::{Counters, PeerCounters};
@@ -60,10 +63,15 @@ pub struct Engine<R> {
 impl<R: Rail> Engine<R> {
     /// An engine for the fabric at `local`; `rails` in order of preference.
     pub fn new(local: Address, rails: Vec<R>, limits: Limits) -> Engine<R> {
+        Engine::with_ledger(local, rails, limits, Box::new(Unread))
+    }
+
+    /// As [`Self::new`], with counters in the memory of `ledger`.
+    pub fn with_ledger(local: Address, rails: Vec<R>, limits: Limits, ledger: Box<dyn Ledger>) -> Engine<R> {
         let eager_max = rails.iter().map(|r| r.capabilities().max_eager.min(limits.eager_max)).collect();
         let keeps_memory = rails.iter().map(|r| r.capabilities().keeps_memory).collect();
         let lender = rails.iter().position(|r| r.capabilities().loans);
-        Engine { rails, state: State::new(local, limits, eager_max, keeps_memory, lender) }
+        Engine { rails, state: State::new(local, limits, (eager_max, keeps_memory), lender, ledger) }
     }
 
     /// The address of this fabric.
@@ -94,6 +102,7 @@ impl<R: Rail> Engine<R> {
         if self.state.has_deferred_work() {
             happened += self.flush();
         }
+        self.introduce();
         happened
     }
 
@@ -196,7 +205,7 @@ impl<R: Rail> Engine<R> {
 
     /// Counters of one peer.
     pub fn peer_counters(&self, peer: PeerId) -> Option<PeerCounters> {
-        self.state.peers.get(peer.index()).map(|p| p.counters)
+        self.state.peers.get(peer.index()).map(|p| p.counts.cells.snapshot())
     }
 
     /// State of one peer, its node with incarnation, and what became of each rail when its path was chosen.

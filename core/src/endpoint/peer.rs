@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use super::loan_table::NO_HOLD;
 use crate::error::Error;
+use crate::ledger::{Kept, PeerCounts, Row};
 use crate::matching::Key;
 use crate::rail::{LinkId, Refusal};
-use crate::stats::PeerCounters;
 use crate::wire::{Message, NodeId};
 
 /// Whether frames can flow.
@@ -67,11 +67,20 @@ pub(super) struct Peer {
     pub(super) first_hold: u32,
     /// Open endpoint handles.
     pub(super) handles: usize,
-    pub(super) counters: PeerCounters,
+    /// Its process, once the rail knows.
+    pub(super) process: Option<u32>,
+    /// Where the ledger shows it, if it does.
+    pub(super) row: Option<Row>,
+    pub(super) counts: Kept<PeerCounts>,
 }
 
 impl Peer {
-    pub(super) fn new(node: NodeId, incarnation: u64, rail: usize, link: LinkId, eager_max: usize) -> Peer {
+    pub(super) fn new(
+        (node, incarnation): (NodeId, u64),
+        (rail, link): (usize, LinkId),
+        eager_max: usize,
+        (row, counts): (Option<Row>, Kept<PeerCounts>),
+    ) -> Peer {
         Peer {
             node,
             incarnation,
@@ -93,7 +102,9 @@ impl Peer {
             early_bytes: 0,
             first_hold: NO_HOLD,
             handles: 0,
-            counters: PeerCounters::default(),
+            process: None,
+            row,
+            counts,
         }
     }
 
@@ -111,6 +122,7 @@ impl Peer {
     pub(super) fn refresh_direct(&mut self) {
         self.direct =
             self.state == PeerState::Up && !self.stopped && !self.keeps_memory && self.pending.is_empty();
+        self.publish();
     }
 
     /// True when there is something that could be sent now.

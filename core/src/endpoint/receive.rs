@@ -63,6 +63,7 @@ impl<R: Rail> Engine<R> {
         }
         let receive = RecvOp { iov: IovList::One(iov), cq, context };
         self.state.posted.insert_exact(source, tag, receive);
+        self.state.engine.receives_posted.add(1);
         true
     }
 
@@ -102,6 +103,7 @@ impl<R: Rail> Engine<R> {
                 return Err(error);
             }
         }
+        self.state.engine.receives_posted.add(1);
         Ok(OpId::Receive(self.state.posted.insert(*pattern, receive)).to_bits())
     }
 
@@ -175,6 +177,7 @@ impl<R: Rail> Engine<R> {
             }
             OpId::Receive(key) => {
                 let receive = self.state.posted.remove(key).ok_or(Error::NotFound)?;
+                self.state.engine.receives_withdrawn.add(1);
                 self.state.complete_receive_failed(receive, op, PeerId::new(u32::MAX), Error::Canceled);
                 Ok(())
             }
@@ -186,6 +189,7 @@ impl<R: Rail> Engine<R> {
     pub(super) fn withdraw_receives(&mut self, cq: CqId) {
         for key in self.state.posted.keys_where(|_, receive| receive.cq == cq) {
             if self.state.posted.remove(key).is_some() {
+                self.state.engine.receives_withdrawn.add(1);
                 self.state.unadmit(cq);
             }
         }
@@ -205,6 +209,7 @@ impl State {
 
     /// A receive that ends without a message.
     pub(super) fn complete_receive_failed(&mut self, receive: RecvOp, op: u64, peer: PeerId, error: Error) {
+        self.note_failure(peer, error);
         let completion = Completion {
             context: receive.context,
             length: 0,
@@ -229,6 +234,7 @@ impl State {
         let (peer, sender_op, wanted, source) =
             (incoming.peer, incoming.sender_op, incoming.wanted, incoming.source);
         let key = self.incoming.insert(incoming);
+        self.engine.incoming_now.set(self.incoming.len() as u64);
         let number = number.unwrap_or(OpId::Incoming(key).to_bits());
         if let Some(incoming) = self.incoming.get_mut(key) {
             incoming.op = number;
@@ -316,7 +322,7 @@ impl State {
         let Some(p) = self.peers.get_mut(peer.index()) else {
             return;
         };
-        p.counters.unexpected_total += 1;
+        p.counts.cells.unexpected_total.add(1);
         p.early_messages += 1;
         p.early_bytes += cost;
         self.unexpected_bytes += cost;
@@ -335,10 +341,12 @@ impl State {
         if (full || share_full) && !p.stopping {
             p.since_stop = 0;
             p.stopping = true;
-            p.counters.backpressure_stops += 1;
+            p.publish();
+            p.counts.cells.backpressure_stops.add(1);
             self.stopping.push(peer);
             self.say(peer, Message::Stop);
         }
+        self.publish_unexpected(peer);
     }
 
     /// Takes a message out of the store; lets peers go on when there is room again.
@@ -349,6 +357,7 @@ impl State {
             p.early_messages -= 1;
             p.early_bytes -= early.cost();
         }
+        self.publish_unexpected(peer);
         if !self.stopping.is_empty() {
             self.let_go();
         }
@@ -374,6 +383,7 @@ impl State {
                 continue;
             }
             p.stopping = false;
+            p.publish();
             self.say(peer, Message::Go);
         }
     }

@@ -60,9 +60,9 @@ impl<R: Rail> Engine<R> {
         if rail.post_message(p.link, tag, &message) != Posted::Done {
             return false;
         }
-        p.counters.messages_sent += 1;
-        p.counters.sends_eager += 1;
-        p.counters.bytes_sent += message.len() as u64;
+        p.counts.cells.messages_sent.add(1);
+        p.counts.cells.sends_eager.add(1);
+        p.counts.cells.bytes_sent.add(message.len() as u64);
         true
     }
 
@@ -105,11 +105,13 @@ impl<R: Rail> Engine<R> {
             stage: Stage::Queued,
         });
         let p = &mut self.state.peers[peer.index()];
-        p.counters.messages_sent += 1;
-        p.counters.bytes_sent += len;
+        p.counts.cells.messages_sent.add(1);
+        p.counts.cells.bytes_sent.add(len);
         p.pending.push_back(key);
+        p.publish();
         let alone = p.direct;
         p.direct = false;
+        self.state.engine.sends_now.set(self.state.sends.len() as u64);
         self.state.schedule(peer);
         if alone {
             self.flush();
@@ -139,10 +141,10 @@ impl<R: Rail> Engine<R> {
 
     /// Accounts for a message that the rail has taken; when a completion is wanted, room for it was taken before.
     fn finish_at_once(&mut self, peer: PeerId, len: u64, args: &SendArgs) -> Sent {
-        let counters = &mut self.state.peers[peer.index()].counters;
-        counters.messages_sent += 1;
-        counters.sends_eager += 1;
-        counters.bytes_sent += len;
+        let cells = &self.state.peers[peer.index()].counts.cells;
+        cells.messages_sent.add(1);
+        cells.sends_eager.add(1);
+        cells.bytes_sent.add(len);
         if !args.always_complete {
             return Sent::Done;
         }
@@ -198,7 +200,7 @@ impl super::state::State {
 
 #[inline(always)]
 pub(super) fn must_listen(peer: &Peer) -> bool {
-    peer.counters.messages_sent % LISTEN == LISTEN - 1
+    peer.counts.cells.messages_sent.value() % LISTEN == LISTEN - 1
 }
 
 /// Length of the message in bytes.

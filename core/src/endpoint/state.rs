@@ -8,6 +8,7 @@ use super::peer::{Peer, PeerState};
 use super::receive::HeldMessage;
 use crate::completion::{Completion, CompletionQueue, OpKind, HAS_IMMEDIATE};
 use crate::error::Error;
+use crate::ledger::{EngineCells, Kept, Ledger};
 use crate::matching::{Key, Posted, Slab, Unexpected};
 use crate::mem::Iov;
 use crate::rail::{PeerId, RemoteSource};
@@ -69,16 +70,23 @@ pub(super) struct State {
     pub(super) stopping: Vec<PeerId>,
     /// Peers that send on and on without listening, and are to be cut off.
     pub(super) flooding: Vec<PeerId>,
+    pub(super) ledger: Box<dyn Ledger>,
+    pub(super) engine: Kept<EngineCells>,
+    /// Peers whose link has come up, of which the ledger is to be told.
+    pub(super) fresh: Vec<PeerId>,
+    /// Peers that have gone and may still have a row in the ledger, the first to go first.
+    pub(super) gone: VecDeque<PeerId>,
 }
 
 impl State {
     pub(super) fn new(
         local: Address,
         limits: Limits,
-        eager_max: Vec<usize>,
-        keeps_memory: Vec<bool>,
+        (eager_max, keeps_memory): (Vec<usize>, Vec<bool>),
         lender: Option<usize>,
+        mut ledger: Box<dyn Ledger>,
     ) -> State {
+        let engine = ledger.engine();
         State {
             local,
             limits,
@@ -100,6 +108,10 @@ impl State {
             concealed: Vec::new(),
             stopping: Vec::new(),
             flooding: Vec::new(),
+            ledger,
+            engine,
+            fresh: Vec::new(),
+            gone: VecDeque::new(),
         }
     }
 
@@ -133,6 +145,10 @@ impl State {
 
     pub(super) fn complete_send(&mut self, key: Key, status: Result<(), Error>) {
         let Some(op) = self.sends.remove(key) else { return };
+        self.engine.sends_now.set(self.sends.len() as u64);
+        if let Err(error) = status {
+            self.note_failure(op.peer, error);
+        }
         self.complete(op.cq, send_completion(&op, super::op::OpId::Send(key).to_bits(), status));
         if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
             self.concealed.push((op.peer, source));
@@ -146,6 +162,10 @@ impl State {
         let Some(mut op) = self.incoming.remove(key) else {
             return;
         };
+        self.engine.incoming_now.set(self.incoming.len() as u64);
+        if let Err(error) = status {
+            self.note_failure(op.peer, error);
+        }
         let truncated = if op.wanted < op.total { Err(Error::Truncated) } else { Ok(()) };
         let status = status.and(truncated);
         let iov = std::mem::replace(&mut op.receive.iov, IovList::One(Iov::EMPTY));
@@ -201,7 +221,7 @@ impl State {
             ..Counters::default()
         };
         for peer in &self.peers {
-            counters.peers.add(&peer.counters);
+            counters.peers.add(&peer.counts.cells.snapshot());
             match peer.state {
                 PeerState::Up => counters.peers_now += 1,
                 PeerState::Gone(_) => counters.peers_gone += 1,

@@ -283,6 +283,10 @@ impl<R: Rail> Rail for Faulty<R> {
         self.inner.wakeups_sent()
     }
 
+    fn process(&self, link: LinkId) -> Option<u32> {
+        self.inner.process(link)
+    }
+
     fn disconnect(&mut self, link: LinkId) {
         self.lines.remove(&link);
         self.inner.disconnect(link);

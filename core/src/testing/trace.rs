@@ -168,6 +168,10 @@ impl<R: Rail> Rail for Traced<R> {
         self.inner.wakeups_sent()
     }
 
+    fn process(&self, link: LinkId) -> Option<u32> {
+        self.inner.process(link)
+    }
+
     fn disconnect(&mut self, link: LinkId) {
         self.inner.disconnect(link);
         (self.tell)(&Event::Disconnected(link));

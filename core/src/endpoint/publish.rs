@@ -1,0 +1,112 @@
+//! What the ledger is told: rows of peers, gauges, changes. Slow paths only.
+
+use super::peer::{Peer, PeerState};
+use super::state::State;
+use super::Engine;
+use crate::error::Error;
+use crate::ledger::{Kept, PeerCounts, PeerNote, Row};
+use crate::rail::{PeerId, Rail};
+
+impl<R: Rail> Engine<R> {
+    /// Tells the ledger of peers whose link has just come up; only now does the rail know their process.
+    pub(super) fn introduce(&mut self) {
+        while let Some(peer) = self.state.fresh.pop() {
+            let Some(p) = self.state.peers.get_mut(peer.index()) else { continue };
+            p.process = self.rails.get(p.rail).and_then(|rail| rail.process(p.link));
+            self.state.announce(peer);
+        }
+    }
+}
+
+impl Peer {
+    /// To be called after each change of what waits.
+    pub(super) fn publish(&self) {
+        let gauges = &self.counts.gauges;
+        gauges.pending.set(self.pending.len() as u64);
+        gauges.bulk.set(self.bulk.len() as u64);
+        gauges.stopped.set(u64::from(self.stopped));
+        gauges.stopping.set(u64::from(self.stopping));
+    }
+}
+
+impl State {
+    /// Counters for a new peer: in the ledger, in place of the peer that has been gone longest if need be, else in
+    /// private memory.
+    pub(super) fn open_row(&mut self) -> (Option<Row>, Kept<PeerCounts>) {
+        self.engine.peers_total.add(1);
+        loop {
+            if let Some((row, counts)) = self.ledger.open() {
+                return (Some(row), counts);
+            }
+            let Some(gone) = self.gone.pop_front() else {
+                return (None, Kept::private(PeerCounts::default()));
+            };
+            self.close_row(gone);
+        }
+    }
+
+    /// Moves the counters of a peer that has gone out of the ledger.
+    fn close_row(&mut self, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let Some(row) = p.row.take() else { return };
+        let last = p.counts.cells.snapshot();
+        let private = PeerCounts::default();
+        private.cells.add(&last);
+        p.counts = Kept::private(private);
+        self.ledger.close(row, &last);
+    }
+
+    /// Tells the ledger how a peer is now.
+    pub(super) fn announce(&mut self, peer: PeerId) {
+        let Some(p) = self.peers.get(peer.index()) else { return };
+        p.publish();
+        let Some(row) = p.row else { return };
+        let note = PeerNote {
+            peer,
+            node: p.node,
+            incarnation: p.incarnation,
+            process: p.process,
+            rail: p.rail,
+            eager_max: p.eager_max,
+            state: &p.state,
+            candidates: &p.candidates,
+        };
+        self.ledger.note(row, &note);
+    }
+
+    /// Tells the ledger of a peer that has just gone.
+    pub(super) fn announce_gone(&mut self, peer: PeerId) {
+        self.engine.peers_gone.add(1);
+        self.announce(peer);
+        self.gone.push_back(peer);
+    }
+
+    /// To be called after each change of the unexpected store.
+    pub(super) fn publish_unexpected(&self, peer: PeerId) {
+        self.engine.unexpected_now.set(self.unexpected.len() as u64);
+        self.engine.unexpected_bytes_now.set(self.unexpected_bytes as u64);
+        if let Some(p) = self.peers.get(peer.index()) {
+            p.counts.gauges.unexpected.set(p.early_messages as u64);
+            p.counts.gauges.unexpected_bytes.set(p.early_bytes as u64);
+        }
+    }
+
+    /// An operation with a peer has ended with an error; one that the program cancelled is none.
+    #[cold]
+    pub(super) fn note_failure(&self, peer: PeerId, error: Error) {
+        if let Some(p) = self.peers.get(peer.index()).filter(|_| error != Error::Canceled) {
+            p.counts.gauges.failures.add(1);
+        }
+    }
+}
+
+impl PeerState {
+    /// The state as a number, for ledgers: 1 connecting, 2 up, 3 gone.
+    pub fn number(&self) -> u32 {
+        match self {
+            PeerState::Connecting => 1,
+            PeerState::Up => 2,
+            PeerState::Gone(_) => 3,
+        }
+    }
+}
