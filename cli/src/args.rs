@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Communication between the processes of parallel and distributed programs.
 #[derive(Debug, Parser)]
@@ -28,11 +29,46 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a running program does with gridnet, and why; without a name, list the fabrics of this user
+    Explain {
+        /// Process number, or name of a fabric
+        #[arg(value_name = "PID|NAME")]
+        fabric: Option<String>,
+        /// Print one JSON array instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Watch the fabrics of this user: peers, rates, queues, waits, errors; q ends it
+    Top(TopArgs),
     /// Measure how fast two processes of this host talk to each other
     Perf(PerfArgs),
     /// The other process of `perf`, which starts it itself
     #[command(hide = true)]
     PerfPeer(PeerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Process number, or name of a fabric [default: all of this user]
+    #[arg(value_name = "PID|NAME")]
+    pub(crate) fabric: Option<String>,
+
+    /// Print one JSON object a line instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// End after so many refreshes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    /// Seconds between two refreshes, from 0.01 to 3600
+    #[arg(long, value_name = "S", default_value = "1", value_parser = interval)]
+    pub(crate) interval: Duration,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|s| (0.01..=3600.0).contains(s));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "accepted are seconds from 0.01 to 3600".to_owned())
 }
 
 #[derive(Debug, Args)]

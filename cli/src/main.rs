@@ -1,5 +1,6 @@
-//! The `gridnet` command: `info` says what this host offers, `config` how gridnet is configured, `perf` how fast
-//! two processes talk to each other here, measured through the C interface that programs use.
+//! The `gridnet` command: `info` says what this host offers, `config` how gridnet is configured, `explain` and
+//! `top` what running programs do with it, `perf` how fast two processes talk to each other here, measured through the
+//! C interface that programs use.
 
 // The calls of the C interface are the one exception, in `cabi`.
 #![deny(unsafe_code)]
@@ -9,10 +10,12 @@ mod cabi;
 mod canary;
 mod config_cmd;
 mod cores;
+mod explain;
 mod failure;
 mod info;
 mod perf;
 mod text;
+mod top;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -22,6 +25,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Info { json } => info::run(json),
         Command::Config { json } => config_cmd::run(json),
+        Command::Explain { fabric, json } => explain::run(fabric.as_deref(), json),
+        Command::Top(args) => top::run(&args),
         Command::Perf(args) => perf::run(&args),
         Command::PerfPeer(args) => perf::serve(&args),
     };

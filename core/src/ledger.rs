@@ -115,6 +115,33 @@ pub struct PeerCounts {
     pub gauges: PeerGauges,
 }
 
+impl PeerCounts {
+    /// Forgets all.
+    pub fn clear(&self) {
+        let (cells, gauges) = (&self.cells, &self.gauges);
+        let happened = [
+            &cells.messages_sent,
+            &cells.messages_received,
+            &cells.bytes_sent,
+            &cells.bytes_received,
+            &cells.sends_eager,
+            &cells.sends_rendezvous,
+            &cells.unexpected_total,
+            &cells.backpressure_stops,
+        ];
+        let waiting = [
+            &gauges.pending,
+            &gauges.bulk,
+            &gauges.unexpected,
+            &gauges.unexpected_bytes,
+            &gauges.failures,
+            &gauges.stopped,
+            &gauges.stopping,
+        ];
+        happened.into_iter().chain(waiting).for_each(|counter| counter.set(0));
+    }
+}
+
 /// What is counted of the engine besides its peers.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]

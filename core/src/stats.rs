@@ -22,16 +22,17 @@ pub struct PeerCounters {
 }
 
 impl PeerCounters {
-    /// Adds another peer's.
+    /// Adds another peer's; stays at the largest number, as what is read of a page may be any.
     pub fn add(&mut self, other: &PeerCounters) {
-        self.messages_sent += other.messages_sent;
-        self.messages_received += other.messages_received;
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received = self.bytes_received.saturating_add(other.bytes_received);
-        self.sends_eager += other.sends_eager;
-        self.sends_rendezvous += other.sends_rendezvous;
-        self.unexpected_total += other.unexpected_total;
-        self.backpressure_stops += other.backpressure_stops;
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.messages_sent, other.messages_sent);
+        add(&mut self.messages_received, other.messages_received);
+        add(&mut self.bytes_sent, other.bytes_sent);
+        add(&mut self.bytes_received, other.bytes_received);
+        add(&mut self.sends_eager, other.sends_eager);
+        add(&mut self.sends_rendezvous, other.sends_rendezvous);
+        add(&mut self.unexpected_total, other.unexpected_total);
+        add(&mut self.backpressure_stops, other.backpressure_stops);
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gridnet_core::completion::Completion;
 use gridnet_core::endpoint::{CqId, Engine, Limits, PeerState};
 use gridnet_core::error::Error;
-use gridnet_core::rail::{Armed, PeerId, Refusal};
+use gridnet_core::ledger::{Ledger, Unread};
+use gridnet_core::rail::{Armed, PeerId, Rail, Refusal};
 use gridnet_core::time::Time;
 use gridnet_core::wire::Address;
 use gridnet_shm::RunDir;
@@ -19,7 +21,9 @@ use nix::sys::time::TimeSpec;
 use crate::config::{Config, WaitMode};
 use crate::identity;
 use crate::logging;
+use crate::page::{Identity, Page, PageLedger};
 use crate::rails::{open_rails, AnyRail};
+use crate::verdict::Verdict;
 
 /// Tells the loans of the fabrics of a process apart; 0 is given to none of the first.
 static NEXT_MARK: AtomicU32 = AtomicU32::new(1);
@@ -78,6 +82,8 @@ pub struct Fabric {
     pub(crate) counters: WaitCounters,
     pub(crate) policy: WaitPolicy,
     descriptors: Vec<CqDescriptor>,
+    /// What others see of this fabric.
+    page: Option<Arc<Page>>,
     /// Maintenance used up a wake-up that sleepers may have been meant by.
     pub(crate) bell_taken: bool,
     /// Senders will ring, and nobody has used up the ring.
@@ -115,8 +121,10 @@ impl Fabric {
         };
         let policy =
             WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
+        let page = open_page(&Identity { local: &local, name, config: &config }, run_dir.as_ref());
+        let ledger = ledger_of(page.as_ref(), &rails, &config);
         tracing::info!(node = %local.node, name, "fabric open");
-        let mut engine = Engine::new(local, rails, limits);
+        let mut engine = Engine::with_ledger(local, rails, limits, ledger);
         engine.mark_loans(NEXT_MARK.fetch_add(1, Ordering::Relaxed));
         Ok(Fabric {
             engine,
@@ -127,6 +135,7 @@ impl Fabric {
             counters: WaitCounters::default(),
             policy,
             descriptors: Vec::new(),
+            page,
             bell_taken: false,
             is_armed: false,
         })
@@ -140,6 +149,19 @@ impl Fabric {
     /// The directory where names are, if the fabric has one.
     pub fn run_dir(&self) -> Option<&RunDir> {
         self.run_dir.as_ref()
+    }
+
+    /// What others see of this fabric, unless it is switched off or cannot be had.
+    pub(crate) fn page(&self) -> Option<&Arc<Page>> {
+        self.page.as_ref()
+    }
+
+    /// Shows how polling goes.
+    fn show_pulse(&self) {
+        if let Some(page) = &self.page {
+            let wakeups = self.engine.rails().iter().map(AnyRail::wakeups_sent).sum();
+            page.show_pulse(&self.counters, wakeups);
+        }
     }
 
     /// How polling and sleeping went so far.
@@ -177,6 +199,7 @@ impl Fabric {
             self.bell_taken = true;
             self.is_armed = false;
         }
+        self.show_pulse();
         happened
     }
 
@@ -397,21 +420,36 @@ impl Fabric {
             PeerState::Gone(why) => format!("state gone: {}\n", why.reason),
         };
         let chosen = self.engine.rail_name(peer).unwrap_or("none");
-        for candidate in candidates {
-            text += &match &candidate.verdict {
-                Ok(()) => format!(
-                    "rail {} in use: first in the order of preference that leads there\n",
-                    candidate.rail
-                ),
-                Err(why) if candidate.rail == "accepted" => format!("rail {chosen} in use: {why}\n"),
-                Err(why) => format!("rail {} not used: {why}\n", candidate.rail),
-            };
-        }
-        for excluded in crate::config::KNOWN_RAILS.iter().filter(|rail| !self.config.rails.allows(rail)) {
-            text += &format!("rail {excluded} not used: excluded by GRIDNET_RAILS\n");
+        for verdict in Verdict::all(candidates, chosen, &self.config.rails) {
+            let used = if verdict.in_use { "in use" } else { "not used" };
+            text += &format!("rail {} {used}: {}\n", verdict.rail, verdict.reason);
         }
         Ok(text)
     }
+}
+
+/// The page of a new fabric. A fabric does without one where the system gives none.
+fn open_page(who: &Identity<'_>, run_dir: Option<&RunDir>) -> Option<Arc<Page>> {
+    if !who.config.page {
+        return None;
+    }
+    let dir = run_dir.cloned().map_or_else(
+        || RunDir::open(&who.config.run_dir.clone().unwrap_or_else(RunDir::default_base), who.local.host),
+        Ok,
+    );
+    match dir.and_then(|dir| Page::create(dir.path(), who)) {
+        Ok(page) => Some(page),
+        Err(refusal) => {
+            tracing::info!(reason = %refusal.reason, "the fabric has no page");
+            None
+        }
+    }
+}
+
+fn ledger_of(page: Option<&Arc<Page>>, rails: &[AnyRail], config: &Config) -> Box<dyn Ledger> {
+    let Some(page) = page else { return Box::new(Unread) };
+    let figures = rails.iter().map(|rail| (rail.name(), *rail.capabilities())).collect();
+    Box::new(PageLedger::new(page.clone(), figures, config.rails.clone()))
 }
 
 /// Sleeps until one of some descriptors is readable, a signal comes, or `span` is over.

@@ -11,6 +11,8 @@
 //! | `rails.rs` | the rails as one type |
 //! | `fabric.rs` | an engine with a clock and descriptors |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
+//! | `page/` | what `gridnet explain` and `gridnet top` see |
+//! | `verdict.rs` | why a rail is used, or not |
 //! | `fork.rs` | noticing a fork |
 //! | `logging.rs` | where log lines go |
 
@@ -19,11 +21,14 @@ mod fabric;
 mod fork;
 mod identity;
 mod logging;
+pub mod page;
 mod rails;
 mod shared;
+mod verdict;
 
 pub use fabric::{Fabric, WaitCounters};
 pub use gridnet_core as core;
 pub use gridnet_shm::is_valid_name;
 pub use rails::AnyRail;
 pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};
+pub use verdict::Verdict;

@@ -27,6 +27,7 @@ use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 use crate::config::{Config, ProgressMode, WaitMode};
 use crate::fabric::{sleep_on, Fabric, ARMING_TRIES, POLLS_PER_CLOCK};
 use crate::fork::{ForkMark, HOME};
+use crate::page::{Call, Page, Waiting};
 
 /// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
 const YIELDS: u32 = 10;
@@ -65,6 +66,8 @@ pub struct Shared {
     mark: ForkMark,
     /// There can be two threads inside calls.
     locked: bool,
+    /// What others see of the fabric.
+    page: Option<Arc<Page>>,
     lock: Mutex<()>,
     inner: UnsafeCell<Inner>,
 }
@@ -114,6 +117,7 @@ impl Shared {
             home: std::thread::current().id(),
             mark: ForkMark::new()?,
             locked,
+            page: fabric.page().cloned(),
             lock: Mutex::new(()),
             inner: UnsafeCell::new(Inner { fabric, sleepers: Vec::new(), progress: None }),
         });
@@ -205,6 +209,7 @@ impl Shared {
             return Ok(guard.take(cq, out));
         }
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
+        let waiting = Waiting::begin(self.page.as_ref(), Call::Completion, timeout);
         loop {
             guard = self.spin(guard, cq, end)?;
             let taken = guard.take(cq, &mut out);
@@ -215,7 +220,9 @@ impl Shared {
                 return Err(Error::Timeout);
             }
             if guard.policy.mode != WaitMode::Spin {
+                waiting.set_asleep(true);
                 guard = self.sleep(guard, Some(cq), end, None)?;
+                waiting.set_asleep(false);
             }
         }
     }
@@ -272,6 +279,8 @@ impl Shared {
             return Ok(address);
         }
         let watch = watch_names(&dir)?;
+        let waiting = Waiting::begin(self.page.as_ref(), Call::Lookup, timeout);
+        waiting.set_asleep(true);
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
         loop {
             if let Some(address) = dir.lookup(name)? {
@@ -354,6 +363,7 @@ impl Shared {
     }
 
     fn run_progress(&self, stop: &EventFd) {
+        let waiting = Waiting::begin(self.page.as_ref(), Call::Progress, None);
         loop {
             let Ok(mut guard) = self.enter() else { return };
             if (0..ROUNDS_AT_A_TIME).all(|_| guard.poll_round() > 0) {
@@ -362,9 +372,11 @@ impl Shared {
                 std::thread::yield_now();
                 continue;
             }
+            waiting.set_asleep(true);
             let Ok(guard) = self.sleep(guard, None, None, Some(stop.as_fd())) else {
                 return;
             };
+            waiting.set_asleep(false);
             if stop.read().is_ok() {
                 return;
             }

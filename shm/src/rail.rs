@@ -584,8 +584,7 @@ impl Rail for ShmRail {
     }
 
     fn wakeups_sent(&self) -> u64 {
-        let live = self.links.iter().filter_map(|link| link.live.as_ref());
-        self.rung_by_ended + live.map(Live::rung).sum::<u64>()
+        self.rung_by_ended + self.live().map(Live::rung).sum::<u64>()
     }
 
     fn process(&self, link: LinkId) -> Option<u32> {

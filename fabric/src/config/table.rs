@@ -123,6 +123,9 @@ variables! {
     cq_capacity: usize = "GRIDNET_CQ_CAPACITY" "65536" ["entries"] Count(1..=GIB),
         "Entries of a completion queue that was created without saying how many.";
 
+    page: bool = "GRIDNET_PAGE" "on" [""] Choice(&[("on", true), ("off", false)]),
+        "Whether the fabric keeps a page that gridnet explain and gridnet top read.";
+
     run_dir: Option<PathBuf> = "GRIDNET_RUN_DIR" "" [""] Directory,
         "Directory of the sockets by which processes of this host meet; empty is $XDG_RUNTIME_DIR/gridnet, else /tmp/gridnet-UID.";
     host_id: Option<String> = "GRIDNET_HOST_ID" "" [""] Name,

@@ -1,0 +1,101 @@
+//! Pages for programs. Names of keys stay; keys may be added.
+
+use super::Names;
+use gridnet::core::stats::PeerCounters;
+use gridnet::page::{Activity, PageView, PeerView, WaitView, Who};
+use serde_json::{json, Map, Value};
+
+pub(super) fn of_view(view: &PageView, names: &Names) -> Value {
+    let mut all = of_who(&view.who);
+    all["activity"] = of_activity(&view.activity);
+    all["waits"] = of_waits(&view.waits);
+    all["peers"] = view.peers.iter().map(|peer| of_peer(peer, names)).collect();
+    all["more_peers"] = view.more_peers.into();
+    all
+}
+
+pub(crate) fn of_who(who: &Who) -> Value {
+    let setting = |s: &gridnet::page::Setting| json!({ "name": s.name, "value": s.value, "default": s.default, "origin": s.origin });
+    json!({
+        "pid": who.pid,
+        "uid": who.uid,
+        "name": who.name,
+        "program": who.program,
+        "version": who.version,
+        "node": who.node,
+        "incarnation": who.incarnation,
+        "wait_mode": who.wait_mode,
+        "config": who.config.iter().map(setting).collect::<Value>(),
+    })
+}
+
+pub(crate) fn of_activity(activity: &Activity) -> Value {
+    json!({
+        "counters": of_counters(&activity.peers),
+        "receives_posted": activity.posted,
+        "receives_incoming": activity.incoming,
+        "sends_pending": activity.sends,
+        "unexpected": activity.unexpected,
+        "unexpected_bytes": activity.unexpected_bytes,
+        "failures": activity.failures,
+        "peers_total": activity.peers_total,
+        "peers_gone": activity.peers_gone,
+        "polls": activity.polls,
+        "empty_polls": activity.empty_polls,
+        "sleeps": activity.sleeps,
+        "wakeups_sent": activity.wakeups_sent,
+        "looked_ago_ns": activity.looked_ago_ns,
+    })
+}
+
+pub(crate) fn of_waits(waits: &[WaitView]) -> Value {
+    let wait = |w: &WaitView| {
+        json!({
+            "thread": w.thread,
+            "call": w.call,
+            "for_ns": w.for_ns,
+            "timeout_ns": w.timeout_ns,
+            "asleep": w.asleep,
+        })
+    };
+    waits.iter().map(wait).collect()
+}
+
+pub(crate) fn of_peer(peer: &PeerView, names: &Names) -> Value {
+    let figures: Map<String, Value> = peer.figures.iter().map(|(k, v)| (k.clone(), (*v).into())).collect();
+    let verdict = |v: &gridnet::Verdict| json!({ "rail": v.rail, "in_use": v.in_use, "reason": v.reason });
+    json!({
+        "peer": peer.peer,
+        "node": peer.node,
+        "incarnation": peer.incarnation,
+        "pid": peer.pid,
+        "name": names.of(&peer.node),
+        "state": peer.state,
+        "error": peer.error.as_ref().map(|(code, reason)| json!({ "status": code, "reason": reason })),
+        "rail": peer.rail,
+        "figures": figures,
+        "rails": peer.verdicts.iter().map(verdict).collect::<Value>(),
+        "counters": of_counters(&peer.counters),
+        "pending": peer.pending,
+        "bulk": peer.bulk,
+        "unexpected": peer.unexpected,
+        "unexpected_bytes": peer.unexpected_bytes,
+        "failures": peer.failures,
+        "stopped": peer.stopped,
+        "stopping": peer.stopping,
+        "torn": peer.torn,
+    })
+}
+
+fn of_counters(c: &PeerCounters) -> Value {
+    json!({
+        "messages_sent": c.messages_sent,
+        "messages_received": c.messages_received,
+        "bytes_sent": c.bytes_sent,
+        "bytes_received": c.bytes_received,
+        "sends_eager": c.sends_eager,
+        "sends_rendezvous": c.sends_rendezvous,
+        "unexpected_total": c.unexpected_total,
+        "backpressure_stops": c.backpressure_stops,
+    })
+}
