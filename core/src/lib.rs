@@ -8,6 +8,7 @@ pub mod loan;
 pub mod loopback;
 pub mod matching;
 pub mod mem;
+mod probes;
 pub mod rail;
 pub mod ring;
 pub mod stats;

@@ -313,10 +313,12 @@ impl Shared {
         let until_end = end.map(|end| end.saturating_duration_since(Instant::now()));
         let span = [until_end, guard.timer(), Some(LONGEST_SLEEP)].into_iter().flatten().min();
         guard.counters.sleeps += 1;
+        probe::probe!(gridnet, sleep, span.map_or(0, |span| span.as_nanos()));
         if self.locked {
             return self.sleep_outside(guard, cq, span, extra);
         }
         guard.sleep_on_rails(span, extra);
+        probe::probe!(gridnet, wake);
         guard.disarm();
         guard.maintain();
         Ok(guard)
@@ -338,6 +340,7 @@ impl Shared {
         drop(guard);
         let files = handles.iter().map(|h| h.as_fd()).chain([bell.as_fd()]).chain(extra);
         sleep_on(files, span);
+        probe::probe!(gridnet, wake);
         let mut guard = self.enter()?;
         guard.inner().sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bell, &bell));
         guard.maintain();

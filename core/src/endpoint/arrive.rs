@@ -8,6 +8,7 @@ use super::state::{complete, State};
 use crate::error::Error;
 use crate::matching::Key;
 use crate::mem::{Gather, Iov, PeerBytes};
+use crate::probes;
 use crate::rail::{PeerId, RemoteSource};
 use crate::wire::{Incoming as IncomingFrame, Kind, Message};
 
@@ -42,6 +43,7 @@ impl State {
         };
         if let Some(receive) = self.posted.receive(&found) {
             let op = OpId::Receive(found.key());
+            probes::message_matched(peer, tag, payload.len() as u64);
             if let IovList::Lend(_) = receive.iov {
                 return self.take_eager_lent((peer, tag, immediate), payload);
             }
@@ -140,8 +142,10 @@ impl State {
             let bytes = &p.counts.cells.bytes_received;
             bytes.set(bytes.value().saturating_add(len));
         }
+        probes::message_announced(peer, tag, len);
         match self.posted.take(peer, tag) {
             Some((key, receive)) => {
+                probes::message_matched(peer, tag, len);
                 let incoming = Incoming {
                     receive,
                     op: 0,

@@ -136,6 +136,7 @@ impl<R: Rail> Engine<R> {
         p.pending.pop_front();
         if !whole {
             p.counts.cells.sends_rendezvous.add(1);
+            crate::probes::rendezvous_started(peer, key.to_bits());
             return Step::Moved(0);
         }
         p.counts.cells.sends_eager.add(1);

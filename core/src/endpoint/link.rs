@@ -145,6 +145,7 @@ impl Sink for RailSink<'_> {
                 p.refresh_direct();
                 self.state.schedule(peer);
                 self.state.fresh.push(peer);
+                crate::probes::link_up(peer);
             }
         }
     }
@@ -174,6 +175,7 @@ impl State {
         if p.error().is_some() {
             return;
         }
+        crate::probes::link_down(peer, reason.error);
         p.state = PeerState::Gone(reason.clone());
         p.direct = false;
         p.urgent.clear();

@@ -323,6 +323,7 @@ impl State {
             return;
         };
         p.counts.cells.unexpected_total.add(1);
+        crate::probes::message_unexpected(peer, tag, early.len);
         p.early_messages += 1;
         p.early_bytes += cost;
         self.unexpected_bytes += cost;

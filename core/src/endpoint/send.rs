@@ -7,6 +7,7 @@ use super::Engine;
 use crate::completion::{Completion, OpKind, HAS_IMMEDIATE};
 use crate::error::Error;
 use crate::mem::{Gather, Iov, MEMORY_HOST};
+use crate::probes;
 use crate::rail::{PeerId, Posted, Rail};
 use crate::wire::Message;
 
@@ -63,6 +64,7 @@ impl<R: Rail> Engine<R> {
         p.counts.cells.messages_sent.add(1);
         p.counts.cells.sends_eager.add(1);
         p.counts.cells.bytes_sent.add(message.len() as u64);
+        probes::send_posted(peer, tag, message.len() as u64);
         true
     }
 
@@ -107,6 +109,7 @@ impl<R: Rail> Engine<R> {
         let p = &mut self.state.peers[peer.index()];
         p.counts.cells.messages_sent.add(1);
         p.counts.cells.bytes_sent.add(len);
+        probes::send_queued(peer, args.tag, len);
         p.pending.push_back(key);
         p.publish();
         let alone = p.direct;
@@ -145,6 +148,7 @@ impl<R: Rail> Engine<R> {
         cells.messages_sent.add(1);
         cells.sends_eager.add(1);
         cells.bytes_sent.add(len);
+        probes::send_posted(peer, args.tag, len);
         if !args.always_complete {
             return Sent::Done;
         }

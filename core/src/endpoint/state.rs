@@ -150,6 +150,9 @@ impl State {
             self.note_failure(op.peer, error);
         }
         self.complete(op.cq, send_completion(&op, super::op::OpId::Send(key).to_bits(), status));
+        if matches!(op.stage, super::op::Stage::Announced { .. }) {
+            crate::probes::rendezvous_ended(op.peer, key.to_bits(), status);
+        }
         if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
             self.concealed.push((op.peer, source));
         }
@@ -236,6 +239,7 @@ impl State {
 #[inline(always)]
 pub(super) fn complete(cqs: &mut Slab<CompletionQueue>, cq: CqId, completion: Completion) {
     let Some(queue) = cqs.get_mut(cq) else { return };
+    crate::probes::operation_completed(completion.context, completion.status, completion.length);
     queue.push(completion);
     if queue.is_finished() {
         cqs.remove(cq);
