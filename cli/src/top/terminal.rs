@@ -42,10 +42,11 @@ impl Terminal {
     /// Shows as much of `lines` as there is room for.
     pub(super) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
         let size = tcgetwinsize(io::stdout())?;
-        // Some pretend to have no size.
-        let (rows, columns) = (usize::from(size.ws_row.max(2)), usize::from(size.ws_col.max(20)));
+        // Some do not know their size.
+        let known = |size: u16, otherwise: usize| if size == 0 { otherwise } else { size.into() };
+        let (rows, columns) = (known(size.ws_row, 24), known(size.ws_col, 80));
         let mut frame = String::from("\x1b[H");
-        for line in lines.iter().take(rows - 1) {
+        for line in lines.iter().take(rows.saturating_sub(1)) {
             frame.extend(line.chars().take(columns));
             frame += "\x1b[K\r\n";
         }

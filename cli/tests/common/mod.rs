@@ -19,6 +19,7 @@ pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
+#[allow(dead_code, reason = "each test file uses its part")]
 /// Runs the command, which has to succeed without a word on standard error, and gives its output.
 pub(crate) fn succeed(args: &[&str]) -> String {
     let (code, out, err) = run(&mut gridnet(args));
