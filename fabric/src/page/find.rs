@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gridnet_shm::RunDir;
 use nix::unistd::geteuid;
@@ -152,7 +152,7 @@ pub fn of_name(base: Option<&Path>, name: &str) -> Result<Found, Missing> {
     wanted.ok_or_else(|| Missing::NoName(name.to_owned(), known))
 }
 
-fn look(path: &PathBuf) -> Result<Found, ReadError> {
+fn look(path: &Path) -> Result<Found, ReadError> {
     let file = place::open(path)?;
     let meta = file.metadata()?;
     let uid = geteuid().as_raw();

@@ -311,7 +311,7 @@ fn read_rows(file: &File, used: usize) -> Result<Vec<PeerView>, ReadError> {
         for (index, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.is_none()) {
             let [before, body, after] = [0, 1, 2].map(|which: usize| row_of(&images[which], index));
             let turn = std::mem::offset_of!(PeerRow, turn);
-            let whole = word(before, turn) == word(after, turn) && word(before, turn) % 2 == 0;
+            let whole = word(before, turn) == word(after, turn) && word(before, turn).is_multiple_of(2);
             if whole || attempt + 1 == TRIES {
                 *row = Some(peer_of(body, !whole));
             }

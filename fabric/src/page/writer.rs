@@ -184,7 +184,7 @@ impl PageLedger {
         if self.used >= self.bound {
             return None;
         }
-        if self.used % ROWS_AT_A_TIME == 0 {
+        if self.used.is_multiple_of(ROWS_AT_A_TIME) {
             let from = ROWS_OFFSET + self.used * size_of::<PeerRow>();
             let len = ROWS_AT_A_TIME.min(ROWS - self.used) * size_of::<PeerRow>();
             if let Err(e) = take_memory(&self.page.file, from, len) {
