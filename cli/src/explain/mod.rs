@@ -47,9 +47,7 @@ pub(crate) fn run_dir() -> Result<Option<PathBuf>, Failure> {
 /// The pages of a process or name, or all of this user.
 pub(crate) fn select(base: Option<&std::path::Path>, wanted: Option<&str>) -> Result<Vec<Found>, Failure> {
     let Some(wanted) = wanted else {
-        let (found, missing) = page::all(base);
-        missing.iter().for_each(|why| eprintln!("gridnet: {why}"));
-        return Ok(found);
+        return Ok(page::all(base).0);
     };
     let failed = |why: page::Missing| Failure::Run(why.to_string());
     match wanted.parse() {
@@ -61,6 +59,11 @@ pub(crate) fn select(base: Option<&std::path::Path>, wanted: Option<&str>) -> Re
         },
         Err(_) => Ok(vec![page::of_name(base, wanted).map_err(failed)?]),
     }
+}
+
+/// Says which pages cannot be read, and why.
+pub(crate) fn warn(base: Option<&std::path::Path>) {
+    page::all(base).1.iter().for_each(|why| eprintln!("gridnet: {why}"));
 }
 
 /// Names of fabrics by node: a page has the nodes of its peers only.
@@ -84,6 +87,7 @@ impl Names {
 }
 
 fn list(base: Option<&std::path::Path>, json: bool) -> Result<(), Failure> {
+    warn(base);
     let views: Vec<PageView> = select(base, None)?.iter().filter_map(|page| page.read().ok()).collect();
     let mut out = io::stdout().lock();
     if json {

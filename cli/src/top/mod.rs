@@ -17,6 +17,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
     let base = explain::run_dir()?;
     // A fabric that was asked for and is not there is an error; that there are none at all is not.
     explain::select(base.as_deref(), args.fabric.as_deref())?;
+    explain::warn(base.as_deref());
     if !args.json && io::stdout().is_terminal() && io::stdin().is_terminal() {
         return watch(args, base.as_deref());
     }

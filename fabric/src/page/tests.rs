@@ -218,8 +218,52 @@ fn what_the_dead_left_is_removed_and_what_lives_is_not() {
     assert!(!PageView::read_who(&living).unwrap().may_be_alive());
     place::clean(&scratch.0);
     assert_eq!(entries(), 1);
+    // One whose run directory has gone, which nothing leads to.
+    let (forgotten, file) = Place::create(&scratch.0, node(12)).unwrap();
+    forge(&file, pid, start, 1);
+    std::fs::rename(scratch.0.join(format!("{}.page", node(12))), scratch.0.join("elsewhere")).unwrap();
+    place::clean(&scratch.0);
+    // Where the run directory itself is in memory there is no second file that could be left.
+    assert!(!forgotten.file.exists());
+    std::fs::remove_file(scratch.0.join("elsewhere")).unwrap();
     drop(page);
     assert_eq!(entries(), 0);
+}
+
+#[test]
+fn a_text_that_changes_while_it_is_read_is_one_or_the_other() {
+    let scratch = Scratch::new("turns");
+    let page = scratch.page(13);
+    let mut ledger = ledger(&page);
+    let (row, _counts) = ledger.open().unwrap();
+    ledger.note(row, &note(1, &PeerState::Up, &[]));
+    let stop = Arc::new(gridnet_core::sync::AtomicU32::new(0));
+    let heard = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let gone = PeerState::Gone(Refusal::new(Error::PeerGone, "y".repeat(200)));
+        while heard.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+            ledger.note(row, &note(1, &PeerState::Up, &[]));
+            ledger.note(row, &note(2, &gone, &[]));
+        }
+    });
+    let file = scratch.file(13);
+    for _ in 0..3000 {
+        let view = PageView::read(&file).unwrap();
+        let peer = &view.peers[0];
+        if !peer.torn {
+            let expected = if peer.peer == 1 { ("up", None) } else { ("gone", Some("y".repeat(200))) };
+            assert_eq!((peer.state.as_str(), peer.error.clone().map(|e| e.1)), expected);
+        }
+    }
+    stop.store(1, std::sync::atomic::Ordering::Relaxed);
+    writer.join().unwrap();
+    assert!(!PageView::read(&file).unwrap().peers[0].torn);
+}
+
+#[test]
+fn the_reasons_name_what_is_accepted() {
+    let text = super::Missing::OtherUser(7, 99).to_string();
+    assert!(text.contains("process 7 belongs to user 99") && text.contains("root may look"), "{text}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Who waits in which call, and since when.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ impl Waiting {
     /// Shows that this thread waits.
     pub(crate) fn begin(page: Option<&Arc<Page>>, call: Call, timeout: Option<Duration>) -> Waiting {
         let Some(page) = page else { return Waiting { slot: None } };
-        let thread = gettid().as_raw() as u64;
+        let thread = this_thread(page.process());
         let free = page.live().waits.iter().position(|slot| claim(slot, thread));
         if let Some(slot) = free.map(|index| &page.live().waits[index]) {
             slot.call.set(call as u64);
@@ -78,6 +79,24 @@ impl Drop for Waiting {
 fn claim(slot: &WaitSlot, thread: u64) -> bool {
     // Acquire: the last owner's stores are over, see `Drop`.
     slot.thread.compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed).is_ok()
+}
+
+thread_local! {
+    /// Process and number of this thread, as last asked for.
+    static THREAD: Cell<(u32, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// The number of this thread, which runs in `process`. Asked for once, as that is a system call; the child of a fork is
+/// another process, and asks again.
+fn this_thread(process: u32) -> u64 {
+    THREAD.with(|known| match known.get() {
+        (home, thread) if home == process => thread,
+        _ => {
+            let thread = gettid().as_raw() as u64;
+            known.set((process, thread));
+            thread
+        }
+    })
 }
 
 /// CLOCK_MONOTONIC, which all processes of a host share.

@@ -91,6 +91,11 @@ impl Page {
         unsafe { &*self.map.as_ptr().add(LIVE_OFFSET).cast::<Live>() }
     }
 
+    /// The process that opened the fabric.
+    pub(crate) fn process(&self) -> u32 {
+        self.process
+    }
+
     /// The row of this index; memory for it was taken.
     fn row(&self, index: usize) -> &PeerRow {
         assert!(index < ROWS);
