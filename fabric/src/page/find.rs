@@ -36,7 +36,8 @@ impl Found {
 
     /// Whether its fabric is still open, as far as can be known. An exec keeps the process, but not the fabric.
     pub fn is_alive(&self) -> bool {
-        self.who.may_be_alive() && place::is_mapped_by(self.who.pid, &self.file) != Some(false)
+        self.who.is_foreign()
+            || self.who.may_be_alive() && place::is_mapped_by(self.who.pid, &self.file) != Some(false)
     }
 }
 
@@ -114,7 +115,8 @@ pub fn all(base: Option<&Path>) -> (Vec<Found>, Vec<Missing>) {
 pub fn of_process(base: Option<&Path>, pid: u32) -> Result<Vec<Found>, Missing> {
     let process = std::fs::metadata(format!("/proc/{pid}")).map_err(|_| Missing::NoProcess(pid))?;
     let (found, _) = all(base);
-    let mut own: Vec<Found> = found.into_iter().filter(|page| page.who.pid == pid).collect();
+    let mut own: Vec<Found> =
+        found.into_iter().filter(|page| page.who.pid == pid && !page.who.is_foreign()).collect();
     // Mapped files of processes are shown to their user and to root.
     let mapped = match place::mapped_pages(pid) {
         Ok(mapped) => mapped,
@@ -126,7 +128,10 @@ pub fn of_process(base: Option<&Path>, pid: u32) -> Result<Vec<Found>, Missing> 
     let mut last = None;
     for path in mapped {
         match look(&path) {
-            Ok(page) if page.who.pid == pid && own.iter().all(|p| p.who.node != page.who.node) => {
+            Ok(page)
+                if (page.who.pid == pid || page.who.is_foreign())
+                    && own.iter().all(|p| p.who.node != page.who.node) =>
+            {
                 own.push(page);
             }
             Ok(_) | Err(ReadError::NotAPage(_)) => {}

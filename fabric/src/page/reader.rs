@@ -264,9 +264,14 @@ impl PageView {
 }
 
 impl Who {
+    /// True when its process number means nothing here: it is one of another namespace.
+    pub fn is_foreign(&self) -> bool {
+        self.namespace != place::pid_namespace()
+    }
+
     /// False when the process has certainly ended. A process in another namespace cannot be judged.
     pub fn may_be_alive(&self) -> bool {
-        self.namespace != place::pid_namespace() || place::start_of(self.pid) == Some(self.start)
+        self.is_foreign() || place::start_of(self.pid) == Some(self.start)
     }
 }
 

@@ -261,6 +261,21 @@ fn a_text_that_changes_while_it_is_read_is_one_or_the_other() {
 }
 
 #[test]
+fn a_process_of_another_namespace_is_listed_and_left_alone() {
+    let scratch = Scratch::new("foreign");
+    let host = scratch.0.join("0000000000000001");
+    std::fs::create_dir(&host).unwrap();
+    let (place, file) = Place::create(&host, node(14)).unwrap();
+    forge_in(&file, place::pid_namespace() + 1, std::process::id(), 1, 1);
+    place::clean(&host);
+    let listed = super::all(Some(&scratch.0)).0;
+    assert_eq!(listed.len(), 1);
+    // Its number is that of a process here, which has nothing to do with it.
+    assert!(super::of_process(Some(&scratch.0), std::process::id()).is_err());
+    place.remove();
+}
+
+#[test]
 fn the_reasons_name_what_is_accepted() {
     let text = super::Missing::OtherUser(7, 99).to_string();
     assert!(text.contains("process 7 belongs to user 99") && text.contains("root may look"), "{text}");
@@ -289,7 +304,11 @@ fn what_is_no_page_of_ours_is_refused_by_name() {
 
 /// Writes the head of a page.
 fn forge(file: &File, pid: u32, start: u64, version: u64) {
-    let text = format!("pid\t{pid}\nstart\t{start}\nnamespace\t{}\n", place::pid_namespace());
+    forge_in(file, place::pid_namespace(), pid, start, version);
+}
+
+fn forge_in(file: &File, namespace: u64, pid: u32, start: u64, version: u64) {
+    let text = format!("pid\t{pid}\nstart\t{start}\nnamespace\t{namespace}\n");
     let words = [super::layout::MAGIC, version, PAGE_BYTES as u64, text.len() as u64];
     let mut head: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     head.extend(text.as_bytes());
