@@ -110,6 +110,7 @@ impl<R: Rail> Engine<R> {
         }
         p.counts.cells.messages_sent.add(1);
         p.counts.cells.bytes_sent.add(len as u64);
+        crate::probes::send_posted(peer, tag, len as u64);
         true
     }
 
@@ -181,6 +182,7 @@ impl<R: Rail> Engine<R> {
         let p = &mut self.state.peers[peer.index()];
         p.counts.cells.messages_sent.add(1);
         p.counts.cells.bytes_sent.add(len as u64);
+        crate::probes::send_queued(peer, args.tag, len as u64);
         p.pending.push_back(key);
         p.publish();
         let alone = p.direct;
@@ -396,6 +398,7 @@ impl State {
         if let Some(receive) = self.posted.receive(&found) {
             let op = OpId::Receive(found.key());
             let what = (peer, tag, immediate);
+            crate::probes::message_matched(peer, tag, message.len() as u64);
             let done = if let IovList::Lend(slot) = receive.iov {
                 kept = true;
                 self.loans.borrow(Lender::Peer(peer, loan), slot, data, message.len());
