@@ -70,7 +70,7 @@ impl RunDir {
     pub fn register(&self, name: &str, address: &Address) -> Result<(), Refusal> {
         let file = self.name_file(name)?;
         let _lock = self.lock()?;
-        if self.lookup(name)?.is_some() {
+        if self.find(&file, |remove| remove()).is_some() {
             return Err(Refusal::new(
                 Error::NameInUse,
                 format!("another fabric of this host is named {name:?}"),
@@ -86,20 +86,28 @@ impl RunDir {
     /// [`Error::Invalid`] when no fabric can have the name.
     pub fn lookup(&self, name: &str) -> Result<Option<Address>, Refusal> {
         let file = self.name_file(name)?;
-        let Ok(target) = std::fs::read_link(&file) else {
-            return Ok(None);
-        };
-        let address = target.to_str().and_then(unhex).and_then(|bytes| Address::parse(&bytes).ok());
-        if let Some(address) = address {
-            if is_alive(&self.socket_of(address.node)) {
-                return Ok(Some(address));
+        // Names come and go under the lock only: what is removed is what was judged. Who does not get it leaves the name.
+        Ok(self.find(&file, |remove| {
+            if let Ok(_lock) = self.lock() {
+                remove();
             }
+        }))
+    }
+
+    /// The address in a name's file, if it is of a living fabric; else `removing` is told how to remove the file.
+    fn find(&self, file: &Path, removing: impl FnOnce(&dyn Fn())) -> Option<Address> {
+        let target = std::fs::read_link(file).ok()?;
+        let address = target.to_str().and_then(unhex).and_then(|bytes| Address::parse(&bytes).ok());
+        if let Some(address) = address.filter(|address| is_alive(&self.socket_of(address.node))) {
+            return Some(address);
         }
-        // Only if it is still what was judged: a newer one may have come.
-        if std::fs::read_link(&file).is_ok_and(|now| now == target) {
-            let _ = std::fs::remove_file(&file);
-        }
-        Ok(None)
+        removing(&|| {
+            // Only if it is still what was judged: a newer one may have come.
+            if std::fs::read_link(file).is_ok_and(|now| now == target) {
+                let _ = std::fs::remove_file(file);
+            }
+        });
+        None
     }
 
     /// Removes the files of a fabric that closes.
