@@ -567,6 +567,31 @@ typedef struct gridnet_probe_info {
  */
 #define GRIDNET_ERR_INTERNAL -26
 
+/**
+ * The key names no region of this peer, or one that was closed.
+ */
+#define GRIDNET_ERR_KEY -27
+
+/**
+ * The region does not allow this operation.
+ */
+#define GRIDNET_ERR_ACCESS -28
+
+/**
+ * The access goes beyond the end of the region.
+ */
+#define GRIDNET_ERR_BOUNDS -29
+
+/**
+ * The place is not a multiple of the width of the operation.
+ */
+#define GRIDNET_ERR_MISALIGNED -30
+
+/**
+ * The memory behind the region is not there any more, or cannot be accessed so.
+ */
+#define GRIDNET_ERR_FAULT -31
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus

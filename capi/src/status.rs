@@ -68,6 +68,16 @@ pub const GRIDNET_ERR_VERSION: gridnet_status = -24;
 pub const GRIDNET_ERR_SEGMENT: gridnet_status = -25;
 /// A defect of gridnet itself.
 pub const GRIDNET_ERR_INTERNAL: gridnet_status = -26;
+/// The key names no region of this peer, or one that was closed.
+pub const GRIDNET_ERR_KEY: gridnet_status = -27;
+/// The region does not allow this operation.
+pub const GRIDNET_ERR_ACCESS: gridnet_status = -28;
+/// The access goes beyond the end of the region.
+pub const GRIDNET_ERR_BOUNDS: gridnet_status = -29;
+/// The place is not a multiple of the width of the operation.
+pub const GRIDNET_ERR_MISALIGNED: gridnet_status = -30;
+/// The memory behind the region is not there any more, or cannot be accessed so.
+pub const GRIDNET_ERR_FAULT: gridnet_status = -31;
 
 /// Name and text of each status.
 macro_rules! names {
@@ -117,6 +127,11 @@ names!(
     GRIDNET_ERR_VERSION,
     GRIDNET_ERR_SEGMENT,
     GRIDNET_ERR_INTERNAL,
+    GRIDNET_ERR_KEY,
+    GRIDNET_ERR_ACCESS,
+    GRIDNET_ERR_BOUNDS,
+    GRIDNET_ERR_MISALIGNED,
+    GRIDNET_ERR_FAULT,
 );
 
 /// Version of the library: major * 65536 + minor * 256 + patch.

@@ -8,6 +8,14 @@ pub enum OpKind {
     Send = 1,
     /// A receive.
     Receive = 2,
+    /// A put.
+    Put = 8,
+    /// A get.
+    Get = 9,
+    /// An atomic operation.
+    Atomic = 10,
+    /// A flush.
+    Flush = 11,
 }
 
 /// [`Completion::immediate`] holds what the sender gave.

@@ -59,11 +59,21 @@ pub enum Error {
     Segment = -25,
     /// A defect of gridnet itself.
     Internal = -26,
+    /// The key names no region of this peer, or one that was closed.
+    Key = -27,
+    /// The region does not allow this operation.
+    Access = -28,
+    /// The access goes beyond the end of the region.
+    Bounds = -29,
+    /// The place is not a multiple of the width of the operation.
+    Misaligned = -30,
+    /// The memory behind the region is not there any more, or cannot be accessed so.
+    Fault = -31,
 }
 
 impl Error {
     /// Every error, in the order of its number.
-    pub const ALL: [Error; 26] = [
+    pub const ALL: [Error; 31] = [
         Error::Invalid,
         Error::Null,
         Error::Handle,
@@ -90,6 +100,11 @@ impl Error {
         Error::Version,
         Error::Segment,
         Error::Internal,
+        Error::Key,
+        Error::Access,
+        Error::Bounds,
+        Error::Misaligned,
+        Error::Fault,
     ];
 
     /// The number of the C ABI.
@@ -135,6 +150,11 @@ impl Error {
             Error::Version => "the peer speaks no protocol version that this library speaks",
             Error::Segment => "the peer's shared segment is corrupt, foreign, unsealed or too small",
             Error::Internal => "a defect of gridnet itself; please report it",
+            Error::Key => "the key names no region of this peer, or one that was closed",
+            Error::Access => "the region does not allow this operation",
+            Error::Bounds => "the access goes beyond the end of the region",
+            Error::Misaligned => "the place is not a multiple of the width of the operation",
+            Error::Fault => "the memory behind the region is not there any more, or cannot be accessed so",
         }
     }
 }
@@ -157,7 +177,7 @@ mod tests {
             assert_eq!(error.code(), -(i as i32) - 1);
             assert_eq!(Error::from_code(error.code()), Some(error));
         }
-        for stranger in [0, 1, -27, i32::MIN, i32::MAX] {
+        for stranger in [0, 1, -32, i32::MIN, i32::MAX] {
             assert_eq!(Error::from_code(stranger), None);
         }
     }

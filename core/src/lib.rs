@@ -10,6 +10,7 @@ pub mod matching;
 pub mod mem;
 mod probes;
 pub mod rail;
+pub mod region;
 pub mod ring;
 pub mod stats;
 pub mod sync;

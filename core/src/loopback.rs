@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::mem::{Gather, PeerBytes};
-use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use crate::rail::{Armed, Capabilities, LinkId, Offered, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use crate::region::{Access, RemoteKey, Watch, Window};
+use crate::ring::bell::Order;
+use crate::sync::{AtomicU64, Ordering};
 use crate::time::Time;
 use crate::wire::{Address, Frame, Header, Incoming, NodeId};
 
@@ -34,7 +37,24 @@ struct Shared {
     under_way: HashMap<(NodeId, NodeId), usize>,
     exposed: HashMap<u64, Exposed>,
     next_rkey: u64,
+    /// Regions that windows may be opened over, by owner and number.
+    regions: HashMap<(NodeId, u64), Shown>,
 }
+
+/// A region that windows may be opened over.
+#[derive(Debug)]
+struct Shown {
+    base: *mut u8,
+    len: u64,
+    access: Access,
+    /// Its number as long as it lives.
+    live: Arc<AtomicU64>,
+    /// What those announce who have a window.
+    announced: Vec<Arc<AtomicU64>>,
+}
+
+// SAFETY: the address is only used through windows, while the owner waits until nobody is inside before the memory goes.
+unsafe impl Send for Shown {}
 
 #[derive(Debug)]
 enum Parcel {
@@ -71,7 +91,8 @@ impl Hub {
         Hub { name: Some(name), ..self }
     }
 
-    /// The same hub, whose rails do not fetch: large messages go in segments.
+    /// The same hub, whose rails reach no memory of peers: large messages go in segments, and regions are reached by
+    /// messages.
     pub fn without_get(self) -> Hub {
         Hub { without_get: true, ..self }
     }
@@ -91,6 +112,8 @@ impl Hub {
         capabilities.max_segment = 65536;
         capabilities.max_iov = usize::MAX;
         capabilities.get = !self.without_get;
+        capabilities.put = !self.without_get;
+        capabilities.atomics = !self.without_get;
         capabilities.can_lose_connection = false;
         capabilities.latency_ns = u32::try_from(self.latency_ns).unwrap_or(u32::MAX);
         capabilities.bandwidth = 10_000_000_000;
@@ -323,6 +346,45 @@ impl Rail for LoopbackRail {
         Posted::Done
     }
 
+    fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
+        // Memory that may be gone is reached by messages, whose execution is guarded.
+        if !self.capabilities.put || region.may_fault {
+            return Ok(0);
+        }
+        let Offered { number, base, len, access, .. } = *region;
+        let live = Arc::new(AtomicU64::new(number));
+        let shown = Shown { base, len, access, live, announced: Vec::new() };
+        self.hub.lock().regions.insert((self.local.node, number), shown);
+        Ok(0)
+    }
+
+    fn withdraw(&mut self, number: u64, _record: u64) -> bool {
+        let mut shared = self.hub.lock();
+        let place = (self.local.node, number);
+        let Some(shown) = shared.regions.get(&place) else { return true };
+        shown.live.store(0, Ordering::Relaxed);
+        if shown.announced.iter().any(|word| Watch::is_inside(word, number)) {
+            return false;
+        }
+        shared.regions.remove(&place);
+        true
+    }
+
+    fn window(&mut self, link: LinkId, key: &RemoteKey) -> Option<Window> {
+        let node = self.links.get(link.0 as usize).filter(|link| link.up && !link.over)?.node;
+        let mut shared = self.hub.lock();
+        let shown = shared.regions.get_mut(&(node, key.number))?;
+        let announced = Arc::new(AtomicU64::new(0));
+        shown.announced.push(announced.clone());
+        let keep = Arc::new((shown.live.clone(), announced.clone()));
+        // SAFETY: `keep` holds both words, of which this watch alone uses the second. The region's memory stays until
+        // `withdraw` has found nobody inside, and the watch lets nobody in afterwards.
+        unsafe {
+            let watch = Watch::new(key.number, &*shown.live, &*announced, Order::Fence, keep.clone());
+            Some(Window::new(shown.base, shown.len, shown.access, watch, keep))
+        }
+    }
+
     fn arm(&mut self) -> Armed {
         let shared = self.hub.lock();
         let now = shared.now;
@@ -352,6 +414,13 @@ impl Drop for LoopbackRail {
             shared.queues.remove(&self.local.node);
             // The operations that exposed the memory end with the fabric, and with them the promise about it.
             shared.exposed.retain(|_, exposed| exposed.node != self.local.node);
+            shared.regions.retain(|(node, _), shown| {
+                let stays = *node != self.local.node;
+                if !stays {
+                    shown.live.store(0, Ordering::Relaxed);
+                }
+                stays
+            });
         }
         for link in self.links.iter().filter(|link| !link.over) {
             self.hub.send(self.local.node, link.node, Parcel::Goodbye);

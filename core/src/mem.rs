@@ -311,6 +311,14 @@ impl<'a> PeerBytes<'a> {
         len
     }
 
+    /// Where the bytes are, unless they are words of a slot. They may change at any time.
+    pub fn as_raw(&self) -> Option<*const u8> {
+        match self {
+            PeerBytes::Words(..) => None,
+            PeerBytes::Raw(raw) => Some(raw.base),
+        }
+    }
+
     /// Copies the bytes into a new vector.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.len());

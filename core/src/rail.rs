@@ -7,6 +7,7 @@
 use crate::error::Error;
 use crate::loan::LoanMemory;
 use crate::mem::{Gather, Iov, PeerBytes};
+use crate::region::{Access, RemoteKey, Window};
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
 
@@ -52,9 +53,9 @@ pub struct Capabilities {
     pub max_iov: usize,
     /// A receiver can fetch from the sender's memory by itself.
     pub get: bool,
-    /// A sender can write to the receiver's memory by itself.
+    /// Regions that a peer's rail has lent memory for can be read and written without the peer.
     pub put: bool,
-    /// Remote atomic operations.
+    /// Atomic operations on such regions are done without the peer.
     pub atomics: bool,
     /// It lends memory that peers read where it lies. Without it loans are copied as any message.
     pub loans: bool,
@@ -146,6 +147,32 @@ pub struct RemoteSource {
     pub address: u64,
 }
 
+/// Memory that a rail lends for a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lent {
+    /// Where it starts; aligned to 128 bytes at least, zeroed.
+    pub base: *mut u8,
+    /// Names it for [`Rail::free`].
+    pub token: u64,
+}
+
+/// A region of this fabric, as its rails are told of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered {
+    /// Number of the region in the fabric; with a generation, and never 0.
+    pub number: u64,
+    /// Where it starts.
+    pub base: *mut u8,
+    /// Its length in bytes.
+    pub len: u64,
+    /// What peers may do.
+    pub access: Access,
+    /// The token of the memory, when the rail that is told has lent it.
+    pub token: Option<u64>,
+    /// The memory is the program's, which can unmap it at any time.
+    pub may_fault: bool,
+}
+
 /// A backend: one rail of one fabric.
 pub trait Rail {
     /// The name by which configuration and people call it.
@@ -224,6 +251,70 @@ pub trait Rail {
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let _ = (link, from, to);
         Posted::Down
+    }
+
+    /// Lends memory for a region, so that peers reach it by themselves; `numa_node` is where it should lie, or
+    /// [`crate::mem::NUMA_UNKNOWN`]. `None` for rails that lend none.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], [`Error::NoMemory`]; [`Error::Invalid`] for a node that does not exist.
+    fn allocate(&mut self, len: usize, numa_node: u32) -> Option<Result<Lent, Refusal>> {
+        let _ = (len, numa_node);
+        None
+    }
+
+    /// Takes back what [`Self::allocate`] lent; no region is made of it any more.
+    fn free(&mut self, token: u64) {
+        let _ = token;
+    }
+
+    /// Makes a region known, so that peers may reach it by themselves: where its record is, for its key, or 0 when peers
+    /// cannot. The memory stays until [`Self::withdraw`] has said true, but registered memory may be gone before.
+    ///
+    /// # Errors
+    /// When there is no room for the record.
+    fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
+        let _ = region;
+        Ok(0)
+    }
+
+    /// Ends what [`Self::offer`] began: no access begins from now on. False while a peer is in the middle of one: to be asked
+    /// again.
+    fn withdraw(&mut self, number: u64, record: u64) -> bool {
+        let _ = (number, record);
+        true
+    }
+
+    /// Opens a window over a region of a live link's peer; `None` when it cannot be reached so, now or ever. The window is
+    /// used until [`Sink::down`], or [`Self::disconnect`].
+    fn window(&mut self, link: LinkId, key: &RemoteKey) -> Option<Window> {
+        let _ = (link, key);
+        None
+    }
+
+    /// Copies to a region that no window leads to; `None` when this rail does not reach it by itself. Rights and bounds were
+    /// checked against the key.
+    fn copy_to(
+        &mut self,
+        link: LinkId,
+        key: &RemoteKey,
+        offset: u64,
+        from: &Iov,
+    ) -> Option<Result<(), Error>> {
+        let _ = (link, key, offset, from);
+        None
+    }
+
+    /// Copies from a region, as [`Self::copy_to`].
+    fn copy_from(
+        &mut self,
+        link: LinkId,
+        key: &RemoteKey,
+        offset: u64,
+        to: &Iov,
+    ) -> Option<Result<(), Error>> {
+        let _ = (link, key, offset, to);
+        None
     }
 
     /// Allots `len` bytes, a size of [`crate::loan::class_of`], that peers can read where they lie. Only for rails whose

@@ -10,6 +10,10 @@ pub use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 
 pub use crossbeam_utils::CachePadded;
 
+/// Keeps the compiler from moving memory accesses across; the processor's part is done by whoever runs a process-wide
+/// barrier.
+pub use std::sync::atomic::compiler_fence;
+
 /// Asks for the cache line of `line` in exclusive state, so that a later store does not wait for it.
 ///
 /// A hint: it changes no value, may be given for any address, and costs one slot of the load queue.

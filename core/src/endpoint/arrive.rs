@@ -98,6 +98,20 @@ impl State {
             Message::Return { loan } => self.take_return(peer, loan),
             Message::Stop => self.set_stopped(peer, true),
             Message::Go => self.set_stopped(peer, false),
+            Message::Put { region, op, offset, last } => {
+                self.serve_put(peer, region, op, offset, last, &frame.payload);
+                Ok(())
+            }
+            Message::Get { region, op, offset, len } => {
+                self.serve_get(peer, region, op, offset, len);
+                Ok(())
+            }
+            Message::Atomic { region, op, offset, atomic } => {
+                self.serve_atomic(peer, region, op, offset, &atomic);
+                Ok(())
+            }
+            Message::Data { op, offset } => self.take_data(peer, op, offset, &frame.payload),
+            Message::Answer { op, status, value } => self.take_answer(peer, op, status, value),
         }
     }
 

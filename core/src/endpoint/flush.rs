@@ -58,7 +58,7 @@ impl<R: Rail> Engine<R> {
                 step = self.flush_message(peer);
             }
             if step == Step::Idle {
-                step = self.flush_segment(peer);
+                step = self.flush_bulk(peer);
             }
             match step {
                 Step::Moved(bytes) => {
@@ -155,6 +155,21 @@ impl<R: Rail> Engine<R> {
         Step::Moved(len)
     }
 
+    /// Large messages, operations on the peer's regions and answers to its own, in turn.
+    fn flush_bulk(&mut self, peer: PeerId) -> Step {
+        for _ in 0..3 {
+            let step = match self.state.peers[peer.index()].remote.next_turn() {
+                0 => self.flush_segment(peer),
+                1 => self.flush_remote(peer),
+                _ => self.flush_reply(peer),
+            };
+            if step != Step::Idle {
+                return step;
+            }
+        }
+        Step::Idle
+    }
+
     /// The next segment of the large message whose turn it is.
     fn flush_segment(&mut self, peer: PeerId) -> Step {
         let p = &mut self.state.peers[peer.index()];
@@ -246,6 +261,7 @@ impl State {
     /// The rail is finished with the memory of an eager message.
     pub(super) fn memory_returned(&mut self, peer: PeerId, token: u64) {
         let Some(key) = self.in_rail.remove(&(peer, token)) else {
+            self.remote.in_rail.remove(&(peer, token));
             return;
         };
         match self.sends.get_mut(key) {

@@ -181,6 +181,7 @@ impl State {
         p.urgent.clear();
         p.pending.clear();
         p.bulk.clear();
+        p.remote.clear();
         let node = p.node;
         if self.by_node.get(&node) == Some(&peer) {
             self.by_node.remove(&node);
@@ -207,6 +208,7 @@ impl State {
     }
 
     fn fail_operations(&mut self, peer: PeerId, error: Error) {
+        self.fail_remote(peer, error);
         let sends: Vec<_> = self.sends.iter().filter(|(_, op)| op.peer == peer).map(|(key, _)| key).collect();
         for key in sends {
             self.complete_send(key, Err(error));

@@ -18,6 +18,9 @@
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `link.rs` | peers coming and going |
+//! | `regions.rs` | own regions, and keys of peers' |
+//! | `onesided.rs` | operations on peers' regions |
+//! | `serve.rs` | what peers do to own regions by messages |
 //! | `loan.rs`, `loan_table.rs` | messages that are read where they were written; who has which loan |
 //! | `publish.rs` | what the ledger is told |
 
@@ -26,13 +29,17 @@ mod flush;
 mod link;
 mod loan;
 mod loan_table;
+mod onesided;
 mod op;
 mod peer;
 mod publish;
 mod receive;
+mod regions;
 mod send;
+mod serve;
 mod state;
 
+pub use onesided::RemoteArgs;
 pub use op::CqId;
 pub use peer::{Candidate, PeerState};
 pub use receive::{HeldMessage, Probe};
@@ -158,6 +165,7 @@ impl<R: Rail> Engine<R> {
     pub fn destroy_cq(&mut self, cq: CqId) {
         self.withdraw_receives(cq);
         self.cancel_sends_where(|op| op.cq == cq);
+        self.state.cancel_remote_where(|op| op.cq == cq);
         if let Some(queue) = self.state.cqs.get_mut(cq) {
             queue.close();
             if queue.is_finished() {

@@ -21,6 +21,8 @@ pub(super) enum OpId {
     Receive(Key),
     /// A receive that found its message announced: it was never posted.
     Incoming(Key),
+    /// An operation on a peer's region.
+    Remote(Key),
 }
 
 const RECEIVE_BIT: u64 = 1 << 31;
@@ -33,6 +35,7 @@ impl OpId {
             OpId::Send(key) => key.to_bits(),
             OpId::Receive(key) => key.to_bits() | RECEIVE_BIT,
             OpId::Incoming(key) => key.to_bits() | INCOMING_BIT,
+            OpId::Remote(key) => key.to_bits() | RECEIVE_BIT | INCOMING_BIT,
         }
     }
 
@@ -41,7 +44,8 @@ impl OpId {
         let key = Key::from_bits(bits & !(RECEIVE_BIT | INCOMING_BIT));
         match (bits & RECEIVE_BIT != 0, bits & INCOMING_BIT != 0) {
             (false, false) => OpId::Send(key),
-            (true, _) => OpId::Receive(key),
+            (true, false) => OpId::Receive(key),
+            (true, true) => OpId::Remote(key),
             (false, true) => OpId::Incoming(key),
         }
     }
@@ -222,7 +226,7 @@ mod tests {
     fn operation_numbers_tell_what_they_name() {
         let mut slab = crate::matching::Slab::default();
         let key = slab.insert(());
-        for op in [OpId::Send(key), OpId::Receive(key), OpId::Incoming(key)] {
+        for op in [OpId::Send(key), OpId::Receive(key), OpId::Incoming(key), OpId::Remote(key)] {
             assert_eq!(OpId::from_bits(op.to_bits()), op);
             assert_ne!(op.to_bits(), 0);
         }

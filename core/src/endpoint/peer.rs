@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::loan_table::NO_HOLD;
+use super::onesided::RemoteLine;
 use crate::error::Error;
 use crate::ledger::{Kept, PeerCounts, Row};
 use crate::matching::Key;
@@ -58,6 +59,8 @@ pub(super) struct Peer {
     pub(super) pending: VecDeque<Key>,
     /// Sends of which the peer has asked for pieces, in turn.
     pub(super) bulk: VecDeque<Key>,
+    /// Operations on its regions, and its own on ours.
+    pub(super) remote: RemoteLine,
     /// In the engine's list of peers with work.
     pub(super) scheduled: bool,
     /// Unexpected messages from it, and their bytes.
@@ -97,6 +100,7 @@ impl Peer {
             urgent: VecDeque::new(),
             pending: VecDeque::new(),
             bulk: VecDeque::new(),
+            remote: RemoteLine::default(),
             scheduled: false,
             early_messages: 0,
             early_bytes: 0,
@@ -128,6 +132,9 @@ impl Peer {
     /// True when there is something that could be sent now.
     pub(super) fn has_work(&self) -> bool {
         self.state == PeerState::Up
-            && (!self.urgent.is_empty() || !self.bulk.is_empty() || !self.stopped && !self.pending.is_empty())
+            && (!self.urgent.is_empty()
+                || !self.bulk.is_empty()
+                || self.remote.has_work()
+                || !self.stopped && !self.pending.is_empty())
     }
 }

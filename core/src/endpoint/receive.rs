@@ -182,6 +182,7 @@ impl<R: Rail> Engine<R> {
                 Ok(())
             }
             OpId::Incoming(_) => Err(Error::NotFound),
+            OpId::Remote(key) => self.state.cancel_remote(key),
         }
     }
 

@@ -170,6 +170,7 @@ impl<R: Rail> Engine<R> {
     /// Cancels the sends of one endpoint handle that have not completed.
     pub fn cancel_sends_of(&mut self, owner: u64) {
         self.cancel_sends_where(|op| op.owner == owner);
+        self.state.cancel_remote_where(|op| op.owner == owner);
     }
 
     /// Cancels the sends that `choose` picks.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::loan_table::Loans;
+use super::onesided::RemoteState;
 use super::op::{CqId, Early, Incoming, IovList, MoreMemory, RecvOp, SendOp};
 use super::peer::{Peer, PeerState};
 use super::receive::HeldMessage;
@@ -37,7 +38,7 @@ impl Default for Limits {
 }
 
 /// Control messages that may wait for one peer. Who lets more of them pile up asks on and on, and does not listen.
-const MAX_ANSWERS: usize = 1 << 20;
+pub(super) const MAX_ANSWERS: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -70,6 +71,8 @@ pub(super) struct State {
     pub(super) stopping: Vec<PeerId>,
     /// Peers that send on and on without listening, and are to be cut off.
     pub(super) flooding: Vec<PeerId>,
+    /// Regions, keys of peers' regions, and operations on them.
+    pub(super) remote: RemoteState,
     pub(super) ledger: Box<dyn Ledger>,
     pub(super) engine: Kept<EngineCells>,
     /// Peers whose link has come up, of which the ledger is to be told.
@@ -108,6 +111,7 @@ impl State {
             concealed: Vec::new(),
             stopping: Vec::new(),
             flooding: Vec::new(),
+            remote: RemoteState::default(),
             ledger,
             engine,
             fresh: Vec::new(),
@@ -126,7 +130,9 @@ impl State {
     /// Takes room for an operation in its queue.
     #[inline(always)]
     pub(super) fn admit(&mut self, cq: CqId) -> Result<(), Error> {
-        if self.sends.len() + self.posted.len() + self.incoming.len() >= self.limits.max_ops {
+        if self.sends.len() + self.posted.len() + self.incoming.len() + self.remote.ops.len()
+            >= self.limits.max_ops
+        {
             return Err(Error::Again);
         }
         let queue = self.cqs.get_mut(cq).ok_or(Error::Handle)?;
@@ -220,7 +226,8 @@ impl State {
         let mut counters = Counters {
             unexpected_now: self.unexpected.len() as u64,
             unexpected_bytes_now: self.unexpected_bytes as u64,
-            pending_now: (self.sends.len() + self.posted.len() + self.incoming.len()) as u64,
+            pending_now: (self.sends.len() + self.posted.len() + self.incoming.len() + self.remote.ops.len())
+                as u64,
             ..Counters::default()
         };
         for peer in &self.peers {

@@ -14,8 +14,11 @@ use super::random::Random;
 use super::raw::RawFrame;
 use crate::error::Error;
 use crate::loan::LoanMemory;
-use crate::mem::{Gather, PeerBytes};
-use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use crate::mem::{Gather, Iov, PeerBytes};
+use crate::rail::{
+    Armed, Capabilities, Lent, LinkId, Offered, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
+};
+use crate::region::{RemoteKey, Window};
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
 
@@ -245,6 +248,46 @@ impl<R: Rail> Rail for Faulty<R> {
 
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         self.inner.get(link, from, to)
+    }
+
+    fn allocate(&mut self, len: usize, numa_node: u32) -> Option<Result<Lent, Refusal>> {
+        self.inner.allocate(len, numa_node)
+    }
+
+    fn free(&mut self, token: u64) {
+        self.inner.free(token);
+    }
+
+    fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
+        self.inner.offer(region)
+    }
+
+    fn withdraw(&mut self, number: u64, record: u64) -> bool {
+        self.inner.withdraw(number, record)
+    }
+
+    fn window(&mut self, link: LinkId, key: &RemoteKey) -> Option<Window> {
+        self.inner.window(link, key)
+    }
+
+    fn copy_to(
+        &mut self,
+        link: LinkId,
+        key: &RemoteKey,
+        offset: u64,
+        from: &Iov,
+    ) -> Option<Result<(), Error>> {
+        self.inner.copy_to(link, key, offset, from)
+    }
+
+    fn copy_from(
+        &mut self,
+        link: LinkId,
+        key: &RemoteKey,
+        offset: u64,
+        to: &Iov,
+    ) -> Option<Result<(), Error>> {
+        self.inner.copy_from(link, key, offset, to)
     }
 
     fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `random.rs` | numbers from a seed |
 //! | `node.rs` | an engine that owns its buffers |
+//! | `remote.rs` | its operations on regions |
 //! | `pair.rs` | two nodes over two rails, driven step by step |
 //! | `loopback.rs` | the fixture of the loopback rail, in virtual time |
 //! | `fault.rs` | a rail that drops, doubles, delays, reorders, disconnects |
@@ -22,4 +23,5 @@ pub mod node;
 pub mod pair;
 pub mod random;
 pub mod raw;
+pub mod remote;
 pub mod trace;

@@ -13,7 +13,7 @@ use crate::time::Time;
 use crate::wire::{Address, NodeId};
 
 /// Bytes behind each buffer that nobody may touch,
-const GUARD: usize = 32;
+pub(super) const GUARD: usize = 32;
 /// and what they hold.
 const GUARD_BYTE: u8 = 0xa5;
 /// What the memory of a send holds once it is free: a rail that reads it late sends this.
@@ -66,8 +66,8 @@ pub struct Node<R> {
     pub(super) cq: CqId,
     address: Address,
     pub(super) operations: BTreeMap<Ticket, Operation>,
-    outcomes: BTreeMap<Ticket, Outcome>,
-    order: Vec<Ticket>,
+    pub(super) outcomes: BTreeMap<Ticket, Outcome>,
+    pub(super) order: Vec<Ticket>,
     pub(super) next: u64,
 }
 
@@ -338,18 +338,18 @@ pub fn anything() -> Pattern {
     Pattern { source: Source::Any, tag: 0, ignore: u64::MAX }
 }
 
-fn guarded(content: &[u8]) -> Box<[u8]> {
+pub(super) fn guarded(content: &[u8]) -> Box<[u8]> {
     let mut bytes = Vec::with_capacity(content.len() + GUARD);
     bytes.extend_from_slice(content);
     bytes.resize(content.len() + GUARD, GUARD_BYTE);
     bytes.into_boxed_slice()
 }
 
-fn scribble(buffers: &mut [Box<[u8]>]) {
+pub(super) fn scribble(buffers: &mut [Box<[u8]>]) {
     buffers.iter_mut().for_each(|buffer| buffer.fill(FREED_BYTE));
 }
 
-fn iov_of(buffers: &mut [Box<[u8]>]) -> Vec<Iov> {
+pub(super) fn iov_of(buffers: &mut [Box<[u8]>]) -> Vec<Iov> {
     let piece = |buffer: &mut Box<[u8]>| {
         let len = buffer.len() - GUARD;
         // SAFETY: the node keeps the box, whose bytes do not move with it, until the operation completes or the

@@ -28,6 +28,8 @@ pub const FLAG_IMMEDIATE: u8 = 1;
 pub const FLAG_SYNC: u8 = 2;
 /// The receiver may fetch the payload itself from the memory that two extension words name.
 pub const FLAG_SOURCE: u8 = 4;
+/// The last part of a put: the owner answers.
+pub const FLAG_LAST: u8 = 8;
 
 /// Kinds of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +53,16 @@ pub enum Kind {
     Go = 8,
     /// The sender gives a message up that the receiver waits for. Word: the receiver's operation.
     Abort = 9,
+    /// Part of a put. Word: the region.
+    Put = 16,
+    /// Asks for bytes of a region. Word: the region.
+    Get = 17,
+    /// Part of what was asked for. Word: the initiator's operation.
+    Data = 18,
+    /// An atomic operation. Word: the region.
+    Atomic = 19,
+    /// The owner of a region has done what it was asked for, or says why not. Word: the initiator's operation.
+    Answer = 20,
     /// A message that the receiver reads where it lies, in memory that the sender lends. Word: tag.
     Loan = 10,
     /// The receiver gives lent memory back. Word: the loan.
@@ -71,6 +83,11 @@ impl Kind {
             7 => Kind::Stop,
             8 => Kind::Go,
             9 => Kind::Abort,
+            16 => Kind::Put,
+            17 => Kind::Get,
+            18 => Kind::Data,
+            19 => Kind::Atomic,
+            20 => Kind::Answer,
             10 => Kind::Loan,
             11 => Kind::Return,
             _ => return None,
@@ -96,6 +113,11 @@ pub fn extension_words(kind: u8, flags: u8) -> Result<usize, Malformed> {
         Kind::Fin | Kind::Abort => (1, 0),
         Kind::Loan => (3, FLAG_IMMEDIATE),
         Kind::Matched | Kind::Stop | Kind::Go | Kind::Return => (0, 0),
+        Kind::Put => (2, FLAG_LAST),
+        Kind::Get => (3, 0),
+        Kind::Data => (1, 0),
+        Kind::Atomic => (5, 0),
+        Kind::Answer => (2, 0),
     };
     if flags & !allowed != 0 {
         return Err(Malformed("flag that this kind of frame does not have"));
@@ -253,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip(kind in 1..=11u8, flags in 0..8u8, word: u64, ext: [u64; MAX_EXTENSION], payload_len: u32) {
+        fn headers_round_trip(kind in 1..=20u8, flags in 0..16u8, word: u64, ext: [u64; MAX_EXTENSION], payload_len: u32) {
             let Ok(words) = extension_words(kind, flags) else { return Ok(()) };
             let mut extension = ext;
             extension[words..].fill(0);

@@ -1,11 +1,12 @@
 //! The meaning of a frame.
 
 use super::frame::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
-use super::frame::{FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC};
+use super::frame::{FLAG_IMMEDIATE, FLAG_LAST, FLAG_SOURCE, FLAG_SYNC};
 use super::Malformed;
 use crate::error::Error;
 use crate::mem::Gather;
 use crate::rail::RemoteSource;
+use crate::region::Atomic;
 
 /// What a frame says, without its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,55 @@ pub enum Message {
         /// Why.
         error: Error,
     },
+    /// Bytes for a region; the payload is the bytes.
+    Put {
+        /// Number of the region.
+        region: u64,
+        /// The initiator's operation.
+        op: u64,
+        /// Where in the region.
+        offset: u64,
+        /// No part of the same put follows: the owner answers.
+        last: bool,
+    },
+    /// Bytes of a region are wanted.
+    Get {
+        /// Number of the region.
+        region: u64,
+        /// The initiator's operation.
+        op: u64,
+        /// Where in the region.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
+    /// Bytes of a region; the payload is the bytes.
+    Data {
+        /// The initiator's operation.
+        op: u64,
+        /// Where in what was asked for.
+        offset: u64,
+    },
+    /// An atomic operation on a region.
+    Atomic {
+        /// Number of the region.
+        region: u64,
+        /// The initiator's operation.
+        op: u64,
+        /// Where in the region.
+        offset: u64,
+        /// What is to be done.
+        atomic: Atomic,
+    },
+    /// What became of a put, a get that failed or was empty, or an atomic operation.
+    Answer {
+        /// The initiator's operation.
+        op: u64,
+        /// What went wrong, if anything.
+        status: Result<(), Error>,
+        /// The word before an atomic operation, else 0.
+        value: u64,
+    },
     /// A message in memory that the sender lends.
     Loan {
         /// Tag.
@@ -101,7 +151,8 @@ impl Message {
     pub fn parse(frame: &Incoming<'_>) -> Result<Message, Malformed> {
         extension_words(frame.kind, frame.flags)?;
         let kind = Kind::from_number(frame.kind).ok_or(Malformed("unknown kind of frame"))?;
-        if !matches!(kind, Kind::Eager | Kind::Segment) && !frame.payload.is_empty() {
+        if !matches!(kind, Kind::Eager | Kind::Segment | Kind::Put | Kind::Data) && !frame.payload.is_empty()
+        {
             return Err(Malformed("payload in a frame that has none"));
         }
         let mut words = frame.extension.into_iter();
@@ -134,6 +185,18 @@ impl Message {
                 op: frame.word,
                 error: parse_status(next())?.err().ok_or(Malformed("abort without an error"))?,
             },
+            Kind::Put => {
+                Message::Put { region: frame.word, op: next(), offset: next(), last: has(FLAG_LAST) }
+            }
+            Kind::Get => Message::Get { region: frame.word, op: next(), offset: next(), len: next() },
+            Kind::Data => Message::Data { op: frame.word, offset: next() },
+            Kind::Atomic => {
+                let (op, offset) = (next(), next());
+                let atomic = Atomic::from_code(next(), next(), next());
+                let atomic = atomic.ok_or(Malformed("unknown atomic operation"))?;
+                Message::Atomic { region: frame.word, op, offset, atomic }
+            }
+            Kind::Answer => Message::Answer { op: frame.word, status: parse_status(next())?, value: next() },
             Kind::Loan => {
                 let immediate = has(FLAG_IMMEDIATE).then(&mut next);
                 let (loan, position, len) = (next(), next(), next());
@@ -181,6 +244,22 @@ impl Message {
                 (frame.kind, frame.word) = (Kind::Abort, op);
                 push(&mut frame, &[status_word(error)]);
             }
+            Message::Put { region, op, offset, last } => {
+                set(&mut frame, Kind::Put, region, &[op, offset]);
+                frame.flags = if last { FLAG_LAST } else { 0 };
+            }
+            Message::Get { region, op, offset, len } => {
+                set(&mut frame, Kind::Get, region, &[op, offset, len]);
+            }
+            Message::Data { op, offset } => set(&mut frame, Kind::Data, op, &[offset]),
+            Message::Atomic { region, op, offset, atomic } => {
+                let words = [op, offset, atomic.code(), atomic.operand, atomic.compare];
+                set(&mut frame, Kind::Atomic, region, &words);
+            }
+            Message::Answer { op, status, value } => {
+                let status = status.err().map_or(0, status_word);
+                set(&mut frame, Kind::Answer, op, &[status, value]);
+            }
             Message::Loan { tag, loan, position, len, immediate } => {
                 (frame.kind, frame.word) = (Kind::Loan, tag);
                 push_flagged(&mut frame, FLAG_IMMEDIATE, immediate);
@@ -201,6 +280,11 @@ fn parse_status(word: u64) -> Result<Result<(), Error>, Malformed> {
         0 => Ok(Ok(())),
         code => Error::from_code(code).map(Err).ok_or(Malformed("unknown status")),
     }
+}
+
+fn set(frame: &mut Frame<'_>, kind: Kind, word: u64, words: &[u64]) {
+    (frame.kind, frame.word) = (kind, word);
+    push(frame, words);
 }
 
 fn push(frame: &mut Frame<'_>, words: &[u64]) {
@@ -252,6 +336,27 @@ mod tests {
             Just(Message::Go),
             (any::<u64>(), prop::sample::select(Error::ALL.to_vec()))
                 .prop_map(|(op, error)| Message::Abort { op, error }),
+            any::<(u64, u64, u64, bool)>().prop_map(|(region, op, offset, last)| Message::Put {
+                region,
+                op,
+                offset,
+                last
+            }),
+            any::<(u64, u64, u64, u64)>().prop_map(|(region, op, offset, len)| Message::Get {
+                region,
+                op,
+                offset,
+                len
+            }),
+            any::<(u64, u64)>().prop_map(|(op, offset)| Message::Data { op, offset }),
+            (any::<(u64, u64, u64, u64, u64)>(), 1..7u32, prop::sample::select(vec![4, 8])).prop_map(
+                |((region, op, offset, operand, compare), number, width)| {
+                    let atomic = Atomic::from_code(u64::from(number) << 8 | width, operand, compare).unwrap();
+                    Message::Atomic { region, op, offset, atomic }
+                }
+            ),
+            (any::<(u64, u64)>(), prop::option::of(prop::sample::select(Error::ALL.to_vec())))
+                .prop_map(|((op, value), e)| Message::Answer { op, status: e.map_or(Ok(()), Err), value }),
             any::<(u64, u64, u32, u32, Option<u64>)>().prop_map(|(tag, loan, position, len, immediate)| {
                 Message::Loan { tag, loan, position: position.into(), len: len.into(), immediate }
             }),

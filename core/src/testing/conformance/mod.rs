@@ -13,6 +13,7 @@ pub mod hostile;
 pub mod loans;
 pub mod matching;
 pub mod pressure;
+pub mod regions;
 pub mod transfer;
 
 use super::node::Outcome;
@@ -80,6 +81,20 @@ macro_rules! conformance_cases {
             ends::a_peer_that_closes_in_transfer_is_gone
             ends::a_new_link_follows_an_old_one
             ends::sends_before_the_link_is_up_arrive
+            regions::bytes_go_in_and_out_at_every_size
+            regions::atomics_do_what_they_say
+            regions::counters_of_many_add_up
+            regions::operations_take_effect_in_order
+            regions::operations_before_the_link_is_up_are_done
+            regions::what_a_key_does_not_allow_is_refused
+            regions::keys_of_others_and_damaged_keys_are_refused
+            regions::a_closed_region_is_out_of_reach
+            regions::a_region_is_closed_under_operations
+            regions::overlapping_regions_keep_their_own_bounds
+            regions::operations_end_when_the_owner_goes
+            regions::operations_are_cancelled
+            regions::a_node_reaches_its_own_regions
+            regions::forged_operations_harm_nobody
             loans::loans_of_all_sizes_arrive
             loans::a_buffer_takes_a_loan
             loans::a_receive_of_loans_takes_any_message

@@ -1,0 +1,168 @@
+//! What peers do to own regions by messages. Nothing is believed: each frame is checked against the table by itself, so
+//! that a region which is closed between two parts of a put refuses the second.
+
+use super::flush::Step;
+use super::state::{State, MAX_ANSWERS};
+use super::Engine;
+use crate::error::Error;
+use crate::mem::{Gather, Iov, PeerBytes};
+use crate::rail::{PeerId, Posted, Rail};
+use crate::region::{Access, Atomic};
+use crate::sync::fence;
+use crate::sync::Ordering;
+use crate::wire::Message;
+
+/// Bytes of an own region that a peer waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reply {
+    /// The peer's operation.
+    op: u64,
+    region: u64,
+    offset: u64,
+    len: u64,
+    sent: u64,
+}
+
+impl State {
+    /// A part of a put.
+    pub(super) fn serve_put(
+        &mut self,
+        peer: PeerId,
+        region: u64,
+        op: u64,
+        offset: u64,
+        last: bool,
+        payload: &PeerBytes<'_>,
+    ) {
+        let status = self.write_region(region, offset, payload);
+        if last || status.is_err() {
+            self.say(peer, Message::Answer { op, status, value: 0 });
+        }
+    }
+
+    fn write_region(&mut self, region: u64, offset: u64, payload: &PeerBytes<'_>) -> Result<(), Error> {
+        let len = payload.len();
+        let (to, may_fault) = self.remote.regions.place(region, offset, len, Access::REMOTE_WRITE)?;
+        let mut words = [0u64; 6];
+        let from = match payload.as_raw() {
+            Some(from) => from,
+            None => {
+                // SAFETY: the array is private and as long as any words of a slot.
+                let target = unsafe { Iov::new(words.as_mut_ptr().cast(), len.min(size_of_val(&words))) };
+                payload.copy_to(&Gather::one(&target));
+                words.as_ptr().cast()
+            }
+        };
+        if may_fault {
+            // SAFETY: `from` is readable as long as the frame is looked at; `to` was registered by the program.
+            return if unsafe { self.remote.guard.write(to, from, len) } {
+                Ok(())
+            } else {
+                Err(Error::Fault)
+            };
+        }
+        // SAFETY: inside a region whose memory is ours until it is closed (`place` has found it open), and which nobody
+        // borrows.
+        unsafe { crate::region::store(to, from, len) };
+        // Whoever learns of this put by a later message or answer sees its bytes.
+        fence(Ordering::Release);
+        Ok(())
+    }
+
+    /// Bytes are wanted.
+    pub(super) fn serve_get(&mut self, peer: PeerId, region: u64, op: u64, offset: u64, len: u64) {
+        let size = usize::try_from(len).map_err(|_| Error::Bounds);
+        let status = size
+            .and_then(|len| self.remote.regions.place(region, offset, len, Access::REMOTE_READ))
+            .map(drop);
+        if status.is_err() || len == 0 {
+            return self.say(peer, Message::Answer { op, status, value: 0 });
+        }
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            p.remote.replies.push_back(Reply { op, region, offset, len, sent: 0 });
+            if p.remote.replies.len() > MAX_ANSWERS {
+                self.flooding.push(peer);
+            }
+        }
+        self.schedule(peer);
+    }
+
+    /// An atomic operation.
+    pub(super) fn serve_atomic(&mut self, peer: PeerId, region: u64, op: u64, offset: u64, atomic: &Atomic) {
+        let (status, value) = match self.run_atomic(region, offset, atomic) {
+            Ok(value) => (Ok(()), value),
+            Err(error) => (Err(error), 0),
+        };
+        self.say(peer, Message::Answer { op, status, value });
+    }
+
+    fn run_atomic(&mut self, region: u64, offset: u64, atomic: &Atomic) -> Result<u64, Error> {
+        let len = atomic.width.bytes();
+        let (at, may_fault) = self.remote.regions.place(region, offset, len, Access::REMOTE_ATOMIC)?;
+        atomic.check_place(at as usize as u64)?;
+        if may_fault && !self.remote.guard.is_writable(at, len) {
+            return Err(Error::Fault);
+        }
+        // SAFETY: in bounds and aligned (checked). Memory of ours is there; registered memory was found writable just now, and
+        // unmapping it during a call of this library is what the program promises not to do.
+        Ok(unsafe { atomic.run(at) })
+    }
+}
+
+impl<R: Rail> Engine<R> {
+    /// The next part of what a peer waits for.
+    pub(super) fn flush_reply(&mut self, peer: PeerId) -> Step {
+        let p = &mut self.state.peers[peer.index()];
+        let Some(&Reply { op, region, offset, len, sent }) = p.remote.replies.front() else {
+            return Step::Idle;
+        };
+        let rail = &mut self.rails[p.rail];
+        let part = rail.segment_len(len).min(usize::try_from(len - sent).unwrap_or(usize::MAX));
+        let remote = &mut self.state.remote;
+        let keeps_memory = p.keeps_memory;
+        let from = remote.regions.place(region, offset + sent, part, Access::REMOTE_READ).and_then(
+            |(from, may_fault)| {
+                if !may_fault && !keeps_memory {
+                    return Ok(from);
+                }
+                remote.bounce.resize(part.max(remote.bounce.len()), 0);
+                let to = remote.bounce.as_mut_ptr();
+                // SAFETY: the bounce buffer has room for the part; `from` was registered by the program, or is ours.
+                let is_there = unsafe { remote.guard.read(from, to, part) };
+                is_there.then_some(to).ok_or(Error::Fault)
+            },
+        );
+        let from = match from {
+            Ok(from) => from,
+            Err(error) => {
+                p.remote.replies.pop_front();
+                self.state.say(peer, Message::Answer { op, status: Err(error), value: 0 });
+                return Step::Moved(0);
+            }
+        };
+        // SAFETY: memory of an open region of ours, which the rail copies before it returns, or the bounce buffer, which is kept
+        // until the rail has read it. Peers may write the former meanwhile; what is copied is arbitrary bytes to them.
+        let piece = unsafe { Iov::new(from, part) };
+        match rail.post(p.link, &Message::Data { op, offset: sent }.frame(Gather::one(&piece))) {
+            posted @ (Posted::Done | Posted::Accepted(_)) => {
+                if let Posted::Accepted(token) = posted {
+                    let kept = std::mem::take(&mut self.state.remote.bounce);
+                    self.state.remote.in_rail.insert((peer, token), kept);
+                }
+                let p = &mut self.state.peers[peer.index()];
+                if sent + part as u64 == len {
+                    p.remote.replies.pop_front();
+                } else if let Some(reply) = p.remote.replies.front_mut() {
+                    reply.sent += part as u64;
+                }
+                Step::Moved(part)
+            }
+            Posted::Failed(error) => {
+                p.remote.replies.pop_front();
+                self.state.say(peer, Message::Answer { op, status: Err(error), value: 0 });
+                Step::Moved(0)
+            }
+            Posted::NoResource | Posted::Down => Step::Full,
+        }
+    }
+}
