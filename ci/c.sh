@@ -73,8 +73,9 @@ run_examples() {
     run copier-empty-compare cmp "$WORK/empty" "$WORK/copy"
     run workqueue "$bin/workqueue" 200
     run lend "$bin/lend" 40
+    run counter "$bin/counter" 20000
     local example
-    for example in pingpong pingpong_cpp copier workqueue lend; do
+    for example in pingpong pingpong_cpp copier workqueue lend counter; do
         run "$example-usage" bash -c '"$1" no such arguments 2>&1 | grep -q "^usage: "' usage "$bin/$example"
     done
 }

@@ -25,6 +25,26 @@
 #define GRIDNET_OP_RECV 2
 
 /**
+ * gridnet_completion.op_kind: a put.
+ */
+#define GRIDNET_OP_PUT 8
+
+/**
+ * gridnet_completion.op_kind: a get.
+ */
+#define GRIDNET_OP_GET 9
+
+/**
+ * gridnet_completion.op_kind: an atomic operation.
+ */
+#define GRIDNET_OP_ATOMIC 10
+
+/**
+ * gridnet_completion.op_kind: a flush.
+ */
+#define GRIDNET_OP_FLUSH 11
+
+/**
  * gridnet_completion.flags: the field immediate is valid.
  */
 #define GRIDNET_COMPLETION_IMMEDIATE 1
@@ -43,6 +63,56 @@
  * Any thread calls at any time.
  */
 #define GRIDNET_THREAD_MULTIPLE 2
+
+/**
+ * gridnet_atomic_params.op: adds the operand, modulo the width.
+ */
+#define GRIDNET_ATOMIC_ADD 1
+
+/**
+ * gridnet_atomic_params.op: bitwise and with the operand.
+ */
+#define GRIDNET_ATOMIC_AND 2
+
+/**
+ * gridnet_atomic_params.op: bitwise or with the operand.
+ */
+#define GRIDNET_ATOMIC_OR 3
+
+/**
+ * gridnet_atomic_params.op: bitwise exclusive or with the operand.
+ */
+#define GRIDNET_ATOMIC_XOR 4
+
+/**
+ * gridnet_atomic_params.op: replaces the word by the operand.
+ */
+#define GRIDNET_ATOMIC_SWAP 5
+
+/**
+ * gridnet_atomic_params.op: replaces the word by the operand when it equals compare.
+ */
+#define GRIDNET_ATOMIC_COMPARE_SWAP 6
+
+/**
+ * gridnet_region_params.access: the owner's own use; always included.
+ */
+#define GRIDNET_ACCESS_LOCAL 1
+
+/**
+ * gridnet_region_params.access: peers get.
+ */
+#define GRIDNET_ACCESS_REMOTE_READ 2
+
+/**
+ * gridnet_region_params.access: peers put.
+ */
+#define GRIDNET_ACCESS_REMOTE_WRITE 4
+
+/**
+ * gridnet_region_params.access: peers run atomic operations.
+ */
+#define GRIDNET_ACCESS_REMOTE_ATOMIC 8
 
 /**
  * gridnet_iov.memory_kind: memory of the host.
@@ -103,6 +173,16 @@ typedef struct gridnet_group gridnet_group;
  * A message that gridnet_tag_mprobe has taken: nobody else receives it.
  */
 typedef struct gridnet_message gridnet_message;
+
+/**
+ * A region: memory of this process that peers reach by key.
+ */
+typedef struct gridnet_region gridnet_region;
+
+/**
+ * The key of a peer's region, imported.
+ */
+typedef struct gridnet_rkey gridnet_rkey;
 
 /**
  * 0: done. Positive: in progress, or a number of things. Negative: an error.
@@ -293,6 +373,96 @@ typedef struct gridnet_lent {
      */
     size_t len;
 } gridnet_lent;
+
+/**
+ * An atomic operation with everything that can be said of it.
+ */
+typedef struct gridnet_atomic_params {
+    /**
+     * sizeof(gridnet_atomic_params).
+     */
+    size_t size;
+    /**
+     * GRIDNET_ATOMIC_*.
+     */
+    uint32_t op;
+    /**
+     * Bytes of the word: 4 or 8.
+     */
+    uint32_t width;
+    /**
+     * Where in the region.
+     */
+    uint64_t offset;
+    /**
+     * With what; of a word of 4 bytes the low half counts.
+     */
+    uint64_t operand;
+    /**
+     * See GRIDNET_ATOMIC_COMPARE_SWAP.
+     */
+    uint64_t compare;
+    /**
+     * NULL, or where the word as it was before goes: `width` bytes.
+     */
+    void *result;
+    /**
+     * 0.
+     */
+    uint32_t flags;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+    /**
+     * Given back with the completion.
+     */
+    void *context;
+} gridnet_atomic_params;
+
+/**
+ * What a region is made of.
+ */
+typedef struct gridnet_region_params {
+    /**
+     * sizeof(gridnet_region_params).
+     */
+    size_t size;
+    /**
+     * gridnet_region_register: where the memory starts. gridnet_region_allocate: NULL.
+     */
+    void *base;
+    /**
+     * Length in bytes.
+     */
+    size_t len;
+    /**
+     * GRIDNET_ACCESS_*, of which REMOTE ones are what peers may do.
+     */
+    uint32_t access;
+    /**
+     * GRIDNET_MEMORY_HOST.
+     */
+    uint32_t memory_kind;
+    /**
+     * NUMA node where the memory lies, or is to lie, or GRIDNET_NUMA_UNKNOWN.
+     */
+    uint32_t numa_node;
+    /**
+     * 0.
+     */
+    uint32_t flags;
+} gridnet_region_params;
+
+/**
+ * The key of a region, as plain bytes to be handed to peers by any means.
+ */
+typedef struct gridnet_key {
+    /**
+     * The bytes.
+     */
+    uint8_t bytes[64];
+} gridnet_key;
 
 /**
  * One piece of memory.
@@ -744,7 +914,7 @@ gridnet_status gridnet_fabric_open(const struct gridnet_fabric_params *params,
                                    struct gridnet_fabric **fabric_out);
 
 /**
- * Closes a fabric, and with it every queue, endpoint, group and message made from it. Operations that have not
+ * Closes a fabric, and with it every queue, endpoint, group, message, region and key made from it. Operations that have not
  * completed are given up; what was sent before stays receivable by the peers.
  *
  * # Safety
@@ -918,6 +1088,154 @@ gridnet_status gridnet_message_recv_loan(struct gridnet_cq *cq,
  */
 gridnet_status gridnet_loan_give_back(struct gridnet_fabric *fabric,
                                       gridnet_loan loan);
+
+/**
+ * Copies `len` bytes from `buf` to `offset` of a peer's region.
+ *
+ * GRIDNET_OK: done, the bytes are in the region, no completion follows. GRIDNET_IN_PROGRESS: the buffer is in use until
+ * the completion with `context` comes, which says that the bytes are in the region, or why not. 4 or 8 bytes at a place
+ * that is a multiple of their number go as a whole into an allocated region.
+ *
+ * Errors: GRIDNET_ERR_KEY, GRIDNET_ERR_ACCESS, GRIDNET_ERR_BOUNDS, GRIDNET_ERR_FAULT, GRIDNET_ERR_PEER_GONE,
+ * GRIDNET_ERR_AGAIN (poll, then try again).
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint, `rkey` NULL or an imported key; `buf` is valid for reads of `len` bytes as long as
+ * the put is under way.
+ */
+gridnet_status gridnet_put(struct gridnet_endpoint *endpoint,
+                           const void *buf,
+                           size_t len,
+                           struct gridnet_rkey *rkey,
+                           uint64_t offset,
+                           void *context);
+
+/**
+ * Copies `len` bytes from `offset` of a peer's region to `buf`.
+ *
+ * GRIDNET_OK: done, no completion follows. GRIDNET_IN_PROGRESS: the buffer is in use until the completion with `context`
+ * comes.
+ *
+ * Errors: as gridnet_put.
+ *
+ * # Safety
+ * As gridnet_put; `buf` is valid for writes of `len` bytes, and touched by nobody, as long as the get is under way.
+ */
+gridnet_status gridnet_get(struct gridnet_endpoint *endpoint,
+                           void *buf,
+                           size_t len,
+                           struct gridnet_rkey *rkey,
+                           uint64_t offset,
+                           void *context);
+
+/**
+ * Runs an atomic operation on a word of a peer's region. Atomic with regard to other operations through gridnet and to
+ * atomic instructions of the owner, but not to puts.
+ *
+ * GRIDNET_OK: done, the result is there, no completion follows. GRIDNET_IN_PROGRESS: the memory of the result is in use
+ * until the completion with the context comes.
+ *
+ * Errors: as gridnet_put, and GRIDNET_ERR_MISALIGNED when the address of the word is no multiple of its width,
+ * GRIDNET_ERR_INVALID for an unknown operation or width.
+ *
+ * # Safety
+ * As gridnet_put; `params` is NULL or valid, its result NULL or valid for writes of `width` bytes as long as the operation
+ * is under way.
+ */
+gridnet_status gridnet_atomic(struct gridnet_endpoint *endpoint,
+                              struct gridnet_rkey *rkey,
+                              const struct gridnet_atomic_params *params);
+
+/**
+ * Makes sure that every put, get and atomic operation that was started before, to the endpoint's peer by any endpoint of
+ * this fabric, has taken effect.
+ *
+ * GRIDNET_OK: they have, no completion follows. GRIDNET_IN_PROGRESS: they have when the completion with `context` comes.
+ * Those that fail say so themselves.
+ *
+ * Errors: GRIDNET_ERR_PEER_GONE, GRIDNET_ERR_AGAIN (poll, then try again).
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint.
+ */
+gridnet_status gridnet_flush(struct gridnet_endpoint *endpoint,
+                             void *context);
+
+/**
+ * Makes memory of the program a region. Peers reach it without this process where the system allows it (on one host, by
+ * process_vm_writev), else by messages that this process answers inside its calls. Regions may overlap.
+ *
+ * The memory has to stay mapped until the region is closed; when it does not, operations of peers end with
+ * GRIDNET_ERR_FAULT.
+ *
+ * Errors: GRIDNET_ERR_FAULT when not all of the memory is mapped, GRIDNET_ERR_INVALID, GRIDNET_ERR_UNSUPPORTED for
+ * memory that is not of the host, GRIDNET_ERR_LIMIT.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `params` NULL or valid, `region_out` valid for a write. The memory may be read, and with
+ * the rights to put or to run atomic operations written, by peers until the region is closed.
+ */
+gridnet_status gridnet_region_register(struct gridnet_fabric *fabric,
+                                       const struct gridnet_region_params *params,
+                                       struct gridnet_region **region_out);
+
+/**
+ * Takes zeroed memory for a region that peers reach by themselves: on one host they map it. `pointer_out` gets its
+ * start, aligned to 128 bytes at least. The memory goes with the region.
+ *
+ * Errors: GRIDNET_ERR_LIMIT when GRIDNET_SHM_HEAP_SIZE is used up, GRIDNET_ERR_NO_MEMORY, GRIDNET_ERR_INVALID,
+ * GRIDNET_ERR_UNSUPPORTED.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `params` NULL or valid, both outputs valid for a write.
+ */
+gridnet_status gridnet_region_allocate(struct gridnet_fabric *fabric,
+                                       const struct gridnet_region_params *params,
+                                       struct gridnet_region **region_out,
+                                       void **pointer_out);
+
+/**
+ * Closes a region: keys of it are void, and operations of peers that have not taken effect end with GRIDNET_ERR_KEY. When
+ * this returns GRIDNET_OK, no peer reads or writes the memory any more; it waits for that, a second at most.
+ *
+ * Errors: GRIDNET_ERR_IN_USE when a peer is in the middle of an access all that time (it was stopped, say): keys are
+ * void, but the memory has to stay and the region to be closed again.
+ *
+ * # Safety
+ * `region` is NULL or a region that no other call uses.
+ */
+gridnet_status gridnet_region_close(struct gridnet_region *region);
+
+/**
+ * The key of a region. Whoever has the bytes may do what the region allows.
+ *
+ * Errors: GRIDNET_ERR_KEY when the region is being closed.
+ *
+ * # Safety
+ * `region` is NULL or a region, `key_out` valid for a write.
+ */
+gridnet_status gridnet_region_key(struct gridnet_region *region, struct gridnet_key *key_out);
+
+/**
+ * Imports the key of a region of the endpoint's peer.
+ *
+ * Errors: GRIDNET_ERR_KEY for bytes that are no key, or the key of another peer's region; GRIDNET_ERR_PEER_GONE. That the
+ * region was closed shows when the key is used.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint, `key` NULL or valid, `rkey_out` valid for a write.
+ */
+gridnet_status gridnet_rkey_import(struct gridnet_endpoint *endpoint,
+                                   const struct gridnet_key *key,
+                                   struct gridnet_rkey **rkey_out);
+
+/**
+ * Gives an imported key back. Operations under way go on.
+ *
+ * # Safety
+ * `rkey` is NULL or an imported key that no other call uses.
+ */
+gridnet_status gridnet_rkey_close(struct gridnet_rkey *rkey);
 
 /**
  * Version of the library: major * 65536 + minor * 256 + patch.

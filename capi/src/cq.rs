@@ -18,6 +18,14 @@ use crate::status::{gridnet_status, GRIDNET_BUSY, GRIDNET_OK};
 pub const GRIDNET_OP_SEND: u32 = 1;
 /// gridnet_completion.op_kind: a receive.
 pub const GRIDNET_OP_RECV: u32 = 2;
+/// gridnet_completion.op_kind: a put.
+pub const GRIDNET_OP_PUT: u32 = 8;
+/// gridnet_completion.op_kind: a get.
+pub const GRIDNET_OP_GET: u32 = 9;
+/// gridnet_completion.op_kind: an atomic operation.
+pub const GRIDNET_OP_ATOMIC: u32 = 10;
+/// gridnet_completion.op_kind: a flush.
+pub const GRIDNET_OP_FLUSH: u32 = 11;
 /// gridnet_completion.flags: the field immediate is valid.
 pub const GRIDNET_COMPLETION_IMMEDIATE: u32 = 1;
 

@@ -15,6 +15,7 @@ use crate::cq::gridnet_cq;
 use crate::endpoint::gridnet_endpoint;
 use crate::group::gridnet_group;
 use crate::handle::{object, Handle};
+use crate::region::{gridnet_region, gridnet_rkey};
 use crate::status::{gridnet_status, GRIDNET_OK};
 use crate::tag::gridnet_message;
 
@@ -57,6 +58,8 @@ pub(crate) enum Child {
     Endpoint(*mut gridnet_endpoint),
     Group(*mut gridnet_group),
     Message(*mut gridnet_message),
+    Region(*mut gridnet_region),
+    Rkey(*mut gridnet_rkey),
 }
 
 // SAFETY: addresses of handles, which are valid on any thread.
@@ -184,7 +187,7 @@ unsafe fn options(mut pointer: *const *const c_char) -> Result<Vec<(String, Stri
     Ok(options)
 }
 
-/// Closes a fabric, and with it every queue, endpoint, group and message made from it. Operations that have not
+/// Closes a fabric, and with it every queue, endpoint, group, message, region and key made from it. Operations that have not
 /// completed are given up; what was sent before stays receivable by the peers.
 ///
 /// # Safety
@@ -209,6 +212,8 @@ pub unsafe extern "C" fn gridnet_fabric_close(fabric: *mut gridnet_fabric) -> gr
                     }
                     Child::Group(g) => Handle::<crate::group::GroupObject>::close(g.cast()).map(drop),
                     Child::Message(m) => Handle::<crate::tag::MessageObject>::close(m.cast()).map(drop),
+                    Child::Region(r) => Handle::<crate::region::RegionObject>::close(r.cast()).map(drop),
+                    Child::Rkey(k) => Handle::<crate::region::RkeyObject>::close(k.cast()).map(drop),
                 }
             };
         }

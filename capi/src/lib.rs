@@ -15,6 +15,8 @@
 //! | `boundary.rs` | what each function does at its beginning and end |
 //! | `fabric.rs`, `cq.rs`, `endpoint.rs`, `group.rs` | one object each |
 //! | `tag.rs` | tagged messages |
+//! | `region.rs` | regions and keys |
+//! | `onesided.rs` | put, get, atomic operations, flush |
 //! | `loan.rs` | messages that are read where they were written |
 //! | `counters.rs` | counters and explanations |
 
@@ -28,6 +30,8 @@ pub mod fabric;
 pub mod group;
 mod handle;
 pub mod loan;
+pub mod onesided;
+pub mod region;
 pub mod status;
 pub mod tag;
 
@@ -37,5 +41,7 @@ pub use endpoint::*;
 pub use fabric::*;
 pub use group::*;
 pub use loan::*;
+pub use onesided::*;
+pub use region::*;
 pub use status::*;
 pub use tag::*;

@@ -490,7 +490,7 @@ impl From<Probe> for gridnet_probe_info {
 /// # Safety
 /// `buf` is valid for `len` bytes as the operation needs it, or `len` is 0.
 #[inline(always)]
-unsafe fn one_piece(buf: *mut c_void, len: usize) -> Result<Iov, Failure> {
+pub(crate) unsafe fn one_piece(buf: *mut c_void, len: usize) -> Result<Iov, Failure> {
     if buf.is_null() {
         return if len == 0 { Ok(Iov::EMPTY) } else { Err(null("buf")) };
     }
@@ -555,7 +555,7 @@ pub(crate) fn pattern_of(
     Ok(Pattern { source, tag, ignore })
 }
 
-fn check_flags(what: &str, flags: u32, known: u32, reserved: u32) -> Result<(), Failure> {
+pub(crate) fn check_flags(what: &str, flags: u32, known: u32, reserved: u32) -> Result<(), Failure> {
     if flags & !known != 0 {
         return Err(invalid(format!("{what}: flags are {flags:#x}; accepted: bits of {known:#x}")));
     }

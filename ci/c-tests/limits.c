@@ -1,14 +1,9 @@
 /* What the system refuses, by limits or by a system-call filter: a named error, nothing lost, or another way. */
 #define _GNU_SOURCE /* for syscall numbers and RLIMIT_AS; more than POSIX */
+#include "forbid.h"
 #include "test.h"
 
-#include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
 static gridnet_status open_with(const char *option, gridnet_fabric **fabric)
 {
@@ -49,20 +44,6 @@ static void address_space(void *unused)
     CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
     expect_refusal(GRIDNET_ERR_LIMIT, "GRIDNET_SHM_SEGMENT_SIZE");
     expect_success("GRIDNET_SHM_SEGMENT_SIZE=16m");
-}
-
-/* From now on the system call fails with EPERM, as in many containers. */
-static void forbid(long number)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) == 0);
 }
 
 static void without_memfd(void *unused)

@@ -12,7 +12,7 @@ use gridnet_core::ledger::{Ledger, Unread};
 use gridnet_core::rail::{Armed, PeerId, Rail, Refusal};
 use gridnet_core::time::Time;
 use gridnet_core::wire::Address;
-use gridnet_shm::RunDir;
+use gridnet_shm::{RunDir, SelfGuard};
 use nix::poll::{ppoll, PollFd, PollFlags};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -123,9 +123,10 @@ impl Fabric {
             WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
         let page = open_page(&Identity { local: &local, name, config: &config }, run_dir.as_ref());
         let ledger = ledger_of(page.as_ref(), &rails, &config);
-        tracing::info!(node = %local.node, name, "fabric open");
         let mut engine = Engine::with_ledger(local, rails, limits, ledger);
+        engine.set_guard(Box::new(SelfGuard::new()));
         engine.mark_loans(NEXT_MARK.fetch_add(1, Ordering::Relaxed));
+        tracing::info!(node = %local.node, name, "fabric open");
         Ok(Fabric {
             engine,
             config,

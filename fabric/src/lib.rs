@@ -10,6 +10,7 @@
 //! | `identity.rs` | node id, host number |
 //! | `rails.rs` | the rails as one type |
 //! | `fabric.rs` | an engine with a clock and descriptors |
+//! | `regions.rs` | ending regions |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
 //! | `page/` | what `gridnet explain` and `gridnet top` see |
 //! | `verdict.rs` | why a rail is used, or not |
@@ -23,6 +24,7 @@ mod identity;
 mod logging;
 pub mod page;
 mod rails;
+mod regions;
 mod shared;
 mod verdict;
 

@@ -6,7 +6,10 @@ use gridnet_core::error::Error;
 use gridnet_core::loan::LoanMemory;
 use gridnet_core::loopback::{Hub, LoopbackRail};
 use gridnet_core::mem::{Gather, Iov};
-use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use gridnet_core::rail::{
+    Armed, Capabilities, Lent, LinkId, Offered, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
+};
+use gridnet_core::region::{RemoteKey, Window};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame};
 use gridnet_shm::{ShmConfig, ShmRail};
@@ -52,6 +55,7 @@ fn shm_config(config: &Config, local: &Address, name: Option<&str>) -> ShmConfig
         link_window: config.shm_link_window,
         single_copy: config.shm_single_copy,
         huge_pages: config.shm_huge_pages == HugePages::Auto,
+        heap_size: config.shm_heap_size,
     }
 }
 
@@ -130,6 +134,46 @@ impl Rail for AnyRail {
 
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         each!(self, rail => rail.get(link, from, to))
+    }
+
+    fn allocate(&mut self, len: usize, numa_node: u32) -> Option<Result<Lent, Refusal>> {
+        each!(self, rail => rail.allocate(len, numa_node))
+    }
+
+    fn free(&mut self, token: u64) {
+        each!(self, rail => rail.free(token));
+    }
+
+    fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
+        each!(self, rail => rail.offer(region))
+    }
+
+    fn withdraw(&mut self, number: u64, record: u64) -> bool {
+        each!(self, rail => rail.withdraw(number, record))
+    }
+
+    fn window(&mut self, link: LinkId, key: &RemoteKey) -> Option<Window> {
+        each!(self, rail => rail.window(link, key))
+    }
+
+    fn copy_to(
+        &mut self,
+        link: LinkId,
+        key: &RemoteKey,
+        offset: u64,
+        from: &Iov,
+    ) -> Option<Result<(), Error>> {
+        each!(self, rail => rail.copy_to(link, key, offset, from))
+    }
+
+    fn copy_from(
+        &mut self,
+        link: LinkId,
+        key: &RemoteKey,
+        offset: u64,
+        to: &Iov,
+    ) -> Option<Result<(), Error>> {
+        each!(self, rail => rail.copy_from(link, key, offset, to))
     }
 
     fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {

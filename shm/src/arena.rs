@@ -34,6 +34,8 @@ pub struct Arena {
     /// First byte that was never allotted.
     next: usize,
     free_blocks: Vec<u32>,
+    /// Lines that were records of regions.
+    free_records: Vec<u32>,
     free_staging: [Vec<u32>; CLASSES.len()],
     /// Ranges that were staging buffers: first line and number of lines.
     joined: Vec<(u32, u32)>,
@@ -49,6 +51,7 @@ impl Arena {
             slots,
             next: ARENA_OFFSET,
             free_blocks: Vec::new(),
+            free_records: Vec::new(),
             free_staging: Default::default(),
             joined: Vec::new(),
             short: None,
@@ -92,6 +95,22 @@ impl Arena {
     /// Takes a link block back that no peer uses any more.
     pub fn give_block(&mut self, block: u32) {
         self.free_blocks.push(block);
+    }
+
+    /// Allots a line for a region's record; its position in lines.
+    ///
+    /// # Errors
+    /// When segment or system have no memory left.
+    pub fn take_record(&mut self) -> Result<u32, Refusal> {
+        match self.free_records.pop() {
+            Some(line) => Ok(line),
+            None => self.extend(LINE),
+        }
+    }
+
+    /// Takes the line of a record back.
+    pub fn give_record(&mut self, line: u32) {
+        self.free_records.push(line);
     }
 
     /// Allots a zeroed line, for good; its position in lines.

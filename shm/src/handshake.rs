@@ -16,6 +16,7 @@ use crate::layout::{LinkOffer, LINK_OFFER};
 use crate::link::Live;
 use crate::poller::Watched;
 use crate::rail::{Link, ShmRail, GREETING_NS};
+use crate::remote::Reach;
 use crate::segment::PeerSegment;
 use crate::socket::{self, Packet};
 
@@ -130,7 +131,7 @@ impl ShmRail {
             Ok(Packet::Nothing) => self.await_greeting(stream, since),
             Ok(Packet::Hello(hello, segment, bell)) => self.answer(stream, &hello, &segment, bell, sink),
             // Somebody only looked whether we live.
-            Ok(Packet::Closed | Packet::Reject(_)) => {}
+            Ok(Packet::Closed | Packet::Reject(_) | Packet::Heap(_)) => {}
             Err(refusal) => refuse(&stream, &refusal),
         }
     }
@@ -251,8 +252,9 @@ impl ShmRail {
         self.set_live(index, live, sink);
         let process = socket::peer_process(&stream);
         if let Err(refusal) = self.watch_link(index, stream, process) {
-            self.finish(index, refusal, sink);
+            return self.finish(index, refusal, sink);
         }
+        self.show_heap_to(index);
     }
 
     /// From here on frames flow.
@@ -293,6 +295,15 @@ impl ShmRail {
             Ok(Packet::Closed) => {
                 self.finish_drained(index, "the peer has closed its fabric, or ended", sink)
             }
+            Ok(Packet::Heap(file)) if !calling => {
+                if let Err(refusal) = self.take_heap(index, &file) {
+                    self.finish(index, refusal, sink);
+                }
+            }
+            Ok(Packet::Heap(_)) => {
+                let refusal = Refusal::new(Error::PeerMisbehaved, "heap before the handshake");
+                self.finish(index, refusal, sink);
+            }
             Ok(Packet::Hello(..)) => {
                 let refusal = Refusal::new(Error::PeerMisbehaved, "second handshake on a link");
                 self.finish(index, refusal, sink);
@@ -315,6 +326,7 @@ impl ShmRail {
         }
         let live = self.join(link.block, hello, segment, bell)?;
         self.set_live(index, live, sink);
+        self.show_heap_to(index);
         Ok(())
     }
 
@@ -345,6 +357,7 @@ impl Link {
             read: None,
             wants_room: false,
             over: false,
+            reach: Reach::Unknown,
         }
     }
 }
@@ -402,6 +415,7 @@ mod tests {
             ring_slots: 64,
             link_window: SEGMENT,
             huge_pages: false,
+            heap_size: SEGMENT,
             single_copy: crate::rail::SingleCopy::Auto,
         })
         .unwrap()

@@ -11,9 +11,12 @@
 //! | up to the end | ... | loans, in pages; they begin at the end and grow towards the start |
 //!
 //! A link block: one line with the owner's consumed count for the peer's ring, then the slots of the owner's ring to
-//! that peer, then two lines of padding. The odd number of lines staggers the rings of many peers over the sets of
-//! the first-level cache.
+//! that peer, then one line in which the owner announces its accesses to the peer's regions, then one of padding. The odd
+//! number of lines staggers the rings of many peers over the sets of the first-level cache.
+//!
+//! A region's record: one line of words, see [`Record`].
 
+use gridnet_core::region::Access;
 use gridnet_core::ring::slot;
 use gridnet_core::sync::AtomicU32;
 use gridnet_core::wire::Malformed;
@@ -43,11 +46,58 @@ pub struct Header {
     pub node: [u8; 16],
     /// Incarnation of the owner.
     pub incarnation: u64,
-    /// Where the owner has its own mapping of the segment: peers that copy from its memory look whether this header is
-    /// there.
+    /// Where the owner has mapped it: what a peer reads there, in the owner's process, must be this header.
     pub address: u64,
     /// 0.
     pub reserved: [u64; 2],
+}
+
+/// What peers have to know of a region, as words of a line of the owner's segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Word 0: number of the region as long as it lives, else 0.
+    pub number: u64,
+    /// Words 1 and 2: where it is.
+    pub place: RecordPlace,
+    /// Word 3: its length in bytes.
+    pub len: u64,
+    /// Word 4: what peers may do.
+    pub access: Access,
+}
+
+/// Where a region is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordPlace {
+    /// At this offset of the owner's heap.
+    Heap(u64),
+    /// At this address in the owner's process.
+    Address(u64),
+}
+
+/// Words of a record's line.
+pub const RECORD_WORDS: usize = LINE / 8;
+
+impl Record {
+    /// As words, without the number, which makes it live.
+    pub fn words(&self) -> [u64; RECORD_WORDS] {
+        let (kind, place) = match self.place {
+            RecordPlace::Heap(offset) => (1, offset),
+            RecordPlace::Address(address) => (2, address),
+        };
+        [0, kind, place, self.len, u64::from(self.access.bits()), 0, 0, 0]
+    }
+
+    /// Reads words that a peer wrote.
+    pub fn parse(words: &[u64; RECORD_WORDS]) -> Option<Record> {
+        let place = match words[1] {
+            1 => RecordPlace::Heap(words[2]),
+            2 => RecordPlace::Address(words[2]),
+            _ => return None,
+        };
+        let access = Access::from_bits(u32::try_from(words[4]).ok()?)?;
+        words[2].checked_add(words[3])?;
+        (words[0] != 0).then_some(Record { number: words[0], place, len: words[3], access })
+    }
 }
 
 const _: () = assert!(size_of::<Header>() == LINE);
@@ -80,6 +130,11 @@ impl Header {
 /// Bytes of a link block with rings of `slots`.
 pub fn link_block_len(slots: u32) -> usize {
     (slots as usize + 3) * LINE
+}
+
+/// Position in lines, in a link block with rings of `slots`, of the announcements.
+pub fn announcement_line(slots: u32) -> u32 {
+    slots + 1
 }
 
 /// Type of the handshake extension that offers a link.
@@ -183,6 +238,20 @@ mod tests {
         assert!(header.check(1 << 20, &[2; 16], 7).is_err());
         assert!(header.check(1 << 20, &[1; 16], 8).is_err());
         assert!(Header { magic: 0, ..header }.check(1 << 20, &[1; 16], 7).is_err());
+    }
+
+    #[test]
+    fn records_of_peers_are_refused_or_make_sense() {
+        let record = Record { number: 9, place: RecordPlace::Heap(128), len: 64, access: Access::ALL };
+        let mut words = record.words();
+        assert_eq!(Record::parse(&words), None, "not live");
+        words[0] = 9;
+        assert_eq!(Record::parse(&words), Some(record));
+        for (word, value) in [(1, 0), (1, 3), (2, u64::MAX), (3, u64::MAX), (4, 16), (4, 1 << 40)] {
+            let mut forged = words;
+            forged[word] = value;
+            assert_eq!(Record::parse(&forged), None, "word {word} is {value}");
+        }
     }
 
     proptest! {

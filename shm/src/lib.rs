@@ -10,6 +10,9 @@
 //! | `layout.rs` | what lies where in a segment |
 //! | `segment.rs` | making, sealing, checking and mapping segments |
 //! | `arena.rs` | who has which part of the own segment |
+//! | `heap.rs` | memory for regions, and a peer's as mapped here |
+//! | `remote.rs` | own regions shown to peers, and peers' regions reached |
+//! | `vm.rs` | memory of other processes, and memory that may be gone |
 //! | `loans.rs` | who has which range of it for loans |
 //! | `link.rs` | a live link: frames into slots, and out of them |
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
@@ -29,16 +32,20 @@ mod copy_choice;
 mod cpu;
 mod exposure;
 mod handshake;
+mod heap;
 mod layout;
 mod link;
 mod loans;
 mod poller;
 mod rail;
+mod remote;
 mod rundir;
 mod segment;
 mod socket;
+mod vm;
 mod vm_copy;
 
 pub use arena::MAX_STAGING;
 pub use rail::{ShmConfig, ShmRail, SingleCopy};
 pub use rundir::{is_valid_name, RunDir};
+pub use vm::SelfGuard;

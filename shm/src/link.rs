@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use gridnet_core::error::Error;
 use gridnet_core::mem::{Gather, Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
+use gridnet_core::region::Watch;
 use gridnet_core::ring::bell::{Order, Ringer};
 use gridnet_core::ring::slot::{Consumer, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
 use gridnet_core::sync::{prefetch, relax, AtomicU32, AtomicU64, Ordering};
@@ -15,7 +17,8 @@ use gridnet_core::wire::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
 use crate::arena::{Arena, Staging, MAX_STAGING};
 use crate::copy_choice::CopyChoice;
 use crate::cpu::core_stamp;
-use crate::layout::{loan_range, LinkOffer, StagingRef, LINE};
+use crate::heap::PeerHeap;
+use crate::layout::{announcement_line, loan_range, LinkOffer, StagingRef, LINE};
 use crate::segment::PeerSegment;
 
 /// Largest message in bytes that goes whole.
@@ -49,9 +52,15 @@ pub struct Live {
     peer_order: Order,
     bell: OwnedFd,
     /// Kept mapped: the ends above and the next field point into it.
-    segment: PeerSegment,
+    segment: Arc<PeerSegment>,
     /// The peer's arming word.
     arming: NonNull<AtomicU32>,
+    /// Where we announce accesses to the peer's regions,
+    announced: NonNull<AtomicU64>,
+    /// and where the peer announces its own, in lines of its segment.
+    peer_announced: u32,
+    /// The peer's heap, once it came.
+    heap: Option<Arc<PeerHeap>>,
     /// Staging buffers that the peer has not given back, by the slot that named them.
     under_way: VecDeque<(u32, Staging)>,
     under_way_bytes: usize,
@@ -75,7 +84,7 @@ pub struct Live {
     rung: u64,
 }
 
-// SAFETY: the pointer names a word of shared memory, only ever accessed as an atomic.
+// SAFETY: the pointers name words of shared memory, only ever accessed as atomics.
 unsafe impl Send for Live {}
 
 impl Live {
@@ -97,6 +106,8 @@ impl Live {
         // SAFETY: the peer's slots were checked likewise; the consumed line of the own block is written by this consumer
         // alone.
         let consumer = unsafe { Consumer::new(segment.slots(theirs.block), theirs.slots, consumed) };
+        let announced = arena.segment().words(ours.block + announcement_line(arena.slots()));
+        let announced = NonNull::from(&announced[0]);
         Live {
             producer,
             consumer,
@@ -105,7 +116,10 @@ impl Live {
             peer_order: order_of(theirs, ours),
             bell,
             arming: segment.arming(),
-            segment,
+            segment: Arc::new(segment),
+            announced,
+            peer_announced: theirs.block + announcement_line(theirs.slots),
+            heap: None,
             under_way: VecDeque::new(),
             under_way_bytes: 0,
             bulk_under_way: 0,
@@ -260,7 +274,7 @@ impl Live {
 
     /// Gives everything back to the arena but the block. The peer's segment stays if loans in it are read: with their
     /// number.
-    pub fn release(mut self, arena: &mut Arena) -> Option<(PeerSegment, u32)> {
+    pub fn release(mut self, arena: &mut Arena) -> Option<(Arc<PeerSegment>, u32)> {
         while let Some((_, staging)) = self.under_way.pop_front() {
             self.return_staging(arena, staging);
         }
@@ -396,11 +410,6 @@ impl Live {
         wants_room && (self.producer.refresh().is_err() || self.producer.consumed() != self.refused_at)
     }
 
-    /// The peer's memory.
-    pub fn segment(&self) -> &PeerSegment {
-        &self.segment
-    }
-
     /// True when the consumed count has lied.
     pub fn is_corrupt(&self) -> bool {
         self.corrupt
@@ -409,6 +418,35 @@ impl Live {
     /// True when the peer publishes without a fence, and counts on our barrier.
     pub fn is_peer_unfenced(&self) -> bool {
         self.peer_order == Order::Barrier
+    }
+
+    /// The peer's segment.
+    pub fn segment(&self) -> &Arc<PeerSegment> {
+        &self.segment
+    }
+
+    /// The peer's heap, once it came.
+    pub fn heap(&self) -> Option<&Arc<PeerHeap>> {
+        self.heap.as_ref()
+    }
+
+    /// Takes the peer's heap.
+    pub fn set_heap(&mut self, heap: PeerHeap) {
+        self.heap = Some(Arc::new(heap));
+    }
+
+    /// Our agreement with the peer on its region `number`, whose record begins with `live`.
+    pub fn watch(&self, number: u64, live: &AtomicU64) -> Watch {
+        let keep: Arc<PeerSegment> = self.segment.clone();
+        // SAFETY: `live` lies in the peer's segment, which `keep` holds; the announcement in the own segment, which is mapped
+        // as long as the rail, and the rail's windows are used no longer. Whoever has the rail is alone with it.
+        unsafe { Watch::new(number, live, self.announced.as_ptr(), self.order, keep) }
+    }
+
+    /// Whether the peer is in the middle of an access to our region `number`. See [`Watch::is_inside`].
+    pub fn is_peer_inside(&self, number: u64) -> bool {
+        let words = self.segment.words(u64::from(self.peer_announced));
+        words.is_some_and(|words| Watch::is_inside(&words[0], number))
     }
 
     /// Wake-ups given to the peer.

@@ -6,12 +6,16 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use gridnet_core::error::Error;
 use gridnet_core::loan::LoanMemory;
 use gridnet_core::mem::{Gather, Iov};
-use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use gridnet_core::rail::{
+    Armed, Capabilities, Lent, LinkId, Offered, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
+};
+use gridnet_core::region::{RemoteKey, Window};
 use gridnet_core::ring::bell::Bell;
 use gridnet_core::ring::slot::BODY_BYTES;
 use gridnet_core::time::Time;
@@ -24,13 +28,16 @@ use crate::arena::{Arena, MAX_STAGING};
 use crate::barrier;
 use crate::cpu::core_stamp;
 use crate::exposure::{self, Exposures};
+use crate::heap::OwnHeap;
 use crate::layout::Header;
 use crate::link::{Live, MAX_EAGER};
 use crate::loans::LoanSpace;
 use crate::poller::{Poller, Watched};
+use crate::remote::Reach;
 use crate::rundir::RunDir;
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::socket;
+use crate::vm::Way;
 use crate::vm_copy;
 
 /// Links that are polled each round.
@@ -55,6 +62,8 @@ pub struct ShmConfig {
     pub link_window: usize,
     /// Ask for huge pages.
     pub huge_pages: bool,
+    /// Most bytes of memory for regions.
+    pub heap_size: usize,
     /// Whether long messages may be copied straight from process to process.
     pub single_copy: SingleCopy,
 }
@@ -86,10 +95,12 @@ pub(crate) struct Link {
     /// When that process was last seen to be the peer.
     pub(crate) identified: i64,
     /// Segment of a peer that has gone, and how many loans in it are still read.
-    pub(crate) read: Option<(PeerSegment, u32)>,
+    pub(crate) read: Option<(Arc<PeerSegment>, u32)>,
     /// The last frame found no room.
     pub(crate) wants_room: bool,
     pub(crate) over: bool,
+    /// Whether the peer's registered memory is within reach.
+    pub(crate) reach: Reach,
 }
 
 impl Link {
@@ -158,6 +169,10 @@ pub struct ShmRail {
     /// Links whose peers broke the protocol in this round.
     broken: Vec<(u32, Refusal)>,
     rung_by_ended: u64,
+    /// Memory for regions, from the first allocation on.
+    pub(crate) heap: Option<OwnHeap>,
+    /// Records of own regions, by number: their positions in lines.
+    pub(crate) records: HashMap<u64, u32>,
     /// The process that opened the rail.
     process: u32,
 }
@@ -204,6 +219,8 @@ impl ShmRail {
             exposures: Exposures::default(),
             broken: Vec::new(),
             rung_by_ended: 0,
+            heap: None,
+            records: HashMap::new(),
             process: std::process::id(),
             dir,
             config,
@@ -329,12 +346,12 @@ impl ShmRail {
     }
 
     /// The links that are polled: all that are live.
-    fn live(&self) -> impl Iterator<Item = &Live> {
+    pub(crate) fn live(&self) -> impl Iterator<Item = &Live> {
         let indices = self.hot.iter().chain(&self.cold);
         indices.filter_map(|index| self.links.get(*index as usize)?.live.as_ref())
     }
 
-    fn needs_barrier(&self) -> bool {
+    pub(crate) fn needs_barrier(&self) -> bool {
         self.has_barrier && self.live().any(Live::is_peer_unfenced)
     }
 
@@ -509,6 +526,48 @@ impl Rail for ShmRail {
         self.calls > 0 || !self.greetings.is_empty()
     }
 
+    fn allocate(&mut self, len: usize, numa_node: u32) -> Option<Result<Lent, Refusal>> {
+        Some(self.allocate_region(len, numa_node))
+    }
+
+    fn free(&mut self, token: u64) {
+        if let Some(heap) = &mut self.heap {
+            heap.free(token);
+        }
+    }
+
+    fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
+        self.enter_record(region)
+    }
+
+    fn withdraw(&mut self, number: u64, _record: u64) -> bool {
+        self.end_record(number)
+    }
+
+    fn window(&mut self, link: LinkId, key: &RemoteKey) -> Option<Window> {
+        self.open_window(link.0, key)
+    }
+
+    fn copy_to(
+        &mut self,
+        link: LinkId,
+        key: &RemoteKey,
+        offset: u64,
+        from: &Iov,
+    ) -> Option<Result<(), Error>> {
+        self.copy(link.0, key, offset, Way::Out, from)
+    }
+
+    fn copy_from(
+        &mut self,
+        link: LinkId,
+        key: &RemoteKey,
+        offset: u64,
+        to: &Iov,
+    ) -> Option<Result<(), Error>> {
+        self.copy(link.0, key, offset, Way::In, to)
+    }
+
     fn expose(&mut self, _link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
         let mut pieces = memory.pieces();
         let (base, _) = pieces.next()?;
@@ -616,6 +675,7 @@ impl Drop for ShmRail {
         if self.process != std::process::id() {
             return;
         }
+        self.end_all_records();
         self.exposures.end_all(&self.arena);
         self.dir.unregister(self.config.local.node, self.config.name.as_deref());
         // A forked child may hold copies of these: closing ours would not end them.
@@ -636,6 +696,8 @@ fn capabilities(single_copy: SingleCopy) -> Capabilities {
     capabilities.latency_ns = 65;
     capabilities.bandwidth = 40_000_000_000;
     capabilities.copies = 2;
+    capabilities.put = true;
+    capabilities.atomics = true;
     capabilities.loans = true;
     capabilities
 }

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::ring::slot::Slot;
-use gridnet_core::sync::AtomicU32;
+use gridnet_core::sync::{AtomicU32, AtomicU64};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
@@ -17,7 +17,7 @@ use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
-use crate::layout::{Header, ARENA_OFFSET, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_SEGMENT};
+use crate::layout::{Header, ARENA_OFFSET, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_SEGMENT, RECORD_WORDS};
 
 /// Memory is taken from the system in steps of this many bytes.
 const COMMIT_STEP: usize = 256 * 1024;
@@ -40,7 +40,7 @@ impl OwnSegment {
     /// [`Error::Limit`] when a limit on files or address space forbids it, [`Error::Unsupported`] when the
     /// kernel offers no sealed memfd.
     pub fn create(size: usize, header: &Header, huge_pages: bool) -> Result<OwnSegment, Refusal> {
-        check_file_limit(size)?;
+        check_file_limit(size, "GRIDNET_SHM_SEGMENT_SIZE")?;
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file =
             memfd_create(c"gridnet", flags).map_err(|e| failed(Error::Unsupported, "memfd_create", e))?;
@@ -124,6 +124,17 @@ impl OwnSegment {
         unsafe { &*self.map.as_mut_ptr().add(ARMING_OFFSET).cast::<AtomicU32>() }
     }
 
+    /// The words of the line at a position in lines, which the own allocator gave out.
+    ///
+    /// # Panics
+    /// When the line is outside.
+    pub fn words(&self, line: u32) -> &[AtomicU64; RECORD_WORDS] {
+        let start = line as usize * LINE;
+        assert!(start + LINE <= self.map.len());
+        // SAFETY: inside the mapping, aligned, and as a record or announcement only ever accessed as atomics.
+        unsafe { &*self.map.as_mut_ptr().add(start).cast() }
+    }
+
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.map.len()
@@ -202,6 +213,14 @@ impl PeerSegment {
         (offset.checked_add(len)? <= self.map.len()).then(|| self.map.as_ptr().wrapping_add(offset))
     }
 
+    /// The words of the line at a position in lines that a peer, or somebody with a key, named.
+    pub fn words(&self, line: u64) -> Option<&[AtomicU64; RECORD_WORDS]> {
+        let start = usize::try_from(line).ok()?.checked_mul(LINE)?;
+        let bytes = self.bytes(start, LINE).filter(|_| start >= ARENA_OFFSET)?;
+        // SAFETY: inside the mapping, aligned, and only ever accessed as atomics, whatever the peer has there.
+        Some(unsafe { &*bytes.cast() })
+    }
+
     /// A word at `offset`, behind the first page; `None` when there is none.
     pub fn word(&self, offset: usize) -> Option<&AtomicU32> {
         let inside = offset >= ARENA_OFFSET && offset.checked_add(size_of::<u32>())? <= self.map.len();
@@ -247,11 +266,11 @@ fn seal(file: &OwnedFd) -> Result<(), Refusal> {
 }
 
 /// A file beyond RLIMIT_FSIZE would raise SIGXFSZ instead of an error.
-fn check_file_limit(size: usize) -> Result<(), Refusal> {
+pub fn check_file_limit(size: usize, variable: &str) -> Result<(), Refusal> {
     match getrlimit(Resource::RLIMIT_FSIZE) {
         Ok((limit, _)) if limit < size as u64 => Err(Refusal::new(
             Error::Limit,
-            format!("the limit on file sizes (RLIMIT_FSIZE, {limit} bytes) is below GRIDNET_SHM_SEGMENT_SIZE ({size})"),
+            format!("the limit on file sizes (RLIMIT_FSIZE, {limit} bytes) is below {variable} ({size})"),
         )),
         _ => Ok(()),
     }

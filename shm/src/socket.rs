@@ -1,7 +1,7 @@
 //! Unix sockets: where links are made, and how the end of a peer is noticed.
 //!
 //! Packets (SOCK_SEQPACKET): one byte of type, then either a handshake with two descriptors (segment and doorbell)
-//! or a rejection (status, four bytes, and a text).
+//! or a rejection (status, four bytes, and a text), or, once a link is made, the sender's heap as a descriptor.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,6 +22,7 @@ use nix::unistd::geteuid;
 
 const TYPE_HELLO: u8 = b'H';
 const TYPE_REJECT: u8 = b'R';
+const TYPE_HEAP: u8 = b'M';
 /// Descriptors that a connection brings: segment, doorbell, and the process at its other end.
 const BROUGHT: usize = 3;
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
@@ -33,6 +34,8 @@ pub enum Packet {
     Hello(Box<Hello>, OwnedFd, OwnedFd),
     /// It does not want the link, or this one of two.
     Reject(Refusal),
+    /// Its heap.
+    Heap(OwnedFd),
     /// Nothing yet.
     Nothing,
     /// The other end is closed.
@@ -176,6 +179,27 @@ pub fn send_reject(stream: &OwnedFd, refusal: &Refusal) -> Result<(), Refusal> {
     send(stream, TYPE_REJECT, &body, &[])
 }
 
+/// Sends a heap.
+///
+/// # Errors
+/// When the other end is closed, or listens to nothing.
+pub fn send_heap(stream: &OwnedFd, heap: BorrowedFd<'_>) -> Result<(), Refusal> {
+    send(stream, TYPE_HEAP, &[], &[ControlMessage::ScmRights(&[heap.as_raw_fd()])])
+}
+
+/// Whether the next packet is a heap.
+pub fn is_heap_next(stream: &OwnedFd) -> bool {
+    let mut kind = [0u8];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    nix::sys::socket::recv(stream.as_raw_fd(), &mut kind, flags) == Ok(1) && kind == [TYPE_HEAP]
+}
+
+/// Whether the process of such a descriptor has ended.
+pub fn has_ended(process: &OwnedFd) -> bool {
+    let mut set = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    poll(&mut set, PollTimeout::ZERO) != Ok(0)
+}
+
 fn send(stream: &OwnedFd, kind: u8, body: &[u8], control: &[ControlMessage<'_>]) -> Result<(), Refusal> {
     let parts = [IoSlice::new(std::slice::from_ref(&kind)), IoSlice::new(body)];
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
@@ -219,6 +243,11 @@ fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, Refusal> {
             let [segment, doorbell] = <[OwnedFd; 2]>::try_from(files)
                 .map_err(|files| misbehaved(format!("handshake with {} descriptors, not 2", files.len())))?;
             Ok(Packet::Hello(Box::new(hello), segment, doorbell))
+        }
+        Some((&TYPE_HEAP, [])) => {
+            let [heap] = <[OwnedFd; 1]>::try_from(files)
+                .map_err(|files| misbehaved(format!("heap with {} descriptors, not 1", files.len())))?;
+            Ok(Packet::Heap(heap))
         }
         Some((&TYPE_REJECT, body)) => {
             let (code, text) =
@@ -269,7 +298,7 @@ mod tests {
 
     #[test]
     fn strange_packets_are_refused() {
-        for bytes in [&b"X"[..], b"H", b"HGNET", b"R", b"R12"] {
+        for bytes in [&b"X"[..], b"H", b"HGNET", b"R", b"R12", b"M", b"Mx"] {
             assert_eq!(
                 parse_packet(bytes, Vec::new()).unwrap_err().error,
                 Error::PeerMisbehaved,

@@ -131,6 +131,7 @@ impl Fixture for Shm {
             ring_slots: self.ring_slots,
             link_window: self.link_window,
             huge_pages: false,
+            heap_size: 64 << 20,
             single_copy: self.single_copy,
         })
         .expect("the rail opens")

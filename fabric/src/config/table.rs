@@ -108,6 +108,8 @@ variables! {
     shm_huge_pages: HugePages = "GRIDNET_SHM_HUGE_PAGES" "auto" [""]
         Choice(&[("auto", HugePages::Auto), ("never", HugePages::Never)]),
         "Whether huge pages are used for shared memory where the system offers them.";
+    shm_heap_size: usize = "GRIDNET_SHM_HEAP_SIZE" "16g" ["bytes"] Bytes(MIB..=1024 * GIB),
+        "Upper limit of the memory that a fabric allocates for regions; pages are taken only as they are used.";
     shm_single_copy: SingleCopy = "GRIDNET_SHM_SINGLE_COPY" "auto" [""]
         Choice(&[("auto", SingleCopy::Auto), ("always", SingleCopy::Always), ("never", SingleCopy::Never)]),
         "Whether long messages are copied straight out of the sender's memory: when that is faster, whenever it is allowed, or never.";
