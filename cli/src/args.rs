@@ -147,10 +147,27 @@ pub(crate) enum Op {
     TagBw,
     /// Rate of small tagged messages with many in flight
     TagRate,
+    /// One-way time of a put into an allocated region, half a round trip
+    PutLat,
+    /// Time of a get from an allocated region
+    GetLat,
+    /// One-way time of an atomic add to an allocated region, half a round trip
+    AtomicLat,
+    /// Bandwidth of puts into an allocated region
+    PutBw,
+    /// Bandwidth of gets from an allocated region
+    GetBw,
     /// From opening an endpoint to the first echo
     ConnectLat,
     /// Raw cache-line ping-pong between the two cores, without gridnet
     Canary,
+}
+
+impl Op {
+    /// Operations on regions.
+    pub(crate) fn is_onesided(self) -> bool {
+        matches!(self, Op::PutLat | Op::GetLat | Op::AtomicLat | Op::PutBw | Op::GetBw)
+    }
 }
 
 impl fmt::Display for Op {
@@ -160,6 +177,11 @@ impl fmt::Display for Op {
             Op::LoanLat => "loan_lat",
             Op::TagBw => "tag_bw",
             Op::TagRate => "tag_rate",
+            Op::PutLat => "put_lat",
+            Op::GetLat => "get_lat",
+            Op::AtomicLat => "atomic_lat",
+            Op::PutBw => "put_bw",
+            Op::GetBw => "get_bw",
             Op::ConnectLat => "connect_lat",
             Op::Canary => "canary",
         })

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 mod loan;
+pub(crate) mod region;
 
 pub(crate) use loan::{Loans, Received};
 
@@ -177,6 +178,12 @@ impl Cq {
             )
         };
         check("gridnet_tag_recv", status)
+    }
+
+    /// Moves everything on that can be moved.
+    pub(crate) fn progress(&self) -> Result<(), CallError> {
+        // SAFETY: the fabric is open.
+        check("gridnet_fabric_progress", unsafe { c::gridnet_fabric_progress(self.handle.fabric.0) })
     }
 
     /// Opens an endpoint to `address`.

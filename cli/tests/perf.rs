@@ -43,7 +43,11 @@ fn json_has_an_object_a_line_with_every_field() {
     let (lat, loan, bw, rate) = ("tag_lat", "loan_lat", "tag_bw", "tag_rate");
     let connect = [("connect_lat", 8), ("connect_lat", 8)];
     let sized = |op| [(op, 8), (op, 65536)];
-    assert_eq!(seen, [sized(lat), sized(loan), sized(bw), sized(rate), connect].concat());
+    let messages = [sized(lat), sized(loan), sized(bw), sized(rate)].concat();
+    let (times, bandwidths) =
+        ([sized("put_lat"), sized("get_lat")].concat(), [sized("put_bw"), sized("get_bw")].concat());
+    let regions = [&times[..], &[("atomic_lat", 8)], &bandwidths].concat();
+    assert_eq!(seen, [&messages[..], &regions, &connect].concat());
     for row in &rows {
         assert!(FIELDS.iter().all(|field| row.get(field).is_some()), "{row}");
         assert!(
@@ -52,10 +56,11 @@ fn json_has_an_object_a_line_with_every_field() {
         );
         assert_eq!((&row["rails"], &row["wait"]), (&"shm".into(), &"adaptive".into()));
         assert_eq!(row["canary_ns"].is_number(), row["pin"] != "same", "{row}");
-        let carries = row["op"].as_str().is_some_and(|op| op.starts_with("tag_"));
+        let op = row["op"].as_str().unwrap();
+        let carries = ["tag_", "put_", "get_", "atomic_"].iter().any(|kind| op.starts_with(kind));
         assert_eq!(row["gb_per_s"].is_number(), carries, "{row}");
     }
-    assert_eq!((&rows[8]["peer"], &rows[9]["peer"]), (&"polling".into(), &"asleep".into()));
+    assert_eq!((&rows[17]["peer"], &rows[18]["peer"]), (&"polling".into(), &"asleep".into()));
 }
 
 #[test]
@@ -67,6 +72,9 @@ fn each_wait_mode_and_each_placement_works() {
         &["--op", "tag_bw", "--size", "1m", "--pin", "none"],
         &["--op", "tag_lat", "--size", "0", "--wait", "block"],
         &["--op", "tag_rate", "--wait", "spin", "--rails", "shm"],
+        &["--op", "put_lat", "--size", "64k", "--pin", "same"],
+        &["--op", "atomic_lat", "--pin", "none"],
+        &["--op", "get_bw", "--size", "8", "--wait", "block"],
     ] {
         let rows = rows(args);
         assert_eq!(rows.len(), 1, "{args:?}");

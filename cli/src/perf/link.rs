@@ -1,5 +1,6 @@
 //! One end of the path that is measured: a queue, an endpoint, and a buffer for each direction.
 
+use crate::cabi::region::{Region, Remote, KEY};
 use crate::cabi::{Buffer, CallError, Cq, Endpoint, Entry, Kind, Loans, Sent};
 use crate::failure::Failure;
 use std::time::{Duration, Instant};
@@ -36,6 +37,9 @@ pub(crate) struct Link {
     endpoint: Endpoint,
     outgoing: Buffer,
     incoming: Buffer,
+    key_out: Buffer,
+    key_in: Buffer,
+    scratch: Buffer,
 }
 
 impl Link {
@@ -47,6 +51,9 @@ impl Link {
             endpoint,
             outgoing: Buffer::new(largest, side.seed()),
             incoming: Buffer::new(largest, side.other().seed()),
+            key_out: Buffer::new(KEY, 0),
+            key_in: Buffer::new(KEY, 0),
+            scratch: Buffer::new(largest, side.seed()),
         }
     }
 
@@ -93,6 +100,49 @@ impl Link {
             Some(entry) => Ok(entry),
             None => self.wait(),
         }
+    }
+
+    /// Allocates a region.
+    pub(crate) fn allocate(&self, len: usize) -> Result<Region, CallError> {
+        self.cq.allocate(len)
+    }
+
+    /// Imports a key of the other side.
+    pub(crate) fn import(&self, key: [u8; KEY]) -> Result<Remote<'_>, CallError> {
+        self.endpoint.import(key)
+    }
+
+    /// Looks after messages while no entry is waited for.
+    pub(crate) fn progress(&self) -> Result<(), CallError> {
+        self.cq.progress()
+    }
+
+    /// Posts the receive of the other side's key.
+    pub(crate) fn post_key(&self, tag: u64) -> Result<(), CallError> {
+        self.cq.recv(self.key_in, KEY, tag)
+    }
+
+    /// Sends a key, and counts in `in_flight` if an entry will follow.
+    pub(crate) fn send_key(&self, key: [u8; KEY], tag: u64, in_flight: &mut u64) -> Result<(), Failure> {
+        self.key_out.write(&key);
+        match self.endpoint.send(self.key_out, KEY, tag)? {
+            Sent::Done => Ok(()),
+            Sent::InFlight => {
+                *in_flight += 1;
+                Ok(())
+            }
+            Sent::Again => Err(Failure::Run("no room for a key".into())),
+        }
+    }
+
+    /// Memory for operations on regions.
+    pub(crate) fn scratch(&self) -> Buffer {
+        self.scratch
+    }
+
+    /// The key that came.
+    pub(crate) fn received_key(&self) -> [u8; KEY] {
+        self.key_in.read()
     }
 
     /// Prepares the incoming buffer for [`Link::verify`].

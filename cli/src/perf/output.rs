@@ -154,6 +154,14 @@ const MEANINGS: &[(Op, &str)] = &[
     ),
     (Op::TagBw, "time per message, and bandwidth, with many messages in flight; 1 GB is 10^9 bytes"),
     (Op::TagRate, "time per message, and messages per second, with many small messages in flight"),
+    (Op::PutLat, "time until a put is seen by the owner of the region: half a round trip (means of 16)"),
+    (Op::GetLat, "time of a call that gets from the other process's region (means of 16)"),
+    (
+        Op::AtomicLat,
+        "time until an atomic add is seen by the owner of the word: half a round trip (means of 16)",
+    ),
+    (Op::PutBw, "time per put, and bandwidth, until all of a window are in the region"),
+    (Op::GetBw, "time per get, and bandwidth, from the other process's region"),
     (Op::ConnectLat, "from opening an endpoint to the first echo, the peer polling or asleep meanwhile"),
     (
         Op::Canary,

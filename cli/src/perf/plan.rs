@@ -114,7 +114,18 @@ fn overrides(args: &PerfArgs) -> Vec<(String, String)> {
 
 fn specs(args: &PerfArgs) -> Vec<Spec> {
     let ops: &[Op] = match (&args.op[..], &args.plot) {
-        ([], None) => &[Op::TagLat, Op::LoanLat, Op::TagBw, Op::TagRate, Op::ConnectLat],
+        ([], None) => &[
+            Op::TagLat,
+            Op::LoanLat,
+            Op::TagBw,
+            Op::TagRate,
+            Op::PutLat,
+            Op::GetLat,
+            Op::AtomicLat,
+            Op::PutBw,
+            Op::GetBw,
+            Op::ConnectLat,
+        ],
         ([], Some(_)) => &[Op::TagLat, Op::TagBw],
         (named, _) => named,
     };
@@ -125,6 +136,10 @@ fn specs_of(op: Op, args: &PerfArgs) -> Vec<Spec> {
     let given: Vec<usize> = args.size.iter().map(|size| size.0).collect();
     let sized = |sizes: Vec<usize>| sizes.into_iter().map(|size| Spec { op, size, peer: None }).collect();
     match op {
+        Op::AtomicLat => sized(vec![8]),
+        op if op.is_onesided() && !given.is_empty() => sized(given),
+        Op::PutLat | Op::GetLat => sized(vec![8]),
+        Op::PutBw | Op::GetBw => sized(vec![1 << 20]),
         Op::TagLat | Op::LoanLat | Op::TagBw | Op::TagRate if !given.is_empty() => sized(given),
         Op::TagLat | Op::TagBw if args.plot.is_some() => sized(PLOT_SIZES.map(|shift| 1 << shift).collect()),
         Op::TagLat | Op::TagBw => sized(vec![8, 1 << 10, 64 << 10, 1 << 20]),

@@ -44,8 +44,8 @@ impl Row {
         let nothing = || Failure::Run(format!("{}: there is nothing to measure", spec.op));
         let summary = samples.summary().ok_or_else(nothing)?;
         let us = |ns: f64| rounded(ns / 1000.0);
-        let carries = matches!(spec.op, Op::TagLat | Op::TagBw | Op::TagRate);
-        let one_way = matches!(spec.op, Op::TagLat | Op::LoanLat | Op::Canary);
+        let carries = matches!(spec.op, Op::TagLat | Op::TagBw | Op::TagRate) || spec.op.is_onesided();
+        let one_way = matches!(spec.op, Op::TagLat | Op::LoanLat | Op::PutLat | Op::AtomicLat | Op::Canary);
         Ok(Row {
             op: spec.op,
             rails: rails.to_owned(),

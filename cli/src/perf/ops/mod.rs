@@ -4,6 +4,7 @@
 pub(crate) mod connect;
 pub(crate) mod latency;
 pub(crate) mod loan;
+pub(crate) mod onesided;
 pub(crate) mod stream;
 
 use super::link::Link;
@@ -18,7 +19,8 @@ pub(crate) fn lead(link: &Link, task: Task) -> Result<Samples, Failure> {
         Op::TagLat => latency::lead(link, task),
         Op::LoanLat => loan::lead(link, task),
         Op::TagBw | Op::TagRate => stream::lead(link, task),
-        Op::ConnectLat | Op::Canary => Err(not_here(task)),
+        op if op.is_onesided() => onesided::lead(link, task),
+        _ => Err(not_here(task)),
     }
 }
 
@@ -32,7 +34,8 @@ pub(crate) fn follow(
         Op::TagLat => latency::follow(link, task, ready),
         Op::LoanLat => loan::follow(link, task, ready),
         Op::TagBw | Op::TagRate => stream::follow(link, task, ready),
-        Op::ConnectLat | Op::Canary => Err(not_here(task)),
+        op if op.is_onesided() => onesided::follow(link, task, ready),
+        _ => Err(not_here(task)),
     }
 }
 
