@@ -89,9 +89,15 @@ impl<R: Rail> Engine<R> {
     /// has happened: [`Self::send_loan`] then does it, or says why not. Unless `keep`, the handle names nothing afterwards.
     #[inline(always)]
     pub fn send_loan_now(&mut self, peer: PeerId, loan: u64, len: usize, tag: u64, keep: bool) -> bool {
+        !self.state.peers.get(peer.index()).is_none_or(must_listen)
+            && self.post_loan_now(peer, loan, len, tag, keep)
+    }
+
+    #[inline(always)]
+    fn post_loan_now(&mut self, peer: PeerId, loan: u64, len: usize, tag: u64, keep: bool) -> bool {
         let State { peers, loans, .. } = &mut self.state;
         let Some(p) = peers.get_mut(peer.index()) else { return false };
-        if !p.direct || must_listen(p) || loans.lender != Some(p.rail) {
+        if !p.direct || loans.lender != Some(p.rail) {
             return false;
         }
         let Ok(sending) = loans.begin_send(loan, len, peer, &mut p.first_hold) else { return false };
@@ -131,7 +137,7 @@ impl<R: Rail> Engine<R> {
         if self.state.peers.get(peer.index()).is_some_and(must_listen) {
             self.listen_to(peer);
         }
-        if args.immediate.is_none() && self.send_loan_now(peer, loan, len, args.tag, keep) {
+        if args.immediate.is_none() && self.post_loan_now(peer, loan, len, args.tag, keep) {
             return Ok(Sent::Done);
         }
         let State { peers, loans, .. } = &mut self.state;

@@ -101,6 +101,32 @@ pub fn lengths_beyond_memory_are_survived<F: Fixture>(fixture: F) {
     scene.check_friend(0);
 }
 
+/// The same for a receive that has no buffer: the message is refused where memory for it cannot be had, on both sides.
+pub fn lengths_beyond_memory_are_not_lent<F: Fixture>(fixture: F) {
+    let mut scene = Scene::new(fixture);
+    scene.admit(100);
+    let source = scene.source;
+    for (i, len) in [u64::MAX, i64::MAX as u64, 1 << 62].into_iter().enumerate() {
+        let tag = i as u64;
+        let posted = (i % 2 == 0).then(|| scene.pair.a.receive_loan(exactly(source, tag)));
+        let mut frame = plain(Kind::Rts, 0);
+        frame.word = tag;
+        frame.extension = [len, 7, 0, 0, 0];
+        assert!(scene.forger.post(&frame));
+        scene.settle();
+        let receive = posted.unwrap_or_else(|| scene.pair.a.receive_loan(exactly(source, tag)));
+        let outcome = scene.pair.finish_a(receive);
+        assert_eq!(outcome.status, Err(Error::NoMemory));
+        scene.settle();
+        let answer = scene.forger.frames.pop().expect("the sender hears of it");
+        let refused = i64::from(Error::NoMemory.code()) as u64;
+        assert_eq!((answer.kind, answer.word, answer.extension[0]), (Kind::Fin as u8, 7, refused));
+    }
+    assert_eq!(scene.pair.a.engine().loans(), 0);
+    scene.check_victim();
+    scene.check_friend(0);
+}
+
 /// Loans that lie nowhere, and loans given back that are not held: the peer is cut off. Over rails that do not lend, any loan
 /// is one too many.
 pub fn loans_that_cannot_be_are_refused<F: Fixture>(fixture: F) {

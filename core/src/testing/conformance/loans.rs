@@ -31,6 +31,22 @@ pub fn loans_of_all_sizes_arrive<F: Fixture>(fixture: F) {
     }
 }
 
+/// Over a rail that lends, a loan whose turn it is leaves within the call, however many went before.
+pub fn loans_leave_at_once<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let lends = pair.a.engine().rails()[0].capabilities().loans;
+    for i in 0..300u64 {
+        let receive = pair.b.receive_loan(exactly(pair.to_a, i));
+        let send = pair.a.send_as_loan(pair.to_b, &content(10_000, i), i);
+        assert!(!lends || pair.a.is_finished(send), "loan {i} waits");
+        let outcome = pair.finish_b(receive);
+        let loan = assert_lent(&outcome, i, &content(10_000, i));
+        pair.b.engine().give_back(loan).expect("it was received");
+        assert_eq!(pair.finish_a(send).completion.is_some(), !lends);
+    }
+    assert_all_back(&mut pair);
+}
+
 /// A receive with a buffer takes a loan as any message, and gives it back by itself.
 pub fn a_buffer_takes_a_loan<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);

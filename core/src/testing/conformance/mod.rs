@@ -96,6 +96,7 @@ macro_rules! conformance_cases {
             regions::a_node_reaches_its_own_regions
             regions::forged_operations_harm_nobody
             loans::loans_of_all_sizes_arrive
+            loans::loans_leave_at_once
             loans::a_buffer_takes_a_loan
             loans::a_receive_of_loans_takes_any_message
             loans::loans_keep_their_order
@@ -110,6 +111,7 @@ macro_rules! conformance_cases {
             hostile::forged_frames_harm_nobody_else
             hostile::answers_nobody_asked_for_are_survived
             hostile::lengths_beyond_memory_are_survived
+            hostile::lengths_beyond_memory_are_not_lent
             hostile::loans_that_cannot_be_are_refused
         }
     };
