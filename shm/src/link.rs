@@ -12,7 +12,7 @@ use gridnet_core::region::Watch;
 use gridnet_core::ring::bell::{Order, Ringer};
 use gridnet_core::ring::slot::{Consumer, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
 use gridnet_core::sync::{prefetch, relax, AtomicU32, AtomicU64, Ordering};
-use gridnet_core::wire::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
+use gridnet_core::wire::{extension_words, Frame, Incoming, Kind, FLAG_IMMEDIATE, MAX_EXTENSION};
 
 use crate::arena::{Arena, Staging, MAX_STAGING};
 use crate::copy_choice::CopyChoice;
@@ -510,7 +510,7 @@ fn take_slot<S: Sink>(
 }
 
 /// Hands the loan of one slot over: memory of the peer's segment. True when it is kept.
-#[inline]
+#[inline(never)]
 fn take_loan<S: Sink>(
     segment: &PeerSegment,
     peer: PeerId,
@@ -518,19 +518,16 @@ fn take_loan<S: Sink>(
     sink: &mut S,
 ) -> Result<bool, Refusal> {
     let header = ready.header();
-    let words = extension_words(header.kind, header.flags).map_err(|e| misbehaved(e.0))?;
+    let word = |i: usize| ready.body().get(i).map_or(0, |word| word.load(Ordering::Relaxed));
+    let (immediate, first) = match header.flags {
+        0 => (None, 0),
+        FLAG_IMMEDIATE => (Some(word(0)), 1),
+        _ => return Err(misbehaved("loan with flags that a loan does not have")),
+    };
     if header.len > 0 {
         return Err(misbehaved("loan with a payload beside it"));
     }
-    let mut extension = [0; BODY_WORDS];
-    for (to, from) in extension.iter_mut().zip(ready.body()).take(words) {
-        *to = from.load(Ordering::Relaxed);
-    }
-    let (immediate, [loan, position, len]) = match (words, extension) {
-        (3, [loan, position, len, ..]) => (None, [loan, position, len]),
-        (4, [immediate, loan, position, len, ..]) => (Some(immediate), [loan, position, len]),
-        _ => return Err(misbehaved("loan with other words than a loan has")),
-    };
+    let (loan, position, len) = (word(first), word(first + 1), word(first + 2));
     let base = loan_range(position, len, segment.len())
         .and_then(|(start, len)| segment.bytes(start, len))
         .ok_or_else(|| misbehaved("loan outside the segment"))?;
