@@ -337,29 +337,32 @@ impl Live {
             };
             let header = ready.header();
             *core = header.core;
-            let is_loan = header.kind == Kind::Loan as u8;
-            let staged = if is_loan {
-                self.loans_read += u32::from(take_loan(&self.segment, peer, &ready, sink)?);
-                0
-            } else {
-                take_slot(&self.segment, peer, &ready, sink)?
-            };
+            let content = take_slot(&self.segment, peer, &ready, sink)?;
             taken += 1;
             let published = self.consumer.consume(false);
-            if staged > 0 {
-                self.count_staged(staged);
-            } else if published {
-                self.ring();
-            }
-            if is_loan {
-                // The program has much to read now. What follows a loan is often the return of another, whose line would have
-                // to come over first.
-                self.run = 0;
-                return Ok(taken);
+            match content {
+                Content::Slot if published => self.ring(),
+                Content::Slot => {}
+                Content::Staged(len) => self.count_staged(len),
+                Content::Loan { kept } => {
+                    self.count_loan(kept, published);
+                    return Ok(taken);
+                }
             }
         }
         self.run = self.run.saturating_add(taken as u32);
         Ok(taken)
+    }
+
+    /// A loan was delivered. The program has much to read now; and what follows a loan is often the return of another, whose
+    /// line would have to come over first: so the run ends here.
+    #[inline(never)]
+    fn count_loan(&mut self, kept: bool, published: bool) {
+        self.loans_read += u32::from(kept);
+        self.run = 0;
+        if published {
+            self.ring();
+        }
     }
 
     /// The ring is empty.
@@ -492,19 +495,33 @@ fn order_of(sender: &LinkOffer, receiver: &LinkOffer) -> Order {
     }
 }
 
-/// Hands the frame of one slot over; the length of its staging buffer, if it has one.
+/// Where the payload of a frame was.
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    /// In the slot.
+    Slot,
+    /// In a staging buffer, of so many bytes.
+    Staged(usize),
+    /// In memory that the peer lends, and that is read on if it is kept.
+    Loan { kept: bool },
+}
+
+/// Hands the frame of one slot over; says where its payload was.
 #[inline(always)]
 fn take_slot<S: Sink>(
     segment: &PeerSegment,
     peer: PeerId,
     ready: &Ready<'_>,
     sink: &mut S,
-) -> Result<usize, Refusal> {
+) -> Result<Content, Refusal> {
     let header = ready.header();
     let len = usize::from(header.len);
     if header.kind == Kind::Eager as u8 && header.flags == 0 && len <= BODY_BYTES {
         sink.message(peer, ready.word(), PeerBytes::Words(ready.body(), len));
-        return Ok(0);
+        return Ok(Content::Slot);
+    }
+    if header.kind == Kind::Loan as u8 {
+        return take_loan(segment, peer, ready, sink).map(|kept| Content::Loan { kept });
     }
     take_extended(segment, peer, ready, sink)
 }
@@ -544,7 +561,7 @@ fn take_extended<S: Sink>(
     peer: PeerId,
     ready: &Ready<'_>,
     sink: &mut S,
-) -> Result<usize, Refusal> {
+) -> Result<Content, Refusal> {
     let header = ready.header();
     let mut frame = Incoming {
         kind: header.kind,
@@ -555,7 +572,7 @@ fn take_extended<S: Sink>(
     };
     let staged = unpack(segment, ready, &mut frame)?;
     sink.frame(peer, frame).map_err(|error| Refusal::new(error, "frame that breaks the protocol"))?;
-    Ok(staged)
+    Ok(if staged > 0 { Content::Staged(staged) } else { Content::Slot })
 }
 
 /// Fills in extension words and payload; the length of the staging buffer, if there is one.
