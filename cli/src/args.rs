@@ -77,7 +77,7 @@ pub(crate) struct PerfArgs {
     #[arg(long, value_name = "R")]
     pub(crate) rails: Option<String>,
 
-    /// What to measure [default: all but canary]
+    /// What to measure [default: messages and connections]
     #[arg(long, value_name = "OP,..", value_delimiter = ',')]
     pub(crate) op: Vec<Op>,
 
@@ -96,6 +96,10 @@ pub(crate) struct PerfArgs {
     /// Messages in flight in tag_bw and tag_rate
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65536))]
     pub(crate) window: u64,
+
+    /// Peers in the operations peers_*
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=MOST_PEERS))]
+    pub(crate) peers: u32,
 
     /// Cores of the two processes: A,B, or `same` for one core, or `none` [default: the first two]
     #[arg(long, value_name = "A,B|same|none")]
@@ -159,6 +163,14 @@ pub(crate) enum Op {
     GetBw,
     /// From opening an endpoint to the first echo
     ConnectLat,
+    /// From opening endpoints to many fabrics of one process to the last first echo
+    PeersOpen,
+    /// Memory and descriptors of a peer that is idle
+    PeersMemory,
+    /// One-way time of a tagged message while many other peers are idle, and with one peer
+    PeersLat,
+    /// Processor time of a process that waits
+    IdleCpu,
     /// Raw cache-line ping-pong between the two cores, without gridnet
     Canary,
 }
@@ -183,6 +195,10 @@ impl fmt::Display for Op {
             Op::PutBw => "put_bw",
             Op::GetBw => "get_bw",
             Op::ConnectLat => "connect_lat",
+            Op::PeersOpen => "peers_open",
+            Op::PeersMemory => "peers_memory",
+            Op::PeersLat => "peers_lat",
+            Op::IdleCpu => "idle_cpu",
             Op::Canary => "canary",
         })
     }
@@ -272,6 +288,9 @@ impl fmt::Display for Pin {
 const LARGEST: usize = 1 << 30;
 
 const MOST_ITERS: u64 = 1_000_000_000;
+
+/// Each needs several descriptors, and a fabric in the peer process.
+const MOST_PEERS: i64 = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -47,6 +47,13 @@ pub(crate) fn version() -> String {
 /// The address of a fabric.
 pub(crate) struct Address(c::gridnet_address);
 
+impl Address {
+    /// From the bytes of [`Fabric::address`], perhaps of another process.
+    pub(crate) fn from_bytes(bytes: [u8; 64]) -> Address {
+        Address(c::gridnet_address { bytes })
+    }
+}
+
 /// A `gridnet_fabric`, closed when the last object made from it is gone.
 #[derive(Clone)]
 pub(crate) struct Fabric(Rc<FabricHandle>);
@@ -81,6 +88,16 @@ impl Fabric {
         check("gridnet_fabric_lookup", status)?;
         // SAFETY: outputs are written on success.
         Ok(Address(unsafe { address.assume_init() }))
+    }
+
+    /// The bytes by which other processes reach the fabric.
+    pub(crate) fn address(&self) -> Result<[u8; 64], CallError> {
+        let mut address = MaybeUninit::uninit();
+        // SAFETY: the fabric is open, the output has the right type.
+        let status = unsafe { c::gridnet_fabric_address(self.0 .0, address.as_mut_ptr()) };
+        check("gridnet_fabric_address", status)?;
+        // SAFETY: outputs are written on success.
+        Ok(unsafe { address.assume_init() }.bytes)
     }
 
     /// Makes a completion queue of default capacity.
@@ -159,6 +176,15 @@ impl Cq {
             // SAFETY: the call says that it wrote one entry.
             1.. => read_entry(unsafe { entry.assume_init_ref() }),
             _ => Err(failed("gridnet_cq_wait", status)),
+        }
+    }
+
+    /// Waits for as long as nothing comes; whether that was all of `timeout`.
+    pub(crate) fn wait_in_vain(&self, timeout: Duration) -> Result<bool, CallError> {
+        match self.wait(timeout) {
+            Ok(_) => Ok(false),
+            Err(error) if error.status == c::GRIDNET_ERR_TIMEOUT => Ok(true),
+            Err(error) => Err(error),
         }
     }
 

@@ -93,6 +93,11 @@ impl Link {
         self.cq.wait(PATIENCE)
     }
 
+    /// Waits for as long as nothing comes; whether that was all of `timeout`.
+    pub(crate) fn wait_in_vain(&self, timeout: Duration) -> Result<bool, CallError> {
+        self.cq.wait_in_vain(timeout)
+    }
+
     /// The next entry, by a poll where one is there.
     #[inline]
     pub(crate) fn next(&self) -> Result<Entry, CallError> {

@@ -10,6 +10,7 @@ mod peer;
 mod plan;
 mod plot;
 mod row;
+mod scale;
 mod serve;
 mod session;
 mod stats;

@@ -76,12 +76,10 @@ fn column_heads() -> String {
 }
 
 fn table_line(row: &Row) -> String {
-    let time = |us: f64| {
-        if us < 1.0 {
-            format!("{us:.4}")
-        } else {
-            format!("{us:.2}")
-        }
+    let time = |us: Option<f64>| match us {
+        None => "-".to_owned(),
+        Some(us) if us < 1.0 => format!("{us:.4}"),
+        Some(us) => format!("{us:.2}"),
     };
     let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
     let cells = [
@@ -95,9 +93,10 @@ fn table_line(row: &Row) -> String {
     ];
     let cells: Vec<String> =
         cells.iter().zip(NUMBERS).map(|(cell, (_, width))| format!("{cell:>width$}")).collect();
-    let notes =
-        [row.peer.map(|state| format!("  peer {state}")), row.unstable.then(|| "  unstable".to_owned())];
-    let notes: String = notes.into_iter().flatten().collect();
+    let peer = row.peer.map(|state| format!("peer {state}"));
+    let unstable = row.unstable.then(|| "unstable".to_owned());
+    let notes = peer.into_iter().chain(row.scale.notes()).chain(unstable);
+    let notes: String = notes.map(|note| format!("  {note}")).collect();
     format!("{:<12}{:>10}{}{notes}\n", row.op, text::size(row.size), cells.concat())
 }
 
@@ -115,7 +114,7 @@ fn csv_line(row: &Row) -> io::Result<String> {
 }
 
 /// The fields of [`Row`].
-const CSV_COLUMNS: [&str; 14] = [
+const CSV_COLUMNS: [&str; 19] = [
     "op",
     "rails",
     "size",
@@ -130,6 +129,11 @@ const CSV_COLUMNS: [&str; 14] = [
     "wait",
     "peer",
     "unstable",
+    "peers",
+    "ratio_to_one_peer",
+    "kib_per_peer",
+    "fds_per_peer",
+    "cpu_percent",
 ];
 
 /// Heads and widths of the columns with numbers.
@@ -163,6 +167,13 @@ const MEANINGS: &[(Op, &str)] = &[
     (Op::PutBw, "time per put, and bandwidth, until all of a window are in the region"),
     (Op::GetBw, "time per get, and bandwidth, from the other process's region"),
     (Op::ConnectLat, "from opening an endpoint to the first echo, the peer polling or asleep meanwhile"),
+    (Op::PeersOpen, "from opening the first endpoint to the last first echo, the fabrics polled by one thread"),
+    (
+        Op::PeersMemory,
+        "proportional set size of both processes, and descriptors of one, for each further peer, drained and idle",
+    ),
+    (Op::PeersLat, "as tag_lat, while the other peers are connected and idle; beside it, with one peer only"),
+    (Op::IdleCpu, "processor time over time of a wait in which nothing comes"),
     (
         Op::Canary,
         "a bare cache line going back and forth between the two cores, without gridnet: half a round trip",
@@ -178,15 +189,16 @@ const UNSTABLE_MEANING: &str =
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::perf::scale::Scale;
 
     pub(crate) fn sample(op: Op, size: usize) -> Row {
         Row {
             op,
             rails: "shm,self".into(),
             size,
-            p50_us: 0.0625,
-            p99_us: 0.07,
-            avg_us: 12.5,
+            p50_us: Some(0.0625),
+            p99_us: Some(0.07),
+            avg_us: Some(12.5),
             gb_per_s: Some(0.13),
             mmsg_per_s: None,
             canary_ns: Some(57.5),
@@ -195,13 +207,17 @@ pub(crate) mod tests {
             wait: "adaptive".into(),
             peer: None,
             unstable: false,
+            scale: Scale::default(),
         }
     }
 
     #[test]
     fn csv_has_a_cell_for_each_field_and_quotes_commas() {
         let line = row(&sample(Op::TagLat, 8), Format::Csv).unwrap();
-        assert_eq!(line, "tag_lat,\"shm,self\",8,0.0625,0.07,12.5,0.13,,57.5,1.09,\"0,1\",adaptive,,false\n");
+        assert_eq!(
+            line,
+            "tag_lat,\"shm,self\",8,0.0625,0.07,12.5,0.13,,57.5,1.09,\"0,1\",adaptive,,false,,,,,\n"
+        );
         let object = serde_json::to_value(sample(Op::TagLat, 8)).unwrap();
         let mut keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
         let mut columns = CSV_COLUMNS.to_vec();
@@ -216,7 +232,7 @@ pub(crate) mod tests {
         assert_eq!(line.matches('\n').count(), 1);
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(object["op"], "tag_lat");
-        assert!(object["mmsg_per_s"].is_null() && object["peer"].is_null());
+        assert!(object["mmsg_per_s"].is_null() && object["peer"].is_null() && object["peers"].is_null());
     }
 
     #[test]

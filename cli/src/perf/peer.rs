@@ -66,6 +66,14 @@ impl Peer {
         }
     }
 
+    /// Waits until the peer has gathered a crowd; the addresses of its fabrics.
+    pub(crate) fn gathered(&mut self) -> Result<Vec<Vec<u8>>, Failure> {
+        match self.report()? {
+            Report::Gathered(addresses) => Ok(addresses),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Waits until the peer is done with its order.
     pub(crate) fn done(&mut self) -> Result<(), Failure> {
         match self.report()? {
@@ -139,7 +147,7 @@ impl Reports {
             if !self.readable(deadline.saturating_duration_since(Instant::now()))? {
                 return Err(Failure::Run(format!("the peer process said nothing for {timeout:?}")));
             }
-            let mut chunk = [0; 512];
+            let mut chunk = [0; 65536];
             match self.pipe.read(&mut chunk)? {
                 0 => return Ok(None),
                 len => self.unread.extend_from_slice(&chunk[..len]),

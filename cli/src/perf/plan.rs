@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub(crate) struct Plan {
     pub(crate) specs: Vec<Spec>,
     pub(crate) counts: Counts,
+    /// Peers in the operations that have many.
+    pub(crate) peers: usize,
     pub(crate) placement: Placement,
     /// Variables for both processes, `NAME=value`.
     pub(crate) options: Vec<String>,
@@ -80,6 +82,7 @@ impl Plan {
         }
         Ok(Plan {
             specs,
+            peers: args.peers as usize,
             counts: Counts { iters: args.iters, warmup: args.warmup, window: args.window },
             placement,
             options: overrides.iter().map(|(name, value)| format!("{name}={value}")).collect(),
@@ -144,7 +147,8 @@ fn specs_of(op: Op, args: &PerfArgs) -> Vec<Spec> {
         Op::TagLat | Op::TagBw if args.plot.is_some() => sized(PLOT_SIZES.map(|shift| 1 << shift).collect()),
         Op::TagLat | Op::TagBw => sized(vec![8, 1 << 10, 64 << 10, 1 << 20]),
         Op::LoanLat => sized(vec![1 << 20]),
-        Op::TagRate | Op::Canary => sized(vec![8]),
+        Op::TagRate | Op::Canary | Op::PeersOpen | Op::PeersMemory | Op::PeersLat => sized(vec![8]),
+        Op::IdleCpu => sized(vec![0]),
         Op::ConnectLat => [PeerState::Polling, PeerState::Asleep]
             .map(|peer| Spec { op, size: super::ops::connect::SIZE, peer: Some(peer) })
             .to_vec(),

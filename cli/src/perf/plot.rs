@@ -91,7 +91,7 @@ fn panels(rows: &[Row]) -> Vec<Panel> {
         title: "Latency",
         unit: "microseconds, one way (median)",
         color: LATENCY_COLOR,
-        points: points(Op::TagLat, |row| Some(row.p50_us)),
+        points: points(Op::TagLat, |row| row.p50_us),
         limit: canary.map(|ns| (ns / 1000.0, format!("bare cache line, {ns:.0} ns"))),
         logarithmic: true,
     };

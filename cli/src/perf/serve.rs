@@ -1,7 +1,7 @@
 //! The peer process itself: carries out its parent's orders until there are no more.
 
 use super::link::{Link, Side, PATIENCE};
-use super::ops::{self, connect};
+use super::ops::{self, connect, peers::Crowd};
 use super::task::{Order, Report};
 use crate::args::PeerArgs;
 use crate::cabi::{Buffer, Fabric, Kind};
@@ -40,6 +40,7 @@ fn carry_out(args: &PeerArgs) -> Result<(), Failure> {
     let link = accept(&fabric, args.largest)?;
     report(&Report::Done)?;
     let small = Buffer::new(connect::SIZE, 0);
+    let mut crowd = Crowd::default();
     while let Some(line) = orders.next().transpose()? {
         let order =
             serde_json::from_str(&line).map_err(|error| Failure::Run(format!("bad order: {error}")))?;
@@ -47,6 +48,13 @@ fn carry_out(args: &PeerArgs) -> Result<(), Failure> {
         match order {
             Order::Run(task) => ops::follow(&link, task, ready)?,
             Order::Answer { name, asleep } => connect::follow(&name, &args.option, asleep, small, ready)?,
+            Order::Gather { count } => {
+                crowd = Crowd::gather(count, &args.option)?;
+                report(&Report::Gathered(crowd.addresses()?))?;
+            }
+            Order::Echo { first, count, rounds } => crowd.echo(first, count, rounds, small, ready)?,
+            Order::RunGathered(task) => ops::follow(crowd.first(args.largest)?, task, ready)?,
+            Order::Disperse => crowd = Crowd::default(),
         }
         report(&Report::Done)?;
     }

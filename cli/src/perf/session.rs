@@ -5,6 +5,7 @@ use super::ops::{self, connect};
 use super::peer::Peer;
 use super::plan::{PeerState, Plan, Spec};
 use super::row::Row;
+use super::scale::Scale;
 use super::serve::{greet, HELLO};
 use super::stats::Samples;
 use super::task::{Order, Task};
@@ -19,14 +20,14 @@ use std::time::{Duration, Instant};
 
 /// Both processes, connected.
 pub(crate) struct Session<'a> {
-    plan: &'a Plan,
-    link: Link,
-    small: Buffer,
+    pub(super) plan: &'a Plan,
+    pub(super) link: Link,
+    pub(super) small: Buffer,
     rails: String,
     name: String,
     connections: u64,
     // Last: the path is closed before the peer ends.
-    peer: Peer,
+    pub(super) peer: Peer,
 }
 
 impl<'a> Session<'a> {
@@ -51,9 +52,9 @@ impl<'a> Session<'a> {
     pub(crate) fn measure(&mut self, spec: Spec) -> Result<Row, Failure> {
         let mut tries = 0;
         loop {
-            let before = self.canary()?;
+            let before = self.canary(spec.op)?;
             let samples = self.samples(spec)?;
-            let after = self.canary()?;
+            let after = self.canary(spec.op)?;
             let stable = before.zip(after).is_none_or(|(before, after)| agree(before, after));
             if stable || tries == REPETITIONS {
                 let canary_ns = before.zip(after).map(|(before, after)| (before + after) / 2.0);
@@ -63,18 +64,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn samples(&mut self, spec: Spec) -> Result<Samples, Failure> {
+    fn samples(&mut self, spec: Spec) -> Result<(Samples, Scale), Failure> {
         let what = format!("{} of {} bytes", spec.op, spec.size);
+        let plain = |samples| (samples, Scale::default());
         let samples = match (spec.op, spec.peer) {
-            (Op::Canary, _) => self.canary_samples(),
-            (_, Some(state)) => self.connections(state),
-            _ => self.messages(spec),
+            (Op::PeersOpen | Op::PeersMemory | Op::PeersLat | Op::IdleCpu, _) => self.scale(spec),
+            (Op::Canary, _) => self.canary_samples().map(plain),
+            (_, Some(state)) => self.connections(state).map(plain),
+            _ => self.messages(spec).map(plain),
         };
         samples.map_err(|failure| failure.during(&what))
     }
 
-    fn canary(&self) -> Result<Option<f64>, Failure> {
-        let pair = self.plan.placement.pair();
+    /// The distance of the cores, where it matters.
+    fn canary(&self, op: Op) -> Result<Option<f64>, Failure> {
+        let pair = self.plan.placement.pair().filter(|_| !matches!(op, Op::PeersMemory | Op::IdleCpu));
         Ok(pair.map(|(a, b)| canary::median(a, b)).transpose()?)
     }
 
@@ -132,7 +136,7 @@ impl<'a> Session<'a> {
     }
 
     /// How many rounds take about [`ROW_TIME`], found by trials that grow until they say something.
-    fn rounds(&mut self, task: impl Fn(u64) -> Task) -> Result<u64, Failure> {
+    pub(super) fn rounds(&mut self, task: impl Fn(u64) -> Task) -> Result<u64, Failure> {
         let mut rounds = FIRST_TRIAL;
         loop {
             let trial_ns = self.run(task(rounds))?.total_ns;
@@ -143,7 +147,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn run(&mut self, task: Task) -> Result<Samples, Failure> {
+    pub(super) fn run(&mut self, task: Task) -> Result<Samples, Failure> {
         self.peer.order(&Order::Run(task))?;
         self.peer.ready()?;
         let samples = ops::lead(&self.link, task).map_err(|error| self.peer.cause(error))?;

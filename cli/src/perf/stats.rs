@@ -36,6 +36,12 @@ impl Samples {
     }
 }
 
+/// The middle one of some values.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    percentile(&values, 50)
+}
+
 /// Time of a message in ns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Summary {

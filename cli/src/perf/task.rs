@@ -32,6 +32,24 @@ pub(crate) enum Order {
         /// Wait asleep; otherwise polling.
         asleep: bool,
     },
+    /// Open that many fabrics.
+    Gather {
+        /// How many.
+        count: usize,
+    },
+    /// Answer so many messages to each of the fabrics from `first` on that [`Order::Gather`] has opened.
+    Echo {
+        /// The first of them.
+        first: usize,
+        /// How many of them.
+        count: usize,
+        /// Messages that each gets.
+        rounds: u64,
+    },
+    /// Take part in a run on the first of them.
+    RunGathered(Task),
+    /// Close them.
+    Disperse,
 }
 
 /// From the peer to its parent.
@@ -42,6 +60,8 @@ pub(crate) enum Report {
     Ready,
     /// The order is carried out.
     Done,
+    /// So are these fabrics open: their addresses.
+    Gathered(Vec<Vec<u8>>),
     /// It went wrong; the peer ends.
     Failed(String),
 }

@@ -5,6 +5,7 @@ pub(crate) mod connect;
 pub(crate) mod latency;
 pub(crate) mod loan;
 pub(crate) mod onesided;
+pub(crate) mod peers;
 pub(crate) mod stream;
 
 use super::link::Link;
