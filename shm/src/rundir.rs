@@ -15,7 +15,7 @@ use gridnet_core::wire::{Address, NodeId, ADDRESS_BYTES};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
-use crate::socket;
+use crate::socket::{self, Probe};
 
 /// How long a start waits for another that registers a name.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -122,20 +122,29 @@ impl RunDir {
         }
     }
 
-    /// Removes what killed processes left.
+    /// Removes what killed processes left. The living are not disturbed, however many they are.
     fn clean(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.path) else {
+        let (Ok(entries), Ok(probe)) = (std::fs::read_dir(&self.path), Probe::new()) else {
             return;
         };
         for path in entries.take(CLEANING_BOUND).flatten().map(|entry| entry.path()) {
             match path.extension().and_then(|e| e.to_str()) {
-                Some("sock") if !is_alive(&path) => drop(std::fs::remove_file(&path)),
+                Some("sock") if probe.is_abandoned(&path) => drop(std::fs::remove_file(&path)),
                 // A socket that is not yet moved to its place: its maker has a minute.
                 Some("new") if is_old(&path) => drop(std::fs::remove_file(&path)),
-                Some("name") => drop(path.file_stem().and_then(|n| n.to_str()).map(|name| self.lookup(name))),
+                Some("name") if self.is_abandoned(&path, &probe) => {
+                    drop(path.file_stem().and_then(|n| n.to_str()).map(|name| self.lookup(name)));
+                }
                 _ => {}
             }
         }
+    }
+
+    /// Whether a name's file leads to nobody.
+    fn is_abandoned(&self, file: &Path, probe: &Probe) -> bool {
+        let Ok(target) = std::fs::read_link(file) else { return false };
+        let address = target.to_str().and_then(unhex).and_then(|bytes| Address::parse(&bytes).ok());
+        address.is_none_or(|address| probe.is_abandoned(&self.socket_of(address.node)))
     }
 
     fn name_file(&self, name: &str) -> Result<PathBuf, Refusal> {
@@ -272,9 +281,10 @@ mod tests {
         drop(socket::listen_at(&dead).unwrap());
         dir.register("dead", &address(3)).unwrap();
         let living = dir.socket_of(address(4).node);
-        let _listener = socket::listen_at(&living).unwrap();
+        let listener = socket::listen_at(&living).unwrap();
         RunDir::open(&scratch.0, 1).unwrap();
         assert!(!dead.exists() && living.exists());
+        assert_eq!(socket::accept_next(&listener), Ok(None), "the living are not called");
         assert!(!dir.name_file("dead").unwrap().is_symlink());
     }
 

@@ -77,6 +77,31 @@ pub fn connect_to(path: &Path) -> Result<OwnedFd, Refusal> {
     }
 }
 
+/// Looks whether somebody holds a listening socket, without a call that its owner would have to answer.
+#[derive(Debug)]
+pub struct Probe(OwnedFd);
+
+impl Probe {
+    /// Serves any number of looks.
+    ///
+    /// # Errors
+    /// When the system has no descriptor for it.
+    pub fn new() -> Result<Probe, Refusal> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        socket(AddressFamily::Unix, SockType::Datagram, flags, None).map(Probe).map_err(system("socket"))
+    }
+
+    /// Whether the socket at `path` belongs to nobody any more. Of one that a forked child of its dead owner holds this
+    /// says no; whatever else goes wrong is no proof either.
+    pub fn is_abandoned(&self, path: &Path) -> bool {
+        // A datagram socket cannot connect to one that listens: the system says that it is of another type (EPROTOTYPE), if
+        // it is there at all.
+        let Ok(address) = address(path) else { return false };
+        let connected = connect(self.0.as_raw_fd(), &address);
+        matches!(connected, Err(Errno::ECONNREFUSED | Errno::ENOENT))
+    }
+}
+
 /// Ends a connection, or listening, whoever else holds a copy of the descriptor.
 pub fn hang_up(stream: &OwnedFd) {
     // An error says that it is over already.
