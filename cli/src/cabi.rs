@@ -45,6 +45,7 @@ pub(crate) fn version() -> String {
 }
 
 /// The address of a fabric.
+#[derive(Clone)]
 pub(crate) struct Address(c::gridnet_address);
 
 impl Address {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 19] = [
     "op",
     "rails",
     "size",
@@ -24,6 +24,11 @@ const FIELDS: [&str; 14] = [
     "wait",
     "peer",
     "unstable",
+    "peers",
+    "ratio_to_one_peer",
+    "kib_per_peer",
+    "fds_per_peer",
+    "cpu_percent",
 ];
 
 fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {
@@ -85,6 +90,40 @@ fn each_wait_mode_and_each_placement_works() {
         if args.contains(&"block") {
             assert_eq!(rows[0]["wait"], "block");
         }
+    }
+}
+
+#[test]
+fn many_peers_are_opened_counted_and_left_idle() {
+    let rows = rows(&["--op", "peers_open,peers_memory,peers_lat", "--peers", "6"]);
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().all(|row| row["peers"] == 6 && row["rails"] == "shm"), "{rows:?}");
+    let [open, memory, lat] = &rows[..] else { unreachable!() };
+    let number = |row: &Value, field: &str| row[field].as_f64().unwrap_or_else(|| panic!("{field} in {row}"));
+    assert!(number(open, "p50_us") > 0.0 && open["kib_per_peer"].is_null(), "{open}");
+    // A peer has two rings at least, and a connection: what costs nothing was not measured.
+    assert!(number(memory, "kib_per_peer") >= 2.0 * 64.0 * 64.0 / 1024.0, "{memory}");
+    assert!((1.0..=2.0).contains(&number(memory, "fds_per_peer")), "{memory}");
+    assert!(memory["p50_us"].is_null() && memory["canary_ns"].is_null(), "{memory}");
+    assert!(number(lat, "ratio_to_one_peer") > 0.0 && number(lat, "p50_us") > 0.0, "{lat}");
+}
+
+#[test]
+fn a_wait_that_sleeps_takes_less_of_the_processor_than_one_that_spins() {
+    let percent = |wait| {
+        let rows = rows(&["--op", "idle_cpu", "--wait", wait]);
+        assert!(rows[0]["p50_us"].is_null(), "{rows:?}");
+        rows[0]["cpu_percent"].as_f64().expect("a number")
+    };
+    let (asleep, spinning) = (percent("block"), percent("spin"));
+    assert!(asleep < spinning / 4.0, "{asleep} % and {spinning} %");
+}
+
+#[test]
+fn rows_about_many_peers_have_their_figures_at_the_end_of_the_line() {
+    let out = succeed(&quick(&["--op", "peers_memory,idle_cpu", "--peers", "2"]));
+    for part in ["2 peers", "KiB a peer", "descriptors a peer", "% of a core", "peers_memory ", "idle_cpu "] {
+        assert!(out.contains(part), "{part} in {out}");
     }
 }
 

@@ -31,6 +31,9 @@ static NEXT_MARK: AtomicU32 = AtomicU32::new(1);
 /// Rounds of polling between two looks at descriptors (new links, dead peers): some microseconds.
 const ROUNDS_PER_MAINTENANCE: u32 = 512;
 
+/// The same when the rounds before found nothing: whoever comes next may be a new peer, and waits.
+const ROUNDS_WHILE_IDLE: u32 = 64;
+
 /// The same while a link is being made, when somebody waits for its descriptor.
 const ROUNDS_WHILE_CONNECTING: u32 = 32;
 
@@ -80,6 +83,8 @@ pub struct Fabric {
     /// Rounds of polling until the next maintenance.
     rounds: u32,
     pub(crate) counters: WaitCounters,
+    /// Rounds that had found something when maintenance was last done.
+    fruitful_polls: u64,
     pub(crate) policy: WaitPolicy,
     descriptors: Vec<CqDescriptor>,
     /// What others see of this fabric.
@@ -134,6 +139,7 @@ impl Fabric {
             start: Instant::now(),
             rounds: 1,
             counters: WaitCounters::default(),
+            fruitful_polls: 0,
             policy,
             descriptors: Vec::new(),
             page,
@@ -193,8 +199,13 @@ impl Fabric {
     pub fn maintain(&mut self) -> usize {
         let now = Time(self.start.elapsed().as_nanos() as u64);
         let happened = self.engine.maintain(now);
-        self.rounds =
-            if self.engine.is_connecting() { ROUNDS_WHILE_CONNECTING } else { ROUNDS_PER_MAINTENANCE };
+        let idle = self.counters.polls - self.counters.empty_polls == self.fruitful_polls;
+        self.fruitful_polls = self.counters.polls - self.counters.empty_polls;
+        self.rounds = match idle {
+            _ if self.engine.is_connecting() => ROUNDS_WHILE_CONNECTING,
+            true => ROUNDS_WHILE_IDLE,
+            false => ROUNDS_PER_MAINTENANCE,
+        };
         if happened > 0 {
             // Whatever woke us may have been meant for others too: senders ring once for each arming.
             self.bell_taken = true;

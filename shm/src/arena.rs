@@ -2,6 +2,7 @@
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
+use gridnet_core::sync::{AtomicU32, AtomicU64, Ordering};
 
 use crate::layout::{link_block_len, ARENA_OFFSET, LINE};
 use crate::segment::OwnSegment;
@@ -90,6 +91,19 @@ impl Arena {
             return Ok(block);
         }
         self.extend(len)
+    }
+
+    /// Has the system map the first pages of a block that no frame has passed, so that the first frame need not wait for it.
+    pub fn touch_block(&self, block: u32) {
+        let start = block as usize * LINE;
+        let consumed = self.segment.at(start).cast::<AtomicU32>();
+        let slot = self.segment.at(start + LINE).cast::<AtomicU64>();
+        // SAFETY: inside the own segment, aligned, and only ever accessed as atomics. They are zero already, since nothing
+        // has passed.
+        unsafe {
+            consumed.as_ref().store(0, Ordering::Relaxed);
+            slot.as_ref().store(0, Ordering::Relaxed);
+        }
     }
 
     /// Takes a link block back that no peer uses any more.

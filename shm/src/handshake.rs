@@ -42,8 +42,8 @@ impl ShmRail {
         self.calls += 1;
         self.by_node.insert(address.node, index);
         // The peer is at work already: what it need not wait for comes after the call.
-        let process = socket::peer_process(&stream);
-        if let Err(refusal) = self.watch_link(index, stream, process) {
+        self.arena.touch_block(block);
+        if let Err(refusal) = self.watch_link(index, stream) {
             self.release(index);
             return Err(refusal);
         }
@@ -87,7 +87,7 @@ impl ShmRail {
         hello.agree(&[LINK_OFFER]).map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
         let segment = PeerSegment::map(segment, hello.node.bytes(), hello.incarnation)?;
         let misbehaved = |why: &str| Refusal::new(Error::PeerMisbehaved, why);
-        if !socket::is_doorbell(&bell) {
+        if !socket::is_doorbell(&bell, self.doorbell_kind) {
             return Err(misbehaved("the doorbell is no eventfd, or one that blocks"));
         }
         let offer =
@@ -195,6 +195,8 @@ impl ShmRail {
         let agreed = self.join(block, hello, segment, bell).and_then(|live| {
             let files = [self.arena.segment().file(), self.bell_file.as_fd()];
             socket::send_hello(stream, &self.hello(block), files)?;
+            // While the peer joins.
+            self.arena.touch_block(block);
             let peer = match own_call {
                 Some(index) => self.links[index as usize].peer,
                 None => sink.accept(LinkId(index), hello.node, hello.incarnation)?,
@@ -236,8 +238,8 @@ impl ShmRail {
     fn adopt(&mut self, index: u32, link: Link) {
         match self.links.get_mut(index as usize) {
             Some(own) => {
-                for file in [own.socket.take(), own.process.take()].into_iter().flatten() {
-                    self.poller.forget(&file);
+                if let Some(stream) = own.socket.take() {
+                    self.poller.forget(&stream);
                 }
             }
             None => {
@@ -250,8 +252,7 @@ impl ShmRail {
 
     fn establish<S: Sink>(&mut self, index: u32, stream: OwnedFd, live: Live, sink: &mut S) {
         self.set_live(index, live, sink);
-        let process = socket::peer_process(&stream);
-        if let Err(refusal) = self.watch_link(index, stream, process) {
+        if let Err(refusal) = self.watch_link(index, stream) {
             return self.finish(index, refusal, sink);
         }
         self.show_heap_to(index);
@@ -267,13 +268,10 @@ impl ShmRail {
         sink.up(peer);
     }
 
-    fn watch_link(&mut self, index: u32, stream: OwnedFd, process: Option<OwnedFd>) -> Result<(), Refusal> {
+    fn watch_link(&mut self, index: u32, stream: OwnedFd) -> Result<(), Refusal> {
         self.poller.watch(&stream, Watched::Socket(index))?;
-        if let Some(process) = &process {
-            self.poller.watch(process, Watched::Process(index))?;
-        }
-        let link = &mut self.links[index as usize];
-        (link.socket, link.process) = (Some(stream), process);
+        self.links[index as usize].socket = Some(stream);
+        self.vigil.begin();
         Ok(())
     }
 
@@ -330,10 +328,11 @@ impl ShmRail {
         Ok(())
     }
 
-    /// The peer's own call counts: it is in our queue, or answered already.
+    /// The peer's own call counts: it is in our queue, or answered already. The socket tells whether the peer lives until
+    /// then, and nothing more.
     fn yield_call(&mut self, index: u32) {
-        if let Some(stream) = self.links[index as usize].socket.take() {
-            self.poller.forget(&stream);
+        if let Some(stream) = &self.links[index as usize].socket {
+            self.poller.forget(stream);
         }
     }
 }

@@ -21,6 +21,7 @@
 //! | `rail.rs` | all links of a fabric: polling, sleeping, the end of peers |
 //! | `handshake.rs` | how links are made |
 //! | `socket.rs` | Unix sockets and process descriptors |
+//! | `vigil.rs` | peers that have ended while their children keep their connections |
 //! | `rundir.rs` | names and sockets in the file system |
 //! | `poller.rs` | the descriptors that are watched |
 //! | `barrier.rs` | process-wide memory barriers |
@@ -42,6 +43,7 @@ mod remote;
 mod rundir;
 mod segment;
 mod socket;
+mod vigil;
 mod vm;
 mod vm_copy;
 

@@ -17,8 +17,8 @@ pub enum Watched {
     Greeting(u32),
     /// The socket of a link.
     Socket(u32),
-    /// The process at the other end of a link.
-    Process(u32),
+    /// The clock, by which it is time to look whether peers live.
+    Clock,
 }
 
 impl Watched {
@@ -28,7 +28,7 @@ impl Watched {
             Watched::Bell => (1, 0),
             Watched::Greeting(i) => (2, i),
             Watched::Socket(i) => (3, i),
-            Watched::Process(i) => (4, i),
+            Watched::Clock => (4, 0),
         };
         kind << 32 | u64::from(index)
     }
@@ -40,7 +40,7 @@ impl Watched {
             1 => Watched::Bell,
             2 => Watched::Greeting(index),
             3 => Watched::Socket(index),
-            _ => Watched::Process(index),
+            _ => Watched::Clock,
         }
     }
 }
@@ -65,7 +65,7 @@ impl Poller {
     ///
     /// # Errors
     /// When the system's limit on watches is reached.
-    pub fn watch(&self, file: &OwnedFd, what: Watched) -> Result<(), Refusal> {
+    pub fn watch(&self, file: &impl AsFd, what: Watched) -> Result<(), Refusal> {
         let edge = if what == Watched::Bell { EpollFlags::EPOLLET } else { EpollFlags::empty() };
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | edge, what.token());
         self.epoll.add(file.as_fd(), event).map_err(failed)
@@ -104,7 +104,7 @@ mod tests {
             Watched::Bell,
             Watched::Greeting(7),
             Watched::Socket(u32::MAX),
-            Watched::Process(0),
+            Watched::Clock,
         ] {
             assert_eq!(Watched::from_token(what.token()), what);
         }

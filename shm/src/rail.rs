@@ -37,6 +37,7 @@ use crate::remote::Reach;
 use crate::rundir::RunDir;
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::socket;
+use crate::vigil::Vigil;
 use crate::vm::Way;
 use crate::vm_copy;
 
@@ -87,6 +88,7 @@ pub(crate) struct Link {
     /// Position of the own block in lines.
     pub(crate) block: u32,
     pub(crate) socket: Option<OwnedFd>,
+    /// The process at the other end, once its memory was reached.
     pub(crate) process: Option<OwnedFd>,
     /// Number of the process at the other end, once it was asked for; 0 when its memory cannot be read.
     pub(crate) pid: Option<i32>,
@@ -153,6 +155,9 @@ pub struct ShmRail {
     loans: LoanSpace,
     bell: Bell,
     pub(crate) bell_file: OwnedFd,
+    /// See [`socket::doorbell_kind`].
+    pub(crate) doorbell_kind: Option<(u64, u64)>,
+    pub(crate) vigil: Vigil,
     pub(crate) listener: OwnedFd,
     pub(crate) poller: Poller,
     pub(crate) greetings: Vec<Option<(OwnedFd, Time)>>,
@@ -195,6 +200,8 @@ impl ShmRail {
         let listener = socket::listen_at(&dir.socket_of(config.local.node))?;
         poller.watch(&listener, Watched::Listener)?;
         poller.watch(&bell_file, Watched::Bell)?;
+        let vigil = Vigil::new()?;
+        poller.watch(vigil.clock(), Watched::Clock)?;
         let registered = barrier::register();
         let rail = ShmRail {
             capabilities: capabilities(config.single_copy),
@@ -207,7 +214,9 @@ impl ShmRail {
             cold_next: 0,
             hot_next: 0,
             bell: Bell::default(),
+            doorbell_kind: socket::doorbell_kind(&bell_file),
             bell_file,
+            vigil,
             listener,
             poller,
             greetings: Vec::new(),
@@ -328,9 +337,7 @@ impl ShmRail {
             self.poller.forget(&stream);
             socket::hang_up(&stream);
         }
-        if let Some(process) = link.process.take() {
-            self.poller.forget(&process);
-        }
+        link.process = None;
         self.calls -= usize::from(link.live.is_none());
         if let Some(live) = link.live.take() {
             self.rung_by_ended += live.rung();
@@ -340,6 +347,9 @@ impl ShmRail {
         let node = link.node;
         if self.by_node.get(&node) == Some(&index) {
             self.by_node.remove(&node);
+        }
+        if self.by_node.is_empty() {
+            self.vigil.end();
         }
         self.stop_polling(index);
         true
@@ -505,7 +515,7 @@ impl Rail for ShmRail {
                 Watched::Listener => self.accept_all(now, sink),
                 Watched::Greeting(place) => self.greet(place, sink),
                 Watched::Socket(index) => self.hear(index, sink),
-                Watched::Process(index) => self.finish_drained(index, "the peer process has ended", sink),
+                Watched::Clock => self.bury_dead(sink),
             }
         }
         self.drop_silent(now);
@@ -657,6 +667,17 @@ impl Rail for ShmRail {
 }
 
 impl ShmRail {
+    /// Ends the links to some of the peers whose processes have ended, though somebody keeps their connections.
+    fn bury_dead<S: Sink>(&mut self, sink: &mut S) {
+        let due: Vec<u32> = self.vigil.due(&self.by_node);
+        for index in due {
+            let stream = self.links.get(index as usize).and_then(|link| link.socket.as_ref());
+            if stream.is_some_and(|stream| !socket::is_peer_alive(stream)) {
+                self.finish_drained(index, "the peer process has ended", sink);
+            }
+        }
+    }
+
     /// A peer whose consumed count lied is cut off; sends to it were refused meanwhile.
     fn find_corrupt(&mut self) {
         for index in self.hot.iter().chain(&self.cold) {

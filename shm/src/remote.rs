@@ -225,9 +225,10 @@ impl Link {
     }
 
     /// Reads the header of the peer's segment in the peer's process: the number is right when it is there.
-    fn try_reach(&self) -> Option<i32> {
+    fn try_reach(&mut self) -> Option<i32> {
         let (stream, live) = (self.socket.as_ref()?, self.live.as_ref()?);
-        self.process.as_ref()?;
+        // First of all: what is found there afterwards is in the process of this descriptor.
+        self.process = Some(socket::peer_process(stream).ok()?);
         let pid = Some(socket::peer_pid(stream)).filter(|pid| *pid > 0)?;
         let known = *live.segment().header();
         let mut there = Header::new(0, [0; 16], 0);
@@ -241,7 +242,7 @@ impl Link {
 /// Whether the peer of a live link is inside a region, and lives to come out.
 fn is_inside(link: &Link, number: u64) -> bool {
     let inside = link.live.as_ref().is_some_and(|live| live.is_peer_inside(number));
-    inside && !link.process.as_ref().is_some_and(socket::has_ended)
+    inside && link.socket.as_ref().is_none_or(socket::is_peer_alive)
 }
 
 /// The record of a region, if it is that of this number.

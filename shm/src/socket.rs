@@ -18,13 +18,14 @@ use nix::sys::socket::{
     accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, shutdown, socket, sockopt, AddressFamily,
     Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
 };
+use nix::sys::stat::fstat;
 use nix::unistd::geteuid;
 
 const TYPE_HELLO: u8 = b'H';
 const TYPE_REJECT: u8 = b'R';
 const TYPE_HEAP: u8 = b'M';
-/// Descriptors that a connection brings: segment, doorbell, and the process at its other end.
-const BROUGHT: usize = 3;
+/// Descriptors that a connection brings: segment and doorbell.
+const BROUGHT: usize = 2;
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
 
 /// What a peer sent.
@@ -109,12 +110,11 @@ pub fn hang_up(stream: &OwnedFd) {
 }
 
 /// Whether the process at the other end lives; a connection can also be kept by its forked child.
+///
+/// Without a mistake on Linux 6.5 and later; before, a process that has ended and whose number was taken again is taken for
+/// its successor. What cannot be known (no such descriptors, or none left) counts as life.
 pub fn is_peer_alive(stream: &OwnedFd) -> bool {
-    let Some(process) = peer_process(stream) else {
-        return true;
-    };
-    let mut set = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    poll(&mut set, PollTimeout::ZERO) == Ok(0)
+    peer_process(stream).map_or_else(|errno| errno != Errno::ESRCH, |process| !has_ended(&process))
 }
 
 /// The next connection, if there is one.
@@ -134,12 +134,19 @@ pub fn accept_next(listener: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
 }
 
 /// Whether a descriptor is an eventfd that never blocks: whatever else a peer hands over as its doorbell could stop or
-/// kill whoever rings.
-pub fn is_doorbell(file: &OwnedFd) -> bool {
-    let kind = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+/// kill whoever rings. `kind` is what [`doorbell_kind`] says of the own one.
+///
+/// Eventfds share one inode with other files of no place, such as timers and epoll instances, which refuse to be written
+/// to. Where they do not, the name that the system gives them decides, which takes much longer.
+pub fn is_doorbell(file: &OwnedFd, kind: Option<(u64, u64)>) -> bool {
     let flags = fcntl(file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
-    kind.is_ok_and(|kind| kind.as_os_str() == "anon_inode:[eventfd]")
-        && flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK))
+    let blocks = !flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK));
+    !blocks && (kind.is_some() && doorbell_kind(file) == kind || is_named_eventfd(file))
+}
+
+fn is_named_eventfd(file: &OwnedFd) -> bool {
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    name.is_ok_and(|name| name.as_os_str() == "anon_inode:[eventfd]")
 }
 
 /// Refuses a peer of another user: one user is one domain of trust.
@@ -164,9 +171,9 @@ pub fn peer_pid(stream: &OwnedFd) -> i32 {
 
 /// A descriptor that is readable when the process at the other end has ended.
 ///
-/// Without a race on Linux 6.5 and later; before, a process that ends and whose number is taken again between its call
-/// and ours would be mistaken for its successor. `None` where the kernel has no such descriptors.
-pub fn peer_process(stream: &OwnedFd) -> Option<OwnedFd> {
+/// # Errors
+/// ESRCH when it has ended and was collected.
+pub fn peer_process(stream: &OwnedFd) -> Result<OwnedFd, Errno> {
     const SO_PEERPIDFD: i32 = 77;
     let mut fd: RawFd = -1;
     let mut len = size_of::<RawFd>() as libc::socklen_t;
@@ -176,12 +183,26 @@ pub fn peer_process(stream: &OwnedFd) -> Option<OwnedFd> {
         libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, value, &mut len)
     };
     if status != 0 {
-        let pid = getsockopt(stream, sockopt::PeerCredentials).ok()?.pid();
-        // SAFETY: pidfd_open takes two integers and touches no memory of ours.
-        fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd;
+        match Errno::last() {
+            Errno::ENOPROTOOPT => fd = process_of(peer_pid(stream))?,
+            // Kernels disagree on how to say that there is no such process any more.
+            Errno::EINVAL | Errno::ESRCH => return Err(Errno::ESRCH),
+            other => return Err(other),
+        }
     }
     // SAFETY: the kernel has just made this descriptor (close-on-exec, as all pidfds), and nobody else has it.
-    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A descriptor of the process of this number, to be owned by the caller.
+fn process_of(pid: i32) -> Result<RawFd, Errno> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(|fd| fd as RawFd)
+}
+
+/// What all eventfds of a system have in common: device and inode.
+pub fn doorbell_kind(own: &OwnedFd) -> Option<(u64, u64)> {
+    fstat(own).ok().map(|file| (file.st_dev, file.st_ino))
 }
 
 /// Sends a handshake with segment and doorbell.
@@ -339,9 +360,56 @@ mod tests {
     fn the_end_of_this_process_has_not_come() {
         let (a, _b) = pair();
         check_user(&a).unwrap();
-        assert!(peer_process(&a).is_some() && is_peer_alive(&a));
-        assert!(!is_doorbell(&a), "a socket is no doorbell");
-        let bell = nix::sys::eventfd::EventFd::from_flags(nix::sys::eventfd::EfdFlags::EFD_NONBLOCK).unwrap();
-        assert!(is_doorbell(&bell.into()));
+        assert!(peer_process(&a).is_ok() && is_peer_alive(&a));
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_seen_though_its_child_keeps_the_connection() {
+        use nix::sys::wait::waitpid;
+        use nix::unistd::{fork, ForkResult};
+        let dir = std::env::temp_dir().join(format!("gridnet-test-end-{}", std::process::id()));
+        let (stop_reader, stop) = std::io::pipe().unwrap();
+        // SAFETY: parent and child only make system calls until they leave.
+        let owner = match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                let listener = listen_at(&dir);
+                // SAFETY: as above.
+                if let ForkResult::Parent { .. } = unsafe { fork() }.unwrap() {
+                    let mut set = [PollFd::new(listener.as_ref().unwrap().as_fd(), PollFlags::POLLIN)];
+                    let _ = poll(&mut set, PollTimeout::NONE);
+                } else {
+                    // The grandchild stays until the test closes its end.
+                    drop(stop);
+                    let _ = nix::unistd::read(&stop_reader, &mut [0]);
+                }
+                // SAFETY: ends the process without running anything of the test's harness.
+                unsafe { libc::_exit(0) }
+            }
+        };
+        let stream = loop {
+            if let Ok(stream) = connect_to(&dir) {
+                break stream;
+            }
+            std::thread::yield_now();
+        };
+        waitpid(owner, None).unwrap();
+        assert!(!is_peer_alive(&stream));
+        assert!(matches!(receive(&stream).unwrap(), Packet::Nothing), "its child keeps the connection");
+        drop(stop);
+        let _ = std::fs::remove_file(&dir);
+    }
+
+    #[test]
+    fn only_an_eventfd_that_does_not_block_is_a_doorbell() {
+        use nix::sys::eventfd::{EfdFlags, EventFd};
+        let bell = |flags| OwnedFd::from(EventFd::from_flags(flags).unwrap());
+        let own = bell(EfdFlags::EFD_NONBLOCK);
+        let (socket, _b) = pair();
+        for kind in [doorbell_kind(&own), None] {
+            assert!(is_doorbell(&bell(EfdFlags::EFD_NONBLOCK), kind));
+            assert!(!is_doorbell(&bell(EfdFlags::empty()), kind), "it blocks");
+            assert!(!is_doorbell(&socket, kind));
+        }
     }
 }

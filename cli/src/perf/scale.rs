@@ -78,10 +78,13 @@ impl Session<'_> {
         Ok((samples, Scale { peers: Some(peers), ..Scale::default() }))
     }
 
-    /// What all peers but the first cost, after every slot of their rings was used.
+    /// What all peers but the first cost, after every slot of their rings was used. The crowd has worked for another caller
+    /// before, so that its fabrics have taken what they take for themselves.
     fn peers_memory(&mut self) -> Result<(Samples, Scale), Failure> {
         let peers = self.plan.peers;
-        let mut caller = self.gather(peers)?;
+        let mut earlier = self.gather(peers)?;
+        self.connect_and_use(0, peers, &mut earlier)?;
+        let mut caller = earlier.another(&self.plan.options)?;
         self.connect_and_use(0, 1, &mut caller)?;
         let before = self.footprint()?;
         self.connect_and_use(1, peers - 1, &mut caller)?;

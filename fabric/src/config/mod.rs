@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(config.wait_spin, Duration::from_micros(50));
         assert_eq!(config.progress, ProgressMode::Manual);
         assert_eq!(config.shm_segment_size, 1 << 30);
-        assert_eq!(config.shm_ring_slots, 256);
+        assert_eq!(config.shm_ring_slots, 128);
         assert_eq!(config.shm_link_window, 1 << 20);
         assert_eq!(config.eager_max, 8192);
         assert_eq!(config.run_dir, None);

@@ -101,7 +101,7 @@ variables! {
 
     shm_segment_size: usize = "GRIDNET_SHM_SEGMENT_SIZE" "1g" ["bytes"] Bytes(MIB..=64 * GIB),
         "Upper limit of the shared memory of one fabric; pages are taken only as they are used.";
-    shm_ring_slots: usize = "GRIDNET_SHM_RING_SLOTS" "256" ["slots"] PowerOfTwo(64..=4096),
+    shm_ring_slots: usize = "GRIDNET_SHM_RING_SLOTS" "128" ["slots"] PowerOfTwo(64..=4096),
         "Small messages that one peer can have under way to this process.";
     shm_link_window: usize = "GRIDNET_SHM_LINK_WINDOW" "1m" ["bytes"] Bytes(256 * KIB..=64 * MIB),
         "Bytes that a sender may have under way to one peer, besides messages that fit into a ring slot.";

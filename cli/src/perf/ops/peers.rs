@@ -18,7 +18,8 @@ pub(crate) struct Crowd {
 struct Member {
     cq: Cq,
     fabric: Fabric,
-    endpoint: Option<Endpoint>,
+    /// To whoever has called, in the order of their calls.
+    endpoints: Vec<(u32, Endpoint)>,
     /// Messages that are still to be answered.
     left: u64,
     in_flight: u64,
@@ -86,7 +87,7 @@ impl Member {
     fn open(options: &[String]) -> Result<Member, Failure> {
         let fabric = Fabric::open(None, options)?;
         let cq = fabric.cq()?;
-        Ok(Member { cq, fabric, endpoint: None, left: 0, in_flight: 0 })
+        Ok(Member { cq, fabric, endpoints: Vec::new(), left: 0, in_flight: 0 })
     }
 
     /// Takes an entry if there is one, and answers if it is a message.
@@ -96,25 +97,26 @@ impl Member {
             self.in_flight -= 1;
             return Ok(());
         }
-        let endpoint = match self.endpoint.take() {
-            Some(endpoint) => endpoint,
-            None => self.cq.answer(entry.source)?,
-        };
+        if self.endpoints.iter().all(|(source, _)| *source != entry.source) {
+            self.endpoints.push((entry.source, self.cq.answer(entry.source)?));
+        }
         self.left -= 1;
         if self.left > 0 {
             self.cq.recv(buffer, SIZE, CALL)?;
         }
-        match endpoint.send(buffer, SIZE, ECHO)? {
-            Sent::Done => {}
-            Sent::InFlight => self.in_flight += 1,
-            Sent::Again => return Err(Failure::Run("no room for an answer".into())),
+        for (_, endpoint) in self.endpoints.iter().filter(|(source, _)| *source == entry.source) {
+            match endpoint.send(buffer, SIZE, ECHO)? {
+                Sent::Done => {}
+                Sent::InFlight => self.in_flight += 1,
+                Sent::Again => return Err(Failure::Run("no room for an answer".into())),
+            }
         }
-        self.endpoint = Some(endpoint);
         Ok(())
     }
 
     fn into_link(self, largest: usize) -> Option<Link> {
-        Some(Link::new(Side::Peer, self.cq, self.endpoint?, largest))
+        let (_, endpoint) = self.endpoints.into_iter().next()?;
+        Some(Link::new(Side::Peer, self.cq, endpoint, largest))
     }
 }
 
@@ -136,6 +138,13 @@ impl Caller {
         let cq = Fabric::open(None, options)?.cq()?;
         let endpoints = Vec::with_capacity(addresses.len());
         Ok(Caller { cq, addresses, endpoints, in_flight: 0 })
+    }
+
+    /// Opens another fabric that is to call the same.
+    pub(crate) fn another(&self, options: &[String]) -> Result<Caller, Failure> {
+        let cq = Fabric::open(None, options)?.cq()?;
+        let endpoints = Vec::with_capacity(self.addresses.len());
+        Ok(Caller { cq, addresses: self.addresses.clone(), endpoints, in_flight: 0 })
     }
 
     /// Calls the next `count` of them, and waits for the first echo of each; the time of all that.
