@@ -10,7 +10,7 @@ use gridnet_core::mem::{Gather, Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::region::Watch;
 use gridnet_core::ring::bell::{Order, Ringer};
-use gridnet_core::ring::slot::{Consumer, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
+use gridnet_core::ring::slot::{Consumer, Lookout, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
 use gridnet_core::sync::{prefetch, relax, AtomicU32, AtomicU64, Ordering};
 use gridnet_core::wire::{extension_words, Frame, Incoming, Kind, FLAG_IMMEDIATE, MAX_EXTENSION};
 
@@ -365,9 +365,9 @@ impl Live {
         }
     }
 
-    /// The ring is empty.
+    /// The ring is empty, or this link will not be polled each round any more: the peer learns of what was consumed.
     #[inline(always)]
-    fn end_run(&mut self) {
+    pub fn end_run(&mut self) {
         self.run = 0;
         if self.staged_uncredited > 0 {
             self.credit();
@@ -421,6 +421,11 @@ impl Live {
     /// True when the peer publishes without a fence, and counts on our barrier.
     pub fn is_peer_unfenced(&self) -> bool {
         self.peer_order == Order::Barrier
+    }
+
+    /// Where the next frame of the peer will be.
+    pub fn lookout(&self) -> Lookout {
+        self.consumer.lookout()
     }
 
     /// The peer's segment.

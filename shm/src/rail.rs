@@ -17,7 +17,7 @@ use gridnet_core::rail::{
 };
 use gridnet_core::region::{RemoteKey, Window};
 use gridnet_core::ring::bell::Bell;
-use gridnet_core::ring::slot::BODY_BYTES;
+use gridnet_core::ring::slot::{Lookout, BODY_BYTES};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Kind, NodeId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -149,6 +149,8 @@ pub struct ShmRail {
     pub(crate) by_node: HashMap<NodeId, u32>,
     hot: Vec<u32>,
     cold: Vec<u32>,
+    /// Where the next frame of each cold link will be.
+    lookouts: Vec<Lookout>,
     cold_next: usize,
     hot_next: usize,
     pub(crate) arena: Arena,
@@ -211,6 +213,7 @@ impl ShmRail {
             by_node: HashMap::new(),
             hot: Vec::with_capacity(HOT_LINKS),
             cold: Vec::new(),
+            lookouts: Vec::new(),
             cold_next: 0,
             hot_next: 0,
             bell: Bell::default(),
@@ -248,26 +251,41 @@ impl ShmRail {
 
     /// Adds a live link to those that are polled.
     pub(crate) fn start_polling(&mut self, index: u32) {
-        self.cold.push(index);
+        self.cool(index);
         self.heat(self.cold.len() - 1);
     }
 
     /// Takes a link out of those that are polled.
     fn stop_polling(&mut self, index: u32) {
         self.hot.retain(|i| *i != index);
-        self.cold.retain(|i| *i != index);
+        if let Some(at) = self.cold.iter().position(|i| *i == index) {
+            self.cold.swap_remove(at);
+            self.lookouts.swap_remove(at);
+        }
     }
 
     /// Moves a cold link into the hot set; the one that has been there longest makes room.
     fn heat(&mut self, at: usize) {
         let index = self.cold.swap_remove(at);
+        self.lookouts.swap_remove(at);
         if self.hot.len() < HOT_LINKS {
             self.hot.push(index);
             return;
         }
         let place = self.hot_next % HOT_LINKS;
         self.hot_next = self.hot_next.wrapping_add(1);
-        self.cold.push(std::mem::replace(&mut self.hot[place], index));
+        let longest = std::mem::replace(&mut self.hot[place], index);
+        self.cool(longest);
+    }
+
+    /// Adds a live link to the cold ones.
+    fn cool(&mut self, index: u32) {
+        let Some(live) = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut()) else {
+            return;
+        };
+        live.end_run();
+        self.lookouts.push(live.lookout());
+        self.cold.push(index);
     }
 
     #[inline(always)]
@@ -289,12 +307,19 @@ impl ShmRail {
     #[inline]
     fn sweep<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
         self.cold_next = if self.cold_next + 1 < self.cold.len() { self.cold_next + 1 } else { 0 };
-        let Some(&index) = self.cold.get(self.cold_next) else {
+        let at = self.cold_next;
+        let Some(lookout) = self.lookouts.get(at) else { return 0 };
+        // SAFETY: the links in `cold` are live, and so the rings of their peers are mapped: `release` takes them out.
+        if !unsafe { lookout.may_be_ready() } {
             return 0;
-        };
+        }
+        let index = self.cold[at];
         let taken = self.deliver(index, budget, sink);
         if taken > 0 {
-            self.heat(self.cold_next);
+            self.heat(at);
+        } else if let Some(live) = self.links.get(index as usize).and_then(|link| link.live.as_ref()) {
+            // Somebody else has taken what was there.
+            self.lookouts[at] = live.lookout();
         }
         taken
     }

@@ -288,6 +288,11 @@ impl Consumer {
             .then(|| Ready { slot, header: SlotHeader::unpack(word) })
     }
 
+    /// Where this consumer looks next.
+    pub fn lookout(&self) -> Lookout {
+        Lookout { slot: NonNull::from(self.slot(self.next)), lap: lap_of(self.next, self.lap_shift) }
+    }
+
     /// True when the slot `distance` after the next one is ready. A hint: says nothing about those between.
     #[inline(always)]
     pub fn is_ready_ahead(&self, distance: u32) -> bool {
@@ -324,6 +329,32 @@ impl Consumer {
         // SAFETY: the masked index is below the count, so the slot lies in the memory that `new` was promised;
         // `Slot` is made of atomics, so a shared reference to memory that others write is sound.
         unsafe { self.slots.add((index & self.mask) as usize).as_ref() }
+    }
+}
+
+/// Where a consumer looked next when it was asked. Many of them lie in few lines, where the consumers would be in many: so
+/// most looks at idle rings touch nothing but the slot.
+#[derive(Debug, Clone, Copy)]
+pub struct Lookout {
+    slot: NonNull<Slot>,
+    lap: u16,
+}
+
+// SAFETY: the pointer is only followed by `may_be_ready`, whose caller vouches for it; what it names is made of atomics.
+unsafe impl Send for Lookout {}
+
+impl Lookout {
+    /// False when the slot is not ready. True when it is, and also when the consumer has moved on since: laps of a slot only
+    /// grow.
+    ///
+    /// # Safety
+    /// The slots of the consumer are still mapped.
+    #[inline(always)]
+    pub unsafe fn may_be_ready(&self) -> bool {
+        // SAFETY: mapped by the caller's promise; `Slot` is made of atomics. Relaxed: who believes it looks again
+        // (`Consumer::peek`).
+        let word = unsafe { self.slot.as_ref() }.words[0].load(Ordering::Relaxed);
+        (word as u16).wrapping_sub(self.lap) < 1 << 15
     }
 }
 
@@ -395,6 +426,23 @@ mod tests {
             assert!(p.has_space().unwrap());
             p.push(header(0), i, |_: &[AtomicU64; BODY_WORDS]| {});
             assert_eq!(c.peek().unwrap().word(), i);
+            c.consume(false);
+        }
+    }
+
+    #[test]
+    #[cfg(not(loom))]
+    fn a_look_from_afar_misses_nothing_over_many_laps() {
+        let (mut p, mut c) = ring(64);
+        let first = c.lookout();
+        for i in 0..64u64 * 3000 {
+            let before = c.lookout();
+            // SAFETY: leaked memory of the test.
+            assert!(unsafe { !before.may_be_ready() && (i == 0 || first.may_be_ready()) });
+            assert!(p.has_space().unwrap());
+            p.push(header(0), i, |_: &[AtomicU64; BODY_WORDS]| {});
+            // SAFETY: as above.
+            assert!(unsafe { before.may_be_ready() });
             c.consume(false);
         }
     }
