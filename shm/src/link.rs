@@ -74,6 +74,8 @@ pub struct Live {
     core: u16,
     /// Frames delivered without a pause.
     run: u32,
+    /// Slots taken when [`Self::was_silent`] was last asked.
+    taken_before: u32,
     /// Which way the peer's long messages take.
     pub choice: CopyChoice,
     /// Loans of the peer that are read in its segment.
@@ -127,6 +129,7 @@ impl Live {
             refused_at: 0,
             core: core_stamp(),
             run: 0,
+            taken_before: 0,
             choice: CopyChoice::default(),
             loans_read: 0,
             corrupt: false,
@@ -421,6 +424,12 @@ impl Live {
     /// True when the peer publishes without a fence, and counts on our barrier.
     pub fn is_peer_unfenced(&self) -> bool {
         self.peer_order == Order::Barrier
+    }
+
+    /// True when nothing was delivered since this was last asked.
+    pub fn was_silent(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.taken_before, self.consumer.taken());
+        before == self.taken_before
     }
 
     /// Where the next frame of the peer will be.

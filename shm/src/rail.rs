@@ -278,6 +278,21 @@ impl ShmRail {
         self.cool(longest);
     }
 
+    /// Hot links that were silent since the last look are cold: each would cost all rounds what one in turn costs.
+    fn cool_silent(&mut self) {
+        if self.hot.len() < 2 {
+            return;
+        }
+        for at in (0..self.hot.len()).rev() {
+            let index = self.hot[at];
+            let live = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut());
+            if live.is_some_and(Live::was_silent) {
+                self.hot.swap_remove(at);
+                self.cool(index);
+            }
+        }
+    }
+
     /// Adds a live link to the cold ones.
     fn cool(&mut self, index: u32) {
         let Some(live) = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut()) else {
@@ -544,6 +559,7 @@ impl Rail for ShmRail {
             }
         }
         self.drop_silent(now);
+        self.cool_silent();
         self.find_corrupt();
         if !self.broken.is_empty() {
             self.cut_broken(sink);

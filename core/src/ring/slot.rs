@@ -288,6 +288,11 @@ impl Consumer {
             .then(|| Ready { slot, header: SlotHeader::unpack(word) })
     }
 
+    /// Number of slots that were consumed so far, modulo 2^32.
+    pub fn taken(&self) -> u32 {
+        self.next
+    }
+
     /// Where this consumer looks next.
     pub fn lookout(&self) -> Lookout {
         Lookout { slot: NonNull::from(self.slot(self.next)), lap: lap_of(self.next, self.lap_shift) }
