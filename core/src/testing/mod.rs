@@ -12,6 +12,7 @@
 //! | `loopback.rs` | the fixture of the loopback rail, in virtual time |
 //! | `fault.rs` | a rail that drops, doubles, delays, reorders, disconnects |
 //! | `trace.rs` | a rail that tells what passes |
+//! | `model.rs` | what random operations of a pair have to end with |
 //! | `raw.rs` | a peer that sends whatever frames it is told to |
 //! | `conformance/` | the suite |
 
@@ -19,6 +20,7 @@ pub mod conformance;
 pub mod fault;
 pub mod loans;
 pub mod loopback;
+pub mod model;
 pub mod node;
 pub mod pair;
 pub mod random;
