@@ -1,4 +1,21 @@
 //! gridnet-core: the protocol of gridnet, without I/O.
+/// Marks a named place of a protocol, at which tests of sudden death end the process (`testing/kill.rs`). Nothing at all
+/// without the feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+#[macro_export]
+macro_rules! kill_point {
+    ($name:literal) => {
+        $crate::testing::kill::reached($name)
+    };
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+#[macro_export]
+#[doc(hidden)]
+macro_rules! kill_point {
+    ($name:literal) => {{}};
+}
+
 pub mod completion;
 pub mod endpoint;
 pub mod error;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use common::process::{descriptors, mappings, role, start};
+use common::process::{descriptors, files_below, mappings, role, start};
 use common::{exactly, from_any, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
@@ -165,16 +165,4 @@ fn stream(dir: &Path) {
             Err(_) => return,
         }
     }
-}
-
-fn files_below(dir: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).expect("the run directory is there").flatten() {
-        if entry.path().is_dir() {
-            names.extend(files_below(&entry.path()));
-        } else {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    names
 }

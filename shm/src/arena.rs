@@ -75,6 +75,15 @@ impl Arena {
         self.short
     }
 
+    /// Bytes that are neither free nor given out for good.
+    #[cfg(feature = "testing")]
+    pub(crate) fn in_use(&self) -> usize {
+        let staging = self.free_staging.iter().zip(CLASSES).map(|(free, size)| free.len() * size);
+        let joined: usize = self.joined.iter().map(|(_, lines)| *lines as usize * LINE).sum();
+        let blocks = self.free_blocks.len() * link_block_len(self.slots);
+        self.next - ARENA_OFFSET - staging.sum::<usize>() - joined - blocks
+    }
+
     /// Slots of the rings.
     pub fn slots(&self) -> u32 {
         self.slots

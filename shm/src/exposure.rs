@@ -43,6 +43,12 @@ impl Exposures {
         Some(RemoteSource { rkey, address })
     }
 
+    /// Bytes of the words, and how many of them serve an exposure.
+    #[cfg(feature = "testing")]
+    pub(crate) fn in_use(&self) -> (usize, usize) {
+        ((self.free.len() + self.live.len()) * size_of::<u32>(), self.live.len())
+    }
+
     /// Ends an exposure: copies that are under way, or come later, find the key stale.
     pub fn end(&mut self, arena: &Arena, rkey: u64) {
         let Some(at) = self.live.iter().rposition(|key| *key == rkey) else { return };

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use gridnet_core::error::Error;
+use gridnet_core::kill_point;
 use gridnet_core::rail::{LinkId, PeerId, Refusal, Sink};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Extension, Hello};
@@ -30,6 +31,7 @@ impl ShmRail {
     pub(crate) fn call(&mut self, peer: PeerId, address: &Address) -> Result<u32, Refusal> {
         self.check_reachable(address)?;
         let stream = socket::connect_to(&self.dir.socket_of(address.node))?;
+        kill_point!("connect.socket");
         socket::check_user(&stream)?;
         let block = self.arena.take_block()?;
         let files = [self.arena.segment().file(), self.bell_file.as_fd()];
@@ -37,6 +39,7 @@ impl ShmRail {
             self.arena.give_block(block);
             return Err(refusal);
         }
+        kill_point!("connect.hello");
         let index = self.links.len() as u32;
         self.links.push(Link::new(peer, address.node, block));
         self.calls += 1;
@@ -90,6 +93,7 @@ impl ShmRail {
         if !socket::is_doorbell(&bell, self.doorbell_kind) {
             return Err(misbehaved("the doorbell is no eventfd, or one that blocks"));
         }
+        kill_point!("connect.mapped");
         let offer =
             hello.extension(LINK_OFFER).ok_or_else(|| misbehaved("handshake without a link offer"))?;
         let offer = LinkOffer::parse(offer, segment.len()).map_err(|e| misbehaved(e.0))?;
@@ -103,6 +107,7 @@ impl ShmRail {
                 Ok(None) => return,
                 Err(errno) => return self.pause_listening(errno, now),
             };
+            kill_point!("connect.accepted");
             match socket::check_user(&stream) {
                 // Callers speak at once: often it is here already.
                 Ok(()) => self.hear_greeting(stream, now, sink),
@@ -195,6 +200,7 @@ impl ShmRail {
         let agreed = self.join(block, hello, segment, bell).and_then(|live| {
             let files = [self.arena.segment().file(), self.bell_file.as_fd()];
             socket::send_hello(stream, &self.hello(block), files)?;
+            kill_point!("connect.answered");
             // While the peer joins.
             self.arena.touch_block(block);
             let peer = match own_call {
@@ -266,6 +272,7 @@ impl ShmRail {
         self.calls -= 1;
         self.start_polling(index);
         sink.up(peer);
+        kill_point!("connect.up");
     }
 
     fn watch_link(&mut self, index: u32, stream: OwnedFd) -> Result<(), Refusal> {
@@ -323,6 +330,7 @@ impl ShmRail {
             return Err(Refusal::new(Error::PeerMisbehaved, "another node answered than was called"));
         }
         let live = self.join(link.block, hello, segment, bell)?;
+        kill_point!("connect.joined");
         self.set_live(index, live, sink);
         self.show_heap_to(index);
         Ok(())

@@ -25,6 +25,7 @@
 //! | `rundir.rs` | names and sockets in the file system |
 //! | `poller.rs` | the descriptors that are watched |
 //! | `barrier.rs` | process-wide memory barriers |
+//! | `testing.rs` | what tests see and do that nobody else may (feature `testing`) |
 //! | `cpu.rs` | on which core we are |
 
 mod arena;
@@ -43,6 +44,8 @@ mod remote;
 mod rundir;
 mod segment;
 mod socket;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod vigil;
 mod vm;
 mod vm_copy;

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use gridnet_core::error::Error;
+use gridnet_core::kill_point;
 use gridnet_core::mem::{Gather, Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::region::Watch;
@@ -203,6 +204,7 @@ impl Live {
         // SAFETY: the buffer has at least `len` bytes (its class was chosen so), lies in the own segment, is not under
         // way to anybody, and the caller's memory is elsewhere.
         unsafe { frame.payload.copy_out(to.as_ptr()) };
+        kill_point!("ring.stage");
         self.under_way.push_back((self.producer.sent(), staging));
         self.under_way_bytes += weight(staging);
         self.bulk_under_way += usize::from(staging.size() > BULK);
@@ -299,6 +301,7 @@ impl Live {
         if self.ringer.must_ring(arming, self.order) {
             self.rung += 1;
             ring_bell(&self.bell);
+            kill_point!("ring.wake");
         }
     }
 

@@ -23,6 +23,12 @@ pub struct LoanSpace {
 }
 
 impl LoanSpace {
+    /// Bytes that are lent.
+    #[cfg(feature = "testing")]
+    pub(crate) fn in_use(&self) -> usize {
+        self.lent
+    }
+
     /// Allots `len` bytes, a multiple of the unit.
     ///
     /// # Errors

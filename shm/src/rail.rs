@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gridnet_core::error::Error;
+use gridnet_core::kill_point;
 use gridnet_core::loan::LoanMemory;
 use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{
@@ -121,7 +122,10 @@ impl Link {
         // No number of a process is given out again within one tick.
         let tick = coarse_time();
         let identity = (tick != self.identified).then(|| live.segment().header());
-        match vm_copy::read(pid, identity, from.address, to) {
+        kill_point!("rendezvous.copy.before");
+        let copied = vm_copy::read(pid, identity, from.address, to);
+        kill_point!("rendezvous.copy.after");
+        match copied {
             Ok(true) if exposure::is_current(live.segment(), from.rkey) == Some(true) => {
                 self.identified = tick;
                 Ok(())
@@ -159,7 +163,7 @@ pub struct ShmRail {
     cold_next: usize,
     hot_next: usize,
     pub(crate) arena: Arena,
-    loans: LoanSpace,
+    pub(crate) loans: LoanSpace,
     bell: Bell,
     pub(crate) bell_file: OwnedFd,
     /// See [`socket::doorbell_kind`].
@@ -177,7 +181,7 @@ pub struct ShmRail {
     /// Core stamp of the frame that came last.
     last_core: u16,
     /// Memory that peers may fetch.
-    exposures: Exposures,
+    pub(crate) exposures: Exposures,
     /// Links whose peers broke the protocol in this round.
     broken: Vec<(u32, Refusal)>,
     rung_by_ended: u64,
@@ -246,6 +250,7 @@ impl ShmRail {
         // A refused name drops the rail, which takes its socket away.
         if let Some(name) = &rail.config.name {
             rail.dir.register(name, &rail.config.local)?;
+            kill_point!("open.named");
         }
         Ok(rail)
     }
@@ -744,12 +749,18 @@ impl Drop for ShmRail {
         if self.process != std::process::id() {
             return;
         }
+        kill_point!("close.begin");
         self.end_all_records();
+        kill_point!("close.regions");
         self.exposures.end_all(&self.arena);
+        kill_point!("close.concealed");
         self.dir.unregister(self.config.local.node, self.config.name.as_deref());
+        kill_point!("close.unregistered");
         // A forked child may hold copies of these: closing ours would not end them.
         self.links.iter().filter_map(|link| link.socket.as_ref()).for_each(socket::hang_up);
+        kill_point!("close.links");
         socket::hang_up(&self.listener);
+        kill_point!("close.listener");
     }
 }
 

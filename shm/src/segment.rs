@@ -112,6 +112,12 @@ impl OwnSegment {
         self.claimed
     }
 
+    /// True when the byte at `offset` has memory behind it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_backed(&self, offset: usize) -> bool {
+        offset < self.committed || offset >= self.claimed
+    }
+
     /// The file, to hand it to a peer.
     pub fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

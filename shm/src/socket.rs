@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use gridnet_core::error::Error;
+use gridnet_core::kill_point;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{Hello, MAX_HELLO_BYTES};
 use nix::cmsg_space;
@@ -51,10 +52,12 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, Refusal> {
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, FLAGS, None).map_err(system("socket"))?;
     let temporary = path.with_extension("new");
     bind(listener.as_raw_fd(), &address(&temporary)?).map_err(system("bind"))?;
+    kill_point!("open.bound");
     let backlog = Backlog::new(4096).unwrap_or(Backlog::MAXCONN);
     listen(&listener, backlog).map_err(system("listen"))?;
     std::fs::rename(&temporary, path)
         .map_err(|e| Refusal::new(Error::System, format!("renaming to {}: {e}", path.display())))?;
+    kill_point!("open.listening");
     Ok(listener)
 }
 
@@ -280,7 +283,7 @@ pub fn receive(stream: &OwnedFd) -> Result<Packet, Refusal> {
     parse_packet(bytes.get(..len).unwrap_or_default(), files)
 }
 
-fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, Refusal> {
+pub(crate) fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, Refusal> {
     let misbehaved = |why: String| Refusal::new(Error::PeerMisbehaved, why);
     match bytes.split_first() {
         None => Ok(Packet::Closed),

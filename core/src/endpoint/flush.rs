@@ -79,6 +79,7 @@ impl<R: Rail> Engine<R> {
         };
         match self.rails[p.rail].post(p.link, &message.frame(Gather::EMPTY)) {
             Posted::Done | Posted::Accepted(_) => {
+                note_answer(message);
                 p.urgent.pop_front();
                 Step::Moved(0)
             }
@@ -111,9 +112,11 @@ impl<R: Rail> Engine<R> {
             rail.post(p.link, &message.frame(gather))
         } else {
             let source = rail.capabilities().get.then(|| rail.expose(p.link, &gather)).flatten();
+            kill_point!("rendezvous.expose");
             let posted = rail.post(p.link, &announcement(key, op, source).frame(Gather::EMPTY));
             match (posted, source) {
                 (Posted::Done | Posted::Accepted(_), _) => {
+                    kill_point!("rendezvous.rts");
                     op.stage = Stage::Announced { pieces: Default::default(), source };
                 }
                 (_, Some(source)) => rail.conceal(p.link, source),
@@ -194,6 +197,7 @@ impl<R: Rail> Engine<R> {
         let message = Message::Segment { op: piece.receiver_op, offset: piece.offset };
         match rail.post(p.link, &message.frame(window)) {
             Posted::Done | Posted::Accepted(_) => {
+                kill_point!("rendezvous.segment");
                 piece.offset += len as u64;
                 let finished = piece.offset == piece.end;
                 if finished {
@@ -253,6 +257,7 @@ impl<R: Rail> Engine<R> {
         while let Some((peer, source)) = self.state.concealed.pop() {
             let p = &self.state.peers[peer.index()];
             self.rails[p.rail].conceal(p.link, source);
+            kill_point!("rendezvous.conceal");
         }
     }
 }
@@ -278,6 +283,17 @@ fn announcement(key: Key, op: &SendOp, source: Option<crate::rail::RemoteSource>
         op: super::op::OpId::Send(key).to_bits(),
         immediate: op.immediate,
         source,
+    }
+}
+
+/// An answer has left.
+#[inline(always)]
+fn note_answer(message: &Message) {
+    match message {
+        Message::Rtr { .. } => kill_point!("rendezvous.rtr"),
+        Message::Fin { .. } => kill_point!("rendezvous.fin"),
+        Message::Matched { .. } => kill_point!("ring.matched"),
+        _ => {}
     }
 }
 

@@ -41,6 +41,7 @@ impl<R: Rail> Engine<R> {
             return Err(Error::Again);
         }
         let memory = self.more_memory(class, size)?;
+        kill_point!("loan.allot");
         Ok(self.state.loans.enter(memory, len))
     }
 
@@ -53,7 +54,9 @@ impl<R: Rail> Engine<R> {
             return None;
         }
         let memory = self.state.loans.reuse(class)?;
-        Some(self.state.loans.enter(memory, len))
+        let taken = self.state.loans.enter(memory, len);
+        kill_point!("loan.reuse");
+        Some(taken)
     }
 
     /// Memory of a class that receivers have given back, and that was not heard of yet.
@@ -101,6 +104,7 @@ impl<R: Rail> Engine<R> {
             return false;
         }
         let Ok(sending) = loans.begin_send(loan, len, peer, &mut p.first_hold) else { return false };
+        kill_point!("loan.hold");
         let posted = match (self.rails.get_mut(p.rail), sending.position) {
             (Some(rail), Some(position)) => {
                 rail.post_loan(p.link, tag, [sending.hold.to_bits(), position, len as u64])
@@ -114,6 +118,7 @@ impl<R: Rail> Engine<R> {
         if !keep {
             loans.let_go(sending.loan);
         }
+        kill_point!("loan.send");
         p.counts.cells.messages_sent.add(1);
         p.counts.cells.bytes_sent.add(len as u64);
         crate::probes::send_posted(peer, tag, len as u64);
@@ -323,6 +328,7 @@ impl<R: Rail> Engine<R> {
     #[inline(always)]
     pub fn give_back(&mut self, loan: u64) -> Result<(), Error> {
         if let Some((peer, loan)) = self.state.loans.give_back(loan)? {
+            kill_point!("loan.give_back");
             self.return_loan(peer, loan);
         }
         Ok(())
@@ -333,7 +339,9 @@ impl<R: Rail> Engine<R> {
         let Some(p) = self.state.peers.get_mut(peer.index()) else { return };
         let Some(rail) = self.rails.get_mut(p.rail) else { return };
         let at_once = p.urgent.is_empty() && rail.post(p.link, &Frame::give_back(loan)) == Posted::Done;
+        kill_point!("loan.return");
         rail.release_loan(p.link);
+        kill_point!("loan.release");
         if !at_once {
             self.state.say(peer, Message::Return { loan });
         }
@@ -389,6 +397,7 @@ impl State {
         message: &PeerBytes<'_>,
     ) -> bool {
         let Some(data) = message.address() else { return false };
+        kill_point!("loan.receive");
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.counts.cells.messages_received.add(1);
             p.counts.cells.bytes_received.add(message.len() as u64);

@@ -199,12 +199,15 @@ impl Producer {
         debug_assert!(self.next.wrapping_sub(self.consumed_seen) <= self.mask);
         let slot = self.slot(self.next);
         prefetch_for_write(self.slot(self.next.wrapping_add(PREFETCH_AHEAD)));
+        kill_point!("ring.reserve");
         slot.words[1].store(word, Ordering::Relaxed);
         content.fill(slot.body());
+        kill_point!("ring.payload");
         let lap = lap_of(self.next, self.lap_shift);
         // Release: pair A, words 1-7 are visible to whoever sees this lap number.
         slot.words[0].store(header.pack(lap), Ordering::Release);
         self.next = self.next.wrapping_add(1);
+        kill_point!("ring.publish");
     }
 
     #[inline(always)]
@@ -311,6 +314,7 @@ impl Consumer {
     #[inline(always)]
     pub fn consume(&mut self, publish_now: bool) -> bool {
         self.next = self.next.wrapping_add(1);
+        kill_point!("ring.consume");
         let publish = publish_now || self.next.wrapping_sub(self.published) > self.mask / 4;
         if publish {
             self.publish();
@@ -326,6 +330,7 @@ impl Consumer {
             // SAFETY: `consumed` is mapped and valid for atomics by the contract of `new`.
             // Release: pair B, our reads of the slots are over.
             unsafe { self.consumed.as_ref() }.store(self.next, Ordering::Release);
+            kill_point!("ring.credit");
         }
     }
 

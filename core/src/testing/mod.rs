@@ -12,12 +12,14 @@
 //! | `loopback.rs` | the fixture of the loopback rail, in virtual time |
 //! | `fault.rs` | a rail that drops, doubles, delays, reorders, disconnects |
 //! | `trace.rs` | a rail that tells what passes |
+//! | `kill.rs` | named places at which a test ends its process |
 //! | `model.rs` | what random operations of a pair have to end with |
 //! | `raw.rs` | a peer that sends whatever frames it is told to |
 //! | `conformance/` | the suite |
 
 pub mod conformance;
 pub mod fault;
+pub mod kill;
 pub mod loans;
 pub mod loopback;
 pub mod model;

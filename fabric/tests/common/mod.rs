@@ -1,6 +1,7 @@
 //! What the tests of the fabric share: private run directories, parties that talk, time limits.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod dialogue;
 pub mod process;
 
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ impl Drop for Scratch {
 }
 
 /// A fabric with one queue.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Party {
     pub shared: Arc<Shared>,
     pub cq: CqId,
@@ -147,7 +148,7 @@ pub const SEND: u64 = 1;
 pub const RECEIVE: u64 = 2;
 
 /// Memory that stays for ever.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Buffer {
     base: *mut u8,
     len: usize,
@@ -179,7 +180,7 @@ impl Buffer {
         unsafe { std::ptr::write_bytes(self.base, byte, self.len) };
     }
 
-    fn iov(self) -> Iov {
+    pub fn iov(self) -> Iov {
         // SAFETY: leaked memory; the tests look at it only after the operation.
         unsafe { Iov::new(self.base, self.len) }
     }

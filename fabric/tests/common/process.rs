@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// What a child does: the name of its role.
 const ROLE: &str = "TEST_ROLE";
@@ -23,6 +23,11 @@ impl Peer {
         self.0.wait().expect("it is our child");
         drop(self.0.stdin.take());
     }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("it is our child")
+    }
 }
 
 impl Drop for Peer {
@@ -35,20 +40,28 @@ impl Drop for Peer {
 
 /// Starts this test binary again, in a role; returns when it says that it is ready.
 pub fn start(role: &str, dir: &Path) -> Peer {
-    let binary = std::env::current_exe().expect("the test knows its file");
-    let child = Command::new(binary)
-        .args(["child", "--exact", "--ignored", "--nocapture"])
-        .env(ROLE, role)
-        .env(DIR, dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the test starts itself");
+    let child = command(role, dir).stdout(Stdio::piped()).spawn().expect("the test starts itself");
     let mut peer = Peer(child);
     let output = peer.0.stdout.take().expect("it is a pipe");
     let ready = BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains("ready"));
     assert!(ready, "the child in the role {role} ended early");
     peer
+}
+
+/// Starts this test binary again, in a role and with further variables, and does not wait for it.
+pub fn spawn(role: &str, dir: &Path, variables: &[(&str, &str)]) -> Peer {
+    let variables = variables.iter().copied();
+    Peer(command(role, dir).envs(variables).stdout(Stdio::null()).spawn().expect("the test starts itself"))
+}
+
+fn command(role: &str, dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("the test knows its file"));
+    command
+        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .env(ROLE, role)
+        .env(DIR, dir)
+        .stdin(Stdio::piped());
+    command
 }
 
 /// Descriptors of this process.
@@ -60,4 +73,17 @@ pub fn descriptors() -> usize {
 pub fn mappings() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("there is procfs");
     maps.lines().filter(|line| line.contains("memfd:gridnet")).count()
+}
+
+/// Names of the files in a directory and below it.
+pub fn files_below(dir: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("the run directory is there").flatten() {
+        if entry.path().is_dir() {
+            names.extend(files_below(&entry.path()));
+        } else {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names
 }
