@@ -25,6 +25,7 @@
 //! | `rundir.rs` | names and sockets in the file system |
 //! | `poller.rs` | the descriptors that are watched |
 //! | `barrier.rs` | process-wide memory barriers |
+//! | `guarded.rs` | a peer's memory between guards (feature `testing`) |
 //! | `testing.rs` | what tests see and do that nobody else may (feature `testing`) |
 //! | `cpu.rs` | on which core we are |
 
@@ -33,6 +34,8 @@ mod barrier;
 mod copy_choice;
 mod cpu;
 mod exposure;
+#[cfg(feature = "testing")]
+mod guarded;
 mod handshake;
 mod heap;
 mod layout;

@@ -10,6 +10,8 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::ring::slot::Slot;
 use gridnet_core::sync::{AtomicU32, AtomicU64};
+#[cfg(not(feature = "testing"))]
+use memmap2::MmapRaw as PeerMap;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
@@ -17,6 +19,8 @@ use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
+#[cfg(feature = "testing")]
+use crate::guarded::Guarded as PeerMap;
 use crate::layout::{Header, ARENA_OFFSET, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_SEGMENT, RECORD_WORDS};
 
 /// Memory is taken from the system in steps of this many bytes.
@@ -112,10 +116,10 @@ impl OwnSegment {
         self.claimed
     }
 
-    /// True when the byte at `offset` has memory behind it.
+    /// Where the memory ends that is backed from the start on, and where it begins that is backed to the end.
     #[cfg(feature = "testing")]
-    pub(crate) fn is_backed(&self, offset: usize) -> bool {
-        offset < self.committed || offset >= self.claimed
+    pub(crate) fn backed(&self) -> (usize, usize) {
+        (self.committed, self.claimed)
     }
 
     /// The file, to hand it to a peer.
@@ -168,7 +172,7 @@ impl OwnSegment {
 /// A peer's segment, mapped read-only.
 #[derive(Debug)]
 pub struct PeerSegment {
-    map: MmapRaw,
+    map: PeerMap,
     /// As it was when the segment was mapped.
     header: Header,
 }
@@ -191,7 +195,7 @@ impl PeerSegment {
         if !(MIN_SEGMENT..=MAX_SEGMENT).contains(&size) {
             return Err(refuse("it is too small or too large"));
         }
-        let map = MmapOptions::new().len(size).map_raw_read_only(file).map_err(|e| {
+        let map = map_peer(file, size, false).map_err(|e| {
             Refusal::new(Error::Limit, format!("mapping the peer's segment of {size} bytes: {e}"))
         })?;
         map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
@@ -256,6 +260,17 @@ impl PeerSegment {
         assert!(offset + size_of::<T>() <= self.map.len() && offset.is_multiple_of(align_of::<T>()));
         // SAFETY: inside the mapping, which is not at address 0.
         unsafe { NonNull::new_unchecked(self.map.as_mut_ptr().add(offset).cast()) }
+    }
+}
+
+/// Maps memory of a peer; in tests, between guards.
+pub(crate) fn map_peer(file: &OwnedFd, len: usize, writable: bool) -> std::io::Result<PeerMap> {
+    #[cfg(feature = "testing")]
+    return PeerMap::map(file, len, writable);
+    #[cfg(not(feature = "testing"))]
+    match writable {
+        true => MmapOptions::new().len(len).map_raw(file),
+        false => MmapOptions::new().len(len).map_raw_read_only(file),
     }
 }
 

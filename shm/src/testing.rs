@@ -1,10 +1,14 @@
 //! What tests see and do that nobody else may: how much of a segment is in use, and writing nonsense into it.
 
+use std::ptr::NonNull;
+
 use gridnet_core::sync::{AtomicU64, Ordering};
 
 use crate::layout::LinkOffer;
 use crate::rail::ShmRail;
 use crate::socket;
+
+const WORD: usize = size_of::<u64>();
 
 /// What of a fabric's memory is in use. All but `loans` is 0 when no peer is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,26 +31,47 @@ impl ShmRail {
         Usage { arena: self.arena.in_use() - words, exposures, loans: self.loans.in_use(), links }
     }
 
-    /// Bytes of the own segment.
-    pub fn segment_bytes(&self) -> usize {
-        self.arena.segment().len()
-    }
-
-    /// Replaces a word of the own segment, as a process does that has gone mad; words that have no memory stay.
-    pub fn scribble(&self, word: usize, value: u64) {
+    /// Hands out the means to write nonsense into the own segment, as a process does that has gone mad.
+    ///
+    /// # Safety
+    /// Not to be used after the rail is gone.
+    pub unsafe fn scribbler(&self) -> Scribbler {
         let segment = self.arena.segment();
-        let offset = word * size_of::<u64>();
-        if offset + size_of::<u64>() > segment.len() || !segment.is_backed(offset) {
-            return;
-        }
-        // SAFETY: inside the own segment, aligned; whoever reads it there takes it for an atomic, too.
-        unsafe { segment.at(offset).cast::<AtomicU64>().as_ref() }.store(value, Ordering::Relaxed);
+        Scribbler { base: segment.at(0).cast(), words: segment.len() / WORD, backed: segment.backed() }
     }
 
     /// Where the blocks of the links begin in the own segment, in words: consumed count, then the ring.
     pub fn blocks(&self) -> impl Iterator<Item = usize> + '_ {
-        let words = crate::layout::LINE / size_of::<u64>();
+        let words = crate::layout::LINE / WORD;
         self.links.iter().filter(|link| !link.over).map(move |link| link.block as usize * words)
+    }
+}
+
+/// Writes words of a segment that peers are reading.
+#[derive(Debug)]
+pub struct Scribbler {
+    base: NonNull<AtomicU64>,
+    words: usize,
+    /// Where memory ends that the system has promised, and where it begins again, in bytes.
+    backed: (usize, usize),
+}
+
+// SAFETY: an address of words that are only ever accessed as atomics.
+unsafe impl Send for Scribbler {}
+
+impl Scribbler {
+    /// Words that there are.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    /// Replaces a word; those that are outside, or have no memory, stay as they are.
+    pub fn scribble(&self, word: usize, value: u64) {
+        let offset = word.saturating_mul(WORD);
+        if word < self.words && (offset < self.backed.0 || offset >= self.backed.1) {
+            // SAFETY: inside the segment, which is mapped as long as the rail lives: the promise of `scribbler`.
+            unsafe { self.base.add(word).as_ref() }.store(value, Ordering::Relaxed);
+        }
     }
 }
 

@@ -102,6 +102,11 @@ impl<R: Rail> RawPeer<R> {
         }
     }
 
+    /// The rail, to misuse it.
+    pub fn rail(&mut self) -> &mut R {
+        &mut self.rail
+    }
+
     /// True while frames can flow.
     pub fn is_up(&self) -> bool {
         self.up && !self.down
