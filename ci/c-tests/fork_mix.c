@@ -354,7 +354,7 @@ static void parent_closes_first(void)
     gridnet_counters counters;
     counters.size = sizeof counters;
     do {
-        CHECK_OK(gridnet_fabric_progress(node.fabric));
+        CHECK(gridnet_fabric_progress(node.fabric) >= 0);
         CHECK_OK(gridnet_fabric_counters(node.fabric, &counters));
     } while (counters.peers_now == 0);
     pid_t pid = forked();
@@ -444,7 +444,7 @@ static void exec_ends_a_fabric(void)
         gridnet_counters counters;
         counters.size = sizeof counters;
         do {
-            CHECK_OK(gridnet_fabric_progress(own.fabric));
+            CHECK(gridnet_fabric_progress(own.fabric) >= 0);
             CHECK_OK(gridnet_fabric_counters(own.fabric, &counters));
         } while (counters.peers_now == 0);
         become("talk", "watcher");

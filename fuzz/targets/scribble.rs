@@ -166,7 +166,7 @@ impl Scene {
     /// Frames of all kinds, some with numbers of operations that exist.
     fn forge(&mut self, random: &mut Random) -> RawFrame {
         let known: Vec<u64> = self
-            .mad
+            .mad()
             .frames
             .iter()
             .rev()
