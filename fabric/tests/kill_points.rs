@@ -100,9 +100,10 @@ fn account(survivor: &Survivor) -> (usize, usize, String) {
 /// The next start removes the files of the dead, but for a socket that was just being made: that one has a minute.
 fn check_files(survivor: &Survivor, dir: &Path, point: &str) {
     drop(Party::open(dir, None, ThreadLevel::Single, &[]));
-    let own = format!("{}.sock", survivor.address().node);
+    let node = survivor.address().node;
+    let own = [format!("{node}.sock"), format!("{node}.page"), "survivor.name".into(), "lock".into()];
     let mut left = files_below(dir);
-    left.retain(|name| *name != own && name != "survivor.name" && name != "lock" && !name.ends_with(".new"));
+    left.retain(|name| !own.contains(name) && !name.ends_with(".new"));
     assert!(left.is_empty(), "who died at {point} left {left:?}");
 }
 

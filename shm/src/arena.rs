@@ -81,7 +81,8 @@ impl Arena {
         let staging = self.free_staging.iter().zip(CLASSES).map(|(free, size)| free.len() * size);
         let joined: usize = self.joined.iter().map(|(_, lines)| *lines as usize * LINE).sum();
         let blocks = self.free_blocks.len() * link_block_len(self.slots);
-        self.next - ARENA_OFFSET - staging.sum::<usize>() - joined - blocks
+        let records = self.free_records.len() * LINE;
+        self.next - ARENA_OFFSET - staging.sum::<usize>() - joined - blocks - records
     }
 
     /// Slots of the rings.

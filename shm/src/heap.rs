@@ -15,7 +15,7 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
-use crate::segment::check_file_limit;
+use crate::segment::{check_file_limit, map_peer, PeerMap};
 
 /// Regions begin at multiples of this: nothing else shares their cache lines, nor the neighbours that are fetched with them.
 const GRAIN: usize = 128;
@@ -210,7 +210,7 @@ fn bind(base: *mut u8, len: usize, numa_node: u32) -> Result<(), Refusal> {
 /// A peer's heap, mapped readable and writable.
 #[derive(Debug)]
 pub struct PeerHeap {
-    map: MmapRaw,
+    map: PeerMap,
 }
 
 impl PeerHeap {
@@ -230,7 +230,7 @@ impl PeerHeap {
         if !(PAGE..=MAX_HEAP).contains(&size) {
             return Err(refuse("it is too small or too large"));
         }
-        let map = MmapOptions::new().len(size).map_raw(file).map_err(|e| {
+        let map = map_peer(file, size, true).map_err(|e| {
             Refusal::new(Error::Limit, format!("mapping the peer's heap of {size} bytes: {e}"))
         })?;
         map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;

@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use gridnet_core::error::Error;
+use gridnet_core::kill_point;
 use gridnet_core::mem::Iov;
 use gridnet_core::rail::{Lent, Offered, Refusal};
 use gridnet_core::region::{check_bounds, Access, RemoteKey, Window};
@@ -54,7 +55,9 @@ impl ShmRail {
     pub(crate) fn show_heap_to(&self, index: u32) {
         let Some(link) = self.links.get(index as usize) else { return };
         if let (Some(heap), Some(stream), Some(_)) = (&self.heap, &link.socket, &link.live) {
-            if let Err(refusal) = socket::send_heap(stream, heap.file()) {
+            let sent = socket::send_heap(stream, heap.file());
+            kill_point!("region.heap");
+            if let Err(refusal) = sent {
                 // The peer's operations go by messages.
                 tracing::debug!(reason = %refusal.reason, "heap not handed over");
             }
@@ -70,7 +73,10 @@ impl ShmRail {
             return Err(Refusal::new(Error::PeerMisbehaved, "second heap on a link"));
         }
         match PeerHeap::map(file) {
-            Ok(heap) => live.set_heap(heap),
+            Ok(heap) => {
+                live.set_heap(heap);
+                kill_point!("region.mapped");
+            }
             // No room in the address space: operations go by messages.
             Err(refusal) if refusal.error == Error::Limit => {
                 tracing::warn!(reason = %refusal.reason, "peer's heap not mapped");

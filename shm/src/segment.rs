@@ -11,7 +11,7 @@ use gridnet_core::rail::Refusal;
 use gridnet_core::ring::slot::Slot;
 use gridnet_core::sync::{AtomicU32, AtomicU64};
 #[cfg(not(feature = "testing"))]
-use memmap2::MmapRaw as PeerMap;
+pub(crate) use memmap2::MmapRaw as PeerMap;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
@@ -20,7 +20,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
 #[cfg(feature = "testing")]
-use crate::guarded::Guarded as PeerMap;
+pub(crate) use crate::guarded::Guarded as PeerMap;
 use crate::layout::{Header, ARENA_OFFSET, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_SEGMENT, RECORD_WORDS};
 
 /// Memory is taken from the system in steps of this many bytes.

@@ -252,8 +252,13 @@ pub fn has_ended(process: &OwnedFd) -> bool {
 fn send(stream: &OwnedFd, kind: u8, body: &[u8], control: &[ControlMessage<'_>]) -> Result<(), Refusal> {
     let parts = [IoSlice::new(std::slice::from_ref(&kind)), IoSlice::new(body)];
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    sendmsg::<UnixAddr>(stream.as_raw_fd(), &parts, control, flags, None).map_err(system("sendmsg"))?;
-    Ok(())
+    match sendmsg::<UnixAddr>(stream.as_raw_fd(), &parts, control, flags, None) {
+        Ok(_) => Ok(()),
+        Err(Errno::EPIPE | Errno::ECONNRESET) => {
+            Err(Refusal::new(Error::Unreachable, "the peer has ended while the link was made"))
+        }
+        Err(e) => Err(system("sendmsg")(e)),
+    }
 }
 
 /// Reads one packet.
@@ -343,6 +348,15 @@ mod tests {
         assert!(matches!(receive(&b).unwrap(), Packet::Reject(got) if got == refusal));
         drop(a);
         assert!(matches!(receive(&b).unwrap(), Packet::Closed));
+    }
+
+    #[test]
+    fn a_peer_that_has_just_ended_is_unreachable() {
+        let (a, b) = pair();
+        drop(b);
+        let hello = Hello::new(NodeId::new([5; 16]).unwrap(), 6, 1);
+        let refusal = send_hello(&a, &hello, [a.as_fd(), a.as_fd()]).unwrap_err();
+        assert_eq!(refusal.error, Error::Unreachable, "{}", refusal.reason);
     }
 
     #[test]

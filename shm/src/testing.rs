@@ -10,7 +10,7 @@ use crate::socket;
 
 const WORD: usize = size_of::<u64>();
 
-/// What of a fabric's memory is in use. All but `loans` is 0 when no peer is connected.
+/// What of a fabric's memory is in use, besides its own regions. All but `loans` is 0 when no peer is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Bytes of link blocks and staging buffers.
@@ -28,7 +28,13 @@ impl ShmRail {
     pub fn usage(&self) -> Usage {
         let (words, exposures) = self.exposures.in_use();
         let links = self.links.iter().filter(|link| !link.over || link.read.is_some()).count();
-        Usage { arena: self.arena.in_use() - words, exposures, loans: self.loans.in_use(), links }
+        let arena = self.arena.in_use() - words - self.records.len() * crate::layout::LINE;
+        Usage { arena, exposures, loans: self.loans.in_use(), links }
+    }
+
+    /// Never reaches into the memory of the peers' processes: for tests in which peers that lie are of this process.
+    pub fn keep_out(&mut self) {
+        self.links.iter_mut().for_each(|link| link.reach = crate::remote::Reach::No);
     }
 
     /// Hands out the means to write nonsense into the own segment, as a process does that has gone mad.

@@ -342,6 +342,7 @@ impl<R: Rail> Engine<R> {
         };
         match posted {
             Posted::Done | Posted::Accepted(_) => {
+                kill_point!("region.sent");
                 let len = op.note_sent(rail);
                 if op.is_sent {
                     p.remote.to_send.pop_front();

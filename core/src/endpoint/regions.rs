@@ -65,6 +65,7 @@ impl<R: Rail> Engine<R> {
         for index in 0..self.rails.len() {
             if let Some(lent) = self.rails[index].allocate(len, numa_node) {
                 let Lent { base, token } = lent?;
+                kill_point!("region.allocated");
                 let key = self.enter_region(base, len, access, Memory::Lent(index, token))?;
                 return Ok((key, base));
             }
@@ -97,7 +98,10 @@ impl<R: Rail> Engine<R> {
             let token = lender.filter(|(lender, _)| *lender == index).map(|(_, token)| token);
             let offered = Offered { number: key.to_bits(), base, len, access, token, may_fault };
             match (self.rails[index].offer(&offered), self.state.remote.regions.get_mut(key)) {
-                (Ok(hint), Some(region)) => region.hints.push(hint),
+                (Ok(hint), Some(region)) => {
+                    kill_point!("region.offered");
+                    region.hints.push(hint);
+                }
                 (Err(refusal), _) => {
                     // Nobody has the key yet: nobody is inside.
                     let _ = self.close_region(key);
@@ -122,6 +126,7 @@ impl<R: Rail> Engine<R> {
         for (rail, hint) in self.rails.iter_mut().zip(&region.hints) {
             is_free &= rail.withdraw(key.to_bits(), *hint);
         }
+        kill_point!("region.withdrawn");
         if !is_free {
             return Err(Error::InUse);
         }
@@ -131,6 +136,7 @@ impl<R: Rail> Engine<R> {
             Memory::Lent(index, token) => self.rails[index].free(token),
             Memory::Private(_) => {}
         }
+        kill_point!("region.closed");
         Ok(())
     }
 

@@ -35,6 +35,7 @@ impl State {
         payload: &PeerBytes<'_>,
     ) {
         let status = self.write_region(region, offset, payload);
+        kill_point!("region.written");
         if last || status.is_err() {
             self.say(peer, Message::Answer { op, status, value: 0 });
         }
@@ -93,6 +94,7 @@ impl State {
             Ok(value) => (Ok(()), value),
             Err(error) => (Err(error), 0),
         };
+        kill_point!("region.counted");
         self.say(peer, Message::Answer { op, status, value });
     }
 

@@ -70,10 +70,13 @@ impl Watch {
             Order::Fence => fence(Ordering::SeqCst),
             Order::Barrier => compiler_fence(Ordering::SeqCst),
         }
+        kill_point!("region.announced");
         // Acquire: the access comes after the look.
         let result = if live.load(Ordering::Acquire) == self.number { access() } else { Err(Error::Key) };
+        kill_point!("region.accessed");
         // Release: the access comes before, for the owner's `is_inside`.
         announced.store(0, Ordering::Release);
+        kill_point!("region.left");
         result
     }
 

@@ -14,6 +14,7 @@ use gridnet::core::testing::loans::read;
 use gridnet::core::wire::{Address, ADDRESS_BYTES};
 use gridnet::{AnyRail, ThreadLevel};
 
+use super::onesided::{Initiator, Regions, KEYS, REMOTE};
 use super::{exactly, from_any, Buffer, Party, PATIENCE, SEND};
 
 /// Tags of what the peer sends; the answers to them have [`ANSWER`] added.
@@ -24,6 +25,8 @@ const LARGE: u64 = 4;
 /// With the address of the peer's second fabric, which the survivor is to call.
 const CALL: u64 = 5;
 const LOAN: u64 = 6;
+/// With the keys of two regions; the answer has those of the survivor.
+const REGIONS: u64 = 7;
 const ANSWER: u64 = 100;
 /// Nobody sends this: a receive of it ends with its peer.
 const NEVER: u64 = 999;
@@ -44,11 +47,13 @@ const SLICE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Survivor {
     party: Party,
-    buffers: [(u64, Buffer); 5],
+    buffers: [(u64, Buffer); 6],
     place: NonNull<Lent>,
     /// Operations that end with the peer at the latest.
     open: usize,
     answers: Answers,
+    /// Keys of its own regions, which stay.
+    keys: &'static [u8],
 }
 
 /// What is sent in answer: memory that nobody writes.
@@ -79,11 +84,18 @@ impl Survivor {
         // It sleeps whenever it waits, so that the peer comes by the step that wakes.
         let options = [("GRIDNET_WAIT_MODE", "block")];
         let party = Party::open(dir, Some("survivor"), ThreadLevel::Single, &options);
-        let lengths =
-            [(HELLO, 8), (SMALL, 8), (STAGED, STAGED_LEN), (LARGE, LARGE_LEN), (CALL, ADDRESS_BYTES)];
+        let lengths = [
+            (HELLO, 8),
+            (SMALL, 8),
+            (STAGED, STAGED_LEN),
+            (LARGE, LARGE_LEN),
+            (CALL, ADDRESS_BYTES),
+            (REGIONS, KEYS),
+        ];
         let buffers = lengths.map(|(tag, len)| (tag, Buffer::new(len)));
         let place = NonNull::from(Box::leak(Box::new(Lent::NONE)));
-        let survivor = Survivor { party, buffers, place, open: 0, answers: Answers::new() };
+        let keys = Box::leak(Regions::open(&party).keys(&party).into_boxed_slice());
+        let survivor = Survivor { party, keys, buffers, place, open: 0, answers: Answers::new() };
         buffers.iter().for_each(|(tag, _)| survivor.listen(*tag));
         survivor.listen_for_loans();
         survivor
@@ -97,7 +109,7 @@ impl Survivor {
     pub fn serve(&mut self) {
         match self.party.wait(SLICE) {
             Ok(completion) if completion.context == LENT => self.take_loan(&completion),
-            Ok(completion) if completion.context == SEND => self.open -= 1,
+            Ok(completion) if [SEND, REMOTE].contains(&completion.context) => self.open -= 1,
             Ok(completion) => self.take_message(&completion),
             Err(error) => assert_eq!(error, Error::Timeout),
         }
@@ -158,6 +170,7 @@ impl Survivor {
                 self.open += usize::from(posted.is_ok());
             }
             CALL => return self.call(&bytes),
+            REGIONS => return self.use_regions(source, &bytes),
             _ => {
                 assert!(bytes.iter().all(|byte| u64::from(*byte) == tag), "a message of tag {tag} is broken")
             }
@@ -166,10 +179,28 @@ impl Survivor {
     }
 
     fn answer(&mut self, to: PeerId, tag: u64, sync: bool) {
-        match self.party.send(to, self.answers.to(tag), tag + ANSWER, sync) {
+        self.answer_with(to, tag, self.answers.to(tag), sync);
+    }
+
+    fn answer_with(&mut self, to: PeerId, tag: u64, bytes: &'static [u8], sync: bool) {
+        match self.party.send(to, bytes, tag + ANSWER, sync) {
             Ok(in_progress) => self.open += usize::from(in_progress),
             Err(error) => assert_eq!(error, Error::PeerGone),
         }
+    }
+
+    /// Operations on the peer's regions, then the answer, by which it may use the survivor's.
+    fn use_regions(&mut self, source: PeerId, keys: &[u8]) {
+        match Initiator::import(&self.party, source, keys) {
+            Ok(initiator) => {
+                let (follow, result) = initiator.start();
+                self.open += follow;
+                assert!(matches!(result, Ok(()) | Err(Error::PeerGone | Error::Key)), "{result:?}");
+                initiator.end();
+            }
+            Err(error) => assert_eq!(error, Error::PeerGone),
+        }
+        self.answer_with(source, REGIONS, self.keys, false);
     }
 
     /// Calls the peer's second fabric, which answers with a small message.
@@ -179,7 +210,9 @@ impl Survivor {
         match opened {
             Ok(peer) => self.answer(peer, CALL, false),
             // It is dead already.
-            Err(refusal) => assert_eq!(refusal.error, Error::Unreachable, "{}", refusal.reason),
+            Err(refusal) => {
+                assert_eq!(refusal.error, Error::Unreachable, "{}", refusal.reason);
+            }
         }
     }
 
@@ -249,6 +282,7 @@ impl Doomed {
             self.exchange(survivor, SMALL);
             self.exchange(survivor, STAGED);
             self.exchange_loans(survivor);
+            self.exchange_regions(survivor);
         }
         (0..LARGE_ROUNDS).for_each(|_| self.exchange(survivor, LARGE));
         self.be_called(survivor);
@@ -261,6 +295,21 @@ impl Doomed {
         self.first.send(survivor, bytes, tag, false).expect("the survivor lives");
         self.first.wait_received();
         assert!(buffer.to_vec() == bytes, "the answer to {tag} is broken");
+    }
+
+    fn exchange_regions(&self, survivor: PeerId) {
+        let regions = Regions::open(&self.first);
+        let keys = Box::leak(regions.keys(&self.first).into_boxed_slice());
+        let buffer = Buffer::new(KEYS);
+        self.first.receive(exactly(survivor, REGIONS + ANSWER), buffer).expect("the survivor lives");
+        self.first.send(survivor, keys, REGIONS, false).expect("the survivor lives");
+        self.first.wait_received();
+        let initiator =
+            Initiator::import(&self.first, survivor, &buffer.to_vec()).expect("the survivor lives");
+        initiator.check();
+        initiator.end();
+        // The survivor's operations by messages came before its answer, and so are over.
+        regions.close(&self.first);
     }
 
     fn exchange_loans(&self, survivor: PeerId) {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod dialogue;
+pub mod onesided;
 pub mod process;
 
 use std::path::{Path, PathBuf};
