@@ -60,6 +60,7 @@ fn a_survivor_of_killed_peers_keeps_nothing_of_them() {
         let mut random = Random::new(round);
         survive(&survivor, &scratch.0, bytes, large, &mut random);
         assert_eq!((descriptors(), mappings()), baseline, "after round {round}");
+        survivor.assert_nothing_in_use();
     }
     // The next start removes the files that the dead left.
     drop(Party::open(&scratch.0, None, ThreadLevel::Single, &[]));

@@ -12,7 +12,7 @@ use gridnet::core::matching::Pattern;
 use gridnet::core::rail::PeerId;
 use gridnet::core::testing::loans::read;
 use gridnet::core::wire::{Address, ADDRESS_BYTES};
-use gridnet::{AnyRail, ThreadLevel};
+use gridnet::ThreadLevel;
 
 use super::onesided::{Initiator, Regions, KEYS, REMOTE};
 use super::{exactly, from_any, Buffer, Party, PATIENCE, SEND};
@@ -51,6 +51,8 @@ pub struct Survivor {
     place: NonNull<Lent>,
     /// Operations that end with the peer at the latest.
     open: usize,
+    /// Operations that have ended.
+    served: u64,
     answers: Answers,
     /// Keys of its own regions, which stay.
     keys: &'static [u8],
@@ -95,7 +97,7 @@ impl Survivor {
         let buffers = lengths.map(|(tag, len)| (tag, Buffer::new(len)));
         let place = NonNull::from(Box::leak(Box::new(Lent::NONE)));
         let keys = Box::leak(Regions::open(&party).keys(&party).into_boxed_slice());
-        let survivor = Survivor { party, keys, buffers, place, open: 0, answers: Answers::new() };
+        let survivor = Survivor { party, keys, buffers, place, open: 0, served: 0, answers: Answers::new() };
         buffers.iter().for_each(|(tag, _)| survivor.listen(*tag));
         survivor.listen_for_loans();
         survivor
@@ -107,12 +109,19 @@ impl Survivor {
 
     /// Waits for one completion, for a moment, and does what follows from it.
     pub fn serve(&mut self) {
-        match self.party.wait(SLICE) {
+        let ended = self.party.wait(SLICE);
+        self.served += u64::from(ended.is_ok());
+        match ended {
             Ok(completion) if completion.context == LENT => self.take_loan(&completion),
             Ok(completion) if [SEND, REMOTE].contains(&completion.context) => self.open -= 1,
             Ok(completion) => self.take_message(&completion),
             Err(error) => assert_eq!(error, Error::Timeout),
         }
+    }
+
+    /// Operations that have ended so far.
+    pub fn served(&self) -> u64 {
+        self.served
     }
 
     /// True when no peer is known to live, and nothing waits for one.
@@ -128,14 +137,8 @@ impl Survivor {
 
     /// What is in use of its memory.
     pub fn usage(&self) -> String {
-        let guard = self.party.enter();
-        let shm = guard.engine.rails().iter().find_map(|rail| match rail {
-            AnyRail::Shm(shm) => Some(shm.usage()),
-            AnyRail::Own(_) => None,
-        });
-        let usage = shm.expect("it has the rail");
-        assert_eq!((usage.arena, usage.exposures, usage.links), (0, 0, 0), "the dead hold memory");
-        format!("{usage:?} {}", guard.engine.counters().unexpected_now)
+        self.party.assert_nothing_in_use();
+        format!("{:?} {}", self.party.usage(), self.party.enter().engine.counters().unexpected_now)
     }
 
     fn listen(&self, tag: u64) {

@@ -19,7 +19,8 @@ use gridnet::core::matching::{Pattern, Source};
 use gridnet::core::mem::Iov;
 use gridnet::core::rail::{PeerId, Refusal};
 use gridnet::core::wire::Address;
-use gridnet::{Shared, ThreadLevel};
+use gridnet::{AnyRail, Shared, ThreadLevel};
+use gridnet_shm::testing::Usage;
 
 /// How long anything may take on a busy machine. Below the longest sleep of a wait, so that a lost wake-up shows.
 pub const PATIENCE: Duration = Duration::from_secs(8);
@@ -81,6 +82,22 @@ impl Party {
 
     pub fn enter(&self) -> gridnet::Guard<'_> {
         self.shared.enter().expect("the fabric is usable")
+    }
+
+    /// What of its memory is in use.
+    pub fn usage(&self) -> Usage {
+        let guard = self.enter();
+        let shm = guard.engine.rails().iter().find_map(|rail| match rail {
+            AnyRail::Shm(shm) => Some(shm.usage()),
+            AnyRail::Own(_) => None,
+        });
+        shm.expect("it has the rail")
+    }
+
+    /// No peer is connected, and none has left anything.
+    pub fn assert_nothing_in_use(&self) {
+        let Usage { arena, exposures, links, .. } = self.usage();
+        assert_eq!((arena, exposures, links), (0, 0, 0), "the dead hold memory");
     }
 
     pub fn address(&self) -> Address {
