@@ -25,13 +25,15 @@ sanitize address "-Zsanitizer=address" --lib --tests -p gridnet-core -p gridnet-
 
 say "thread sanitizer"
 export TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/ci/tsan.supp ${TSAN_OPTIONS:-}"
-THREAD="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"
+THREAD="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg gridnet_visible_lock"
 # The integration tests of core run in one thread and virtual time: nothing to see there.
 sanitize thread "$THREAD" --lib -p gridnet-core
 sanitize thread "$THREAD" --lib --tests -p gridnet-shm
+# Threads at the levels SERIALIZED and MULTIPLE, with a lock that is seen (fabric/src/lock.rs).
+sanitize thread "$THREAD" --test threads -p gridnet
 if [ -d "$STD_SOURCE" ]; then
     sanitize thread-std "-Zsanitizer=thread" -Zbuild-std --lib --tests -p gridnet
 else
-    skipped "thread sanitizer of gridnet" "its locks are those of std, which only rust-src makes visible"
+    skipped "thread sanitizer of the other tests of gridnet" "they use locks of std, which only rust-src makes visible"
 fi
 exit $failed

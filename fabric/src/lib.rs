@@ -15,12 +15,14 @@
 //! | `page/` | what `gridnet explain` and `gridnet top` see |
 //! | `verdict.rs` | why a rail is used, or not |
 //! | `fork.rs` | noticing a fork |
+//! | `lock.rs` | the lock, as the thread sanitizer sees it |
 //! | `logging.rs` | where log lines go |
 
 pub mod config;
 mod fabric;
 mod fork;
 mod identity;
+mod lock;
 mod logging;
 pub mod page;
 mod rails;

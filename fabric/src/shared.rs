@@ -10,7 +10,7 @@ use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 use crate::config::{Config, ProgressMode, WaitMode};
 use crate::fabric::{sleep_on, Fabric, ARMING_TRIES, POLLS_PER_CLOCK};
 use crate::fork::{ForkMark, HOME};
+use crate::lock::{Mutex, MutexGuard};
 use crate::page::{Call, Page, Waiting};
 
 /// Times that the core is offered to a peer on it before sleep, when this process may run on no other.

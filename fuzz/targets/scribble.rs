@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::loan::Lent;
-use gridnet_core::rail::PeerId;
+use gridnet_core::matching::Key;
+use gridnet_core::mem::{MEMORY_HOST, NUMA_UNKNOWN};
+use gridnet_core::rail::{Offered, PeerId, Rail};
+use gridnet_core::region::{Access, Atomic, AtomicOp, RemoteKey, Width};
 use gridnet_core::testing::loans::read;
 use gridnet_core::testing::node::{exactly, SendOptions, Ticket};
 use gridnet_core::testing::pair::{address_of, Fixture, Pair};
@@ -25,6 +28,8 @@ use gridnet_shm::ShmRail;
 use libfuzzer_sys::fuzz_target;
 use shm::Shm;
 
+/// Bytes of a region.
+const REGION: usize = 4096;
 /// Longest play.
 const STEPS: usize = 150;
 /// Values that are wrong at the edges.
@@ -87,6 +92,10 @@ struct Scene {
     operations: Vec<Ticket>,
     lent: Vec<Lent>,
     exchanges: u64,
+    /// A region of the victim, which the mad peer knows,
+    region: Key,
+    /// and the mad peer's, as the victim has imported it.
+    rkey: Option<Key>,
 }
 
 impl Scene {
@@ -95,13 +104,49 @@ impl Scene {
         let rail = pair.fixture.rail(&address_of(9, pair.fixture.uid()));
         let mad = RawPeer::connect(rail, pair.a.address()).expect("the victim listens");
         let source = PeerId::new(u32::MAX);
-        let mut scene =
-            Scene { pair, mad: Some(mad), source, operations: Vec::new(), lent: Vec::new(), exchanges: 0 };
+        let region = pair
+            .a
+            .engine()
+            .allocate(REGION, Access::ALL, MEMORY_HOST, NUMA_UNKNOWN)
+            .expect("there is room")
+            .0;
+        let mut scene = Scene {
+            pair,
+            mad: Some(mad),
+            source,
+            operations: Vec::new(),
+            lent: Vec::new(),
+            exchanges: 0,
+            region,
+            rkey: None,
+        };
         while !scene.mad().is_up() {
             scene.step();
         }
         scene.source = scene.pair.a.peer_of(address_of(9, 0).node).expect("it is connected");
+        // Who lies about where its memory is, harms its own process: here, that is ours.
+        scene.pair.a.engine().rails_mut()[0].keep_out();
+        scene.show_region();
         scene
+    }
+
+    /// The mad peer makes a region, and hands out its key.
+    fn show_region(&mut self) {
+        let rail = self.mad().rail();
+        let Some(Ok(lent)) = rail.allocate(REGION, NUMA_UNKNOWN) else { return };
+        let (number, len) = (7, REGION as u64);
+        let offered = Offered {
+            number,
+            base: lent.base,
+            len,
+            access: Access::ALL,
+            token: Some(lent.token),
+            may_fault: false,
+        };
+        let Ok(hint) = rail.offer(&offered) else { return };
+        let key =
+            RemoteKey { node: address_of(9, 0).node, number, len, access: Access::ALL, align: 64, hint };
+        self.rkey = self.pair.a.engine().import_key(self.source, &key.pack()).ok();
     }
 
     fn mad(&mut self) -> &mut RawPeer<ShmRail> {
@@ -109,7 +154,7 @@ impl Scene {
     }
 
     fn act(&mut self, random: &mut Random) {
-        match random.below(16) {
+        match random.below(20) {
             0..4 => self.scribble(random),
             4..7 => {
                 let frame = self.forge(random);
@@ -131,6 +176,7 @@ impl Scene {
                 self.pair.a.engine().disarm();
             }
             13 => self.exchange_with_friend(),
+            14..18 => self.victim_reaches(random),
             _ => {
                 for _ in 0..random.below(20) {
                     self.step();
@@ -165,6 +211,7 @@ impl Scene {
 
     /// Frames of all kinds, some with numbers of operations that exist.
     fn forge(&mut self, random: &mut Random) -> RawFrame {
+        let region = self.region.to_bits();
         let known: Vec<u64> = self
             .mad()
             .frames
@@ -175,6 +222,7 @@ impl Scene {
             .collect();
         let number = |random: &mut Random| match random.below(4) {
             0 => random.pick(&ODD),
+            1 if random.chance(0.5) => region,
             1 => random.next_u64(),
             _ if known.is_empty() => random.below(8),
             _ => random.pick(&known),
@@ -213,6 +261,29 @@ impl Scene {
             self.pair.a.engine().give_back(loan).expect("it is the victim's");
         }
         self.operations.extend(self.accepted(sent));
+    }
+
+    /// Put, get and atomic operations on the mad peer's region.
+    fn victim_reaches(&mut self, random: &mut Random) {
+        let Some(rkey) = self.rkey else { return };
+        let (offset, len) = (random.pick(&[0, 8, 100, 4000, 4095, 4096]), random.pick(&[0, 1, 8, 96, 4096]));
+        let (a, source) = (&mut self.pair.a, self.source);
+        let started = match random.below(4) {
+            0 => a.put(source, rkey, offset, &random.bytes(len)),
+            1 => a.get(source, rkey, offset, len),
+            2 => {
+                let add = Atomic { op: AtomicOp::Add, width: Width::Eight, operand: 1, compare: 0 };
+                a.atomic(source, rkey, offset, &add)
+            }
+            _ => a.flush(source),
+        };
+        let refused = matches!(
+            started,
+            Err(Error::Bounds | Error::Misaligned | Error::Key | Error::Access | Error::Fault)
+        );
+        if !refused {
+            self.operations.extend(self.accepted(started));
+        }
     }
 
     fn victim_gives_back(&mut self, random: &mut Random) {
@@ -300,6 +371,7 @@ impl Scene {
     }
 
     fn check_usage(&mut self) {
+        self.pair.a.engine().close_region(self.region).expect("nobody is inside");
         let engine = self.pair.a.engine();
         assert_eq!(engine.loans(), 0, "loans are lost");
         let Usage { arena, exposures, links, .. } = engine.rails()[0].usage();

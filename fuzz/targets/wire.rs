@@ -3,6 +3,7 @@
 #![no_main]
 
 use gridnet_core::mem::{Gather, PeerBytes};
+use gridnet_core::region::{RemoteKey, KEY_BYTES};
 use gridnet_core::wire::{
     Address, Header, Hello, Incoming, Message, ADDRESS_BYTES, MAX_EXTENSION, MAX_HELLO_BYTES,
 };
@@ -10,12 +11,13 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&which, bytes)) = bytes.split_first() else { return };
-    match which % 6 {
+    match which % 7 {
         0 => header(bytes),
         1 => message(bytes),
         2 => hello(bytes),
         3 => address(bytes),
         4 => gridnet_shm::testing::read_offer(bytes),
+        5 => key(bytes),
         _ => gridnet_shm::testing::read_packet(bytes),
     }
 });
@@ -65,6 +67,28 @@ fn hello(bytes: &[u8]) {
         let _ = hello.agree(&known);
         let _ = hello.agree(&[]);
     }
+}
+
+fn key(bytes: &[u8]) {
+    if let Ok(key) = RemoteKey::parse(bytes) {
+        assert_eq!(RemoteKey::parse(&key.pack()), Ok(key));
+    }
+    // A check value that fits, so that the fields are looked at, too.
+    if let Some(fields) = bytes.first_chunk::<{ KEY_BYTES - 8 }>() {
+        let mut whole = [0; KEY_BYTES];
+        whole[..fields.len()].copy_from_slice(fields);
+        whole[fields.len()..].copy_from_slice(&check_value(fields).to_le_bytes());
+        if let Ok(key) = RemoteKey::parse(&whole) {
+            assert_eq!(RemoteKey::parse(&key.pack()), Ok(key));
+        }
+    }
+}
+
+/// FNV-1a, as keys have it.
+fn check_value(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn address(bytes: &[u8]) {

@@ -21,6 +21,8 @@ pub struct Usage {
     pub loans: usize,
     /// Links that are up or are being made, and segments of dead peers in which loans are read.
     pub links: usize,
+    /// Connections that have not said who they are.
+    pub greetings: usize,
 }
 
 impl ShmRail {
@@ -29,7 +31,13 @@ impl ShmRail {
         let (words, exposures) = self.exposures.in_use();
         let links = self.links.iter().filter(|link| !link.over || link.read.is_some()).count();
         let arena = self.arena.in_use() - words - self.records.len() * crate::layout::LINE;
-        Usage { arena, exposures, loans: self.loans.in_use(), links }
+        Usage {
+            arena,
+            exposures,
+            loans: self.loans.in_use(),
+            links,
+            greetings: self.greetings.iter().flatten().count(),
+        }
     }
 
     /// Never reaches into the memory of the peers' processes: for tests in which peers that lie are of this process.

@@ -232,4 +232,10 @@ impl<R: Rail> Engine<R> {
     pub fn rails(&self) -> &[R] {
         &self.rails
     }
+
+    /// The same, to misuse them.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn rails_mut(&mut self) -> &mut [R] {
+        &mut self.rails
+    }
 }

@@ -126,6 +126,9 @@ impl Survivor {
 
     /// True when no peer is known to live, and nothing waits for one.
     pub fn is_alone(&self) -> bool {
+        if self.party.usage().greetings > 0 {
+            return false;
+        }
         let guard = self.party.enter();
         let counters = guard.engine.counters();
         let listening = self.buffers.len() as u64 + 1;

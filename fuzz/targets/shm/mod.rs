@@ -44,6 +44,7 @@ impl Fixture for Shm {
             ring_slots: 64,
             link_window: 256 << 10,
             huge_pages: false,
+            heap_size: 1 << 20,
             single_copy: self.single_copy,
         })
         .expect("the rail opens")
