@@ -3,7 +3,7 @@
 # The result goes to ci/results/full-last.txt, with a description of the machine and no times.
 . "$(dirname "$0")/lib.sh"
 
-export GRIDNET_TEST_SOAK=1 GRIDNET_TEST_BIG=1
+export GRIDNET_TEST_SOAK=1 GRIDNET_TEST_BIG=1 FUZZ_SECONDS=900
 PART_LIMIT=${CI_PART_LIMIT:-14400}
 RESULT=ci/results/full-last.txt
 
@@ -17,6 +17,8 @@ machine() {
 
 run_parts
 run_part model env GRIDNET_TEST_SEEDS=20000 cargo test --release -p gridnet-core --test matching_model
+run_part kills env TEST_KILL_ROUNDS=2000 TEST_KILL_VISITS=12 \
+    cargo test --release -p gridnet --test kills --test kill_points --test processes --test loans -- --nocapture
 run_part copier ci/copier.sh 1000000000
 
 mkdir -p "$(dirname "$RESULT")"

@@ -75,6 +75,7 @@ run_parts() {
     run_part unit ci/unit.sh
     run_part c ci/c.sh
     run_part abi ci/abi.sh
+    run_part fuzz ci/fuzz.sh "${FUZZ_SECONDS:-15}"
     run_part loom ci/loom.sh
     run_part san ci/san.sh
     run_part deny ci/deny.sh
