@@ -7,12 +7,13 @@ use std::time::Duration;
 use gridnet::core::completion::Completion;
 use gridnet::core::endpoint::{SendArgs, Sent};
 use gridnet::core::error::Error;
-use gridnet::core::loan::{Lent, LentSlot};
+use gridnet::core::loan::{Lent, LentSlot, LOAN_UNIT};
 use gridnet::core::matching::Pattern;
 use gridnet::core::rail::PeerId;
 use gridnet::core::testing::loans::read;
 use gridnet::core::wire::{Address, ADDRESS_BYTES};
 use gridnet::ThreadLevel;
+use gridnet_shm::testing::Usage;
 
 use super::onesided::{Initiator, Regions, KEYS, REMOTE};
 use super::{exactly, from_any, Buffer, Party, PATIENCE, SEND};
@@ -38,6 +39,8 @@ const STAGED_LEN: usize = 1_000;
 /// Long enough for the single copy and for several segments.
 const LARGE_LEN: usize = 400_000;
 const LOAN_LEN: usize = 20_000;
+/// More than are ever lent at once.
+const MOST_LOANS: usize = 6;
 /// Long messages each way: both ways through the rail are tried.
 const LARGE_ROUNDS: usize = 6;
 /// A step of serving.
@@ -141,7 +144,13 @@ impl Survivor {
     /// What is in use of its memory.
     pub fn usage(&self) -> String {
         self.party.assert_nothing_in_use();
-        format!("{:?} {}", self.party.usage(), self.party.enter().engine.counters().unexpected_now)
+        let usage = self.party.usage();
+        // How much is kept for the next loans depends on how many there were at once; not on how many peers have died.
+        assert!(
+            usage.loans <= MOST_LOANS * LOAN_LEN.next_multiple_of(LOAN_UNIT),
+            "loans do not come back: {usage:?}"
+        );
+        format!("{:?} {}", Usage { loans: 0, ..usage }, self.party.enter().engine.counters().unexpected_now)
     }
 
     fn listen(&self, tag: u64) {
