@@ -32,8 +32,10 @@ use shm::Shm;
 const REGION: usize = 4096;
 /// Longest play.
 const STEPS: usize = 150;
+/// Where a segment ends.
+const END: u64 = shm::SEGMENT as u64;
 /// Values that are wrong at the edges.
-const ODD: [u64; 16] = [
+const ODD: [u64; 24] = [
     0,
     1,
     7,
@@ -50,6 +52,15 @@ const ODD: [u64; 16] = [
     i64::MAX as u64,
     u64::MAX - 1,
     u64::MAX,
+    // At the end of a segment, and of a heap.
+    END - 4096,
+    END - 64,
+    END - 1,
+    END,
+    END + 4096,
+    2 * END,
+    END / 4 - 8,
+    END / 4,
 ];
 
 fuzz_target!(|script: &[u8]| {
@@ -229,7 +240,8 @@ impl Scene {
         };
         let kind = random.below(20) as u8;
         let flags = if random.chance(0.7) { 0 } else { random.next_u64() as u8 };
-        let word = number(random);
+        // A tag that is waited for, or a number.
+        let word = if random.chance(0.5) { random.below(4) } else { number(random) };
         let extension: [u64; MAX_EXTENSION] = std::array::from_fn(|_| number(random));
         let carries = kind == Kind::Eager as u8 || kind == Kind::Segment as u8;
         let len = if carries { random.pick(&[0, 1, 8, 40, 48, 49, 1000, 8192, 60_000]) } else { 0 };

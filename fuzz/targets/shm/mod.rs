@@ -11,7 +11,7 @@ use gridnet_core::wire::Address;
 use gridnet_shm::{ShmConfig, ShmRail, SingleCopy};
 
 /// Smallest segment in which everything of a play has room.
-const SEGMENT: usize = 4 << 20;
+pub const SEGMENT: usize = 4 << 20;
 
 /// Where the rails of one play meet.
 #[derive(Debug)]
