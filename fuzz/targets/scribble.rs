@@ -18,7 +18,7 @@ use gridnet_core::mem::{MEMORY_HOST, NUMA_UNKNOWN};
 use gridnet_core::rail::{Offered, PeerId, Rail};
 use gridnet_core::region::{Access, Atomic, AtomicOp, RemoteKey, Width};
 use gridnet_core::testing::loans::read;
-use gridnet_core::testing::node::{exactly, SendOptions, Ticket};
+use gridnet_core::testing::node::{anything, exactly, SendOptions, Ticket};
 use gridnet_core::testing::pair::{address_of, Fixture, Pair};
 use gridnet_core::testing::random::Random;
 use gridnet_core::testing::raw::{RawFrame, RawPeer};
@@ -168,7 +168,8 @@ impl Scene {
         match random.below(20) {
             0..4 => self.scribble(random),
             4..7 => {
-                let frame = self.forge(random);
+                let at_edge = random.chance(0.3);
+                let frame = if at_edge { self.forge_at_an_edge(random) } else { self.forge(random) };
                 self.mad().post(&frame);
             }
             7 => self.victim_sends(random),
@@ -246,6 +247,21 @@ impl Scene {
         let carries = kind == Kind::Eager as u8 || kind == Kind::Segment as u8;
         let len = if carries { random.pick(&[0, 1, 8, 40, 48, 49, 1000, 8192, 60_000]) } else { 0 };
         RawFrame { kind, flags, word, extension, payload: random.bytes(len) }
+    }
+
+    /// A loan that lies across an end of the segment, or an operation across the end of the victim's region.
+    fn forge_at_an_edge(&self, random: &mut Random) -> RawFrame {
+        let len = random.pick(&[0, 1, 64, 65, 4096, 4097, 8192, 1 << 32, u64::MAX]);
+        let lends = random.chance(0.6);
+        let (kind, word, start) = match random.pick(&[Kind::Put, Kind::Get, Kind::Atomic]) {
+            _ if lends => {
+                (Kind::Loan, random.below(4), random.pick(&[END - 4096, END - 64, END, 4096, 4095, 0]))
+            }
+            kind => (kind, self.region.to_bits(), random.pick(&[0, 8, 4032, 4088, 4095, 4096, u64::MAX])),
+        };
+        let payload =
+            if kind == Kind::Put { random.bytes(random.clone().pick(&[1, 8, 48, 100])) } else { Vec::new() };
+        RawFrame { kind: kind as u8, flags: 0, word, extension: [random.below(4), start, len, 1, 1], payload }
     }
 
     fn victim_sends(&mut self, random: &mut Random) {
@@ -377,6 +393,10 @@ impl Scene {
             self.pair.a.engine().give_back(lent.loan).expect("it was received");
         }
         self.exchange_with_friend();
+        // Loans that nobody has received keep the memory of the dead.
+        while let Some((_, message)) = self.pair.a.engine().matched_probe(&anything()) {
+            self.pair.a.receive_held(message, 0).expect("there is room");
+        }
         self.pair.b.close();
         self.pair.run_until_quiet();
         self.check_usage();
