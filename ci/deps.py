@@ -10,7 +10,7 @@ CORE = "gridnet-core"
 RAILS = {"gridnet-shm"}
 FABRIC = "gridnet"
 CAPI = "gridnet-capi"
-TOP = {CAPI, "gridnet-cli", "gridnet-bench"}
+TOP = {CAPI, "gridnet-cli", "gridnet-bench", "gridnet-bench-peers"}
 
 ALLOWED = {CORE: set(), FABRIC: RAILS | {CORE}}
 ALLOWED.update({rail: {CORE} for rail in RAILS})
