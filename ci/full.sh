@@ -20,6 +20,7 @@ run_part model env GRIDNET_TEST_SEEDS=20000 cargo test --release -p gridnet-core
 run_part kills env TEST_KILL_ROUNDS=2000 TEST_KILL_VISITS=12 \
     cargo test --release -p gridnet --test kills --test kill_points --test processes --test loans -- --nocapture
 run_part copier ci/copier.sh 1000000000
+run_part peers ci/peers.sh
 
 mkdir -p "$(dirname "$RESULT")"
 {

@@ -30,6 +30,21 @@ struct call {
     int cores[2];
 };
 
+/* Launchers put their processes into sessions of their own, which the scheduler then prefers less, or more, than those of
+ * the other peers (autogroups). PEERS_AUTOGROUP has the priority of the session that all were started from. */
+static void equal_priority(void) {
+    const char *wanted = getenv("PEERS_AUTOGROUP");
+    char text[64] = "";
+    FILE *file = fopen("/proc/self/autogroup", "r+");
+    if (wanted == NULL || *wanted == '\0' || file == NULL) return;
+    const char *own = fgets(text, sizeof text, file) != NULL ? strstr(text, "nice ") : NULL;
+    if (own != NULL && atoi(own + 5) != atoi(wanted)) {
+        rewind(file);
+        if (fputs(wanted, file) == EOF || fflush(file) == EOF) fail("the priority of the session cannot be set");
+    }
+    fclose(file);
+}
+
 static struct call parse(int argc, char **argv) {
     struct call call = {0};
     char rest;
@@ -42,6 +57,7 @@ static struct call parse(int argc, char **argv) {
     call.op = argv[1];
     call.transport = argc > 5 ? argv[5] : "";
     alarm(LIFETIME_S);
+    equal_priority();
     return call;
 }
 

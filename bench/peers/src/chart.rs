@@ -1,6 +1,7 @@
 //! The picture: a panel for each operation and size, a bar for each peer: its time of a message over gridnet's.
 
 use crate::op::Task;
+use crate::peer::GRIDNET;
 use crate::report::{times, Report};
 use crate::row::Row;
 use plotters::coord::Shift;
@@ -81,8 +82,10 @@ fn bar(root: &Area, row: &Row, left: i32, top: i32, scale: &Scale) -> Drawn {
         return write(root, "not run", (one + 6, middle), 13, HPos::Left, &SOFT);
     };
     let color = match ratio {
+        _ if row.peer == GRIDNET => INK,
         _ if figures.unstable => UNSTABLE,
-        ratio if ratio < 1.0 => FASTER,
+        // What is written beside the bar, which has two decimals, decides.
+        ratio if ratio < 0.995 => FASTER,
         _ => SLOWER,
     };
     let end = scale.x(ratio);
