@@ -21,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PEER,..", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
 
-    /// Operations [default: tag_lat,tag_rate,tag_bw]
+    /// Operations [default: all]
     #[arg(long, value_name = "OP,..", value_delimiter = ',', value_parser = op::named)]
     pub(crate) op: Vec<&'static Op>,
 
@@ -79,7 +79,7 @@ impl Args {
     /// Everything that is to be measured, in the order of the table.
     pub(crate) fn tasks(&self) -> Vec<Task> {
         let wanted = |op: &&Op| match self.op[..] {
-            [] => op.by_default,
+            [] => true,
             ref some => some.iter().any(|other| other.name == op.name),
         };
         let sizes = |op: &'static Op| match self.size[..] {
@@ -121,7 +121,9 @@ mod tests {
                 "tag_lat 64 KiB",
                 "tag_lat 1 MiB",
                 "tag_rate 8 B",
-                "tag_bw 1 MiB"
+                "tag_bw 1 MiB",
+                "put_lat 8 B",
+                "loan_lat 1 MiB"
             ]
         );
     }

@@ -1,5 +1,6 @@
-//! What is measured. A new operation is a new entry of [`OPS`]; a peer that does not know it says so in its row.
+//! What is measured. A new operation is a new entry of [`OPS`].
 
+use crate::peer::GRIDNET;
 use std::fmt;
 
 /// An operation, by the name that `gridnet perf --op` has for it.
@@ -10,8 +11,8 @@ pub(crate) struct Op {
     pub(crate) sizes: &'static [u64],
     /// What ucx_perftest calls it, if it has it.
     pub(crate) ucx: Option<&'static str>,
-    /// Part of a run that does not say which.
-    pub(crate) by_default: bool,
+    /// Who has it besides gridnet; nobody named: everybody.
+    pub(crate) peers: &'static [&'static str],
 }
 
 /// What of an operation is shown. Ratios are always those of the times of one message.
@@ -38,18 +39,31 @@ pub(crate) const OPS: &[Op] = &[
         shows: Shows::Latency,
         sizes: &[8, 1 << 10, 64 << 10, 1 << 20],
         ucx: Some("tag_lat"),
-        by_default: true,
+        peers: &[],
     },
-    Op { name: "tag_rate", shows: Shows::Rate, sizes: &[8], ucx: Some("tag_bw"), by_default: true },
-    Op { name: "tag_bw", shows: Shows::Bandwidth, sizes: &[1 << 20], ucx: Some("tag_bw"), by_default: true },
-    Op { name: "put_lat", shows: Shows::Latency, sizes: &[8], ucx: Some("ucp_put_lat"), by_default: false },
-    Op { name: "loan_lat", shows: Shows::Latency, sizes: &[1 << 20], ucx: None, by_default: false },
+    Op { name: "tag_rate", shows: Shows::Rate, sizes: &[8], ucx: Some("tag_bw"), peers: &[] },
+    Op { name: "tag_bw", shows: Shows::Bandwidth, sizes: &[1 << 20], ucx: Some("tag_bw"), peers: &[] },
+    Op {
+        name: "put_lat",
+        shows: Shows::Latency,
+        sizes: &[8],
+        ucx: Some("ucp_put_lat"),
+        peers: &["ucx", "ucx-debian"],
+    },
+    Op { name: "loan_lat", shows: Shows::Latency, sizes: &[1 << 20], ucx: None, peers: &["iceoryx2"] },
 ];
 
 /// The operation of this name.
 pub(crate) fn named(name: &str) -> Result<&'static Op, String> {
     let names = || OPS.iter().map(|op| op.name).collect::<Vec<_>>().join(", ");
     OPS.iter().find(|op| op.name == name).ok_or_else(|| format!("accepted is one of {}", names()))
+}
+
+impl Op {
+    /// Whether a peer has this operation at all.
+    pub(crate) fn is_of(&self, peer: &str) -> bool {
+        peer == GRIDNET || self.peers.is_empty() || self.peers.contains(&peer)
+    }
 }
 
 impl Shows {
@@ -89,6 +103,13 @@ mod tests {
         assert_eq!(Shows::Latency.text(46_500.0, 8), "46.5 us");
         assert_eq!(Shows::Rate.text(50.0, 8), "20.0 M/s");
         assert_eq!(Shows::Bandwidth.text(100_000.0, 1 << 20), "10.5 GB/s");
+    }
+
+    #[test]
+    fn who_has_no_such_operation_has_no_row() {
+        let put = named("put_lat").unwrap();
+        assert!(put.is_of("gridnet") && put.is_of("ucx") && !put.is_of("zeromq"));
+        assert!(named("tag_lat").unwrap().is_of("zeromq"));
     }
 
     #[test]

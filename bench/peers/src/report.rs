@@ -57,7 +57,8 @@ impl Report<'_> {
         let mut table = format!("| peer | {} |\n|---|{}\n", heads.join(" | "), "---|".repeat(tasks.len()));
         for peer in self.peers {
             let row = |rows: &[Row]| rows.iter().find(|row| row.peer == peer.name).map(short);
-            let cells: Vec<String> = tasks.iter().map(|(_, rows)| row(rows).unwrap_or_default()).collect();
+            let cells: Vec<String> =
+                tasks.iter().map(|(_, rows)| row(rows).unwrap_or_else(|| "-".to_owned())).collect();
             let row = match &peer.version {
                 Ok(_) => format!("| {} | {} |", cell(&self.title(peer.name)), cells.join(" | ")),
                 Err(why) => {

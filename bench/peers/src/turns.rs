@@ -35,6 +35,7 @@ fn measure(
     canary: impl Fn() -> Option<f64>,
 ) -> Vec<Row> {
     let runs = |peer: &Peer| Runs { samples: Vec::new(), failure: peer.version.clone().err() };
+    let peers: Vec<&Peer> = peers.iter().filter(|peer| task.op.is_of(peer.name)).collect();
     let mut all: Vec<(&'static str, Runs)> = peers.iter().map(|peer| (peer.name, runs(peer))).collect();
     let mut before = canary();
     for _ in 0..rounds {

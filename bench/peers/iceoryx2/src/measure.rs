@@ -1,6 +1,6 @@
 //! The loops of `gridnet perf`, and of the C programs beside this one.
 
-use crate::pipe::Pipe;
+use crate::pipe::{Loan, Pipe};
 use std::error::Error;
 use std::time::Instant;
 
@@ -87,12 +87,14 @@ struct End<'a> {
     out: Vec<u8>,
     incoming: Vec<u8>,
     incoming_seed: u8,
+    /// What the leader has not given back yet.
+    held: Option<Loan>,
 }
 
 impl<'a> End<'a> {
     fn new(pipe: &'a Pipe, call: &Call, seed: u8, incoming_seed: u8) -> End<'a> {
         let out: Vec<u8> = (0..call.size).map(|at| pattern(at, seed)).collect();
-        End { pipe, op: call.op, incoming: out.clone(), out, incoming_seed }
+        End { pipe, op: call.op, incoming: out.clone(), out, incoming_seed, held: None }
     }
 
     fn order(&self, warmup: u64, rounds: u64) -> Outcome<()> {
@@ -141,8 +143,10 @@ impl<'a> End<'a> {
                 self.pipe.take(&mut self.incoming)
             }
             Op::LoanLatency => {
+                // As in gridnet: a loan goes back once the answer to it is on its way.
                 self.pipe.send_loan(self.out.len(), THERE)?;
-                self.pipe.take_loan(BACK)
+                self.held = Some(self.pipe.take_loan(BACK)?);
+                Ok(())
             }
             Op::Stream => {
                 for _ in 0..WINDOW {
@@ -162,7 +166,7 @@ impl<'a> End<'a> {
                 self.pipe.send(&self.out)
             }
             Op::LoanLatency => {
-                self.pipe.take_loan(THERE)?;
+                let _held = self.pipe.take_loan(THERE)?;
                 self.pipe.send_loan(self.out.len(), BACK)
             }
             Op::Stream => {

@@ -6,6 +6,9 @@ use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
 use iceoryx2::sample::Sample;
 
+/// Memory of the other side, lent to this one.
+pub(crate) type Loan = Sample<ipc::Service, [u8], ()>;
+
 pub(crate) struct Pipe {
     out: Publisher<ipc::Service, [u8], ()>,
     incoming: Subscriber<ipc::Service, [u8], ()>,
@@ -65,19 +68,19 @@ impl Pipe {
         Ok(())
     }
 
-    /// Waits for a loan, and reads its first and its last cache line where they lie.
+    /// Waits for a loan, and reads its first and its last cache line where they lie. It goes back when it is dropped.
     #[inline]
-    pub(crate) fn take_loan(&self, mark: u8) -> Outcome<()> {
+    pub(crate) fn take_loan(&self, mark: u8) -> Outcome<Loan> {
         let sample = self.sample()?;
-        let bytes = sample.payload();
-        match bytes.first() == Some(&mark) && bytes.last() == Some(&mark) {
-            true => Ok(()),
+        let marks = [sample.payload().first(), sample.payload().last()];
+        match marks == [Some(&mark); 2] {
+            true => Ok(sample),
             false => Err("a loan did not arrive as it was sent".into()),
         }
     }
 
     #[inline]
-    fn sample(&self) -> Outcome<Sample<ipc::Service, [u8], ()>> {
+    fn sample(&self) -> Outcome<Loan> {
         loop {
             if let Some(sample) = self.incoming.receive()? {
                 return Ok(sample);
