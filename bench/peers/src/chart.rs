@@ -14,24 +14,29 @@ type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 /// The picture as SVG text.
 pub(crate) fn draw(report: &Report) -> Result<String, String> {
     let panels: Vec<(Task, &[Row])> = report.tasks().collect();
-    let lines = panels.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0) as i32;
-    let rows_of_panels = panels.len().div_ceil(COLUMNS).max(1) as i32;
-    let panel_height = PANEL_HEAD + lines * LINE + PANEL_GAP;
-    let height = HEAD + rows_of_panels * panel_height + FOOT;
+    let height = HEAD + panels.chunks(COLUMNS).map(panel_height).sum::<i32>() + FOOT;
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, (WIDTH as u32, height as u32)).into_drawing_area();
         let drawn = frame(&root, report, height).and_then(|()| {
-            for (at, (task, rows)) in panels.iter().enumerate() {
-                let (column, row) = ((at % COLUMNS) as i32, (at / COLUMNS) as i32);
-                let corner = (MARGIN + column * PANEL_WIDTH, HEAD + row * panel_height);
-                panel(&root, corner, *task, rows)?;
+            let mut top = HEAD;
+            for side_by_side in panels.chunks(COLUMNS) {
+                for (column, (task, rows)) in side_by_side.iter().enumerate() {
+                    panel(&root, (MARGIN + column as i32 * PANEL_WIDTH, top), *task, rows)?;
+                }
+                top += panel_height(side_by_side);
             }
             root.present()
         });
         drawn.map_err(|error| format!("cannot draw: {error}"))?;
     }
     Ok(svg)
+}
+
+/// Height of panels that stand side by side: that of the longest.
+fn panel_height(side_by_side: &[(Task, &[Row])]) -> i32 {
+    let lines = side_by_side.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0);
+    PANEL_HEAD + lines as i32 * LINE + PANEL_GAP
 }
 
 /// Title, and what the bars mean.
