@@ -8,7 +8,7 @@ use crate::mem::{MEMORY_DEVICE, MEMORY_HOST, NUMA_UNKNOWN};
 use crate::region::{Access, Atomic, AtomicOp, Width};
 use crate::sync::{AtomicU64, Ordering};
 use crate::testing::node::{exactly, Node, Ticket};
-use crate::testing::pair::{address_of, Fixture, Pair, Setup};
+use crate::testing::pair::{Fixture, Pair, Setup};
 use crate::testing::random::Random;
 use crate::testing::raw::{RawFrame, RawPeer};
 use crate::wire::{Kind, FLAG_LAST, MAX_EXTENSION};
@@ -531,7 +531,7 @@ pub fn forged_operations_harm_nobody<F: Fixture>(fixture: F) {
     let friend = Shared::new(&mut pair, Of::Program, 1 << 16, Access::ALL);
     for number in 0..20u8 {
         let mut random = Random::new(u64::from(number));
-        let rail = pair.fixture.rail(&address_of(20 + number, pair.fixture.uid()));
+        let rail = pair.open_rail(20 + number);
         let mut forger = RawPeer::connect(rail, pair.a.address()).expect("the rail leads to its peer");
         for _ in 0..10_000 {
             if forger.is_up() {
