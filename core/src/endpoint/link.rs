@@ -171,8 +171,11 @@ impl State {
             return Err(Refusal::new(Error::InUse, "this node is connected already"));
         }
         let peer = self.add_peer(who, incarnation, rail, link);
-        self.peers[peer.index()].candidates =
-            vec![Candidate { rail: "accepted", verdict: Err("the peer chose the rail".to_owned()) }];
+        let why = match who.1 {
+            None => "the peer chose the rail".to_owned(),
+            Some(user) => format!("the peer, which runs as user {user}, chose the rail"),
+        };
+        self.peers[peer.index()].candidates = vec![Candidate { rail: "accepted", verdict: Err(why) }];
         self.announce(peer);
         Ok(peer)
     }
