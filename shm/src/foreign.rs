@@ -189,8 +189,8 @@ impl ShmRail {
         if self.pairs == 0 {
             return;
         }
-        for link in &self.links {
-            self.show_arming_to(link);
+        for index in self.foreign.iter().flat_map(Foreign::links) {
+            self.show_arming_to(&self.links[index as usize]);
         }
         // Orders the arming before what is looked at next, as `Bell::arm` does.
         fence(Ordering::SeqCst);
