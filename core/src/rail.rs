@@ -396,6 +396,19 @@ pub trait Sink {
     /// A fabric asks for a link; the answer is the number by which it is called, or why it is refused.
     fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal>;
 
+    /// As [`Self::accept`], for a fabric of another user that the configuration allows. What it knows and sends is not to
+    /// be taken for a process of the own user: neither its node id, which another may have, nor memory.
+    fn accept_foreign(
+        &mut self,
+        link: LinkId,
+        node: NodeId,
+        incarnation: u64,
+        user: u32,
+    ) -> Result<PeerId, Refusal> {
+        let _ = (link, node, incarnation);
+        Err(Refusal::new(Error::Permission, format!("the peer runs as user {user}")))
+    }
+
     /// The link takes frames.
     fn up(&mut self, peer: PeerId);
 

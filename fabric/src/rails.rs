@@ -56,6 +56,7 @@ fn shm_config(config: &Config, local: &Address, name: Option<&str>) -> ShmConfig
         single_copy: config.shm_single_copy,
         huge_pages: config.shm_huge_pages == HugePages::Auto,
         heap_size: config.shm_heap_size,
+        allow_uids: config.shm_allow_uids.clone(),
     }
 }
 

@@ -11,41 +11,71 @@ use gridnet_core::kill_point;
 use gridnet_core::rail::{LinkId, PeerId, Refusal, Sink};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Extension, Hello};
-use nix::unistd::geteuid;
 
+use crate::arena::Arena;
+use crate::foreign::{introduce, refusal_heard, Pair};
 use crate::layout::{LinkOffer, LINK_OFFER};
-use crate::link::Live;
+use crate::link::{Doorbell, Live};
 use crate::poller::Watched;
 use crate::rail::{Link, ShmRail, GREETING_NS};
 use crate::remote::Reach;
 use crate::segment::PeerSegment;
 use crate::socket::{self, Packet};
+use crate::users::User;
 
 /// How long callers wait when descriptors have run out.
 const LISTEN_PAUSE_NS: u64 = 100_000_000;
 /// Most connections that have not said who they are.
 const MAX_GREETINGS: usize = 1024;
+/// Those of other users are among the first so many, and so leave room.
+const MAX_FOREIGN_GREETINGS: usize = 64;
+
+/// What a fabric says that wants a link.
+struct Greeting {
+    /// The user that it runs as, when it is another.
+    user: Option<u32>,
+    hello: Box<Hello>,
+    segment: OwnedFd,
+    bell: Doorbell,
+}
+
+/// The own end of a link that is being made.
+struct Block {
+    /// Where the block is, in lines.
+    line: u32,
+    /// The segment that it is in, unless that is the fabric's.
+    pair: Option<Box<Pair>>,
+}
+
+impl Block {
+    /// What allots the segment that it is in, where `common` is the fabric's.
+    fn arena<'a>(&'a self, common: &'a Arena) -> &'a Arena {
+        self.pair.as_deref().map_or(common, |pair| &pair.arena)
+    }
+}
 
 impl ShmRail {
     /// Calls the fabric at `address`; the index of the link.
     pub(crate) fn call(&mut self, peer: PeerId, address: &Address) -> Result<u32, Refusal> {
-        self.check_reachable(address)?;
-        let stream = socket::connect_to(&self.dir.socket_of(address.node))?;
+        let user = self.check_reachable(address)?;
+        let stream = match user {
+            None => socket::connect_to(&self.dir.socket_of(address.node))?,
+            Some(_) => self.reach_foreign(address)?,
+        };
         kill_point!("connect.socket");
-        socket::check_user(&stream)?;
-        let block = self.arena.take_block()?;
-        let files = [self.arena.segment().file(), self.bell_file.as_fd()];
-        if let Err(refusal) = socket::send_hello(&stream, &self.hello(block), files) {
-            self.arena.give_block(block);
-            return Err(refusal);
+        if user.is_none() {
+            socket::check_user(&stream)?;
+        }
+        let block = self.take_block(user)?;
+        if let Err(refusal) = self.say_hello(&stream, block.line, block.pair.as_deref()) {
+            self.give_block(block);
+            return Err(refusal_heard(&stream, refusal));
         }
         kill_point!("connect.hello");
         let index = self.links.len() as u32;
-        self.links.push(Link::new(peer, address.node, block));
-        self.calls += 1;
-        self.by_node.insert(address.node, index);
         // The peer is at work already: what it need not wait for comes after the call.
-        self.arena.touch_block(block);
+        block.arena(&self.arena).touch_block(block.line);
+        self.enter(Link::new(peer, address.node, block));
         if let Err(refusal) = self.watch_link(index, stream) {
             self.release(index);
             return Err(refusal);
@@ -53,7 +83,8 @@ impl ShmRail {
         Ok(index)
     }
 
-    fn check_reachable(&self, address: &Address) -> Result<(), Refusal> {
+    /// The user of a fabric that can be called, when it is another.
+    fn check_reachable(&self, address: &Address) -> Result<Option<u32>, Refusal> {
         if address.node == self.config.local.node {
             return Err(Refusal::new(Error::Unreachable, "the address is this fabric's own"));
         }
@@ -62,12 +93,37 @@ impl ShmRail {
                 "the peer is on another host (or in another network namespace; GRIDNET_HOST_ID joins them)";
             return Err(Refusal::new(Error::Unreachable, why));
         }
-        let own = geteuid().as_raw();
-        if address.uid != own {
-            let why = format!("the peer runs as user {}, this process as user {own}", address.uid);
-            return Err(Refusal::new(Error::Permission, why));
+        Ok(match self.users.check(address.uid)? {
+            User::Own => None,
+            User::Other(user) => Some(user),
+        })
+    }
+
+    /// A block for a link: for another user, in a segment of its own.
+    fn take_block(&mut self, user: Option<u32>) -> Result<Block, Refusal> {
+        let Some(user) = user else {
+            return Ok(Block { line: self.arena.take_block()?, pair: None });
+        };
+        let mut pair = Box::new(Pair::new(user, &self.config)?);
+        Ok(Block { line: pair.arena.take_block()?, pair: Some(pair) })
+    }
+
+    fn give_block(&mut self, block: Block) {
+        if block.pair.is_none() {
+            self.arena.give_block(block.line);
         }
-        Ok(())
+    }
+
+    /// Sends the handshake, with what the peer is to see.
+    fn say_hello(&self, stream: &OwnedFd, block: u32, pair: Option<&Pair>) -> Result<(), Refusal> {
+        let hello = self.hello(block);
+        match pair {
+            Some(pair) => socket::send_foreign(stream, &hello, pair.arena.segment().file()),
+            None => {
+                let files = [self.arena.segment().file(), self.bell_file.as_fd()];
+                socket::send_hello(stream, &hello, files)
+            }
+        }
     }
 
     fn offer(&self, block: u32) -> LinkOffer {
@@ -86,18 +142,23 @@ impl ShmRail {
     }
 
     /// Maps what a peer offers and joins it with the own block.
-    fn join(&self, block: u32, hello: &Hello, segment: &OwnedFd, bell: OwnedFd) -> Result<Live, Refusal> {
+    fn join(&self, arena: &Arena, block: u32, greeting: Greeting) -> Result<Live, Refusal> {
+        let Greeting { hello, segment, bell, .. } = greeting;
         hello.agree(&[LINK_OFFER]).map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
-        let segment = PeerSegment::map(segment, hello.node.bytes(), hello.incarnation)?;
+        let (node, incarnation) = (hello.node.bytes(), hello.incarnation);
         let misbehaved = |why: &str| Refusal::new(Error::PeerMisbehaved, why);
-        if !socket::is_doorbell(&bell, self.doorbell_kind) {
+        let segment = match &bell {
+            Doorbell::Event(_) => PeerSegment::map(&segment, node, incarnation)?,
+            Doorbell::Socket(_) => PeerSegment::map_foreign(&segment, node, incarnation)?,
+        };
+        if matches!(&bell, Doorbell::Event(file) if !socket::is_doorbell(file, self.doorbell_kind)) {
             return Err(misbehaved("the doorbell is no eventfd, or one that blocks"));
         }
         kill_point!("connect.mapped");
         let offer =
             hello.extension(LINK_OFFER).ok_or_else(|| misbehaved("handshake without a link offer"))?;
         let offer = LinkOffer::parse(offer, segment.len()).map_err(|e| misbehaved(e.0))?;
-        Ok(Live::new(&self.arena, &self.offer(block), &offer, segment, bell))
+        Ok(Live::new(arena, &self.offer(block), &offer, segment, bell))
     }
 
     pub(crate) fn accept_all<S: Sink>(&mut self, now: Time, sink: &mut S) {
@@ -117,9 +178,10 @@ impl ShmRail {
     }
 
     /// Descriptors have run out: callers wait in the queue, and are looked for again in a while.
-    fn pause_listening(&mut self, errno: nix::Error, now: Time) {
+    pub(crate) fn pause_listening(&mut self, errno: nix::Error, now: Time) {
         tracing::warn!(reason = errno.desc(), "connections wait");
         self.poller.forget(&self.listener);
+        self.foreign.iter().for_each(|foreign| self.poller.forget(&foreign.listener));
         self.listen_again = Some(now.after(LISTEN_PAUSE_NS));
     }
 
@@ -131,12 +193,13 @@ impl ShmRail {
         }
     }
 
-    fn hear_greeting<S: Sink>(&mut self, stream: OwnedFd, since: Time, sink: &mut S) {
-        match socket::receive(&stream) {
-            Ok(Packet::Nothing) => self.await_greeting(stream, since),
-            Ok(Packet::Hello(hello, segment, bell)) => self.answer(stream, &hello, &segment, bell, sink),
+    pub(crate) fn hear_greeting<S: Sink>(&mut self, stream: OwnedFd, since: Time, sink: &mut S) {
+        let heard = self.user_of(&stream).and_then(|user| hear_as(user, &stream));
+        match heard {
+            Ok(Heard::Greeting(greeting)) => self.answer(stream, greeting, sink),
+            Ok(Heard::Other(Packet::Nothing)) => self.await_greeting(stream, since),
             // Somebody only looked whether we live.
-            Ok(Packet::Closed | Packet::Reject(_) | Packet::Heap(_)) => {}
+            Ok(Heard::Other(_)) => {}
             Err(refusal) => refuse(&stream, &refusal),
         }
     }
@@ -144,7 +207,8 @@ impl ShmRail {
     /// Watches a connection until it says who it is.
     fn await_greeting(&mut self, stream: OwnedFd, since: Time) {
         let place = self.greetings.iter().position(Option::is_none).unwrap_or(self.greetings.len());
-        if place >= MAX_GREETINGS {
+        let is_own = self.user_of(&stream) == Ok(User::Own);
+        if place >= if is_own { MAX_GREETINGS } else { MAX_FOREIGN_GREETINGS } {
             tracing::warn!(limit = MAX_GREETINGS, "connection refused: too many have not said who they are");
             return;
         }
@@ -168,15 +232,8 @@ impl ShmRail {
     }
 
     /// Answers a call, or rejects it.
-    fn answer<S: Sink>(
-        &mut self,
-        stream: OwnedFd,
-        hello: &Hello,
-        segment: &OwnedFd,
-        bell: OwnedFd,
-        sink: &mut S,
-    ) {
-        match self.agree(&stream, hello, segment, bell, sink) {
+    fn answer<S: Sink>(&mut self, stream: OwnedFd, greeting: Greeting, sink: &mut S) {
+        match self.agree(&stream, greeting, sink) {
             Ok((index, live)) => self.establish(index, stream, live, sink),
             Err(refusal) => refuse(&stream, &refusal),
         }
@@ -186,74 +243,88 @@ impl ShmRail {
     fn agree<S: Sink>(
         &mut self,
         stream: &OwnedFd,
-        hello: &Hello,
-        segment: &OwnedFd,
-        bell: OwnedFd,
+        greeting: Greeting,
         sink: &mut S,
     ) -> Result<(u32, Live), Refusal> {
-        let own_call = self.own_call(hello)?;
-        let block = match own_call {
-            Some(index) => self.links[index as usize].block,
-            None => self.arena.take_block()?,
-        };
-        let index = own_call.unwrap_or(self.links.len() as u32);
-        let agreed = self.join(block, hello, segment, bell).and_then(|live| {
-            let files = [self.arena.segment().file(), self.bell_file.as_fd()];
-            socket::send_hello(stream, &self.hello(block), files)?;
+        if let Some(index) = self.own_call(&greeting)? {
+            return match self.join_and_answer(index, stream, greeting) {
+                Ok(live) => {
+                    self.forget_call(index);
+                    Ok((index, live))
+                }
+                Err(refusal) => {
+                    // The peer has given way, or will: nobody else will end our call.
+                    self.finish(index, refusal.clone(), sink);
+                    Err(refusal)
+                }
+            };
+        }
+        let (user, node, incarnation) = (greeting.user, greeting.hello.node, greeting.hello.incarnation);
+        let block = self.take_block(user)?;
+        let index = self.links.len() as u32;
+        let arena = block.arena(&self.arena);
+        let agreed = self.join(arena, block.line, greeting).and_then(|live| {
+            self.say_hello(stream, block.line, block.pair.as_deref())?;
             kill_point!("connect.answered");
             // While the peer joins.
-            self.arena.touch_block(block);
-            let peer = match own_call {
-                Some(index) => self.links[index as usize].peer,
-                None => sink.accept(LinkId(index), hello.node, hello.incarnation)?,
-            };
-            Ok((live, peer))
+            arena.touch_block(block.line);
+            Ok((live, introduce(sink, user, LinkId(index), (node, incarnation))?))
         });
         match agreed {
             Ok((live, peer)) => {
-                self.adopt(index, Link::new(peer, hello.node, block));
+                self.enter(Link::new(peer, node, block));
                 Ok((index, live))
             }
             Err(refusal) => {
-                match own_call {
-                    None => self.arena.give_block(block),
-                    // The peer has given way, or will: nobody else will end our call.
-                    Some(index) => self.finish(index, refusal.clone(), sink),
-                }
+                self.give_block(block);
                 Err(refusal)
             }
         }
     }
 
+    /// Joins a caller with the block of our own call.
+    fn join_and_answer(&self, index: u32, stream: &OwnedFd, greeting: Greeting) -> Result<Live, Refusal> {
+        let link = &self.links[index as usize];
+        let pair = link.pair.as_deref();
+        let arena = pair.map_or(&self.arena, |pair| &pair.arena);
+        let live = self.join(arena, link.block, greeting)?;
+        self.say_hello(stream, link.block, pair)?;
+        arena.touch_block(link.block);
+        Ok(live)
+    }
+
     /// The own call that is dropped in favour of the peer's, if there is one.
-    fn own_call(&self, hello: &Hello) -> Result<Option<u32>, Refusal> {
+    fn own_call(&self, Greeting { user, hello, .. }: &Greeting) -> Result<Option<u32>, Refusal> {
         let local = self.config.local.node;
         if hello.node == local {
             return Err(Refusal::new(Error::PeerMisbehaved, "the peer has our own node id"));
         }
-        match self.by_node.get(&hello.node) {
+        match self.index_of(*user, hello.node) {
             None => Ok(None),
-            Some(&index) if self.links[index as usize].live.is_none() && local > hello.node => {
-                Ok(Some(index))
-            }
+            Some(index) if self.links[index as usize].live.is_none() && local > hello.node => Ok(Some(index)),
             Some(_) => Err(Refusal::new(Error::InUse, "the two nodes have a link, or are making one")),
         }
     }
 
-    /// Enters a link, in place of an own call if there was one.
-    fn adopt(&mut self, index: u32, link: Link) {
-        match self.links.get_mut(index as usize) {
-            Some(own) => {
-                if let Some(stream) = own.socket.take() {
-                    self.poller.forget(&stream);
-                }
-            }
-            None => {
-                self.by_node.insert(link.node, index);
-                self.links.push(link);
-                self.calls += 1;
-            }
+    /// Drops the connection of an own call, in favour of the peer's.
+    fn forget_call(&mut self, index: u32) {
+        if let Some(stream) = self.links[index as usize].socket.take() {
+            self.poller.forget(&stream);
         }
+    }
+
+    /// Enters a link that is being made.
+    fn enter(&mut self, link: Link) {
+        let index = self.links.len() as u32;
+        match (&link.pair, &mut self.foreign) {
+            (Some(pair), Some(foreign)) => {
+                foreign.enter(pair.user, link.node, index);
+                self.pairs += 1;
+            }
+            _ => drop(self.by_node.insert(link.node, index)),
+        }
+        self.links.push(link);
+        self.calls += 1;
     }
 
     fn establish<S: Sink>(&mut self, index: u32, stream: OwnedFd, live: Live, sink: &mut S) {
@@ -270,6 +341,7 @@ impl ShmRail {
         link.live = Some(live);
         let peer = link.peer;
         self.calls -= 1;
+        self.show_arming_to(&self.links[index as usize]);
         self.start_polling(index);
         sink.up(peer);
         kill_point!("connect.up");
@@ -284,17 +356,24 @@ impl ShmRail {
 
     /// The socket of a link has something to say: the answer to our call, or the end.
     pub(crate) fn hear<S: Sink>(&mut self, index: u32, sink: &mut S) {
-        let Some(stream) = self.links.get(index as usize).and_then(|link| link.socket.as_ref()) else {
-            return;
-        };
-        let calling = self.links[index as usize].live.is_none();
-        match socket::receive(stream) {
-            Ok(Packet::Nothing) => {}
-            Ok(Packet::Hello(hello, segment, bell)) if calling => {
-                if let Err(refusal) = self.take_answer(index, &hello, &segment, bell, sink) {
+        let Some(link) = self.links.get(index as usize) else { return };
+        let Some(stream) = &link.socket else { return };
+        let calling = link.live.is_none();
+        let user = link.pair.as_ref().map_or(User::Own, |pair| User::Other(pair.user));
+        let heard = match hear_as(user, stream) {
+            Ok(Heard::Greeting(greeting)) if calling => {
+                if let Err(refusal) = self.take_answer(index, greeting, sink) {
                     self.finish(index, refusal, sink);
                 }
+                return;
             }
+            Ok(Heard::Greeting(_)) => Err(Refusal::new(Error::PeerMisbehaved, "second handshake on a link")),
+            Ok(Heard::Other(packet)) => Ok(packet),
+            Err(refusal) => Err(refusal),
+        };
+        match heard {
+            // To be woken is all that there is to it.
+            Ok(Packet::Nothing | Packet::Wake) => {}
             Ok(Packet::Reject(refusal)) if calling && refusal.error == Error::InUse => self.yield_call(index),
             Ok(Packet::Reject(refusal)) => self.finish(index, refusal, sink),
             Ok(Packet::Closed) => {
@@ -309,27 +388,19 @@ impl ShmRail {
                 let refusal = Refusal::new(Error::PeerMisbehaved, "heap before the handshake");
                 self.finish(index, refusal, sink);
             }
-            Ok(Packet::Hello(..)) => {
-                let refusal = Refusal::new(Error::PeerMisbehaved, "second handshake on a link");
-                self.finish(index, refusal, sink);
-            }
+            // `hear_as` has made greetings of these.
+            Ok(Packet::Hello(..) | Packet::Foreign(..)) => {}
             Err(refusal) => self.finish(index, refusal, sink),
         }
     }
 
-    fn take_answer<S: Sink>(
-        &mut self,
-        index: u32,
-        hello: &Hello,
-        segment: &OwnedFd,
-        bell: OwnedFd,
-        sink: &mut S,
-    ) -> Result<(), Refusal> {
+    fn take_answer<S: Sink>(&mut self, index: u32, greeting: Greeting, sink: &mut S) -> Result<(), Refusal> {
         let link = &self.links[index as usize];
-        if hello.node != link.node {
+        if greeting.hello.node != link.node {
             return Err(Refusal::new(Error::PeerMisbehaved, "another node answered than was called"));
         }
-        let live = self.join(link.block, hello, segment, bell)?;
+        let arena = link.pair.as_deref().map_or(&self.arena, |pair| &pair.arena);
+        let live = self.join(arena, link.block, greeting)?;
         kill_point!("connect.joined");
         self.set_live(index, live, sink);
         self.show_heap_to(index);
@@ -350,15 +421,48 @@ fn refuse(stream: &OwnedFd, refusal: &Refusal) {
     let _ = socket::send_reject(stream, refusal);
 }
 
+/// A packet, after a look at who may send it.
+enum Heard {
+    /// A handshake.
+    Greeting(Greeting),
+    /// Any other.
+    Other(Packet),
+}
+
+/// Reads a packet of a process of `user`: other users have other handshakes, and hand over nothing else.
+fn hear_as(user: User, stream: &OwnedFd) -> Result<Heard, Refusal> {
+    let packet = match user {
+        User::Own => socket::receive(stream)?,
+        User::Other(_) => socket::receive_foreign(stream)?,
+    };
+    Ok(match (packet, user) {
+        (Packet::Hello(hello, segment, bell), User::Own) => {
+            Heard::Greeting(Greeting { user: None, hello, segment, bell: Doorbell::Event(bell) })
+        }
+        (Packet::Foreign(hello, segment), User::Other(user)) => {
+            let bell = stream.try_clone().map_err(|e| Refusal::new(Error::System, format!("dup: {e}")))?;
+            Heard::Greeting(Greeting { user: Some(user), hello, segment, bell: Doorbell::Socket(bell) })
+        }
+        (Packet::Hello(..) | Packet::Heap(_), User::Other(_))
+        | (Packet::Foreign(..) | Packet::Wake, User::Own) => {
+            let why = "packet that is not for processes of one user, or of two";
+            return Err(Refusal::new(Error::PeerMisbehaved, why));
+        }
+        (other, _) => Heard::Other(other),
+    })
+}
+
 impl Link {
-    fn new(peer: PeerId, node: gridnet_core::wire::NodeId, block: u32) -> Link {
+    fn new(peer: PeerId, node: gridnet_core::wire::NodeId, Block { line, pair }: Block) -> Link {
         Link {
             peer,
             node,
-            block,
+            block: line,
+            // Another user's memory is not looked at.
+            pid: pair.as_ref().map(|_| 0),
+            pair,
             socket: None,
             process: None,
-            pid: None,
             identified: 0,
             live: None,
             read: None,
@@ -415,7 +519,7 @@ mod tests {
     fn open_rail(dir: &std::path::Path) -> ShmRail {
         let node = NodeId::new([1; 16]).unwrap();
         ShmRail::open(ShmConfig {
-            local: Address { uid: geteuid().as_raw(), host: 1, node, incarnation: 1 },
+            local: Address { uid: nix::unistd::geteuid().as_raw(), host: 1, node, incarnation: 1 },
             name: None,
             run_dir: Some(dir.to_owned()),
             segment_size: SEGMENT,
@@ -424,6 +528,7 @@ mod tests {
             huge_pages: false,
             heap_size: SEGMENT,
             single_copy: crate::rail::SingleCopy::Auto,
+            allow_uids: Vec::new(),
         })
         .unwrap()
     }

@@ -20,6 +20,8 @@
 //! | `copy_choice.rs` | which way long messages take |
 //! | `rail.rs` | all links of a fabric: polling, sleeping, the end of peers |
 //! | `handshake.rs` | how links are made |
+//! | `users.rs` | which users' processes may be peers |
+//! | `foreign.rs` | peers of other users: a segment for each pair |
 //! | `socket.rs` | Unix sockets and process descriptors |
 //! | `vigil.rs` | peers that have ended while their children keep their connections |
 //! | `rundir.rs` | names and sockets in the file system |
@@ -34,6 +36,7 @@ mod barrier;
 mod copy_choice;
 mod cpu;
 mod exposure;
+mod foreign;
 #[cfg(feature = "testing")]
 mod guarded;
 mod handshake;
@@ -49,6 +52,7 @@ mod segment;
 mod socket;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod users;
 mod vigil;
 mod vm;
 mod vm_copy;

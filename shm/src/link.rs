@@ -13,7 +13,9 @@ use gridnet_core::region::Watch;
 use gridnet_core::ring::bell::{Order, Ringer};
 use gridnet_core::ring::slot::{Consumer, Lookout, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
 use gridnet_core::sync::{prefetch, relax, AtomicU32, AtomicU64, Ordering};
-use gridnet_core::wire::{extension_words, Frame, Incoming, Kind, FLAG_IMMEDIATE, MAX_EXTENSION};
+use gridnet_core::wire::{
+    extension_words, Frame, Incoming, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, MAX_EXTENSION,
+};
 
 use crate::arena::{Arena, Staging, MAX_STAGING};
 use crate::copy_choice::CopyChoice;
@@ -21,6 +23,7 @@ use crate::cpu::core_stamp;
 use crate::heap::PeerHeap;
 use crate::layout::{announcement_line, loan_range, LinkOffer, StagingRef, LINE};
 use crate::segment::PeerSegment;
+use crate::socket;
 
 /// Largest message in bytes that goes whole.
 pub const MAX_EAGER: usize = 8192;
@@ -33,13 +36,22 @@ const STAGED_CREDITS: u32 = 16;
 /// Staging buffers beyond this size count as bulk,
 const BULK: usize = 8192;
 /// of which so many are under way at once: enough to keep both copies busy, few enough to stay in the cache.
-const BULK_DEPTH: usize = 8;
+pub const BULK_DEPTH: usize = 8;
 /// After a run of this many frames the receiver lets the sender get ahead,
 const RUN: u32 = 8;
 /// until the slot this far ahead is ready,
 const LOOK_AHEAD: u32 = 7;
 /// for at most so many looks.
 const LOOKS: u32 = 64;
+
+/// How a peer is woken.
+#[derive(Debug)]
+pub enum Doorbell {
+    /// By its eventfd.
+    Event(OwnedFd),
+    /// By a packet on the link's socket, of which this is a copy: neither end can make the other block.
+    Socket(OwnedFd),
+}
 
 /// Both ends of the conversation with one peer.
 #[derive(Debug)]
@@ -51,7 +63,7 @@ pub struct Live {
     order: Order,
     /// and the peer its own.
     peer_order: Order,
-    bell: OwnedFd,
+    bell: Doorbell,
     /// Kept mapped: the ends above and the next field point into it.
     segment: Arc<PeerSegment>,
     /// The peer's arming word.
@@ -97,7 +109,7 @@ impl Live {
         ours: &LinkOffer,
         theirs: &LinkOffer,
         segment: PeerSegment,
-        bell: OwnedFd,
+        bell: Doorbell,
     ) -> Live {
         let base = ours.block as usize * LINE;
         let consumed = arena.segment().at(base).cast::<AtomicU32>();
@@ -185,6 +197,19 @@ impl Live {
         }
         self.ring();
         Posted::Done
+    }
+
+    /// As [`Self::post`], out of a segment that this peer alone has: when it is full, no other peer can make room.
+    pub fn post_in_pair(&mut self, arena: &mut Arena, window: usize, frame: &Frame<'_>) -> Posted {
+        let posted = self.post(arena, window, frame);
+        if posted != Posted::NoResource {
+            return posted;
+        }
+        self.note_refusal();
+        match arena.shortage() {
+            Some(error) if !self.lends() => Posted::Failed(error),
+            _ => posted,
+        }
     }
 
     fn push_extended(&mut self, header: SlotHeader, frame: &Frame<'_>) {
@@ -300,7 +325,7 @@ impl Live {
         let arming = unsafe { self.arming.as_ref() };
         if self.ringer.must_ring(arming, self.order) {
             self.rung += 1;
-            ring_bell(&self.bell);
+            self.bell.ring();
             kill_point!("ring.wake");
         }
     }
@@ -562,7 +587,7 @@ fn take_loan<S: Sink>(
         return Err(misbehaved("loan with a payload beside it"));
     }
     let (loan, position, len) = (word(first), word(first + 1), word(first + 2));
-    let base = loan_range(position, len, segment.len())
+    let base = loan_range(position, len, segment.lendable())
         .and_then(|(start, len)| segment.bytes(start, len))
         .ok_or_else(|| misbehaved("loan outside the segment"))?;
     // The program reads these lines next, and they are at the peer.
@@ -588,6 +613,9 @@ fn take_extended<S: Sink>(
         payload: PeerBytes::EMPTY,
     };
     let staged = unpack(segment, ready, &mut frame)?;
+    if segment.is_foreign() && frame.kind == Kind::Rts as u8 && frame.flags & FLAG_SOURCE != 0 {
+        return Err(misbehaved("memory to be fetched from a process of another user"));
+    }
     sink.frame(peer, frame).map_err(|error| Refusal::new(error, "frame that breaks the protocol"))?;
     Ok(if staged > 0 { Content::Staged(staged) } else { Content::Slot })
 }
@@ -632,8 +660,14 @@ fn misbehaved(why: &str) -> Refusal {
     Refusal::new(Error::PeerMisbehaved, why)
 }
 
-/// Writes to an eventfd. It cannot be full in the time of this universe, and the peer's death is noticed elsewhere.
-#[cold]
-fn ring_bell(bell: &OwnedFd) {
-    let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
+impl Doorbell {
+    /// Wakes the peer; its death is noticed elsewhere.
+    #[cold]
+    fn ring(&self) {
+        match self {
+            // It cannot be full in the time of this universe.
+            Doorbell::Event(file) => drop(nix::unistd::write(file, &1u64.to_ne_bytes())),
+            Doorbell::Socket(stream) => socket::send_wake(stream),
+        }
+    }
 }

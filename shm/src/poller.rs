@@ -11,6 +11,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 pub enum Watched {
     /// New connections.
     Listener,
+    /// New connections of other users.
+    Foreign,
     /// The own doorbell.
     Bell,
     /// A connection whose handshake has not come yet; its place in the list of those.
@@ -26,6 +28,7 @@ impl Watched {
         let (kind, index) = match self {
             Watched::Listener => (0, 0),
             Watched::Bell => (1, 0),
+            Watched::Foreign => (5, 0),
             Watched::Greeting(i) => (2, i),
             Watched::Socket(i) => (3, i),
             Watched::Clock => (4, 0),
@@ -40,6 +43,7 @@ impl Watched {
             1 => Watched::Bell,
             2 => Watched::Greeting(index),
             3 => Watched::Socket(index),
+            5 => Watched::Foreign,
             _ => Watched::Clock,
         }
     }
@@ -101,6 +105,7 @@ mod tests {
     fn tokens_keep_their_meaning() {
         for what in [
             Watched::Listener,
+            Watched::Foreign,
             Watched::Bell,
             Watched::Greeting(7),
             Watched::Socket(u32::MAX),

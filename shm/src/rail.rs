@@ -29,6 +29,7 @@ use crate::arena::{Arena, MAX_STAGING};
 use crate::barrier;
 use crate::cpu::core_stamp;
 use crate::exposure::{self, Exposures};
+use crate::foreign::{Foreign, Pair};
 use crate::heap::OwnHeap;
 use crate::layout::Header;
 use crate::link::{Live, MAX_EAGER};
@@ -38,6 +39,7 @@ use crate::remote::Reach;
 use crate::rundir::RunDir;
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::socket;
+use crate::users::Users;
 use crate::vigil::Vigil;
 use crate::vm::Way;
 use crate::vm_copy;
@@ -71,6 +73,8 @@ pub struct ShmConfig {
     pub heap_size: usize,
     /// Whether long messages may be copied straight from process to process.
     pub single_copy: SingleCopy,
+    /// Other users whose processes may be peers.
+    pub allow_uids: Vec<u32>,
 }
 
 /// When a long message is copied straight out of the sender's memory, instead of through the segment.
@@ -89,7 +93,7 @@ pub enum SingleCopy {
 pub(crate) struct Link {
     pub(crate) peer: PeerId,
     pub(crate) node: NodeId,
-    /// Position of the own block in lines.
+    /// Position of the own block in lines, in the segment of the fabric or that of the pair.
     pub(crate) block: u32,
     pub(crate) socket: Option<OwnedFd>,
     /// The process at the other end, once its memory was reached.
@@ -107,6 +111,8 @@ pub(crate) struct Link {
     pub(crate) over: bool,
     /// Whether the peer's registered memory is within reach.
     pub(crate) reach: Reach,
+    /// For a peer of another user. Dropped after `live`, whose rings lie in its segment.
+    pub(crate) pair: Option<Box<Pair>>,
 }
 
 impl Link {
@@ -170,6 +176,11 @@ pub struct ShmRail {
     pub(crate) doorbell_kind: Option<(u64, u64)>,
     pub(crate) vigil: Vigil,
     pub(crate) listener: OwnedFd,
+    pub(crate) users: Users,
+    /// Where other users call, if any may.
+    pub(crate) foreign: Option<Foreign>,
+    /// Links to other users that are not over.
+    pub(crate) pairs: usize,
     pub(crate) poller: Poller,
     pub(crate) greetings: Vec<Option<(OwnedFd, Time)>>,
     /// Links that we have called and that have not answered.
@@ -213,6 +224,8 @@ impl ShmRail {
         poller.watch(&bell_file, Watched::Bell)?;
         let vigil = Vigil::new()?;
         poller.watch(vigil.clock(), Watched::Clock)?;
+        let users = Users::new(config.allow_uids.clone());
+        let foreign = if users.has_others() { Some(Foreign::open(&config.local, &poller)?) } else { None };
         let registered = barrier::register();
         let rail = ShmRail {
             capabilities: capabilities(config.single_copy),
@@ -231,6 +244,9 @@ impl ShmRail {
             bell_file,
             vigil,
             listener,
+            users,
+            foreign,
+            pairs: 0,
             poller,
             greetings: Vec::new(),
             calls: 0,
@@ -392,14 +408,23 @@ impl ShmRail {
         self.calls -= usize::from(link.live.is_none());
         if let Some(live) = link.live.take() {
             self.rung_by_ended += live.rung();
-            link.read = live.release(&mut self.arena);
+            let arena = link.pair.as_mut().map_or(&mut self.arena, |pair| &mut pair.arena);
+            link.read = live.release(arena);
         }
-        self.arena.give_block(link.block);
         let node = link.node;
+        match link.pair.take() {
+            None => self.arena.give_block(link.block),
+            Some(pair) => {
+                self.pairs -= 1;
+                if let Some(foreign) = &mut self.foreign {
+                    foreign.forget(pair.user, node, index);
+                }
+            }
+        }
         if self.by_node.get(&node) == Some(&index) {
             self.by_node.remove(&node);
         }
-        if self.by_node.is_empty() {
+        if self.by_node.is_empty() && self.pairs == 0 {
             self.vigil.end();
         }
         self.stop_polling(index);
@@ -410,6 +435,12 @@ impl ShmRail {
     pub(crate) fn live(&self) -> impl Iterator<Item = &Live> {
         let indices = self.hot.iter().chain(&self.cold);
         indices.filter_map(|index| self.links.get(*index as usize)?.live.as_ref())
+    }
+
+    /// Those of them whose peers hold parts of the common segment.
+    fn sharing(&self) -> impl Iterator<Item = &Live> {
+        let own = self.links.iter().filter(|link| link.pair.is_none());
+        own.filter_map(|link| link.live.as_ref())
     }
 
     pub(crate) fn needs_barrier(&self) -> bool {
@@ -435,8 +466,8 @@ impl ShmRail {
     fn reclaim_all(&mut self) -> bool {
         let mut any = false;
         for index in self.hot.iter().chain(&self.cold) {
-            let live = self.links.get_mut(*index as usize).and_then(|link| link.live.as_mut());
-            any |= live.is_some_and(|live| live.reclaim(&mut self.arena));
+            let link = self.links.get_mut(*index as usize).filter(|link| link.pair.is_none());
+            any |= link.and_then(|link| link.live.as_mut()).is_some_and(|live| live.reclaim(&mut self.arena));
         }
         any
     }
@@ -451,7 +482,7 @@ impl ShmRail {
         let Some(live) = &mut link.live else { return Posted::Down };
         let posted = live.post(&mut self.arena, window, frame);
         match self.arena.shortage() {
-            Some(error) if posted == Posted::NoResource && !self.live().any(Live::lends) => {
+            Some(error) if posted == Posted::NoResource && !self.sharing().any(Live::lends) => {
                 Posted::Failed(error)
             }
             _ => posted,
@@ -517,6 +548,11 @@ impl Rail for ShmRail {
         if matches!(frame.kind, Kind::Rtr | Kind::Fin) && link.pid != Some(0) {
             live.choice.watch(frame);
         }
+        if let Some(pair) = &mut link.pair {
+            let posted = live.post_in_pair(&mut pair.arena, self.config.link_window, frame);
+            link.wants_room = posted == Posted::NoResource;
+            return posted;
+        }
         let mut posted = live.post(&mut self.arena, self.config.link_window, frame);
         if posted == Posted::NoResource && self.arena.shortage().is_some() {
             posted = self.post_with_what_others_have(link_id, frame);
@@ -559,12 +595,16 @@ impl Rail for ShmRail {
         if self.listen_again.is_some_and(|at| now >= at) {
             self.listen_again = None;
             happened += usize::from(self.poller.watch(&self.listener, Watched::Listener).is_ok());
+            if let Some(foreign) = &self.foreign {
+                happened += usize::from(self.poller.watch(&foreign.listener, Watched::Foreign).is_ok());
+            }
         }
         for what in self.poller.ready() {
             happened += 1;
             match what {
                 Watched::Bell => {}
                 Watched::Listener => self.accept_all(now, sink),
+                Watched::Foreign => self.accept_foreign(now, sink),
                 Watched::Greeting(place) => self.greet(place, sink),
                 Watched::Socket(index) => self.hear(index, sink),
                 Watched::Clock => self.bury_dead(sink),
@@ -631,7 +671,10 @@ impl Rail for ShmRail {
         self.copy(link.0, key, offset, Way::In, to)
     }
 
-    fn expose(&mut self, _link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
+    fn expose(&mut self, link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
+        if self.links.get(link.0 as usize)?.pair.is_some() {
+            return None;
+        }
         let mut pieces = memory.pieces();
         let (base, _) = pieces.next()?;
         if pieces.next().is_some() {
@@ -683,6 +726,7 @@ impl Rail for ShmRail {
 
     fn arm(&mut self) -> Armed {
         self.bell.arm(self.arena.segment().arming());
+        self.show_arming();
         // A barrier that fails (forbidden since it was tried at opening) leaves the peers unordered: no sleep is safe then.
         let ordered = !self.needs_barrier() || barrier::run();
         if !ordered || self.has_news() {
@@ -694,6 +738,7 @@ impl Rail for ShmRail {
 
     fn disarm(&mut self) {
         self.bell.disarm(self.arena.segment().arming());
+        self.show_arming();
     }
 
     fn wait_handle(&self) -> Option<i32> {
@@ -722,7 +767,8 @@ impl Rail for ShmRail {
 impl ShmRail {
     /// Ends the links to some of the peers whose processes have ended, though somebody keeps their connections.
     fn bury_dead<S: Sink>(&mut self, sink: &mut S) {
-        let due: Vec<u32> = self.vigil.due(&self.by_node);
+        let mut due: Vec<u32> = self.vigil.due(&self.by_node);
+        due.extend(self.foreign.iter().flat_map(Foreign::links));
         for index in due {
             let stream = self.links.get(index as usize).and_then(|link| link.socket.as_ref());
             if stream.is_some_and(|stream| !socket::is_peer_alive(stream)) {
@@ -761,6 +807,7 @@ impl Drop for ShmRail {
         kill_point!("close.links");
         socket::hang_up(&self.listener);
         kill_point!("close.listener");
+        self.foreign.iter().for_each(|foreign| socket::hang_up(&foreign.listener));
     }
 }
 

@@ -54,6 +54,9 @@ impl ShmRail {
     /// Hands the heap to the peer of a live link. A key travels later than this, so who has the key has the heap.
     pub(crate) fn show_heap_to(&self, index: u32) {
         let Some(link) = self.links.get(index as usize) else { return };
+        if link.pair.is_some() {
+            return;
+        }
         if let (Some(heap), Some(stream), Some(_)) = (&self.heap, &link.socket, &link.live) {
             let sent = socket::send_heap(stream, heap.file());
             kill_point!("region.heap");
@@ -149,6 +152,9 @@ impl ShmRail {
 
     /// A window over a region of a peer's heap.
     pub(crate) fn open_window(&mut self, index: u32, key: &RemoteKey) -> Option<Window> {
+        if self.links.get(index as usize)?.pair.is_some() {
+            return None;
+        }
         self.hear_of_heap(index);
         let live = self.links.get(index as usize)?.live.as_ref()?;
         let words = live.segment().words(key.hint)?;
@@ -186,7 +192,7 @@ impl ShmRail {
         way: Way,
         here: &Iov,
     ) -> Option<Result<(), Error>> {
-        let link = self.links.get_mut(index as usize)?;
+        let link = self.links.get_mut(index as usize).filter(|link| link.pair.is_none())?;
         let pid = link.reach()?;
         let live = link.live.as_ref()?;
         let words = live.segment().words(key.hint)?;
@@ -213,8 +219,9 @@ impl ShmRail {
         Some(done)
     }
 
+    /// Links whose peers may reach regions by themselves.
     fn live_links(&self) -> impl Iterator<Item = &Link> {
-        self.links.iter().filter(|link| link.live.is_some())
+        self.links.iter().filter(|link| link.live.is_some() && link.pair.is_none())
     }
 }
 
@@ -331,6 +338,7 @@ mod tests {
                     huge_pages: false,
                     heap_size: 1 << 20,
                     single_copy: crate::rail::SingleCopy::Auto,
+                    allow_uids: Vec::new(),
                 })
                 .unwrap()
             };

@@ -17,6 +17,7 @@ use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{fstatfs, TMPFS_MAGIC};
 use nix::unistd::ftruncate;
 
 #[cfg(feature = "testing")]
@@ -25,6 +26,8 @@ use crate::layout::{Header, ARENA_OFFSET, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_
 
 /// Memory is taken from the system in steps of this many bytes.
 const COMMIT_STEP: usize = 256 * 1024;
+/// Largest segment of a peer of another user: reading what was never written takes memory of the reader.
+const MAX_FOREIGN_SEGMENT: i64 = 256 << 20;
 
 /// The memory that this fabric shares.
 #[derive(Debug)]
@@ -122,6 +125,12 @@ impl OwnSegment {
         (self.committed, self.claimed)
     }
 
+    /// Takes the address out of the header: who may not read this process need not know.
+    pub fn hide_address(&mut self) {
+        // SAFETY: the header is at offset 0 of the mapping; nobody has the file yet.
+        unsafe { (*self.map.as_mut_ptr().cast::<Header>()).address = 0 };
+    }
+
     /// The file, to hand it to a peer.
     pub fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -175,9 +184,33 @@ pub struct PeerSegment {
     map: PeerMap,
     /// As it was when the segment was mapped.
     header: Header,
+    /// Bytes among which loans may lie: none, when it is of another user.
+    lendable: usize,
 }
 
 impl PeerSegment {
+    /// As [`Self::map`], of another user: no larger than such a segment has to be, and of ordinary memory, which cannot
+    /// be taken away once it is mapped.
+    ///
+    /// # Errors
+    /// As [`Self::map`].
+    pub fn map_foreign(file: &OwnedFd, node: &[u8; 16], incarnation: u64) -> Result<PeerSegment, Refusal> {
+        let refuse =
+            |why: &str| Refusal::new(Error::Segment, format!("the peer's segment is refused: {why}"));
+        // First of all: other files may belong to a file system that does not answer.
+        fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refuse("it is no memfd"))?;
+        let system = fstatfs(file).map_err(|e| refuse(e.desc()))?;
+        if system.filesystem_type() != TMPFS_MAGIC {
+            return Err(refuse("it is not of ordinary memory"));
+        }
+        let size = fstat(file).map_err(|e| refuse(e.desc()))?.st_size;
+        if size > MAX_FOREIGN_SEGMENT {
+            return Err(refuse("it is too large for a peer of another user"));
+        }
+        let segment = PeerSegment::map(file, node, incarnation)?;
+        Ok(PeerSegment { lendable: 0, ..segment })
+    }
+
     /// Maps what a peer handed over, after a look at its seals, size and header.
     ///
     /// # Errors
@@ -203,12 +236,23 @@ impl PeerSegment {
         // by a volatile read since the peer may write it, and only the copy is looked at.
         let header = unsafe { map.as_ptr().cast::<Header>().read_volatile() };
         header.check(size, node, incarnation).map_err(|e| refuse(e.0))?;
-        Ok(PeerSegment { map, header })
+        Ok(PeerSegment { map, header, lendable: size })
     }
 
     /// The header, as it was found and checked.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// True when it is of another user: of its own memory such a peer offers what it sends, and nothing else.
+    pub fn is_foreign(&self) -> bool {
+        self.lendable == 0
+    }
+
+    /// Bytes from the start among which loans may lie.
+    #[inline]
+    pub fn lendable(&self) -> usize {
+        self.lendable
     }
 
     /// Length in bytes.

@@ -25,6 +25,8 @@ use nix::unistd::geteuid;
 const TYPE_HELLO: u8 = b'H';
 const TYPE_REJECT: u8 = b'R';
 const TYPE_HEAP: u8 = b'M';
+const TYPE_FOREIGN: u8 = b'F';
+const TYPE_WAKE: u8 = b'W';
 /// Descriptors that a connection brings: segment and doorbell.
 const BROUGHT: usize = 2;
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
@@ -34,6 +36,10 @@ const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
 pub enum Packet {
     /// Its handshake, its segment and its doorbell.
     Hello(Box<Hello>, OwnedFd, OwnedFd),
+    /// The handshake and the segment of a fabric of another user.
+    Foreign(Box<Hello>, OwnedFd),
+    /// A peer of another user wants to be looked at.
+    Wake,
     /// It does not want the link, or this one of two.
     Reject(Refusal),
     /// Its heap.
@@ -61,13 +67,37 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, Refusal> {
     Ok(listener)
 }
 
+/// A socket that accepts links of other users, at a name that is in no directory.
+///
+/// # Errors
+/// When the name is taken, or the system refuses.
+pub fn listen_abstract(name: &str) -> Result<OwnedFd, Refusal> {
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, FLAGS, None).map_err(system("socket"))?;
+    let address = UnixAddr::new_abstract(name.as_bytes()).map_err(system("bind"))?;
+    bind(listener.as_raw_fd(), &address).map_err(system("bind"))?;
+    listen(&listener, Backlog::new(128).unwrap_or(Backlog::MAXCONN)).map_err(system("listen"))?;
+    Ok(listener)
+}
+
+/// Connects to the fabric that listens at such a name.
+///
+/// # Errors
+/// As [`connect_to`].
+pub fn connect_abstract(name: &str) -> Result<OwnedFd, Refusal> {
+    connect_at(&UnixAddr::new_abstract(name.as_bytes()).map_err(system("connect"))?)
+}
+
 /// Connects to the fabric that listens at `path`.
 ///
 /// # Errors
 /// [`Error::Unreachable`] when nobody listens there, [`Error::Again`] when its queue is full.
 pub fn connect_to(path: &Path) -> Result<OwnedFd, Refusal> {
+    connect_at(&address(path)?)
+}
+
+fn connect_at(address: &UnixAddr) -> Result<OwnedFd, Refusal> {
     let stream = socket(AddressFamily::Unix, SockType::SeqPacket, FLAGS, None).map_err(system("socket"))?;
-    match connect(stream.as_raw_fd(), &address(path)?) {
+    match connect(stream.as_raw_fd(), address) {
         Ok(()) => Ok(stream),
         Err(Errno::ENOENT | Errno::ECONNREFUSED) => Err(Refusal::new(
             Error::Unreachable,
@@ -157,14 +187,22 @@ fn is_named_eventfd(file: &OwnedFd) -> bool {
 /// # Errors
 /// [`Error::Permission`].
 pub fn check_user(stream: &OwnedFd) -> Result<(), Refusal> {
-    let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(system("SO_PEERCRED"))?;
-    if peer.uid() == geteuid().as_raw() {
+    let peer = peer_user(stream)?;
+    if peer == geteuid().as_raw() {
         return Ok(());
     }
     Err(Refusal::new(
         Error::Permission,
-        format!("the peer runs as user {}, this process as user {}", peer.uid(), geteuid()),
+        format!("the peer runs as user {peer}, this process as user {}", geteuid()),
     ))
+}
+
+/// The user of the process at the other end, when it called or began to listen.
+///
+/// # Errors
+/// When the system does not say.
+pub fn peer_user(stream: &OwnedFd) -> Result<u32, Refusal> {
+    getsockopt(stream, sockopt::PeerCredentials).map(|peer| peer.uid()).map_err(system("SO_PEERCRED"))
 }
 
 /// Number of the process at the other end; 0 when it has none among the processes that are seen from here.
@@ -218,6 +256,20 @@ pub fn send_hello(stream: &OwnedFd, hello: &Hello, files: [BorrowedFd<'_>; 2]) -
     send(stream, TYPE_HELLO, &body, &[ControlMessage::ScmRights(&fds)])
 }
 
+/// Sends a handshake with the segment for this pair, to another user.
+///
+/// # Errors
+/// When the other end is closed.
+pub fn send_foreign(stream: &OwnedFd, hello: &Hello, segment: BorrowedFd<'_>) -> Result<(), Refusal> {
+    send(stream, TYPE_FOREIGN, &hello.encode(), &[ControlMessage::ScmRights(&[segment.as_raw_fd()])])
+}
+
+/// Wakes a peer of another user.
+pub fn send_wake(stream: &OwnedFd) {
+    // When it finds no room, there are packets that wake as well.
+    let _ = send(stream, TYPE_WAKE, &[], &[]);
+}
+
 /// Sends a rejection.
 ///
 /// # Errors
@@ -266,6 +318,31 @@ fn send(stream: &OwnedFd, kind: u8, body: &[u8], control: &[ControlMessage<'_>])
 /// # Errors
 /// [`Error::PeerMisbehaved`] when it is none of ours.
 pub fn receive(stream: &OwnedFd) -> Result<Packet, Refusal> {
+    receive_with(stream, |files| files)
+}
+
+/// As [`receive`], from another user. Of descriptors that are no memory files, a file system that does not answer could
+/// make even closing wait: that happens aside.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_foreign(stream: &OwnedFd) -> Result<Packet, Refusal> {
+    receive_with(stream, |files| {
+        let (memory, other): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|file| fcntl(file, FcntlArg::F_GET_SEALS).is_ok());
+        if !other.is_empty() {
+            let aside = std::thread::Builder::new().name("gridnet-close".to_owned());
+            // Without a thread the files are closed here.
+            let _ = aside.spawn(move || drop(other));
+        }
+        memory
+    })
+}
+
+fn receive_with(
+    stream: &OwnedFd,
+    sift: impl FnOnce(Vec<OwnedFd>) -> Vec<OwnedFd>,
+) -> Result<Packet, Refusal> {
     let mut bytes = [0u8; MAX_HELLO_BYTES + 1];
     let mut control = cmsg_space!([RawFd; 4]);
     let (len, files) = {
@@ -273,6 +350,8 @@ pub fn receive(stream: &OwnedFd) -> Result<Packet, Refusal> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let message = match recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut parts, Some(&mut control), flags) {
             Ok(message) => message,
+            // Said once, when the other end has gone without hearing us; what it had said itself comes next.
+            Err(Errno::ECONNRESET) => return Ok(Packet::Nothing),
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Packet::Nothing),
             Err(_) => return Ok(Packet::Closed),
         };
@@ -285,7 +364,7 @@ pub fn receive(stream: &OwnedFd) -> Result<Packet, Refusal> {
         }
         (message.bytes, files)
     };
-    parse_packet(bytes.get(..len).unwrap_or_default(), files)
+    parse_packet(bytes.get(..len).unwrap_or_default(), sift(files))
 }
 
 pub(crate) fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, Refusal> {
@@ -298,6 +377,13 @@ pub(crate) fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, 
                 .map_err(|files| misbehaved(format!("handshake with {} descriptors, not 2", files.len())))?;
             Ok(Packet::Hello(Box::new(hello), segment, doorbell))
         }
+        Some((&TYPE_FOREIGN, body)) => {
+            let hello = Hello::parse(body).map_err(|e| misbehaved(format!("handshake is malformed: {e}")))?;
+            let [segment] = <[OwnedFd; 1]>::try_from(files)
+                .map_err(|files| misbehaved(format!("handshake with {} memory files, not 1", files.len())))?;
+            Ok(Packet::Foreign(Box::new(hello), segment))
+        }
+        Some((&TYPE_WAKE, [])) => Ok(Packet::Wake),
         Some((&TYPE_HEAP, [])) => {
             let [heap] = <[OwnedFd; 1]>::try_from(files)
                 .map_err(|files| misbehaved(format!("heap with {} descriptors, not 1", files.len())))?;

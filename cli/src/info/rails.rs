@@ -59,6 +59,7 @@ fn shm_checks(config: &Config) -> Vec<Check> {
         check("pidfd", true, death_notice()),
         check("membarrier", false, barrier()),
         check("run directory", true, run_dir(config)),
+        check("other users", false, Ok(other_users(config))),
     ]
 }
 
@@ -83,6 +84,15 @@ fn barrier() -> Result<String, String> {
     membarrier(MembarrierCommand::RegisterGlobalExpedited)
         .map_err(|error| format!("{error}: senders pay for a fence with each message"))?;
     Ok("senders need no fence".to_owned())
+}
+
+/// Whose processes may be peers.
+fn other_users(config: &Config) -> String {
+    let users: Vec<String> = config.shm_allow_uids.iter().map(u32::to_string).collect();
+    match &users[..] {
+        [] => "none are let in (GRIDNET_SHM_ALLOW_UIDS)".to_owned(),
+        users => format!("{} are let in if they allow user {}", users.join(", "), geteuid().as_raw()),
+    }
 }
 
 /// Whether the directory in which processes meet is there, or can be made, and is ours alone.

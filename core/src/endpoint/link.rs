@@ -17,7 +17,8 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// Why no rail leads there, with the reasons of all.
     pub fn open(&mut self, address: &Address) -> Result<PeerId, Refusal> {
-        if let Some(&peer) = self.state.by_node.get(&address.node) {
+        let user = (address.uid != self.state.local.uid).then_some(address.uid);
+        if let Some(&peer) = self.state.by_node.get(&(address.node, user)) {
             self.state.peers[peer.index()].handles += 1;
             return Ok(peer);
         }
@@ -44,7 +45,7 @@ impl<R: Rail> Engine<R> {
         let Some(((rail, link), _)) = chosen else {
             return Err(refusal_of(error, &candidates));
         };
-        self.state.add_peer(address.node, address.incarnation, rail, link);
+        self.state.add_peer((address.node, user), address.incarnation, rail, link);
         let p = &mut self.state.peers[peer.index()];
         p.candidates = candidates;
         p.handles = 1;
@@ -128,14 +129,17 @@ impl Sink for RailSink<'_> {
     }
 
     fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal> {
-        if self.state.by_node.contains_key(&node) {
-            return Err(Refusal::new(Error::InUse, "this node is connected already"));
-        }
-        let peer = self.state.add_peer(node, incarnation, self.rail, link);
-        self.state.peers[peer.index()].candidates =
-            vec![Candidate { rail: "accepted", verdict: Err("the peer chose the rail".to_owned()) }];
-        self.state.announce(peer);
-        Ok(peer)
+        self.state.accept((node, None), incarnation, self.rail, link)
+    }
+
+    fn accept_foreign(
+        &mut self,
+        link: LinkId,
+        node: NodeId,
+        incarnation: u64,
+        user: u32,
+    ) -> Result<PeerId, Refusal> {
+        self.state.accept((node, Some(user)), incarnation, self.rail, link)
     }
 
     fn up(&mut self, peer: PeerId) {
@@ -156,14 +160,43 @@ impl Sink for RailSink<'_> {
 }
 
 impl State {
-    pub(super) fn add_peer(&mut self, node: NodeId, incarnation: u64, rail: usize, link: LinkId) -> PeerId {
+    fn accept(
+        &mut self,
+        who: (NodeId, Option<u32>),
+        incarnation: u64,
+        rail: usize,
+        link: LinkId,
+    ) -> Result<PeerId, Refusal> {
+        if self.by_node.contains_key(&who) {
+            return Err(Refusal::new(Error::InUse, "this node is connected already"));
+        }
+        let peer = self.add_peer(who, incarnation, rail, link);
+        let why = match who.1 {
+            None => "the peer chose the rail".to_owned(),
+            Some(user) => format!("the peer, which runs as user {user}, chose the rail"),
+        };
+        self.peers[peer.index()].candidates = vec![Candidate { rail: "accepted", verdict: Err(why) }];
+        self.announce(peer);
+        Ok(peer)
+    }
+
+    pub(super) fn add_peer(
+        &mut self,
+        (node, user): (NodeId, Option<u32>),
+        incarnation: u64,
+        rail: usize,
+        link: LinkId,
+    ) -> PeerId {
         let peer = PeerId::new(self.peers.len() as u32);
         let eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
         let row = self.open_row();
         let mut p = Peer::new((node, incarnation), (rail, link), eager_max, row);
         p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
+        p.user = user;
+        // What another user sees of our memory is what is meant for it alone.
+        p.lends = user.is_none() && self.loans.lender == Some(rail);
         self.peers.push(p);
-        self.by_node.insert(node, peer);
+        self.by_node.insert((node, user), peer);
         peer
     }
 
@@ -182,9 +215,9 @@ impl State {
         p.pending.clear();
         p.bulk.clear();
         p.remote.clear();
-        let node = p.node;
-        if self.by_node.get(&node) == Some(&peer) {
-            self.by_node.remove(&node);
+        let who = (p.node, p.user);
+        if self.by_node.get(&who) == Some(&peer) {
+            self.by_node.remove(&who);
         }
         self.fail_operations(peer, reason.error);
         // What it held comes back; what it lent stays readable, and in the store.

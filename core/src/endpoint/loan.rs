@@ -100,7 +100,7 @@ impl<R: Rail> Engine<R> {
     fn post_loan_now(&mut self, peer: PeerId, loan: u64, len: usize, tag: u64, keep: bool) -> bool {
         let State { peers, loans, .. } = &mut self.state;
         let Some(p) = peers.get_mut(peer.index()) else { return false };
-        if !p.direct || loans.lender != Some(p.rail) {
+        if !p.direct || !p.lends {
             return false;
         }
         let Ok(sending) = loans.begin_send(loan, len, peer, &mut p.first_hold) else { return false };
@@ -150,7 +150,7 @@ impl<R: Rail> Engine<R> {
         if let Some(error) = p.error() {
             return Err(error);
         }
-        let lends = loans.lender == Some(p.rail);
+        let lends = p.lends;
         let sending = loans.begin_send(loan, len, peer, &mut p.first_hold)?;
         let sent = match sending.position {
             Some(position) if lends => self.send_lent(peer, sending, position, len, args),

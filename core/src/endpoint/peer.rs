@@ -34,6 +34,8 @@ pub struct Candidate {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) node: NodeId,
+    /// The user that its process belongs to, when that is another than ours.
+    pub(super) user: Option<u32>,
     pub(super) incarnation: u64,
     pub(super) state: PeerState,
     /// Index of the rail in the engine.
@@ -44,6 +46,8 @@ pub(super) struct Peer {
     pub(super) eager_max: usize,
     /// Its rail may answer `Posted::Accepted`.
     pub(super) keeps_memory: bool,
+    /// Loans go to it without a copy.
+    pub(super) lends: bool,
     /// Up, not stopped by the peer, nothing waits, and frames are done when posted: a message may go straight to the
     /// rail.
     pub(super) direct: bool,
@@ -86,6 +90,7 @@ impl Peer {
     ) -> Peer {
         Peer {
             node,
+            user: None,
             incarnation,
             state: PeerState::Connecting,
             rail,
@@ -93,6 +98,7 @@ impl Peer {
             candidates: Vec::new(),
             eager_max,
             keeps_memory: false,
+            lends: false,
             direct: false,
             stopped: false,
             stopping: false,

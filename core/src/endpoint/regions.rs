@@ -94,9 +94,10 @@ impl<R: Rail> Engine<R> {
         let may_fault = matches!(memory, Memory::Registered(_));
         let region = Region { base, len, access, memory, hints: Vec::new(), closing: false };
         let key = self.state.remote.regions.insert(region);
+        let number = self.state.remote.regions.number(key);
         for index in 0..self.rails.len() {
             let token = lender.filter(|(lender, _)| *lender == index).map(|(_, token)| token);
-            let offered = Offered { number: key.to_bits(), base, len, access, token, may_fault };
+            let offered = Offered { number, base, len, access, token, may_fault };
             match (self.rails[index].offer(&offered), self.state.remote.regions.get_mut(key)) {
                 (Ok(hint), Some(region)) => {
                     kill_point!("region.offered");
@@ -120,11 +121,12 @@ impl<R: Rail> Engine<R> {
     /// [`Error::InUse`] while a peer is in the middle of an access: keys name nothing already, but the region has to be
     /// closed again. [`Error::Key`] when there is no such region.
     pub fn close_region(&mut self, key: Key) -> Result<(), Error> {
+        let number = self.state.remote.regions.number(key);
         let region = self.state.remote.regions.get_mut(key).ok_or(Error::Key)?;
         region.closing = true;
         let mut is_free = true;
         for (rail, hint) in self.rails.iter_mut().zip(&region.hints) {
-            is_free &= rail.withdraw(key.to_bits(), *hint);
+            is_free &= rail.withdraw(number, *hint);
         }
         kill_point!("region.withdrawn");
         if !is_free {

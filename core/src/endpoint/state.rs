@@ -49,8 +49,8 @@ pub(super) struct State {
     /// Whether each rail may keep the memory of frames for a while.
     pub(super) keeps_memory: Vec<bool>,
     pub(super) peers: Vec<Peer>,
-    /// Peers whose link is not over.
-    pub(super) by_node: HashMap<NodeId, PeerId>,
+    /// Peers whose link is not over. Another user's may have any node id, also that of a peer of ours.
+    pub(super) by_node: HashMap<(NodeId, Option<u32>), PeerId>,
     pub(super) cqs: Slab<CompletionQueue>,
     pub(super) sends: Slab<SendOp>,
     pub(super) posted: Posted<RecvOp>,

@@ -1,6 +1,8 @@
 //! The owner's regions.
 
 use std::alloc::{alloc_zeroed, dealloc, Layout};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ptr::NonNull;
 
 use super::{check_bounds, Access, Registration, RemoteKey};
@@ -47,20 +49,32 @@ impl Region {
     }
 }
 
-/// All regions of a fabric, by number.
+/// All regions of a fabric.
 #[derive(Debug, Default)]
 pub struct Regions {
     slab: Slab<Region>,
+    /// Makes numbers of keys.
+    secret: RandomState,
+    by_number: HashMap<u64, Key>,
 }
 
 impl Regions {
     /// Enters a region.
     pub fn insert(&mut self, region: Region) -> Key {
-        self.slab.insert(region)
+        let key = self.slab.insert(region);
+        self.by_number.insert(self.number(key), key);
+        key
+    }
+
+    /// The number under which peers know a region. A peer of another user that was not given the key has to guess 64 bits:
+    /// a hash under a random secret. Never 0.
+    pub fn number(&self, key: Key) -> u64 {
+        self.secret.hash_one(key.to_bits()).max(1)
     }
 
     /// Takes a region out: its number names nothing from now on.
     pub fn remove(&mut self, key: Key) -> Option<Region> {
+        self.by_number.remove(&self.number(key));
         self.slab.remove(key)
     }
 
@@ -100,7 +114,8 @@ impl Regions {
         len: usize,
         access: Access,
     ) -> Result<(*mut u8, bool), Error> {
-        let region = self.slab.get(Key::from_bits(number)).filter(|region| !region.closing);
+        let region = self.by_number.get(&number).and_then(|key| self.slab.get(*key));
+        let region = region.filter(|region| !region.closing);
         let region = region.ok_or(Error::Key)?;
         if !region.access.allows(access) {
             return Err(Error::Access);
@@ -117,7 +132,7 @@ impl Regions {
         let region = self.slab.get(key).filter(|region| !region.closing).ok_or(Error::Key)?;
         Ok(RemoteKey {
             node,
-            number: key.to_bits(),
+            number: self.number(key),
             len: region.len,
             access: region.access,
             align: RemoteKey::align_of(region.base),
@@ -181,15 +196,16 @@ mod tests {
         regions.remove(first);
         let second = regions.insert(region(Access::REMOTE_READ));
         assert_eq!(first.index(), second.index());
+        assert_ne!(regions.number(second), second.to_bits(), "it cannot be guessed");
         let read = Access::REMOTE_READ;
-        assert_eq!(regions.place(first.to_bits(), 0, 1, read), Err(Error::Key));
+        assert_eq!(regions.place(regions.number(first), 0, 1, read), Err(Error::Key));
         assert_eq!(regions.place(0, 0, 1, read), Err(Error::Key));
-        assert!(regions.place(second.to_bits(), 63, 1, read).is_ok());
-        assert_eq!(regions.place(second.to_bits(), 64, 1, read), Err(Error::Bounds));
-        assert_eq!(regions.place(second.to_bits(), u64::MAX, 2, read), Err(Error::Bounds));
-        assert_eq!(regions.place(second.to_bits(), 0, 1, Access::REMOTE_WRITE), Err(Error::Access));
+        assert!(regions.place(regions.number(second), 63, 1, read).is_ok());
+        assert_eq!(regions.place(regions.number(second), 64, 1, read), Err(Error::Bounds));
+        assert_eq!(regions.place(regions.number(second), u64::MAX, 2, read), Err(Error::Bounds));
+        assert_eq!(regions.place(regions.number(second), 0, 1, Access::REMOTE_WRITE), Err(Error::Access));
         regions.get_mut(second).unwrap().closing = true;
-        assert_eq!(regions.place(second.to_bits(), 0, 1, read), Err(Error::Key));
+        assert_eq!(regions.place(regions.number(second), 0, 1, read), Err(Error::Key));
     }
 
     #[test]
@@ -198,7 +214,7 @@ mod tests {
         let key = regions.insert(region(Access::REMOTE_ATOMIC));
         let node = NodeId::new([3; 16]).unwrap();
         let remote = regions.remote_key(key, node).unwrap();
-        assert_eq!((remote.node, remote.number, remote.len, remote.hint), (node, key.to_bits(), 64, 7));
+        assert_eq!((remote.node, remote.number, remote.len, remote.hint), (node, regions.number(key), 64, 7));
         assert!(remote.align >= ALIGN as u64);
         regions.get_mut(key).unwrap().closing = true;
         assert_eq!(regions.remote_key(key, node), Err(Error::Key));

@@ -410,6 +410,18 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
         Ok(peer)
     }
 
+    fn accept_foreign(
+        &mut self,
+        link: LinkId,
+        node: NodeId,
+        incarnation: u64,
+        user: u32,
+    ) -> Result<PeerId, Refusal> {
+        let peer = self.sink.accept_foreign(link, node, incarnation, user)?;
+        self.lines.insert(link, Line { peer: Some(peer), ..Line::default() });
+        Ok(peer)
+    }
+
     fn up(&mut self, peer: PeerId) {
         self.sink.up(peer);
     }

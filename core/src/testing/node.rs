@@ -87,6 +87,12 @@ impl<R: Rail> Node<R> {
         }
     }
 
+    /// The same, which others reach at `address`.
+    #[must_use]
+    pub fn known_as(self, address: Address) -> Node<R> {
+        Node { address, ..self }
+    }
+
     /// Its address.
     pub fn address(&self) -> &Address {
         &self.address

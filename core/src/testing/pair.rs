@@ -32,6 +32,16 @@ pub trait Fixture {
     fn uid(&self) -> u32 {
         0
     }
+
+    /// Address of the node of this number.
+    fn address(&self, number: u8) -> Address {
+        address_of(number, self.uid())
+    }
+
+    /// User id under which each engine believes to run. When it is another, all peers count as another user's.
+    fn own_uid(&self) -> u32 {
+        self.uid()
+    }
 }
 
 /// Sends between two steps that [`Fixture::overshoot`] counts on.
@@ -115,6 +125,17 @@ impl<F: Fixture> Pair<F> {
         new_node(&mut self.fixture, number, setup)
     }
 
+    /// A rail for a further node, without an engine.
+    pub fn open_rail(&mut self, number: u8) -> F::Rail {
+        let address = self.fixture.address(number);
+        self.fixture.rail(&address)
+    }
+
+    /// Whether loans go without a copy: not to other users.
+    pub fn lends(&mut self) -> bool {
+        self.fixture.own_uid() == self.fixture.uid() && self.a.engine().rails()[0].capabilities().loans
+    }
+
     /// One step of time and of both nodes; returns how much happened.
     pub fn step(&mut self) -> usize {
         let now = self.fixture.tick();
@@ -176,7 +197,8 @@ pub fn address_of(number: u8, uid: u32) -> Address {
 }
 
 fn new_node<F: Fixture>(fixture: &mut F, number: u8, setup: Setup) -> Node<F::Rail> {
-    let address = address_of(number, fixture.uid());
+    let address = fixture.address(number);
     let rail = fixture.rail(&address);
-    Node::new(address, rail, setup.limits, setup.cq_capacity)
+    let local = Address { uid: fixture.own_uid(), ..address };
+    Node::new(local, rail, setup.limits, setup.cq_capacity).known_as(address)
 }

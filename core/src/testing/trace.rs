@@ -266,6 +266,19 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
         peer
     }
 
+    fn accept_foreign(
+        &mut self,
+        link: LinkId,
+        node: NodeId,
+        incarnation: u64,
+        user: u32,
+    ) -> Result<PeerId, Refusal> {
+        let peer = self.sink.accept_foreign(link, node, incarnation, user);
+        let told = peer.as_ref().map(|peer| *peer).map_err(|refusal| refusal.error);
+        (self.tell)(&Event::Accepting(link, node, told));
+        peer
+    }
+
     fn up(&mut self, peer: PeerId) {
         self.sink.up(peer);
         (self.tell)(&Event::Up(peer));

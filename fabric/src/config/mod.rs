@@ -215,6 +215,7 @@ mod tests {
             ("GRIDNET_SHM_SEGMENT_SIZE", "65g"),
             ("GRIDNET_SHM_RING_SLOTS", "100"),
             ("GRIDNET_SHM_HUGE_PAGES", "always"),
+            ("GRIDNET_SHM_ALLOW_UIDS", "root"),
             ("GRIDNET_EAGER_MAX", "8193"),
             ("GRIDNET_UNEXPECTED_MESSAGES", "64k"),
             ("GRIDNET_RUN_DIR", "relative/path"),

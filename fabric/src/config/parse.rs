@@ -230,6 +230,30 @@ impl Kind for Name {
     }
 }
 
+/// User ids with commas between them; empty for none.
+pub(super) struct Uids;
+
+impl Kind for Uids {
+    type Value = Vec<u32>;
+
+    fn parse(&self, text: &str) -> Option<Vec<u32>> {
+        if text.is_empty() {
+            return Some(Vec::new());
+        }
+        // The largest number means no user.
+        let uid = |item| number(item).and_then(|n| u32::try_from(n).ok()).filter(|uid| *uid != u32::MAX);
+        text.split(',').map(uid).collect()
+    }
+
+    fn show(&self, value: &Vec<u32>) -> String {
+        value.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    fn accepted(&self) -> String {
+        "user ids (numbers up to 4294967294) with commas between them, or empty for none".to_owned()
+    }
+}
+
 /// A log filter: levels, or `target=level`, separated by commas.
 pub(super) struct LogFilter;
 
@@ -340,6 +364,30 @@ mod tests {
         assert_eq!(Directory.parse("/run/x"), Some(Some(PathBuf::from("/run/x"))));
         assert_eq!(Directory.parse("run"), None);
         assert_eq!(Directory.parse("/run/\u{fffd}"), None);
+    }
+
+    #[test]
+    fn user_ids_are_numbers_with_commas() {
+        for (text, uids) in [("", vec![]), ("0", vec![0]), ("12,4294967294", vec![12, u32::MAX - 1])] {
+            assert_eq!(Uids.parse(text), Some(uids.clone()), "{text}");
+            assert_eq!(Uids.show(&uids), text);
+        }
+        for text in [
+            ",",
+            "1,",
+            ",1",
+            "1,,2",
+            "1 ,2",
+            "-1",
+            "+1",
+            "root",
+            "4294967295",
+            "99999999999999999999",
+            "0x1",
+            "*",
+        ] {
+            assert_eq!(Uids.parse(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The table of variables: one row holds all there is to say about one of them.
 
-use super::parse::{Bytes, Choice, Count, Directory, Kind, LogFilter, Name, PowerOfTwo, Rails, Time};
+use super::parse::{Bytes, Choice, Count, Directory, Kind, LogFilter, Name, PowerOfTwo, Rails, Time, Uids};
 use super::parse::{GIB, KIB, MIB};
 use super::{ConfigError, HugePages, Origin, ProgressMode, RailSelection, SingleCopy, WaitMode};
 use std::path::PathBuf;
@@ -113,6 +113,8 @@ variables! {
     shm_single_copy: SingleCopy = "GRIDNET_SHM_SINGLE_COPY" "auto" [""]
         Choice(&[("auto", SingleCopy::Auto), ("always", SingleCopy::Always), ("never", SingleCopy::Never)]),
         "Whether long messages are copied straight out of the sender's memory: when that is faster, whenever it is allowed, or never.";
+    shm_allow_uids: Vec<u32> = "GRIDNET_SHM_ALLOW_UIDS" "" [""] Uids,
+        "Other users of the host whose processes may be peers, when they allow this one too.";
 
     eager_max: usize = "GRIDNET_EAGER_MAX" "8k" ["bytes"] Bytes(0..=8 * KIB),
         "Longest message that is sent at once; a longer one waits until the receiver is ready for it.";

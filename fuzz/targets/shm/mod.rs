@@ -46,6 +46,7 @@ impl Fixture for Shm {
             huge_pages: false,
             heap_size: 1 << 20,
             single_copy: self.single_copy,
+            allow_uids: Vec::new(),
         })
         .expect("the rail opens")
     }

@@ -3,9 +3,9 @@
 use super::{assert_received, content};
 use crate::endpoint::PeerState;
 use crate::error::Error;
-use crate::rail::{PeerId, Rail};
+use crate::rail::PeerId;
 use crate::testing::node::{exactly, SendOptions, Ticket};
-use crate::testing::pair::{address_of, Fixture, Pair};
+use crate::testing::pair::{Fixture, Pair};
 use crate::testing::random::Random;
 use crate::testing::raw::{RawFrame, RawPeer};
 use crate::wire::{extension_words, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC, MAX_EXTENSION};
@@ -131,7 +131,7 @@ pub fn lengths_beyond_memory_are_not_lent<F: Fixture>(fixture: F) {
 /// is one too many.
 pub fn loans_that_cannot_be_are_refused<F: Fixture>(fixture: F) {
     let mut scene = Scene::new(fixture);
-    let lends = scene.pair.a.engine().rails()[0].capabilities().loans;
+    let lends = scene.pair.lends();
     let ranges = [
         (0, 64),
         (4095, 1),
@@ -208,7 +208,7 @@ impl<F: Fixture> Scene<F> {
             }
             self.step();
         }
-        let node = address_of(number, self.pair.fixture.uid()).node;
+        let node = self.pair.fixture.address(number).node;
         self.source = self.pair.a.peer_of(node).expect("the forger is connected");
     }
 
@@ -314,7 +314,7 @@ impl<F: Fixture> Scene<F> {
 }
 
 fn call<F: Fixture>(pair: &mut Pair<F>, number: u8) -> RawPeer<F::Rail> {
-    let rail = pair.fixture.rail(&address_of(number, pair.fixture.uid()));
+    let rail = pair.open_rail(number);
     RawPeer::connect(rail, pair.a.address()).expect("the rail leads to its peer")
 }
 

@@ -3,7 +3,7 @@
 use super::{assert_received, content};
 use crate::endpoint::PeerState;
 use crate::error::Error;
-use crate::rail::{PeerId, Rail};
+use crate::rail::PeerId;
 use crate::testing::loans::read;
 use crate::testing::node::{anything, exactly, from_any, Node, Outcome, SendOptions};
 use crate::testing::pair::{Fixture, Pair, Setup};
@@ -34,7 +34,7 @@ pub fn loans_of_all_sizes_arrive<F: Fixture>(fixture: F) {
 /// Over a rail that lends, a loan whose turn it is leaves within the call, however many went before.
 pub fn loans_leave_at_once<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
-    let lends = pair.a.engine().rails()[0].capabilities().loans;
+    let lends = pair.lends();
     for i in 0..300u64 {
         let receive = pair.b.receive_loan(exactly(pair.to_a, i));
         let send = pair.a.send_as_loan(pair.to_b, &content(10_000, i), i);
@@ -182,7 +182,7 @@ pub fn one_loan_goes_to_several<F: Fixture>(fixture: F) {
             let outcome = node.take(ticket).expect("it has ended");
             lent.push(assert_lent(&outcome, 1, &bytes));
         }
-        if pair.a.engine().rails()[0].capabilities().loans {
+        if pair.lends() {
             assert_eq!(pair.a.engine().loans(), 1, "three peers read it");
         }
         pair.b.engine().give_back(lent[0]).expect("it was received");
@@ -246,7 +246,7 @@ pub fn loans_outlive_their_sender<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     let bytes = content(300_000, 2);
     let small = content(2000, 3);
-    let lends = pair.a.engine().rails()[0].capabilities().loans;
+    let lends = pair.lends();
     let held = pair.a.receive_loan(exactly(pair.to_b, 1));
     let sends = [(1, &bytes), (2, &small), (3, &small), (4, &bytes)];
     for (tag, bytes) in sends {
@@ -293,7 +293,7 @@ pub fn loans_come_back_from_a_peer_that_closes<F: Fixture>(fixture: F) {
         pair.a.send_loan(pair.to_b, kept, 10, 4, true).expect("the loan is shared");
         pair.finish_b(receive);
         pair.run_until_quiet();
-        if pair.a.engine().rails()[0].capabilities().loans {
+        if pair.lends() {
             assert_eq!(pair.a.engine().loans(), 4);
         }
         // One more that has not arrived.
@@ -314,7 +314,7 @@ pub fn loans_come_back_from_a_peer_that_closes<F: Fixture>(fixture: F) {
 /// When all memory is lent, the next loan waits for one that comes back; of any size.
 pub fn exhausted_loans_recover<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
-    if !pair.a.engine().rails()[0].capabilities().loans {
+    if !pair.lends() {
         return;
     }
     assert_eq!(pair.a.engine().take_loan(usize::MAX).unwrap_err(), Error::Limit);

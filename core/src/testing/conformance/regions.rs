@@ -5,10 +5,11 @@ use crate::endpoint::PeerState;
 use crate::error::Error;
 use crate::matching::Key;
 use crate::mem::{MEMORY_DEVICE, MEMORY_HOST, NUMA_UNKNOWN};
+use crate::rail::Rail;
 use crate::region::{Access, Atomic, AtomicOp, Width};
 use crate::sync::{AtomicU64, Ordering};
 use crate::testing::node::{exactly, Node, Ticket};
-use crate::testing::pair::{address_of, Fixture, Pair, Setup};
+use crate::testing::pair::{Fixture, Pair, Setup};
 use crate::testing::random::Random;
 use crate::testing::raw::{RawFrame, RawPeer};
 use crate::wire::{Kind, FLAG_LAST, MAX_EXTENSION};
@@ -521,6 +522,12 @@ pub fn a_node_reaches_its_own_regions<F: Fixture>(fixture: F) {
     }
 }
 
+/// The number under which peers know a region.
+fn number_of<R: Rail>(owner: &mut Node<R>, region: Key) -> u64 {
+    let packed = owner.engine().region_key(region).expect("the region is open");
+    crate::region::RemoteKey::parse(&packed).expect("it is a key").number
+}
+
 /// A peer that sends whatever frames of this kind it likes reaches nothing that it may not, and harms nobody else.
 pub fn forged_operations_harm_nobody<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
@@ -529,9 +536,10 @@ pub fn forged_operations_harm_nobody<F: Fixture>(fixture: F) {
         make(&mut pair.a, Of::Library, 256, Access::REMOTE_READ),
     );
     let friend = Shared::new(&mut pair, Of::Program, 1 << 16, Access::ALL);
+    let [known, also_known] = [open.0, read_only.0].map(|region| number_of(&mut pair.a, region));
     for number in 0..20u8 {
         let mut random = Random::new(u64::from(number));
-        let rail = pair.fixture.rail(&address_of(20 + number, pair.fixture.uid()));
+        let rail = pair.open_rail(20 + number);
         let mut forger = RawPeer::connect(rail, pair.a.address()).expect("the rail leads to its peer");
         for _ in 0..10_000 {
             if forger.is_up() {
@@ -541,7 +549,7 @@ pub fn forged_operations_harm_nobody<F: Fixture>(fixture: F) {
             forger.drive(now);
             pair.step();
         }
-        let numbers = [open.0.to_bits(), read_only.0.to_bits(), 0, u64::MAX, open.0.to_bits() + (1 << 32)];
+        let numbers = [known, also_known, 0, u64::MAX, known.wrapping_add(1 << 32)];
         for _ in 0..100 {
             let kind =
                 random.pick(&[Kind::Put, Kind::Put, Kind::Get, Kind::Atomic, Kind::Data, Kind::Answer]);
