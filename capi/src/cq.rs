@@ -253,10 +253,11 @@ unsafe fn take_now(
         // SAFETY: the caller's promise; the two structs are the same, field by field.
         unsafe { fabric.take_into(object.id, entries.cast::<Completion>(), count, rounds) }
     }));
-    drop(fabric);
     match taken {
         Ok(taken) => Some(taken as gridnet_status),
         Err(_) => {
+            // Nothing of the fabric is touched any more, also not at the end of the guard.
+            std::mem::forget(fabric);
             object.shared.mark_broken();
             None
         }

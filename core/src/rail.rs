@@ -246,8 +246,15 @@ pub trait Rail {
         let _ = (link, source);
     }
 
-    /// Fetches from a peer's memory into `to`. Only for rails whose capabilities say `get`. What the answer is but
-    /// [`Posted::Done`], the message is asked for in pieces: so a rail says, too, that pieces are the better way.
+    /// Whether an announced message of `len` bytes had better be fetched than asked for in pieces. Asked once for each message
+    /// that may be fetched.
+    fn prefers_get(&mut self, link: LinkId, len: u64) -> bool {
+        let _ = (link, len);
+        true
+    }
+
+    /// Fetches from a peer's memory into `to`. Only for rails whose capabilities say `get`. Unless the
+    /// answer is [`Posted::Done`], the rest of the message is asked for in pieces.
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let _ = (link, from, to);
         Posted::Down

@@ -133,6 +133,10 @@ impl Rail for AnyRail {
         each!(self, rail => rail.conceal(link, source));
     }
 
+    fn prefers_get(&mut self, link: LinkId, len: u64) -> bool {
+        each!(self, rail => rail.prefers_get(link, len))
+    }
+
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         each!(self, rail => rail.get(link, from, to))
     }

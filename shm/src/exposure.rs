@@ -23,15 +23,17 @@ const WORDS: u32 = (LINE / size_of::<u32>()) as u32;
 pub struct Exposures {
     /// Words that serve no exposure now, by their position in units of four bytes.
     free: Vec<u32>,
-    /// Keys in use.
-    live: Vec<u64>,
+    /// Lines of words.
+    lines: Vec<u32>,
 }
 
 impl Exposures {
     /// Lets peers fetch the memory at `address`; `None` when the segment has no word left for it.
     pub fn begin(&mut self, arena: &mut Arena, address: u64) -> Option<RemoteSource> {
         if self.free.is_empty() {
-            let line = arena.take_line().ok()?;
+            // Positions of words have 32 bits: beyond 16 GiB of the segment there are none.
+            let line = arena.take_line().ok().filter(|line| *line < u32::MAX / WORDS)?;
+            self.lines.push(line);
             self.free.extend(line * WORDS..(line + 1) * WORDS);
         }
         let position = self.free.pop()?;
@@ -39,22 +41,23 @@ impl Exposures {
         let value = word.load(Ordering::Relaxed).wrapping_add(1);
         word.store(value, Ordering::Relaxed);
         let rkey = u64::from(position) << 32 | u64::from(value);
-        self.live.push(rkey);
         Some(RemoteSource { rkey, address })
     }
 
     /// Bytes of the words, and how many of them serve an exposure.
     #[cfg(feature = "testing")]
     pub(crate) fn in_use(&self) -> (usize, usize) {
-        ((self.free.len() + self.live.len()) * size_of::<u32>(), self.live.len())
+        (self.lines.len() * LINE, self.lines.len() * WORDS as usize - self.free.len())
     }
 
-    /// Ends an exposure: copies that are under way, or come later, find the key stale.
+    /// Ends an exposure, whose key [`Self::begin`] gave out: copies that are under way, or come later, find the key stale.
     pub fn end(&mut self, arena: &Arena, rkey: u64) {
-        let Some(at) = self.live.iter().rposition(|key| *key == rkey) else { return };
-        self.live.swap_remove(at);
         let position = (rkey >> 32) as u32;
-        word_of(arena, position).store((rkey as u32).wrapping_add(1), Ordering::Relaxed);
+        let word = word_of(arena, position);
+        if word.load(Ordering::Relaxed) != rkey as u32 {
+            return;
+        }
+        word.store((rkey as u32).wrapping_add(1), Ordering::Relaxed);
         // What the program writes into the memory after this is seen by nobody who cannot see that the word has changed.
         fence(Ordering::Release);
         self.free.push(position);
@@ -62,8 +65,12 @@ impl Exposures {
 
     /// Ends all exposures: the fabric closes, and its program may use the memory again.
     pub fn end_all(&mut self, arena: &Arena) {
-        while let Some(&rkey) = self.live.last() {
-            self.end(arena, rkey);
+        let words = self.lines.iter().flat_map(|line| line * WORDS..(line + 1) * WORDS);
+        for position in words.collect::<Vec<u32>>() {
+            let value = word_of(arena, position).load(Ordering::Relaxed);
+            if !value.is_multiple_of(2) {
+                self.end(arena, u64::from(position) << 32 | u64::from(value));
+            }
         }
     }
 }
@@ -106,7 +113,11 @@ mod tests {
             assert!(keys.iter().all(|key| is_current(&peer, *key) == Some(false)));
             stale.extend(keys);
         }
-        assert_eq!(exposures.free.len(), 48, "three lines of words, used again and again");
+        assert_eq!(
+            (exposures.free.len(), exposures.lines.len()),
+            (48, 3),
+            "three lines of words, used again and again"
+        );
         assert_eq!(is_current(&peer, u64::MAX), None);
         assert_eq!(is_current(&peer, 0), None, "the header is no place for words");
     }

@@ -463,7 +463,6 @@ impl Link {
             pair,
             socket: None,
             process: None,
-            identified: 0,
             live: None,
             read: None,
             wants_room: false,

@@ -22,8 +22,6 @@ use gridnet_core::ring::slot::{Lookout, BODY_BYTES};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Kind, NodeId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::time::TimeValLike;
-use nix::time::{clock_gettime, ClockId};
 
 use crate::arena::{Arena, MAX_STAGING};
 use crate::barrier;
@@ -102,8 +100,6 @@ pub(crate) struct Link {
     pub(crate) pid: Option<i32>,
     /// `None` until the peer's handshake has come, and after the end.
     pub(crate) live: Option<Live>,
-    /// When that process was last seen to be the peer.
-    pub(crate) identified: i64,
     /// Segment of a peer that has gone, and how many loans in it are still read.
     pub(crate) read: Option<(Arc<PeerSegment>, u32)>,
     /// The last frame found no room.
@@ -125,30 +121,21 @@ impl Link {
             return Err(Error::NotFound);
         }
         let pid = *self.pid.get_or_insert_with(|| socket::peer_pid(stream));
-        // No number of a process is given out again within one tick.
-        let tick = coarse_time();
-        let identity = (tick != self.identified).then(|| live.segment().header());
         kill_point!("rendezvous.copy.before");
-        let copied = vm_copy::read(pid, identity, from.address, to);
+        let copied = vm_copy::read(pid, live.segment().header(), from.address, to);
         kill_point!("rendezvous.copy.after");
         match copied {
-            Ok(true) if exposure::is_current(live.segment(), from.rkey) == Some(true) => {
-                self.identified = tick;
-                Ok(())
-            }
+            Ok(true) if exposure::is_current(live.segment(), from.rkey) == Some(true) => Ok(()),
             Ok(_) => Err(Error::NotFound),
             Err(error) => {
-                // Not allowed, or not there: through the segment from now on.
-                self.pid = Some(0);
+                if error == Error::Permission {
+                    // It will not be allowed later either: through the segment from now on.
+                    self.pid = Some(0);
+                }
                 Err(error)
             }
         }
     }
-}
-
-/// A clock that steps every few milliseconds, and costs next to nothing.
-fn coarse_time() -> i64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |time| time.num_nanoseconds())
 }
 
 /// The shared-memory rail.
@@ -687,11 +674,16 @@ impl Rail for ShmRail {
         self.exposures.end(&self.arena, source.rkey);
     }
 
-    fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
+    fn prefers_get(&mut self, link: LinkId, len: u64) -> bool {
         let always = self.config.single_copy == SingleCopy::Always;
+        let live = self.links.get_mut(link.0 as usize).and_then(|link| link.live.as_mut());
+        live.is_some_and(|live| live.choice.is_single(usize::try_from(len).unwrap_or(usize::MAX)) || always)
+    }
+
+    fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
         let Some(live) = &mut link.live else { return Posted::Down };
-        if link.pid == Some(0) || !(live.choice.is_single(to.len()) || always) {
+        if link.pid == Some(0) {
             return Posted::Failed(Error::Unsupported);
         }
         let began = live.choice.is_timed(to.len()).then(Instant::now);

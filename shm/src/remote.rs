@@ -136,6 +136,10 @@ impl ShmRail {
         if numbers.is_empty() {
             return;
         }
+        // All at once: who stays inside of one region keeps nobody else in the others.
+        for line in self.records.values() {
+            self.arena.segment().words(*line)[0].store(0, Ordering::Relaxed);
+        }
         let end = Instant::now() + END_PATIENCE;
         for number in numbers {
             while !self.end_record(number) {

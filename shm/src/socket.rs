@@ -295,10 +295,10 @@ pub fn is_heap_next(stream: &OwnedFd) -> bool {
     nix::sys::socket::recv(stream.as_raw_fd(), &mut kind, flags) == Ok(1) && kind == [TYPE_HEAP]
 }
 
-/// Whether the process of such a descriptor has ended.
+/// Whether the process of such a descriptor has ended. A look that a signal cuts short says nothing: the next one will.
 pub fn has_ended(process: &OwnedFd) -> bool {
     let mut set = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    poll(&mut set, PollTimeout::ZERO) != Ok(0)
+    matches!(poll(&mut set, PollTimeout::ZERO), Ok(ready) if ready > 0)
 }
 
 fn send(stream: &OwnedFd, kind: u8, body: &[u8], control: &[ControlMessage<'_>]) -> Result<(), Refusal> {

@@ -4,23 +4,25 @@ use gridnet_core::error::Error;
 use gridnet_core::mem::Gather;
 
 use crate::layout::Header;
+use nix::errno::Errno;
 
 /// Most pieces that one call takes.
 const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
 
-/// Copies as many bytes as `to` takes from `address` in the process `pid`. With an identity also looks, in the same address
-/// space, whether the process is the one meant: the answer is false when another has taken its number, or when it has
+/// Copies as many bytes as `to` takes from `address` in the process `pid`, and looks, in the same address space, whether the
+/// process has `header` where the header says: the answer is false when another has taken its number, or when it has
 /// executed another program.
 ///
 /// # Errors
-/// [`Error::Unsupported`] when the system does not let this process read that one's memory, or not all of the bytes are
-/// there. What was copied until then is arbitrary, as it is when the answer is false.
-pub fn read(pid: i32, identity: Option<&Header>, address: u64, to: &Gather<'_>) -> Result<bool, Error> {
+/// [`Error::Permission`] when the system does not let this process read that one's memory, [`Error::Unsupported`] when not all
+/// of the bytes are there, or they go into too many pieces. What was copied until then is arbitrary, as it is when the
+/// answer is false.
+pub fn read(pid: i32, header: &Header, address: u64, to: &Gather<'_>) -> Result<bool, Error> {
     let mut seen = Header::new(0, [0; 16], 0);
     let piece = |base: *mut u8, len: usize| libc::iovec { iov_base: base.cast(), iov_len: len };
-    let (header_at, header_len) = identity.map_or((0, 0), |header| (header.address, size_of::<Header>()));
+    let header_len = size_of::<Header>();
     let remote =
-        [piece(address as usize as *mut u8, to.len()), piece(header_at as usize as *mut u8, header_len)];
+        [piece(address as usize as *mut u8, to.len()), piece(header.address as usize as *mut u8, header_len)];
     let last = piece(std::ptr::from_mut(&mut seen).cast(), header_len);
     let mut pieces = to.pieces().map(|(base, len)| piece(base, len));
     let few;
@@ -43,7 +45,10 @@ pub fn read(pid: i32, identity: Option<&Header>, address: u64, to: &Gather<'_>) 
     let copied =
         unsafe { libc::process_vm_readv(pid, local.as_ptr(), local.len() as _, remote.as_ptr(), 2, 0) };
     match usize::try_from(copied) {
-        Ok(copied) if copied == to.len() + header_len => Ok(identity.is_none_or(|header| seen == *header)),
+        Ok(copied) if copied == to.len() + header_len => Ok(seen == *header),
+        Err(_) if matches!(Errno::last(), Errno::EPERM | Errno::ENOSYS | Errno::EACCES) => {
+            Err(Error::Permission)
+        }
         _ => Err(Error::Unsupported),
     }
 }
@@ -76,11 +81,8 @@ mod tests {
             let iov: Vec<Iov> =
                 // SAFETY: the chunks do not overlap, and `to` outlives the copy.
                 to.chunks_mut(len).map(|c| unsafe { Iov::new(c.as_mut_ptr(), c.len()) }).collect();
-            for identity in [None, Some(&*header())] {
-                to.fill(0);
-                assert_eq!(read(own(), identity, from.as_ptr() as u64, &Gather::all(&iov)), Ok(true));
-                assert_eq!(to, from, "{pieces} pieces");
-            }
+            assert_eq!(read(own(), &header(), from.as_ptr() as u64, &Gather::all(&iov)), Ok(true));
+            assert_eq!(to, from, "{pieces} pieces");
         }
     }
 
@@ -92,12 +94,12 @@ mod tests {
         let from = [0u8; 100];
         let all = Gather::one(&iov);
         let from_at = from.as_ptr() as u64;
-        assert_eq!(read(own(), None, 8, &all), Err(Error::Unsupported));
-        assert_eq!(read(i32::MAX, None, from_at, &all), Err(Error::Unsupported));
+        assert_eq!(read(own(), &header(), 8, &all), Err(Error::Unsupported));
+        assert_eq!(read(i32::MAX, &header(), from_at, &all), Err(Error::Unsupported));
         let elsewhere = Header { address: 8, ..HEADER };
-        assert_eq!(read(own(), Some(&elsewhere), from_at, &all), Err(Error::Unsupported));
+        assert_eq!(read(own(), &elsewhere, from_at, &all), Err(Error::Unsupported));
         let own_header = header();
         let other = Header { incarnation: 5, ..*own_header };
-        assert_eq!(read(own(), Some(&other), from_at, &all), Ok(false), "another process");
+        assert_eq!(read(own(), &other, from_at, &all), Ok(false), "another process");
     }
 }

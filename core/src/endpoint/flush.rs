@@ -9,6 +9,7 @@ use super::op::{Piece, SendOp, Stage};
 use super::peer::PeerState;
 use super::state::State;
 use super::Engine;
+use crate::error::Error;
 use crate::matching::Key;
 use crate::mem::Gather;
 use crate::rail::{PeerId, Posted, Rail, RemoteSource};
@@ -232,8 +233,14 @@ impl<R: Rail> Engine<R> {
         let len = (incoming.wanted - from).min(FETCH_PART);
         let p = &self.state.peers[peer.index()];
         let target = Gather::all(incoming.receive.iov.as_slice()).window(from as usize, len as usize);
-        let address = source.address.wrapping_add(from);
-        match self.rails[p.rail].get(p.link, RemoteSource { address, ..source }, &target) {
+        let rail = &mut self.rails[p.rail];
+        let fetched = if from > 0 || rail.prefers_get(p.link, incoming.wanted) {
+            let address = source.address.wrapping_add(from);
+            rail.get(p.link, RemoteSource { address, ..source }, &target)
+        } else {
+            Posted::Failed(Error::Unsupported)
+        };
+        match fetched {
             Posted::Done | Posted::Accepted(_) => {
                 incoming.received += len;
                 if incoming.received < incoming.wanted {

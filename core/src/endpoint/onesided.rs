@@ -472,7 +472,14 @@ impl State {
 
     /// Ends an operation, and the flushes that waited for it.
     pub(super) fn complete_remote(&mut self, key: Key, status: Result<(), Error>) {
-        let Some(op) = self.remote.ops.remove(key) else { return };
+        if let Some(peer) = self.finish_remote(key, status) {
+            self.advance_line(peer);
+        }
+    }
+
+    /// Ends one operation; the peer in whose line it stood.
+    fn finish_remote(&mut self, key: Key, status: Result<(), Error>) -> Option<PeerId> {
+        let op = self.remote.ops.remove(key)?;
         let completion = Completion {
             context: op.context,
             length: op.len(),
@@ -485,7 +492,7 @@ impl State {
             flags: 0,
         };
         self.complete(op.cq, completion);
-        self.advance_line(op.peer);
+        Some(op.peer)
     }
 
     /// Forgets what has ended at the front of the line; a flush there ends too.
@@ -497,7 +504,8 @@ impl State {
                 None => drop(p.remote.line.pop_front()),
                 Some(op) if matches!(op.work, Work::Flush) => {
                     p.remote.line.pop_front();
-                    self.complete_remote(key, Ok(()));
+                    // Not `complete_remote`, which would come back here once for each flush in the line.
+                    self.finish_remote(key, Ok(()));
                 }
                 Some(_) => return,
             }

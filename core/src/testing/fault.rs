@@ -246,6 +246,10 @@ impl<R: Rail> Rail for Faulty<R> {
         self.inner.conceal(link, source);
     }
 
+    fn prefers_get(&mut self, link: LinkId, len: u64) -> bool {
+        self.inner.prefers_get(link, len)
+    }
+
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         self.inner.get(link, from, to)
     }

@@ -133,6 +133,10 @@ impl<R: Rail> Rail for Traced<R> {
         self.inner.conceal(link, source);
     }
 
+    fn prefers_get(&mut self, link: LinkId, len: u64) -> bool {
+        self.inner.prefers_get(link, len)
+    }
+
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let posted = self.inner.get(link, from, to);
         (self.tell)(&Event::Fetched(link, to.len(), posted));

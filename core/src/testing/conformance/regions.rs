@@ -221,6 +221,19 @@ pub fn operations_take_effect_in_order<F: Fixture>(fixture: F) {
     assert_eq!(pair.end(nothing_under_way), Ok(Vec::new()));
 }
 
+/// So many flushes that none may cost stack.
+pub fn many_flushes_wait_for_one_operation<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let to_b = pair.to_b;
+    let own = Shared::new(&mut pair, Of::Program, 4096, Access::ALL);
+    let old = pair.a.atomic(to_b, own.rkey, 0, &add(1));
+    let flushes: Vec<_> = (0..20_000).map(|_| pair.a.flush(to_b)).collect();
+    assert_eq!(pair.end(old), Ok(vec![0; 8]));
+    for flush in flushes {
+        assert_eq!(pair.end(flush), Ok(Vec::new()));
+    }
+}
+
 /// A key is imported before the connection is there.
 pub fn operations_before_the_link_is_up_are_done<F: Fixture>(fixture: F) {
     let mut pair = Pair::strangers(fixture, Setup::default());
