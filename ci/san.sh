@@ -25,7 +25,7 @@ export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1 ${ASAN_OPTIONS:-
 sanitize address "-Zsanitizer=address" --lib --tests -p gridnet-core -p gridnet-shm -p gridnet
 
 say "thread sanitizer"
-export TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/ci/tsan.supp ${TSAN_OPTIONS:-}"
+export TSAN_OPTIONS="halt_on_error=1 allocator_may_return_null=1 suppressions=$PWD/ci/tsan.supp ${TSAN_OPTIONS:-}"
 THREAD="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg gridnet_visible_lock"
 # The integration tests of core run in one thread and virtual time: nothing to see there.
 sanitize thread "$THREAD" --lib -p gridnet-core
