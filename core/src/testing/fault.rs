@@ -13,12 +13,8 @@ use std::collections::{HashMap, VecDeque};
 use super::random::Random;
 use super::raw::RawFrame;
 use crate::error::Error;
-use crate::loan::LoanMemory;
-use crate::mem::{Gather, Iov, PeerBytes};
-use crate::rail::{
-    Armed, Capabilities, Lent, LinkId, Offered, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
-};
-use crate::region::{RemoteKey, Window};
+use crate::mem::{Gather, PeerBytes};
+use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
 
@@ -180,16 +176,10 @@ impl<R: Rail> Faulty<R> {
 }
 
 impl<R: Rail> Rail for Faulty<R> {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
+    super::forward::forward_to_inner!();
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
-    }
-
-    fn segment_len(&self, total: u64) -> usize {
-        self.inner.segment_len(total)
     }
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
@@ -234,76 +224,8 @@ impl<R: Rail> Rail for Faulty<R> {
         inner.maintain(now, &mut sink)
     }
 
-    fn deadline(&self) -> Option<Time> {
-        self.inner.deadline()
-    }
-
-    fn expose(&mut self, link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
-        self.inner.expose(link, memory)
-    }
-
-    fn conceal(&mut self, link: LinkId, source: RemoteSource) {
-        self.inner.conceal(link, source);
-    }
-
-    fn prefers_get(&mut self, link: LinkId, len: u64) -> bool {
-        self.inner.prefers_get(link, len)
-    }
-
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         self.inner.get(link, from, to)
-    }
-
-    fn allocate(&mut self, len: usize, numa_node: u32) -> Option<Result<Lent, Refusal>> {
-        self.inner.allocate(len, numa_node)
-    }
-
-    fn free(&mut self, token: u64) {
-        self.inner.free(token);
-    }
-
-    fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
-        self.inner.offer(region)
-    }
-
-    fn withdraw(&mut self, number: u64, record: u64) -> bool {
-        self.inner.withdraw(number, record)
-    }
-
-    fn window(&mut self, link: LinkId, key: &RemoteKey) -> Option<Window> {
-        self.inner.window(link, key)
-    }
-
-    fn copy_to(
-        &mut self,
-        link: LinkId,
-        key: &RemoteKey,
-        offset: u64,
-        from: &Iov,
-    ) -> Option<Result<(), Error>> {
-        self.inner.copy_to(link, key, offset, from)
-    }
-
-    fn copy_from(
-        &mut self,
-        link: LinkId,
-        key: &RemoteKey,
-        offset: u64,
-        to: &Iov,
-    ) -> Option<Result<(), Error>> {
-        self.inner.copy_from(link, key, offset, to)
-    }
-
-    fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {
-        self.inner.lend(len)
-    }
-
-    fn take_back(&mut self, memory: LoanMemory) {
-        self.inner.take_back(memory);
-    }
-
-    fn release_loan(&mut self, link: LinkId) {
-        self.inner.release_loan(link);
     }
 
     fn arm(&mut self) -> Armed {
@@ -312,26 +234,6 @@ impl<R: Rail> Rail for Faulty<R> {
             return Armed::Busy;
         }
         self.inner.arm()
-    }
-
-    fn disarm(&mut self) {
-        self.inner.disarm();
-    }
-
-    fn wait_handle(&self) -> Option<i32> {
-        self.inner.wait_handle()
-    }
-
-    fn is_peer_on_this_core(&self) -> bool {
-        self.inner.is_peer_on_this_core()
-    }
-
-    fn wakeups_sent(&self) -> u64 {
-        self.inner.wakeups_sent()
-    }
-
-    fn process(&self, link: LinkId) -> Option<u32> {
-        self.inner.process(link)
     }
 
     fn disconnect(&mut self, link: LinkId) {
