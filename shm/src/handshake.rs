@@ -476,61 +476,11 @@ impl Link {
 mod tests {
     use super::*;
     use crate::layout::Header;
-    use crate::rail::ShmConfig;
+    use crate::open::{open_rail, Open, SEGMENT};
     use crate::segment::OwnSegment;
-    use gridnet_core::mem::PeerBytes;
     use gridnet_core::rail::Rail;
-    use gridnet_core::wire::{Incoming, NodeId};
+    use gridnet_core::wire::NodeId;
     use nix::sys::eventfd::{EfdFlags, EventFd};
-
-    const SEGMENT: usize = 1 << 20;
-
-    /// Accepts everybody.
-    #[derive(Default)]
-    struct Open {
-        up: usize,
-    }
-
-    impl Sink for Open {
-        fn message(&mut self, _: PeerId, _: u64, _: PeerBytes<'_>) {}
-
-        fn frame(&mut self, _: PeerId, _: Incoming<'_>) -> Result<(), Error> {
-            Ok(())
-        }
-
-        fn loan(&mut self, _: PeerId, _: u64, _: Option<u64>, _: u64, _: PeerBytes<'_>) -> bool {
-            false
-        }
-
-        fn sent(&mut self, _: PeerId, _: u64) {}
-
-        fn accept(&mut self, link: LinkId, _: NodeId, _: u64) -> Result<PeerId, Refusal> {
-            Ok(PeerId::new(link.0))
-        }
-
-        fn up(&mut self, _: PeerId) {
-            self.up += 1;
-        }
-
-        fn down(&mut self, _: PeerId, _: Refusal) {}
-    }
-
-    fn open_rail(dir: &std::path::Path) -> ShmRail {
-        let node = NodeId::new([1; 16]).unwrap();
-        ShmRail::open(ShmConfig {
-            local: Address { uid: nix::unistd::geteuid().as_raw(), host: 1, node, incarnation: 1 },
-            name: None,
-            run_dir: Some(dir.to_owned()),
-            segment_size: SEGMENT,
-            ring_slots: 64,
-            link_window: SEGMENT,
-            huge_pages: false,
-            heap_size: SEGMENT,
-            single_copy: crate::rail::SingleCopy::Auto,
-            allow_uids: Vec::new(),
-        })
-        .unwrap()
-    }
 
     /// Calls `rail` as a stranger whose doorbell is `bell`: what it answers.
     fn call_with(rail: &mut ShmRail, bell: &OwnedFd, sink: &mut Open) -> (OwnedFd, Packet) {
@@ -552,7 +502,7 @@ mod tests {
     fn a_doorbell_must_be_an_eventfd_that_never_blocks() {
         let dir = std::env::temp_dir().join(format!("gridnet-test-doorbell-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        let mut rail = open_rail(&dir);
+        let mut rail = open_rail(&dir, 1);
         let mut sink = Open::default();
         let (_reader, pipe) = std::io::pipe().unwrap();
         let blocking = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();

@@ -12,10 +12,9 @@ use gridnet_core::rail::{Lent, Refusal};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
-use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
-use crate::segment::{check_file_limit, map_peer, PeerMap};
+use crate::segment::{check_file_limit, map_sealed, PeerMap};
 
 /// Regions begin at multiples of this: nothing else shares their cache lines, nor the neighbours that are fetched with them.
 const GRAIN: usize = 128;
@@ -219,22 +218,7 @@ impl PeerHeap {
     /// # Errors
     /// [`Error::Segment`] when it is no sealed heap, [`Error::Limit`] when it cannot be mapped.
     pub fn map(file: &OwnedFd) -> Result<PeerHeap, Refusal> {
-        let refuse = |why: &str| Refusal::new(Error::Segment, format!("the peer's heap is refused: {why}"));
-        let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refuse("it is no memfd"))?;
-        let required = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
-        if !SealFlag::from_bits_retain(seals).contains(required) {
-            return Err(refuse("its size is not sealed"));
-        }
-        let size = fstat(file).map_err(|e| refuse(e.desc()))?.st_size;
-        let size = usize::try_from(size).map_err(|_| refuse("its size is negative"))?;
-        if !(PAGE..=MAX_HEAP).contains(&size) {
-            return Err(refuse("it is too small or too large"));
-        }
-        let map = map_peer(file, size, true).map_err(|e| {
-            Refusal::new(Error::Limit, format!("mapping the peer's heap of {size} bytes: {e}"))
-        })?;
-        map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
-        Ok(PeerHeap { map })
+        map_sealed(file, "heap", PAGE..=MAX_HEAP, true).map(|map| PeerHeap { map })
     }
 
     /// Address of the byte at `offset`, of which `len` follow; `None` when they are not all inside.

@@ -28,6 +28,7 @@
 //! | `poller.rs` | the descriptors that are watched |
 //! | `barrier.rs` | process-wide memory barriers |
 //! | `guarded.rs` | a peer's memory between guards (feature `testing`) |
+//! | `open.rs` | small rails for unit tests |
 //! | `testing.rs` | what tests see and do that nobody else may (feature `testing`) |
 //! | `cpu.rs` | on which core we are |
 
@@ -44,6 +45,8 @@ mod heap;
 mod layout;
 mod link;
 mod loans;
+#[cfg(test)]
+mod open;
 mod poller;
 mod rail;
 mod remote;

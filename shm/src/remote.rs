@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gridnet_core::error::Error;
 use gridnet_core::kill_point;
-use gridnet_core::mem::Iov;
+use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{Lent, Offered, Refusal};
 use gridnet_core::region::{check_bounds, Access, RemoteKey, Window};
 use gridnet_core::sync::AtomicU64;
@@ -17,10 +17,11 @@ use gridnet_core::sync::{fence, relax, Ordering};
 
 use crate::barrier;
 use crate::heap::{OwnHeap, PeerHeap};
-use crate::layout::{Header, Record, RecordPlace, RECORD_WORDS};
+use crate::layout::{Record, RecordPlace, RECORD_WORDS};
 use crate::rail::{Link, ShmRail};
 use crate::socket::{self, Packet};
 use crate::vm::{self, Way};
+use crate::vm_copy;
 
 /// How long the end of a fabric waits for peers in the middle of an access to its program's memory.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -247,12 +248,8 @@ impl Link {
         // First of all: what is found there afterwards is in the process of this descriptor.
         self.process = Some(socket::peer_process(stream).ok()?);
         let pid = Some(socket::peer_pid(stream)).filter(|pid| *pid > 0)?;
-        let known = *live.segment().header();
-        let mut there = Header::new(0, [0; 16], 0);
-        let here = std::ptr::from_mut(&mut there).cast();
-        // SAFETY: a private struct of plain numbers, as long as is said.
-        unsafe { vm::copy(pid, Way::In, here, known.address, size_of::<Header>()) }.ok()?;
-        (there == known).then_some(pid)
+        let is_there = vm_copy::read(pid, live.segment().header(), 0, &Gather::EMPTY) == Ok(true);
+        is_there.then_some(pid)
     }
 }
 
@@ -279,41 +276,11 @@ fn record_of(words: &[AtomicU64; RECORD_WORDS], number: u64) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rail::ShmConfig;
-    use gridnet_core::mem::{PeerBytes, NUMA_UNKNOWN};
-    use gridnet_core::rail::{LinkId, PeerId, Rail, Sink};
+    use crate::open::{address, open_rail, Open};
+    use gridnet_core::mem::NUMA_UNKNOWN;
+    use gridnet_core::rail::{PeerId, Rail};
     use gridnet_core::time::Time;
-    use gridnet_core::wire::{Address, Incoming, NodeId};
-
-    /// Accepts everybody.
-    #[derive(Default)]
-    struct Open {
-        up: usize,
-    }
-
-    impl Sink for Open {
-        fn message(&mut self, _: PeerId, _: u64, _: PeerBytes<'_>) {}
-
-        fn frame(&mut self, _: PeerId, _: Incoming<'_>) -> Result<(), Error> {
-            Ok(())
-        }
-
-        fn loan(&mut self, _: PeerId, _: u64, _: Option<u64>, _: u64, _: PeerBytes<'_>) -> bool {
-            false
-        }
-
-        fn sent(&mut self, _: PeerId, _: u64) {}
-
-        fn accept(&mut self, link: LinkId, _: NodeId, _: u64) -> Result<PeerId, Refusal> {
-            Ok(PeerId::new(link.0))
-        }
-
-        fn up(&mut self, _: PeerId) {
-            self.up += 1;
-        }
-
-        fn down(&mut self, _: PeerId, _: Refusal) {}
-    }
+    use gridnet_core::wire::NodeId;
 
     /// Two rails with a link, the second of which owns regions.
     struct Scene {
@@ -327,26 +294,7 @@ mod tests {
         fn new(name: &str) -> Scene {
             let dir = std::env::temp_dir().join(format!("gridnet-test-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&dir);
-            let address = |number: u8| {
-                let node = NodeId::new([number; 16]).unwrap();
-                Address { uid: nix::unistd::geteuid().as_raw(), host: 1, node, incarnation: 1 }
-            };
-            let open = |local| {
-                ShmRail::open(ShmConfig {
-                    local,
-                    name: None,
-                    run_dir: Some(dir.clone()),
-                    segment_size: 1 << 20,
-                    ring_slots: 64,
-                    link_window: 1 << 20,
-                    huge_pages: false,
-                    heap_size: 1 << 20,
-                    single_copy: crate::rail::SingleCopy::Auto,
-                    allow_uids: Vec::new(),
-                })
-                .unwrap()
-            };
-            let (mut initiator, mut owner) = (open(address(1)), open(address(2)));
+            let (mut initiator, mut owner) = (open_rail(&dir, 1), open_rail(&dir, 2));
             initiator.connect(PeerId::new(0), &address(2)).unwrap();
             let (mut a, mut b) = (Open::default(), Open::default());
             for _ in 0..1000 {

@@ -3,6 +3,7 @@
 //! A segment is a memfd: it has no name, and goes away with its last mapping. It is sealed before it is handed over:
 //! its size is fixed, so that no access behind a shrunk end can raise SIGBUS, and nobody else can map it writable.
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -195,8 +196,7 @@ impl PeerSegment {
     /// # Errors
     /// As [`Self::map`].
     pub fn map_foreign(file: &OwnedFd, node: &[u8; 16], incarnation: u64) -> Result<PeerSegment, Refusal> {
-        let refuse =
-            |why: &str| Refusal::new(Error::Segment, format!("the peer's segment is refused: {why}"));
+        let refuse = |why: &str| refused("segment", why);
         // First of all: other files may belong to a file system that does not answer.
         fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refuse("it is no memfd"))?;
         let system = fstatfs(file).map_err(|e| refuse(e.desc()))?;
@@ -216,26 +216,12 @@ impl PeerSegment {
     /// # Errors
     /// [`Error::Segment`] when it is not a sealed segment of that node.
     pub fn map(file: &OwnedFd, node: &[u8; 16], incarnation: u64) -> Result<PeerSegment, Refusal> {
-        let refuse =
-            |why: &str| Refusal::new(Error::Segment, format!("the peer's segment is refused: {why}"));
-        let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refuse("it is no memfd"))?;
-        let required = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
-        if !SealFlag::from_bits_retain(seals).contains(required) {
-            return Err(refuse("its size is not sealed"));
-        }
-        let size = fstat(file).map_err(|e| refuse(e.desc()))?.st_size;
-        let size = usize::try_from(size).map_err(|_| refuse("its size is negative"))?;
-        if !(MIN_SEGMENT..=MAX_SEGMENT).contains(&size) {
-            return Err(refuse("it is too small or too large"));
-        }
-        let map = map_peer(file, size, false).map_err(|e| {
-            Refusal::new(Error::Limit, format!("mapping the peer's segment of {size} bytes: {e}"))
-        })?;
-        map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
+        let map = map_sealed(file, "segment", MIN_SEGMENT..=MAX_SEGMENT, false)?;
+        let size = map.len();
         // SAFETY: the mapping has at least `MIN_SEGMENT` bytes and is page-aligned; the header is plain data, copied out
         // by a volatile read since the peer may write it, and only the copy is looked at.
         let header = unsafe { map.as_ptr().cast::<Header>().read_volatile() };
-        header.check(size, node, incarnation).map_err(|e| refuse(e.0))?;
+        header.check(size, node, incarnation).map_err(|e| refused("segment", e.0))?;
         Ok(PeerSegment { map, header, lendable: size })
     }
 
@@ -308,7 +294,7 @@ impl PeerSegment {
 }
 
 /// Maps memory of a peer; in tests, between guards.
-pub(crate) fn map_peer(file: &OwnedFd, len: usize, writable: bool) -> std::io::Result<PeerMap> {
+fn map_peer(file: &OwnedFd, len: usize, writable: bool) -> std::io::Result<PeerMap> {
     #[cfg(feature = "testing")]
     return PeerMap::map(file, len, writable);
     #[cfg(not(feature = "testing"))]
@@ -316,6 +302,37 @@ pub(crate) fn map_peer(file: &OwnedFd, len: usize, writable: bool) -> std::io::R
         true => MmapOptions::new().len(len).map_raw(file),
         false => MmapOptions::new().len(len).map_raw_read_only(file),
     }
+}
+
+/// Maps what a peer handed over as its `what`, after a look at its seals and size.
+///
+/// # Errors
+/// [`Error::Segment`] when it is no sealed file of such a size, [`Error::Limit`] when it cannot be mapped.
+pub(crate) fn map_sealed(
+    file: &OwnedFd,
+    what: &str,
+    sizes: RangeInclusive<usize>,
+    writable: bool,
+) -> Result<PeerMap, Refusal> {
+    let refuse = |why: &str| refused(what, why);
+    let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refuse("it is no memfd"))?;
+    let required = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+    if !SealFlag::from_bits_retain(seals).contains(required) {
+        return Err(refuse("its size is not sealed"));
+    }
+    let size = fstat(file).map_err(|e| refuse(e.desc()))?.st_size;
+    let size = usize::try_from(size).map_err(|_| refuse("its size is negative"))?;
+    if !sizes.contains(&size) {
+        return Err(refuse("it is too small or too large"));
+    }
+    let map = map_peer(file, size, writable)
+        .map_err(|e| Refusal::new(Error::Limit, format!("mapping the peer's {what} of {size} bytes: {e}")))?;
+    map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
+    Ok(map)
+}
+
+fn refused(what: &str, why: &str) -> Refusal {
+    Refusal::new(Error::Segment, format!("the peer's {what} is refused: {why}"))
 }
 
 /// Fixes the size, and where the kernel can (5.1), forbids further writable mappings.

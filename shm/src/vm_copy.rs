@@ -98,6 +98,7 @@ mod tests {
         assert_eq!(read(i32::MAX, &header(), from_at, &all), Err(Error::Unsupported));
         let elsewhere = Header { address: 8, ..HEADER };
         assert_eq!(read(own(), &elsewhere, from_at, &all), Err(Error::Unsupported));
+        assert_eq!(read(own(), &header(), 0, &Gather::EMPTY), Ok(true), "no bytes, but a look at the header");
         let own_header = header();
         let other = Header { incarnation: 5, ..*own_header };
         assert_eq!(read(own(), &other, from_at, &all), Ok(false), "another process");
