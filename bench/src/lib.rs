@@ -10,7 +10,7 @@ use gridnet_core::matching::{Pattern, Source};
 use gridnet_core::mem::Iov;
 use gridnet_core::rail::PeerId;
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 
 /// One side: an engine, its queue, and what it calls the other.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Pair {
 
 fn address(number: u8) -> Result<Address, Error> {
     let node = NodeId::new([number; 16]).ok_or(Error::Internal)?;
-    Ok(Address { uid: 0, host: 1, node, incarnation: 1 })
+    Ok(Address { uid: 0, host: 1, node, incarnation: 1, network: NetAddresses::NONE })
 }
 
 #[cfg(test)]

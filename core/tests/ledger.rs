@@ -9,7 +9,7 @@ use gridnet_core::loopback::{Hub, LoopbackRail};
 use gridnet_core::matching::{Pattern, Source};
 use gridnet_core::mem::Iov;
 use gridnet_core::stats::PeerCounters;
-use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 
 /// Two rows, and a journal.
 #[derive(Debug, Default)]
@@ -55,7 +55,13 @@ impl Ledger for Small {
 }
 
 fn address(byte: u8) -> Address {
-    Address { uid: 0, host: 1, node: NodeId::new([byte; 16]).unwrap(), incarnation: 1 }
+    Address {
+        uid: 0,
+        host: 1,
+        node: NodeId::new([byte; 16]).unwrap(),
+        incarnation: 1,
+        network: NetAddresses::NONE,
+    }
 }
 
 fn engine(hub: &Hub, byte: u8, book: &Small) -> Engine<LoopbackRail> {

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
-use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use nix::unistd::geteuid;
 
 /// The address of a new fabric: a fresh node id in the first moment of its life.
@@ -17,6 +17,7 @@ pub(crate) fn new_address(host_id: Option<&str>) -> Result<Address, Refusal> {
         host: host_number(host_id),
         node: random_node()?,
         incarnation: since_epoch.as_nanos() as u64,
+        network: NetAddresses::NONE,
     })
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use gridnet_core::error::Error;
 use gridnet_core::mem::PeerBytes;
 use gridnet_core::rail::{LinkId, PeerId, Refusal, Sink};
-use gridnet_core::wire::{Address, Incoming, NodeId};
+use gridnet_core::wire::{Address, Incoming, NetAddresses, NodeId};
 
 use crate::rail::{ShmConfig, ShmRail, SingleCopy};
 
@@ -15,7 +15,13 @@ pub const SEGMENT: usize = 1 << 20;
 /// The address of node `number`.
 pub fn address(number: u8) -> Address {
     let node = NodeId::new([number; 16]).unwrap();
-    Address { uid: nix::unistd::geteuid().as_raw(), host: 1, node, incarnation: 1 }
+    Address {
+        uid: nix::unistd::geteuid().as_raw(),
+        host: 1,
+        node,
+        incarnation: 1,
+        network: NetAddresses::NONE,
+    }
 }
 
 /// A rail for node `number` with its run directory at `dir`.

@@ -252,7 +252,8 @@ mod tests {
     }
 
     fn address(byte: u8) -> Address {
-        Address { uid: 0, host: 1, node: NodeId::new([byte; 16]).unwrap(), incarnation: 2 }
+        let node = NodeId::new([byte; 16]).unwrap();
+        Address { uid: 0, host: 1, node, incarnation: 2, network: gridnet_core::wire::NetAddresses::NONE }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use gridnet_core::mem::PeerBytes;
 use gridnet_core::rail::{LinkId, PeerId, Rail, Refusal, Sink};
 use gridnet_core::testing::pair::Fixture;
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, Incoming, NodeId};
+use gridnet_core::wire::{Address, Incoming, NetAddresses, NodeId};
 use gridnet_shm::{ShmConfig, ShmRail, SingleCopy};
 
 conformance_tests!(shipped, Shm::new(256, 1 << 20, SingleCopy::Auto));
@@ -56,6 +56,7 @@ impl Ends {
             host: 1,
             node: NodeId::new([byte; 16]).unwrap(),
             incarnation: 1,
+            network: NetAddresses::NONE,
         };
         let (mut caller, mut called) = (shm.rail(&address(1)), shm.rail(&address(2)));
         let link = caller.connect(PeerId::new(0), &address(2)).unwrap();

@@ -4,7 +4,7 @@ use super::node::{Node, Outcome, Ticket};
 use crate::endpoint::Limits;
 use crate::rail::{PeerId, Rail};
 use crate::time::Time;
-use crate::wire::{Address, NodeId};
+use crate::wire::{Address, NetAddresses, NodeId};
 
 /// Where rails of one kind can be had, and how time passes there.
 pub trait Fixture {
@@ -193,7 +193,7 @@ impl<F: Fixture> Pair<F> {
 /// The address of the node of this number.
 pub fn address_of(number: u8, uid: u32) -> Address {
     let node = NodeId::new([number; 16]).expect("node numbers begin with 1");
-    Address { uid, host: 1, node, incarnation: 1 }
+    Address { uid, host: 1, node, incarnation: 1, network: NetAddresses::NONE }
 }
 
 fn new_node<F: Fixture>(fixture: &mut F, number: u8, setup: Setup) -> Node<F::Rail> {

@@ -8,8 +8,9 @@
 //! | 8 | 8 | host: processes with equal numbers can share memory |
 //! | 16 | 16 | node id |
 //! | 32 | 8 | incarnation |
-//! | 40 | 24 | reserved for addresses on networks; ignored by this version |
+//! | 40 | 24 | [where it listens on networks](NetAddresses) |
 
+use super::network::NetAddresses;
 use super::{Malformed, NodeId, Reader};
 
 /// Bytes of an address.
@@ -27,6 +28,8 @@ pub struct Address {
     pub node: NodeId,
     /// Which of the node's lives.
     pub incarnation: u64,
+    /// Where it listens on networks.
+    pub network: NetAddresses,
 }
 
 impl Address {
@@ -38,6 +41,7 @@ impl Address {
         bytes[8..16].copy_from_slice(&self.host.to_le_bytes());
         bytes[16..32].copy_from_slice(self.node.bytes());
         bytes[32..40].copy_from_slice(&self.incarnation.to_le_bytes());
+        bytes[40..].copy_from_slice(&self.network.to_bytes());
         bytes
     }
 
@@ -54,7 +58,8 @@ impl Address {
         }
         let (uid, host) = (reader.u32()?, reader.u64()?);
         let node = NodeId::new(reader.array()?).ok_or(Malformed("address without a node id"))?;
-        Ok(Address { uid, host, node, incarnation: reader.u64()? })
+        let incarnation = reader.u64()?;
+        Ok(Address { uid, host, node, incarnation, network: NetAddresses::parse(&reader.array()?)? })
     }
 }
 
@@ -67,6 +72,7 @@ pub struct KnownPeer {
     pub endpoint: Option<u32>,
 }
 
+const _: () = assert!(size_of::<Address>() == ADDRESS_BYTES);
 const _: () =
     assert!(size_of::<KnownPeer>() <= 128, "an address that is known and not used takes at most 128 bytes");
 
@@ -77,11 +83,15 @@ mod tests {
     #[test]
     fn addresses_round_trip_and_strangers_are_refused() {
         let node = NodeId::new([7; 16]).unwrap();
-        let address = Address { uid: 1000, host: u64::MAX, node, incarnation: 42 };
+        let network = NetAddresses::new(41000, [[10, 1, 2, 3].into()]);
+        let address = Address { uid: 1000, host: u64::MAX, node, incarnation: 42, network };
         let mut bytes = address.to_bytes();
         assert_eq!(Address::parse(&bytes), Ok(address));
         bytes[63] = 1;
-        assert_eq!(Address::parse(&bytes), Ok(address), "reserved bytes are ignored");
+        assert_eq!(Address::parse(&bytes), Ok(address), "bytes that are not used are ignored");
+        bytes[43] = 6;
+        assert!(Address::parse(&bytes).is_err());
+        bytes[43] = 1;
         bytes[0] = 2;
         assert!(Address::parse(&bytes).is_err());
         assert_eq!(Address::parse(&[0; 64]), Err(Malformed("address is empty")));

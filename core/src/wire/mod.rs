@@ -7,6 +7,7 @@ mod address;
 mod frame;
 mod hello;
 mod message;
+mod network;
 
 pub use address::{Address, KnownPeer, ADDRESS_BYTES};
 pub use frame::{extension_words, Frame, Header, Incoming, Kind, HEADER_BYTES, MAX_EXTENSION};
@@ -15,6 +16,7 @@ pub use hello::{
     Extension, Hello, Rejection, BYTE_ORDER, EXTENSION_CRITICAL, MAX_HELLO_BYTES, VERSION_MAX, VERSION_MIN,
 };
 pub use message::Message;
+pub use network::NetAddresses;
 
 /// A node: one fabric of one process. 128 random bits, never all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use gridnet_core::error::Error;
 use gridnet_core::ledger::{Ledger, PeerNote, Row};
 use gridnet_core::rail::{Capabilities, PeerId, Refusal};
 use gridnet_core::stats::PeerCounters;
-use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use proptest::prelude::*;
 
 use super::layout::{Live, PeerRow, LIVE_OFFSET, PAGE_BYTES, ROWS, ROWS_OFFSET};
@@ -61,7 +61,7 @@ fn node(byte: u8) -> NodeId {
 }
 
 fn address(byte: u8) -> Address {
-    Address { uid: 0, host: 1, node: node(byte), incarnation: 5 }
+    Address { uid: 0, host: 1, node: node(byte), incarnation: 5, network: NetAddresses::NONE }
 }
 
 fn ledger(page: &Arc<Page>) -> PageLedger {
