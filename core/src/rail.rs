@@ -386,6 +386,24 @@ pub trait Sink {
     /// takes the link down.
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error>;
 
+    /// Where the next `len` bytes of a segment belong, for rails that can read them straight to their place: all of them, or
+    /// `None`. `op` and `offset` are the word and the extension word of the segment. The rail reads into the place at once, as
+    /// much as it has, and says so with [`Self::placed`] before it calls anything else; then the place is forgotten. Bytes
+    /// without a place are handed over by [`Self::frame`], which also says what is wrong with them.
+    ///
+    /// A segment may come in parts, in order: each is placed, or handed over as a segment of its own, with its own offset.
+    fn place(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<Gather<'_>> {
+        let _ = (peer, op, offset, len);
+        None
+    }
+
+    /// The first `len` bytes of the place that [`Self::place`] has answered hold what they should. An error means what it
+    /// means for [`Self::frame`].
+    fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
+        let _ = (peer, op, offset, len);
+        Err(Error::Unsupported)
+    }
+
     /// A message of `peer` in memory that it lends under the number `loan`, which a [`crate::wire::Kind::Return`] names.
     /// True when it is kept: then the bytes stay readable, also after the end of the link, until [`Rail::release_loan`].
     fn loan(

@@ -15,6 +15,7 @@ use gridnet_core::wire::Address;
 
 conformance_tests!(no_faults, Wrapped::new(FaultPlan::default(), true));
 conformance_tests!(delays, Wrapped::new(DELAYS, false));
+conformance_tests!(delays_and_places, Wrapped::placing(DELAYS));
 conformance_tests!(delays_and_fetches, Wrapped::new(DELAYS, true));
 
 const DELAYS: FaultPlan = FaultPlan {
@@ -38,6 +39,10 @@ struct Wrapped {
 impl Wrapped {
     fn new(plan: FaultPlan, get: bool) -> Wrapped {
         Wrapped { inner: Loopback::new(0, get), plan, journals: Vec::new(), opened: 0 }
+    }
+
+    fn placing(plan: FaultPlan) -> Wrapped {
+        Wrapped { inner: Loopback::new(0, false).placing(), ..Wrapped::new(plan, false) }
     }
 }
 

@@ -222,21 +222,57 @@ impl State {
         offset: u64,
         payload: &PeerBytes<'_>,
     ) -> Result<(), Error> {
-        let key = Key::from_bits(op);
-        let incoming = self.incoming.get_mut(key).filter(|i| i.peer == peer).ok_or(Error::PeerMisbehaved)?;
-        let len = payload.len() as u64;
-        // Rails here keep the order, and one piece is asked for: segments follow one another.
-        if offset != incoming.received || len == 0 || len > incoming.wanted - incoming.received {
-            return Err(Error::PeerMisbehaved);
-        }
+        let incoming = self.awaited(peer, op, offset, payload.len()).ok_or(Error::PeerMisbehaved)?;
         let all = Gather::all(incoming.receive.iov.as_slice());
         payload.copy_to(&all.window(offset as usize, payload.len()));
-        incoming.received += len;
+        self.note_segment(peer, op, payload.len());
+        Ok(())
+    }
+
+    /// The receive that such a segment is for: the one that comes next of what was asked for.
+    fn awaited(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<&mut Incoming> {
+        let incoming = self.incoming.get_mut(Key::from_bits(op)).filter(|i| i.peer == peer)?;
+        // Rails here keep the order, and one piece is asked for: segments follow one another.
+        let left = incoming.wanted - incoming.received;
+        (offset == incoming.received && len != 0 && len as u64 <= left).then_some(incoming)
+    }
+
+    /// So many bytes of an awaited segment are where they belong.
+    fn note_segment(&mut self, peer: PeerId, op: u64, len: usize) {
+        let key = Key::from_bits(op);
+        let Some(incoming) = self.incoming.get_mut(key) else { return };
+        incoming.received += len as u64;
         if incoming.received == incoming.wanted {
             let sender_op = incoming.sender_op;
             self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
             self.complete_incoming(key, Ok(()));
         }
+    }
+
+    /// Where the next bytes of an awaited segment belong. None for those that would not all fit: the memory of a receive whose
+    /// queue was destroyed is not written any more.
+    pub(super) fn place_segment(
+        &mut self,
+        peer: PeerId,
+        op: u64,
+        offset: u64,
+        len: usize,
+    ) -> Option<Gather<'_>> {
+        let incoming = self.awaited(peer, op, offset, len)?;
+        let place = Gather::all(incoming.receive.iov.as_slice()).window(offset as usize, len);
+        (place.len() == len).then_some(place)
+    }
+
+    /// The rail has put bytes there.
+    pub(super) fn take_placed(
+        &mut self,
+        peer: PeerId,
+        op: u64,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), Error> {
+        self.awaited(peer, op, offset, len).ok_or(Error::PeerMisbehaved)?;
+        self.note_segment(peer, op, len);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use super::state::State;
 use super::Engine;
 use crate::error::Error;
 use crate::matching::Source;
-use crate::mem::PeerBytes;
+use crate::mem::{Gather, PeerBytes};
 use crate::rail::{LinkId, PeerId, Rail, Refusal, Sink};
 use crate::wire::{Address, Incoming, NodeId};
 
@@ -111,6 +111,14 @@ impl Sink for RailSink<'_> {
 
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
         self.state.take_frame(peer, &frame)
+    }
+
+    fn place(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<Gather<'_>> {
+        self.state.place_segment(peer, op, offset, len)
+    }
+
+    fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
+        self.state.take_placed(peer, op, offset, len)
     }
 
     fn loan(

@@ -293,6 +293,14 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
         self.sink.frame(peer, frame)
     }
 
+    fn place(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<Gather<'_>> {
+        self.sink.place(peer, op, offset, len)
+    }
+
+    fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
+        self.sink.placed(peer, op, offset, len)
+    }
+
     fn loan(
         &mut self,
         peer: PeerId,

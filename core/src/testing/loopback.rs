@@ -22,6 +22,12 @@ impl Loopback {
         Loopback { hub: if get { hub } else { hub.without_get() }, latency_ns }
     }
 
+    /// The same, with rails that put segments straight to their place.
+    #[must_use]
+    pub fn placing(self) -> Loopback {
+        Loopback { hub: self.hub.placing(), ..self }
+    }
+
     fn latency_steps(&self) -> usize {
         (self.latency_ns / STEP_NS) as usize + 1
     }

@@ -33,6 +33,8 @@ pub enum Event {
     Posted(LinkId, Summary, Posted),
     /// The rail delivered a frame; the engine's answer.
     Delivered(PeerId, Summary, Result<(), Error>),
+    /// The rail put this many bytes of a segment for this operation to their place; the engine's answer.
+    Placed(PeerId, u64, usize, Result<(), Error>),
     /// The rail gave memory back.
     Sent(PeerId, u64),
     /// The engine fetched this many bytes.
@@ -146,6 +148,16 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
         answer
     }
 
+    fn place(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<Gather<'_>> {
+        self.sink.place(peer, op, offset, len)
+    }
+
+    fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
+        let answer = self.sink.placed(peer, op, offset, len);
+        (self.tell)(&Event::Placed(peer, op, len, answer));
+        answer
+    }
+
     fn loan(
         &mut self,
         peer: PeerId,
@@ -229,6 +241,12 @@ impl fmt::Display for Event {
             Event::Delivered(peer, frame, Err(error)) => {
                 write!(f, "refused peer {} {frame} error {}", peer.number(), error.code())
             }
+            Event::Placed(peer, op, len, Ok(())) => {
+                write!(f, "placed peer {} word {op:x} len {len}", peer.number())
+            }
+            Event::Placed(peer, op, len, Err(error)) => {
+                write!(f, "not placed peer {} word {op:x} len {len} error {}", peer.number(), error.code())
+            }
             Event::Sent(peer, token) => write!(f, "sent peer {} token {token:x}", peer.number()),
             Event::Fetched(link, len, posted) => {
                 write!(f, "fetched link {} len {len} outcome {}", link.0, outcome(*posted))
@@ -258,7 +276,7 @@ mod tests {
     use crate::testing::node::from_any;
     use crate::testing::pair::{address_of, Fixture, Pair};
 
-    /// The first rail is recorded.
+    /// The rail of the first node is recorded.
     struct Recorded(Loopback, Journal);
 
     impl Fixture for Recorded {
@@ -275,6 +293,24 @@ mod tests {
         fn tick(&mut self) -> Time {
             self.0.tick()
         }
+    }
+
+    #[test]
+    fn segments_are_put_to_their_place() {
+        let hub = Loopback::new(0, false).placing();
+        let mut pair = Pair::new(Recorded(hub, Journal::default()));
+        let receive = pair.a.receive(from_any(5), 100_000);
+        let send = pair.b.send(pair.to_a, &[7; 100_000], 5);
+        let outcome = pair.finish_a(receive);
+        assert_eq!((outcome.status, outcome.bytes), (Ok(()), vec![7; 100_000]));
+        pair.finish_b(send);
+        let journal = pair.fixture.1.lock().unwrap();
+        let placed = |event: &Event| match event {
+            Event::Placed(_, _, len, Ok(())) => *len,
+            _ => 0,
+        };
+        let sum: usize = journal.iter().map(placed).sum();
+        assert!(sum > 50_000, "{sum} bytes were placed");
     }
 
     #[test]
