@@ -67,6 +67,9 @@ pub struct Capabilities {
     pub reliable: bool,
     /// A link can go down while its peer lives.
     pub can_lose_connection: bool,
+    /// What was posted is kept until the peer's rail has said that it came, and handed out when the link breaks: see
+    /// [`Sink::broken`] and [`Rail::retained`].
+    pub retains: bool,
     /// Time in ns until a small frame is seen by a polling peer.
     pub latency_ns: u32,
     /// Payload bytes that pass in a second.
@@ -91,6 +94,7 @@ impl Capabilities {
             ordered: true,
             reliable: true,
             can_lose_connection: true,
+            retains: false,
             latency_ns: 1000,
             bandwidth: 1_000_000_000,
             copies: 2,
@@ -373,7 +377,29 @@ pub trait Rail {
         None
     }
 
-    /// Ends a link; [`Sink::down`] is not called for it.
+    /// [Sequenced](crate::wire::is_sequenced) frames that have come through a link and were delivered; also of a broken one,
+    /// where no more can come: it is fenced before [`Sink::broken`] is called. Only for rails that retain.
+    fn delivered(&self, link: LinkId) -> u64 {
+        let _ = link;
+        0
+    }
+
+    /// Hands out, in order, the sequenced frames that were posted to a link after the first `after` ones: what the peer has
+    /// not got, by its own account. They stay until [`Self::disconnect`]. Only for rails that retain.
+    ///
+    /// # Errors
+    /// [`Error::PeerMisbehaved`] when there cannot be as many: fewer were posted, or more have been acknowledged.
+    fn retained(
+        &mut self,
+        link: LinkId,
+        after: u64,
+        each: &mut dyn FnMut(Incoming<'_>),
+    ) -> Result<(), Error> {
+        let _ = (link, after, each);
+        Err(Error::Unsupported)
+    }
+
+    /// Ends a link, or gives back what is left of one that broke; [`Sink::down`] is not called for it.
     fn disconnect(&mut self, link: LinkId);
 }
 
@@ -437,6 +463,15 @@ pub trait Sink {
     /// The link takes frames.
     fn up(&mut self, peer: PeerId);
 
-    /// The link is over, and everything that came through it was delivered.
+    /// The link is over, and everything that came through it was delivered; or it did not come about. The peer has gone if
+    /// the reason says so ([`Error::PeerGone`]).
     fn down(&mut self, peer: PeerId, reason: Refusal);
+
+    /// A link over a rail that retains is over, while the peer may live. Everything that came through it was delivered, and
+    /// nothing comes through it any more, whatever the network still holds. The rail keeps what it retains until
+    /// [`Rail::disconnect`]; by then a new link to the same peer may have been made.
+    fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        let _ = link;
+        self.down(peer, reason);
+    }
 }

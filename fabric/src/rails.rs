@@ -11,7 +11,7 @@ use gridnet_core::rail::{
 };
 use gridnet_core::region::{RemoteKey, Window};
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, Frame};
+use gridnet_core::wire::{Address, Frame, Incoming};
 use gridnet_shm::{ShmConfig, ShmRail};
 
 use crate::config::{Config, HugePages};
@@ -192,6 +192,19 @@ impl Rail for AnyRail {
     #[inline]
     fn release_loan(&mut self, link: LinkId) {
         each!(self, rail => rail.release_loan(link));
+    }
+
+    fn delivered(&self, link: LinkId) -> u64 {
+        each!(self, rail => rail.delivered(link))
+    }
+
+    fn retained(
+        &mut self,
+        link: LinkId,
+        after: u64,
+        frame: &mut dyn FnMut(Incoming<'_>),
+    ) -> Result<(), Error> {
+        each!(self, rail => rail.retained(link, after, frame))
     }
 
     fn arm(&mut self) -> Armed {

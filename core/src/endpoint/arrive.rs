@@ -112,6 +112,8 @@ impl State {
             }
             Message::Data { op, offset } => self.take_data(peer, op, offset, &frame.payload),
             Message::Answer { op, status, value } => self.take_answer(peer, op, status, value),
+            // A link is resumed by nobody yet.
+            Message::Resume { .. } => Err(Error::PeerMisbehaved),
         }
     }
 

@@ -344,6 +344,11 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
         self.lines.retain(|_, line| line.peer != Some(peer));
         self.sink.down(peer, reason);
     }
+
+    fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        self.lines.remove(&link);
+        self.sink.broken(peer, link, reason);
+    }
 }
 
 #[cfg(all(test, not(loom)))]

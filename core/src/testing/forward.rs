@@ -92,6 +92,19 @@ macro_rules! forward_to_inner {
             self.inner.release_loan(link);
         }
 
+        fn delivered(&self, link: $crate::rail::LinkId) -> u64 {
+            self.inner.delivered(link)
+        }
+
+        fn retained(
+            &mut self,
+            link: $crate::rail::LinkId,
+            after: u64,
+            each: &mut dyn FnMut($crate::wire::Incoming<'_>),
+        ) -> Result<(), $crate::error::Error> {
+            self.inner.retained(link, after, each)
+        }
+
         fn disarm(&mut self) {
             self.inner.disarm();
         }

@@ -43,6 +43,8 @@ pub enum Event {
     Up(PeerId),
     /// A link is over.
     Down(PeerId, Refusal),
+    /// A link is over, while the peer may live.
+    Broken(PeerId, LinkId, Refusal),
     /// The engine ended a link.
     Disconnected(LinkId),
 }
@@ -206,6 +208,11 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
         (self.tell)(&Event::Down(peer, reason.clone()));
         self.sink.down(peer, reason);
     }
+
+    fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        (self.tell)(&Event::Broken(peer, link, reason.clone()));
+        self.sink.broken(peer, link, reason);
+    }
 }
 
 impl fmt::Display for Summary {
@@ -253,6 +260,9 @@ impl fmt::Display for Event {
             }
             Event::Up(peer) => write!(f, "up peer {}", peer.number()),
             Event::Down(peer, why) => write!(f, "down peer {} reason {}", peer.number(), why.reason),
+            Event::Broken(peer, link, why) => {
+                write!(f, "broken peer {} link {} reason {}", peer.number(), link.0, why.reason)
+            }
             Event::Disconnected(link) => write!(f, "disconnected link {}", link.0),
         }
     }

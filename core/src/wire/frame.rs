@@ -67,6 +67,9 @@ pub enum Kind {
     Loan = 10,
     /// The receiver gives lent memory back. Word: the loan.
     Return = 11,
+    /// The first frame of a link over a rail that retains: how far the conversation has come. Word: sequenced frames that
+    /// have come over earlier links.
+    Resume = 12,
 }
 
 impl Kind {
@@ -90,9 +93,17 @@ impl Kind {
             20 => Kind::Answer,
             10 => Kind::Loan,
             11 => Kind::Return,
+            12 => Kind::Resume,
             _ => return None,
         })
     }
+}
+
+/// Whether frames of the kind of this number are counted, retained until the peer has them, and repeated over the next link
+/// when this one breaks. The bytes of segments stay in the sender's memory; what is missing of them is asked for anew.
+#[inline]
+pub const fn is_sequenced(kind: u8) -> bool {
+    kind != Kind::Segment as u8 && kind != Kind::Resume as u8
 }
 
 /// Number of extension words that a frame of this kind with these flags has.
@@ -118,6 +129,7 @@ pub fn extension_words(kind: u8, flags: u8) -> Result<usize, Malformed> {
         Kind::Data => (1, 0),
         Kind::Atomic => (5, 0),
         Kind::Answer => (2, 0),
+        Kind::Resume => (2, 0),
     };
     if flags & !allowed != 0 {
         return Err(Malformed("flag that this kind of frame does not have"));
@@ -301,7 +313,7 @@ mod tests {
     #[test]
     fn unknown_kinds_and_flags_are_refused() {
         assert!(extension_words(0, 0).is_err());
-        assert!(extension_words(12, 0).is_err());
+        assert!(extension_words(13, 0).is_err());
         assert!(extension_words(Kind::Eager as u8, FLAG_SOURCE).is_err());
         assert!(extension_words(Kind::Fin as u8, FLAG_IMMEDIATE).is_err());
         assert!(extension_words(Kind::Loan as u8, FLAG_SYNC).is_err());

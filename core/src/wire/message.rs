@@ -141,6 +141,15 @@ pub enum Message {
         /// The number that came with the loan.
         loan: u64,
     },
+    /// How far the conversation has come: the first thing that is said over a link that retains.
+    Resume {
+        /// Sequenced frames that have come over earlier links.
+        delivered: u64,
+        /// The sender's number of the conversation, not 0.
+        conversation: u64,
+        /// The receiver's number of it; 0 when the sender has not been told.
+        yours: u64,
+    },
 }
 
 impl Message {
@@ -204,6 +213,7 @@ impl Message {
                 Message::Loan { tag: frame.word, loan, position, len, immediate }
             }
             Kind::Return => Message::Return { loan: frame.word },
+            Kind::Resume => parse_resume(frame.word, next(), next())?,
         })
     }
 
@@ -226,24 +236,16 @@ impl Message {
                 }
             }
             Message::Rtr { op, receiver_op, offset, len } => {
-                (frame.kind, frame.word) = (Kind::Rtr, op);
-                push(&mut frame, &[receiver_op, offset, len]);
+                set(&mut frame, Kind::Rtr, op, &[receiver_op, offset, len]);
             }
-            Message::Segment { op, offset } => {
-                (frame.kind, frame.word) = (Kind::Segment, op);
-                push(&mut frame, &[offset]);
-            }
+            Message::Segment { op, offset } => set(&mut frame, Kind::Segment, op, &[offset]),
             Message::Fin { op, status } => {
-                (frame.kind, frame.word) = (Kind::Fin, op);
-                push(&mut frame, &[status.err().map_or(0, status_word)]);
+                set(&mut frame, Kind::Fin, op, &[status.err().map_or(0, status_word)]);
             }
             Message::Matched { op } => (frame.kind, frame.word) = (Kind::Matched, op),
             Message::Stop => frame.kind = Kind::Stop,
             Message::Go => frame.kind = Kind::Go,
-            Message::Abort { op, error } => {
-                (frame.kind, frame.word) = (Kind::Abort, op);
-                push(&mut frame, &[status_word(error)]);
-            }
+            Message::Abort { op, error } => set(&mut frame, Kind::Abort, op, &[status_word(error)]),
             Message::Put { region, op, offset, last } => {
                 set(&mut frame, Kind::Put, region, &[op, offset]);
                 frame.flags = if last { FLAG_LAST } else { 0 };
@@ -266,9 +268,19 @@ impl Message {
                 push(&mut frame, &[loan, position, len]);
             }
             Message::Return { loan } => (frame.kind, frame.word) = (Kind::Return, loan),
+            Message::Resume { delivered, conversation, yours } => {
+                set(&mut frame, Kind::Resume, delivered, &[conversation, yours]);
+            }
         }
         frame
     }
+}
+
+fn parse_resume(delivered: u64, conversation: u64, yours: u64) -> Result<Message, Malformed> {
+    if conversation == 0 {
+        return Err(Malformed("conversation without a number"));
+    }
+    Ok(Message::Resume { delivered, conversation, yours })
 }
 
 fn status_word(error: Error) -> u64 {
@@ -361,6 +373,9 @@ mod tests {
                 Message::Loan { tag, loan, position: position.into(), len: len.into(), immediate }
             }),
             any::<u64>().prop_map(|loan| Message::Return { loan }),
+            (any::<u64>(), 1..u64::MAX, any::<u64>()).prop_map(|(delivered, conversation, yours)| {
+                Message::Resume { delivered, conversation, yours }
+            }),
         ]
     }
 
