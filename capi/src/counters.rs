@@ -65,7 +65,7 @@ pub unsafe extern "C" fn gridnet_fabric_counters(
         let object = unsafe { fabric_of(fabric)? };
         // SAFETY: the caller's promise.
         let size = unsafe { checked_size(counters_out)? };
-        let guard = object.owner.shared.enter()?;
+        let mut guard = object.owner.shared.enter()?;
         let all = guard.engine.counters();
         let wait = guard.wait_counters();
         let counters = gridnet_counters {

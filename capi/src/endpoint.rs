@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gridnet::core::endpoint::CqId;
 use gridnet::core::rail::PeerId;
-use gridnet::Shared;
+use gridnet::{Outlet, Shared};
 
 use crate::boundary::{guarded, null, write_out, Failure};
 use crate::cq::{cq_of, gridnet_cq, CqObject};
@@ -18,6 +18,8 @@ pub(crate) struct EndpointObject {
     pub(crate) owner: Arc<Owner>,
     /// `owner.shared`, one step nearer.
     pub(crate) shared: Arc<Shared>,
+    /// The short way to the peer.
+    pub(crate) outlet: Outlet,
     pub(crate) cq: CqId,
     pub(crate) peer: PeerId,
     /// Tells the sends of this handle from those of others to the same peer.
@@ -49,8 +51,8 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 /// Makes a handle for an open peer.
 pub(crate) fn new_endpoint(cq: &CqObject, peer: PeerId) -> *mut gridnet_endpoint {
     let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-    let object =
-        EndpointObject { owner: cq.owner.clone(), shared: cq.shared.clone(), cq: cq.id, peer, number };
+    let (shared, outlet) = (cq.shared.clone(), Outlet::new(cq.shared.clone(), peer));
+    let object = EndpointObject { owner: cq.owner.clone(), shared, outlet, cq: cq.id, peer, number };
     let endpoint: *mut gridnet_endpoint = Handle::open(object).cast();
     cq.owner.adopt(Child::Endpoint(endpoint));
     endpoint

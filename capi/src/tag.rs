@@ -8,6 +8,7 @@ use gridnet::core::error::Error;
 use gridnet::core::matching::{Key, Pattern, Source};
 use gridnet::core::mem::Iov;
 use gridnet::core::rail::Refusal;
+use gridnet::core::ring::slot::BODY_BYTES;
 
 use crate::boundary::{guarded, invalid, null, read_params, write_out, Failure};
 use crate::cq::{cq_of, gridnet_cq, gridnet_op, CqObject};
@@ -142,11 +143,11 @@ pub unsafe extern "C" fn gridnet_tag_send(
     context: *mut c_void,
 ) -> gridnet_status {
     // SAFETY: the caller's promise.
-    if unsafe { send_now(endpoint, buf, len, tag) } {
+    if unsafe { send_small(endpoint, buf, len, tag) } {
         return GRIDNET_OK;
     }
     // SAFETY: the caller's promise.
-    unsafe { send_guarded(endpoint, buf, len, tag, context) }
+    unsafe { send_rest(endpoint, buf, len, tag, context) }
 }
 
 /// Receives a message of the peer `source` (NULL: of any) whose tag agrees with `tag` in all bits that are not in
@@ -365,10 +366,43 @@ pub unsafe extern "C" fn gridnet_message_recv(
     })
 }
 
-// The two functions below do what is done most often, without the net of `guarded`: catching a panic means passing all
+// The functions below do what is done most often, without the net of `guarded`: catching a panic means passing all
 // arguments through memory, which costs as much again as the whole call. They call nothing that panics; should they all
 // the same, the process is aborted at the C boundary rather than unwound into C. Whatever is not plain, they leave to
 // the guarded path, having done nothing.
+
+/// # Safety
+/// As gridnet_tag_send.
+#[inline(always)]
+unsafe fn send_small(endpoint: *mut gridnet_endpoint, buf: *const c_void, len: usize, tag: u64) -> bool {
+    // SAFETY: the caller's promise.
+    let (Some(object), false) = (unsafe { Handle::<EndpointObject>::peek(endpoint.cast()) }, buf.is_null())
+    else {
+        return false;
+    };
+    // SAFETY: the caller's promise.
+    object.outlet.send(tag, unsafe { Iov::new(buf.cast_mut().cast(), len) })
+}
+
+/// What [`send_small`] left. In a function of its own so that the hot path needs few registers.
+///
+/// # Safety
+/// As gridnet_tag_send.
+#[inline(never)]
+unsafe fn send_rest(
+    endpoint: *mut gridnet_endpoint,
+    buf: *const c_void,
+    len: usize,
+    tag: u64,
+    context: *mut c_void,
+) -> gridnet_status {
+    // SAFETY: the caller's promise.
+    if unsafe { send_now(endpoint, buf, len, tag) } {
+        return GRIDNET_OK;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { send_guarded(endpoint, buf, len, tag, context) }
+}
 
 /// # Safety
 /// As gridnet_tag_send.
@@ -384,6 +418,10 @@ unsafe fn send_now(endpoint: *mut gridnet_endpoint, buf: *const c_void, len: usi
     let Some(mut fabric) = object.shared.enter_plain() else {
         return false;
     };
+    if len <= BODY_BYTES {
+        // Why did it not go by the lane? Perhaps there is a new one.
+        object.outlet.refresh(&mut fabric);
+    }
     fabric.engine.send_now(object.peer, message, tag)
 }
 
@@ -421,7 +459,7 @@ unsafe fn recv_now(
     fabric.engine.receive_now(cq.id, source, tag, iov, context)
 }
 
-/// The rest of gridnet_tag_send, in a function of its own so that the hot path needs few registers.
+/// The rest of gridnet_tag_send.
 ///
 /// # Safety
 /// As gridnet_tag_send.

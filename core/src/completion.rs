@@ -172,14 +172,15 @@ impl CompletionQueue {
     /// `out` is valid for writes of `room` entries.
     #[inline(always)]
     pub unsafe fn pop_into(&mut self, out: *mut Completion, room: usize) -> usize {
-        let count = self.len().min(room);
-        for i in 0..count {
-            let at = self.popped.wrapping_add(i) & (self.ring.len() - 1);
-            // SAFETY: `i` is below `room`.
-            unsafe { out.add(i).write(self.ring[at].0) };
+        let mut taken = 0;
+        while taken < room && !self.is_empty() {
+            let Some(place) = self.ring.get(self.popped & (self.ring.len() - 1)) else { break };
+            // SAFETY: `taken` is below `room`.
+            unsafe { out.add(taken).write(place.0) };
+            self.popped = self.popped.wrapping_add(1);
+            taken += 1;
         }
-        self.popped = self.popped.wrapping_add(count);
-        count
+        taken
     }
 
     /// Lends the queue, which is empty, the memory where the program wants its completions: they are written there at
@@ -216,6 +217,11 @@ impl CompletionQueue {
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.pushed == self.popped
+    }
+
+    /// Most operations, started or completed; 0 once the queue is closed.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Operations that have started and not completed.

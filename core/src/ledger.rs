@@ -168,14 +168,20 @@ pub struct EngineCells {
 pub struct Kept<T> {
     at: NonNull<T>,
     /// Keeps the memory.
-    _owner: Arc<dyn Any + Send + Sync>,
+    owner: Arc<dyn Any + Send + Sync>,
+}
+
+impl<T> Clone for Kept<T> {
+    fn clone(&self) -> Kept<T> {
+        Kept { at: self.at, owner: self.owner.clone() }
+    }
 }
 
 impl<T: Any + Send + Sync> Kept<T> {
     /// In memory of its own.
     pub fn private(value: T) -> Kept<T> {
         let owner = Arc::new(value);
-        Kept { at: NonNull::from(&*owner), _owner: owner }
+        Kept { at: NonNull::from(&*owner), owner }
     }
 }
 
@@ -185,7 +191,7 @@ impl<T: Sync> Kept<T> {
     /// # Safety
     /// `at` is aligned and valid for shared access as a `T` as long as `owner`, or a clone of it, is there.
     pub unsafe fn within(owner: Arc<dyn Any + Send + Sync>, at: NonNull<T>) -> Kept<T> {
-        Kept { at, _owner: owner }
+        Kept { at, owner }
     }
 }
 

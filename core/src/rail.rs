@@ -4,10 +4,13 @@
 //! protocol above asks for [`Capabilities`], never for the name. Nothing here blocks: a frame that cannot be
 //! taken is answered by [`Posted::NoResource`], and comes again.
 
+use std::sync::Arc;
+
 use crate::error::Error;
 use crate::loan::LoanMemory;
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::region::{Access, RemoteKey, Window};
+use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
 
@@ -458,6 +461,11 @@ pub trait Sink {
     ) -> Result<PeerId, Refusal> {
         let _ = (link, node, incarnation);
         Err(Refusal::new(Error::Permission, format!("the peer runs as user {user}")))
+    }
+
+    /// The peer can be sent small messages by this lane, without a way through the rail. Said before [`Self::up`].
+    fn lane(&mut self, peer: PeerId, lane: Arc<Lane>) {
+        let _ = (peer, lane);
     }
 
     /// The link takes frames.

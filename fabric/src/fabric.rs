@@ -83,8 +83,12 @@ pub struct Fabric {
     /// Rounds of polling until the next maintenance.
     rounds: u32,
     pub(crate) counters: WaitCounters,
-    /// Rounds that had found something when maintenance was last done.
+    /// What `rounds` was when they were last counted.
+    rounds_given: u32,
+    /// Rounds that found something,
     fruitful_polls: u64,
+    /// until maintenance was last done.
+    fruitful_before: u64,
     pub(crate) policy: WaitPolicy,
     descriptors: Vec<CqDescriptor>,
     /// What others see of this fabric.
@@ -138,8 +142,10 @@ impl Fabric {
             run_dir,
             start: Instant::now(),
             rounds: 1,
+            rounds_given: 1,
             counters: WaitCounters::default(),
             fruitful_polls: 0,
+            fruitful_before: 0,
             policy,
             descriptors: Vec::new(),
             page,
@@ -172,7 +178,8 @@ impl Fabric {
     }
 
     /// How polling and sleeping went so far.
-    pub fn wait_counters(&self) -> WaitCounters {
+    pub fn wait_counters(&mut self) -> WaitCounters {
+        self.count_polls();
         self.counters
     }
 
@@ -185,8 +192,9 @@ impl Fabric {
     #[inline(always)]
     pub fn poll_round(&mut self) -> usize {
         let moved = self.engine.progress();
-        self.counters.polls += 1;
-        self.counters.empty_polls += u64::from(moved == 0);
+        if moved > 0 {
+            self.fruitful_polls += 1;
+        }
         self.rounds -= 1;
         if self.rounds == 0 {
             return moved + self.maintain();
@@ -194,18 +202,27 @@ impl Fabric {
         moved
     }
 
+    /// Counts the rounds of polling since the last maintenance.
+    fn count_polls(&mut self) {
+        self.counters.polls += u64::from(self.rounds_given - self.rounds);
+        self.rounds_given = self.rounds;
+        self.counters.empty_polls = self.counters.polls - self.fruitful_polls;
+    }
+
     /// Looks at descriptors and timers.
     #[cold]
     pub fn maintain(&mut self) -> usize {
         let now = Time(self.start.elapsed().as_nanos() as u64);
         let happened = self.engine.maintain(now);
-        let idle = self.counters.polls - self.counters.empty_polls == self.fruitful_polls;
-        self.fruitful_polls = self.counters.polls - self.counters.empty_polls;
+        self.count_polls();
+        let idle = self.fruitful_polls == self.fruitful_before;
+        self.fruitful_before = self.fruitful_polls;
         self.rounds = match idle {
             _ if self.engine.is_connecting() => ROUNDS_WHILE_CONNECTING,
             true => ROUNDS_WHILE_IDLE,
             false => ROUNDS_PER_MAINTENANCE,
         };
+        self.rounds_given = self.rounds;
         if happened > 0 {
             // Whatever woke us may have been meant for others too: senders ring once for each arming.
             self.bell_taken = true;
@@ -237,27 +254,40 @@ impl Fabric {
         }
     }
 
-    /// Takes at most `room` completions to `out`; polls for the first at most `rounds` times. Returns how many.
+    /// Takes at most `room` completions that are there to `out`, without a look for others. Returns how many.
+    ///
+    /// # Safety
+    /// `out` is valid for writes of `room` entries.
+    #[inline(always)]
+    pub unsafe fn take_ready(&mut self, cq: CqId, out: *mut Completion, room: usize) -> usize {
+        let Some(queue) = self.engine.cq(cq) else { return 0 };
+        // Whoever takes from a queue does not sleep on its descriptor.
+        queue.armed = false;
+        // SAFETY: the caller's promise.
+        unsafe { queue.pop_into(out, room) }
+    }
+
+    /// As [`Self::take_ready`]; polls for the first at most `rounds` times.
     ///
     /// # Safety
     /// `out` is valid for writes of `room` entries.
     #[inline(always)]
     pub unsafe fn take_into(&mut self, cq: CqId, out: *mut Completion, room: usize, rounds: u32) -> usize {
-        if !self.descriptors.is_empty() {
-            self.wake_up(cq);
-        }
         let Some(queue) = self.engine.cq(cq) else { return 0 };
+        queue.armed = false;
         if !queue.is_empty() {
             // SAFETY: the caller's promise.
             return unsafe { queue.pop_into(out, room) };
         }
         // SAFETY: the caller's promise; the lending ends below.
         unsafe { queue.lend(out, room) };
-        let mut left = rounds;
-        while left > 0 {
-            left -= 1;
-            if self.poll_round() > 0 && self.engine.cq(cq).is_none_or(|queue| queue.lent_room() < room) {
-                break;
+        for _ in 0..rounds {
+            if self.poll_round() == 0 {
+                continue;
+            }
+            let Some(queue) = self.engine.cq(cq) else { return 0 };
+            if queue.lent_room() < room {
+                return room - queue.end_lending();
             }
         }
         self.engine.cq(cq).map_or(0, |queue| room - queue.end_lending())

@@ -12,6 +12,7 @@
 //! | `fabric.rs` | an engine with a clock and descriptors |
 //! | `regions.rs` | ending regions |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
+//! | `outlet.rs` | the short way out of an endpoint |
 //! | `page/` | what `gridnet explain` and `gridnet top` see |
 //! | `verdict.rs` | why a rail is used, or not |
 //! | `fork.rs` | noticing a fork |
@@ -24,6 +25,7 @@ mod fork;
 mod identity;
 mod lock;
 mod logging;
+mod outlet;
 pub mod page;
 mod rails;
 mod regions;
@@ -33,6 +35,7 @@ mod verdict;
 pub use fabric::{Fabric, WaitCounters};
 pub use gridnet_core as core;
 pub use gridnet_shm::is_valid_name;
+pub use outlet::Outlet;
 pub use rails::AnyRail;
 pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};
 pub use verdict::Verdict;

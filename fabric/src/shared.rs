@@ -40,7 +40,7 @@ const CONNECTING_PATIENCE: u32 = 4;
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// In the gate: somebody is inside, at levels without a lock.
-const ENTERED: u32 = 1;
+pub(crate) const ENTERED: u32 = 1;
 /// In the gate: a call ended in a panic, and nothing is certain any more.
 const BROKEN: u32 = 2;
 /// In the gate: several threads may come, and a lock lets one in.
@@ -130,7 +130,7 @@ impl Shared {
     }
 
     #[inline(always)]
-    fn gate(&self) -> &AtomicU32 {
+    pub(crate) fn gate(&self) -> &AtomicU32 {
         self.mark.word()
     }
 

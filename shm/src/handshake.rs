@@ -340,6 +340,9 @@ impl ShmRail {
         let link = &mut self.links[index as usize];
         link.live = Some(live);
         let peer = link.peer;
+        if let Some(live) = &link.live {
+            sink.lane(peer, live.lane().clone());
+        }
         self.calls -= 1;
         self.show_arming_to(&self.links[index as usize]);
         self.start_polling(index);

@@ -10,7 +10,8 @@ use gridnet_core::kill_point;
 use gridnet_core::mem::{Gather, Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::region::Watch;
-use gridnet_core::ring::bell::{Order, Ringer};
+use gridnet_core::ring::bell::Order;
+use gridnet_core::ring::lane::{Ends, Lane, Wake};
 use gridnet_core::ring::slot::{Consumer, Lookout, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
 use gridnet_core::sync::{prefetch, relax, AtomicU32, AtomicU64, Ordering};
 use gridnet_core::wire::{
@@ -56,18 +57,15 @@ pub enum Doorbell {
 /// Both ends of the conversation with one peer.
 #[derive(Debug)]
 pub struct Live {
-    producer: Producer,
+    /// The sending end, with the peer's doorbell.
+    lane: Arc<Lane>,
     consumer: Consumer,
-    ringer: Ringer,
     /// How we order our publications,
     order: Order,
     /// and the peer its own.
     peer_order: Order,
-    bell: Doorbell,
-    /// Kept mapped: the ends above and the next field point into it.
+    /// Kept mapped: the ends above point into it.
     segment: Arc<PeerSegment>,
-    /// The peer's arming word.
-    arming: NonNull<AtomicU32>,
     /// Where we announce accesses to the peer's regions,
     announced: NonNull<AtomicU64>,
     /// and where the peer announces its own, in lines of its segment.
@@ -82,9 +80,6 @@ pub struct Live {
     staged_uncredited: u32,
     /// The consumed count when the last frame found no room.
     refused_at: u32,
-    /// Core stamp for the next frame: taken after the last one was on its way, since the instruction takes some ten
-    /// nanoseconds. After a move to another core one frame names the old one.
-    core: u16,
     /// Frames delivered without a pause.
     run: u32,
     /// Slots taken when [`Self::was_silent`] was last asked.
@@ -95,8 +90,6 @@ pub struct Live {
     loans_read: u32,
     /// The consumed count lies; the link is to be cut.
     corrupt: bool,
-    /// Wake-ups given.
-    rung: u64,
 }
 
 // SAFETY: the pointers name words of shared memory, only ever accessed as atomics.
@@ -121,16 +114,16 @@ impl Live {
         // SAFETY: the peer's slots were checked likewise; the consumed line of the own block is written by this consumer
         // alone.
         let consumer = unsafe { Consumer::new(segment.slots(theirs.block), theirs.slots, consumed) };
+        // SAFETY: `self.segment` keeps the peer's arming word mapped, and the arena the own slots; `release`, by which both
+        // may go, ends the lane.
+        let lane = unsafe { Lane::new(producer, order_of(ours, theirs), segment.arming(), Box::new(bell)) };
         let announced = arena.segment().words(ours.block + announcement_line(arena.slots()));
         let announced = NonNull::from(&announced[0]);
-        Live {
-            producer,
+        let mut live = Live {
+            lane,
             consumer,
-            ringer: Ringer::default(),
             order: order_of(ours, theirs),
             peer_order: order_of(theirs, ours),
-            bell,
-            arming: segment.arming(),
             segment: Arc::new(segment),
             announced,
             peer_announced: theirs.block + announcement_line(theirs.slots),
@@ -140,26 +133,49 @@ impl Live {
             bulk_under_way: 0,
             staged_uncredited: 0,
             refused_at: 0,
-            core: core_stamp(),
             run: 0,
             taken_before: 0,
             choice: CopyChoice::default(),
             loans_read: 0,
             corrupt: false,
-            rung: 0,
-        }
+        };
+        live.stamp();
+        live
+    }
+
+    /// The sending end.
+    #[inline(always)]
+    fn out(&mut self) -> &mut Ends {
+        // SAFETY: who has a link to itself has the rail, and so is alone with the fabric; what this gives does not outlive
+        // the borrow of the link.
+        unsafe { self.lane.ends() }
+    }
+
+    /// The lane by which handles send.
+    pub fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// Takes note of the core that we run on, for the frames that follow. Not for each of them: the instruction takes some
+    /// ten nanoseconds.
+    pub fn stamp(&mut self) {
+        self.out().core = core_stamp();
     }
 
     /// Puts a message without extension that fits into a slot into the ring; false when there is no room, or
     /// something is wrong that [`Self::post`] finds out.
     #[inline(always)]
     pub fn post_small(&mut self, tag: u64, message: &Iov) -> bool {
-        if self.producer.has_space() != Ok(true) {
+        if self.out().producer.has_space() != Ok(true) {
             return false;
         }
-        let header =
-            SlotHeader { kind: Kind::Eager as u8, flags: 0, len: message.len() as u16, core: self.core };
-        self.producer.push(header, tag, *message);
+        let header = SlotHeader {
+            kind: Kind::Eager as u8,
+            flags: 0,
+            len: message.len() as u16,
+            core: self.out().core,
+        };
+        self.out().producer.push(header, tag, *message);
         self.ring();
         true
     }
@@ -167,18 +183,18 @@ impl Live {
     /// Puts a frame into the ring that names a loan; false when there is no room, as above.
     #[inline(always)]
     pub fn post_loan(&mut self, tag: u64, words: [u64; 3]) -> bool {
-        if self.producer.has_space() != Ok(true) {
+        if self.out().producer.has_space() != Ok(true) {
             return false;
         }
-        let header = SlotHeader { kind: Kind::Loan as u8, flags: 0, len: 0, core: self.core };
-        self.producer.push(header, tag, |body: &[AtomicU64; BODY_WORDS]| store_all(body, &words));
+        let header = SlotHeader { kind: Kind::Loan as u8, flags: 0, len: 0, core: self.out().core };
+        self.out().producer.push(header, tag, |body: &[AtomicU64; BODY_WORDS]| store_all(body, &words));
         self.ring();
         true
     }
 
     /// Puts a frame into the ring; at most `window` bytes of staging buffers are under way.
     pub fn post(&mut self, arena: &mut Arena, window: usize, frame: &Frame<'_>) -> Posted {
-        match self.producer.has_space() {
+        match self.out().producer.has_space() {
             Ok(true) => {}
             Ok(false) => return Posted::NoResource,
             Err(_) => return self.give_up(),
@@ -188,9 +204,10 @@ impl Live {
             return self.post_staged(arena, window, frame);
         }
         let header =
-            SlotHeader { kind: frame.kind as u8, flags: frame.flags, len: len as u16, core: self.core };
+            SlotHeader { kind: frame.kind as u8, flags: frame.flags, len: len as u16, core: self.out().core };
         if frame.extension_len == 0 {
-            self.producer
+            self.out()
+                .producer
                 .push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| store(&frame.payload, body));
         } else {
             self.push_extended(header, frame);
@@ -213,7 +230,7 @@ impl Live {
     }
 
     fn push_extended(&mut self, header: SlotHeader, frame: &Frame<'_>) {
-        self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+        self.out().producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
             let (words, rest) = body.split_at(frame.extension_len.min(BODY_WORDS));
             store_all(words, frame.extension());
             store(&frame.payload, rest);
@@ -230,13 +247,18 @@ impl Live {
         // way to anybody, and the caller's memory is elsewhere.
         unsafe { frame.payload.copy_out(to.as_ptr()) };
         kill_point!("ring.stage");
-        self.under_way.push_back((self.producer.sent(), staging));
+        let slot = self.out().producer.sent();
+        self.under_way.push_back((slot, staging));
         self.under_way_bytes += weight(staging);
         self.bulk_under_way += usize::from(staging.size() > BULK);
         let reference = StagingRef { line: staging.line, len: len as u32 }.pack();
-        let header =
-            SlotHeader { kind: frame.kind as u8, flags: frame.flags | FLAG_STAGED, len: 0, core: self.core };
-        self.producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
+        let header = SlotHeader {
+            kind: frame.kind as u8,
+            flags: frame.flags | FLAG_STAGED,
+            len: 0,
+            core: self.out().core,
+        };
+        self.out().producer.push(header, frame.word, |body: &[AtomicU64; BODY_WORDS]| {
             store_all(body, frame.extension());
             store_all(&body[frame.extension_len..], &[reference]);
         });
@@ -274,12 +296,12 @@ impl Live {
     /// Takes the staging buffers back that the peer has finished with; whether there were any.
     pub fn reclaim(&mut self, arena: &mut Arena) -> bool {
         let before = self.under_way.len();
-        if self.producer.refresh().is_err() {
+        if self.out().producer.refresh().is_err() {
             self.corrupt = true;
             return false;
         }
-        let consumed = self.producer.consumed();
-        let sent = self.producer.sent();
+        let consumed = self.out().producer.consumed();
+        let sent = self.out().producer.sent();
         while let Some(&(slot, staging)) = self.under_way.front() {
             // How far back each lies, modulo 2^32: a slot is consumed when it is further back than what was consumed last.
             if sent.wrapping_sub(slot) <= sent.wrapping_sub(consumed) {
@@ -305,6 +327,8 @@ impl Live {
     /// Gives everything back to the arena but the block. The peer's segment stays if loans in it are read: with their
     /// number.
     pub fn release(mut self, arena: &mut Arena) -> Option<(Arc<PeerSegment>, u32)> {
+        // SAFETY: as in `out`.
+        unsafe { self.lane.end() };
         while let Some((_, staging)) = self.under_way.pop_front() {
             self.return_staging(arena, staging);
         }
@@ -320,14 +344,7 @@ impl Live {
     /// Wakes the peer if it sleeps. To be called after each publication.
     #[inline(always)]
     fn ring(&mut self) {
-        self.core = core_stamp();
-        // SAFETY: `segment` keeps the peer's arming word mapped.
-        let arming = unsafe { self.arming.as_ref() };
-        if self.ringer.must_ring(arming, self.order) {
-            self.rung += 1;
-            self.bell.ring();
-            kill_point!("ring.wake");
-        }
+        self.out().ring();
     }
 
     /// Hands at most `budget` frames to `sink`; the core stamp of the last one goes to `core`.
@@ -342,47 +359,54 @@ impl Live {
         sink: &mut S,
         core: &mut u16,
     ) -> Result<usize, Refusal> {
-        if self.consumer.peek().is_none() {
+        let Some(mut ready) = self.consumer.peek() else {
             self.end_run();
             return Ok(0);
-        }
-        self.deliver_run(peer, budget, sink, core)
-    }
-
-    #[inline(always)]
-    fn deliver_run<S: Sink>(
-        &mut self,
-        peer: PeerId,
-        budget: usize,
-        sink: &mut S,
-        core: &mut u16,
-    ) -> Result<usize, Refusal> {
+        };
         if self.run >= RUN {
             self.let_sender_get_ahead();
         }
         let mut taken = 0;
-        while taken < budget {
-            let Some(ready) = self.consumer.peek() else {
-                self.end_run();
-                break;
-            };
-            let header = ready.header();
-            *core = header.core;
-            let content = take_slot(&self.segment, peer, &ready, sink)?;
+        loop {
             taken += 1;
-            let published = self.consumer.consume(false);
-            match content {
-                Content::Slot if published => self.ring(),
-                Content::Slot => {}
-                Content::Staged(len) => self.count_staged(len),
-                Content::Loan { kept } => {
-                    self.count_loan(kept, published);
-                    return Ok(taken);
+            *core = ready.header().core;
+            if let Some(len) = ready.plain_len(Kind::Eager as u8) {
+                sink.message(peer, ready.word(), PeerBytes::Words(ready.body(), len));
+                if self.consumer.consume(false) {
+                    self.ring();
                 }
+            } else if !self.deliver_other(peer, sink)? {
+                return Ok(taken);
             }
+            if taken >= budget {
+                break;
+            }
+            let Some(next) = self.consumer.peek() else {
+                self.end_run();
+                return Ok(taken);
+            };
+            ready = next;
         }
         self.run = self.run.saturating_add(taken as u32);
         Ok(taken)
+    }
+
+    /// Hands the next frame, which is there, to `sink`: any but a whole message in a slot. False when the run ends with it.
+    #[inline(never)]
+    fn deliver_other<S: Sink>(&mut self, peer: PeerId, sink: &mut S) -> Result<bool, Refusal> {
+        let Some(ready) = self.consumer.peek() else { return Ok(false) };
+        let content = take_slot(&self.segment, peer, &ready, sink)?;
+        let published = self.consumer.consume(false);
+        match content {
+            Content::Slot if published => self.ring(),
+            Content::Slot => {}
+            Content::Staged(len) => self.count_staged(len),
+            Content::Loan { kept } => {
+                self.count_loan(kept, published);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A loan was delivered. The program has much to read now; and what follows a loan is often the return of another, whose
@@ -433,7 +457,7 @@ impl Live {
 
     /// Remembers that a frame found no room: [`Self::has_news`] tells when the peer has consumed something since.
     pub fn note_refusal(&mut self) {
-        self.refused_at = self.producer.consumed();
+        self.refused_at = self.out().producer.consumed();
     }
 
     /// True when a frame waits, or when the peer has made room that somebody `wants_room` waits for.
@@ -441,7 +465,8 @@ impl Live {
         if self.consumer.peek().is_some() {
             return true;
         }
-        wants_room && (self.producer.refresh().is_err() || self.producer.consumed() != self.refused_at)
+        wants_room
+            && (self.out().producer.refresh().is_err() || self.out().producer.consumed() != self.refused_at)
     }
 
     /// True when the consumed count has lied.
@@ -496,7 +521,8 @@ impl Live {
 
     /// Wake-ups given to the peer.
     pub fn rung(&self) -> u64 {
-        self.rung
+        // SAFETY: as in `out`.
+        unsafe { self.lane.ends() }.rung
     }
 
     #[cold]
@@ -549,20 +575,13 @@ enum Content {
 }
 
 /// Hands the frame of one slot over; says where its payload was.
-#[inline(always)]
 fn take_slot<S: Sink>(
     segment: &PeerSegment,
     peer: PeerId,
     ready: &Ready<'_>,
     sink: &mut S,
 ) -> Result<Content, Refusal> {
-    let header = ready.header();
-    let len = usize::from(header.len);
-    if header.kind == Kind::Eager as u8 && header.flags == 0 && len <= BODY_BYTES {
-        sink.message(peer, ready.word(), PeerBytes::Words(ready.body(), len));
-        return Ok(Content::Slot);
-    }
-    if header.kind == Kind::Loan as u8 {
+    if ready.header().kind == Kind::Loan as u8 {
         return take_loan(segment, peer, ready, sink).map(|kept| Content::Loan { kept });
     }
     take_extended(segment, peer, ready, sink)
@@ -660,10 +679,9 @@ fn misbehaved(why: &str) -> Refusal {
     Refusal::new(Error::PeerMisbehaved, why)
 }
 
-impl Doorbell {
-    /// Wakes the peer; its death is noticed elsewhere.
-    #[cold]
-    fn ring(&self) {
+impl Wake for Doorbell {
+    fn wake(&self) {
+        kill_point!("ring.wake");
         match self {
             // It cannot be full in the time of this universe.
             Doorbell::Event(file) => drop(nix::unistd::write(file, &1u64.to_ne_bytes())),

@@ -307,6 +307,20 @@ impl ShmRail {
         }
     }
 
+    /// Notes for the frames of a link on which core we are.
+    fn stamp(&mut self, index: u32) {
+        if let Some(live) = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut()) {
+            live.stamp();
+        }
+    }
+
+    /// The same, for all links in use.
+    fn stamp_hot(&mut self) {
+        for at in 0..self.hot.len() {
+            self.stamp(self.hot[at]);
+        }
+    }
+
     /// Adds a live link to the cold ones.
     fn cool(&mut self, index: u32) {
         let Some(live) = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut()) else {
@@ -570,6 +584,7 @@ impl Rail for ShmRail {
     }
 
     fn poll_link<S: Sink>(&mut self, link: LinkId, budget: usize, sink: &mut S) -> usize {
+        self.stamp(link.0);
         let taken = self.deliver(link.0, budget, sink);
         if !self.broken.is_empty() {
             self.cut_broken(sink);
@@ -599,6 +614,7 @@ impl Rail for ShmRail {
         }
         self.drop_silent(now);
         self.cool_silent();
+        self.stamp_hot();
         self.find_corrupt();
         if !self.broken.is_empty() {
             self.cut_broken(sink);
@@ -730,6 +746,7 @@ impl Rail for ShmRail {
 
     fn disarm(&mut self) {
         self.bell.disarm(self.arena.segment().arming());
+        self.stamp_hot();
         self.show_arming();
     }
 

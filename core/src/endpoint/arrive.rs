@@ -19,7 +19,7 @@ impl State {
     /// [`Error::PeerMisbehaved`]: the peer is to be cut off.
     pub(super) fn take_frame(&mut self, peer: PeerId, frame: &IncomingFrame<'_>) -> Result<(), Error> {
         if frame.kind == Kind::Eager as u8 && frame.flags == 0 {
-            self.take_eager(peer, frame.word, None, &frame.payload);
+            self.take_eager_frame(peer, frame.word, None, &frame.payload);
             return Ok(());
         }
         self.take_other(peer, frame)
@@ -34,23 +34,30 @@ impl State {
         immediate: Option<u64>,
         payload: &PeerBytes<'_>,
     ) {
-        if let Some(p) = self.peers.get_mut(peer.index()) {
-            p.counts.cells.messages_received.add(1);
-            p.counts.cells.bytes_received.add(payload.len() as u64);
+        if let Some(p) = self.peers.get(peer.index()) {
+            let cells = &p.counts.cells;
+            cells.messages_received.add(1);
+            cells.bytes_received.add(payload.len() as u64);
         }
-        let Some(found) = self.posted.find(peer, tag) else {
+        let Some(found) = self.posted.first(peer, tag) else {
             return self.keep_eager(peer, tag, immediate, payload);
         };
-        if let Some(receive) = self.posted.receive(&found) {
-            let op = OpId::Receive(found.key());
+        if let Some(receive) = found.receive() {
             probes::message_matched(peer, tag, payload.len() as u64);
             if let IovList::Lend(_) = receive.iov {
                 return self.take_eager_lent((peer, tag, immediate), payload);
             }
+            let op = OpId::Receive(found.key());
             let done = receive_completion(receive, op, (peer, tag, immediate), payload);
             complete(&mut self.cqs, receive.cq, done);
         }
-        self.posted.discard(&found);
+        found.discard();
+    }
+
+    /// The same, where it need not be quick.
+    #[inline(never)]
+    fn take_eager_frame(&mut self, peer: PeerId, tag: u64, immediate: Option<u64>, payload: &PeerBytes<'_>) {
+        self.take_eager(peer, tag, immediate, payload);
     }
 
     /// The message has found a receive of loans.
@@ -126,12 +133,12 @@ impl State {
         payload: &PeerBytes<'_>,
     ) {
         let Some(sender_op) = sync else {
-            self.take_eager(peer, tag, immediate, payload);
+            self.take_eager_frame(peer, tag, immediate, payload);
             return;
         };
         // An unexpected synchronous message is kept with its sender's operation, to tell of the match later.
         if self.posted.accepts(peer, tag) {
-            self.take_eager(peer, tag, immediate, payload);
+            self.take_eager_frame(peer, tag, immediate, payload);
             self.say(peer, Message::Matched { op: sender_op });
         } else {
             if let Some(p) = self.peers.get_mut(peer.index()) {

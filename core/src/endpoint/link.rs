@@ -1,5 +1,7 @@
 //! Peers coming and going.
 
+use std::sync::Arc;
+
 use super::op::{EarlyBody, OpId};
 use super::peer::{Candidate, Peer, PeerState};
 use super::state::State;
@@ -8,6 +10,7 @@ use crate::error::Error;
 use crate::matching::Source;
 use crate::mem::{Gather, PeerBytes};
 use crate::rail::{LinkId, PeerId, Rail, Refusal, Sink};
+use crate::ring::lane::Lane;
 use crate::wire::{Address, Incoming, NodeId};
 
 impl<R: Rail> Engine<R> {
@@ -150,6 +153,12 @@ impl Sink for RailSink<'_> {
         self.state.accept((node, Some(user)), incarnation, self.rail, link)
     }
 
+    fn lane(&mut self, peer: PeerId, lane: Arc<Lane>) {
+        if let Some(p) = self.state.peers.get_mut(peer.index()) {
+            p.take_lane(peer, lane);
+        }
+    }
+
     fn up(&mut self, peer: PeerId) {
         if let Some(p) = self.state.peers.get_mut(peer.index()) {
             if p.state == PeerState::Connecting {
@@ -218,7 +227,7 @@ impl State {
         }
         crate::probes::link_down(peer, reason.error);
         p.state = PeerState::Gone(reason.clone());
-        p.direct = false;
+        p.end_direct();
         p.urgent.clear();
         p.pending.clear();
         p.bulk.clear();

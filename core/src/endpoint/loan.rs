@@ -197,7 +197,7 @@ impl<R: Rail> Engine<R> {
         p.pending.push_back(key);
         p.publish();
         let alone = p.direct;
-        p.direct = false;
+        p.set_direct(false);
         self.state.engine.sends_now.set(self.state.sends.len() as u64);
         self.state.schedule(peer);
         if alone {

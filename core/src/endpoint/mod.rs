@@ -46,11 +46,14 @@ pub use receive::{HeldMessage, Probe};
 pub use send::{SendArgs, Sent};
 pub use state::Limits;
 
+use std::sync::Arc;
+
 use crate::completion::{Completion, CompletionQueue};
 use crate::error::Error;
 use crate::ledger::{Ledger, Unread};
 use crate::matching::{Pattern, Source};
 use crate::rail::{Armed, PeerId, Rail};
+use crate::ring::lane::Lane;
 use crate::stats::{Counters, PeerCounters};
 use crate::time::Time;
 use crate::wire::{Address, NodeId};
@@ -157,7 +160,9 @@ impl<R: Rail> Engine<R> {
 
     /// Makes a completion queue for at most `capacity` operations.
     pub fn create_cq(&mut self, capacity: usize) -> CqId {
-        self.state.cqs.insert(CompletionQueue::new(capacity))
+        let cq = self.state.cqs.insert(CompletionQueue::new(capacity));
+        self.state.weigh_queues();
+        cq
     }
 
     /// Ends a completion queue: the operations that report to it end, and their memory is not touched any more. A send of
@@ -172,6 +177,7 @@ impl<R: Rail> Engine<R> {
                 self.state.cqs.remove(cq);
             }
         }
+        self.state.weigh_queues();
     }
 
     /// The queue, to look at it or to arm it.
@@ -220,6 +226,11 @@ impl<R: Rail> Engine<R> {
     pub fn peer(&self, peer: PeerId) -> Result<(NodeId, u64, &PeerState, &[Candidate]), Error> {
         let peer = self.state.peers.get(peer.index()).ok_or(Error::NotFound)?;
         Ok((peer.node, peer.incarnation, &peer.state, &peer.candidates))
+    }
+
+    /// How a peer is sent small messages past the engine, if it can be.
+    pub fn lane(&self, peer: PeerId) -> Option<&Arc<Lane>> {
+        self.state.peers.get(peer.index())?.lane()
     }
 
     /// Name of the rail that carries a peer's messages.

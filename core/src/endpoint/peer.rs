@@ -1,13 +1,15 @@
 //! What the engine knows of one peer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::loan_table::NO_HOLD;
 use super::onesided::RemoteLine;
 use crate::error::Error;
 use crate::ledger::{Kept, PeerCounts, Row};
 use crate::matching::Key;
-use crate::rail::{LinkId, Refusal};
+use crate::rail::{LinkId, PeerId, Refusal};
+use crate::ring::lane::Lane;
 use crate::wire::{Message, NodeId};
 
 /// Whether frames can flow.
@@ -51,6 +53,8 @@ pub(super) struct Peer {
     /// Up, not stopped by the peer, nothing waits, and frames are done when posted: a message may go straight to the
     /// rail.
     pub(super) direct: bool,
+    /// How handles of the program send small messages past the rail, while `direct` says that they may.
+    lane: Option<Arc<Lane>>,
     /// The peer's store is full: no messages, until it says go.
     pub(super) stopped: bool,
     /// We told the peer to stop,
@@ -100,6 +104,7 @@ impl Peer {
             keeps_memory: false,
             lends: false,
             direct: false,
+            lane: None,
             stopped: false,
             stopping: false,
             since_stop: 0,
@@ -130,9 +135,41 @@ impl Peer {
     /// To be called after each change of what [`Self::direct`] says.
     #[inline]
     pub(super) fn refresh_direct(&mut self) {
-        self.direct =
-            self.state == PeerState::Up && !self.stopped && !self.keeps_memory && self.pending.is_empty();
+        self.set_direct(
+            self.state == PeerState::Up && !self.stopped && !self.keeps_memory && self.pending.is_empty(),
+        );
         self.publish();
+    }
+
+    /// Says whether a message may go straight to the rail.
+    #[inline]
+    pub(super) fn set_direct(&mut self, direct: bool) {
+        self.direct = direct;
+        if let Some(lane) = &self.lane {
+            // SAFETY: who has the engine's peers to itself is alone with the fabric.
+            unsafe { lane.set_open(direct) };
+        }
+    }
+
+    /// Takes the lane of a new link.
+    pub(super) fn take_lane(&mut self, peer: PeerId, lane: Arc<Lane>) {
+        // SAFETY: as above.
+        unsafe { lane.bind(peer, self.counts.clone()) };
+        self.lane = Some(lane);
+    }
+
+    /// The lane, if there is one that is in use.
+    pub(super) fn lane(&self) -> Option<&Arc<Lane>> {
+        self.lane.as_ref().filter(|_| self.state == PeerState::Up)
+    }
+
+    /// Nothing goes straight to the rail any more.
+    pub(super) fn end_direct(&mut self) {
+        self.direct = false;
+        if let Some(lane) = self.lane.take() {
+            // SAFETY: as above.
+            unsafe { lane.end() };
+        }
     }
 
     /// True when there is something that could be sent now.

@@ -9,12 +9,11 @@ use crate::error::Error;
 use crate::mem::{Gather, Iov, MEMORY_HOST};
 use crate::probes;
 use crate::rail::{PeerId, Posted, Rail};
+use crate::ring::lane::LISTEN;
 use crate::wire::Message;
 
 /// Most pieces of memory of one operation.
 const MAX_IOV: usize = 1024;
-/// Messages between two looks at what comes in, so that a program which only sends hears the peer say stop.
-const LISTEN: u64 = 128;
 
 /// What a send can be given besides memory and tag.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +112,7 @@ impl<R: Rail> Engine<R> {
         p.pending.push_back(key);
         p.publish();
         let alone = p.direct;
-        p.direct = false;
+        p.set_direct(false);
         self.state.engine.sends_now.set(self.state.sends.len() as u64);
         self.state.schedule(peer);
         if alone {

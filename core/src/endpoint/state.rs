@@ -52,6 +52,8 @@ pub(super) struct State {
     /// Peers whose link is not over. Another user's may have any node id, also that of a peer of ours.
     pub(super) by_node: HashMap<(NodeId, Option<u32>), PeerId>,
     pub(super) cqs: Slab<CompletionQueue>,
+    /// The queues cannot admit more operations than the limit allows.
+    is_roomy: bool,
     pub(super) sends: Slab<SendOp>,
     pub(super) posted: Posted<RecvOp>,
     pub(super) incoming: Slab<Incoming>,
@@ -98,6 +100,7 @@ impl State {
             peers: Vec::new(),
             by_node: HashMap::new(),
             cqs: Slab::default(),
+            is_roomy: true,
             sends: Slab::default(),
             posted: Posted::default(),
             incoming: Slab::default(),
@@ -130,9 +133,7 @@ impl State {
     /// Takes room for an operation in its queue.
     #[inline(always)]
     pub(super) fn admit(&mut self, cq: CqId) -> Result<(), Error> {
-        if self.sends.len() + self.posted.len() + self.incoming.len() + self.remote.ops.len()
-            >= self.limits.max_ops
-        {
+        if !self.is_roomy && self.is_full() {
             return Err(Error::Again);
         }
         let queue = self.cqs.get_mut(cq).ok_or(Error::Handle)?;
@@ -141,6 +142,18 @@ impl State {
         } else {
             Err(if queue.is_closed() { Error::Handle } else { Error::Again })
         }
+    }
+
+    /// To be called when queues have come or gone: whether all that they admit together is within the limit.
+    pub(super) fn weigh_queues(&mut self) {
+        let room = self.cqs.iter().map(|(_, queue)| queue.capacity().max(queue.outstanding()));
+        self.is_roomy = room.sum::<usize>() <= self.limits.max_ops;
+    }
+
+    #[cold]
+    fn is_full(&self) -> bool {
+        let under_way = self.sends.len() + self.posted.len() + self.incoming.len() + self.remote.ops.len();
+        under_way >= self.limits.max_ops
     }
 
     /// Adds a completion, and drops a queue that was destroyed meanwhile with its last one.

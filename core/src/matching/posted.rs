@@ -94,9 +94,6 @@ impl<T> Posted<T> {
     /// Adds a receive of one peer (or `ANY`) and tag behind all others.
     #[inline(always)]
     pub(crate) fn insert_exact(&mut self, source: u32, tag: u64, receive: T) -> Key {
-        if self.len >= self.bins.len() * 2 {
-            self.grow();
-        }
         let hash = hash(source, tag);
         let key = self.occupy(source, tag, 0, hash, receive);
         self.any_source_len += usize::from(source == ANY);
@@ -105,19 +102,62 @@ impl<T> Posted<T> {
         key
     }
 
-    /// Finds the earliest receive that accepts a message from `source` with `tag`; to be followed by
-    /// [`Self::receive`] and [`Self::discard`]. It is used where it lies: moving it out would cost more than all the rest.
+    /// The earliest receive that accepts a message from `source` with `tag`, where it lies: moving it out would cost more than
+    /// all the rest.
     #[inline(always)]
-    pub fn find(&mut self, source: PeerId, tag: u64) -> Option<Found> {
-        let of_one_peer = self.len - self.any_source_len - self.masked_len;
-        if self.any_source_len + self.masked_len == 0 {
-            return self.find_exact(source.number(), tag);
+    pub fn first(&mut self, source: PeerId, tag: u64) -> Option<First<'_, T>> {
+        let source = self.source_to_find(source, tag);
+        let bin = self.bin(hash(source, tag));
+        let first = self.entries.get(self.bins.get(bin)?.first as usize)?;
+        if (first.tag != tag || first.source != source) && !self.bring_to_front(bin, source, tag) {
+            return None;
         }
-        if self.masked_len + of_one_peer == 0 {
-            return self.find_exact(ANY, tag);
+        let list = self.bins.get_mut(bin)?;
+        let index = list.first;
+        let entry = self.entries.get_mut(index as usize)?;
+        Some(First {
+            index,
+            entry,
+            list,
+            free: &mut self.free,
+            len: &mut self.len,
+            any_source_len: &mut self.any_source_len,
+        })
+    }
+
+    /// Makes the earliest receive of this source and tag the first of its bin: those with others of the bin do not mind. False
+    /// when there is none.
+    #[cold]
+    fn bring_to_front(&mut self, bin: usize, source: u32, tag: u64) -> bool {
+        let Some(found) = self.find_exact(source, tag) else { return false };
+        self.cut(found.index, found.previous, Some(bin));
+        let first = std::mem::replace(&mut self.bins[bin].first, found.index);
+        if first == NONE {
+            self.bins[bin].last = found.index;
+        }
+        self.entries[found.index as usize].next = first;
+        true
+    }
+
+    /// Finds the earliest receive that accepts a message from `source` with `tag`; to be followed by
+    /// [`Self::receive`] and [`Self::discard`].
+    #[inline]
+    pub fn find(&mut self, source: PeerId, tag: u64) -> Option<Found> {
+        let source = self.source_to_find(source, tag);
+        self.find_exact(source, tag)
+    }
+
+    /// The source under which the earliest receive that accepts a message is found by its tag.
+    #[inline(always)]
+    fn source_to_find(&mut self, source: PeerId, tag: u64) -> u32 {
+        if self.any_source_len + self.masked_len == 0 {
+            return source.number();
+        }
+        if self.any_source_len == self.len {
+            return ANY;
         }
         self.bring_earliest_to_front(source.number(), tag);
-        self.find_exact(source.number(), tag)
+        source.number()
     }
 
     #[inline(always)]
@@ -282,6 +322,9 @@ impl<T> Posted<T> {
 
     #[cold]
     fn add_place(&mut self) {
+        if self.entries.len() >= self.bins.len() * 2 {
+            self.grow();
+        }
         self.free =
             u32::try_from(self.entries.len()).expect("limits on operations keep queues far below 2^32");
         self.entries.push(Entry {
@@ -347,6 +390,45 @@ fn append<T>(entries: &mut [Entry<T>], list: &mut List, index: u32) {
     match entries.get_mut(last as usize) {
         Some(entry) => entry.next = index,
         None => list.first = index,
+    }
+}
+
+/// The receive that a message has found, the first of its bin.
+#[derive(Debug)]
+pub struct First<'a, T> {
+    index: u32,
+    entry: &'a mut Entry<T>,
+    list: &'a mut List,
+    free: &'a mut u32,
+    len: &'a mut usize,
+    any_source_len: &'a mut usize,
+}
+
+impl<T> First<'_, T> {
+    /// Its key.
+    #[inline(always)]
+    pub fn key(&self) -> Key {
+        Key::new(self.index, self.entry.generation)
+    }
+
+    /// The receive.
+    #[inline(always)]
+    pub fn receive(&self) -> Option<&T> {
+        self.entry.receive.as_ref()
+    }
+
+    /// Ends it.
+    #[inline(always)]
+    pub fn discard(self) {
+        self.entry.receive = None;
+        self.entry.generation = self.entry.generation.wrapping_add(1);
+        self.list.first = std::mem::replace(&mut self.entry.next, *self.free);
+        if self.list.first == NONE {
+            self.list.last = NONE;
+        }
+        *self.free = self.index;
+        *self.len -= 1;
+        *self.any_source_len -= usize::from(self.entry.source == ANY);
     }
 }
 

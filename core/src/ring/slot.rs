@@ -167,11 +167,17 @@ impl Producer {
     /// True when a slot is free, without a look at the consumer's word when the last look suffices.
     #[inline(always)]
     pub fn has_space(&mut self) -> Result<bool, CorruptCount> {
-        if self.next.wrapping_sub(self.consumed_seen) <= self.mask {
+        if self.has_space_left() {
             return Ok(true);
         }
         self.refresh()?;
-        Ok(self.next.wrapping_sub(self.consumed_seen) <= self.mask)
+        Ok(self.has_space_left())
+    }
+
+    /// True when a slot is free, as far as the last look at the consumer's word tells.
+    #[inline(always)]
+    pub fn has_space_left(&self) -> bool {
+        self.next.wrapping_sub(self.consumed_seen) <= self.mask
     }
 
     /// Reads the consumer's word again.
@@ -237,14 +243,22 @@ unsafe impl Send for Consumer {}
 #[derive(Debug, Clone, Copy)]
 pub struct Ready<'a> {
     slot: &'a Slot,
-    header: SlotHeader,
+    /// Word 0.
+    header: u64,
 }
 
 impl<'a> Ready<'a> {
     /// The header, as it was when the slot was found ready.
     #[inline(always)]
     pub fn header(&self) -> SlotHeader {
-        self.header
+        SlotHeader::unpack(self.header)
+    }
+
+    /// Length of the body, if the header has this kind, no flags, and a length that a body can have.
+    #[inline(always)]
+    pub fn plain_len(&self, kind: u8) -> Option<usize> {
+        let len = usize::from((self.header >> 32) as u16);
+        ((self.header >> 16) as u16 == u16::from(kind) && len <= BODY_BYTES).then_some(len)
     }
 
     /// Word 1.
@@ -287,8 +301,7 @@ impl Consumer {
         let slot = self.slot(self.next);
         // Acquire: pair A.
         let word = slot.words[0].load(Ordering::Acquire);
-        (word as u16 == lap_of(self.next, self.lap_shift))
-            .then(|| Ready { slot, header: SlotHeader::unpack(word) })
+        (word as u16 == lap_of(self.next, self.lap_shift)).then_some(Ready { slot, header: word })
     }
 
     /// Number of slots that were consumed so far, modulo 2^32.

@@ -1,0 +1,182 @@
+//! The sending half of a ring, where a handle of the program reaches it in one step.
+//!
+//! A message that waits for nothing needs no more than a slot, the peer's arming word and three counters. All of them hang
+//! on one object, which the rail, the engine and the program's endpoint handles share: the way through the tables of all
+//! three is a dozen loads, each of which waits for the one before.
+//!
+//! The engine says when messages may go this way ([`Lane::set_open`]); the rail, when the lane is over ([`Lane::end`]).
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::bell::{Order, Ringer};
+use super::slot::{Producer, SlotHeader, BODY_BYTES};
+use crate::ledger::{Kept, PeerCounts};
+use crate::mem::Iov;
+use crate::probes;
+use crate::rail::PeerId;
+use crate::sync::AtomicU32;
+use crate::wire::Kind;
+
+/// Messages between two looks at what comes in, so that a program which only sends hears the peer say stop.
+pub const LISTEN: u64 = 128;
+
+/// Wakes a peer that sleeps.
+pub trait Wake: fmt::Debug + Send {
+    /// Wakes it; its death is noticed elsewhere.
+    fn wake(&self);
+}
+
+/// What sends need. The rail works with it, too: see [`Lane::ends`].
+#[derive(Debug)]
+pub struct Ends {
+    /// Messages may go past the engine. False before the engine has said otherwise.
+    is_open: bool,
+    /// Core stamp for the next frames.
+    pub core: u16,
+    /// How publications are ordered before the look at the arming word.
+    order: Order,
+    /// The sending end.
+    pub producer: Producer,
+    ringer: Ringer,
+    /// The peer's arming word.
+    arming: NonNull<AtomicU32>,
+    /// The engine's counters for the peer.
+    counts: Option<(PeerId, Kept<PeerCounts>)>,
+    waker: Box<dyn Wake>,
+    /// Wake-ups given.
+    pub rung: u64,
+}
+
+/// See the file.
+pub struct Lane {
+    ends: UnsafeCell<Ends>,
+}
+
+// SAFETY: what is inside is reached through `ends` and `send` only, whose callers are alone with the fabric; it may move
+// between threads (the pointers name shared memory that is used through atomics, `Wake` is `Send`).
+unsafe impl Send for Lane {}
+// SAFETY: as above.
+unsafe impl Sync for Lane {}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lane")
+    }
+}
+
+impl Lane {
+    /// A closed lane.
+    ///
+    /// # Safety
+    /// `arming` is valid for atomic access until [`Self::end`]; so is what `producer` points to.
+    pub unsafe fn new(
+        producer: Producer,
+        order: Order,
+        arming: NonNull<AtomicU32>,
+        waker: Box<dyn Wake>,
+    ) -> Arc<Lane> {
+        let ends = Ends {
+            is_open: false,
+            core: 0,
+            order,
+            producer,
+            ringer: Ringer::default(),
+            arming,
+            counts: None,
+            waker,
+            rung: 0,
+        };
+        Arc::new(Lane { ends: UnsafeCell::new(ends) })
+    }
+
+    /// What is inside.
+    ///
+    /// # Safety
+    /// The caller is alone with the fabric that the lane is of (it has the fabric's guard, or something that only the holder
+    /// of the guard reaches), and what it got before is not used any more.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "the promise of the caller")]
+    pub unsafe fn ends(&self) -> &mut Ends {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.ends.get() }
+    }
+
+    /// Sends a message of at most 48 bytes if that can be done at once. False when it cannot, and nothing has happened.
+    ///
+    /// # Safety
+    /// As [`Self::ends`].
+    #[inline(always)]
+    pub unsafe fn send(&self, tag: u64, message: Iov) -> bool {
+        // SAFETY: the caller's promise.
+        let ends = unsafe { self.ends() };
+        if !ends.is_open || message.len() > BODY_BYTES {
+            return false;
+        }
+        let Some((peer, counts)) = &ends.counts else { return false };
+        let cells = &counts.cells;
+        let sent = cells.messages_sent.value();
+        if sent % LISTEN == LISTEN - 1 || !ends.producer.has_space_left() {
+            return false;
+        }
+        let header =
+            SlotHeader { kind: Kind::Eager as u8, flags: 0, len: message.len() as u16, core: ends.core };
+        ends.producer.push(header, tag, message);
+        cells.messages_sent.set(sent.wrapping_add(1));
+        cells.sends_eager.add(1);
+        cells.bytes_sent.add(message.len() as u64);
+        probes::send_posted(*peer, tag, message.len() as u64);
+        ends.ring();
+        true
+    }
+
+    /// The engine's part: whose lane this is.
+    ///
+    /// # Safety
+    /// As [`Self::ends`].
+    pub unsafe fn bind(&self, peer: PeerId, counts: Kept<PeerCounts>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.ends() }.counts = Some((peer, counts));
+    }
+
+    /// Whether messages may go past the engine.
+    ///
+    /// # Safety
+    /// As [`Self::ends`].
+    #[inline(always)]
+    pub unsafe fn set_open(&self, is_open: bool) {
+        // SAFETY: the caller's promise.
+        let ends = unsafe { self.ends() };
+        ends.is_open = is_open && ends.counts.is_some();
+    }
+
+    /// The rail's part: nothing goes this way any more, whatever the engine says.
+    ///
+    /// # Safety
+    /// As [`Self::ends`].
+    pub unsafe fn end(&self) {
+        // SAFETY: the caller's promise.
+        let ends = unsafe { self.ends() };
+        (ends.is_open, ends.counts) = (false, None);
+    }
+}
+
+impl Ends {
+    /// Wakes the peer if it sleeps. To be called after each publication.
+    #[inline(always)]
+    pub fn ring(&mut self) {
+        // SAFETY: valid until the end of the lane, by the promise of `Lane::new`; whoever ends it does not send any more.
+        let arming = unsafe { self.arming.as_ref() };
+        if self.ringer.must_ring(arming, self.order) {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&mut self) {
+        self.rung += 1;
+        self.waker.wake();
+    }
+}

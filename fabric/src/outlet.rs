@@ -1,0 +1,78 @@
+//! The short way out of an endpoint: a small message goes to its peer's ring past the tables of fabric, engine and rail.
+
+use std::cell::UnsafeCell;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use gridnet_core::mem::Iov;
+use gridnet_core::rail::PeerId;
+use gridnet_core::ring::lane::Lane;
+use gridnet_core::sync::{AtomicU32, Ordering};
+
+use crate::fabric::Fabric;
+use crate::fork::HOME;
+use crate::shared::{Shared, ENTERED};
+
+/// What an endpoint handle keeps of its peer.
+#[derive(Debug)]
+pub struct Outlet {
+    /// The gate of `shared`, one step nearer.
+    gate: NonNull<AtomicU32>,
+    lane: UnsafeCell<Option<Arc<Lane>>>,
+    /// Keeps the gate where it is.
+    shared: Arc<Shared>,
+    peer: PeerId,
+}
+
+// SAFETY: the gate is an atomic that `shared` keeps; the lane is looked at and changed by whoever is inside of the fabric.
+unsafe impl Send for Outlet {}
+// SAFETY: as above.
+unsafe impl Sync for Outlet {}
+
+impl Outlet {
+    /// The outlet to a peer of `shared`.
+    pub fn new(shared: Arc<Shared>, peer: PeerId) -> Outlet {
+        let gate = NonNull::from(shared.gate());
+        Outlet { gate, lane: UnsafeCell::new(None), shared, peer }
+    }
+
+    /// The fabric.
+    #[inline(always)]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The peer.
+    #[inline(always)]
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Sends a small message if that can be done at once, by a program whose calls need no lock. False when it cannot, and
+    /// nothing has happened: the way through the engine then does it, or says why not.
+    #[inline(always)]
+    pub fn send(&self, tag: u64, message: Iov) -> bool {
+        // SAFETY: `shared` keeps it.
+        let gate = unsafe { self.gate.as_ref() };
+        // Relaxed, as in `Shared::enter`.
+        if gate.load(Ordering::Relaxed) != HOME {
+            return false;
+        }
+        gate.store(HOME | ENTERED, Ordering::Relaxed);
+        // SAFETY: inside, alone: the gate was open, and calls of this fabric do not overlap, by the promise of the program.
+        let sent = match unsafe { &*self.lane.get() } {
+            // SAFETY: as above.
+            Some(lane) => unsafe { lane.send(tag, message) },
+            None => false,
+        };
+        gate.store(HOME, Ordering::Relaxed);
+        sent
+    }
+
+    /// Takes note of the lane that leads to the peer now; `fabric` is that of `shared`, which the caller is inside of.
+    pub fn refresh(&self, fabric: &mut Fabric) {
+        // SAFETY: whoever has the fabric is inside, alone.
+        let lane = unsafe { &mut *self.lane.get() };
+        *lane = fabric.engine.lane(self.peer).cloned();
+    }
+}

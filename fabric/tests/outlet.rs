@@ -1,0 +1,120 @@
+//! The short way out of an endpoint: in order with the long one, closed when the peer says stop, when it has gone, and to
+//! programs whose calls need a lock.
+
+mod common;
+
+use common::{exactly, Buffer, Party, Scratch, PATIENCE, RECEIVE};
+use gridnet::core::endpoint::PeerState;
+use gridnet::core::mem::Iov;
+use gridnet::core::rail::PeerId;
+use gridnet::core::testing::random::Random;
+use gridnet::{Outlet, ThreadLevel};
+
+const MESSAGES: u64 = 20_000;
+const TAG: u64 = 7;
+/// What the receiver keeps without a receive.
+const STORE: u64 = 100;
+
+/// Sends one number; true when it went the short way.
+fn send(party: &Party, outlet: &Outlet, number: u64) -> bool {
+    let bytes = Box::leak(Box::new(number.to_le_bytes()));
+    // SAFETY: leaked, and not written any more.
+    let iov = unsafe { Iov::new(bytes.as_mut_ptr(), bytes.len()) };
+    if outlet.send(TAG, iov) {
+        return true;
+    }
+    outlet.refresh(&mut party.enter());
+    party.send(outlet.peer(), bytes, TAG, false).expect("the send starts");
+    false
+}
+
+/// Two fabrics of this thread that are connected: the sender's outlet, and the receiver's name for the sender.
+fn pair(level: ThreadLevel, scratch: &Scratch) -> (Party, Outlet, Party, PeerId) {
+    let store = STORE.to_string();
+    let options = [("GRIDNET_UNEXPECTED_MESSAGES", store.as_str())];
+    let (a, b) =
+        (Party::open(&scratch.0, None, level, &options), Party::open(&scratch.0, None, level, &options));
+    let outlet = Outlet::new(a.shared.clone(), a.connect(&b.address()));
+    send(&a, &outlet, u64::MAX);
+    let buffer = Buffer::new(8);
+    b.receive(common::from_any(TAG), buffer).unwrap();
+    let source = loop {
+        a.enter().poll_round();
+        let mut got = None;
+        b.enter().take(b.cq, |completion| {
+            got = Some(completion.source);
+            false
+        });
+        if let Some(source) = got {
+            break PeerId::new(source);
+        }
+    };
+    (a, outlet, b, source)
+}
+
+#[test]
+fn messages_keep_their_order_whichever_way_they_take() {
+    let scratch = Scratch::new();
+    let (a, outlet, b, source) = pair(ThreadLevel::Serialized, &scratch);
+    let mut random = Random::new(1);
+    let (mut short, mut sent, mut received) = (0, 0, 0);
+    let buffer = Buffer::new(8);
+    while received < MESSAGES {
+        for _ in 0..random.below(400) {
+            if sent < MESSAGES {
+                short += u64::from(send(&a, &outlet, sent));
+                sent += 1;
+            }
+        }
+        a.enter().poll_round();
+        a.enter().take(a.cq, |_| true);
+        for _ in 0..random.below(500) {
+            if received == sent {
+                break;
+            }
+            b.receive(exactly(source, TAG), buffer).unwrap();
+            loop {
+                let mut done = false;
+                b.enter().take(b.cq, |completion| {
+                    done = completion.context == RECEIVE;
+                    false
+                });
+                if done {
+                    break;
+                }
+                a.enter().poll_round();
+            }
+            assert_eq!(buffer.to_vec(), received.to_le_bytes());
+            received += 1;
+        }
+        let kept = b.enter().engine.counters().unexpected_now;
+        assert!(kept <= STORE + 400, "{kept} messages in store: the peer's stop was not heard");
+    }
+    assert!(short > MESSAGES / 10 && short < MESSAGES, "{short} of {MESSAGES} took the short way");
+    assert_eq!(a.enter().engine.peer_counters(outlet.peer()).unwrap().messages_sent, MESSAGES + 1);
+}
+
+#[test]
+fn nothing_is_sent_to_a_peer_that_has_gone() {
+    let scratch = Scratch::new();
+    let (a, outlet, b, _) = pair(ThreadLevel::Serialized, &scratch);
+    outlet.refresh(&mut a.enter());
+    assert!(outlet.send(TAG, Iov::EMPTY));
+    drop(b);
+    let start = std::time::Instant::now();
+    while !matches!(a.enter().engine.peer(outlet.peer()).unwrap().2, PeerState::Gone(_)) {
+        assert!(start.elapsed() < PATIENCE, "the end of the peer is not noticed");
+        a.enter().poll_round();
+    }
+    assert!(!outlet.send(TAG, Iov::EMPTY));
+    outlet.refresh(&mut a.enter());
+    assert!(!outlet.send(TAG, Iov::EMPTY));
+}
+
+#[test]
+fn programs_with_several_threads_take_the_way_with_the_lock() {
+    let scratch = Scratch::new();
+    let (a, outlet, _b, _) = pair(ThreadLevel::Multiple, &scratch);
+    outlet.refresh(&mut a.enter());
+    assert!(!outlet.send(TAG, Iov::EMPTY));
+}
