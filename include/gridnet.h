@@ -1008,7 +1008,8 @@ gridnet_status gridnet_group_rank(struct gridnet_group *group, uint32_t source, 
  * a multiple of 64; what it holds is not defined. It is to be written, then sent, or given back.
  *
  * Errors: GRIDNET_ERR_AGAIN when all memory for loans is in use (poll, then try again: what receivers give back is found),
- * GRIDNET_ERR_LIMIT when there is no room for as much, now or ever (GRIDNET_SHM_SEGMENT_SIZE), GRIDNET_ERR_NO_MEMORY.
+ * GRIDNET_ERR_LIMIT when there is no room for as much, now or ever, also because messages have taken it for good
+ * (GRIDNET_SHM_SEGMENT_SIZE), GRIDNET_ERR_NO_MEMORY.
  *
  * # Safety
  * `fabric` is NULL or a fabric; `loan_out` and `data_out` are valid for a write.

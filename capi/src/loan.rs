@@ -39,7 +39,8 @@ const _: () = assert!(size_of::<gridnet_lent>() == size_of::<Lent>());
 /// a multiple of 64; what it holds is not defined. It is to be written, then sent, or given back.
 ///
 /// Errors: GRIDNET_ERR_AGAIN when all memory for loans is in use (poll, then try again: what receivers give back is found),
-/// GRIDNET_ERR_LIMIT when there is no room for as much, now or ever (GRIDNET_SHM_SEGMENT_SIZE), GRIDNET_ERR_NO_MEMORY.
+/// GRIDNET_ERR_LIMIT when there is no room for as much, now or ever, also because messages have taken it for good
+/// (GRIDNET_SHM_SEGMENT_SIZE), GRIDNET_ERR_NO_MEMORY.
 ///
 /// # Safety
 /// `fabric` is NULL or a fabric; `loan_out` and `data_out` are valid for a write.
@@ -377,7 +378,8 @@ fn no_loan(error: Error, len: usize) -> Failure {
                          GRIDNET_SHM_SEGMENT_SIZE makes more"
             .to_owned(),
         Error::Limit => format!(
-            "no room for a loan of {len} bytes, now or ever: three quarters of GRIDNET_SHM_SEGMENT_SIZE can be lent"
+            "no room for a loan of {len} bytes, now or ever: three quarters of GRIDNET_SHM_SEGMENT_SIZE can be lent, less what \
+             messages have taken beyond the rest"
         ),
         other => return other.into(),
     };

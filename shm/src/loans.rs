@@ -36,7 +36,8 @@ impl LoanSpace {
     pub fn take(&mut self, segment: &mut OwnSegment, len: usize) -> Result<LoanMemory, Error> {
         // Messages need room, too: a quarter of the segment is never lent.
         let floor = segment.len() / 4;
-        if len > segment.len() - floor {
+        // What they have taken beyond it does not come back, whatever becomes of the loans.
+        if !segment.could_claim(len, LOAN_UNIT, floor) {
             return Err(Error::Limit);
         }
         let start = match self.by_len.range((len, 0)..).next() {
@@ -47,7 +48,11 @@ impl LoanSpace {
                 }
                 start
             }
-            None => self.claim(segment, len, floor)?,
+            // Loans that come back will make room.
+            None => segment.claim_from_end(len, LOAN_UNIT, floor).map_err(|error| match error {
+                Error::Limit => Error::Again,
+                other => other,
+            })?,
         };
         self.lent += len;
         Ok(LoanMemory { position: start as u64, base: segment.at(start), capacity: len })
@@ -72,14 +77,6 @@ impl LoanSpace {
         } else {
             self.insert(start, len);
         }
-    }
-
-    fn claim(&mut self, segment: &mut OwnSegment, len: usize, floor: usize) -> Result<usize, Error> {
-        segment.claim_from_end(len, LOAN_UNIT, floor).map_err(|error| match error {
-            // Loans that come back may make room.
-            Error::Limit if self.lent > 0 => Error::Again,
-            other => other,
-        })
     }
 
     fn insert(&mut self, start: usize, len: usize) {
@@ -114,8 +111,12 @@ mod tests {
         space.give_back(&mut segment, &whole);
         assert_eq!(segment.claimed(), SIZE, "what is not used serves messages");
         segment.commit(SIZE / 2).unwrap();
-        // Messages have taken the room for good: no loan that comes back makes any.
+        // Messages have taken the room for good: no loan that comes back makes any, lent or not.
         assert_eq!(space.take(&mut segment, SIZE / 4 * 3), Err(Error::Limit));
+        let half = space.take(&mut segment, SIZE / 2).unwrap();
+        assert_eq!(space.take(&mut segment, SIZE / 2 + LOAN_UNIT), Err(Error::Limit));
+        assert_eq!(space.take(&mut segment, SIZE / 2), Err(Error::Again), "it will come back");
+        space.give_back(&mut segment, &half);
         space.take(&mut segment, SIZE / 2).unwrap();
     }
 

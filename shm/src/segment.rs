@@ -110,6 +110,13 @@ impl OwnSegment {
         Ok(start)
     }
 
+    /// Whether [`Self::claim_from_end`] would find room if all that was claimed were given back. What messages have taken
+    /// never is.
+    pub fn could_claim(&self, len: usize, align: usize, floor: usize) -> bool {
+        let start = self.map.len().checked_sub(len).map(|start| start - start % align);
+        start.is_some_and(|start| start >= floor.max(self.committed))
+    }
+
     /// Gives the first `len` bytes of the claimed part back to the other one.
     pub fn unclaim(&mut self, len: usize) {
         self.claimed = (self.claimed + len).min(self.map.len());

@@ -27,17 +27,22 @@ impl<R: Rail> Engine<R> {
         self.state.loans.set_mark(mark);
     }
 
+    /// Bounds the loans that there may be at once, own and received: a million at most, which is the default.
+    pub fn limit_loans(&mut self, most: usize) {
+        self.state.loans.set_most(most);
+    }
+
     /// Takes a loan of `len` bytes: its handle, and where it begins. What it holds at first is not defined.
     ///
     /// # Errors
     /// [`Error::Again`] when all memory is lent, or there are too many loans; [`Error::Limit`] when there is no memory for as
-    /// much, now or ever; [`Error::NoMemory`] when the system has none.
+    /// much, now or ever, whatever comes back; [`Error::NoMemory`] when the system has none.
     pub fn take_loan(&mut self, len: usize) -> Result<(u64, NonNull<u8>), Error> {
         if let Some(taken) = self.take_loan_now(len) {
             return Ok(taken);
         }
         let (class, size) = class_of(len).ok_or(Error::Limit)?;
-        if !self.state.loans.has_room(0) {
+        if !self.state.loans.has_room() {
             return Err(Error::Again);
         }
         let memory = self.more_memory(class, size)?;
@@ -50,7 +55,7 @@ impl<R: Rail> Engine<R> {
     #[inline(always)]
     pub fn take_loan_now(&mut self, len: usize) -> Option<(u64, NonNull<u8>)> {
         let (class, _) = class_of(len)?;
-        if !self.state.loans.has_room(0) {
+        if !self.state.loans.has_room() {
             return None;
         }
         let memory = self.state.loans.reuse(class)?;
@@ -275,12 +280,11 @@ impl<R: Rail> Engine<R> {
             }
             Source::Peer(_) => return false,
         };
-        if !self.state.unexpected.is_empty()
-            || !self.state.has_room_for_loan()
-            || self.state.admit(cq).is_err()
+        if !self.state.unexpected.is_empty() || !self.state.loans.has_room() || self.state.admit(cq).is_err()
         {
             return false;
         }
+        self.state.loans.promise();
         self.state.posted.insert_exact(source, tag, RecvOp { iov: IovList::Lend(slot), cq, context });
         self.state.engine.receives_posted.add(1);
         true
@@ -298,10 +302,12 @@ impl<R: Rail> Engine<R> {
         slot: LentSlot,
         context: u64,
     ) -> Result<u64, Error> {
-        if !self.state.has_room_for_loan() {
+        if !self.state.loans.has_room() {
             return Err(Error::Again);
         }
+        self.state.loans.promise();
         self.receive_list(cq, pattern, IovList::Lend(slot), context)
+            .inspect_err(|_| self.state.loans.break_promise())
     }
 
     /// Receives a message that a matched probe took, lent to the program.
@@ -315,10 +321,12 @@ impl<R: Rail> Engine<R> {
         slot: LentSlot,
         context: u64,
     ) -> Result<u64, Error> {
-        if !self.state.has_room_for_loan() {
+        if !self.state.loans.has_room() {
             return Err(Error::Again);
         }
+        self.state.loans.promise();
         self.receive_held_list(cq, message, IovList::Lend(slot), context)
+            .inspect_err(|_| self.state.loans.break_promise())
     }
 
     /// Gives a loan back: an own one that was not sent for good, or one that was received.
@@ -352,6 +360,11 @@ impl<R: Rail> Engine<R> {
         self.state.loans.len()
     }
 
+    /// Receives of loans under way, each of which has a place for its loan.
+    pub fn promised_loans(&self) -> usize {
+        self.state.loans.promised()
+    }
+
     /// Tells the rails of loans that were copied out of the store.
     pub(super) fn release_copied(&mut self) {
         while let Some(peer) = self.state.loans.copied.pop() {
@@ -375,10 +388,11 @@ impl SendOp {
 }
 
 impl State {
-    /// Each receive of loans that is posted may need a place.
-    #[inline(always)]
-    fn has_room_for_loan(&self) -> bool {
-        self.loans.has_room(self.posted.len() + self.incoming.len())
+    /// A receive has ended without a message: what it was promised is free again.
+    pub(super) fn break_promise(&mut self, receive: &RecvOp) {
+        if receive.iov.is_lent() {
+            self.loans.break_promise();
+        }
     }
 
     pub(super) fn end_hold(&mut self, hold: Key, peer: PeerId) {

@@ -7,7 +7,7 @@ use crate::mem::Iov;
 use crate::rail::PeerId;
 use crate::sync::prefetch_for_write;
 
-/// Loans that a fabric can have at once: their places take 20 bits of a handle.
+/// Loans that a fabric can have at once, own and received: their places take 20 bits of a handle.
 const MAX_LOANS: usize = 1 << MARK_SHIFT;
 /// Bits of a handle between place and generation that tell the fabrics of a process apart.
 const MARK_BITS: u32 = 12;
@@ -123,6 +123,10 @@ pub(super) struct Loans {
     /// Memory that came back, by class: the last to come back is the next to serve, as it may still be in the cache.
     free: Vec<Vec<Memory>>,
     mark: u64,
+    /// Loans that there may be at once.
+    most: usize,
+    /// Receives of loans under way: each will need a place.
+    promised: usize,
     /// The rail that lends: the first that can.
     pub(super) lender: Option<usize>,
     /// Peers whose loan was copied out of the store, and is not read any more; once for each.
@@ -136,6 +140,8 @@ impl Loans {
             holds: Slab::default(),
             free: std::iter::repeat_with(Vec::new).take(CLASSES).collect(),
             mark: 0,
+            most: MAX_LOANS,
+            promised: 0,
             lender,
             copied: Vec::new(),
         }
@@ -144,6 +150,11 @@ impl Loans {
     /// Gives the handles of this fabric a mark, so that those of another are recognised.
     pub(super) fn set_mark(&mut self, mark: u32) {
         self.mark = u64::from(mark) << MARK_SHIFT & MARK_MASK;
+    }
+
+    /// Bounds the loans that there may be at once; handles have places for [`MAX_LOANS`].
+    pub(super) fn set_most(&mut self, most: usize) {
+        self.most = most.min(MAX_LOANS);
     }
 
     #[inline]
@@ -168,10 +179,27 @@ impl Loans {
         self.loans.len()
     }
 
-    /// True when there is room for so many more.
+    /// True when there is a place for one more, besides those that are promised.
     #[inline]
-    pub(super) fn has_room(&self, more: usize) -> bool {
-        self.loans.len() + more < MAX_LOANS
+    pub(super) fn has_room(&self) -> bool {
+        self.loans.len() + self.promised < self.most
+    }
+
+    /// Keeps a place for a receive of loans, until [`Self::borrow`] or [`Self::break_promise`]. To be called when there is
+    /// room: so no received loan ever finds the table full.
+    #[inline]
+    pub(super) fn promise(&mut self) {
+        self.promised += 1;
+    }
+
+    /// A receive of loans has ended without one.
+    pub(super) fn break_promise(&mut self) {
+        self.promised -= 1;
+    }
+
+    /// Places that are promised.
+    pub(super) fn promised(&self) -> usize {
+        self.promised
     }
 
     /// Memory of a class that came back.
@@ -193,9 +221,10 @@ impl Loans {
         (self.handle_of(key), base)
     }
 
-    /// Enters a received message that is lent to the program.
+    /// Enters a received message that is lent to the program, in a place that was promised.
     #[inline]
     pub(super) fn borrow(&mut self, lender: Lender, slot: LentSlot, data: *const u8, len: usize) {
+        self.promised -= 1;
         let key = self.loans.insert(Loan::Borrowed(lender));
         slot.write(Lent { loan: self.handle_of(key), data, len });
     }
@@ -373,6 +402,21 @@ mod tests {
         assert_ne!(again, loan);
         assert_eq!(one.give_back(loan), Err(Error::Handle));
         assert_eq!(one.give_back(0), Err(Error::Invalid));
+    }
+
+    #[test]
+    fn no_bound_goes_beyond_what_handles_can_tell_apart() {
+        let mut table = Loans::new(None);
+        table.set_most(usize::MAX);
+        assert_eq!(table.most, MAX_LOANS);
+        table.set_most(2);
+        table.promise();
+        assert!(table.has_room());
+        table.promise();
+        assert!(!table.has_room());
+        table.break_promise();
+        table.enter(memory(), 1);
+        assert!(!table.has_room(), "one there is, and one is promised");
     }
 
     /// Handle, whether the program has it, and the holds of peers.

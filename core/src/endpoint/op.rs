@@ -95,6 +95,15 @@ impl IovList {
         }
     }
 
+    /// True for a receive of loans.
+    pub(super) fn is_lent(&self) -> bool {
+        match self {
+            IovList::One(_) => false,
+            IovList::Lend(_) => true,
+            IovList::More(more) => matches!(**more, MoreMemory::Lending(_)),
+        }
+    }
+
     #[inline]
     pub(super) fn as_slice(&self) -> &[Iov] {
         match self {

@@ -189,14 +189,19 @@ impl<R: Rail> Engine<R> {
     /// Takes back the receives that report to a queue, silently.
     pub(super) fn withdraw_receives(&mut self, cq: CqId) {
         for key in self.state.posted.keys_where(|_, receive| receive.cq == cq) {
-            if self.state.posted.remove(key).is_some() {
+            if let Some(receive) = self.state.posted.remove(key) {
                 self.state.engine.receives_withdrawn.add(1);
+                self.state.break_promise(&receive);
                 self.state.unadmit(cq);
             }
         }
         // What is coming in comes to an end, but into no memory.
-        for incoming in self.state.incoming.values_mut().filter(|incoming| incoming.receive.cq == cq) {
-            incoming.receive.iov = IovList::One(Iov::EMPTY);
+        let State { incoming, loans, .. } = &mut self.state;
+        for incoming in incoming.values_mut().filter(|incoming| incoming.receive.cq == cq) {
+            let withdrawn = std::mem::replace(&mut incoming.receive.iov, IovList::One(Iov::EMPTY));
+            if withdrawn.is_lent() {
+                loans.break_promise();
+            }
         }
     }
 }
@@ -211,6 +216,7 @@ impl State {
     /// A receive that ends without a message.
     pub(super) fn complete_receive_failed(&mut self, receive: RecvOp, op: u64, peer: PeerId, error: Error) {
         self.note_failure(peer, error);
+        self.break_promise(&receive);
         let completion = Completion {
             context: receive.context,
             length: 0,

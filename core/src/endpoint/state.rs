@@ -191,9 +191,11 @@ impl State {
         let truncated = if op.wanted < op.total { Err(Error::Truncated) } else { Ok(()) };
         let status = status.and(truncated);
         let iov = std::mem::replace(&mut op.receive.iov, IovList::One(Iov::EMPTY));
-        if let (IovList::More(more), Ok(())) = (iov, status) {
-            if let MoreMemory::Lending(lending) = *more {
-                self.loans.borrow_memory(lending);
+        if let IovList::More(more) = iov {
+            match (*more, status) {
+                (MoreMemory::Lending(lending), Ok(())) => self.loans.borrow_memory(lending),
+                (MoreMemory::Lending(_), Err(_)) => self.loans.break_promise(),
+                _ => {}
             }
         }
         self.complete(

@@ -358,6 +358,57 @@ pub fn exhausted_loans_recover<F: Fixture>(fixture: F) {
     }
 }
 
+/// However many loans there are, each receive that was posted has a place for its own; the bound is told before, by name.
+pub fn what_is_received_has_a_place<F: Fixture>(fixture: F) {
+    const MOST: usize = 5;
+    let mut pair = Pair::new(fixture);
+    pair.b.engine().limit_loans(MOST);
+    let large = content(300_000, 2);
+    for round in 0..3 {
+        // Small and large, as a loan and not: each takes its place in a way of its own.
+        let posted: Vec<_> = (0..3).map(|tag| pair.b.receive_loan(exactly(pair.to_a, tag))).collect();
+        let own: Vec<u64> =
+            (0..2).map(|_| pair.b.take_loan(b"own").expect("there is room for both")).collect();
+        assert_eq!(pair.b.take_loan(b"own"), Err(Error::Again), "three places are promised");
+        assert_eq!(pair.b.try_receive_loan(from_any(9)).unwrap_err(), Error::Again);
+        pair.a.send(pair.to_b, b"small", 0);
+        pair.a.send(pair.to_b, &large, 1);
+        pair.a.send_as_loan(pair.to_b, &large, 2);
+        let bytes: [&[u8]; 3] = [b"small", &large, &large];
+        let mut handles = own;
+        for (tag, ticket) in posted.into_iter().enumerate() {
+            let outcome = pair.finish_b(ticket);
+            handles.push(assert_lent(&outcome, tag as u64, bytes[tag]));
+        }
+        assert_eq!((pair.b.engine().loans(), pair.b.engine().promised_loans()), (MOST, 0), "round {round}");
+        assert_eq!(pair.b.take_loan(b"own"), Err(Error::Again));
+        // An early message stays where it is until there is room.
+        pair.a.send(pair.to_b, b"early", 4);
+        pair.run_until_quiet();
+        let (_, held) = pair.b.engine().matched_probe(&from_any(4)).expect("it is there");
+        assert_eq!(pair.b.receive_held_loan(held).unwrap_err(), Error::Again);
+        assert_eq!(handles.iter().collect::<std::collections::HashSet<_>>().len(), MOST, "handles collide");
+        pair.b.engine().give_back(handles.remove(0)).expect("the handle names its loan");
+        let ticket = pair.b.receive_held_loan(held).expect("there is room again");
+        let outcome = pair.finish_b(ticket);
+        handles.push(assert_lent(&outcome, 4, b"early"));
+        for loan in handles {
+            pair.b.engine().give_back(loan).expect("the handle names its loan");
+        }
+        assert_all_back(&mut pair);
+    }
+    // Who ends without a message leaves no place behind.
+    let cancelled = pair.b.receive_loan(from_any(1));
+    pair.b.cancel(cancelled).expect("it waits");
+    for tag in 0..MOST as u64 {
+        pair.b.receive_loan(exactly(pair.to_a, tag));
+    }
+    assert_eq!(pair.b.engine().promised_loans(), MOST);
+    pair.a.close();
+    pair.run_until_quiet();
+    assert_eq!((pair.b.engine().promised_loans(), pair.b.engine().loans()), (0, 0));
+}
+
 /// Sends of loans that wait are cancelled, and the memory comes back.
 pub fn waiting_loans_are_cancelled<F: Fixture>(fixture: F) {
     let mut pair = Pair::strangers(fixture, Setup::default());
@@ -403,7 +454,7 @@ pub fn receives_of_loans_are_cancelled<F: Fixture>(fixture: F) {
     let cq = pair.b.cq();
     pair.b.engine().destroy_cq(cq);
     pair.run_until_quiet();
-    assert_eq!(pair.b.engine().loans(), 0);
+    assert_eq!((pair.b.engine().loans(), pair.b.engine().promised_loans()), (0, 0));
 }
 
 /// Checks a receive of loans that got a whole message; the loan.

@@ -107,6 +107,7 @@ macro_rules! conformance_cases {
             loans::loans_outlive_their_sender
             loans::loans_come_back_from_a_peer_that_closes
             loans::exhausted_loans_recover
+            loans::what_is_received_has_a_place
             loans::waiting_loans_are_cancelled
             loans::receives_of_loans_are_cancelled
             hostile::forged_frames_harm_nobody_else
