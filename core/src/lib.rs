@@ -20,6 +20,7 @@ pub mod completion;
 pub mod endpoint;
 pub mod error;
 pub mod filter;
+pub mod forward;
 pub mod ledger;
 pub mod loan;
 pub mod loopback;

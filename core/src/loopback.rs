@@ -25,6 +25,7 @@ pub struct Hub {
     shared: Arc<Mutex<Shared>>,
     latency_ns: u64,
     name: Option<&'static str>,
+    process: Option<u32>,
     without_get: bool,
     places: bool,
 }
@@ -90,6 +91,11 @@ impl Hub {
     /// The same hub with rails of another name.
     pub fn named(self, name: &'static str) -> Hub {
         Hub { name: Some(name), ..self }
+    }
+
+    /// The same hub, whose rails are all in the process of this number.
+    pub fn of_process(self, process: u32) -> Hub {
+        Hub { process: Some(process), ..self }
     }
 
     /// The same hub, whose rails reach no memory of peers: large messages go in segments, and regions are reached by
@@ -432,6 +438,10 @@ impl Rail for LoopbackRail {
     }
 
     fn disarm(&mut self) {}
+
+    fn process(&self, _link: LinkId) -> Option<u32> {
+        self.hub.process
+    }
 
     fn disconnect(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(link.0 as usize).filter(|link| !link.over) {

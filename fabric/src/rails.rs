@@ -3,15 +3,10 @@
 use std::path::PathBuf;
 
 use gridnet_core::error::Error;
-use gridnet_core::loan::LoanMemory;
+use gridnet_core::forward_rail;
 use gridnet_core::loopback::{Hub, LoopbackRail};
-use gridnet_core::mem::{Gather, Iov};
-use gridnet_core::rail::{
-    Armed, Capabilities, Lent, LinkId, Offered, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
-};
-use gridnet_core::region::{RemoteKey, Window};
-use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, Frame, Incoming};
+use gridnet_core::rail::{Rail, Refusal};
+use gridnet_core::wire::Address;
 use gridnet_shm::{ShmConfig, ShmRail};
 
 use crate::config::{Config, HugePages};
@@ -36,7 +31,7 @@ pub(crate) fn open_rails(
     for rail in config.rails.preference() {
         rails.push(match rail {
             "shm" => AnyRail::Shm(Box::new(ShmRail::open(shm_config(config, local, name))?)),
-            _ => AnyRail::Own(Hub::new().named("self").rail(local)),
+            _ => AnyRail::Own(Hub::new().named("self").of_process(std::process::id()).rail(local)),
         });
     }
     if rails.is_empty() {
@@ -69,173 +64,7 @@ macro_rules! each {
     };
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not handed on is lost")]
 impl Rail for AnyRail {
-    fn name(&self) -> &'static str {
-        each!(self, rail => rail.name())
-    }
-
-    #[inline(always)]
-    fn capabilities(&self) -> &Capabilities {
-        each!(self, rail => rail.capabilities())
-    }
-
-    #[inline]
-    fn segment_len(&self, total: u64) -> usize {
-        each!(self, rail => rail.segment_len(total))
-    }
-
-    fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
-        each!(self, rail => rail.connect(peer, address))
-    }
-
-    #[inline(always)]
-    fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
-        each!(self, rail => rail.post(link, frame))
-    }
-
-    #[inline(always)]
-    fn post_message(&mut self, link: LinkId, tag: u64, message: &Iov) -> Posted {
-        each!(self, rail => rail.post_message(link, tag, message))
-    }
-
-    #[inline(always)]
-    fn post_loan(&mut self, link: LinkId, tag: u64, words: [u64; 3]) -> Posted {
-        each!(self, rail => rail.post_loan(link, tag, words))
-    }
-
-    #[inline(always)]
-    fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
-        each!(self, rail => rail.poll(budget, sink))
-    }
-
-    fn poll_link<S: Sink>(&mut self, link: LinkId, budget: usize, sink: &mut S) -> usize {
-        each!(self, rail => rail.poll_link(link, budget, sink))
-    }
-
-    fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
-        each!(self, rail => rail.maintain(now, sink))
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        each!(self, rail => rail.deadline())
-    }
-
-    #[inline]
-    fn is_connecting(&self) -> bool {
-        each!(self, rail => rail.is_connecting())
-    }
-
-    fn expose(&mut self, link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
-        each!(self, rail => rail.expose(link, memory))
-    }
-
-    fn conceal(&mut self, link: LinkId, source: RemoteSource) {
-        each!(self, rail => rail.conceal(link, source));
-    }
-
-    fn prefers_get(&mut self, link: LinkId, len: u64) -> bool {
-        each!(self, rail => rail.prefers_get(link, len))
-    }
-
-    fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
-        each!(self, rail => rail.get(link, from, to))
-    }
-
-    fn allocate(&mut self, len: usize, numa_node: u32) -> Option<Result<Lent, Refusal>> {
-        each!(self, rail => rail.allocate(len, numa_node))
-    }
-
-    fn free(&mut self, token: u64) {
-        each!(self, rail => rail.free(token));
-    }
-
-    fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
-        each!(self, rail => rail.offer(region))
-    }
-
-    fn withdraw(&mut self, number: u64, record: u64) -> bool {
-        each!(self, rail => rail.withdraw(number, record))
-    }
-
-    fn window(&mut self, link: LinkId, key: &RemoteKey) -> Option<Window> {
-        each!(self, rail => rail.window(link, key))
-    }
-
-    fn copy_to(
-        &mut self,
-        link: LinkId,
-        key: &RemoteKey,
-        offset: u64,
-        from: &Iov,
-    ) -> Option<Result<(), Error>> {
-        each!(self, rail => rail.copy_to(link, key, offset, from))
-    }
-
-    fn copy_from(
-        &mut self,
-        link: LinkId,
-        key: &RemoteKey,
-        offset: u64,
-        to: &Iov,
-    ) -> Option<Result<(), Error>> {
-        each!(self, rail => rail.copy_from(link, key, offset, to))
-    }
-
-    fn lend(&mut self, len: usize) -> Result<LoanMemory, Error> {
-        each!(self, rail => rail.lend(len))
-    }
-
-    fn take_back(&mut self, memory: LoanMemory) {
-        each!(self, rail => rail.take_back(memory));
-    }
-
-    #[inline]
-    fn release_loan(&mut self, link: LinkId) {
-        each!(self, rail => rail.release_loan(link));
-    }
-
-    fn delivered(&self, link: LinkId) -> u64 {
-        each!(self, rail => rail.delivered(link))
-    }
-
-    fn retained(
-        &mut self,
-        link: LinkId,
-        after: u64,
-        frame: &mut dyn FnMut(Incoming<'_>),
-    ) -> Result<(), Error> {
-        each!(self, rail => rail.retained(link, after, frame))
-    }
-
-    fn arm(&mut self) -> Armed {
-        each!(self, rail => rail.arm())
-    }
-
-    fn disarm(&mut self) {
-        each!(self, rail => rail.disarm());
-    }
-
-    fn wait_handle(&self) -> Option<i32> {
-        each!(self, rail => rail.wait_handle())
-    }
-
-    #[inline]
-    fn is_peer_on_this_core(&self) -> bool {
-        each!(self, rail => rail.is_peer_on_this_core())
-    }
-
-    fn wakeups_sent(&self) -> u64 {
-        each!(self, rail => rail.wakeups_sent())
-    }
-
-    fn process(&self, link: LinkId) -> Option<u32> {
-        match self {
-            AnyRail::Shm(rail) => rail.process(link),
-            AnyRail::Own(_) => Some(std::process::id()),
-        }
-    }
-
-    fn disconnect(&mut self, link: LinkId) {
-        each!(self, rail => rail.disconnect(link));
-    }
+    forward_rail!(each => frames aside);
 }

@@ -9,12 +9,15 @@
 //! and repeats frames.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::random::Random;
 use super::raw::RawFrame;
 use crate::error::Error;
+use crate::forward_rail;
 use crate::mem::{Gather, PeerBytes};
 use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
 
@@ -175,8 +178,18 @@ impl<R: Rail> Faulty<R> {
     }
 }
 
+/// Calls go to the rail inside.
+macro_rules! each {
+    ($self:ident, $rail:ident => $call:expr) => {
+        match $self {
+            Faulty { inner: $rail, .. } => $call,
+        }
+    };
+}
+
+#[deny(clippy::missing_trait_methods, reason = "what is not handed on is lost")]
 impl<R: Rail> Rail for Faulty<R> {
-    super::forward::forward_to_inner!();
+    forward_rail!(each => aside short_ways);
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -284,6 +297,7 @@ struct FaultSink<'a, S> {
     lent: &'a mut HashMap<(PeerId, u64), RawFrame>,
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not handed on is lost")]
 impl<S: Sink> Sink for FaultSink<'_, S> {
     fn message(&mut self, peer: PeerId, tag: u64, payload: PeerBytes<'_>) {
         self.sink.message(peer, tag, payload);
@@ -335,6 +349,9 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
         self.lines.insert(link, Line { peer: Some(peer), ..Line::default() });
         Ok(peer)
     }
+
+    // A lane would lead past this rail.
+    fn lane(&mut self, _: PeerId, _: Arc<Lane>) {}
 
     fn up(&mut self, peer: PeerId) {
         self.sink.up(peer);

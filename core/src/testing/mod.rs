@@ -12,7 +12,6 @@
 //! | `loopback.rs` | the fixture of the loopback rail, in virtual time |
 //! | `fault.rs` | a rail that drops, doubles, delays, reorders, disconnects |
 //! | `trace.rs` | a rail that tells what passes |
-//! | `forward.rs` | the calls that both hand on as they are |
 //! | `kill.rs` | named places at which a test ends its process |
 //! | `model.rs` | what random operations of a pair have to end with |
 //! | `raw.rs` | a peer that sends whatever frames it is told to |
@@ -20,7 +19,6 @@
 
 pub mod conformance;
 pub mod fault;
-mod forward;
 pub mod kill;
 pub mod loans;
 pub mod loopback;

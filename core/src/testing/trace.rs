@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Error;
+use crate::forward_rail;
 use crate::mem::{Gather, PeerBytes};
 use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, Kind, NodeId};
 
@@ -85,8 +87,18 @@ impl<R: fmt::Debug> fmt::Debug for Traced<R> {
     }
 }
 
+/// Calls go to the rail inside.
+macro_rules! each {
+    ($self:ident, $rail:ident => $call:expr) => {
+        match $self {
+            Traced { inner: $rail, .. } => $call,
+        }
+    };
+}
+
+#[deny(clippy::missing_trait_methods, reason = "what is not handed on is lost")]
 impl<R: Rail> Rail for Traced<R> {
-    super::forward::forward_to_inner!();
+    forward_rail!(each => aside short_ways);
 
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
@@ -136,6 +148,7 @@ struct TraceSink<'a, S> {
     tell: &'a mut Box<dyn FnMut(&Event) + Send>,
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not handed on is lost")]
 impl<S: Sink> Sink for TraceSink<'_, S> {
     fn message(&mut self, peer: PeerId, tag: u64, payload: PeerBytes<'_>) {
         let summary = Summary { kind: Kind::Eager as u8, flags: 0, word: tag, len: payload.len() };
@@ -198,6 +211,9 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
         (self.tell)(&Event::Accepting(link, node, told));
         peer
     }
+
+    // A lane would lead past this rail.
+    fn lane(&mut self, _: PeerId, _: Arc<Lane>) {}
 
     fn up(&mut self, peer: PeerId) {
         self.sink.up(peer);
