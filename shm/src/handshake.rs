@@ -102,7 +102,13 @@ impl ShmRail {
     /// A block for a link: for another user, in a segment of its own.
     fn take_block(&mut self, user: Option<u32>) -> Result<Block, Refusal> {
         let Some(user) = user else {
-            return Ok(Block { line: self.arena.take_block()?, pair: None });
+            let line = self.arena.take_block().or_else(|refusal| {
+                match self.leftovers.give_all_back(&mut self.arena, &self.poller) {
+                    true => self.arena.take_block(),
+                    false => Err(refusal),
+                }
+            })?;
+            return Ok(Block { line, pair: None });
         };
         let mut pair = Box::new(Pair::new(user, &self.config)?);
         Ok(Block { line: pair.arena.take_block()?, pair: Some(pair) })

@@ -15,6 +15,7 @@
 //! | `vm.rs` | memory of other processes, and memory that may be gone |
 //! | `loans.rs` | who has which range of it for loans |
 //! | `link.rs` | a live link: frames into slots, and out of them |
+//! | `leftovers.rs` | memory of links that were cut off, until their peers have heard |
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
 //! | `vm_copy.rs` | the single copy out of another process |
 //! | `copy_choice.rs` | which way long messages take |
@@ -43,6 +44,7 @@ mod guarded;
 mod handshake;
 mod heap;
 mod layout;
+mod leftovers;
 mod link;
 mod loans;
 #[cfg(test)]

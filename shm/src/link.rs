@@ -324,15 +324,13 @@ impl Live {
         arena.give_staging(staging);
     }
 
-    /// Gives everything back to the arena but the block. The peer's segment stays if loans in it are read: with their
-    /// number.
-    pub fn release(mut self, arena: &mut Arena) -> Option<(Arc<PeerSegment>, u32)> {
+    /// What is left at the end: the staging buffers that the peer has not given back; and its segment if loans in it are
+    /// read, with their number.
+    pub fn end(self) -> (Vec<Staging>, Option<(Arc<PeerSegment>, u32)>) {
         // SAFETY: as in `out`.
         unsafe { self.lane.end() };
-        while let Some((_, staging)) = self.under_way.pop_front() {
-            self.return_staging(arena, staging);
-        }
-        (self.loans_read > 0).then_some((self.segment, self.loans_read))
+        let staging = self.under_way.into_iter().map(|(_, staging)| staging).collect();
+        (staging, (self.loans_read > 0).then_some((self.segment, self.loans_read)))
     }
 
     /// A loan of the peer is not read any more.

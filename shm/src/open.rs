@@ -1,10 +1,11 @@
 //! For unit tests: small rails, and who accepts everybody.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gridnet_core::error::Error;
 use gridnet_core::mem::PeerBytes;
-use gridnet_core::rail::{LinkId, PeerId, Refusal, Sink};
+use gridnet_core::rail::{LinkId, PeerId, Rail, Refusal, Sink};
+use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Incoming, NetAddresses, NodeId};
 
 use crate::rail::{ShmConfig, ShmRail, SingleCopy};
@@ -41,16 +42,49 @@ pub fn open_rail(dir: &Path, number: u8) -> ShmRail {
     .unwrap()
 }
 
-/// Accepts everybody, and counts the links that are up.
+/// Connects one rail to another, which calls it what its link is called.
+pub fn link_up(caller: &mut ShmRail, called: &mut ShmRail) {
+    let address = called.config.local;
+    caller.connect(PeerId::new(caller.links.len() as u32), &address).unwrap();
+    let (mut a, mut b) = (Open::default(), Open::default());
+    for _ in 0..1000 {
+        called.maintain(Time(0), &mut b);
+        caller.maintain(Time(0), &mut a);
+    }
+    assert_eq!((a.up, b.up), (1, 1));
+}
+
+/// A run directory that goes away with its test.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new(name: &str) -> Scratch {
+        let dir = std::env::temp_dir().join(format!("gridnet-test-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        Scratch(dir)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Accepts everybody, and notes what comes.
 #[derive(Default)]
 pub struct Open {
+    /// Links that came up.
     pub up: usize,
+    /// Word and first byte of each frame.
+    pub frames: Vec<(u64, Option<u8>)>,
 }
 
 impl Sink for Open {
     fn message(&mut self, _: PeerId, _: u64, _: PeerBytes<'_>) {}
 
-    fn frame(&mut self, _: PeerId, _: Incoming<'_>) -> Result<(), Error> {
+    fn frame(&mut self, _: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
+        self.frames.push((frame.word, frame.payload.to_vec().first().copied()));
         Ok(())
     }
 

@@ -19,6 +19,8 @@ pub enum Watched {
     Greeting(u32),
     /// The socket of a link.
     Socket(u32),
+    /// The socket of a link that was cut off.
+    Leftovers,
     /// The clock, by which it is time to look whether peers live.
     Clock,
 }
@@ -32,6 +34,7 @@ impl Watched {
             Watched::Greeting(i) => (2, i),
             Watched::Socket(i) => (3, i),
             Watched::Clock => (4, 0),
+            Watched::Leftovers => (6, 0),
         };
         kind << 32 | u64::from(index)
     }
@@ -44,6 +47,7 @@ impl Watched {
             2 => Watched::Greeting(index),
             3 => Watched::Socket(index),
             5 => Watched::Foreign,
+            6 => Watched::Leftovers,
             _ => Watched::Clock,
         }
     }
@@ -110,6 +114,7 @@ mod tests {
             Watched::Greeting(7),
             Watched::Socket(u32::MAX),
             Watched::Clock,
+            Watched::Leftovers,
         ] {
             assert_eq!(Watched::from_token(what.token()), what);
         }

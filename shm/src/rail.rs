@@ -30,6 +30,7 @@ use crate::exposure::{self, Exposures};
 use crate::foreign::{Foreign, Pair};
 use crate::heap::OwnHeap;
 use crate::layout::Header;
+use crate::leftovers::{Leftover, Leftovers};
 use crate::link::{Live, MAX_EAGER};
 use crate::loans::LoanSpace;
 use crate::poller::{Poller, Watched};
@@ -157,6 +158,8 @@ pub struct ShmRail {
     hot_next: usize,
     pub(crate) arena: Arena,
     pub(crate) loans: LoanSpace,
+    /// Memory that peers may still read which were cut off.
+    pub(crate) leftovers: Leftovers,
     bell: Bell,
     pub(crate) bell_file: OwnedFd,
     /// See [`socket::doorbell_kind`].
@@ -218,6 +221,7 @@ impl ShmRail {
             capabilities: capabilities(config.single_copy),
             arena: Arena::new(segment, config.ring_slots),
             loans: LoanSpace::default(),
+            leftovers: Leftovers::default(),
             links: Vec::new(),
             by_node: HashMap::new(),
             hot: Vec::with_capacity(HOT_LINKS),
@@ -394,28 +398,29 @@ impl ShmRail {
         }
     }
 
-    /// Gives everything back that a link holds; false when that was done before.
+    /// Gives everything back that a link holds, what its peer may still read as soon as it cannot; false when that was done
+    /// before.
     pub(crate) fn release(&mut self, index: u32) -> bool {
         let Some(link) = self.links.get_mut(index as usize).filter(|link| !link.over) else {
             return false;
         };
         link.over = true;
         // A forked child may hold copies, which would keep connection and watches alive beyond our close.
-        if let Some(stream) = link.socket.take() {
-            self.poller.forget(&stream);
-            socket::hang_up(&stream);
-        }
+        let stream = link.socket.take();
+        stream.iter().for_each(|stream| self.poller.forget(stream));
         link.process = None;
         self.calls -= usize::from(link.live.is_none());
+        let mut left = Leftover { block: link.block, staging: Vec::new() };
         if let Some(live) = link.live.take() {
             self.rung_by_ended += live.rung();
-            let arena = link.pair.as_mut().map_or(&mut self.arena, |pair| &mut pair.arena);
-            link.read = live.release(arena);
+            (left.staging, link.read) = live.end();
         }
         let node = link.node;
         match link.pair.take() {
-            None => self.arena.give_block(link.block),
+            None => self.leftovers.leave(left, stream, &mut self.arena, &self.poller),
+            // Its memory is nobody else's, and goes.
             Some(pair) => {
+                stream.iter().for_each(socket::hang_up);
                 self.pairs -= 1;
                 if let Some(foreign) = &mut self.foreign {
                     foreign.forget(pair.user, node, index);
@@ -425,11 +430,24 @@ impl ShmRail {
         if self.by_node.get(&node) == Some(&index) {
             self.by_node.remove(&node);
         }
-        if self.by_node.is_empty() && self.pairs == 0 {
-            self.vigil.end();
-        }
+        self.end_vigil();
         self.stop_polling(index);
         true
+    }
+
+    /// Nobody is left whose end is to be noticed.
+    fn end_vigil(&mut self) {
+        if self.by_node.is_empty() && self.pairs == 0 && self.leftovers.is_empty() {
+            self.vigil.end();
+        }
+    }
+
+    /// Takes back what peers have left that were cut off.
+    fn look_at_leftovers(&mut self) {
+        if !self.leftovers.is_empty() {
+            self.leftovers.look(&mut self.arena, &self.poller);
+            self.end_vigil();
+        }
     }
 
     /// The links that are polled: all that are live.
@@ -478,16 +496,22 @@ impl ShmRail {
     #[cold]
     fn post_with_what_others_have(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
         self.reclaim_all();
-        let window = self.config.link_window;
-        let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
-        let Some(live) = &mut link.live else { return Posted::Down };
-        let posted = live.post(&mut self.arena, window, frame);
+        let posted = self.post_again(link, frame);
         match self.arena.shortage() {
             Some(error) if posted == Posted::NoResource && !self.sharing().any(Live::lends) => {
+                if self.leftovers.give_all_back(&mut self.arena, &self.poller) {
+                    return self.post_with_what_others_have(link, frame);
+                }
                 Posted::Failed(error)
             }
             _ => posted,
         }
+    }
+
+    fn post_again(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
+        let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
+        let Some(live) = &mut link.live else { return Posted::Down };
+        live.post(&mut self.arena, self.config.link_window, frame)
     }
 }
 
@@ -609,7 +633,11 @@ impl Rail for ShmRail {
                 Watched::Foreign => self.accept_foreign(now, sink),
                 Watched::Greeting(place) => self.greet(place, sink),
                 Watched::Socket(index) => self.hear(index, sink),
-                Watched::Clock => self.bury_dead(sink),
+                Watched::Leftovers => self.look_at_leftovers(),
+                Watched::Clock => {
+                    self.bury_dead(sink);
+                    self.look_at_leftovers();
+                }
             }
         }
         self.drop_silent(now);

@@ -27,6 +27,8 @@ const TYPE_REJECT: u8 = b'R';
 const TYPE_HEAP: u8 = b'M';
 const TYPE_FOREIGN: u8 = b'F';
 const TYPE_WAKE: u8 = b'W';
+/// Packets that are thrown away in one go, so that nobody who sends on and on keeps anybody waiting.
+const MOST_UNHEARD: usize = 16;
 /// Descriptors that a connection brings: segment and doorbell.
 const BROUGHT: usize = 2;
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
@@ -140,6 +142,24 @@ impl Probe {
 pub fn hang_up(stream: &OwnedFd) {
     // An error says that it is over already.
     let _ = shutdown(stream.as_raw_fd(), Shutdown::Both);
+}
+
+/// Ends a connection for the other end, whoever here holds a copy, and goes on hearing whether it hangs up.
+pub fn say_goodbye(stream: &OwnedFd) {
+    // An error says that it is over already.
+    let _ = shutdown(stream.as_raw_fd(), Shutdown::Write);
+}
+
+/// Whether the other end of a connection has hung up, or its process has ended. What it had sent is thrown away.
+pub fn has_left(stream: &OwnedFd) -> bool {
+    for _ in 0..MOST_UNHEARD {
+        match receive(stream) {
+            Ok(Packet::Closed) => return true,
+            Ok(Packet::Nothing) => break,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    !is_peer_alive(stream)
 }
 
 /// Whether the process at the other end lives; a connection can also be kept by its forked child.
