@@ -30,11 +30,14 @@
 //! | `barrier.rs` | process-wide memory barriers |
 //! | `guarded.rs` | a peer's memory between guards (feature `testing`) |
 //! | `open.rs` | small rails for unit tests |
+//! | `closing.rs`, `interrupted.rs` | tests of ends, and of signals |
 //! | `testing.rs` | what tests see and do that nobody else may (feature `testing`) |
 //! | `cpu.rs` | on which core we are |
 
 mod arena;
 mod barrier;
+#[cfg(test)]
+mod closing;
 mod copy_choice;
 mod cpu;
 mod exposure;
@@ -43,6 +46,8 @@ mod foreign;
 mod guarded;
 mod handshake;
 mod heap;
+#[cfg(test)]
+mod interrupted;
 mod layout;
 mod leftovers;
 mod link;
