@@ -400,6 +400,15 @@ pub fn what_is_received_has_a_place<F: Fixture>(fixture: F) {
     // Who ends without a message leaves no place behind.
     let cancelled = pair.b.receive_loan(from_any(1));
     pair.b.cancel(cancelled).expect("it waits");
+    let abandoned = pair.b.receive_loan(from_any(1));
+    let send = pair.a.send(pair.to_b, &large, 1);
+    pair.a.cancel(send).expect("the peer has not asked for it");
+    pair.run_until_quiet();
+    if !pair.b.is_finished(abandoned) {
+        pair.b.cancel(abandoned).expect("it was not announced yet");
+    }
+    let outcome = pair.finish_b(abandoned);
+    assert_eq!((outcome.status, pair.b.engine().promised_loans()), (Err(Error::Canceled), 0));
     for tag in 0..MOST as u64 {
         pair.b.receive_loan(exactly(pair.to_a, tag));
     }
