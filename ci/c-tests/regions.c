@@ -2,43 +2,12 @@
  * killing do. */
 #define _GNU_SOURCE /* MAP_ANONYMOUS, syscall numbers */
 #include "forbid.h"
-#include "test.h"
+#include "regions.h"
 
 #include <signal.h>
 #include <sys/mman.h>
 
 enum { KEYS = 1, GO = 2, LEN = 1 << 20, PAGE = 4096 };
-
-static gridnet_region_params region_params(void *base, size_t len, uint32_t access)
-{
-    gridnet_region_params params;
-    memset(&params, 0, sizeof params);
-    params.size = sizeof params;
-    params.base = base;
-    params.len = len;
-    params.access = access;
-    params.memory_kind = GRIDNET_MEMORY_HOST;
-    params.numa_node = GRIDNET_NUMA_UNKNOWN;
-    return params;
-}
-
-static const uint32_t ALL = GRIDNET_ACCESS_REMOTE_READ | GRIDNET_ACCESS_REMOTE_WRITE | GRIDNET_ACCESS_REMOTE_ATOMIC;
-
-static gridnet_region *allocate(struct node *node, size_t len, uint32_t access, void **pointer)
-{
-    gridnet_region *region;
-    gridnet_region_params params = region_params(NULL, len, access);
-    CHECK_OK(gridnet_region_allocate(node->fabric, &params, &region, pointer));
-    return region;
-}
-
-static gridnet_region *register_memory(struct node *node, void *base, size_t len, uint32_t access)
-{
-    gridnet_region *region;
-    gridnet_region_params params = region_params(base, len, access);
-    CHECK_OK(gridnet_region_register(node->fabric, &params, &region));
-    return region;
-}
 
 static gridnet_rkey *import(gridnet_endpoint *endpoint, gridnet_region *region)
 {
@@ -47,16 +16,6 @@ static gridnet_rkey *import(gridnet_endpoint *endpoint, gridnet_region *region)
     CHECK_OK(gridnet_region_key(region, &key));
     CHECK_OK(gridnet_rkey_import(endpoint, &key, &rkey));
     return rkey;
-}
-
-/* The end of an operation, wherever it is told. */
-static gridnet_status end(struct node *node, gridnet_status status)
-{
-    if (status != GRIDNET_IN_PROGRESS)
-        return status;
-    gridnet_completion entry = node_wait(node);
-    CHECK(entry.op_kind >= GRIDNET_OP_PUT && entry.op_kind <= GRIDNET_OP_FLUSH);
-    return entry.status;
 }
 
 /* The same where the other side is this process: both are driven. */
@@ -68,19 +27,6 @@ static gridnet_status end_both(struct node *node, struct node *other, gridnet_st
     while (gridnet_cq_poll(node->cq, &entry, 1) == 0)
         CHECK(gridnet_fabric_progress(other->fabric) >= 0);
     return entry.status;
-}
-
-static gridnet_atomic_params add(uint64_t offset, uint64_t operand, void *result)
-{
-    gridnet_atomic_params params;
-    memset(&params, 0, sizeof params);
-    params.size = sizeof params;
-    params.op = GRIDNET_ATOMIC_ADD;
-    params.width = 8;
-    params.offset = offset;
-    params.operand = operand;
-    params.result = result;
-    return params;
 }
 
 /* The owner of two regions: one allocated, one registered. Serves until it is told to end. */
