@@ -65,6 +65,21 @@
 #define GRIDNET_THREAD_MULTIPLE 2
 
 /**
+ * gridnet_iov.memory_kind: memory of the host.
+ */
+#define GRIDNET_MEMORY_HOST 0
+
+/**
+ * gridnet_iov.memory_kind: memory of an accelerator; no rail moves it yet (GRIDNET_ERR_UNSUPPORTED).
+ */
+#define GRIDNET_MEMORY_DEVICE 1
+
+/**
+ * gridnet_iov.numa_node: not known.
+ */
+#define GRIDNET_NUMA_UNKNOWN 4294967295
+
+/**
  * gridnet_atomic_params.op: adds the operand, modulo the width.
  */
 #define GRIDNET_ATOMIC_ADD 1
@@ -95,6 +110,11 @@
 #define GRIDNET_ATOMIC_COMPARE_SWAP 6
 
 /**
+ * gridnet_probe_info.flags: the field immediate is valid.
+ */
+#define GRIDNET_PROBE_IMMEDIATE 1
+
+/**
  * gridnet_region_params.access: the owner's own use; always included.
  */
 #define GRIDNET_ACCESS_LOCAL 1
@@ -115,21 +135,6 @@
 #define GRIDNET_ACCESS_REMOTE_ATOMIC 8
 
 /**
- * gridnet_iov.memory_kind: memory of the host.
- */
-#define GRIDNET_MEMORY_HOST 0
-
-/**
- * gridnet_iov.memory_kind: memory of an accelerator; no rail moves it yet (GRIDNET_ERR_UNSUPPORTED).
- */
-#define GRIDNET_MEMORY_DEVICE 1
-
-/**
- * gridnet_iov.numa_node: not known.
- */
-#define GRIDNET_NUMA_UNKNOWN 4294967295
-
-/**
  * Complete only when the receiver has matched the message.
  */
 #define GRIDNET_SEND_SYNC 1
@@ -143,11 +148,6 @@
  * Report the completion even of a send that is done at once.
  */
 #define GRIDNET_SEND_COMPLETION 4
-
-/**
- * gridnet_probe_info.flags: the field immediate is valid.
- */
-#define GRIDNET_PROBE_IMMEDIATE 1
 
 /**
  * A completion queue: where operations report their end.
@@ -421,6 +421,32 @@ typedef struct gridnet_atomic_params {
 } gridnet_atomic_params;
 
 /**
+ * What a probe found.
+ */
+typedef struct gridnet_probe_info {
+    /**
+     * Length of the message in bytes.
+     */
+    uint64_t length;
+    /**
+     * Its tag.
+     */
+    uint64_t tag;
+    /**
+     * Value that came with it, if GRIDNET_PROBE_IMMEDIATE is in flags.
+     */
+    uint64_t immediate;
+    /**
+     * Number of the sender.
+     */
+    uint32_t source;
+    /**
+     * GRIDNET_PROBE_*.
+     */
+    uint32_t flags;
+} gridnet_probe_info;
+
+/**
  * What a region is made of.
  */
 typedef struct gridnet_region_params {
@@ -565,32 +591,6 @@ typedef struct gridnet_recv_params {
      */
     void *context;
 } gridnet_recv_params;
-
-/**
- * What a probe found.
- */
-typedef struct gridnet_probe_info {
-    /**
-     * Length of the message in bytes.
-     */
-    uint64_t length;
-    /**
-     * Its tag.
-     */
-    uint64_t tag;
-    /**
-     * Value that came with it, if GRIDNET_PROBE_IMMEDIATE is in flags.
-     */
-    uint64_t immediate;
-    /**
-     * Number of the sender.
-     */
-    uint32_t source;
-    /**
-     * GRIDNET_PROBE_*.
-     */
-    uint32_t flags;
-} gridnet_probe_info;
 
 /**
  * Done; no completion follows.
@@ -1163,6 +1163,45 @@ gridnet_status gridnet_flush(struct gridnet_endpoint *endpoint,
                              void *context);
 
 /**
+ * Looks for a message that a receive with these arguments would take, without taking it.
+ *
+ * Errors: GRIDNET_ERR_NO_MESSAGE; GRIDNET_ERR_PEER_GONE when `source` has gone and none of its messages is left.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `source` NULL or an endpoint of it, `info_out` valid for a write.
+ */
+gridnet_status gridnet_tag_probe(struct gridnet_fabric *fabric,
+                                 struct gridnet_endpoint *source,
+                                 uint64_t tag,
+                                 uint64_t ignore,
+                                 struct gridnet_probe_info *info_out);
+
+/**
+ * As gridnet_tag_probe, but takes the message: only gridnet_message_recv receives it.
+ *
+ * # Safety
+ * As gridnet_tag_probe; `message_out` is valid for a write.
+ */
+gridnet_status gridnet_tag_mprobe(struct gridnet_fabric *fabric,
+                                  struct gridnet_endpoint *source,
+                                  uint64_t tag,
+                                  uint64_t ignore,
+                                  struct gridnet_probe_info *info_out,
+                                  struct gridnet_message **message_out);
+
+/**
+ * Receives a message that gridnet_tag_mprobe took. On success the message handle is closed; a completion follows.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `message` NULL or a message of the same fabric; `buf` as for gridnet_tag_recv.
+ */
+gridnet_status gridnet_message_recv(struct gridnet_cq *cq,
+                                    struct gridnet_message *message,
+                                    void *buf,
+                                    size_t len,
+                                    void *context);
+
+/**
  * Makes memory of the program a region. Peers reach it without this process where the system allows it (on one host, by
  * process_vm_writev), else by messages that this process answers inside its calls. Regions may overlap.
  *
@@ -1336,45 +1375,6 @@ gridnet_status gridnet_tag_recvx(struct gridnet_cq *cq,
  */
 gridnet_status gridnet_cancel(struct gridnet_fabric *fabric,
                               gridnet_op op);
-
-/**
- * Looks for a message that a receive with these arguments would take, without taking it.
- *
- * Errors: GRIDNET_ERR_NO_MESSAGE; GRIDNET_ERR_PEER_GONE when `source` has gone and none of its messages is left.
- *
- * # Safety
- * `fabric` is NULL or a fabric, `source` NULL or an endpoint of it, `info_out` valid for a write.
- */
-gridnet_status gridnet_tag_probe(struct gridnet_fabric *fabric,
-                                 struct gridnet_endpoint *source,
-                                 uint64_t tag,
-                                 uint64_t ignore,
-                                 struct gridnet_probe_info *info_out);
-
-/**
- * As gridnet_tag_probe, but takes the message: only gridnet_message_recv receives it.
- *
- * # Safety
- * As gridnet_tag_probe; `message_out` is valid for a write.
- */
-gridnet_status gridnet_tag_mprobe(struct gridnet_fabric *fabric,
-                                  struct gridnet_endpoint *source,
-                                  uint64_t tag,
-                                  uint64_t ignore,
-                                  struct gridnet_probe_info *info_out,
-                                  struct gridnet_message **message_out);
-
-/**
- * Receives a message that gridnet_tag_mprobe took. On success the message handle is closed; a completion follows.
- *
- * # Safety
- * `cq` is NULL or a completion queue, `message` NULL or a message of the same fabric; `buf` as for gridnet_tag_recv.
- */
-gridnet_status gridnet_message_recv(struct gridnet_cq *cq,
-                                    struct gridnet_message *message,
-                                    void *buf,
-                                    size_t len,
-                                    void *context);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -15,9 +15,9 @@ use crate::cq::gridnet_cq;
 use crate::endpoint::gridnet_endpoint;
 use crate::group::gridnet_group;
 use crate::handle::{object, Handle};
+use crate::probe::gridnet_message;
 use crate::region::{gridnet_region, gridnet_rkey};
 use crate::status::{gridnet_status, GRIDNET_OK};
-use crate::tag::gridnet_message;
 
 /// Only the thread that opened the fabric calls.
 pub const GRIDNET_THREAD_SINGLE: u32 = 0;
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn gridnet_fabric_close(fabric: *mut gridnet_fabric) -> gr
                         Handle::<crate::endpoint::EndpointObject>::close(e.cast()).map(drop)
                     }
                     Child::Group(g) => Handle::<crate::group::GroupObject>::close(g.cast()).map(drop),
-                    Child::Message(m) => Handle::<crate::tag::MessageObject>::close(m.cast()).map(drop),
+                    Child::Message(m) => Handle::<crate::probe::MessageObject>::close(m.cast()).map(drop),
                     Child::Region(r) => Handle::<crate::region::RegionObject>::close(r.cast()).map(drop),
                     Child::Rkey(k) => Handle::<crate::region::RkeyObject>::close(k.cast()).map(drop),
                 }

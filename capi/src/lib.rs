@@ -15,6 +15,8 @@
 //! | `boundary.rs` | what each function does at its beginning and end |
 //! | `fabric.rs`, `cq.rs`, `endpoint.rs`, `group.rs` | one object each |
 //! | `tag.rs` | tagged messages |
+//! | `probe.rs` | probes, and messages that they take |
+//! | `iov.rs` | pieces of memory |
 //! | `region.rs` | regions and keys |
 //! | `onesided.rs` | put, get, atomic operations, flush |
 //! | `loan.rs` | messages that are read where they were written |
@@ -29,8 +31,10 @@ pub mod endpoint;
 pub mod fabric;
 pub mod group;
 mod handle;
+pub mod iov;
 pub mod loan;
 pub mod onesided;
+pub mod probe;
 pub mod region;
 pub mod status;
 pub mod tag;
@@ -40,8 +44,10 @@ pub use cq::*;
 pub use endpoint::*;
 pub use fabric::*;
 pub use group::*;
+pub use iov::*;
 pub use loan::*;
 pub use onesided::*;
+pub use probe::*;
 pub use region::*;
 pub use status::*;
 pub use tag::*;

@@ -15,8 +15,9 @@ use crate::cq::{cq_of, gridnet_cq, CqObject};
 use crate::endpoint::{endpoint_of, gridnet_endpoint, EndpointObject};
 use crate::fabric::{fabric_of, gridnet_fabric, Child, FabricObject};
 use crate::handle::Handle;
+use crate::probe::{gridnet_message, MessageObject};
 use crate::status::{gridnet_status, GRIDNET_IN_PROGRESS, GRIDNET_OK};
-use crate::tag::{gridnet_message, optional, pattern_of, MessageObject};
+use crate::tag::{optional, pattern_of};
 
 /// Names a loan of one fabric; 0 is none.
 pub type gridnet_loan = u64;

@@ -10,9 +10,10 @@ use gridnet::core::region::{Atomic, AtomicOp, Width};
 use crate::boundary::{guarded, invalid, null, read_params, Failure};
 use crate::endpoint::{endpoint_of, gridnet_endpoint, EndpointObject};
 use crate::handle::Handle;
+use crate::iov::one_piece;
 use crate::region::{gridnet_rkey, rkey_of, RkeyObject};
 use crate::status::{gridnet_status, GRIDNET_IN_PROGRESS, GRIDNET_OK};
-use crate::tag::{check_flags, one_piece};
+use crate::tag::check_flags;
 
 /// gridnet_atomic_params.op: adds the operand, modulo the width.
 pub const GRIDNET_ATOMIC_ADD: u32 = 1;

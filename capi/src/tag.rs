@@ -3,26 +3,18 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use gridnet::core::endpoint::{Probe, SendArgs, Sent};
-use gridnet::core::error::Error;
-use gridnet::core::matching::{Key, Pattern, Source};
+use gridnet::core::endpoint::{SendArgs, Sent};
+use gridnet::core::matching::{Pattern, Source};
 use gridnet::core::mem::Iov;
-use gridnet::core::rail::Refusal;
 use gridnet::core::ring::slot::BODY_BYTES;
 
 use crate::boundary::{guarded, invalid, null, read_params, write_out, Failure};
 use crate::cq::{cq_of, gridnet_cq, gridnet_op, CqObject};
 use crate::endpoint::{endpoint_of, gridnet_endpoint, EndpointObject};
-use crate::fabric::{fabric_of, gridnet_fabric, Child, Owner};
-use crate::handle::{object, Handle};
+use crate::fabric::{fabric_of, gridnet_fabric, Owner};
+use crate::handle::Handle;
+use crate::iov::{gridnet_iov, one_piece, pieces};
 use crate::status::{gridnet_status, GRIDNET_IN_PROGRESS, GRIDNET_OK};
-
-/// gridnet_iov.memory_kind: memory of the host.
-pub const GRIDNET_MEMORY_HOST: u32 = 0;
-/// gridnet_iov.memory_kind: memory of an accelerator; no rail moves it yet (GRIDNET_ERR_UNSUPPORTED).
-pub const GRIDNET_MEMORY_DEVICE: u32 = 1;
-/// gridnet_iov.numa_node: not known.
-pub const GRIDNET_NUMA_UNKNOWN: u32 = 0xffff_ffff;
 
 /// Complete only when the receiver has matched the message.
 pub const GRIDNET_SEND_SYNC: u32 = 1;
@@ -30,25 +22,6 @@ pub const GRIDNET_SEND_SYNC: u32 = 1;
 pub const GRIDNET_SEND_IMMEDIATE: u32 = 2;
 /// Report the completion even of a send that is done at once.
 pub const GRIDNET_SEND_COMPLETION: u32 = 4;
-
-/// gridnet_probe_info.flags: the field immediate is valid.
-pub const GRIDNET_PROBE_IMMEDIATE: u32 = 1;
-
-/// One piece of memory.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct gridnet_iov {
-    /// Where it starts.
-    pub base: *mut c_void,
-    /// Length in bytes.
-    pub len: usize,
-    /// GRIDNET_MEMORY_*.
-    pub memory_kind: u32,
-    /// NUMA node where it lies, or GRIDNET_NUMA_UNKNOWN. A hint.
-    pub numa_node: u32,
-}
-
-const _: () = assert!(size_of::<gridnet_iov>() == size_of::<Iov>());
 
 /// A send with everything that can be said of it.
 #[repr(C)]
@@ -95,34 +68,6 @@ pub struct gridnet_recv_params {
     /// Given back with the completion.
     pub context: *mut c_void,
 }
-
-/// What a probe found.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct gridnet_probe_info {
-    /// Length of the message in bytes.
-    pub length: u64,
-    /// Its tag.
-    pub tag: u64,
-    /// Value that came with it, if GRIDNET_PROBE_IMMEDIATE is in flags.
-    pub immediate: u64,
-    /// Number of the sender.
-    pub source: u32,
-    /// GRIDNET_PROBE_*.
-    pub flags: u32,
-}
-
-pub(crate) struct MessageObject {
-    pub(crate) owner: Arc<Owner>,
-    pub(crate) key: Key,
-}
-
-/// A message that gridnet_tag_mprobe has taken: nobody else receives it.
-pub struct gridnet_message {
-    _opaque: [u8; 0],
-}
-
-object!(MessageObject, b"GN-messg", "message");
 
 /// Sends `len` bytes with `tag`.
 ///
@@ -263,106 +208,6 @@ pub unsafe extern "C" fn gridnet_cancel(fabric: *mut gridnet_fabric, op: gridnet
         let object = unsafe { fabric_of(fabric)? };
         object.owner.shared.enter()?.engine.cancel(op)?;
         Ok(GRIDNET_OK)
-    })
-}
-
-/// Looks for a message that a receive with these arguments would take, without taking it.
-///
-/// Errors: GRIDNET_ERR_NO_MESSAGE; GRIDNET_ERR_PEER_GONE when `source` has gone and none of its messages is left.
-///
-/// # Safety
-/// `fabric` is NULL or a fabric, `source` NULL or an endpoint of it, `info_out` valid for a write.
-#[no_mangle]
-pub unsafe extern "C" fn gridnet_tag_probe(
-    fabric: *mut gridnet_fabric,
-    source: *mut gridnet_endpoint,
-    tag: u64,
-    ignore: u64,
-    info_out: *mut gridnet_probe_info,
-) -> gridnet_status {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let (object, source) = unsafe { (fabric_of(fabric)?, optional(source)?) };
-        if info_out.is_null() {
-            return Err(null("info_out"));
-        }
-        let pattern = pattern_of(&object.owner, source, tag, ignore)?;
-        let mut guard = object.owner.shared.enter()?;
-        guard.poll_round();
-        let nothing = guard.engine.source_error(&pattern).unwrap_or(Error::NoMessage);
-        let probe = guard.engine.probe(&pattern).ok_or(nothing)?;
-        // SAFETY: checked for NULL, valid by the caller's promise.
-        unsafe { write_out(info_out, probe.into()) };
-        Ok(GRIDNET_OK)
-    })
-}
-
-/// As gridnet_tag_probe, but takes the message: only gridnet_message_recv receives it.
-///
-/// # Safety
-/// As gridnet_tag_probe; `message_out` is valid for a write.
-#[no_mangle]
-pub unsafe extern "C" fn gridnet_tag_mprobe(
-    fabric: *mut gridnet_fabric,
-    source: *mut gridnet_endpoint,
-    tag: u64,
-    ignore: u64,
-    info_out: *mut gridnet_probe_info,
-    message_out: *mut *mut gridnet_message,
-) -> gridnet_status {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let (object, source) = unsafe { (fabric_of(fabric)?, optional(source)?) };
-        if info_out.is_null() {
-            return Err(null("info_out"));
-        }
-        if message_out.is_null() {
-            return Err(null("message_out"));
-        }
-        let pattern = pattern_of(&object.owner, source, tag, ignore)?;
-        let (probe, key) = {
-            let mut guard = object.owner.shared.enter()?;
-            guard.poll_round();
-            let nothing = guard.engine.source_error(&pattern).unwrap_or(Error::NoMessage);
-            guard.engine.matched_probe(&pattern).ok_or(nothing)?
-        };
-        let message: *mut gridnet_message =
-            Handle::open(MessageObject { owner: object.owner.clone(), key }).cast();
-        object.owner.adopt(Child::Message(message));
-        // SAFETY: checked for NULL, valid by the caller's promise.
-        unsafe {
-            write_out(info_out, probe.into());
-            write_out(message_out, message);
-        }
-        Ok(GRIDNET_OK)
-    })
-}
-
-/// Receives a message that gridnet_tag_mprobe took. On success the message handle is closed; a completion follows.
-///
-/// # Safety
-/// `cq` is NULL or a completion queue, `message` NULL or a message of the same fabric; `buf` as for gridnet_tag_recv.
-#[no_mangle]
-pub unsafe extern "C" fn gridnet_message_recv(
-    cq: *mut gridnet_cq,
-    message: *mut gridnet_message,
-    buf: *mut c_void,
-    len: usize,
-    context: *mut c_void,
-) -> gridnet_status {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let (cq, held) = unsafe { (cq_of(cq)?, Handle::<MessageObject>::get(message.cast())?) };
-        if !Arc::ptr_eq(&cq.owner, &held.owner) {
-            return Err(invalid("message is of another fabric than cq"));
-        }
-        // SAFETY: the caller's promise.
-        let iov = unsafe { one_piece(buf, len)? };
-        cq.owner.shared.enter()?.engine.receive_held(cq.id, held.key, iov, context as usize as u64)?;
-        cq.owner.disown(Child::Message(message));
-        // SAFETY: the caller's promise.
-        drop(unsafe { Handle::<MessageObject>::close(message.cast())? });
-        Ok(GRIDNET_IN_PROGRESS)
     })
 }
 
@@ -511,58 +356,6 @@ unsafe fn recv_guarded(
         cq.owner.shared.enter()?.engine.receive(cq.id, &pattern, iov, context)?;
         Ok(GRIDNET_IN_PROGRESS)
     })
-}
-
-impl From<Probe> for gridnet_probe_info {
-    fn from(probe: Probe) -> gridnet_probe_info {
-        gridnet_probe_info {
-            length: probe.len,
-            tag: probe.tag,
-            immediate: probe.immediate.unwrap_or(0),
-            source: probe.source.number(),
-            flags: if probe.immediate.is_some() { GRIDNET_PROBE_IMMEDIATE } else { 0 },
-        }
-    }
-}
-
-/// # Safety
-/// `buf` is valid for `len` bytes as the operation needs it, or `len` is 0.
-#[inline(always)]
-pub(crate) unsafe fn one_piece(buf: *mut c_void, len: usize) -> Result<Iov, Failure> {
-    if buf.is_null() {
-        return if len == 0 { Ok(Iov::EMPTY) } else { Err(null("buf")) };
-    }
-    if len > isize::MAX as usize {
-        return Err(invalid(format!("len is {len}; accepted: at most {}", isize::MAX)));
-    }
-    // SAFETY: the caller's promise.
-    Ok(unsafe { Iov::new(buf.cast(), len) })
-}
-
-/// # Safety
-/// `iov` points to `count` pieces, each as the operation needs it.
-unsafe fn pieces<'a>(iov: *const gridnet_iov, count: usize) -> Result<&'a [Iov], Failure> {
-    if count == 0 {
-        return Ok(&[]);
-    }
-    if iov.is_null() {
-        return Err(null("iov"));
-    }
-    if count > 1024 {
-        return Err(invalid(format!("iov_count is {count}; accepted: at most 1024")));
-    }
-    // SAFETY: the caller's promise; the two structs are the same, field by field.
-    let pieces = unsafe { std::slice::from_raw_parts(iov.cast::<Iov>(), count) };
-    for piece in pieces {
-        if piece.base().is_null() && !piece.is_empty() {
-            return Err(null("base of a piece"));
-        }
-        if piece.memory_kind() != GRIDNET_MEMORY_HOST {
-            let why = format!("memory_kind is {}; rails move GRIDNET_MEMORY_HOST only", piece.memory_kind());
-            return Err(Refusal::new(Error::Unsupported, why).into());
-        }
-    }
-    Ok(pieces)
 }
 
 /// # Safety
