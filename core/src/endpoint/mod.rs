@@ -21,13 +21,16 @@
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
 //! | `serve.rs` | what peers do to own regions by messages |
-//! | `loan.rs`, `loan_table.rs` | messages that are read where they were written; who has which loan |
+//! | `loan.rs`, `loan_send.rs`, `loan_receive.rs` | messages that are read where they were written |
+//! | `loan_table.rs` | who has which loan |
 //! | `publish.rs` | what the ledger is told |
 
 mod arrive;
 mod flush;
 mod link;
 mod loan;
+mod loan_receive;
+mod loan_send;
 mod loan_table;
 mod onesided;
 mod op;
