@@ -20,7 +20,7 @@
 //! | `vm_copy.rs` | the single copy out of another process |
 //! | `copy_choice.rs` | which way long messages take |
 //! | `rail.rs` | all links of a fabric: polling, sleeping, the end of peers |
-//! | `handshake.rs` | how links are made |
+//! | `handshake.rs`, `called.rs` | how links are made; how calls are answered |
 //! | `users.rs` | which users' processes may be peers |
 //! | `foreign.rs` | peers of other users: a segment for each pair |
 //! | `socket.rs` | Unix sockets and process descriptors |
@@ -36,6 +36,7 @@
 
 mod arena;
 mod barrier;
+mod called;
 #[cfg(test)]
 mod closing;
 mod copy_choice;

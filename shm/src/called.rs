@@ -1,0 +1,175 @@
+//! How a fabric is called: connections are accepted, say who they are, and become links or are refused.
+
+use std::os::fd::OwnedFd;
+
+use gridnet_core::error::Error;
+use gridnet_core::kill_point;
+use gridnet_core::rail::{LinkId, Refusal, Sink};
+use gridnet_core::time::Time;
+
+use crate::foreign::introduce;
+use crate::handshake::{hear_as, Greeting, Heard};
+use crate::link::Live;
+use crate::poller::Watched;
+use crate::rail::{Link, ShmRail, GREETING_NS};
+use crate::socket::{self, Packet};
+use crate::users::User;
+
+/// How long callers wait when descriptors have run out.
+const LISTEN_PAUSE_NS: u64 = 100_000_000;
+/// Most connections that have not said who they are.
+const MAX_GREETINGS: usize = 1024;
+/// Those of other users are among the first so many, and so leave room.
+const MAX_FOREIGN_GREETINGS: usize = 64;
+
+impl ShmRail {
+    pub(crate) fn accept_all<S: Sink>(&mut self, now: Time, sink: &mut S) {
+        loop {
+            let stream = match socket::accept_next(&self.listener) {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return,
+                Err(errno) => return self.pause_listening(errno, now),
+            };
+            kill_point!("connect.accepted");
+            match socket::check_user(&stream) {
+                // Callers speak at once: often it is here already.
+                Ok(()) => self.hear_greeting(stream, now, sink),
+                Err(refusal) => tracing::warn!(reason = %refusal.reason, "connection refused"),
+            }
+        }
+    }
+
+    /// Descriptors have run out: callers wait in the queue, and are looked for again in a while.
+    pub(crate) fn pause_listening(&mut self, errno: nix::Error, now: Time) {
+        tracing::warn!(reason = errno.desc(), "connections wait");
+        self.poller.forget(&self.listener);
+        self.foreign.iter().for_each(|foreign| self.poller.forget(&foreign.listener));
+        self.listen_again = Some(now.after(LISTEN_PAUSE_NS));
+    }
+
+    /// A connection that is not yet a link has something to say.
+    pub(crate) fn greet<S: Sink>(&mut self, place: u32, sink: &mut S) {
+        if let Some((stream, since)) = self.greetings.get_mut(place as usize).and_then(Option::take) {
+            self.poller.forget(&stream);
+            self.hear_greeting(stream, since, sink);
+        }
+    }
+
+    pub(crate) fn hear_greeting<S: Sink>(&mut self, stream: OwnedFd, since: Time, sink: &mut S) {
+        let heard = self.user_of(&stream).and_then(|user| hear_as(user, &stream));
+        match heard {
+            Ok(Heard::Greeting(greeting)) => self.answer(stream, greeting, sink),
+            Ok(Heard::Other(Packet::Nothing)) => self.await_greeting(stream, since),
+            // Somebody only looked whether we live.
+            Ok(Heard::Other(_)) => {}
+            Err(refusal) => refuse(&stream, &refusal),
+        }
+    }
+
+    /// Watches a connection until it says who it is.
+    fn await_greeting(&mut self, stream: OwnedFd, since: Time) {
+        let place = self.greetings.iter().position(Option::is_none).unwrap_or(self.greetings.len());
+        let is_own = self.user_of(&stream) == Ok(User::Own);
+        if place >= if is_own { MAX_GREETINGS } else { MAX_FOREIGN_GREETINGS } {
+            tracing::warn!(limit = MAX_GREETINGS, "connection refused: too many have not said who they are");
+            return;
+        }
+        if self.poller.watch(&stream, Watched::Greeting(place as u32)).is_ok() {
+            if place == self.greetings.len() {
+                self.greetings.push(None);
+            }
+            self.greetings[place] = Some((stream, since));
+        }
+    }
+
+    /// Drops connections that did not say in time who they are.
+    pub(crate) fn drop_silent(&mut self, now: Time) {
+        for entry in &mut self.greetings {
+            if let Some((stream, _)) = entry.take_if(|(_, since)| now.since(*since) > GREETING_NS) {
+                self.poller.forget(&stream);
+                tracing::warn!("connection dropped: it did not say who it is within 5 s");
+            }
+        }
+        while self.greetings.pop_if(|entry| entry.is_none()).is_some() {}
+    }
+
+    /// Answers a call, or rejects it.
+    fn answer<S: Sink>(&mut self, stream: OwnedFd, greeting: Greeting, sink: &mut S) {
+        match self.agree(&stream, greeting, sink) {
+            Ok((index, live)) => self.establish(index, stream, live, sink),
+            Err(refusal) => refuse(&stream, &refusal),
+        }
+    }
+
+    /// Joins a caller: the link's index, and what is to become its live part.
+    fn agree<S: Sink>(
+        &mut self,
+        stream: &OwnedFd,
+        greeting: Greeting,
+        sink: &mut S,
+    ) -> Result<(u32, Live), Refusal> {
+        if let Some(index) = self.own_call(&greeting)? {
+            return match self.join_and_answer(index, stream, greeting) {
+                Ok(live) => {
+                    self.forget_call(index);
+                    Ok((index, live))
+                }
+                Err(refusal) => {
+                    // The peer has given way, or will: nobody else will end our call.
+                    self.finish(index, refusal.clone(), sink);
+                    Err(refusal)
+                }
+            };
+        }
+        let (user, node, incarnation) = (greeting.user, greeting.hello.node, greeting.hello.incarnation);
+        let block = self.take_block(user)?;
+        let index = self.links.len() as u32;
+        let arena = block.arena(&self.arena);
+        let agreed = self.join(arena, block.line, greeting).and_then(|live| {
+            self.say_hello(stream, block.line, block.pair.as_deref())?;
+            kill_point!("connect.answered");
+            // While the peer joins.
+            arena.touch_block(block.line);
+            Ok((live, introduce(sink, user, LinkId(index), (node, incarnation))?))
+        });
+        match agreed {
+            Ok((live, peer)) => {
+                self.enter(Link::new(peer, node, block));
+                Ok((index, live))
+            }
+            Err(refusal) => {
+                self.give_block(block);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Joins a caller with the block of our own call.
+    fn join_and_answer(&self, index: u32, stream: &OwnedFd, greeting: Greeting) -> Result<Live, Refusal> {
+        let link = &self.links[index as usize];
+        let pair = link.pair.as_deref();
+        let arena = pair.map_or(&self.arena, |pair| &pair.arena);
+        let live = self.join(arena, link.block, greeting)?;
+        self.say_hello(stream, link.block, pair)?;
+        arena.touch_block(link.block);
+        Ok(live)
+    }
+
+    /// The own call that is dropped in favour of the peer's, if there is one.
+    fn own_call(&self, Greeting { user, hello, .. }: &Greeting) -> Result<Option<u32>, Refusal> {
+        let local = self.config.local.node;
+        if hello.node == local {
+            return Err(Refusal::new(Error::PeerMisbehaved, "the peer has our own node id"));
+        }
+        match self.index_of(*user, hello.node) {
+            None => Ok(None),
+            Some(index) if self.links[index as usize].live.is_none() && local > hello.node => Ok(Some(index)),
+            Some(_) => Err(Refusal::new(Error::InUse, "the two nodes have a link, or are making one")),
+        }
+    }
+}
+
+fn refuse(stream: &OwnedFd, refusal: &Refusal) {
+    tracing::info!(reason = %refusal.reason, "connection refused");
+    let _ = socket::send_reject(stream, refusal);
+}
