@@ -3,7 +3,7 @@
 //! It is a memfd of its own beside the segment, since peers map it writable. Its size is sealed, so that no access raises
 //! SIGBUS; pages are taken as regions need them. It exists from the first allocation on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use gridnet_core::error::Error;
@@ -14,6 +14,7 @@ use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::unistd::ftruncate;
 
+use crate::ranges::Ranges;
 use crate::segment::{check_file_limit, map_sealed, PeerMap};
 
 /// Regions begin at multiples of this: nothing else shares their cache lines, nor the neighbours that are fetched with them.
@@ -34,8 +35,8 @@ pub struct OwnHeap {
     committed: usize,
     /// First byte that was never allotted.
     next: usize,
-    /// Ranges that were given back, joined: start and length.
-    free: BTreeMap<usize, usize>,
+    /// Ranges that were given back.
+    free: Ranges,
     /// What is allotted: start to length, and whether it was placed on a node.
     allotted: HashMap<usize, (usize, bool)>,
 }
@@ -64,7 +65,7 @@ impl OwnHeap {
             // Allowed only where the administrator says so for shared memory; without it, pages are small.
             let _ = map.advise(Advice::HugePage);
         }
-        Ok(OwnHeap { file, map, committed: 0, next: 0, free: BTreeMap::new(), allotted: HashMap::new() })
+        Ok(OwnHeap { file, map, committed: 0, next: 0, free: Ranges::default(), allotted: HashMap::new() })
     }
 
     /// Allots zeroed memory.
@@ -81,12 +82,12 @@ impl OwnHeap {
             Refusal::new(Error::Limit, why)
         };
         let size = len.checked_next_multiple_of(grain).ok_or_else(full)?;
-        let (start, reused) = match self.take_free(size, grain) {
+        let (start, reused) = match self.free.take(size, grain) {
             Some(start) => (start, true),
             None => (self.take_new(size, grain).ok_or_else(full)?, false),
         };
         if let Err(refusal) = self.prepare(start, size, numa_node) {
-            self.give(start, size);
+            self.free.give(start, size);
             return Err(refusal);
         }
         let base = self.map.as_mut_ptr().wrapping_add(start);
@@ -106,7 +107,7 @@ impl OwnHeap {
             // The next region here lies where it likes; an error says that it did before.
             let _ = bind(self.map.as_mut_ptr().wrapping_add(token as usize), size, NUMA_UNKNOWN);
         }
-        self.give(token as usize, size);
+        self.free.give(token as usize, size);
     }
 
     /// Where allotted memory begins in the file.
@@ -136,44 +137,14 @@ impl OwnHeap {
         Ok(())
     }
 
-    /// The first free range that is long enough, cut to size.
-    fn take_free(&mut self, size: usize, grain: usize) -> Option<usize> {
-        let fits = |(start, len): (&usize, &usize)| {
-            let aligned = start.next_multiple_of(grain);
-            (aligned + size <= start + len).then_some((*start, *len, aligned))
-        };
-        let (start, len, aligned) = self.free.iter().find_map(fits)?;
-        self.free.remove(&start);
-        if aligned > start {
-            self.free.insert(start, aligned - start);
-        }
-        if start + len > aligned + size {
-            self.free.insert(aligned + size, start + len - aligned - size);
-        }
-        Some(aligned)
-    }
-
     fn take_new(&mut self, size: usize, grain: usize) -> Option<usize> {
         let start = self.next.next_multiple_of(grain);
         let end = start.checked_add(size).filter(|end| *end <= self.map.len())?;
         if start > self.next {
-            self.give(self.next, start - self.next);
+            self.free.give(self.next, start - self.next);
         }
         self.next = end;
         Some(start)
-    }
-
-    /// Enters a free range, joined with its neighbours.
-    fn give(&mut self, mut start: usize, mut len: usize) {
-        if let Some(next) = self.free.remove(&(start + len)) {
-            len += next;
-        }
-        let before = self.free.range(..start).next_back().map(|(s, l)| (*s, *l));
-        if let Some((s, l)) = before.filter(|(s, l)| s + l == start) {
-            self.free.remove(&s);
-            (start, len) = (s, l + len);
-        }
-        self.free.insert(start, len);
     }
 }
 
@@ -266,7 +237,7 @@ mod tests {
                 heap.free(token);
                 heap.free(token);
             }
-            assert_eq!((heap.free.len(), heap.allotted.len()), (1, 0), "free ranges are joined");
+            assert_eq!((heap.free.count(), heap.allotted.len()), (1, 0), "free ranges are joined");
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `remote.rs` | own regions shown to peers, and peers' regions reached |
 //! | `vm.rs` | memory of other processes, and memory that may be gone |
 //! | `loans.rs` | who has which range of it for loans |
+//! | `ranges.rs` | free ranges, for loans and the heap |
 //! | `link.rs` | a live link: frames into slots, and out of them |
 //! | `leftovers.rs` | memory of links that were cut off, until their peers have heard |
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
@@ -57,6 +58,7 @@ mod loans;
 mod open;
 mod poller;
 mod rail;
+mod ranges;
 mod remote;
 mod rundir;
 mod segment;

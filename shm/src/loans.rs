@@ -4,20 +4,16 @@
 //! back are joined with their neighbours; the smallest that suffices serves the next request. This is the slow path: most
 //! loans are served from what came back in the same size, which the engine keeps.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use gridnet_core::error::Error;
 use gridnet_core::loan::{LoanMemory, LOAN_UNIT};
 
+use crate::ranges::Ranges;
 use crate::segment::OwnSegment;
 
 /// Ranges of a segment.
 #[derive(Debug, Default)]
 pub struct LoanSpace {
-    /// Length of each free range, by its start,
-    free: BTreeMap<usize, usize>,
-    /// and the same by length and start.
-    by_len: BTreeSet<(usize, usize)>,
+    free: Ranges,
     /// Bytes that are lent.
     lent: usize,
 }
@@ -40,14 +36,8 @@ impl LoanSpace {
         if !segment.could_claim(len, LOAN_UNIT, floor) {
             return Err(Error::Limit);
         }
-        let start = match self.by_len.range((len, 0)..).next() {
-            Some(&(range, start)) => {
-                self.remove(start, range);
-                if range > len {
-                    self.insert(start + len, range - len);
-                }
-                start
-            }
+        let start = match self.free.take(len, LOAN_UNIT) {
+            Some(start) => start,
             // Loans that come back will make room.
             None => segment.claim_from_end(len, LOAN_UNIT, floor).map_err(|error| match error {
                 Error::Limit => Error::Again,
@@ -60,33 +50,12 @@ impl LoanSpace {
 
     /// Takes a range back.
     pub fn give_back(&mut self, segment: &mut OwnSegment, memory: &LoanMemory) {
-        let (mut start, mut len) = (memory.position as usize, memory.capacity);
-        self.lent -= len;
-        if let Some((&before, &range)) = self.free.range(..start).next_back() {
-            if before + range == start {
-                self.remove(before, range);
-                (start, len) = (before, len + range);
-            }
-        }
-        if let Some(&behind) = self.free.get(&(start + len)) {
-            self.remove(start + len, behind);
-            len += behind;
-        }
+        self.lent -= memory.capacity;
+        let (start, len) = self.free.give(memory.position as usize, memory.capacity);
         if start == segment.claimed() {
+            self.free.remove(start);
             segment.unclaim(len);
-        } else {
-            self.insert(start, len);
         }
-    }
-
-    fn insert(&mut self, start: usize, len: usize) {
-        self.free.insert(start, len);
-        self.by_len.insert((len, start));
-    }
-
-    fn remove(&mut self, start: usize, len: usize) {
-        self.free.remove(&start);
-        self.by_len.remove(&(len, start));
     }
 }
 
@@ -145,7 +114,7 @@ mod tests {
                 }
             }
             lent.drain(..).for_each(|memory| space.give_back(&mut segment, &memory));
-            prop_assert_eq!((segment.claimed(), space.free.len(), space.by_len.len(), space.lent), (SIZE, 0, 0, 0));
+            prop_assert_eq!((segment.claimed(), space.free.count(), space.lent), (SIZE, 0, 0));
         }
     }
 }
