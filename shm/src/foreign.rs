@@ -19,10 +19,11 @@ use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
 
 use crate::arena::{Arena, MAX_STAGING};
+use crate::config::ShmConfig;
 use crate::layout::{link_block_len, Header, ARENA_OFFSET};
 use crate::link::BULK_DEPTH;
 use crate::poller::{Poller, Watched};
-use crate::rail::{Link, ShmConfig, ShmRail};
+use crate::rail::{Link, ShmRail};
 use crate::segment::OwnSegment;
 use crate::socket::{self, Packet};
 use crate::users::User;

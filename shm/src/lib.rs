@@ -20,7 +20,9 @@
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
 //! | `vm_copy.rs` | the single copy out of another process |
 //! | `copy_choice.rs` | which way long messages take |
-//! | `rail.rs` | all links of a fabric: polling, sleeping, the end of peers |
+//! | `config.rs` | what a rail is opened with |
+//! | `rail.rs` | all links of a fabric: polling, sleeping |
+//! | `ends.rs` | how links end, and the rail |
 //! | `handshake.rs`, `called.rs` | how links are made; how calls are answered |
 //! | `users.rs` | which users' processes may be peers |
 //! | `foreign.rs` | peers of other users: a segment for each pair |
@@ -40,8 +42,10 @@ mod barrier;
 mod called;
 #[cfg(test)]
 mod closing;
+mod config;
 mod copy_choice;
 mod cpu;
+mod ends;
 mod exposure;
 mod foreign;
 #[cfg(feature = "testing")]
@@ -71,6 +75,7 @@ mod vm;
 mod vm_copy;
 
 pub use arena::MAX_STAGING;
-pub use rail::{ShmConfig, ShmRail, SingleCopy};
+pub use config::{ShmConfig, SingleCopy};
+pub use rail::ShmRail;
 pub use rundir::{is_valid_name, RunDir};
 pub use vm::SelfGuard;

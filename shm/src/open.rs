@@ -8,7 +8,8 @@ use gridnet_core::rail::{LinkId, PeerId, Rail, Refusal, Sink};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Incoming, NetAddresses, NodeId};
 
-use crate::rail::{ShmConfig, ShmRail, SingleCopy};
+use crate::config::{ShmConfig, SingleCopy};
+use crate::rail::ShmRail;
 
 /// Bytes of a segment, and of all else that has a size.
 pub const SEGMENT: usize = 1 << 20;

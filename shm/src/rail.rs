@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,12 +24,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::arena::{Arena, MAX_STAGING};
 use crate::barrier;
+use crate::config::{ShmConfig, SingleCopy};
 use crate::cpu::core_stamp;
 use crate::exposure::{self, Exposures};
 use crate::foreign::{Foreign, Pair};
 use crate::heap::OwnHeap;
 use crate::layout::Header;
-use crate::leftovers::{Leftover, Leftovers};
+use crate::leftovers::Leftovers;
 use crate::link::{Live, MAX_EAGER};
 use crate::loans::LoanSpace;
 use crate::poller::{Poller, Watched};
@@ -50,42 +50,6 @@ const ROUNDS_PER_SWEEP: u32 = 4;
 const HOT_LINKS: usize = 4;
 /// How long a connection may take to say who it is.
 pub(crate) const GREETING_NS: u64 = 5_000_000_000;
-
-/// What a rail is opened with.
-#[derive(Debug, Clone)]
-pub struct ShmConfig {
-    /// The fabric's address.
-    pub local: Address,
-    /// The name by which others find it.
-    pub name: Option<String>,
-    /// The run directory; `None` for the automatic place.
-    pub run_dir: Option<PathBuf>,
-    /// Bytes of the segment.
-    pub segment_size: usize,
-    /// Slots of a ring.
-    pub ring_slots: u32,
-    /// Bytes that may be under way to one peer.
-    pub link_window: usize,
-    /// Ask for huge pages.
-    pub huge_pages: bool,
-    /// Most bytes of memory for regions.
-    pub heap_size: usize,
-    /// Whether long messages may be copied straight from process to process.
-    pub single_copy: SingleCopy,
-    /// Other users whose processes may be peers.
-    pub allow_uids: Vec<u32>,
-}
-
-/// When a long message is copied straight out of the sender's memory, instead of through the segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SingleCopy {
-    /// When that is the faster way, as measured on the run.
-    Auto,
-    /// Whenever the system allows it.
-    Always,
-    /// Never.
-    Never,
-}
 
 /// A link, from the first packet on.
 #[derive(Debug)]
@@ -148,8 +112,8 @@ pub struct ShmRail {
     // Declared before the arena, and so dropped before it: the links' rings lie in its segment.
     pub(crate) links: Vec<Link>,
     pub(crate) by_node: HashMap<NodeId, u32>,
-    hot: Vec<u32>,
-    cold: Vec<u32>,
+    pub(crate) hot: Vec<u32>,
+    pub(crate) cold: Vec<u32>,
     /// Where the next frame of each cold link will be.
     lookouts: Vec<Lookout>,
     /// Rounds of polling, modulo 2^32.
@@ -184,14 +148,14 @@ pub struct ShmRail {
     /// Memory that peers may fetch.
     pub(crate) exposures: Exposures,
     /// Links whose peers broke the protocol in this round.
-    broken: Vec<(u32, Refusal)>,
-    rung_by_ended: u64,
+    pub(crate) broken: Vec<(u32, Refusal)>,
+    pub(crate) rung_by_ended: u64,
     /// Memory for regions, from the first allocation on.
     pub(crate) heap: Option<OwnHeap>,
     /// Records of own regions, by number: their positions in lines.
     pub(crate) records: HashMap<u64, u32>,
     /// The process that opened the rail.
-    process: u32,
+    pub(crate) process: u32,
 }
 
 impl ShmRail {
@@ -274,7 +238,7 @@ impl ShmRail {
     }
 
     /// Takes a link out of those that are polled.
-    fn stop_polling(&mut self, index: u32) {
+    pub(crate) fn stop_polling(&mut self, index: u32) {
         self.hot.retain(|i| *i != index);
         if let Some(at) = self.cold.iter().position(|i| *i == index) {
             self.cold.swap_remove(at);
@@ -336,7 +300,7 @@ impl ShmRail {
     }
 
     #[inline(always)]
-    fn deliver<S: Sink>(&mut self, index: u32, budget: usize, sink: &mut S) -> usize {
+    pub(crate) fn deliver<S: Sink>(&mut self, index: u32, budget: usize, sink: &mut S) -> usize {
         let Some(link) = self.links.get_mut(index as usize) else {
             return 0;
         };
@@ -369,85 +333,6 @@ impl ShmRail {
             self.lookouts[at] = live.lookout();
         }
         taken
-    }
-
-    /// Takes down the links whose peers broke the protocol.
-    #[cold]
-    fn cut_broken<S: Sink>(&mut self, sink: &mut S) {
-        while let Some((index, refusal)) = self.broken.pop() {
-            let node = self.links[index as usize].node;
-            tracing::warn!(node = %node, reason = %refusal.reason, "peer broke the protocol and is cut off");
-            self.finish(index, refusal, sink);
-        }
-    }
-
-    /// The peer has ended, or closed its fabric: what it had published is delivered, then the link is over.
-    pub(crate) fn finish_drained<S: Sink>(&mut self, index: u32, why: &str, sink: &mut S) {
-        let slots = self.arena.slots().max(gridnet_core::ring::slot::MAX_SLOTS) as usize;
-        self.deliver(index, slots, sink);
-        let broken =
-            self.broken.iter().position(|(i, _)| *i == index).map(|at| self.broken.swap_remove(at).1);
-        self.finish(index, broken.unwrap_or_else(|| Refusal::new(Error::PeerGone, why)), sink);
-    }
-
-    pub(crate) fn finish<S: Sink>(&mut self, index: u32, reason: Refusal, sink: &mut S) {
-        if self.release(index) {
-            let peer = self.links[index as usize].peer;
-            tracing::debug!(peer = peer.number(), reason = %reason.reason, "link is over");
-            sink.down(peer, reason);
-        }
-    }
-
-    /// Gives everything back that a link holds, what its peer may still read as soon as it cannot; false when that was done
-    /// before.
-    pub(crate) fn release(&mut self, index: u32) -> bool {
-        let Some(link) = self.links.get_mut(index as usize).filter(|link| !link.over) else {
-            return false;
-        };
-        link.over = true;
-        // A forked child may hold copies, which would keep connection and watches alive beyond our close.
-        let stream = link.socket.take();
-        stream.iter().for_each(|stream| self.poller.forget(stream));
-        link.process = None;
-        self.calls -= usize::from(link.live.is_none());
-        let mut left = Leftover { block: link.block, staging: Vec::new() };
-        if let Some(live) = link.live.take() {
-            self.rung_by_ended += live.rung();
-            (left.staging, link.read) = live.end();
-        }
-        let node = link.node;
-        match link.pair.take() {
-            None => self.leftovers.leave(left, stream, &mut self.arena, &self.poller),
-            // Its memory is nobody else's, and goes.
-            Some(pair) => {
-                stream.iter().for_each(socket::hang_up);
-                self.pairs -= 1;
-                if let Some(foreign) = &mut self.foreign {
-                    foreign.forget(pair.user, node, index);
-                }
-            }
-        }
-        if self.by_node.get(&node) == Some(&index) {
-            self.by_node.remove(&node);
-        }
-        self.end_vigil();
-        self.stop_polling(index);
-        true
-    }
-
-    /// Nobody is left whose end is to be noticed.
-    fn end_vigil(&mut self) {
-        if self.by_node.is_empty() && self.pairs == 0 && self.leftovers.is_empty() {
-            self.vigil.end();
-        }
-    }
-
-    /// Takes back what peers have left that were cut off.
-    fn look_at_leftovers(&mut self) {
-        if !self.leftovers.is_empty() {
-            self.leftovers.look(&mut self.arena, &self.poller);
-            self.end_vigil();
-        }
     }
 
     /// The links that are polled: all that are live.
@@ -798,53 +683,6 @@ impl Rail for ShmRail {
 
     fn disconnect(&mut self, link: LinkId) {
         self.release(link.0);
-    }
-}
-
-impl ShmRail {
-    /// Ends the links to some of the peers whose processes have ended, though somebody keeps their connections.
-    fn bury_dead<S: Sink>(&mut self, sink: &mut S) {
-        let mut due: Vec<u32> = self.vigil.due(&self.by_node);
-        due.extend(self.foreign.iter().flat_map(Foreign::links));
-        for index in due {
-            let stream = self.links.get(index as usize).and_then(|link| link.socket.as_ref());
-            if stream.is_some_and(|stream| !socket::is_peer_alive(stream)) {
-                self.finish_drained(index, "the peer process has ended", sink);
-            }
-        }
-    }
-
-    /// A peer whose consumed count lied is cut off; sends to it were refused meanwhile.
-    fn find_corrupt(&mut self) {
-        for index in self.hot.iter().chain(&self.cold) {
-            let live = self.links.get(*index as usize).and_then(|link| link.live.as_ref());
-            if live.is_some_and(Live::is_corrupt) {
-                let why = "the peer says that it consumed more than it was sent";
-                self.broken.push((*index, Refusal::new(Error::PeerMisbehaved, why)));
-            }
-        }
-    }
-}
-
-impl Drop for ShmRail {
-    fn drop(&mut self) {
-        // In a forked child the files still belong to the parent.
-        if self.process != std::process::id() {
-            return;
-        }
-        kill_point!("close.begin");
-        self.end_all_records();
-        kill_point!("close.regions");
-        self.exposures.end_all(&self.arena);
-        kill_point!("close.concealed");
-        self.dir.unregister(self.config.local.node, self.config.name.as_deref());
-        kill_point!("close.unregistered");
-        // A forked child may hold copies of these: closing ours would not end them.
-        self.links.iter().filter_map(|link| link.socket.as_ref()).for_each(socket::hang_up);
-        kill_point!("close.links");
-        socket::hang_up(&self.listener);
-        kill_point!("close.listener");
-        self.foreign.iter().for_each(|foreign| socket::hang_up(&foreign.listener));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Two rails that take each other for another user's.
 
 use super::*;
-use crate::rail::SingleCopy;
+use crate::config::SingleCopy;
 use crate::segment::PeerSegment;
 use crate::users::Users;
 use gridnet_core::conformance_tests;
