@@ -20,10 +20,12 @@
 //! | `link.rs` | peers coming and going |
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
+//! | `remote_op.rs`, `remote_line.rs`, `answer.rs` | the same by messages: how they go out, in which order, how they end |
 //! | `serve.rs` | what peers do to own regions by messages |
 //! | `loan.rs`, `loan_table.rs` | messages that are read where they were written; who has which loan |
 //! | `publish.rs` | what the ledger is told |
 
+mod answer;
 mod arrive;
 mod flush;
 mod link;
@@ -35,6 +37,8 @@ mod peer;
 mod publish;
 mod receive;
 mod regions;
+mod remote_line;
+mod remote_op;
 mod send;
 mod serve;
 mod state;

@@ -1,25 +1,23 @@
 //! Operations on peers' regions: put, get, atomic operations, flush.
 //!
 //! Where the rail reaches the region by itself, an operation is done when its call returns. Elsewhere it goes to the owner
-//! by messages, in order, and completes when the owner has answered. While one is under way, later operations on
-//! regions of the same peer go by messages too: so all of them take effect in the order of the calls.
+//! by messages (`remote_op.rs`), and completes when the owner has answered (`answer.rs`). While one is under way, later
+//! operations on regions of the same peer go by messages too, in one line (`remote_line.rs`): so all of them take effect
+//! in the order of the calls.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
-use super::flush::Step;
-use super::op::{CqId, OpId};
+use super::answer::deliver_word;
+use super::op::CqId;
 use super::peer::PeerState;
+use super::remote_op::{RemoteOp, Work};
 use super::send::Sent;
-use super::serve::Reply;
-use super::state::State;
 use super::Engine;
-use crate::completion::{Completion, OpKind};
 use crate::error::Error;
 use crate::matching::{Key, Slab};
-use crate::mem::{Gather, Iov, PeerBytes};
-use crate::rail::{PeerId, Posted, Rail};
+use crate::mem::Iov;
+use crate::rail::{LinkId, PeerId, Rail};
 use crate::region::{check_bounds, Access, Atomic, Cache, Guard, Regions, RemoteKey, Trusting, Window};
-use crate::wire::Message;
 
 /// What an operation on a region can be given besides memory and place.
 #[derive(Debug, Clone, Copy)]
@@ -39,33 +37,6 @@ pub(super) struct Rkey {
     pub(super) key: RemoteKey,
     /// Open once the rail reaches the region by itself; gone with the link.
     pub(super) window: Option<Window>,
-}
-
-/// What an operation does.
-#[derive(Debug, Clone, Copy)]
-enum Work {
-    Put(Iov),
-    Get(Iov),
-    /// The word as it was before goes to the memory, if there is any.
-    Atomic(Atomic, Option<Iov>),
-    Flush,
-}
-
-/// An operation by messages.
-#[derive(Debug)]
-pub(super) struct RemoteOp {
-    peer: PeerId,
-    pub(super) owner: u64,
-    pub(super) cq: CqId,
-    context: u64,
-    /// Number of the region at its owner.
-    region: u64,
-    offset: u64,
-    work: Work,
-    /// Bytes that have moved: sent of a put, come of a get.
-    moved: usize,
-    /// Everything of it was handed to the rail.
-    is_sent: bool,
 }
 
 /// What an engine knows of regions.
@@ -93,36 +64,6 @@ impl Default for RemoteState {
             bounce: Vec::new(),
             in_rail: HashMap::new(),
         }
-    }
-}
-
-/// Operations between this fabric and one peer.
-#[derive(Debug, Default)]
-pub(super) struct RemoteLine {
-    /// Ours that have not ended, in the order of the calls; some of those behind the first may have ended.
-    line: VecDeque<Key>,
-    /// Those of them that are not sent.
-    to_send: VecDeque<Key>,
-    /// What the peer is to be sent of our regions.
-    pub(super) replies: VecDeque<Reply>,
-    turn: u8,
-}
-
-impl RemoteLine {
-    pub(super) fn has_work(&self) -> bool {
-        !self.to_send.is_empty() || !self.replies.is_empty()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.line.clear();
-        self.to_send.clear();
-        self.replies.clear();
-    }
-
-    /// Whose turn it is: large messages, operations, answers.
-    pub(super) fn next_turn(&mut self) -> u8 {
-        self.turn = if self.turn >= 2 { 0 } else { self.turn + 1 };
-        self.turn
     }
 }
 
@@ -166,7 +107,7 @@ impl<R: Rail> Engine<R> {
     fn window_now(&self, peer: PeerId, rkey: Key) -> Option<&Window> {
         let known = self.state.remote.rkeys.get(rkey)?;
         let window = known.window.as_ref()?;
-        let is_idle = self.state.peers.get(peer.index())?.remote.line.is_empty();
+        let is_idle = self.state.peers.get(peer.index())?.remote.is_idle();
         (known.peer == peer && is_idle).then_some(window)
     }
 
@@ -257,7 +198,7 @@ impl<R: Rail> Engine<R> {
         if let Some(error) = p.error() {
             return Err(error);
         }
-        if p.remote.line.is_empty() {
+        if p.remote.is_idle() {
             return Ok(Sent::Done);
         }
         self.start(peer, args, (0, 0), Work::Flush)
@@ -287,9 +228,9 @@ impl<R: Rail> Engine<R> {
 
     /// Opens the window of a key if there is to be one. The rail and link when this process may reach the region by
     /// itself: the link is up, and nothing is under way that has to come first.
-    fn reach(&mut self, peer: PeerId, rkey: Key) -> Option<(usize, crate::rail::LinkId)> {
+    fn reach(&mut self, peer: PeerId, rkey: Key) -> Option<(usize, LinkId)> {
         let p = self.state.peers.get(peer.index())?;
-        if p.state != PeerState::Up || !p.remote.line.is_empty() {
+        if p.state != PeerState::Up || !p.remote.is_idle() {
             return None;
         }
         let known = self.state.remote.rkeys.get_mut(rkey)?;
@@ -299,252 +240,4 @@ impl<R: Rail> Engine<R> {
         }
         Some((p.rail, p.link))
     }
-
-    /// Starts an operation by messages.
-    fn start(
-        &mut self,
-        peer: PeerId,
-        args: &RemoteArgs,
-        (region, offset): (u64, u64),
-        work: Work,
-    ) -> Result<Sent, Error> {
-        self.state.admit(args.cq)?;
-        let RemoteArgs { cq, owner, context } = *args;
-        let op = RemoteOp { peer, owner, cq, context, region, offset, work, moved: 0, is_sent: false };
-        let key = self.state.remote.ops.insert(op);
-        let remote = &mut self.state.peers[peer.index()].remote;
-        remote.line.push_back(key);
-        remote.to_send.push_back(key);
-        self.state.schedule(peer);
-        self.flush();
-        Ok(Sent::InProgress(OpId::Remote(key).to_bits()))
-    }
-
-    /// The next frame of the operation whose turn it is.
-    pub(super) fn flush_remote(&mut self, peer: PeerId) -> Step {
-        let p = &mut self.state.peers[peer.index()];
-        let Some(&key) = p.remote.to_send.front() else {
-            return Step::Idle;
-        };
-        let Some(op) = self.state.remote.ops.get_mut(key) else {
-            p.remote.to_send.pop_front();
-            return Step::Moved(0);
-        };
-        let rail = &mut self.rails[p.rail];
-        let posted = match (op.message(key, rail), op.work) {
-            // Its turn to end comes when those before it have.
-            (None, _) => Posted::Done,
-            (Some((message, len)), Work::Put(from)) => {
-                let from = Gather::one(&from).window(op.moved, len);
-                rail.post(p.link, &message.frame(from))
-            }
-            (Some((message, _)), _) => rail.post(p.link, &message.frame(Gather::EMPTY)),
-        };
-        match posted {
-            Posted::Done | Posted::Accepted(_) => {
-                kill_point!("region.sent");
-                let len = op.note_sent(rail);
-                if op.is_sent {
-                    p.remote.to_send.pop_front();
-                }
-                Step::Moved(len)
-            }
-            Posted::Failed(error) => {
-                p.remote.to_send.pop_front();
-                self.state.complete_remote(key, Err(error));
-                Step::Moved(0)
-            }
-            Posted::NoResource | Posted::Down => Step::Full,
-        }
-    }
-}
-
-impl RemoteOp {
-    /// What is to be said next, with how many bytes of a put.
-    fn message<R: Rail>(&self, key: Key, rail: &R) -> Option<(Message, usize)> {
-        let (op, region, offset) = (OpId::Remote(key).to_bits(), self.region, self.offset);
-        Some(match &self.work {
-            Work::Put(from) => {
-                let len = self.part(rail);
-                let last = self.moved + len == from.len();
-                (Message::Put { region, op, offset: offset + self.moved as u64, last }, len)
-            }
-            Work::Get(to) => (Message::Get { region, op, offset, len: to.len() as u64 }, 0),
-            Work::Atomic(atomic, _) => (Message::Atomic { region, op, offset, atomic: *atomic }, 0),
-            Work::Flush => return None,
-        })
-    }
-
-    /// Bytes of the next part of a put.
-    fn part<R: Rail>(&self, rail: &R) -> usize {
-        match &self.work {
-            Work::Put(from) => rail.segment_len(from.len() as u64).min(from.len() - self.moved),
-            _ => 0,
-        }
-    }
-
-    fn note_sent<R: Rail>(&mut self, rail: &R) -> usize {
-        let len = self.part(rail);
-        self.is_sent = match &self.work {
-            Work::Put(from) => {
-                self.moved += len;
-                self.moved == from.len()
-            }
-            _ => true,
-        };
-        len
-    }
-
-    fn kind(&self) -> OpKind {
-        match self.work {
-            Work::Put(_) => OpKind::Put,
-            Work::Get(_) => OpKind::Get,
-            Work::Atomic(..) => OpKind::Atomic,
-            Work::Flush => OpKind::Flush,
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match &self.work {
-            Work::Put(iov) | Work::Get(iov) => iov.len() as u64,
-            Work::Atomic(atomic, _) => atomic.width.bytes() as u64,
-            Work::Flush => 0,
-        }
-    }
-}
-
-impl State {
-    /// Bytes of a region have come.
-    pub(super) fn take_data(
-        &mut self,
-        peer: PeerId,
-        op: u64,
-        offset: u64,
-        payload: &PeerBytes<'_>,
-    ) -> Result<(), Error> {
-        let Some((key, op)) = self.remote_op(peer, op)? else { return Ok(()) };
-        let Work::Get(to) = op.work else { return Err(Error::PeerMisbehaved) };
-        // Rails here keep the order: parts follow one another.
-        let fits = payload.len() <= to.len() - op.moved && !payload.is_empty();
-        if !op.is_sent || offset != op.moved as u64 || !fits {
-            return Err(Error::PeerMisbehaved);
-        }
-        payload.copy_to(&Gather::one(&to).window(op.moved, payload.len()));
-        op.moved += payload.len();
-        if op.moved == to.len() {
-            self.complete_remote(key, Ok(()));
-        }
-        Ok(())
-    }
-
-    /// The owner of a region has done what it was asked for, or says why not.
-    pub(super) fn take_answer(
-        &mut self,
-        peer: PeerId,
-        op: u64,
-        status: Result<(), Error>,
-        value: u64,
-    ) -> Result<(), Error> {
-        let Some((key, op)) = self.remote_op(peer, op)? else { return Ok(()) };
-        if status.is_ok() {
-            match &op.work {
-                Work::Put(_) if op.is_sent => {}
-                Work::Get(to) if op.is_sent && to.is_empty() => {}
-                Work::Atomic(atomic, result) if op.is_sent => deliver_word(value, atomic, result.as_ref()),
-                _ => return Err(Error::PeerMisbehaved),
-            }
-        }
-        self.complete_remote(key, status);
-        Ok(())
-    }
-
-    /// The operation that a peer speaks of; none when it was given up meanwhile.
-    fn remote_op(&mut self, peer: PeerId, op: u64) -> Result<Option<(Key, &mut RemoteOp)>, Error> {
-        let OpId::Remote(key) = OpId::from_bits(op) else {
-            return Err(Error::PeerMisbehaved);
-        };
-        match self.remote.ops.get_mut(key) {
-            Some(op) if op.peer != peer || matches!(op.work, Work::Flush) => Err(Error::PeerMisbehaved),
-            Some(op) => Ok(Some((key, op))),
-            None => Ok(None),
-        }
-    }
-
-    /// Ends an operation, and the flushes that waited for it.
-    pub(super) fn complete_remote(&mut self, key: Key, status: Result<(), Error>) {
-        if let Some(peer) = self.finish_remote(key, status) {
-            self.advance_line(peer);
-        }
-    }
-
-    /// Ends one operation; the peer in whose line it stood.
-    fn finish_remote(&mut self, key: Key, status: Result<(), Error>) -> Option<PeerId> {
-        let op = self.remote.ops.remove(key)?;
-        let completion = Completion {
-            context: op.context,
-            length: op.len(),
-            tag: 0,
-            immediate: 0,
-            op: OpId::Remote(key).to_bits(),
-            status: status.err().map_or(0, Error::code),
-            source: op.peer.number(),
-            kind: op.kind() as u32,
-            flags: 0,
-        };
-        self.complete(op.cq, completion);
-        Some(op.peer)
-    }
-
-    /// Forgets what has ended at the front of the line; a flush there ends too.
-    fn advance_line(&mut self, peer: PeerId) {
-        loop {
-            let Some(p) = self.peers.get_mut(peer.index()) else { return };
-            let Some(&key) = p.remote.line.front() else { return };
-            match self.remote.ops.get(key) {
-                None => drop(p.remote.line.pop_front()),
-                Some(op) if matches!(op.work, Work::Flush) => {
-                    p.remote.line.pop_front();
-                    // Not `complete_remote`, which would come back here once for each flush in the line.
-                    self.finish_remote(key, Ok(()));
-                }
-                Some(_) => return,
-            }
-        }
-    }
-
-    pub(super) fn cancel_remote(&mut self, key: Key) -> Result<(), Error> {
-        self.remote.ops.get(key).ok_or(Error::NotFound)?;
-        self.complete_remote(key, Err(Error::Canceled));
-        Ok(())
-    }
-
-    pub(super) fn cancel_remote_where(&mut self, choose: impl Fn(&RemoteOp) -> bool) {
-        let chosen: Vec<_> =
-            self.remote.ops.iter().filter(|(_, op)| choose(op)).map(|(key, _)| key).collect();
-        for key in chosen {
-            self.complete_remote(key, Err(Error::Canceled));
-        }
-    }
-
-    /// The peer has gone: its regions are out of reach.
-    pub(super) fn fail_remote(&mut self, peer: PeerId, error: Error) {
-        for rkey in self.remote.rkeys.values_mut().filter(|rkey| rkey.peer == peer) {
-            rkey.window = None;
-        }
-        self.remote.in_rail.retain(|(holder, _), _| *holder != peer);
-        let lost: Vec<_> =
-            self.remote.ops.iter().filter(|(_, op)| op.peer == peer).map(|(key, _)| key).collect();
-        for key in lost {
-            self.complete_remote(key, Err(error));
-        }
-    }
-}
-
-/// Writes the word before an atomic operation to where the caller wants it.
-fn deliver_word(value: u64, atomic: &Atomic, result: Option<&Iov>) {
-    let Some(result) = result else { return };
-    let whole = value.to_ne_bytes();
-    let narrow = (value as u32).to_ne_bytes();
-    let bytes: &[u8] = if atomic.width.bytes() == 8 { &whole } else { &narrow };
-    PeerBytes::from_slice(bytes).copy_to(&Gather::one(result));
 }

@@ -221,6 +221,33 @@ pub fn operations_take_effect_in_order<F: Fixture>(fixture: F) {
     assert_eq!(pair.end(nothing_under_way), Ok(Vec::new()));
 }
 
+/// What was called after a get takes effect after its bytes were read.
+pub fn gets_see_nothing_that_comes_after_them<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let to_b = pair.to_b;
+    for (of, len) in BOTH.into_iter().flat_map(|of| [(of, 8), (of, 300_000)]) {
+        let shared = Shared::new(&mut pair, of, len, Access::ALL);
+        shared.fill(&vec![1; len]);
+        let mut gets = Vec::new();
+        let mut rest = Vec::new();
+        for turn in 1..5u8 {
+            gets.push((turn, pair.a.get(to_b, shared.rkey, 0, len), pair.a.get(to_b, shared.rkey, 0, 4)));
+            rest.push(pair.a.put(to_b, shared.rkey, 0, &vec![turn; len]));
+            rest.push(pair.a.atomic(to_b, shared.rkey, 0, &add(0x0101_0101_0101_0101)));
+            rest.push(pair.a.put(to_b, shared.rkey, 8.min(len as u64), &vec![turn + 1; len - 8]));
+        }
+        rest.push(pair.a.flush(to_b));
+        for (turn, whole, start) in gets {
+            assert!(pair.end(whole) == Ok(vec![turn; len]), "get {turn} of {len} bytes {of:?}");
+            assert_eq!(pair.end(start), Ok(vec![turn; 4]), "get {turn} beside {len} bytes {of:?}");
+        }
+        for ticket in rest {
+            assert!(pair.end(ticket).is_ok());
+        }
+        assert!(shared.bytes() == vec![5; len]);
+    }
+}
+
 /// So many flushes that none may cost stack.
 pub fn many_flushes_wait_for_one_operation<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
