@@ -127,6 +127,7 @@ impl Fabric {
             unexpected_bytes: config.unexpected_bytes,
             unexpected_messages: config.unexpected_messages,
             max_ops: config.max_ops,
+            lent_bytes: config.lent_bytes,
         };
         let policy =
             WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };

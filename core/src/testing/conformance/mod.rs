@@ -114,6 +114,7 @@ macro_rules! conformance_cases {
             hostile::answers_nobody_asked_for_are_survived
             hostile::lengths_beyond_memory_are_survived
             hostile::lengths_beyond_memory_are_not_lent
+            hostile::announced_lengths_share_a_bound
             hostile::loans_that_cannot_be_are_refused
         }
     };
