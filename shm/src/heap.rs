@@ -12,6 +12,7 @@ use gridnet_core::rail::{Lent, Refusal};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
 use crate::segment::{check_file_limit, map_sealed, PeerMap};
@@ -22,8 +23,13 @@ const GRAIN: usize = 128;
 const PAGE: usize = 4096;
 /// Memory is taken from the system in steps of this many bytes.
 const COMMIT_STEP: usize = 256 * 1024;
-/// Largest heap: far below what a process can map.
+/// Largest heap there can be.
 const MAX_HEAP: usize = 1 << 42;
+/// Largest heap of a peer that is mapped by a fabric whose own is not larger: some thousand of them fit into the address
+/// space.
+const PEER_HEAP: usize = 64 << 30;
+/// Address space that the heaps of all peers may take together: an eighth of what a process has.
+const ALL_HEAPS: usize = 16 << 40;
 
 /// The heap of this fabric.
 #[derive(Debug)]
@@ -206,6 +212,11 @@ fn bind(base: *mut u8, len: usize, numa_node: u32) -> Result<(), Refusal> {
     }
 }
 
+/// Bytes that one more heap of a peer may have, for a fabric whose own may have `own` and that has mapped `mapped` already.
+pub fn room_for_heap(own: usize, mapped: usize) -> usize {
+    own.max(PEER_HEAP).min(ALL_HEAPS.saturating_sub(mapped))
+}
+
 /// A peer's heap, mapped readable and writable.
 #[derive(Debug)]
 pub struct PeerHeap {
@@ -216,9 +227,20 @@ impl PeerHeap {
     /// Maps what a peer handed over, after a look at its seals and size.
     ///
     /// # Errors
-    /// [`Error::Segment`] when it is no sealed heap, [`Error::Limit`] when it cannot be mapped.
-    pub fn map(file: &OwnedFd) -> Result<PeerHeap, Refusal> {
+    /// [`Error::Segment`] when it is no sealed heap, [`Error::Limit`] when it is larger than `most` bytes or cannot be mapped.
+    pub fn map(file: &OwnedFd, most: usize) -> Result<PeerHeap, Refusal> {
+        // Should the system not say, the next look at it does.
+        let size = fstat(file).map_or(0, |stat| usize::try_from(stat.st_size).unwrap_or(0));
+        if size > most && size <= MAX_HEAP {
+            let why = format!("the peer's heap of {size} bytes takes more address space than {most} bytes");
+            return Err(Refusal::new(Error::Limit, why));
+        }
         map_sealed(file, "heap", PAGE..=MAX_HEAP, true).map(|map| PeerHeap { map })
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.map.len()
     }
 
     /// Address of the byte at `offset`, of which `len` follow; `None` when they are not all inside.
@@ -286,7 +308,7 @@ mod tests {
     fn peers_see_the_same_bytes_and_only_sealed_heaps_are_mapped() {
         let mut heap = heap();
         let lent = heap.allocate(100, NUMA_UNKNOWN).unwrap();
-        let peer = PeerHeap::map(&heap.file.try_clone().unwrap()).unwrap();
+        let peer = PeerHeap::map(&heap.file.try_clone().unwrap(), SIZE).unwrap();
         let there = peer.bytes(lent.token, 100).unwrap();
         // SAFETY: both are mapped, and nobody else uses them.
         unsafe {
@@ -298,9 +320,20 @@ mod tests {
         assert!(ftruncate(&heap.file, 4096).is_err(), "shrinking is sealed");
         let unsealed = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&unsealed, 1 << 20).unwrap();
-        assert!(PeerHeap::map(&unsealed).unwrap_err().reason.contains("not sealed"));
+        assert!(PeerHeap::map(&unsealed, SIZE).unwrap_err().reason.contains("not sealed"));
         let file = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
-        assert!(PeerHeap::map(&file).unwrap_err().reason.contains("no memfd"));
+        assert!(PeerHeap::map(&file, SIZE).unwrap_err().reason.contains("no memfd"));
+    }
+
+    #[test]
+    fn heaps_that_take_too_much_address_space_are_not_mapped() {
+        let heap = heap();
+        let file = heap.file.try_clone().unwrap();
+        let refusal = PeerHeap::map(&file, SIZE - 1).unwrap_err();
+        assert_eq!(refusal.error, Error::Limit, "{}", refusal.reason);
+        assert_eq!(room_for_heap(SIZE, 0), PEER_HEAP);
+        assert_eq!(room_for_heap(MAX_HEAP, 0), MAX_HEAP, "as large as the own may be");
+        assert_eq!((room_for_heap(SIZE, ALL_HEAPS - SIZE), room_for_heap(SIZE, usize::MAX)), (SIZE, 0));
     }
 
     #[test]

@@ -12,11 +12,12 @@
 //! | `arena.rs` | who has which part of the own segment |
 //! | `heap.rs` | memory for regions, and a peer's as mapped here |
 //! | `remote.rs` | own regions shown to peers, and peers' regions reached |
-//! | `vm.rs` | memory of other processes, and memory that may be gone |
+//! | `process.rs` | memory of other processes |
+//! | `self_guard.rs` | memory of this process that may be gone |
+//! | `stopped.rs` | whether a process may be held up |
 //! | `loans.rs` | who has which range of it for loans |
 //! | `link.rs` | a live link: frames into slots, and out of them |
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
-//! | `vm_copy.rs` | the single copy out of another process |
 //! | `copy_choice.rs` | which way long messages take |
 //! | `rail.rs` | all links of a fabric: polling, sleeping, the end of peers |
 //! | `handshake.rs` | how links are made |
@@ -48,19 +49,20 @@ mod loans;
 #[cfg(test)]
 mod open;
 mod poller;
+mod process;
 mod rail;
 mod remote;
 mod rundir;
 mod segment;
+mod self_guard;
 mod socket;
+mod stopped;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod users;
 mod vigil;
-mod vm;
-mod vm_copy;
 
 pub use arena::MAX_STAGING;
 pub use rail::{ShmConfig, ShmRail, SingleCopy};
 pub use rundir::{is_valid_name, RunDir};
-pub use vm::SelfGuard;
+pub use self_guard::SelfGuard;

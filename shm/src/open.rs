@@ -41,10 +41,11 @@ pub fn open_rail(dir: &Path, number: u8) -> ShmRail {
     .unwrap()
 }
 
-/// Accepts everybody, and counts the links that are up.
+/// Accepts everybody, counts the links that have come up, and keeps why some are over.
 #[derive(Default)]
 pub struct Open {
     pub up: usize,
+    pub down: Vec<Error>,
 }
 
 impl Sink for Open {
@@ -68,5 +69,7 @@ impl Sink for Open {
         self.up += 1;
     }
 
-    fn down(&mut self, _: PeerId, _: Refusal) {}
+    fn down(&mut self, _: PeerId, reason: Refusal) {
+        self.down.push(reason.error);
+    }
 }

@@ -42,7 +42,7 @@ impl ShmRail {
 
     /// Never reaches into the memory of the peers' processes: for tests in which peers that lie are of this process.
     pub fn keep_out(&mut self) {
-        self.links.iter_mut().for_each(|link| link.reach = crate::remote::Reach::No);
+        self.links.iter_mut().for_each(|link| link.reach = crate::process::Reach::No);
     }
 
     /// Hands out the means to write nonsense into the own segment, as a process does that has gone mad.
