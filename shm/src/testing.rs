@@ -59,6 +59,13 @@ impl ShmRail {
         let words = crate::layout::LINE / WORD;
         self.links.iter().filter(|link| !link.over).map(move |link| link.block as usize * words)
     }
+
+    /// Where the links' announcements of accesses to peers' regions are in the own segment, in words.
+    pub fn announcements(&self) -> impl Iterator<Item = usize> + '_ {
+        let words = crate::layout::LINE / WORD;
+        let line = crate::layout::announcement_line(self.arena.slots()) as usize;
+        self.blocks().map(move |block| block + line * words)
+    }
 }
 
 /// Writes words of a segment that peers are reading.
