@@ -77,6 +77,9 @@ impl State {
     /// Ends one operation; the peer in whose line it stood.
     fn finish_remote(&mut self, key: Key, status: Result<(), Error>) -> Option<PeerId> {
         let op = self.remote.ops.remove(key)?;
+        if let Err(error) = status {
+            self.note_failure(op.peer, error);
+        }
         let completion = Completion {
             context: op.context,
             length: op.len(),

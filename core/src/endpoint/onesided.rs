@@ -14,6 +14,7 @@ use super::remote_op::{RemoteOp, Work};
 use super::send::Sent;
 use super::Engine;
 use crate::error::Error;
+use crate::ledger::PeerCells;
 use crate::matching::{Key, Slab};
 use crate::mem::Iov;
 use crate::rail::{LinkId, PeerId, Rail};
@@ -82,8 +83,14 @@ impl<R: Rail> Engine<R> {
         from: *const u8,
         len: usize,
     ) -> bool {
+        let Some((window, cells)) = self.window_now(peer, rkey) else { return false };
         // SAFETY: the caller's promise.
-        self.window_now(peer, rkey).is_some_and(|w| unsafe { w.put(offset, from, len) }.is_ok())
+        let done = unsafe { window.put(offset, from, len) }.is_ok();
+        if done {
+            cells.puts.add(1);
+            cells.bytes_put.add(len as u64);
+        }
+        done
     }
 
     /// Gets, as [`Self::put_now`].
@@ -92,23 +99,33 @@ impl<R: Rail> Engine<R> {
     /// `to` is writable for `len` bytes.
     #[inline(always)]
     pub unsafe fn get_now(&mut self, peer: PeerId, rkey: Key, offset: u64, to: *mut u8, len: usize) -> bool {
+        let Some((window, cells)) = self.window_now(peer, rkey) else { return false };
         // SAFETY: the caller's promise.
-        self.window_now(peer, rkey).is_some_and(|w| unsafe { w.get(offset, to, len) }.is_ok())
+        let done = unsafe { window.get(offset, to, len) }.is_ok();
+        if done {
+            cells.gets.add(1);
+            cells.bytes_got.add(len as u64);
+        }
+        done
     }
 
     /// Runs an atomic operation, as [`Self::put_now`]; the word as it was before.
     #[inline(always)]
     pub fn atomic_now(&mut self, peer: PeerId, rkey: Key, offset: u64, atomic: &Atomic) -> Option<u64> {
-        self.window_now(peer, rkey)?.atomic(offset, atomic).ok()
+        let (window, cells) = self.window_now(peer, rkey)?;
+        let before = window.atomic(offset, atomic).ok()?;
+        cells.atomics.add(1);
+        Some(before)
     }
 
-    /// The window of a key, when nothing is under way that has to come first. Windows are gone as soon as their peer is.
+    /// The window of a key, when nothing is under way that has to come first, and where its use is counted. Windows are gone
+    /// as soon as their peer is.
     #[inline(always)]
-    fn window_now(&self, peer: PeerId, rkey: Key) -> Option<&Window> {
+    fn window_now(&self, peer: PeerId, rkey: Key) -> Option<(&Window, &PeerCells)> {
         let known = self.state.remote.rkeys.get(rkey)?;
         let window = known.window.as_ref()?;
-        let is_idle = self.state.peers.get(peer.index())?.remote.is_idle();
-        (known.peer == peer && is_idle).then_some(window)
+        let p = self.state.peers.get(peer.index())?;
+        (known.peer == peer && p.remote.is_idle()).then(|| (window, &p.counts.cells))
     }
 
     /// Copies `from` to `offset` of a peer's region.
@@ -125,16 +142,18 @@ impl<R: Rail> Engine<R> {
         args: &RemoteArgs,
     ) -> Result<Sent, Error> {
         let key = self.check(peer, rkey, offset, from.len(), Access::REMOTE_WRITE)?;
+        let work = Work::Put(from);
         if let Some((index, link)) = self.reach(peer, rkey) {
-            if let Some(window) = self.window_now(peer, rkey) {
+            if let Some((window, _)) = self.window_now(peer, rkey) {
                 // SAFETY: the piece is readable by the promise of `Iov::new`.
-                return unsafe { window.put(offset, from.base(), from.len()) }.map(|()| Sent::Done);
+                let done = unsafe { window.put(offset, from.base(), from.len()) };
+                return self.done_at_once(peer, &work, done);
             }
             if let Some(done) = self.rails[index].copy_to(link, &key, offset, &from) {
-                return done.map(|()| Sent::Done);
+                return self.done_at_once(peer, &work, done);
             }
         }
-        self.start(peer, args, (key.number, offset), Work::Put(from))
+        self.start(peer, args, (key.number, offset), work)
     }
 
     /// Copies from `offset` of a peer's region to `to`.
@@ -150,16 +169,18 @@ impl<R: Rail> Engine<R> {
         args: &RemoteArgs,
     ) -> Result<Sent, Error> {
         let key = self.check(peer, rkey, offset, to.len(), Access::REMOTE_READ)?;
+        let work = Work::Get(to);
         if let Some((index, link)) = self.reach(peer, rkey) {
-            if let Some(window) = self.window_now(peer, rkey) {
+            if let Some((window, _)) = self.window_now(peer, rkey) {
                 // SAFETY: the piece is writable by the promise of `Iov::new`.
-                return unsafe { window.get(offset, to.base(), to.len()) }.map(|()| Sent::Done);
+                let done = unsafe { window.get(offset, to.base(), to.len()) };
+                return self.done_at_once(peer, &work, done);
             }
             if let Some(done) = self.rails[index].copy_from(link, &key, offset, &to) {
-                return done.map(|()| Sent::Done);
+                return self.done_at_once(peer, &work, done);
             }
         }
-        self.start(peer, args, (key.number, offset), Work::Get(to))
+        self.start(peer, args, (key.number, offset), work)
     }
 
     /// Runs an atomic operation at `offset` of a peer's region. The word as it was before goes to `result`, if there is one,
@@ -182,11 +203,12 @@ impl<R: Rail> Engine<R> {
             atomic.check_place(offset)?;
         }
         self.reach(peer, rkey);
-        if let Some(window) = self.window_now(peer, rkey) {
+        let work = Work::Atomic(*atomic, result);
+        if let Some((window, _)) = self.window_now(peer, rkey) {
             deliver_word(window.atomic(offset, atomic)?, atomic, result.as_ref());
-            return Ok(Sent::Done);
+            return self.done_at_once(peer, &work, Ok(()));
         }
-        self.start(peer, args, (key.number, offset), Work::Atomic(*atomic, result))
+        self.start(peer, args, (key.number, offset), work)
     }
 
     /// Completes when every operation on the peer's regions that was started before has taken effect.
@@ -202,6 +224,15 @@ impl<R: Rail> Engine<R> {
             return Ok(Sent::Done);
         }
         self.start(peer, args, (0, 0), Work::Flush)
+    }
+
+    /// The end of an operation in its call, counted.
+    fn done_at_once(&self, peer: PeerId, work: &Work, done: Result<(), Error>) -> Result<Sent, Error> {
+        done?;
+        if let Some(p) = self.state.peers.get(peer.index()) {
+            work.count(&p.counts.cells);
+        }
+        Ok(Sent::Done)
     }
 
     /// The key, if it is one of this peer and allows this.

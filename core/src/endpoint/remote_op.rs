@@ -7,6 +7,7 @@ use super::send::Sent;
 use super::Engine;
 use crate::completion::OpKind;
 use crate::error::Error;
+use crate::ledger::PeerCells;
 use crate::matching::Key;
 use crate::mem::{Gather, Iov};
 use crate::rail::{PeerId, Posted, Rail};
@@ -21,6 +22,24 @@ pub(super) enum Work {
     /// The word as it was before goes to the memory, if there is any.
     Atomic(Atomic, Option<Iov>),
     Flush,
+}
+
+impl Work {
+    /// Adds it to what happened with the peer.
+    pub(super) fn count(&self, cells: &PeerCells) {
+        match self {
+            Work::Put(from) => {
+                cells.puts.add(1);
+                cells.bytes_put.add(from.len() as u64);
+            }
+            Work::Get(to) => {
+                cells.gets.add(1);
+                cells.bytes_got.add(to.len() as u64);
+            }
+            Work::Atomic(..) => cells.atomics.add(1),
+            Work::Flush => {}
+        }
+    }
 }
 
 /// An operation by messages.
@@ -54,7 +73,10 @@ impl<R: Rail> Engine<R> {
         let op = RemoteOp { peer, owner, cq, context, region, offset, work, moved: 0, is_sent: false };
         let changes_memory = op.changes_memory();
         let key = self.state.remote.ops.insert(op);
-        self.state.peers[peer.index()].remote.join(key, changes_memory);
+        let p = &mut self.state.peers[peer.index()];
+        p.remote.join(key, changes_memory);
+        work.count(&p.counts.cells);
+        p.counts.cells.by_message.add(u64::from(!matches!(work, Work::Flush)));
         self.state.schedule(peer);
         self.flush();
         Ok(Sent::InProgress(OpId::Remote(key).to_bits()))

@@ -86,6 +86,7 @@ macro_rules! conformance_cases {
             regions::counters_of_many_add_up
             regions::operations_take_effect_in_order
             regions::gets_see_nothing_that_comes_after_them
+            regions::operations_are_counted
             regions::many_flushes_wait_for_one_operation
             regions::operations_before_the_link_is_up_are_done
             regions::what_a_key_does_not_allow_is_refused
