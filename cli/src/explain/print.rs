@@ -165,6 +165,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn operations_on_regions_are_shown_if_there_were_any() {
+        let shown = |counters: &PeerCounters| {
+            let mut out = Vec::new();
+            regions(&mut out, counters).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let mut counters = PeerCounters { messages_sent: 9, ..PeerCounters::default() };
+        assert_eq!(shown(&counters), "");
+        (counters.puts, counters.bytes_put, counters.atomics, counters.by_message) = (2, 16, 3, 1);
+        let there =
+            "  on regions there: 2 puts (16 B), 0 gets (0 B), 3 atomic operations; 1 of them by messages\n";
+        assert_eq!(shown(&counters), there);
+        (counters.served, counters.bytes_served) = (4, 8);
+        assert!(shown(&counters).ends_with("\n  on regions here: 4 operations by messages (8 B)\n"));
+    }
+
+    #[test]
     fn times_have_a_unit_that_suits_them() {
         for (ns, text) in [
             (5, "5 ns"),
