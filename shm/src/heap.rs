@@ -9,13 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use gridnet_core::error::Error;
 use gridnet_core::mem::NUMA_UNKNOWN;
 use gridnet_core::rail::{Lent, Refusal};
-use memmap2::{Advice, MmapOptions, MmapRaw};
-use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
-use nix::sys::memfd::{memfd_create, MFdFlags};
+use memmap2::MmapRaw;
+use nix::fcntl::{fallocate, FallocateFlags};
 use nix::sys::stat::fstat;
-use nix::unistd::ftruncate;
 
-use crate::segment::{check_file_limit, map_sealed, PeerMap};
+use crate::sealed::{map_sealed, PeerMap, Sealed};
 
 /// Regions begin at multiples of this: nothing else shares their cache lines, nor the neighbours that are fetched with them.
 const GRAIN: usize = 128;
@@ -53,23 +51,9 @@ impl OwnHeap {
     /// [`Error::Limit`] when a limit on files or address space forbids it, [`Error::Unsupported`] when the kernel offers no
     /// sealed memfd.
     pub fn create(size: usize, huge_pages: bool) -> Result<OwnHeap, Refusal> {
-        check_file_limit(size, "GRIDNET_SHM_HEAP_SIZE")?;
-        let failed = |error, what: &str, e: nix::Error| Refusal::new(error, format!("{what}: {}", e.desc()));
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let file = memfd_create(c"gridnet-heap", flags)
-            .map_err(|e| failed(Error::Unsupported, "memfd_create", e))?;
-        ftruncate(&file, size as i64).map_err(|e| failed(Error::Limit, "sizing the heap", e))?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))
-            .map_err(|e| failed(Error::Unsupported, "sealing the heap", e))?;
-        let map = MmapOptions::new().len(size).map_raw(&file).map_err(|e| {
-            let why = format!("mapping a heap of {size} bytes: {e} (GRIDNET_SHM_HEAP_SIZE)");
-            Refusal::new(Error::Limit, why)
-        })?;
-        if huge_pages {
-            // Allowed only where the administrator says so for shared memory; without it, pages are small.
-            let _ = map.advise(Advice::HugePage);
-        }
+        let kind =
+            Sealed { name: c"gridnet-heap", what: "heap", variable: "GRIDNET_SHM_HEAP_SIZE", shared: true };
+        let (file, map) = kind.make(size, huge_pages)?;
         Ok(OwnHeap { file, map, committed: 0, next: 0, free: BTreeMap::new(), allotted: HashMap::new() })
     }
 
@@ -253,6 +237,8 @@ impl PeerHeap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::memfd::{memfd_create, MFdFlags};
+    use nix::unistd::ftruncate;
 
     const SIZE: usize = 1 << 20;
 

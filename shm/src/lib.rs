@@ -8,7 +8,8 @@
 //! | file | concept |
 //! |---|---|
 //! | `layout.rs` | what lies where in a segment |
-//! | `segment.rs` | making, sealing, checking and mapping segments |
+//! | `segment.rs` | segments: the own, and peers' as mapped here |
+//! | `sealed.rs` | making, sealing, checking and mapping memory files |
 //! | `arena.rs` | who has which part of the own segment |
 //! | `heap.rs` | memory for regions, and a peer's as mapped here |
 //! | `remote.rs` | own regions shown to peers, and peers' regions reached |
@@ -53,6 +54,7 @@ mod process;
 mod rail;
 mod remote;
 mod rundir;
+mod sealed;
 mod segment;
 mod self_guard;
 mod socket;
