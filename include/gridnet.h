@@ -1236,10 +1236,12 @@ gridnet_status gridnet_region_allocate(struct gridnet_fabric *fabric,
 
 /**
  * Closes a region: keys of it are void, and operations of peers that have not taken effect end with GRIDNET_ERR_KEY. When
- * this returns GRIDNET_OK, no peer reads or writes the memory any more; it waits for that, a second at most.
+ * this returns GRIDNET_OK, no peer reads or writes the memory any more; it waits for that, a second at most, in which
+ * other threads may use the fabric.
  *
  * Errors: GRIDNET_ERR_IN_USE when a peer is in the middle of an access all that time (it was stopped, say): keys are
- * void, but the memory has to stay and the region to be closed again.
+ * void, but the memory has to stay and the region to be closed again. A peer that nobody holds up, and that is inside for
+ * ten seconds all the same, is cut off with GRIDNET_ERR_PEER_MISBEHAVED.
  *
  * # Safety
  * `region` is NULL or a region that no other call uses.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gridnet::core::endpoint::{RemoteArgs, Sent};
 use gridnet::core::mem::Iov;
 use gridnet::core::region::{Atomic, AtomicOp, Width};
+use gridnet::Guard;
 
 use crate::boundary::{guarded, invalid, null, read_params, Failure};
 use crate::endpoint::{endpoint_of, gridnet_endpoint, EndpointObject};
@@ -157,7 +158,7 @@ pub unsafe extern "C" fn gridnet_flush(
         // SAFETY: the caller's promise.
         let object = unsafe { endpoint_of(endpoint)? };
         let args = args_of(object, context);
-        status_of(object.shared.enter()?.engine.flush_remote_ops(object.peer, &args)?)
+        status_of(enter_and_look(object)?.engine.flush_remote_ops(object.peer, &args)?)
     })
 }
 
@@ -180,6 +181,9 @@ unsafe fn put_now(
         return false;
     }
     let Some(mut fabric) = object.shared.enter_plain() else { return false };
+    if !fabric.may_go_at_once() {
+        return false;
+    }
     // SAFETY: the caller's promise.
     unsafe { fabric.engine.put_now(object.peer, key.key, offset, buf.cast(), len) }
 }
@@ -200,6 +204,9 @@ unsafe fn get_now(
         return false;
     }
     let Some(mut fabric) = object.shared.enter_plain() else { return false };
+    if !fabric.may_go_at_once() {
+        return false;
+    }
     // SAFETY: the caller's promise.
     unsafe { fabric.engine.get_now(object.peer, key.key, offset, buf.cast(), len) }
 }
@@ -222,6 +229,9 @@ unsafe fn atomic_now(
     let params = unsafe { &*params };
     let (Some(atomic), 0, 0) = (atomic_of(params), params.flags, params.reserved) else { return false };
     let Some(mut fabric) = object.shared.enter_plain() else { return false };
+    if !fabric.may_go_at_once() {
+        return false;
+    }
     let Some(old) = fabric.engine.atomic_now(object.peer, key.key, params.offset, &atomic) else {
         return false;
     };
@@ -268,7 +278,7 @@ unsafe fn put_guarded(
         // SAFETY: the caller's promise.
         let (key, iov) = unsafe { (rkey_of(rkey, &object.shared)?, one_piece(buf.cast_mut(), len)?) };
         let args = args_of(object, context);
-        status_of(object.shared.enter()?.engine.put(object.peer, key.key, offset, iov, &args)?)
+        status_of(enter_and_look(object)?.engine.put(object.peer, key.key, offset, iov, &args)?)
     })
 }
 
@@ -289,7 +299,7 @@ unsafe fn get_guarded(
         // SAFETY: the caller's promise.
         let (key, iov) = unsafe { (rkey_of(rkey, &object.shared)?, one_piece(buf, len)?) };
         let args = args_of(object, context);
-        status_of(object.shared.enter()?.engine.get(object.peer, key.key, offset, iov, &args)?)
+        status_of(enter_and_look(object)?.engine.get(object.peer, key.key, offset, iov, &args)?)
     })
 }
 
@@ -319,9 +329,16 @@ unsafe fn atomic_guarded(
         let result = (!params.result.is_null())
             .then(|| unsafe { Iov::new(params.result.cast(), atomic.width.bytes()) });
         let args = args_of(object, params.context);
-        let mut guard = object.shared.enter()?;
+        let mut guard = enter_and_look(object)?;
         status_of(guard.engine.atomic(object.peer, key.key, params.offset, &atomic, result, &args)?)
     })
+}
+
+/// Goes in. An operation that is done at once makes no progress: some of them look first whether the owner lives.
+fn enter_and_look(object: &EndpointObject) -> Result<Guard<'_>, Failure> {
+    let mut guard = object.shared.enter()?;
+    guard.look_now_and_then();
+    Ok(guard)
 }
 
 #[inline(always)]

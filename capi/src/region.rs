@@ -155,10 +155,12 @@ pub unsafe extern "C" fn gridnet_region_allocate(
 }
 
 /// Closes a region: keys of it are void, and operations of peers that have not taken effect end with GRIDNET_ERR_KEY. When
-/// this returns GRIDNET_OK, no peer reads or writes the memory any more; it waits for that, a second at most.
+/// this returns GRIDNET_OK, no peer reads or writes the memory any more; it waits for that, a second at most, in which
+/// other threads may use the fabric.
 ///
 /// Errors: GRIDNET_ERR_IN_USE when a peer is in the middle of an access all that time (it was stopped, say): keys are
-/// void, but the memory has to stay and the region to be closed again.
+/// void, but the memory has to stay and the region to be closed again. A peer that nobody holds up, and that is inside for
+/// ten seconds all the same, is cut off with GRIDNET_ERR_PEER_MISBEHAVED.
 ///
 /// # Safety
 /// `region` is NULL or a region that no other call uses.
@@ -167,7 +169,7 @@ pub unsafe extern "C" fn gridnet_region_close(region: *mut gridnet_region) -> gr
     guarded(|| {
         // SAFETY: the caller's promise.
         let object = unsafe { Handle::<RegionObject>::get(region.cast())? };
-        object.owner.shared.enter()?.close_region(object.key)?;
+        object.owner.shared.close_region(object.key)?;
         object.owner.disown(Child::Region(region));
         // SAFETY: the caller's promise.
         drop(unsafe { Handle::<RegionObject>::close(region.cast())? });

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::endpoint::{Candidate, PeerState};
 use crate::rail::PeerId;
+pub use crate::stats::PeerCells;
 use crate::stats::PeerCounters;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wire::NodeId;
@@ -39,49 +40,6 @@ impl Counter {
     #[inline(always)]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// The counters of one peer: a cache line. See [`PeerCounters`] for what they say.
-#[derive(Debug, Default)]
-#[repr(C, align(64))]
-#[allow(missing_docs, reason = "the fields of PeerCounters")]
-pub struct PeerCells {
-    pub messages_sent: Counter,
-    pub messages_received: Counter,
-    pub bytes_sent: Counter,
-    pub bytes_received: Counter,
-    pub sends_eager: Counter,
-    pub sends_rendezvous: Counter,
-    pub unexpected_total: Counter,
-    pub backpressure_stops: Counter,
-}
-
-impl PeerCells {
-    /// The values.
-    pub fn snapshot(&self) -> PeerCounters {
-        PeerCounters {
-            messages_sent: self.messages_sent.value(),
-            messages_received: self.messages_received.value(),
-            bytes_sent: self.bytes_sent.value(),
-            bytes_received: self.bytes_received.value(),
-            sends_eager: self.sends_eager.value(),
-            sends_rendezvous: self.sends_rendezvous.value(),
-            unexpected_total: self.unexpected_total.value(),
-            backpressure_stops: self.backpressure_stops.value(),
-        }
-    }
-
-    /// Adds what another peer's say.
-    pub fn add(&self, other: &PeerCounters) {
-        self.messages_sent.add(other.messages_sent);
-        self.messages_received.add(other.messages_received);
-        self.bytes_sent.add(other.bytes_sent);
-        self.bytes_received.add(other.bytes_received);
-        self.sends_eager.add(other.sends_eager);
-        self.sends_rendezvous.add(other.sends_rendezvous);
-        self.unexpected_total.add(other.unexpected_total);
-        self.backpressure_stops.add(other.backpressure_stops);
     }
 }
 
@@ -118,17 +76,8 @@ pub struct PeerCounts {
 impl PeerCounts {
     /// Forgets all.
     pub fn clear(&self) {
-        let (cells, gauges) = (&self.cells, &self.gauges);
-        let happened = [
-            &cells.messages_sent,
-            &cells.messages_received,
-            &cells.bytes_sent,
-            &cells.bytes_received,
-            &cells.sends_eager,
-            &cells.sends_rendezvous,
-            &cells.unexpected_total,
-            &cells.backpressure_stops,
-        ];
+        self.cells.clear();
+        let gauges = &self.gauges;
         let waiting = [
             &gauges.pending,
             &gauges.bulk,
@@ -138,7 +87,7 @@ impl PeerCounts {
             &gauges.stopped,
             &gauges.stopping,
         ];
-        happened.into_iter().chain(waiting).for_each(|counter| counter.set(0));
+        waiting.into_iter().for_each(|counter| counter.set(0));
     }
 }
 
@@ -276,7 +225,7 @@ impl Ledger for Unread {
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<PeerCells>() == 64 && size_of::<PeerCounts>() == 128);
+const _: () = assert!(size_of::<PeerCells>() == 128 && size_of::<PeerCounts>() == 192);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<EngineCells>() == 64);
 

@@ -37,6 +37,9 @@ const ROUNDS_WHILE_IDLE: u32 = 64;
 /// The same while a link is being made, when somebody waits for its descriptor.
 const ROUNDS_WHILE_CONNECTING: u32 = 32;
 
+/// Operations on regions that are done at once between two looks at the peers: some microseconds, as above.
+const DIRECT_PER_LOOK: u32 = 256;
+
 /// Polls between two looks at the clock, which costs as much as several polls.
 pub(crate) const POLLS_PER_CLOCK: u32 = 64;
 
@@ -82,6 +85,8 @@ pub struct Fabric {
     start: Instant,
     /// Rounds of polling until the next maintenance.
     rounds: u32,
+    /// Operations on regions that may be done at once until the next look at the peers.
+    direct_left: u32,
     pub(crate) counters: WaitCounters,
     /// What `rounds` was when they were last counted.
     rounds_given: u32,
@@ -127,6 +132,7 @@ impl Fabric {
             unexpected_bytes: config.unexpected_bytes,
             unexpected_messages: config.unexpected_messages,
             max_ops: config.max_ops,
+            lent_bytes: config.lent_bytes,
         };
         let policy =
             WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
@@ -143,6 +149,7 @@ impl Fabric {
             start: Instant::now(),
             rounds: 1,
             rounds_given: 1,
+            direct_left: DIRECT_PER_LOOK,
             counters: WaitCounters::default(),
             fruitful_polls: 0,
             fruitful_before: 0,
@@ -207,6 +214,24 @@ impl Fabric {
         self.counters.polls += u64::from(self.rounds_given - self.rounds);
         self.rounds_given = self.rounds;
         self.counters.empty_polls = self.counters.polls - self.fruitful_polls;
+    }
+
+    /// Whether an operation on a region may be done at once. Now and then it may not: [`Self::look_now_and_then`] comes
+    /// first, since who does nothing else would not notice that the owner has ended.
+    #[inline(always)]
+    pub fn may_go_at_once(&mut self) -> bool {
+        let may = self.direct_left > 0;
+        self.direct_left -= u32::from(may);
+        may
+    }
+
+    /// Polls, and looks at descriptors, when it is time. To be called before operations on regions.
+    pub fn look_now_and_then(&mut self) {
+        if !self.may_go_at_once() {
+            self.direct_left = DIRECT_PER_LOOK;
+            self.poll_round();
+            self.maintain();
+        }
     }
 
     /// Looks at descriptors and timers.

@@ -6,23 +6,24 @@ use gridnet_core::error::Error;
 use gridnet_core::matching::Key;
 use gridnet_core::rail::Refusal;
 
-use crate::fabric::Fabric;
+use crate::shared::Shared;
 
-/// How long the end of a region waits. An access is a copy, or a system call that is one; only a peer that was stopped, or
-/// copies gigabytes, takes longer.
+/// How long the end of a region waits. An access is a copy of some megabytes, or a system call that is one; only a peer
+/// that was stopped, or that lies, takes longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-impl Fabric {
+impl Shared {
     /// Ends a region, as [`gridnet_core::endpoint::Engine::close_region`], waiting until no peer is inside: a second at
-    /// most.
+    /// most. Other threads may go in meanwhile.
     ///
     /// # Errors
     /// [`Error::InUse`] when a peer is inside all that time: nobody else comes in, and the region is to be closed again.
-    /// [`Error::Key`] when there is no such region.
-    pub fn close_region(&mut self, region: Key) -> Result<(), Refusal> {
+    /// [`Error::Key`] when there is no such region; and as [`Self::enter`].
+    pub fn close_region(&self, region: Key) -> Result<(), Refusal> {
         let end = Instant::now() + PATIENCE;
         loop {
-            match self.engine.close_region(region) {
+            let closed = self.enter().and_then(|mut guard| guard.engine.close_region(region));
+            match closed {
                 Err(Error::InUse) if Instant::now() < end => std::thread::yield_now(),
                 Err(Error::InUse) => {
                     let why =

@@ -48,7 +48,6 @@ impl ShmRail {
         // A forked child may hold copies, which would keep connection and watches alive beyond our close.
         let stream = link.socket.take();
         stream.iter().for_each(|stream| self.poller.forget(stream));
-        link.process = None;
         self.calls -= usize::from(link.live.is_none());
         let mut left = Leftover { block: link.block, staging: Vec::new() };
         if let Some(live) = link.live.take() {

@@ -16,8 +16,8 @@ use crate::foreign::{refusal_heard, Pair};
 use crate::layout::{LinkOffer, LINK_OFFER};
 use crate::link::{Doorbell, Live};
 use crate::poller::Watched;
+use crate::process::Reach;
 use crate::rail::{Link, ShmRail};
-use crate::remote::Reach;
 use crate::segment::PeerSegment;
 use crate::socket::{self, Packet};
 use crate::users::User;
@@ -310,15 +310,13 @@ impl Link {
             node,
             block: line,
             // Another user's memory is not looked at.
-            pid: pair.as_ref().map(|_| 0),
+            reach: if pair.is_some() { Reach::No } else { Reach::Unknown },
             pair,
             socket: None,
-            process: None,
             live: None,
             read: None,
             wants_room: false,
             over: false,
-            reach: Reach::Unknown,
         }
     }
 }

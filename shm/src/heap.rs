@@ -9,13 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use gridnet_core::error::Error;
 use gridnet_core::mem::NUMA_UNKNOWN;
 use gridnet_core::rail::{Lent, Refusal};
-use memmap2::{Advice, MmapOptions, MmapRaw};
-use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
-use nix::sys::memfd::{memfd_create, MFdFlags};
-use nix::unistd::ftruncate;
+use memmap2::MmapRaw;
+use nix::fcntl::{fallocate, FallocateFlags};
+use nix::sys::stat::fstat;
 
 use crate::ranges::Ranges;
-use crate::segment::{check_file_limit, map_sealed, PeerMap};
+use crate::sealed::{map_sealed, PeerMap, Sealed};
 
 /// Regions begin at multiples of this: nothing else shares their cache lines, nor the neighbours that are fetched with them.
 const GRAIN: usize = 128;
@@ -23,8 +22,13 @@ const GRAIN: usize = 128;
 const PAGE: usize = 4096;
 /// Memory is taken from the system in steps of this many bytes.
 const COMMIT_STEP: usize = 256 * 1024;
-/// Largest heap: far below what a process can map.
+/// Largest heap there can be.
 const MAX_HEAP: usize = 1 << 42;
+/// Largest heap of a peer that is mapped by a fabric whose own is not larger: some thousand of them fit into the address
+/// space.
+const PEER_HEAP: usize = 64 << 30;
+/// Address space that the heaps of all peers may take together: an eighth of what a process has.
+const ALL_HEAPS: usize = 16 << 40;
 
 /// The heap of this fabric.
 #[derive(Debug)]
@@ -48,23 +52,9 @@ impl OwnHeap {
     /// [`Error::Limit`] when a limit on files or address space forbids it, [`Error::Unsupported`] when the kernel offers no
     /// sealed memfd.
     pub fn create(size: usize, huge_pages: bool) -> Result<OwnHeap, Refusal> {
-        check_file_limit(size, "GRIDNET_SHM_HEAP_SIZE")?;
-        let failed = |error, what: &str, e: nix::Error| Refusal::new(error, format!("{what}: {}", e.desc()));
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let file = memfd_create(c"gridnet-heap", flags)
-            .map_err(|e| failed(Error::Unsupported, "memfd_create", e))?;
-        ftruncate(&file, size as i64).map_err(|e| failed(Error::Limit, "sizing the heap", e))?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))
-            .map_err(|e| failed(Error::Unsupported, "sealing the heap", e))?;
-        let map = MmapOptions::new().len(size).map_raw(&file).map_err(|e| {
-            let why = format!("mapping a heap of {size} bytes: {e} (GRIDNET_SHM_HEAP_SIZE)");
-            Refusal::new(Error::Limit, why)
-        })?;
-        if huge_pages {
-            // Allowed only where the administrator says so for shared memory; without it, pages are small.
-            let _ = map.advise(Advice::HugePage);
-        }
+        let kind =
+            Sealed { name: c"gridnet-heap", what: "heap", variable: "GRIDNET_SHM_HEAP_SIZE", shared: true };
+        let (file, map) = kind.make(size, huge_pages)?;
         Ok(OwnHeap { file, map, committed: 0, next: 0, free: Ranges::default(), allotted: HashMap::new() })
     }
 
@@ -177,6 +167,11 @@ fn bind(base: *mut u8, len: usize, numa_node: u32) -> Result<(), Refusal> {
     }
 }
 
+/// Bytes that one more heap of a peer may have, for a fabric whose own may have `own` and that has mapped `mapped` already.
+pub fn room_for_heap(own: usize, mapped: usize) -> usize {
+    own.max(PEER_HEAP).min(ALL_HEAPS.saturating_sub(mapped))
+}
+
 /// A peer's heap, mapped readable and writable.
 #[derive(Debug)]
 pub struct PeerHeap {
@@ -187,9 +182,20 @@ impl PeerHeap {
     /// Maps what a peer handed over, after a look at its seals and size.
     ///
     /// # Errors
-    /// [`Error::Segment`] when it is no sealed heap, [`Error::Limit`] when it cannot be mapped.
-    pub fn map(file: &OwnedFd) -> Result<PeerHeap, Refusal> {
+    /// [`Error::Segment`] when it is no sealed heap, [`Error::Limit`] when it is larger than `most` bytes or cannot be mapped.
+    pub fn map(file: &OwnedFd, most: usize) -> Result<PeerHeap, Refusal> {
+        // Should the system not say, the next look at it does.
+        let size = fstat(file).map_or(0, |stat| usize::try_from(stat.st_size).unwrap_or(0));
+        if size > most && size <= MAX_HEAP {
+            let why = format!("the peer's heap of {size} bytes takes more address space than {most} bytes");
+            return Err(Refusal::new(Error::Limit, why));
+        }
         map_sealed(file, "heap", PAGE..=MAX_HEAP, true).map(|map| PeerHeap { map })
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.map.len()
     }
 
     /// Address of the byte at `offset`, of which `len` follow; `None` when they are not all inside.
@@ -202,6 +208,8 @@ impl PeerHeap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::memfd::{memfd_create, MFdFlags};
+    use nix::unistd::ftruncate;
 
     const SIZE: usize = 1 << 20;
 
@@ -257,7 +265,7 @@ mod tests {
     fn peers_see_the_same_bytes_and_only_sealed_heaps_are_mapped() {
         let mut heap = heap();
         let lent = heap.allocate(100, NUMA_UNKNOWN).unwrap();
-        let peer = PeerHeap::map(&heap.file.try_clone().unwrap()).unwrap();
+        let peer = PeerHeap::map(&heap.file.try_clone().unwrap(), SIZE).unwrap();
         let there = peer.bytes(lent.token, 100).unwrap();
         // SAFETY: both are mapped, and nobody else uses them.
         unsafe {
@@ -269,9 +277,20 @@ mod tests {
         assert!(ftruncate(&heap.file, 4096).is_err(), "shrinking is sealed");
         let unsealed = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&unsealed, 1 << 20).unwrap();
-        assert!(PeerHeap::map(&unsealed).unwrap_err().reason.contains("not sealed"));
+        assert!(PeerHeap::map(&unsealed, SIZE).unwrap_err().reason.contains("not sealed"));
         let file = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
-        assert!(PeerHeap::map(&file).unwrap_err().reason.contains("no memfd"));
+        assert!(PeerHeap::map(&file, SIZE).unwrap_err().reason.contains("no memfd"));
+    }
+
+    #[test]
+    fn heaps_that_take_too_much_address_space_are_not_mapped() {
+        let heap = heap();
+        let file = heap.file.try_clone().unwrap();
+        let refusal = PeerHeap::map(&file, SIZE - 1).unwrap_err();
+        assert_eq!(refusal.error, Error::Limit, "{}", refusal.reason);
+        assert_eq!(room_for_heap(SIZE, 0), PEER_HEAP);
+        assert_eq!(room_for_heap(MAX_HEAP, 0), MAX_HEAP, "as large as the own may be");
+        assert_eq!((room_for_heap(SIZE, ALL_HEAPS - SIZE), room_for_heap(SIZE, usize::MAX)), (SIZE, 0));
     }
 
     #[test]

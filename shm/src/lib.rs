@@ -8,17 +8,19 @@
 //! | file | concept |
 //! |---|---|
 //! | `layout.rs` | what lies where in a segment |
-//! | `segment.rs` | making, sealing, checking and mapping segments |
+//! | `segment.rs` | segments: the own, and peers' as mapped here |
+//! | `sealed.rs` | making, sealing, checking and mapping memory files |
 //! | `arena.rs` | who has which part of the own segment |
 //! | `heap.rs` | memory for regions, and a peer's as mapped here |
 //! | `remote.rs` | own regions shown to peers, and peers' regions reached |
-//! | `vm.rs` | memory of other processes, and memory that may be gone |
+//! | `process.rs` | memory of other processes |
+//! | `self_guard.rs` | memory of this process that may be gone |
+//! | `stopped.rs` | whether a process may be held up |
 //! | `loans.rs` | who has which range of it for loans |
 //! | `ranges.rs` | free ranges, for loans and the heap |
 //! | `link.rs` | a live link: frames into slots, and out of them |
 //! | `leftovers.rs` | memory of links that were cut off, until their peers have heard |
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
-//! | `vm_copy.rs` | the single copy out of another process |
 //! | `copy_choice.rs` | which way long messages take |
 //! | `config.rs` | what a rail is opened with |
 //! | `rail.rs` | all links of a fabric: polling, sleeping |
@@ -61,21 +63,23 @@ mod loans;
 #[cfg(test)]
 mod open;
 mod poller;
+mod process;
 mod rail;
 mod ranges;
 mod remote;
 mod rundir;
+mod sealed;
 mod segment;
+mod self_guard;
 mod socket;
+mod stopped;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod users;
 mod vigil;
-mod vm;
-mod vm_copy;
 
 pub use arena::MAX_STAGING;
 pub use config::{ShmConfig, SingleCopy};
 pub use rail::ShmRail;
 pub use rundir::{is_valid_name, RunDir};
-pub use vm::SelfGuard;
+pub use self_guard::SelfGuard;

@@ -79,6 +79,8 @@ pub struct Open {
     pub up: usize,
     /// Word and first byte of each frame.
     pub frames: Vec<(u64, Option<u8>)>,
+    /// Why links are over.
+    pub down: Vec<Error>,
 }
 
 impl Sink for Open {
@@ -103,5 +105,7 @@ impl Sink for Open {
         self.up += 1;
     }
 
-    fn down(&mut self, _: PeerId, _: Refusal) {}
+    fn down(&mut self, _: PeerId, reason: Refusal) {
+        self.down.push(reason.error);
+    }
 }

@@ -34,14 +34,13 @@ use crate::leftovers::Leftovers;
 use crate::link::{Live, MAX_EAGER};
 use crate::loans::LoanSpace;
 use crate::poller::{Poller, Watched};
-use crate::remote::Reach;
+use crate::process::{Process, Reach, Way};
+use crate::remote::OwnRecord;
 use crate::rundir::RunDir;
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::socket;
 use crate::users::Users;
 use crate::vigil::Vigil;
-use crate::vm::Way;
-use crate::vm_copy;
 
 /// While there are hot links, one of the others is polled in so many rounds: each look costs the hot ones a line of the
 /// first-level cache.
@@ -59,10 +58,6 @@ pub(crate) struct Link {
     /// Position of the own block in lines, in the segment of the fabric or that of the pair.
     pub(crate) block: u32,
     pub(crate) socket: Option<OwnedFd>,
-    /// The process at the other end, once its memory was reached.
-    pub(crate) process: Option<OwnedFd>,
-    /// Number of the process at the other end, once it was asked for; 0 when its memory cannot be read.
-    pub(crate) pid: Option<i32>,
     /// `None` until the peer's handshake has come, and after the end.
     pub(crate) live: Option<Live>,
     /// Segment of a peer that has gone, and how many loans in it are still read.
@@ -70,7 +65,7 @@ pub(crate) struct Link {
     /// The last frame found no room.
     pub(crate) wants_room: bool,
     pub(crate) over: bool,
-    /// Whether the peer's registered memory is within reach.
+    /// Whether the memory of the peer's process is within reach.
     pub(crate) reach: Reach,
     /// For a peer of another user. Dropped after `live`, whose rings lie in its segment.
     pub(crate) pair: Option<Box<Pair>>,
@@ -79,24 +74,19 @@ pub(crate) struct Link {
 impl Link {
     /// Copies from the peer's memory, if it is and stays the peer's to give.
     fn copy_from_peer(&mut self, from: RemoteSource, to: &Gather<'_>) -> Result<(), Error> {
-        let (Some(live), Some(stream)) = (&self.live, &self.socket) else {
-            return Err(Error::Unsupported);
-        };
+        let Some(pid) = self.reach() else { return Err(Error::Unsupported) };
+        let Some(live) = &self.live else { return Err(Error::Unsupported) };
         if exposure::is_current(live.segment(), from.rkey) != Some(true) {
             return Err(Error::NotFound);
         }
-        let pid = *self.pid.get_or_insert_with(|| socket::peer_pid(stream));
         kill_point!("rendezvous.copy.before");
-        let copied = vm_copy::read(pid, live.segment().header(), from.address, to);
+        let copied = Process::new(pid, live.segment().header()).read(from.address, to);
         kill_point!("rendezvous.copy.after");
         match copied {
-            Ok(true) if exposure::is_current(live.segment(), from.rkey) == Some(true) => Ok(()),
-            Ok(_) => Err(Error::NotFound),
+            Ok(()) if exposure::is_current(live.segment(), from.rkey) == Some(true) => Ok(()),
+            Ok(()) => Err(Error::NotFound),
             Err(error) => {
-                if error == Error::Permission {
-                    // It will not be allowed later either: through the segment from now on.
-                    self.pid = Some(0);
-                }
+                self.give_up_reach(error);
                 Err(error)
             }
         }
@@ -152,8 +142,8 @@ pub struct ShmRail {
     pub(crate) rung_by_ended: u64,
     /// Memory for regions, from the first allocation on.
     pub(crate) heap: Option<OwnHeap>,
-    /// Records of own regions, by number: their positions in lines.
-    pub(crate) records: HashMap<u64, u32>,
+    /// Records of own regions, by number.
+    pub(crate) records: HashMap<u64, OwnRecord>,
     /// The process that opened the rail.
     pub(crate) process: u32,
 }
@@ -455,7 +445,7 @@ impl Rail for ShmRail {
         let Some(live) = &mut link.live else {
             return if link.over { Posted::Down } else { Posted::NoResource };
         };
-        if matches!(frame.kind, Kind::Rtr | Kind::Fin) && link.pid != Some(0) {
+        if matches!(frame.kind, Kind::Rtr | Kind::Fin) && link.reach != Reach::No {
             live.choice.watch(frame);
         }
         if let Some(pair) = &mut link.pair {
@@ -612,7 +602,7 @@ impl Rail for ShmRail {
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
         let Some(live) = &mut link.live else { return Posted::Down };
-        if link.pid == Some(0) {
+        if link.reach == Reach::No {
             return Posted::Failed(Error::Unsupported);
         }
         let began = live.choice.is_timed(to.len()).then(Instant::now);

@@ -11,30 +11,31 @@ use gridnet_core::error::Error;
 use gridnet_core::kill_point;
 use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{Lent, Offered, Refusal};
-use gridnet_core::region::{check_bounds, Access, RemoteKey, Window};
+use gridnet_core::region::{check_bounds, Access, RemoteKey, Watch, Window, PART};
 use gridnet_core::sync::AtomicU64;
 use gridnet_core::sync::{fence, relax, Ordering};
 
 use crate::barrier;
-use crate::heap::{OwnHeap, PeerHeap};
+use crate::heap::{room_for_heap, OwnHeap, PeerHeap};
 use crate::layout::{Record, RecordPlace, RECORD_WORDS};
+use crate::process::{Process, Reach, Way};
 use crate::rail::{Link, ShmRail};
 use crate::socket::{self, Packet};
-use crate::vm::{self, Way};
-use crate::vm_copy;
+use crate::stopped::may_be_held_up;
 
 /// How long the end of a fabric waits for peers in the middle of an access to its program's memory.
 const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a peer may be inside of a region that has ended, if nobody holds it up. An access that is announced is a copy of
+/// at most [`PART`] bytes: some ten thousand times less.
+const LONGEST_ACCESS: Duration = Duration::from_secs(10);
 
-/// Whether a peer's registered memory is within reach of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// Not tried yet.
-    Unknown,
-    /// Under this number of its process.
-    Process(i32),
-    /// The system does not allow it, or does not say which process it is.
-    No,
+/// The record of an own region.
+#[derive(Debug)]
+pub(crate) struct OwnRecord {
+    /// Its position in lines.
+    line: u32,
+    /// When the region was ended first, if somebody was inside.
+    ended: Option<Instant>,
 }
 
 impl ShmRail {
@@ -70,13 +71,15 @@ impl ShmRail {
 
     /// The peer of a live link has handed its heap over.
     pub(crate) fn take_heap(&mut self, index: u32, file: &std::os::fd::OwnedFd) -> Result<(), Refusal> {
+        let mapped = self.links.iter().filter_map(|link| Some(link.live.as_ref()?.heap()?.len())).sum();
+        let most = room_for_heap(self.config.heap_size, mapped);
         let Some(live) = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut()) else {
             return Ok(());
         };
         if live.heap().is_some() {
             return Err(Refusal::new(Error::PeerMisbehaved, "second heap on a link"));
         }
-        match PeerHeap::map(file) {
+        match PeerHeap::map(file, most) {
             Ok(heap) => {
                 live.set_heap(heap);
                 kill_point!("region.mapped");
@@ -108,13 +111,15 @@ impl ShmRail {
         }
         // Release: who finds the number finds the rest (`record_of`).
         words[0].store(number, Ordering::Release);
-        self.records.insert(number, line);
+        self.records.insert(number, OwnRecord { line, ended: None });
         Ok(u64::from(line))
     }
 
-    /// Ends a region; false while a peer is inside, which is to be asked again.
+    /// Ends a region; false while a peer is inside, which is to be asked again. A peer that does not come out is cut off.
     pub(crate) fn end_record(&mut self, number: u64) -> bool {
-        let Some(&line) = self.records.get(&number) else { return true };
+        let Some(record) = self.records.get_mut(&number) else { return true };
+        let line = record.line;
+        let ended = *record.ended.get_or_insert_with(Instant::now);
         self.arena.segment().words(line)[0].store(0, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         // For peers that announce without a fence. Should it fail (forbidden since it was tried at opening), nobody knows
@@ -122,12 +127,30 @@ impl ShmRail {
         if self.needs_barrier() && !barrier::run() {
             return false;
         }
-        if self.live_links().any(|link| is_inside(link, number)) {
+        if self.is_anybody_inside(number, ended) {
             return false;
         }
         self.records.remove(&number);
         self.arena.give_record(line);
         true
+    }
+
+    /// Whether a peer is inside of a region that was ended then, and may come out.
+    fn is_anybody_inside(&mut self, number: u64, ended: Instant) -> bool {
+        let mut inside = (0u32..).zip(&self.links).filter(|(_, link)| is_inside(link, number)).peekable();
+        if inside.peek().is_none() || ended.elapsed() < LONGEST_ACCESS {
+            return inside.peek().is_some();
+        }
+        let (held_up, lying): (Vec<_>, Vec<_>) = inside.partition(|(_, link)| {
+            link.socket.as_ref().is_none_or(|stream| may_be_held_up(socket::peer_pid(stream)))
+        });
+        let waits = !held_up.is_empty();
+        let lying: Vec<u32> = lying.into_iter().map(|(index, _)| index).collect();
+        for index in lying {
+            let why = "the peer stays inside of a region that has ended";
+            self.broken.push((index, Refusal::new(Error::PeerMisbehaved, why)));
+        }
+        waits
     }
 
     /// The fabric ends, and with it the promise that registered memory stays: peers in the middle of an access are waited
@@ -138,8 +161,8 @@ impl ShmRail {
             return;
         }
         // All at once: who stays inside of one region keeps nobody else in the others.
-        for line in self.records.values() {
-            self.arena.segment().words(*line)[0].store(0, Ordering::Relaxed);
+        for record in self.records.values() {
+            self.arena.segment().words(record.line)[0].store(0, Ordering::Relaxed);
         }
         let end = Instant::now() + END_PATIENCE;
         for number in numbers {
@@ -157,14 +180,12 @@ impl ShmRail {
 
     /// A window over a region of a peer's heap.
     pub(crate) fn open_window(&mut self, index: u32, key: &RemoteKey) -> Option<Window> {
-        if self.links.get(index as usize)?.pair.is_some() {
-            return None;
-        }
+        let link = self.links.get(index as usize).filter(|link| link.pair.is_none())?;
+        let record = record_of(link.live.as_ref()?.segment().words(key.hint)?, key.number)?;
+        let RecordPlace::Heap(offset) = record.place else { return None };
         self.hear_of_heap(index);
         let live = self.links.get(index as usize)?.live.as_ref()?;
         let words = live.segment().words(key.hint)?;
-        let record = record_of(words, key.number)?;
-        let RecordPlace::Heap(offset) = record.place else { return None };
         let heap = live.heap()?;
         let base = heap.bytes(offset, record.len)?;
         // SAFETY: inside the peer's heap (checked), which the window keeps mapped, and which nobody borrows.
@@ -207,32 +228,20 @@ impl ShmRail {
         if !record.access.allows(right) {
             return Some(Err(Error::Access));
         }
-        let done = check_bounds(offset, here.len(), record.len).and_then(|()| {
-            live.watch(key.number, &words[0]).during(|| {
-                // The number of a process that has ended may soon be another's.
-                if link.process.as_ref().is_none_or(socket::has_ended) {
-                    return Err(Error::PeerGone);
-                }
-                // SAFETY: the caller's memory by the promise of `Iov::new`; what is there the kernel checks.
-                unsafe { vm::copy(pid, way, here.base(), base.wrapping_add(offset), here.len()) }
-            })
-        });
-        if done == Err(Error::Permission) {
-            link.reach = Reach::No;
-            return None;
+        let process = Process::new(pid, live.segment().header());
+        let watch = live.watch(key.number, &words[0]);
+        let done = check_bounds(offset, here.len(), record.len)
+            .and_then(|()| copy_in_parts(&watch, &process, way, here, base.wrapping_add(offset)));
+        if let Err(error) = done {
+            link.give_up_reach(error);
         }
-        Some(done)
-    }
-
-    /// Links whose peers may reach regions by themselves.
-    fn live_links(&self) -> impl Iterator<Item = &Link> {
-        self.links.iter().filter(|link| link.live.is_some() && link.pair.is_none())
+        (link.reach != Reach::No).then_some(done)
     }
 }
 
 impl Link {
     /// The number of the peer's process, once it was made sure that memory there is the peer's.
-    fn reach(&mut self) -> Option<i32> {
+    pub(crate) fn reach(&mut self) -> Option<i32> {
         if self.reach == Reach::Unknown {
             self.reach = self.try_reach().map_or(Reach::No, Reach::Process);
         }
@@ -242,20 +251,50 @@ impl Link {
         }
     }
 
-    /// Reads the header of the peer's segment in the peer's process: the number is right when it is there.
-    fn try_reach(&mut self) -> Option<i32> {
+    fn try_reach(&self) -> Option<i32> {
         let (stream, live) = (self.socket.as_ref()?, self.live.as_ref()?);
-        // First of all: what is found there afterwards is in the process of this descriptor.
-        self.process = Some(socket::peer_process(stream).ok()?);
         let pid = Some(socket::peer_pid(stream)).filter(|pid| *pid > 0)?;
-        let is_there = vm_copy::read(pid, live.segment().header(), 0, &Gather::EMPTY) == Ok(true);
-        is_there.then_some(pid)
+        Process::new(pid, live.segment().header()).look().is_ok().then_some(pid)
+    }
+
+    /// After an access has failed. What is forbidden now will not be allowed later; and where another program is, the link
+    /// will soon be over. Until then, and if it is not, everything goes by messages.
+    pub(crate) fn give_up_reach(&mut self, error: Error) {
+        if matches!(error, Error::Permission | Error::NotFound) {
+            self.reach = Reach::No;
+        }
     }
 }
 
-/// Whether the peer of a live link is inside a region, and lives to come out.
+/// Copies between `here` and the address `there` of a process. Each part is announced by itself, so that the end of the
+/// region has to wait for no more than one.
+fn copy_in_parts(
+    watch: &Watch,
+    process: &Process<'_>,
+    way: Way,
+    here: &Iov,
+    there: u64,
+) -> Result<(), Error> {
+    let all = Gather::one(here);
+    let mut done = 0;
+    loop {
+        let part = all.window(done, PART);
+        let at = there.wrapping_add(done as u64);
+        watch.during(|| match way {
+            // SAFETY: if the owner is in this process, what is there is its registered memory.
+            Way::Out => unsafe { process.write(&part, at) },
+            Way::In => process.read(at, &part),
+        })?;
+        done += part.len();
+        if done >= here.len() {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether the peer of a live link is inside a region, and lives to come out. One of another user reaches none.
 fn is_inside(link: &Link, number: u64) -> bool {
-    let inside = link.live.as_ref().is_some_and(|live| live.is_peer_inside(number));
+    let inside = link.pair.is_none() && link.live.as_ref().is_some_and(|live| live.is_peer_inside(number));
     inside && link.socket.as_ref().is_none_or(socket::is_peer_alive)
 }
 
@@ -346,6 +385,33 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_stays_inside_is_cut_off() {
+        let mut scene = Scene::new("stays");
+        let lent = scene.owner.allocate_region(64, NUMA_UNKNOWN).unwrap();
+        let key = scene.offer(5, lent.base, 64, Some(lent.token));
+        let live = scene.initiator.links[0].live.as_ref().unwrap();
+        let words = live.segment().words(key.hint).unwrap();
+        let (owner, mut sink) = (&mut scene.owner, Open::default());
+        let during = live.watch(5, &words[0]).during(|| {
+            assert!(!owner.end_record(5));
+            owner.poll(8, &mut sink);
+            assert!(sink.down.is_empty(), "it has time to come out");
+            let record = owner.records.get_mut(&5).expect("the region has not ended");
+            record.ended = Instant::now().checked_sub(LONGEST_ACCESS);
+            assert!(record.ended.is_some(), "the clock began before this test");
+            // Threads of this process, which the peer belongs to, may wait for a device now and then.
+            while !owner.end_record(5) {
+                std::thread::yield_now();
+            }
+            owner.poll(8, &mut sink);
+            Ok(())
+        });
+        assert_eq!(during, Ok(()));
+        assert_eq!(sink.down, [Error::PeerMisbehaved]);
+        assert!(scene.owner.end_record(5));
+    }
+
+    #[test]
     fn windows_lead_where_the_record_says_and_nowhere_else() {
         let mut scene = Scene::new("windows");
         let lent = scene.owner.allocate_region(64, NUMA_UNKNOWN).unwrap();
@@ -367,7 +433,7 @@ mod tests {
             assert_eq!(scene.initiator.copy(0, &forged, 0, Way::Out, &byte), None, "{forged:?}");
         }
         // A record beyond the end of the heap: the owner lies.
-        let line = scene.owner.records[&5];
+        let line = scene.owner.records[&5].line;
         scene.owner.arena.segment().words(line)[2].store(1 << 20, Ordering::Relaxed);
         assert!(scene.initiator.open_window(0, &key).is_none());
     }
@@ -387,10 +453,16 @@ mod tests {
         assert_eq!((done, memory[1].to_ne_bytes()), (Ok(()), bytes));
         assert_eq!(scene.initiator.copy(0, &key, 60, Way::Out, &iov), Some(Err(Error::Bounds)));
         assert_eq!(scene.initiator.copy(0, &key, u64::MAX, Way::In, &iov), Some(Err(Error::Bounds)));
-        // Where the header is not where the peer says, it is another process, or none of ours.
+        // Where the header is not where the peer says, it is another process, or another program of the same.
+        assert_eq!(scene.initiator.links[0].reach, Reach::Process(std::process::id() as i32));
         scene.owner.arena.segment().words(0)[5].fetch_add(4096, Ordering::Relaxed);
+        for way in [Way::Out, Way::In] {
+            memory[1] = 0;
+            scene.initiator.links[0].reach = Reach::Process(std::process::id() as i32);
+            assert_eq!(scene.initiator.copy(0, &key, 8, way, &iov), None);
+            assert_eq!((memory[1], scene.initiator.links[0].reach), (0, Reach::No));
+        }
         scene.initiator.links[0].reach = Reach::Unknown;
-        assert_eq!(scene.initiator.copy(0, &key, 8, Way::Out, &iov), None);
-        assert_eq!(scene.initiator.links[0].reach, Reach::No);
+        assert_eq!(scene.initiator.copy(0, &key, 8, Way::Out, &iov), None, "nor at the first access");
     }
 }

@@ -3,7 +3,6 @@
 //! A segment is a memfd: it has no name, and goes away with its last mapping. It is sealed before it is handed over:
 //! its size is fixed, so that no access behind a shrunk end can raise SIGBUS, and nobody else can map it writable.
 
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -11,24 +10,21 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::ring::slot::Slot;
 use gridnet_core::sync::{AtomicU32, AtomicU64};
-#[cfg(not(feature = "testing"))]
-pub(crate) use memmap2::MmapRaw as PeerMap;
-use memmap2::{Advice, MmapOptions, MmapRaw};
-use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg, SealFlag};
-use nix::sys::memfd::{memfd_create, MFdFlags};
-use nix::sys::resource::{getrlimit, Resource};
+use memmap2::{Advice, MmapRaw};
+use nix::fcntl::{fallocate, fcntl, FallocateFlags, FcntlArg};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{fstatfs, TMPFS_MAGIC};
-use nix::unistd::ftruncate;
 
-#[cfg(feature = "testing")]
-pub(crate) use crate::guarded::Guarded as PeerMap;
 use crate::layout::{Header, ARENA_OFFSET, ARMING_OFFSET, LINE, MAX_SEGMENT, MIN_SEGMENT, RECORD_WORDS};
+use crate::sealed::{failed, map_sealed, refused, PeerMap, Sealed};
 
 /// Memory is taken from the system in steps of this many bytes.
 const COMMIT_STEP: usize = 256 * 1024;
 /// Largest segment of a peer of another user: reading what was never written takes memory of the reader.
 const MAX_FOREIGN_SEGMENT: i64 = 256 << 20;
+
+const KIND: Sealed =
+    Sealed { name: c"gridnet", what: "segment", variable: "GRIDNET_SHM_SEGMENT_SIZE", shared: false };
 
 /// The memory that this fabric shares.
 #[derive(Debug)]
@@ -48,24 +44,9 @@ impl OwnSegment {
     /// [`Error::Limit`] when a limit on files or address space forbids it, [`Error::Unsupported`] when the
     /// kernel offers no sealed memfd.
     pub fn create(size: usize, header: &Header, huge_pages: bool) -> Result<OwnSegment, Refusal> {
-        check_file_limit(size, "GRIDNET_SHM_SEGMENT_SIZE")?;
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let file =
-            memfd_create(c"gridnet", flags).map_err(|e| failed(Error::Unsupported, "memfd_create", e))?;
-        ftruncate(&file, size as i64).map_err(|e| failed(Error::Limit, "sizing the segment", e))?;
-        let map = MmapOptions::new().len(size).map_raw(&file).map_err(|e| {
-            Refusal::new(
-                Error::Limit,
-                format!("mapping a segment of {size} bytes: {e} (GRIDNET_SHM_SEGMENT_SIZE)"),
-            )
-        })?;
-        seal(&file)?;
+        let (file, map) = KIND.make(size, huge_pages)?;
         // A forked child must not write here; it gets `GRIDNET_ERR_FORKED` before it could.
         map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
-        if huge_pages {
-            // Allowed only where the administrator says so for shared memory; without it, pages are small.
-            let _ = map.advise(Advice::HugePage);
-        }
         let mut segment = OwnSegment { file, map, committed: 0, claimed: size };
         segment.commit(COMMIT_STEP.min(size))?;
         let header = Header { address: segment.map.as_ptr() as usize as u64, ..*header };
@@ -300,78 +281,12 @@ impl PeerSegment {
     }
 }
 
-/// Maps memory of a peer; in tests, between guards.
-fn map_peer(file: &OwnedFd, len: usize, writable: bool) -> std::io::Result<PeerMap> {
-    #[cfg(feature = "testing")]
-    return PeerMap::map(file, len, writable);
-    #[cfg(not(feature = "testing"))]
-    match writable {
-        true => MmapOptions::new().len(len).map_raw(file),
-        false => MmapOptions::new().len(len).map_raw_read_only(file),
-    }
-}
-
-/// Maps what a peer handed over as its `what`, after a look at its seals and size.
-///
-/// # Errors
-/// [`Error::Segment`] when it is no sealed file of such a size, [`Error::Limit`] when it cannot be mapped.
-pub(crate) fn map_sealed(
-    file: &OwnedFd,
-    what: &str,
-    sizes: RangeInclusive<usize>,
-    writable: bool,
-) -> Result<PeerMap, Refusal> {
-    let refuse = |why: &str| refused(what, why);
-    let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| refuse("it is no memfd"))?;
-    let required = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
-    if !SealFlag::from_bits_retain(seals).contains(required) {
-        return Err(refuse("its size is not sealed"));
-    }
-    let size = fstat(file).map_err(|e| refuse(e.desc()))?.st_size;
-    let size = usize::try_from(size).map_err(|_| refuse("its size is negative"))?;
-    if !sizes.contains(&size) {
-        return Err(refuse("it is too small or too large"));
-    }
-    let map = map_peer(file, size, writable)
-        .map_err(|e| Refusal::new(Error::Limit, format!("mapping the peer's {what} of {size} bytes: {e}")))?;
-    map.advise(Advice::DontFork).map_err(|e| Refusal::new(Error::System, format!("madvise: {e}")))?;
-    Ok(map)
-}
-
-fn refused(what: &str, why: &str) -> Refusal {
-    Refusal::new(Error::Segment, format!("the peer's {what} is refused: {why}"))
-}
-
-/// Fixes the size, and where the kernel can (5.1), forbids further writable mappings.
-fn seal(file: &OwnedFd) -> Result<(), Refusal> {
-    const F_SEAL_FUTURE_WRITE: i32 = 0x10;
-    let size = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
-    let read_only = size | SealFlag::from_bits_retain(F_SEAL_FUTURE_WRITE);
-    let add = |seals: SealFlag| fcntl(file, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL));
-    add(read_only)
-        .or_else(|_| add(size))
-        .map(drop)
-        .map_err(|e| failed(Error::Unsupported, "sealing the segment", e))
-}
-
-/// A file beyond RLIMIT_FSIZE would raise SIGXFSZ instead of an error.
-pub fn check_file_limit(size: usize, variable: &str) -> Result<(), Refusal> {
-    match getrlimit(Resource::RLIMIT_FSIZE) {
-        Ok((limit, _)) if limit < size as u64 => Err(Refusal::new(
-            Error::Limit,
-            format!("the limit on file sizes (RLIMIT_FSIZE, {limit} bytes) is below {variable} ({size})"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn failed(error: Error, what: &str, errno: nix::Error) -> Refusal {
-    Refusal::new(error, format!("{what}: {}", errno.desc()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memmap2::MmapOptions;
+    use nix::sys::memfd::{memfd_create, MFdFlags};
+    use nix::unistd::ftruncate;
 
     fn own() -> OwnSegment {
         OwnSegment::create(1 << 20, &Header::new(1 << 20, [9; 16], 3), false).unwrap()
@@ -406,11 +321,11 @@ mod tests {
         ftruncate(&unsealed, 1 << 20).unwrap();
         assert!(PeerSegment::map(&unsealed, &[9; 16], 3).unwrap_err().reason.contains("not sealed"));
         let empty = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
-        seal(&empty).unwrap();
+        KIND.seal(&empty).unwrap();
         assert!(PeerSegment::map(&empty, &[9; 16], 3).unwrap_err().reason.contains("too small"));
         let foreign = memfd_create(c"x", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&foreign, 1 << 20).unwrap();
-        seal(&foreign).unwrap();
+        KIND.seal(&foreign).unwrap();
         assert!(PeerSegment::map(&foreign, &[9; 16], 3).unwrap_err().reason.contains("no segment"));
         let file = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
         assert!(PeerSegment::map(&file, &[9; 16], 3).unwrap_err().reason.contains("no memfd"));

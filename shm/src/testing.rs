@@ -42,7 +42,7 @@ impl ShmRail {
 
     /// Never reaches into the memory of the peers' processes: for tests in which peers that lie are of this process.
     pub fn keep_out(&mut self) {
-        self.links.iter_mut().for_each(|link| link.reach = crate::remote::Reach::No);
+        self.links.iter_mut().for_each(|link| link.reach = crate::process::Reach::No);
     }
 
     /// Hands out the means to write nonsense into the own segment, as a process does that has gone mad.
@@ -58,6 +58,13 @@ impl ShmRail {
     pub fn blocks(&self) -> impl Iterator<Item = usize> + '_ {
         let words = crate::layout::LINE / WORD;
         self.links.iter().filter(|link| !link.over).map(move |link| link.block as usize * words)
+    }
+
+    /// Where the links' announcements of accesses to peers' regions are in the own segment, in words.
+    pub fn announcements(&self) -> impl Iterator<Item = usize> + '_ {
+        let words = crate::layout::LINE / WORD;
+        let line = crate::layout::announcement_line(self.arena.slots()) as usize;
+        self.blocks().map(move |block| block + line * words)
     }
 }
 

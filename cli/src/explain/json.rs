@@ -87,15 +87,7 @@ pub(crate) fn of_peer(peer: &PeerView, names: &Names) -> Value {
     })
 }
 
-fn of_counters(c: &PeerCounters) -> Value {
-    json!({
-        "messages_sent": c.messages_sent,
-        "messages_received": c.messages_received,
-        "bytes_sent": c.bytes_sent,
-        "bytes_received": c.bytes_received,
-        "sends_eager": c.sends_eager,
-        "sends_rendezvous": c.sends_rendezvous,
-        "unexpected_total": c.unexpected_total,
-        "backpressure_stops": c.backpressure_stops,
-    })
+fn of_counters(counters: &PeerCounters) -> Value {
+    let pairs = PeerCounters::NAMES.into_iter().zip(counters.values());
+    pairs.map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
 }

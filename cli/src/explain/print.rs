@@ -1,6 +1,7 @@
 //! Pages for people.
 
 use super::Names;
+use gridnet::core::stats::PeerCounters;
 use gridnet::page::{Activity, PageView, PeerView, WaitView, Who};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -80,7 +81,23 @@ fn activity(out: &mut impl Write, a: &Activity) -> io::Result<()> {
         a.sleeps,
         a.wakeups_sent
     )?;
+    regions(out, &a.peers)?;
     writeln!(out, "  peers: {} so far, {} of them gone", a.peers_total, a.peers_gone)
+}
+
+/// Operations on regions, if there were any.
+fn regions(out: &mut impl Write, c: &PeerCounters) -> io::Result<()> {
+    if c.region_operations() > 0 {
+        writeln!(
+            out,
+            "  on regions there: {} puts ({} B), {} gets ({} B), {} atomic operations; {} of them by messages",
+            c.puts, c.bytes_put, c.gets, c.bytes_got, c.atomics, c.by_message
+        )?;
+    }
+    if c.served > 0 {
+        writeln!(out, "  on regions here: {} operations by messages ({} B)", c.served, c.bytes_served)?;
+    }
+    Ok(())
 }
 
 fn peer(out: &mut impl Write, peer: &PeerView, names: &Names) -> io::Result<()> {
@@ -112,6 +129,7 @@ fn peer(out: &mut impl Write, peer: &PeerView, names: &Names) -> io::Result<()> 
         c.bytes_received,
         c.unexpected_total
     )?;
+    regions(out, c)?;
     writeln!(
         out,
         "  waiting: {} to be sent, {} large ones under way, {} unexpected ({} B); {} operations failed",
@@ -145,6 +163,23 @@ fn age_ns(since: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operations_on_regions_are_shown_if_there_were_any() {
+        let shown = |counters: &PeerCounters| {
+            let mut out = Vec::new();
+            regions(&mut out, counters).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let mut counters = PeerCounters { messages_sent: 9, ..PeerCounters::default() };
+        assert_eq!(shown(&counters), "");
+        (counters.puts, counters.bytes_put, counters.atomics, counters.by_message) = (2, 16, 3, 1);
+        let there =
+            "  on regions there: 2 puts (16 B), 0 gets (0 B), 3 atomic operations; 1 of them by messages\n";
+        assert_eq!(shown(&counters), there);
+        (counters.served, counters.bytes_served) = (4, 8);
+        assert!(shown(&counters).ends_with("\n  on regions here: 4 operations by messages (8 B)\n"));
+    }
 
     #[test]
     fn times_have_a_unit_that_suits_them() {

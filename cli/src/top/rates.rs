@@ -38,6 +38,10 @@ pub(super) struct Rates {
     pub(super) messages_received: f64,
     pub(super) bytes_sent: f64,
     pub(super) bytes_received: f64,
+    /// Puts, gets and atomic operations on regions of peers.
+    pub(super) region_operations: f64,
+    /// Bytes of puts and gets.
+    pub(super) region_bytes: f64,
 }
 
 impl Rates {
@@ -49,12 +53,15 @@ impl Rates {
             messages_received: rate(old.messages_received, new.messages_received),
             bytes_sent: rate(old.bytes_sent, new.bytes_sent),
             bytes_received: rate(old.bytes_received, new.bytes_received),
+            region_operations: rate(old.region_operations(), new.region_operations()),
+            region_bytes: rate(old.bytes_put, new.bytes_put) + rate(old.bytes_got, new.bytes_got),
         }
     }
 
     /// What rows are sorted by.
     pub(super) fn weight(&self) -> f64 {
-        self.bytes_sent + self.bytes_received + self.messages_sent + self.messages_received
+        let messages = self.bytes_sent + self.bytes_received + self.messages_sent + self.messages_received;
+        messages + self.region_operations + self.region_bytes
     }
 
     fn json(self) -> Value {
@@ -63,6 +70,8 @@ impl Rates {
             "messages_received": self.messages_received,
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
+            "region_operations": self.region_operations,
+            "region_bytes": self.region_bytes,
         })
     }
 }
@@ -101,6 +110,9 @@ mod tests {
         let new = PeerCounters { messages_sent: 30, bytes_sent: 50, ..PeerCounters::default() };
         let rates = Rates::between(&old, &new, Duration::from_secs(2));
         assert_eq!((rates.messages_sent, rates.bytes_sent, rates.messages_received), (10.0, 0.0, 0.0));
+        let new = PeerCounters { puts: 1, gets: 2, atomics: 3, bytes_put: 10, bytes_got: 30, ..old };
+        let rates = Rates::between(&old, &new, Duration::from_secs(2));
+        assert_eq!((rates.region_operations, rates.region_bytes, rates.messages_sent), (3.0, 20.0, 0.0));
         assert!(Rates::between(&old, &new, Duration::ZERO).messages_sent.is_finite());
     }
 }

@@ -33,14 +33,14 @@ pub(super) fn lines(now: &Sample, before: Option<&Sample>, names: &Names) -> Vec
     lines
 }
 
-const FABRIC_HEADING: [&str; 13] = [
-    "pid", "fabric", "peers", "gone", "out/s", "in/s", "outB/s", "inB/s", "sends", "recvs", "unexp",
-    "errors", "waits",
+const FABRIC_HEADING: [&str; 15] = [
+    "pid", "fabric", "peers", "gone", "out/s", "in/s", "outB/s", "inB/s", "reg/s", "regB/s", "sends",
+    "recvs", "unexp", "errors", "waits",
 ];
 
-const PEER_HEADING: [&str; 13] = [
-    "pid", "fabric", "peer", "rail", "state", "out/s", "in/s", "outB/s", "inB/s", "pending", "large",
-    "unexp", "errors",
+const PEER_HEADING: [&str; 15] = [
+    "pid", "fabric", "peer", "rail", "state", "out/s", "in/s", "outB/s", "inB/s", "reg/s", "regB/s",
+    "pending", "large", "unexp", "errors",
 ];
 
 fn fabric_row(view: &PageView, rates: Option<Rates>) -> Vec<String> {
@@ -96,11 +96,11 @@ fn label(view: &PageView) -> String {
     view.who.name.clone().unwrap_or_else(|| view.who.program.clone())
 }
 
-fn rate_cells(rates: Option<Rates>) -> [String; 4] {
-    match rates {
-        None => ["-"; 4].map(str::to_owned),
-        Some(r) => [r.messages_sent, r.messages_received, r.bytes_sent, r.bytes_received].map(short),
-    }
+fn rate_cells(rates: Option<Rates>) -> [String; 6] {
+    let Some(r) = rates else { return ["-"; 6].map(str::to_owned) };
+    let messages = [r.messages_sent, r.messages_received, r.bytes_sent, r.bytes_received].map(short);
+    let [out, into, out_bytes, in_bytes] = messages;
+    [out, into, out_bytes, in_bytes, short(r.region_operations), short(r.region_bytes)]
 }
 
 /// A number in four or five characters.

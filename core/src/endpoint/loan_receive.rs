@@ -190,16 +190,21 @@ impl State {
         self.say(peer, Message::Return { loan });
     }
 
-    /// Gives a receive of loans memory for a message that was announced; false when there is none.
-    pub(super) fn make_room(&mut self, incoming: &mut Incoming) -> bool {
-        let IovList::Lend(slot) = incoming.receive.iov else { return true };
-        match LendingMemory::new(slot, incoming.total) {
-            Some(lending) => {
-                incoming.receive.iov = IovList::More(Box::new(MoreMemory::Lending(lending)));
-                true
-            }
-            None => false,
+    /// Gives a receive of loans memory for a message that was announced. Its length is what the peer says: so many bytes are
+    /// not taken before they come that nothing else would find room.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], [`Error::NoMemory`].
+    pub(super) fn make_room(&mut self, incoming: &mut Incoming) -> Result<(), Error> {
+        let IovList::Lend(slot) = incoming.receive.iov else { return Ok(()) };
+        let taken = self.lending_bytes.saturating_add(incoming.total);
+        if taken > self.limits.lent_bytes as u64 {
+            return Err(Error::Limit);
         }
+        let lending = LendingMemory::new(slot, incoming.total).ok_or(Error::NoMemory)?;
+        self.lending_bytes = taken;
+        incoming.receive.iov = IovList::More(Box::new(MoreMemory::Lending(lending)));
+        Ok(())
     }
 }
 

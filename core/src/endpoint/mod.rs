@@ -20,11 +20,13 @@
 //! | `link.rs` | peers coming and going |
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
+//! | `remote_op.rs`, `remote_line.rs`, `answer.rs` | the same by messages: how they go out, in which order, how they end |
 //! | `serve.rs` | what peers do to own regions by messages |
 //! | `loan.rs`, `loan_send.rs`, `loan_receive.rs` | messages that are read where they were written |
 //! | `loan_table.rs` | who has which loan |
 //! | `publish.rs` | what the ledger is told |
 
+mod answer;
 mod arrive;
 mod flush;
 mod link;
@@ -38,6 +40,8 @@ mod peer;
 mod publish;
 mod receive;
 mod regions;
+mod remote_line;
+mod remote_op;
 mod send;
 mod serve;
 mod state;

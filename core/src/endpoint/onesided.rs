@@ -1,25 +1,24 @@
 //! Operations on peers' regions: put, get, atomic operations, flush.
 //!
 //! Where the rail reaches the region by itself, an operation is done when its call returns. Elsewhere it goes to the owner
-//! by messages, in order, and completes when the owner has answered. While one is under way, later operations on
-//! regions of the same peer go by messages too: so all of them take effect in the order of the calls.
+//! by messages (`remote_op.rs`), and completes when the owner has answered (`answer.rs`). While one is under way, later
+//! operations on regions of the same peer go by messages too, in one line (`remote_line.rs`): so all of them take effect
+//! in the order of the calls.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
-use super::flush::Step;
-use super::op::{CqId, OpId};
+use super::answer::deliver_word;
+use super::op::CqId;
 use super::peer::PeerState;
+use super::remote_op::{RemoteOp, Work};
 use super::send::Sent;
-use super::serve::Reply;
-use super::state::State;
 use super::Engine;
-use crate::completion::{Completion, OpKind};
 use crate::error::Error;
+use crate::ledger::PeerCells;
 use crate::matching::{Key, Slab};
-use crate::mem::{Gather, Iov, PeerBytes};
-use crate::rail::{PeerId, Posted, Rail};
+use crate::mem::Iov;
+use crate::rail::{LinkId, PeerId, Rail};
 use crate::region::{check_bounds, Access, Atomic, Cache, Guard, Regions, RemoteKey, Trusting, Window};
-use crate::wire::Message;
 
 /// What an operation on a region can be given besides memory and place.
 #[derive(Debug, Clone, Copy)]
@@ -39,33 +38,6 @@ pub(super) struct Rkey {
     pub(super) key: RemoteKey,
     /// Open once the rail reaches the region by itself; gone with the link.
     pub(super) window: Option<Window>,
-}
-
-/// What an operation does.
-#[derive(Debug, Clone, Copy)]
-enum Work {
-    Put(Iov),
-    Get(Iov),
-    /// The word as it was before goes to the memory, if there is any.
-    Atomic(Atomic, Option<Iov>),
-    Flush,
-}
-
-/// An operation by messages.
-#[derive(Debug)]
-pub(super) struct RemoteOp {
-    peer: PeerId,
-    pub(super) owner: u64,
-    pub(super) cq: CqId,
-    context: u64,
-    /// Number of the region at its owner.
-    region: u64,
-    offset: u64,
-    work: Work,
-    /// Bytes that have moved: sent of a put, come of a get.
-    moved: usize,
-    /// Everything of it was handed to the rail.
-    is_sent: bool,
 }
 
 /// What an engine knows of regions.
@@ -96,36 +68,6 @@ impl Default for RemoteState {
     }
 }
 
-/// Operations between this fabric and one peer.
-#[derive(Debug, Default)]
-pub(super) struct RemoteLine {
-    /// Ours that have not ended, in the order of the calls; some of those behind the first may have ended.
-    line: VecDeque<Key>,
-    /// Those of them that are not sent.
-    to_send: VecDeque<Key>,
-    /// What the peer is to be sent of our regions.
-    pub(super) replies: VecDeque<Reply>,
-    turn: u8,
-}
-
-impl RemoteLine {
-    pub(super) fn has_work(&self) -> bool {
-        !self.to_send.is_empty() || !self.replies.is_empty()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.line.clear();
-        self.to_send.clear();
-        self.replies.clear();
-    }
-
-    /// Whose turn it is: large messages, operations, answers.
-    pub(super) fn next_turn(&mut self) -> u8 {
-        self.turn = if self.turn >= 2 { 0 } else { self.turn + 1 };
-        self.turn
-    }
-}
-
 impl<R: Rail> Engine<R> {
     /// Puts if the region is reached by this process itself: the hot path. False when not, or when something is wrong, and
     /// nothing has happened: [`Self::put`] then does it, or says why not.
@@ -141,8 +83,14 @@ impl<R: Rail> Engine<R> {
         from: *const u8,
         len: usize,
     ) -> bool {
+        let Some((window, cells)) = self.window_now(peer, rkey) else { return false };
         // SAFETY: the caller's promise.
-        self.window_now(peer, rkey).is_some_and(|w| unsafe { w.put(offset, from, len) }.is_ok())
+        let done = unsafe { window.put(offset, from, len) }.is_ok();
+        if done {
+            cells.puts.add(1);
+            cells.bytes_put.add(len as u64);
+        }
+        done
     }
 
     /// Gets, as [`Self::put_now`].
@@ -151,23 +99,33 @@ impl<R: Rail> Engine<R> {
     /// `to` is writable for `len` bytes.
     #[inline(always)]
     pub unsafe fn get_now(&mut self, peer: PeerId, rkey: Key, offset: u64, to: *mut u8, len: usize) -> bool {
+        let Some((window, cells)) = self.window_now(peer, rkey) else { return false };
         // SAFETY: the caller's promise.
-        self.window_now(peer, rkey).is_some_and(|w| unsafe { w.get(offset, to, len) }.is_ok())
+        let done = unsafe { window.get(offset, to, len) }.is_ok();
+        if done {
+            cells.gets.add(1);
+            cells.bytes_got.add(len as u64);
+        }
+        done
     }
 
     /// Runs an atomic operation, as [`Self::put_now`]; the word as it was before.
     #[inline(always)]
     pub fn atomic_now(&mut self, peer: PeerId, rkey: Key, offset: u64, atomic: &Atomic) -> Option<u64> {
-        self.window_now(peer, rkey)?.atomic(offset, atomic).ok()
+        let (window, cells) = self.window_now(peer, rkey)?;
+        let before = window.atomic(offset, atomic).ok()?;
+        cells.atomics.add(1);
+        Some(before)
     }
 
-    /// The window of a key, when nothing is under way that has to come first. Windows are gone as soon as their peer is.
+    /// The window of a key, when nothing is under way that has to come first, and where its use is counted. Windows are gone
+    /// as soon as their peer is.
     #[inline(always)]
-    fn window_now(&self, peer: PeerId, rkey: Key) -> Option<&Window> {
+    fn window_now(&self, peer: PeerId, rkey: Key) -> Option<(&Window, &PeerCells)> {
         let known = self.state.remote.rkeys.get(rkey)?;
         let window = known.window.as_ref()?;
-        let is_idle = self.state.peers.get(peer.index())?.remote.line.is_empty();
-        (known.peer == peer && is_idle).then_some(window)
+        let p = self.state.peers.get(peer.index())?;
+        (known.peer == peer && p.remote.is_idle()).then(|| (window, &p.counts.cells))
     }
 
     /// Copies `from` to `offset` of a peer's region.
@@ -184,16 +142,18 @@ impl<R: Rail> Engine<R> {
         args: &RemoteArgs,
     ) -> Result<Sent, Error> {
         let key = self.check(peer, rkey, offset, from.len(), Access::REMOTE_WRITE)?;
+        let work = Work::Put(from);
         if let Some((index, link)) = self.reach(peer, rkey) {
-            if let Some(window) = self.window_now(peer, rkey) {
+            if let Some((window, _)) = self.window_now(peer, rkey) {
                 // SAFETY: the piece is readable by the promise of `Iov::new`.
-                return unsafe { window.put(offset, from.base(), from.len()) }.map(|()| Sent::Done);
+                let done = unsafe { window.put(offset, from.base(), from.len()) };
+                return self.done_at_once(peer, &work, done);
             }
             if let Some(done) = self.rails[index].copy_to(link, &key, offset, &from) {
-                return done.map(|()| Sent::Done);
+                return self.done_at_once(peer, &work, done);
             }
         }
-        self.start(peer, args, (key.number, offset), Work::Put(from))
+        self.start(peer, args, (key.number, offset), work)
     }
 
     /// Copies from `offset` of a peer's region to `to`.
@@ -209,16 +169,18 @@ impl<R: Rail> Engine<R> {
         args: &RemoteArgs,
     ) -> Result<Sent, Error> {
         let key = self.check(peer, rkey, offset, to.len(), Access::REMOTE_READ)?;
+        let work = Work::Get(to);
         if let Some((index, link)) = self.reach(peer, rkey) {
-            if let Some(window) = self.window_now(peer, rkey) {
+            if let Some((window, _)) = self.window_now(peer, rkey) {
                 // SAFETY: the piece is writable by the promise of `Iov::new`.
-                return unsafe { window.get(offset, to.base(), to.len()) }.map(|()| Sent::Done);
+                let done = unsafe { window.get(offset, to.base(), to.len()) };
+                return self.done_at_once(peer, &work, done);
             }
             if let Some(done) = self.rails[index].copy_from(link, &key, offset, &to) {
-                return done.map(|()| Sent::Done);
+                return self.done_at_once(peer, &work, done);
             }
         }
-        self.start(peer, args, (key.number, offset), Work::Get(to))
+        self.start(peer, args, (key.number, offset), work)
     }
 
     /// Runs an atomic operation at `offset` of a peer's region. The word as it was before goes to `result`, if there is one,
@@ -241,11 +203,12 @@ impl<R: Rail> Engine<R> {
             atomic.check_place(offset)?;
         }
         self.reach(peer, rkey);
-        if let Some(window) = self.window_now(peer, rkey) {
+        let work = Work::Atomic(*atomic, result);
+        if let Some((window, _)) = self.window_now(peer, rkey) {
             deliver_word(window.atomic(offset, atomic)?, atomic, result.as_ref());
-            return Ok(Sent::Done);
+            return self.done_at_once(peer, &work, Ok(()));
         }
-        self.start(peer, args, (key.number, offset), Work::Atomic(*atomic, result))
+        self.start(peer, args, (key.number, offset), work)
     }
 
     /// Completes when every operation on the peer's regions that was started before has taken effect.
@@ -257,10 +220,19 @@ impl<R: Rail> Engine<R> {
         if let Some(error) = p.error() {
             return Err(error);
         }
-        if p.remote.line.is_empty() {
+        if p.remote.is_idle() {
             return Ok(Sent::Done);
         }
         self.start(peer, args, (0, 0), Work::Flush)
+    }
+
+    /// The end of an operation in its call, counted.
+    fn done_at_once(&self, peer: PeerId, work: &Work, done: Result<(), Error>) -> Result<Sent, Error> {
+        done?;
+        if let Some(p) = self.state.peers.get(peer.index()) {
+            work.count(&p.counts.cells);
+        }
+        Ok(Sent::Done)
     }
 
     /// The key, if it is one of this peer and allows this.
@@ -287,9 +259,9 @@ impl<R: Rail> Engine<R> {
 
     /// Opens the window of a key if there is to be one. The rail and link when this process may reach the region by
     /// itself: the link is up, and nothing is under way that has to come first.
-    fn reach(&mut self, peer: PeerId, rkey: Key) -> Option<(usize, crate::rail::LinkId)> {
+    fn reach(&mut self, peer: PeerId, rkey: Key) -> Option<(usize, LinkId)> {
         let p = self.state.peers.get(peer.index())?;
-        if p.state != PeerState::Up || !p.remote.line.is_empty() {
+        if p.state != PeerState::Up || !p.remote.is_idle() {
             return None;
         }
         let known = self.state.remote.rkeys.get_mut(rkey)?;
@@ -299,252 +271,4 @@ impl<R: Rail> Engine<R> {
         }
         Some((p.rail, p.link))
     }
-
-    /// Starts an operation by messages.
-    fn start(
-        &mut self,
-        peer: PeerId,
-        args: &RemoteArgs,
-        (region, offset): (u64, u64),
-        work: Work,
-    ) -> Result<Sent, Error> {
-        self.state.admit(args.cq)?;
-        let RemoteArgs { cq, owner, context } = *args;
-        let op = RemoteOp { peer, owner, cq, context, region, offset, work, moved: 0, is_sent: false };
-        let key = self.state.remote.ops.insert(op);
-        let remote = &mut self.state.peers[peer.index()].remote;
-        remote.line.push_back(key);
-        remote.to_send.push_back(key);
-        self.state.schedule(peer);
-        self.flush();
-        Ok(Sent::InProgress(OpId::Remote(key).to_bits()))
-    }
-
-    /// The next frame of the operation whose turn it is.
-    pub(super) fn flush_remote(&mut self, peer: PeerId) -> Step {
-        let p = &mut self.state.peers[peer.index()];
-        let Some(&key) = p.remote.to_send.front() else {
-            return Step::Idle;
-        };
-        let Some(op) = self.state.remote.ops.get_mut(key) else {
-            p.remote.to_send.pop_front();
-            return Step::Moved(0);
-        };
-        let rail = &mut self.rails[p.rail];
-        let posted = match (op.message(key, rail), op.work) {
-            // Its turn to end comes when those before it have.
-            (None, _) => Posted::Done,
-            (Some((message, len)), Work::Put(from)) => {
-                let from = Gather::one(&from).window(op.moved, len);
-                rail.post(p.link, &message.frame(from))
-            }
-            (Some((message, _)), _) => rail.post(p.link, &message.frame(Gather::EMPTY)),
-        };
-        match posted {
-            Posted::Done | Posted::Accepted(_) => {
-                kill_point!("region.sent");
-                let len = op.note_sent(rail);
-                if op.is_sent {
-                    p.remote.to_send.pop_front();
-                }
-                Step::Moved(len)
-            }
-            Posted::Failed(error) => {
-                p.remote.to_send.pop_front();
-                self.state.complete_remote(key, Err(error));
-                Step::Moved(0)
-            }
-            Posted::NoResource | Posted::Down => Step::Full,
-        }
-    }
-}
-
-impl RemoteOp {
-    /// What is to be said next, with how many bytes of a put.
-    fn message<R: Rail>(&self, key: Key, rail: &R) -> Option<(Message, usize)> {
-        let (op, region, offset) = (OpId::Remote(key).to_bits(), self.region, self.offset);
-        Some(match &self.work {
-            Work::Put(from) => {
-                let len = self.part(rail);
-                let last = self.moved + len == from.len();
-                (Message::Put { region, op, offset: offset + self.moved as u64, last }, len)
-            }
-            Work::Get(to) => (Message::Get { region, op, offset, len: to.len() as u64 }, 0),
-            Work::Atomic(atomic, _) => (Message::Atomic { region, op, offset, atomic: *atomic }, 0),
-            Work::Flush => return None,
-        })
-    }
-
-    /// Bytes of the next part of a put.
-    fn part<R: Rail>(&self, rail: &R) -> usize {
-        match &self.work {
-            Work::Put(from) => rail.segment_len(from.len() as u64).min(from.len() - self.moved),
-            _ => 0,
-        }
-    }
-
-    fn note_sent<R: Rail>(&mut self, rail: &R) -> usize {
-        let len = self.part(rail);
-        self.is_sent = match &self.work {
-            Work::Put(from) => {
-                self.moved += len;
-                self.moved == from.len()
-            }
-            _ => true,
-        };
-        len
-    }
-
-    fn kind(&self) -> OpKind {
-        match self.work {
-            Work::Put(_) => OpKind::Put,
-            Work::Get(_) => OpKind::Get,
-            Work::Atomic(..) => OpKind::Atomic,
-            Work::Flush => OpKind::Flush,
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match &self.work {
-            Work::Put(iov) | Work::Get(iov) => iov.len() as u64,
-            Work::Atomic(atomic, _) => atomic.width.bytes() as u64,
-            Work::Flush => 0,
-        }
-    }
-}
-
-impl State {
-    /// Bytes of a region have come.
-    pub(super) fn take_data(
-        &mut self,
-        peer: PeerId,
-        op: u64,
-        offset: u64,
-        payload: &PeerBytes<'_>,
-    ) -> Result<(), Error> {
-        let Some((key, op)) = self.remote_op(peer, op)? else { return Ok(()) };
-        let Work::Get(to) = op.work else { return Err(Error::PeerMisbehaved) };
-        // Rails here keep the order: parts follow one another.
-        let fits = payload.len() <= to.len() - op.moved && !payload.is_empty();
-        if !op.is_sent || offset != op.moved as u64 || !fits {
-            return Err(Error::PeerMisbehaved);
-        }
-        payload.copy_to(&Gather::one(&to).window(op.moved, payload.len()));
-        op.moved += payload.len();
-        if op.moved == to.len() {
-            self.complete_remote(key, Ok(()));
-        }
-        Ok(())
-    }
-
-    /// The owner of a region has done what it was asked for, or says why not.
-    pub(super) fn take_answer(
-        &mut self,
-        peer: PeerId,
-        op: u64,
-        status: Result<(), Error>,
-        value: u64,
-    ) -> Result<(), Error> {
-        let Some((key, op)) = self.remote_op(peer, op)? else { return Ok(()) };
-        if status.is_ok() {
-            match &op.work {
-                Work::Put(_) if op.is_sent => {}
-                Work::Get(to) if op.is_sent && to.is_empty() => {}
-                Work::Atomic(atomic, result) if op.is_sent => deliver_word(value, atomic, result.as_ref()),
-                _ => return Err(Error::PeerMisbehaved),
-            }
-        }
-        self.complete_remote(key, status);
-        Ok(())
-    }
-
-    /// The operation that a peer speaks of; none when it was given up meanwhile.
-    fn remote_op(&mut self, peer: PeerId, op: u64) -> Result<Option<(Key, &mut RemoteOp)>, Error> {
-        let OpId::Remote(key) = OpId::from_bits(op) else {
-            return Err(Error::PeerMisbehaved);
-        };
-        match self.remote.ops.get_mut(key) {
-            Some(op) if op.peer != peer || matches!(op.work, Work::Flush) => Err(Error::PeerMisbehaved),
-            Some(op) => Ok(Some((key, op))),
-            None => Ok(None),
-        }
-    }
-
-    /// Ends an operation, and the flushes that waited for it.
-    pub(super) fn complete_remote(&mut self, key: Key, status: Result<(), Error>) {
-        if let Some(peer) = self.finish_remote(key, status) {
-            self.advance_line(peer);
-        }
-    }
-
-    /// Ends one operation; the peer in whose line it stood.
-    fn finish_remote(&mut self, key: Key, status: Result<(), Error>) -> Option<PeerId> {
-        let op = self.remote.ops.remove(key)?;
-        let completion = Completion {
-            context: op.context,
-            length: op.len(),
-            tag: 0,
-            immediate: 0,
-            op: OpId::Remote(key).to_bits(),
-            status: status.err().map_or(0, Error::code),
-            source: op.peer.number(),
-            kind: op.kind() as u32,
-            flags: 0,
-        };
-        self.complete(op.cq, completion);
-        Some(op.peer)
-    }
-
-    /// Forgets what has ended at the front of the line; a flush there ends too.
-    fn advance_line(&mut self, peer: PeerId) {
-        loop {
-            let Some(p) = self.peers.get_mut(peer.index()) else { return };
-            let Some(&key) = p.remote.line.front() else { return };
-            match self.remote.ops.get(key) {
-                None => drop(p.remote.line.pop_front()),
-                Some(op) if matches!(op.work, Work::Flush) => {
-                    p.remote.line.pop_front();
-                    // Not `complete_remote`, which would come back here once for each flush in the line.
-                    self.finish_remote(key, Ok(()));
-                }
-                Some(_) => return,
-            }
-        }
-    }
-
-    pub(super) fn cancel_remote(&mut self, key: Key) -> Result<(), Error> {
-        self.remote.ops.get(key).ok_or(Error::NotFound)?;
-        self.complete_remote(key, Err(Error::Canceled));
-        Ok(())
-    }
-
-    pub(super) fn cancel_remote_where(&mut self, choose: impl Fn(&RemoteOp) -> bool) {
-        let chosen: Vec<_> =
-            self.remote.ops.iter().filter(|(_, op)| choose(op)).map(|(key, _)| key).collect();
-        for key in chosen {
-            self.complete_remote(key, Err(Error::Canceled));
-        }
-    }
-
-    /// The peer has gone: its regions are out of reach.
-    pub(super) fn fail_remote(&mut self, peer: PeerId, error: Error) {
-        for rkey in self.remote.rkeys.values_mut().filter(|rkey| rkey.peer == peer) {
-            rkey.window = None;
-        }
-        self.remote.in_rail.retain(|(holder, _), _| *holder != peer);
-        let lost: Vec<_> =
-            self.remote.ops.iter().filter(|(_, op)| op.peer == peer).map(|(key, _)| key).collect();
-        for key in lost {
-            self.complete_remote(key, Err(error));
-        }
-    }
-}
-
-/// Writes the word before an atomic operation to where the caller wants it.
-fn deliver_word(value: u64, atomic: &Atomic, result: Option<&Iov>) {
-    let Some(result) = result else { return };
-    let whole = value.to_ne_bytes();
-    let narrow = (value as u32).to_ne_bytes();
-    let bytes: &[u8] = if atomic.width.bytes() == 8 { &whole } else { &narrow };
-    PeerBytes::from_slice(bytes).copy_to(&Gather::one(result));
 }

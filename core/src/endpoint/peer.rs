@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::loan_table::NO_HOLD;
-use super::onesided::RemoteLine;
+use super::remote_line::RemoteLine;
 use crate::error::Error;
 use crate::ledger::{Kept, PeerCounts, Row};
 use crate::matching::Key;

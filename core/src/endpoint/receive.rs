@@ -196,11 +196,12 @@ impl<R: Rail> Engine<R> {
             }
         }
         // What is coming in comes to an end, but into no memory.
-        let State { incoming, loans, .. } = &mut self.state;
+        let State { incoming, loans, lending_bytes, .. } = &mut self.state;
         for incoming in incoming.values_mut().filter(|incoming| incoming.receive.cq == cq) {
             let withdrawn = std::mem::replace(&mut incoming.receive.iov, IovList::One(Iov::EMPTY));
             if withdrawn.is_lent() {
                 loans.break_promise();
+                *lending_bytes = lending_bytes.saturating_sub(incoming.total);
             }
         }
     }
@@ -233,8 +234,8 @@ impl State {
 
     /// A receive whose message was announced: asks for it.
     pub(super) fn begin_incoming(&mut self, mut incoming: Incoming, number: Option<u64>) -> u64 {
-        if !self.make_room(&mut incoming) {
-            return self.refuse_incoming(incoming, number);
+        if let Err(error) = self.make_room(&mut incoming) {
+            return self.refuse_incoming(incoming, number, error);
         }
         let capacity = Gather::all(incoming.receive.iov.as_slice()).len() as u64;
         incoming.wanted = incoming.total.min(capacity);
@@ -262,11 +263,11 @@ impl State {
 
     /// There is no memory for a message that was announced: it ends on both sides.
     #[cold]
-    fn refuse_incoming(&mut self, incoming: Incoming, number: Option<u64>) -> u64 {
+    fn refuse_incoming(&mut self, incoming: Incoming, number: Option<u64>, error: Error) -> u64 {
         let Incoming { receive, peer, sender_op, .. } = incoming;
-        self.say(peer, Message::Fin { op: sender_op, status: Err(Error::NoMemory) });
+        self.say(peer, Message::Fin { op: sender_op, status: Err(error) });
         let number = number.unwrap_or(0);
-        self.complete_receive_failed(receive, number, peer, Error::NoMemory);
+        self.complete_receive_failed(receive, number, peer, error);
         number
     }
 

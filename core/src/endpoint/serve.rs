@@ -36,8 +36,16 @@ impl State {
     ) {
         let status = self.write_region(region, offset, payload);
         kill_point!("region.written");
+        self.count_served(peer, u64::from(last), if status.is_ok() { payload.len() } else { 0 });
         if last || status.is_err() {
             self.say(peer, Message::Answer { op, status, value: 0 });
+        }
+    }
+
+    fn count_served(&self, peer: PeerId, operations: u64, bytes: usize) {
+        if let Some(p) = self.peers.get(peer.index()) {
+            p.counts.cells.served.add(operations);
+            p.counts.cells.bytes_served.add(bytes as u64);
         }
     }
 
@@ -76,6 +84,7 @@ impl State {
         let status = size
             .and_then(|len| self.remote.regions.place(region, offset, len, Access::REMOTE_READ))
             .map(drop);
+        self.count_served(peer, 1, 0);
         if status.is_err() || len == 0 {
             return self.say(peer, Message::Answer { op, status, value: 0 });
         }
@@ -95,6 +104,7 @@ impl State {
             Err(error) => (Err(error), 0),
         };
         kill_point!("region.counted");
+        self.count_served(peer, 1, 0);
         self.say(peer, Message::Answer { op, status, value });
     }
 
@@ -151,6 +161,7 @@ impl<R: Rail> Engine<R> {
                     let kept = std::mem::take(&mut self.state.remote.bounce);
                     self.state.remote.in_rail.insert((peer, token), kept);
                 }
+                self.state.count_served(peer, 0, part);
                 let p = &mut self.state.peers[peer.index()];
                 if sent + part as u64 == len {
                     p.remote.replies.pop_front();

@@ -27,13 +27,21 @@ pub struct Limits {
     pub unexpected_messages: usize,
     /// Operations under way.
     pub max_ops: usize,
+    /// Bytes that announced messages may have taken for receives of loans before they have come.
+    pub lent_bytes: usize,
 }
 
 impl Default for Limits {
     /// Eager up to 8 KiB (one copy in, one copy out beats the round trip of a rendezvous up to there), 64 MiB and
-    /// 65536 unexpected messages, a million operations.
+    /// 65536 unexpected messages, a million operations, 16 GiB to be lent.
     fn default() -> Limits {
-        Limits { eager_max: 8192, unexpected_bytes: 64 << 20, unexpected_messages: 65536, max_ops: 1 << 20 }
+        Limits {
+            eager_max: 8192,
+            unexpected_bytes: 64 << 20,
+            unexpected_messages: 65536,
+            max_ops: 1 << 20,
+            lent_bytes: 16 << 30,
+        }
     }
 }
 
@@ -61,6 +69,8 @@ pub(super) struct State {
     pub(super) unexpected_bytes: usize,
     pub(super) held: Slab<HeldMessage>,
     pub(super) loans: Loans,
+    /// Bytes that were taken for announced messages to receives of loans, and have not all come.
+    pub(super) lending_bytes: u64,
     /// Peers with something to send, each once.
     pub(super) ready: VecDeque<PeerId>,
     /// Receives that this side fetches.
@@ -108,6 +118,7 @@ impl State {
             unexpected_bytes: 0,
             held: Slab::default(),
             loans: Loans::new(lender),
+            lending_bytes: 0,
             ready: VecDeque::new(),
             fetches: VecDeque::new(),
             in_rail: HashMap::new(),
@@ -192,10 +203,12 @@ impl State {
         let status = status.and(truncated);
         let iov = std::mem::replace(&mut op.receive.iov, IovList::One(Iov::EMPTY));
         if let IovList::More(more) = iov {
-            match (*more, status) {
-                (MoreMemory::Lending(lending), Ok(())) => self.loans.borrow_memory(lending),
-                (MoreMemory::Lending(_), Err(_)) => self.loans.break_promise(),
-                _ => {}
+            if let MoreMemory::Lending(lending) = *more {
+                self.lending_bytes = self.lending_bytes.saturating_sub(op.total);
+                match status {
+                    Ok(()) => self.loans.borrow_memory(lending),
+                    Err(_) => self.loans.break_promise(),
+                }
             }
         }
         self.complete(

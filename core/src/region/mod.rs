@@ -29,7 +29,7 @@ pub use guard::{Guard, Trusting};
 pub use key::{RemoteKey, KEY_BYTES};
 pub use table::{Memory, PrivateMemory, Region, Regions};
 pub(crate) use window::store;
-pub use window::{Watch, Window};
+pub use window::{Watch, Window, PART};
 
 /// That `len` bytes at `offset` lie in a region of `size` bytes.
 ///

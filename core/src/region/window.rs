@@ -21,6 +21,10 @@ use crate::error::Error;
 use crate::ring::bell::Order;
 use crate::sync::{compiler_fence, fence, AtomicU32, AtomicU64, Ordering};
 
+/// Bytes of an access that is announced as one. Longer ones are announced in parts, so that the end of a region waits for
+/// no more than one of them: less than a millisecond, against which the announcement costs nothing.
+pub const PART: usize = 4 << 20;
+
 /// The initiator's part of the agreement with one owner.
 #[derive(Debug, Clone)]
 pub struct Watch {
@@ -143,10 +147,9 @@ impl Window {
     #[inline(always)]
     pub unsafe fn put(&self, offset: u64, from: *const u8, len: usize) -> Result<(), Error> {
         let to = self.place(offset, len, Access::REMOTE_WRITE)?;
-        self.watch.during(|| {
-            // SAFETY: in bounds of mapped memory (checked), which nobody borrows; `from` by the caller's promise.
-            unsafe { store(to, from, len) };
-            Ok(())
+        // SAFETY: in bounds of mapped memory (checked), which nobody borrows; `from` by the caller's promise.
+        self.in_parts(len, |done, part| unsafe {
+            store(to.wrapping_add(done), from.wrapping_add(done), part)
         })
     }
 
@@ -160,11 +163,23 @@ impl Window {
     #[inline(always)]
     pub unsafe fn get(&self, offset: u64, to: *mut u8, len: usize) -> Result<(), Error> {
         let from = self.place(offset, len, Access::REMOTE_READ)?;
-        self.watch.during(|| {
-            // SAFETY: as in `put`, the other way round.
-            unsafe { load(from, to, len) };
-            Ok(())
-        })
+        // SAFETY: as in `put`, the other way round.
+        self.in_parts(len, |done, part| unsafe { load(from.wrapping_add(done), to.wrapping_add(done), part) })
+    }
+
+    /// Copies so many bytes, of which each part is announced by itself.
+    #[inline(always)]
+    fn in_parts(&self, len: usize, copy: impl Fn(usize, usize)) -> Result<(), Error> {
+        let part = |done: usize, len: usize| {
+            self.watch.during(|| {
+                copy(done, len);
+                Ok(())
+            })
+        };
+        if len <= PART {
+            return part(0, len);
+        }
+        each_part(len, part)
     }
 
     /// Runs an atomic operation; the word as it was before.
@@ -188,6 +203,12 @@ impl Window {
         check_bounds(offset, len, self.len)?;
         Ok(self.base.wrapping_add(offset as usize))
     }
+}
+
+/// Copies part by part what is long.
+#[cold]
+fn each_part(len: usize, copy: impl Fn(usize, usize) -> Result<(), Error>) -> Result<(), Error> {
+    (0..len).step_by(PART).try_for_each(|done| copy(done, PART.min(len - done)))
 }
 
 /// Copies into memory that others read at the same time.
@@ -301,6 +322,44 @@ mod tests {
         assert_eq!(all.atomic(0, &add), Err(Error::Key));
         assert_eq!((scene.memory.as_slice(), back), (&[0; 4][..], [0; 64]));
         assert_eq!(scene.announced.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn long_accesses_are_announced_in_parts() {
+        let mut scene = Scene::new();
+        let len = 2 * PART + 8;
+        scene.memory = vec![3; len / 8];
+        let base: *mut u8 = scene.memory.as_mut_ptr().cast();
+        let window = Window { base, len: len as u64, ..scene.window(Access::ALL) };
+        let mut bytes = vec![9u8; len];
+        // SAFETY: the vector is as long as what is asked for, as is the memory.
+        unsafe {
+            window.put(0, bytes.as_ptr(), len).unwrap();
+            bytes.fill(0);
+            window.get(0, bytes.as_mut_ptr(), len).unwrap();
+        }
+        assert!(bytes.iter().all(|byte| *byte == 9));
+        // The first part ends the region, since the word that says that it lives is in the memory that is written.
+        let number = u64::from_ne_bytes([9; 8]);
+        let keep: Arc<dyn Any + Send + Sync> = Arc::new(scene.announced.clone());
+        let ended = |live: *const AtomicU64| Window {
+            // SAFETY: both words outlive the window, of which one is used at a time.
+            watch: unsafe { Watch::new(number, live, &*scene.announced, Order::Barrier, keep.clone()) },
+            ..window.clone()
+        };
+        let mut other = vec![9u64.wrapping_mul(0x0101_0101_0101_0101); len / 8];
+        let zeros = vec![0u8; len];
+        // SAFETY: as above.
+        unsafe {
+            let put = ended(base.cast()).put(0, zeros.as_ptr(), len);
+            assert_eq!(
+                (put, scene.memory[PART / 8 - 1], scene.memory[PART / 8]),
+                (Err(Error::Key), 0, number)
+            );
+            let to: *mut u8 = other.as_mut_ptr().cast();
+            let get = ended(to.cast()).get(0, to, len);
+            assert_eq!((get, other[PART / 8 - 1], other[PART / 8]), (Err(Error::Key), 0, number));
+        }
     }
 
     #[test]

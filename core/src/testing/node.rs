@@ -111,6 +111,14 @@ impl<R: Rail> Node<R> {
         self.cq
     }
 
+    /// Destroys the queue, with what is under way, and makes another.
+    pub fn renew_cq(&mut self, capacity: usize) {
+        let old = self.cq;
+        self.engine().destroy_cq(old);
+        self.cq = self.engine().create_cq(capacity);
+        self.operations.clear();
+    }
+
     /// Closes the fabric as a program does that ends: what was under way is lost.
     pub fn close(&mut self) {
         self.engine = None;

@@ -124,6 +124,8 @@ variables! {
         "Number of messages that no receive was posted for yet; when it is reached, senders wait.";
     max_ops: usize = "GRIDNET_MAX_OPS" "1048576" ["operations"] Count(1..=GIB),
         "Operations that one fabric can have in flight.";
+    lent_bytes: usize = "GRIDNET_LENT_BYTES" "16g" ["bytes"] Bytes(MIB..=1024 * GIB),
+        "Memory for long messages on their way to receives of loans; one that finds no room ends with GRIDNET_ERR_LIMIT.";
     cq_capacity: usize = "GRIDNET_CQ_CAPACITY" "65536" ["entries"] Count(1..=GIB),
         "Entries of a completion queue that was created without saying how many.";
 

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use gridnet_core::stats::PeerCounters;
+use gridnet_core::stats::{PeerCells, PeerCounters};
 use gridnet_core::sync::{fence, Ordering};
 
 use super::layout::{
@@ -358,7 +358,7 @@ fn peer_of(row: &[u8], torn: bool) -> Option<PeerView> {
             _ => {}
         }
     }
-    let gauge = |index: usize| word(row, 64 + index * 8);
+    let gauge = |index: usize| word(row, size_of::<PeerCells>() + index * 8);
     (peer.pending, peer.bulk) = (gauge(0), gauge(1));
     (peer.unexpected, peer.unexpected_bytes) = (gauge(2), gauge(3));
     peer.failures = gauge(4);
@@ -368,17 +368,7 @@ fn peer_of(row: &[u8], torn: bool) -> Option<PeerView> {
 
 /// The counters at the start of `bytes`, in the order of `PeerCells`.
 fn counters(bytes: &[u8]) -> PeerCounters {
-    let at = |index: usize| word(bytes, index * 8);
-    PeerCounters {
-        messages_sent: at(0),
-        messages_received: at(1),
-        bytes_sent: at(2),
-        bytes_received: at(3),
-        sends_eager: at(4),
-        sends_rendezvous: at(5),
-        unexpected_total: at(6),
-        backpressure_stops: at(7),
-    }
+    PeerCounters::from_values(std::array::from_fn(|index| word(bytes, index * 8)))
 }
 
 fn activity(live: &[u8], now: u64) -> Activity {

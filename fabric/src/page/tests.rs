@@ -14,7 +14,7 @@ use gridnet_core::stats::PeerCounters;
 use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use proptest::prelude::*;
 
-use super::layout::{Live, PeerRow, LIVE_OFFSET, PAGE_BYTES, ROWS, ROWS_OFFSET};
+use super::layout::{Live, PeerRow, LIVE_OFFSET, PAGE_BYTES, ROWS, ROWS_OFFSET, VERSION};
 use super::place::{self, Place};
 use super::reader::{PageView, ReadError};
 use super::waits::{Call, Waiting};
@@ -94,6 +94,8 @@ fn a_reader_sees_who_and_what_and_why() {
     counts.cells.messages_received.add(3);
     counts.cells.unexpected_total.add(1);
     counts.cells.bytes_sent.add(100);
+    counts.cells.puts.add(4);
+    counts.cells.bytes_served.add(7);
     counts.gauges.pending.set(9);
     let candidates = [
         Candidate { rail: "shm", verdict: Ok(()) },
@@ -119,6 +121,7 @@ fn a_reader_sees_who_and_what_and_why() {
     let peer = &view.peers[0];
     assert_eq!((peer.peer, peer.pid, peer.state.as_str(), peer.rail.as_str()), (0, Some(4711), "up", "shm"));
     assert_eq!((peer.pending, peer.counters.bytes_sent, peer.torn), (9, 100, false));
+    assert_eq!((peer.counters.puts, view.activity.peers.bytes_served), (4, 7));
     let verdicts: Vec<_> = peer.verdicts.iter().map(|v| (v.rail.as_str(), v.in_use)).collect();
     assert_eq!(verdicts, [("shm", true), ("self", false)]);
     assert!(peer.figures.contains(&("eager_max".to_owned(), 8192)));
@@ -202,7 +205,7 @@ fn what_the_dead_left_is_removed_and_what_lives_is_not() {
     // Pages that say they are of the child: of its life, and of another process that had its number before.
     for (byte, start) in [(6, start), (7, start - 1)] {
         let (_, file) = Place::create(&scratch.0, node(byte)).unwrap();
-        forge(&file, pid, start, 1);
+        forge(&file, pid, start, VERSION.into());
     }
     // One of another version is judged by the same words.
     let (_, file) = Place::create(&scratch.0, node(8)).unwrap();
@@ -220,7 +223,7 @@ fn what_the_dead_left_is_removed_and_what_lives_is_not() {
     assert_eq!(entries(), 1);
     // One whose run directory has gone, which nothing leads to.
     let (forgotten, file) = Place::create(&scratch.0, node(12)).unwrap();
-    forge(&file, pid, start, 1);
+    forge(&file, pid, start, VERSION.into());
     std::fs::rename(scratch.0.join(format!("{}.page", node(12))), scratch.0.join("elsewhere")).unwrap();
     place::clean(&scratch.0);
     // Where the run directory itself is in memory there is no second file that could be left.
@@ -240,7 +243,7 @@ fn a_text_that_changes_while_it_is_read_is_one_or_the_other() {
     let stop = Arc::new(gridnet_core::sync::AtomicU32::new(0));
     let heard = stop.clone();
     let writer = std::thread::spawn(move || {
-        let gone = PeerState::Gone(Refusal::new(Error::PeerGone, "y".repeat(200)));
+        let gone = PeerState::Gone(Refusal::new(Error::PeerGone, "y".repeat(180)));
         while heard.load(std::sync::atomic::Ordering::Relaxed) == 0 {
             ledger.note(row, &note(1, &PeerState::Up, &[]));
             ledger.note(row, &note(2, &gone, &[]));
@@ -251,7 +254,7 @@ fn a_text_that_changes_while_it_is_read_is_one_or_the_other() {
         let view = PageView::read(&file).unwrap();
         let peer = &view.peers[0];
         if !peer.torn {
-            let expected = if peer.peer == 1 { ("up", None) } else { ("gone", Some("y".repeat(200))) };
+            let expected = if peer.peer == 1 { ("up", None) } else { ("gone", Some("y".repeat(180))) };
             assert_eq!((peer.state.as_str(), peer.error.clone().map(|e| e.1)), expected);
         }
     }
@@ -266,7 +269,7 @@ fn a_process_of_another_namespace_is_listed_and_left_alone() {
     let host = scratch.0.join("0000000000000001");
     std::fs::create_dir(&host).unwrap();
     let (place, file) = Place::create(&host, node(14)).unwrap();
-    forge_in(&file, place::pid_namespace() + 1, std::process::id(), 1, 1);
+    forge_in(&file, place::pid_namespace() + 1, std::process::id(), 1, VERSION.into());
     place::clean(&host);
     let listed = super::all(Some(&scratch.0)).0;
     assert_eq!(listed.len(), 1);
@@ -286,9 +289,9 @@ fn what_is_no_page_of_ours_is_refused_by_name() {
     let scratch = Scratch::new("refused");
     let page = scratch.page(9);
     let file = writable(&scratch, 9);
-    file.write_all_at(&2u64.to_ne_bytes(), 8).unwrap();
-    assert!(matches!(PageView::read(&file), Err(ReadError::Version(2))));
     file.write_all_at(&1u64.to_ne_bytes(), 8).unwrap();
+    assert!(matches!(PageView::read(&file), Err(ReadError::Version(1))));
+    file.write_all_at(&u64::from(VERSION).to_ne_bytes(), 8).unwrap();
     file.set_len(PAGE_BYTES as u64 - 1).unwrap();
     assert!(matches!(PageView::read(&file), Err(ReadError::NotAPage(_))));
     file.set_len(PAGE_BYTES as u64).unwrap();

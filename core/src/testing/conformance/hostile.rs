@@ -1,11 +1,11 @@
 //! A peer that forges frames harms nobody but its own conversation.
 
 use super::{assert_received, content};
-use crate::endpoint::PeerState;
+use crate::endpoint::{Limits, PeerState};
 use crate::error::Error;
 use crate::rail::PeerId;
 use crate::testing::node::{exactly, SendOptions, Ticket};
-use crate::testing::pair::{Fixture, Pair};
+use crate::testing::pair::{Fixture, Pair, Setup};
 use crate::testing::random::Random;
 use crate::testing::raw::{RawFrame, RawPeer};
 use crate::wire::{extension_words, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC, MAX_EXTENSION};
@@ -116,15 +116,36 @@ pub fn lengths_beyond_memory_are_not_lent<F: Fixture>(fixture: F) {
         scene.settle();
         let receive = posted.unwrap_or_else(|| scene.pair.a.receive_loan(exactly(source, tag)));
         let outcome = scene.pair.finish_a(receive);
-        assert_eq!(outcome.status, Err(Error::NoMemory));
+        assert_eq!(outcome.status, Err(Error::Limit));
         scene.settle();
         let answer = scene.forger.frames.pop().expect("the sender hears of it");
-        let refused = i64::from(Error::NoMemory.code()) as u64;
+        let refused = i64::from(Error::Limit.code()) as u64;
         assert_eq!((answer.kind, answer.word, answer.extension[0]), (Kind::Fin as u8, 7, refused));
     }
     assert_eq!(scene.pair.a.engine().loans(), 0);
     scene.check_victim();
     scene.check_friend(0);
+}
+
+/// What is announced and does not come takes a bounded room, which the end of the queue or the peer frees.
+pub fn announced_lengths_share_a_bound<F: Fixture>(fixture: F) {
+    let limits = Limits { lent_bytes: 1 << 20, ..Limits::default() };
+    let mut scene = Scene::with(fixture, Setup { limits, ..Setup::default() });
+    scene.admit(100);
+    scene.announce_too_much();
+    scene.operations.clear();
+    scene.pair.a.renew_cq(8);
+    assert_eq!(scene.pair.a.engine().promised_loans(), 0);
+    scene.announce_too_much();
+    scene.dismiss();
+    assert_eq!(scene.pair.a.engine().promised_loans(), 0);
+    let bytes = content(1 << 20, 2);
+    for tag in 0..3 {
+        let (to_a, to_b) = (scene.pair.to_a, scene.pair.to_b);
+        let receive = scene.pair.a.receive_loan(exactly(to_b, tag));
+        scene.pair.b.send(to_a, &bytes, tag);
+        assert_eq!(scene.pair.finish_a(receive).status, Ok(()), "what has come takes no room");
+    }
 }
 
 /// Loans that lie nowhere, and loans given back that are not held: the peer is cut off. Over rails that do not lend, any loan
@@ -194,7 +215,11 @@ struct Scene<F: Fixture> {
 
 impl<F: Fixture> Scene<F> {
     fn new(fixture: F) -> Scene<F> {
-        let mut pair = Pair::new(fixture);
+        Scene::with(fixture, Setup::default())
+    }
+
+    fn with(fixture: F, setup: Setup) -> Scene<F> {
+        let mut pair = Pair::with(fixture, setup);
         let forger = call(&mut pair, 9);
         Scene { pair, forger, source: PeerId::new(u32::MAX), operations: Vec::new() }
     }
@@ -234,6 +259,21 @@ impl<F: Fixture> Scene<F> {
             self.forger.post(&frame);
         }
         self.settle();
+    }
+
+    /// Announces three messages to receives of loans, of which two find room.
+    fn announce_too_much(&mut self) {
+        for tag in 0..3 {
+            self.operations.push(self.pair.a.receive_loan(exactly(self.source, tag)));
+            let mut frame = plain(Kind::Rts, 0);
+            frame.word = tag;
+            frame.extension = [400_000, 7, 0, 0, 0];
+            assert!(self.forger.post(&frame));
+        }
+        self.settle();
+        let refused = self.operations.pop().expect("three were posted");
+        assert_eq!(self.pair.finish_a(refused).status, Err(Error::Limit));
+        assert_eq!(self.pair.a.engine().promised_loans(), 2, "no room, no place");
     }
 
     fn forge(&mut self, random: &mut Random) -> RawFrame {

@@ -85,6 +85,8 @@ macro_rules! conformance_cases {
             regions::atomics_do_what_they_say
             regions::counters_of_many_add_up
             regions::operations_take_effect_in_order
+            regions::gets_see_nothing_that_comes_after_them
+            regions::operations_are_counted
             regions::many_flushes_wait_for_one_operation
             regions::operations_before_the_link_is_up_are_done
             regions::what_a_key_does_not_allow_is_refused
@@ -114,6 +116,7 @@ macro_rules! conformance_cases {
             hostile::answers_nobody_asked_for_are_survived
             hostile::lengths_beyond_memory_are_survived
             hostile::lengths_beyond_memory_are_not_lent
+            hostile::announced_lengths_share_a_bound
             hostile::loans_that_cannot_be_are_refused
         }
     };

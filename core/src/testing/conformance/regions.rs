@@ -221,6 +221,61 @@ pub fn operations_take_effect_in_order<F: Fixture>(fixture: F) {
     assert_eq!(pair.end(nothing_under_way), Ok(Vec::new()));
 }
 
+/// What was called after a get takes effect after its bytes were read.
+pub fn gets_see_nothing_that_comes_after_them<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let to_b = pair.to_b;
+    for (of, len) in BOTH.into_iter().flat_map(|of| [(of, 8), (of, 300_000)]) {
+        let shared = Shared::new(&mut pair, of, len, Access::ALL);
+        shared.fill(&vec![1; len]);
+        let mut gets = Vec::new();
+        let mut rest = Vec::new();
+        for turn in 1..5u8 {
+            gets.push((turn, pair.a.get(to_b, shared.rkey, 0, len), pair.a.get(to_b, shared.rkey, 0, 4)));
+            rest.push(pair.a.put(to_b, shared.rkey, 0, &vec![turn; len]));
+            rest.push(pair.a.atomic(to_b, shared.rkey, 0, &add(0x0101_0101_0101_0101)));
+            rest.push(pair.a.put(to_b, shared.rkey, 8.min(len as u64), &vec![turn + 1; len - 8]));
+        }
+        rest.push(pair.a.flush(to_b));
+        for (turn, whole, start) in gets {
+            assert!(pair.end(whole) == Ok(vec![turn; len]), "get {turn} of {len} bytes {of:?}");
+            assert_eq!(pair.end(start), Ok(vec![turn; 4]), "get {turn} beside {len} bytes {of:?}");
+        }
+        for ticket in rest {
+            assert!(pair.end(ticket).is_ok());
+        }
+        assert!(shared.bytes() == vec![5; len]);
+    }
+}
+
+/// Each operation is counted once by its initiator, and by the owner if it came by messages.
+pub fn operations_are_counted<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let (to_a, to_b) = (pair.to_a, pair.to_b);
+    for (round, of) in (1..).zip(BOTH) {
+        let shared = Shared::new(&mut pair, of, 200_000, Access::ALL);
+        for len in [8, 150_000] {
+            let put = pair.a.put(to_b, shared.rkey, 0, &vec![1; len]);
+            assert!(pair.end(put).is_ok());
+            let get = pair.a.get(to_b, shared.rkey, 0, len / 2);
+            assert!(pair.end(get).is_ok());
+        }
+        let old = pair.a.atomic(to_b, shared.rkey, 0, &add(1));
+        assert!(pair.end(old).is_ok());
+        let flush = pair.a.flush(to_b);
+        assert!(pair.end(flush).is_ok());
+        let beyond = pair.a.put(to_b, shared.rkey, 199_999, b"xy");
+        assert_eq!(pair.end(beyond), Err(Error::Bounds));
+        let ours = pair.a.engine().peer_counters(to_b).expect("it is a peer");
+        let theirs = pair.b.engine().peer_counters(to_a).expect("it is a peer");
+        assert_eq!((ours.puts, ours.gets, ours.atomics), (2 * round, 2 * round, round));
+        assert_eq!((ours.bytes_put, ours.bytes_got), (150_008 * round, 75_004 * round));
+        assert_eq!(theirs.served, ours.by_message);
+        assert!(theirs.bytes_served <= ours.bytes_put + ours.bytes_got);
+        assert_eq!(theirs.bytes_served > 0, ours.by_message > round, "{of:?}");
+    }
+}
+
 /// So many flushes that none may cost stack.
 pub fn many_flushes_wait_for_one_operation<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);

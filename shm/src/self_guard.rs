@@ -1,64 +1,13 @@
-//! Memory of other processes, and memory of this one that may be gone: `process_vm_readv(2)`, `process_vm_writev(2)`.
+//! Memory of this process that may be gone.
 //!
 //! The kernel finds out whether memory is there, so that nobody is killed for what a program has unmapped.
 
-use gridnet_core::error::Error;
 use gridnet_core::region::Guard;
 
-/// Bytes of one call: the kernel takes less than 2 GiB.
-const MOST: usize = 1 << 30;
+use crate::process::{copy_within, Way};
+
 /// `madvise`: brings pages in writable, or says that it cannot (Linux 5.14).
 const MADV_POPULATE_WRITE: i32 = 23;
-
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// From here to there.
-    Out,
-    /// From there to here.
-    In,
-}
-
-/// Copies `len` bytes between `here` and `there`, an address of the process `pid`.
-///
-/// # Errors
-/// [`Error::Fault`] when not all of the memory is there (some bytes may have been copied), [`Error::PeerGone`] without such a
-/// process, [`Error::Permission`] when the kernel, or a filter, forbids it.
-///
-/// # Safety
-/// `here` is valid for `len` bytes, for writes if they come in. If `pid` is this process, the same holds for what is not
-/// registered memory at `there`.
-pub unsafe fn copy(pid: i32, way: Way, here: *mut u8, there: u64, len: usize) -> Result<(), Error> {
-    let mut done = 0;
-    while done < len {
-        let part = (len - done).min(MOST);
-        let local = libc::iovec { iov_base: here.wrapping_add(done).cast(), iov_len: part };
-        let remote = libc::iovec { iov_base: (there as usize + done) as *mut libc::c_void, iov_len: part };
-        // SAFETY: `here` is valid by the caller's promise; what is at `there` the kernel checks.
-        let moved = unsafe {
-            match way {
-                Way::Out => libc::process_vm_writev(pid, &local, 1, &remote, 1, 0),
-                Way::In => libc::process_vm_readv(pid, &local, 1, &remote, 1, 0),
-            }
-        };
-        match usize::try_from(moved) {
-            Ok(0) => return Err(Error::Fault),
-            Ok(moved) => done += moved,
-            Err(_) => return Err(error_of(nix::errno::Errno::last())),
-        }
-    }
-    Ok(())
-}
-
-fn error_of(errno: nix::errno::Errno) -> Error {
-    use nix::errno::Errno;
-    match errno {
-        Errno::EFAULT => Error::Fault,
-        Errno::ESRCH => Error::PeerGone,
-        Errno::ENOMEM => Error::NoMemory,
-        _ => Error::Permission,
-    }
-}
 
 /// Access to registered memory of this process, by system calls that say when it is gone.
 #[derive(Debug)]
@@ -76,8 +25,9 @@ impl SelfGuard {
         let pid = std::process::id() as i32;
         let (mut from, mut to) = ([7u8; 8], [0u8; 8]);
         // SAFETY: two private arrays of 8 bytes.
-        let copies =
-            unsafe { copy(pid, Way::In, to.as_mut_ptr(), from.as_mut_ptr() as u64, 8) }.is_ok() && from == to;
+        let copies = unsafe { copy_within(pid, Way::In, to.as_mut_ptr(), from.as_mut_ptr() as u64, 8) }
+            .is_ok()
+            && from == to;
         let mut guard = SelfGuard { pid, copies, populates: true };
         guard.populates = guard.is_writable(to.as_mut_ptr(), 8);
         guard
@@ -94,7 +44,7 @@ impl Guard for SelfGuard {
     unsafe fn write(&self, to: *mut u8, from: *const u8, len: usize) -> bool {
         if self.copies {
             // SAFETY: the caller's promise.
-            return unsafe { copy(self.pid, Way::Out, from.cast_mut(), to as u64, len) }.is_ok();
+            return unsafe { copy_within(self.pid, Way::Out, from.cast_mut(), to as u64, len) }.is_ok();
         }
         let is_there = self.is_writable(to, len);
         if is_there {
@@ -107,7 +57,7 @@ impl Guard for SelfGuard {
     unsafe fn read(&self, from: *const u8, to: *mut u8, len: usize) -> bool {
         if self.copies {
             // SAFETY: the caller's promise.
-            return unsafe { copy(self.pid, Way::In, to, from as u64, len) }.is_ok();
+            return unsafe { copy_within(self.pid, Way::In, to, from as u64, len) }.is_ok();
         }
         let is_there = self.is_mapped(from, len);
         if is_there {
@@ -192,13 +142,5 @@ mod tests {
             assert!(!guard.is_writable(base, 8));
         }
         assert_eq!(map[0], 0);
-    }
-
-    #[test]
-    fn processes_that_are_not_there_are_named() {
-        let mut byte = 0u8;
-        // SAFETY: a private byte.
-        let error = unsafe { copy(i32::MAX, Way::In, &mut byte, 4096, 1) };
-        assert_eq!(error, Err(Error::PeerGone));
     }
 }
