@@ -1,6 +1,7 @@
 //! The rails that a fabric can have, as one type: calls are resolved by a branch, not through a table.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use gridnet_core::error::Error;
 use gridnet_core::loan::LoanMemory;
@@ -10,6 +11,7 @@ use gridnet_core::rail::{
     Armed, Capabilities, Lent, LinkId, Offered, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
 };
 use gridnet_core::region::{RemoteKey, Window};
+use gridnet_core::ring::lane::Lane;
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming};
 use gridnet_shm::{ShmConfig, ShmRail};
@@ -106,6 +108,10 @@ impl Rail for AnyRail {
     #[inline(always)]
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
         each!(self, rail => rail.poll(budget, sink))
+    }
+
+    fn favourite(&self) -> Option<&Arc<Lane>> {
+        each!(self, rail => rail.favourite())
     }
 
     fn poll_link<S: Sink>(&mut self, link: LinkId, budget: usize, sink: &mut S) -> usize {
