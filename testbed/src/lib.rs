@@ -1,0 +1,50 @@
+//! Hosts, sites and bad links on one machine: for tests, and to try what happens when a path breaks.
+//!
+//! A [`Topology`] says what there is to be: hosts, links with delay, jitter, rate and loss, sites behind firewalls and
+//! masquerading gateways. A [`Lab`] is that, brought up from network namespaces, virtual cables, `tbf`, `nft`, and a relay
+//! in user space for what the kernel does not have everywhere. Before it is handed out it measures itself: a link that is
+//! not what was asked for is an error.
+//!
+//! Nothing outside of its own namespaces is touched, and nothing is left behind, however the process ends: namespaces
+//! are held by descriptors and have no names. It needs the rights of root in a user namespace, which an ordinary user
+//! gets by [`sandbox::spawn`]; tests use [`lab_test!`].
+//!
+//! | file | has |
+//! |---|---|
+//! | `topology`, `file`, `units` | what is asked for, as data and as TOML |
+//! | `plan` | addresses, routes and rules, worked out before anything is touched |
+//! | `sandbox`, `namespace` | namespaces of the program, and of each host |
+//! | `lab`, `host`, `link`, `command` | what is up, and what can be done to it |
+//! | `line`, `wire`, `relay` | a link through user space: the model, the sockets, the threads |
+//! | `proxy` | the way out of sites that have no other |
+//! | `check` | measures links and probes sites |
+
+mod check;
+mod command;
+mod error;
+mod file;
+mod host;
+mod lab;
+mod line;
+mod link;
+mod namespace;
+mod plan;
+mod proxy;
+mod relay;
+pub mod sandbox;
+pub mod testing;
+mod tool;
+mod topology;
+mod units;
+mod wire;
+
+pub use check::{Finding, Report, Subject, Verdict};
+pub use command::{Finished, HostCommand, Running};
+pub use error::{Error, Result};
+pub use host::Host;
+pub use lab::Lab;
+pub use link::Link;
+pub use proxy::{HTTP_PORT, SOCKS_PORT};
+pub use relay::Counts;
+pub use topology::{Action, Change, Event, HostSpec, Impairment, LinkSpec, Run, Site, SiteKind, Topology};
+pub use units::{Bytes, Loss, Rate, Span};
