@@ -25,6 +25,9 @@ pub struct Lab {
     /// They end with the lab.
     #[allow(dead_code, reason = "held for its end")]
     proxies: Vec<Proxy>,
+    /// What others of this user find; it ends with the lab.
+    #[allow(dead_code, reason = "held open")]
+    announcement: std::os::fd::OwnedFd,
 }
 
 impl Lab {

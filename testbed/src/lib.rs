@@ -14,11 +14,13 @@
 //! | `topology`, `file`, `units` | what is asked for, as data and as TOML |
 //! | `plan` | addresses, routes and rules, worked out before anything is touched |
 //! | `sandbox`, `namespace` | namespaces of the program, and of each host |
+//! | `attach` | a way into a lab that another process holds |
 //! | `lab`, `host`, `link`, `command` | what is up, and what can be done to it |
 //! | `line`, `wire`, `relay` | a link through user space: the model, the sockets, the threads |
 //! | `proxy` | the way out of sites that have no other |
 //! | `check` | measures links and probes sites |
 
+pub mod attach;
 mod check;
 mod command;
 mod error;

@@ -32,6 +32,11 @@ impl Namespaces {
         format!("/proc/{}/fd/{}", std::process::id(), self.0[0].0.as_raw_fd())
     }
 
+    /// The numbers of the descriptors, in the order of [`KINDS`].
+    pub(crate) fn numbers(&self) -> [i32; 4] {
+        self.0.each_ref().map(|(namespace, _)| namespace.as_raw_fd())
+    }
+
     /// Lets `command` run in there, in the directory of the caller.
     pub(crate) fn enter_with(&self, command: &mut Command) -> Result<()> {
         let held = self.clone();
@@ -77,13 +82,7 @@ impl Namespaces {
 }
 
 fn create_here(host: &str, names: &str) -> Result<[(OwnedFd, CloneFlags); 4]> {
-    let kinds = [
-        ("net", CloneFlags::CLONE_NEWNET),
-        ("mnt", CloneFlags::CLONE_NEWNS),
-        ("uts", CloneFlags::CLONE_NEWUTS),
-        ("ipc", CloneFlags::CLONE_NEWIPC),
-    ];
-    let all = kinds.iter().fold(CloneFlags::empty(), |all, (_, kind)| all | *kind);
+    let all = KINDS.iter().fold(CloneFlags::empty(), |all, (_, kind)| all | *kind);
     unshare(all)
         .map_err(|e| Error::Unavailable(format!("to make the namespaces of a host is refused: {e}")))?;
     nix::unistd::sethostname(host).map_err(|e| Error::setup("host name", e))?;
@@ -91,7 +90,7 @@ fn create_here(host: &str, names: &str) -> Result<[(OwnedFd, CloneFlags); 4]> {
     let open = |(name, kind): (&str, CloneFlags)| -> io::Result<_> {
         Ok((OwnedFd::from(File::open(format!("/proc/thread-self/ns/{name}"))?), kind))
     };
-    let [net, mnt, uts, ipc] = kinds.map(open);
+    let [net, mnt, uts, ipc] = KINDS.map(open);
     Ok([net?, mnt?, uts?, ipc?])
 }
 
@@ -112,3 +111,11 @@ fn mount_own(names: &str) -> Result<()> {
     fs::write("/run/hosts", names).map_err(|e| Error::setup("/run/hosts", e))?;
     mount(Some("/run/hosts"), "/etc/hosts", none, MsFlags::MS_BIND, none).map_err(failed("/etc/hosts"))
 }
+
+/// What a host has of its own, by the names of /proc/PID/ns.
+pub(crate) const KINDS: [(&str, CloneFlags); 4] = [
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+];

@@ -183,7 +183,7 @@ impl Entry {
 }
 
 /// Collects children until `last` has ended, and ends as it did. Keeps nothing open but standard streams and `keep`.
-fn wait_and_end(last: libc::pid_t, keep: Option<RawFd>) -> ! {
+pub(crate) fn wait_and_end(last: libc::pid_t, keep: Option<RawFd>) -> ! {
     let from = if keep.is_some() { 4 } else { 3 };
     // SAFETY: system calls only; descriptors from 3 on belong to a program that this process will never be.
     unsafe {

@@ -1,6 +1,7 @@
 //! From a plan to namespaces, interfaces, addresses, routes, rules and relays.
 
 use super::Lab;
+use crate::attach;
 use crate::error::{Error, Result};
 use crate::link::LinkState;
 use crate::namespace::Namespaces;
@@ -53,7 +54,9 @@ pub(super) fn bring_up(topology: Topology) -> Result<Lab> {
     });
     let links = links.collect::<Result<Vec<_>>>()?;
     let proxies = proxies(&plan, &namespaces, names)?;
-    let lab = Lab { topology, plan, namespaces, links, proxies };
+    let hosts = plan.hosts.iter().map(|host| host.name.as_str());
+    let announcement = attach::announce(hosts.zip(&namespaces))?;
+    let lab = Lab { topology, plan, namespaces, links, proxies, announcement };
     for link in lab.links() {
         link.apply()?;
     }
