@@ -3,10 +3,12 @@
 mod common;
 
 use common::{gridnet, run};
+use gridnet_testbed::sandbox;
 use gridnet_testbed::testing::skip;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 const TOPOLOGY: &str = r#"
 [[host]]
@@ -102,6 +104,35 @@ fn mistakes_are_told_before_anything_starts() {
         assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {err}");
         assert!(err.contains(bad) && err.contains(accepted), "{args:?}: {err}");
     }
+}
+
+#[test]
+fn where_namespaces_are_forbidden_it_says_which_step_was_refused() {
+    let name = "where_namespaces_are_forbidden_it_says_which_step_was_refused";
+    // In a user namespace the number of namespaces can be limited, for whoever is in there and nobody else. The shell makes
+    // sure that it is in one: outside it would be the limit of the machine.
+    let script = "read first outside count </proc/self/uid_map && [ \"$outside\" != 0 ] || exit 99
+        echo 0 >/proc/sys/user/max_net_namespaces && unset TESTBED_SANDBOX && exec \"$0\" lab check --sites masq";
+    let command = || {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_gridnet")]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
+    let child = if is_root { sandbox::spawn_as(65534, command()) } else { sandbox::spawn(command) };
+    let child = match child {
+        Ok(child) => child,
+        Err(why) => return skip(name, &why.to_string()),
+    };
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    if said.contains("Permission denied") {
+        return skip(name, "another user may not run the command");
+    }
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("gridnet: no lab can be had here: to make namespaces"), "{said}");
+    assert!(said.contains("No space left on device") && said.contains("/proc/sys/user"), "{said}");
 }
 
 #[test]

@@ -275,6 +275,15 @@ mod tests {
     }
 
     #[test]
+    fn the_topology_of_the_page_is_one() {
+        let page = include_str!("../../docs/lab.md");
+        let text = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let topology = Topology::parse(text).unwrap();
+        crate::plan::Plan::new(&topology).unwrap();
+        assert_eq!((topology.sites.len(), topology.events.len(), topology.runs.len()), (1, 3, 1));
+    }
+
+    #[test]
     fn what_is_not_understood_is_named_with_what_is_accepted() {
         for (text, bad, accepted) in [
             ("[[link]]\nbetween = ['a', 'b']\ndely = '1ms'", "dely", "delay"),

@@ -220,7 +220,7 @@ const PROC: u8 = 6;
 /// What was refused, by the number of the step.
 const STEPS: [&str; 7] = [
     "to end with the parent (prctl)",
-    "to make namespaces (unshare; see /proc/sys/user/max_user_namespaces and kernel.apparmor_restrict_unprivileged_userns)",
+    "to make namespaces (unshare; see /proc/sys/user and kernel.apparmor_restrict_unprivileged_userns)",
     "a pipe",
     "to be root in a user namespace (uid_map; see kernel.apparmor_restrict_unprivileged_userns)",
     "a process (fork)",

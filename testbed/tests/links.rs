@@ -20,12 +20,17 @@ fn bad() -> Impairment {
 
 lab_test! {
     fn hosts_find_each_other_by_name_in_both_families() {
-        let lab = Lab::open(two(Impairment::default())).unwrap();
-        for family in ["-4", "-6"] {
-            let ping = lab.host("a").unwrap().command("ping").args([family, "-c", "1", "-W", "10", "b"]);
-            let said = ping.output(PATIENCE).unwrap().success().unwrap();
-            assert!(said.contains(" 0% packet loss"), "{said}");
-        }
+        let relayed = Impairment::default().delay(ms(1));
+        let lab = [Impairment::default(), relayed].map(|impairment| {
+            let lab = Lab::open(two(impairment)).unwrap();
+            for family in ["-4", "-6"] {
+                let ping = lab.host("a").unwrap().command("ping").args([family, "-c", "1", "-W", "10", "b"]);
+                let said = ping.output(PATIENCE).unwrap().success().unwrap();
+                assert!(said.contains(" 0% packet loss"), "{said}");
+            }
+            lab
+        });
+        let [lab, _] = lab;
         let name = lab.host("b").unwrap().command("uname").arg("-n").output(PATIENCE).unwrap();
         assert_eq!(name.success().unwrap(), "b\n");
     }
@@ -239,6 +244,20 @@ lab_test! {
         });
         let address: IpAddr = "172.16.1.2".parse().unwrap();
         assert_eq!(lab.host("b").unwrap().address().unwrap(), address);
+    }
+
+    fn large_packets_of_both_families_cross_the_relay() {
+        let lab = Lab::open(two(Impairment::default().delay(ms(1)))).unwrap();
+        for address in lab.host("b").unwrap().addresses() {
+            let [mut near, mut far] = connected_to(&lab, "a", "b", address);
+            std::thread::scope(|scope| {
+                scope.spawn(|| send(&mut near, 0, 3_000_000).unwrap());
+                receive(&mut far, 0, 3_000_000).unwrap();
+            });
+        }
+        let [there, _] = lab.link("a-b").unwrap().counts().unwrap().unwrap();
+        assert!(there.bytes / there.passed > 3000, "they were whole: {there:?}");
+        assert_eq!(there.overrun, 0, "{there:?}");
     }
 
     fn a_lossy_fast_link_carries_a_transfer_whole() {

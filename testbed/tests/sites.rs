@@ -82,6 +82,20 @@ lab_test! {
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     }
 
+    fn a_reset_finds_connections_through_a_masquerading_gateway() {
+        let topology = Topology::new()
+            .host(HostSpec::new("p").public(Impairment::default()))
+            .site(Site::new("a", SiteKind::Masquerading))
+            .site(Site::new("b", SiteKind::Masquerading));
+        let lab = Lab::open(topology).unwrap();
+        let [_doomed, mut far] = connected(&lab, "a1", "p");
+        let [mut near_b, mut far_b] = connected(&lab, "b1", "p");
+        assert_eq!(lab.reset("p", "a1", common::ms(50)).unwrap(), 1);
+        assert!(far.read(&mut [0; 1]).is_err());
+        send(&mut near_b, 0, 1000).unwrap();
+        receive(&mut far_b, 0, 1000).unwrap();
+    }
+
     fn the_http_proxy_connects_by_name() {
         let topology = Topology::new()
             .host(HostSpec::new("p").public(Impairment::default()))
