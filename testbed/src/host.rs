@@ -6,6 +6,7 @@ use crate::lab::bring_up::{add_address, add_route};
 use crate::lab::Lab;
 use crate::namespace::Namespaces;
 use crate::plan::bare;
+use crate::testing;
 use crate::tool;
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr};
@@ -61,6 +62,15 @@ impl<'lab> Host<'lab> {
     /// A line for the shell that is to run in it.
     pub fn shell(&self, line: &str) -> HostCommand {
         self.command("sh").args(["-c", line])
+    }
+
+    /// A test of the running test program that is to run in it, such as one that is ignored and plays a part of another:
+    /// it gets what it needs by variables.
+    ///
+    /// # Errors
+    /// When the path of the program cannot be known.
+    pub fn test(&self, name: &str) -> Result<HostCommand> {
+        Ok(self.command(std::env::current_exe()?).args(testing::one_test(name)))
     }
 
     /// Runs `work` on a thread in the network of this host: sockets that are made there stay there, whoever uses them.

@@ -55,7 +55,7 @@ pub fn isolated_as(uid: Option<u32>, path: &str, body: impl FnOnce()) {
     let program = std::env::current_exe().expect("the path of the test program");
     let command = || {
         let mut command = Command::new(&program);
-        command.args([name, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"]);
+        command.args(one_test(name));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
@@ -77,6 +77,11 @@ pub fn isolated_as(uid: Option<u32>, path: &str, body: impl FnOnce()) {
 pub fn skip(name: &str, why: &str) {
     // Not by a macro: what those print is kept back for tests that pass.
     let _ = writeln!(std::io::stderr(), "\nSKIPPED: {name}: {why}");
+}
+
+/// Arguments of a test program that let it run one test, aloud.
+pub(crate) fn one_test(name: &str) -> [&str; 5] {
+    [name, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"]
 }
 
 fn judge(name: &str, child: Child) {

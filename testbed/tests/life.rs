@@ -108,6 +108,28 @@ lab_test! {
         assert!(matches!(short.wait_for("more", PATIENCE), Err(Error::Setup(_))), "it has ended");
     }
 
+    fn a_test_can_play_a_part_in_a_host() {
+        let lab = Lab::open_unchecked(two()).unwrap();
+        let b = lab.host("b").unwrap();
+        let server = b.test("plays_the_server").unwrap().env(UP_FILE, "part").spawn().unwrap();
+        server.wait_for("listening\n", PATIENCE).unwrap();
+        let mut near = common::connect(lab.host("a").unwrap(), (b.address().unwrap(), PORT).into(), PATIENCE).unwrap();
+        send(&mut near, 0, 10_000).unwrap();
+        let said = server.wait(PATIENCE).unwrap().success().unwrap();
+        assert!(said.contains("1 passed"), "{said}");
+    }
+
+    #[ignore = "is started by the test above, in a host"]
+    fn plays_the_server() {
+        if std::env::var_os(UP_FILE).is_none() {
+            return;
+        }
+        let listener = std::net::TcpListener::bind(("0.0.0.0", PORT)).unwrap();
+        println!("listening");
+        let (mut far, _) = listener.accept().unwrap();
+        receive(&mut far, 0, 10_000).unwrap();
+    }
+
     #[ignore = "is started by the tests below, and killed"]
     fn holds_a_lab() {
         let Some(file) = std::env::var_os(UP_FILE) else { return };
@@ -201,5 +223,6 @@ fn network(pid: u32) -> Option<u64> {
     fs::metadata(path).ok().map(|meta| meta.ino())
 }
 
+const PORT: u16 = 7000;
 const NOBODY: u32 = 65534;
 const UP_FILE: &str = "TESTBED_UP_FILE";
