@@ -1,7 +1,9 @@
 //! Reads a topology from TOML. Whatever is not understood is an error that names the line, the key and what is accepted.
 
 use crate::error::{Error, Result};
-use crate::topology::{Action, Change, Event, HostSpec, Impairment, LinkSpec, Run, Site, SiteKind, Topology};
+use crate::topology::{
+    Action, Change, Event, HostSpec, Impairment, LinkSpec, Login, Run, Site, SiteKind, Topology,
+};
 use crate::units::{Bytes, Loss, Rate, Span};
 use serde::Deserialize;
 use std::path::Path;
@@ -57,6 +59,7 @@ struct FileSite {
     hosts: u8,
     #[serde(default)]
     reject: bool,
+    login: Option<Login>,
     #[serde(default)]
     uplink: Impairment,
 }
@@ -141,7 +144,8 @@ impl File {
 
 impl FileSite {
     fn into_site(self) -> Site {
-        Site { name: self.name, kind: self.kind, hosts: self.hosts, reject: self.reject, uplink: self.uplink }
+        let FileSite { name, kind, hosts, reject, login, uplink } = self;
+        Site { name, kind, hosts, reject, login, uplink }
     }
 }
 
@@ -262,7 +266,8 @@ mod tests {
     #[test]
     fn everything_that_a_file_can_say_is_read() {
         let topology = Topology::parse(include_str!("../tests/full.toml")).unwrap();
-        assert_eq!(topology.sites.len(), 2);
+        assert_eq!(topology.sites.len(), 3);
+        assert_eq!(topology.sites[2], Site::new("c", SiteKind::ProxyOnly).login("u", "secret"));
         assert_eq!(
             topology.sites[0].uplink,
             Impairment::default().delay(Duration::from_millis(10)).mbit(100)

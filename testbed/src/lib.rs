@@ -20,8 +20,12 @@
 //! | `proxy` | the way out of sites that have no other |
 //! | `check` | measures links and probes sites |
 
+#![deny(unsafe_code)]
+
+#[expect(unsafe_code, reason = "what runs between fork and exec")]
 pub mod attach;
 mod check;
+#[expect(unsafe_code, reason = "pidfds")]
 mod command;
 mod error;
 mod file;
@@ -29,15 +33,18 @@ mod host;
 mod lab;
 mod line;
 mod link;
+#[expect(unsafe_code, reason = "what runs between fork and exec")]
 mod namespace;
 mod plan;
 mod proxy;
 mod relay;
+#[expect(unsafe_code, reason = "what runs between fork and exec")]
 pub mod sandbox;
 pub mod testing;
 mod tool;
 mod topology;
 mod units;
+#[expect(unsafe_code, reason = "packet sockets")]
 mod wire;
 
 pub use check::{Finding, Report, Subject, Verdict};
@@ -48,5 +55,7 @@ pub use lab::Lab;
 pub use link::Link;
 pub use proxy::{HTTP_PORT, SOCKS_PORT};
 pub use relay::Counts;
-pub use topology::{Action, Change, Event, HostSpec, Impairment, LinkSpec, Run, Site, SiteKind, Topology};
+pub use topology::{
+    Action, Change, Event, HostSpec, Impairment, LinkSpec, Login, Run, Site, SiteKind, Topology,
+};
 pub use units::{Bytes, Loss, Rate, Span};

@@ -4,7 +4,7 @@ mod rules;
 mod sites;
 
 use crate::error::{Error, Result};
-use crate::topology::{Action, HostSpec, Impairment, LinkSpec, SiteKind, Topology};
+use crate::topology::{Action, HostSpec, Impairment, LinkSpec, Login, SiteKind, Topology};
 use std::net::IpAddr;
 
 /// All that is to be set up.
@@ -58,6 +58,7 @@ pub(crate) struct EndPlan {
 pub(crate) struct SitePlan {
     pub(crate) name: String,
     pub(crate) kind: SiteKind,
+    pub(crate) login: Option<Login>,
     pub(crate) gateway: usize,
     pub(crate) hosts: Vec<usize>,
 }
@@ -329,6 +330,8 @@ mod tests {
         delayed.events = Topology::parse("[[event]]\nat = '1s'\nlink = 'a-b'\ndelay = '1ms'").unwrap().events;
         for (topology, part) in [
             (Topology::new(), "no host"),
+            (Topology::new().site(Site::new("s", SiteKind::Open).login("u", "p")), "proxy-only"),
+            (Topology::new().site(Site::new("s", SiteKind::ProxyOnly).login("u:", "p")), "no colon"),
             (two().host("a"), "\"a\""),
             (two().host("A"), "\"A\""),
             (two().link(LinkSpec::between("a", "c")), "\"c\""),

@@ -34,8 +34,20 @@ pub struct Site {
     pub hosts: u8,
     /// Whether the gateway answers with a TCP reset what it does not let in; otherwise it is silent.
     pub reject: bool,
+    /// What the proxies ask for; nothing if it is none.
+    pub login: Option<Login>,
     /// The link to `internet`.
     pub uplink: Impairment,
+}
+
+/// User and password for the proxies of a site. They are no secret: a lab's proxies are for tests.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// 1 to 255 bytes, without a colon.
+    pub user: String,
+    /// 1 to 255 bytes.
+    pub password: String,
 }
 
 /// What the gateway of a site does.
@@ -215,7 +227,14 @@ impl Topology {
 impl Site {
     /// A site with one host.
     pub fn new(name: &str, kind: SiteKind) -> Site {
-        Site { name: name.to_owned(), kind, hosts: 1, reject: false, uplink: Impairment::default() }
+        Site {
+            name: name.to_owned(),
+            kind,
+            hosts: 1,
+            reject: false,
+            login: None,
+            uplink: Impairment::default(),
+        }
     }
 
     /// With so many hosts.
@@ -229,6 +248,13 @@ impl Site {
     #[must_use]
     pub fn uplink(mut self, uplink: Impairment) -> Self {
         self.uplink = uplink;
+        self
+    }
+
+    /// With proxies that ask for this.
+    #[must_use]
+    pub fn login(mut self, user: &str, password: &str) -> Self {
+        self.login = Some(Login { user: user.to_owned(), password: password.to_owned() });
         self
     }
 

@@ -5,6 +5,7 @@ mod common;
 use common::{connect, connected, listen, receive, send, PATIENCE, SILENCE};
 use gridnet_testbed::{
     lab_test, Error, HostSpec, Impairment, Lab, LinkSpec, Site, SiteKind, Subject, Topology, HTTP_PORT,
+    SOCKS_PORT,
 };
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -121,6 +122,41 @@ lab_test! {
         let mut said = String::new();
         other.read_to_string(&mut said).unwrap();
         assert!(said.starts_with("HTTP/1.1 502"), "{said}");
+    }
+
+    fn proxies_ask_for_a_login_where_there_is_one() {
+        let topology = Topology::new()
+            .host(HostSpec::new("p").public(Impairment::default()))
+            .site(Site::new("a", SiteKind::ProxyOnly).login("u", "secret"));
+        // The self-check goes through the proxy with it.
+        let lab = Lab::open(topology).unwrap();
+        let p = lab.host("p").unwrap();
+        let listener = listen(p, p.address().unwrap().into());
+        let port = listener.local_addr().unwrap().port();
+        let http = |login: &str| {
+            let proxy = SocketAddr::from(([10, 1, 0, 1], HTTP_PORT));
+            let mut near = connect(lab.host("a1").unwrap(), proxy, PATIENCE).unwrap();
+            near.set_read_timeout(Some(PATIENCE)).unwrap();
+            write!(near, "CONNECT p:{port} HTTP/1.1\r\n{login}\r\n").unwrap();
+            BufReader::new(near).lines().next().unwrap().unwrap()
+        };
+        assert!(http("").starts_with("HTTP/1.1 407"));
+        assert!(http("Proxy-Authorization: Basic dTpzZWNyZXQ\r\n").starts_with("HTTP/1.1 407"));
+        assert!(http("Proxy-Authorization: Basic dTpzZWNyZXQ=\r\n").starts_with("HTTP/1.1 200"));
+        let socks = |hello: &[u8]| {
+            let proxy = SocketAddr::from(([10, 1, 0, 1], SOCKS_PORT));
+            let mut near = connect(lab.host("a1").unwrap(), proxy, PATIENCE).unwrap();
+            near.set_read_timeout(Some(PATIENCE)).unwrap();
+            near.write_all(hello).unwrap();
+            let mut answer = Vec::new();
+            // Refused connections end, sometimes by a reset as there was more to read.
+            let _ = near.take(4).read_to_end(&mut answer);
+            answer
+        };
+        let by_name = [&b"\x05\x01\x02\x01\x01u\x06secret\x05\x01\x00\x03\x01p"[..], &port.to_be_bytes()].concat();
+        assert_eq!(socks(&by_name), [5, 2, 1, 0]);
+        assert_eq!(socks(b"\x05\x01\x02\x01\x01u\x06public"), [5, 2, 1, 1]);
+        assert_eq!(socks(b"\x05\x01\x00"), [5, 255]);
     }
 
     fn a_gateway_that_is_not_what_was_asked_is_noticed() {

@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::lab::Lab;
 use crate::plan::{SitePlan, INTERNET};
 use crate::proxy::SOCKS_PORT;
-use crate::topology::SiteKind;
+use crate::topology::{Login, SiteKind};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(super) fn check(lab: &Lab, site: &SitePlan) -> Result<Vec<Finding>> {
     add("from inside", outward(site.kind), probe.describe(seen)?);
     add("from outside", if site.kind == SiteKind::Open { PASSES } else { BLOCKED }, probe.inward()?);
     if site.kind == SiteKind::ProxyOnly {
-        add("by the proxy", PASSES, probe.by_proxy()?);
+        add("by the proxy", PASSES, probe.by_proxy(site.login.as_ref())?);
     }
     Ok(findings)
 }
@@ -96,7 +96,7 @@ impl Probe<'_> {
         Ok(if came.is_some() { PASSES } else { BLOCKED }.to_owned())
     }
 
-    fn by_proxy(&self) -> Result<String> {
+    fn by_proxy(&self, login: Option<&Login>) -> Result<String> {
         let listener = self.outside.run(|| TcpListener::bind((own(&self.outside)?, 0)))??;
         let SocketAddr::V4(target) = listener.local_addr()? else {
             return Err(Error::setup(INTERNET, "no IPv4 address"));
@@ -105,20 +105,30 @@ impl Probe<'_> {
         let proxy =
             self.gateway.addresses().into_iter().find(|address| address.to_string().starts_with("10."));
         let proxy = proxy.ok_or_else(|| Error::setup(self.gateway.name(), "no address inside"))?;
-        let talk = || -> io::Result<[u8; 2]> {
+        let talk = || -> io::Result<u8> {
             let mut stream = TcpStream::connect_timeout(&SocketAddr::new(proxy, SOCKS_PORT), PROXY_WAIT)?;
             stream.set_read_timeout(Some(PROXY_WAIT))?;
-            let mut request = vec![5, 1, 0, 5, 1, 0, 1];
-            request.extend(target.ip().octets());
-            request.extend(target.port().to_be_bytes());
-            stream.write_all(&request)?;
-            let mut answer = [0; 4];
+            let mut hello = vec![5, 1, if login.is_some() { 2 } else { 0 }];
+            let mut length = 2;
+            if let Some(login) = login {
+                // The plan has checked the lengths.
+                hello.extend([1, login.user.len() as u8]);
+                hello.extend(login.user.as_bytes());
+                hello.push(login.password.len() as u8);
+                hello.extend(login.password.as_bytes());
+                length += 2;
+            }
+            hello.extend([5, 1, 0, 1]);
+            hello.extend(target.ip().octets());
+            hello.extend(target.port().to_be_bytes());
+            stream.write_all(&hello)?;
+            let mut answer = vec![0; length + 2];
             stream.read_exact(&mut answer)?;
-            Ok([answer[1], answer[3]])
+            Ok(answer[length + 1])
         };
         Ok(match self.inside.run(talk)? {
-            Ok([0, 0]) => PASSES.to_owned(),
-            Ok([method, reply]) => format!("refused with {method} {reply}"),
+            Ok(0) => PASSES.to_owned(),
+            Ok(reply) => format!("refused with {reply}"),
             Err(e) => e.to_string(),
         })
     }

@@ -290,7 +290,7 @@ fn proxies(
     for site in plan.sites.iter().filter(|site| site.kind == SiteKind::ProxyOnly) {
         let own = plan.hosts[site.gateway].addresses.iter().filter_map(|(_, address)| bare(address));
         for address in own {
-            proxies.extend(Proxy::start(&namespaces[site.gateway], address, &names)?);
+            proxies.extend(Proxy::start(&namespaces[site.gateway], address, &names, site.login.as_ref())?);
         }
     }
     Ok(proxies)

@@ -2,7 +2,7 @@
 
 use super::{rules, EndPlan, HostPlan, Plan, SitePlan, INTERNET, INTERNET_ADDRESS, LAN};
 use crate::error::{Error, Result};
-use crate::topology::{Impairment, Site};
+use crate::topology::{Impairment, Site, SiteKind};
 
 impl Plan {
     pub(super) fn add_internet(&mut self) -> Result<()> {
@@ -20,6 +20,7 @@ impl Plan {
         if number > MOST_SITES {
             return Err(Error::Topology(format!("more than {MOST_SITES} sites")));
         }
+        check_login(site)?;
         let internet = self.host(INTERNET)?;
         let gateway = self.push_host(HostPlan {
             name: format!("gw-{}", site.name),
@@ -45,7 +46,8 @@ impl Plan {
         }
         let hosts = (1..=site.hosts).map(|host| self.add_site_host(number, site, gateway, host));
         let hosts = hosts.collect::<Result<_>>()?;
-        self.sites.push(SitePlan { name: site.name.clone(), kind: site.kind, gateway, hosts });
+        let (name, login) = (site.name.clone(), site.login.clone());
+        self.sites.push(SitePlan { name, kind: site.kind, login, gateway, hosts });
         Ok(())
     }
 
@@ -55,7 +57,7 @@ impl Plan {
         }
         let mut routes = Vec::new();
         // Behind a proxy there is a route, and nothing comes of it; with no way out there is not even that.
-        if site.kind != crate::SiteKind::NoWayOut {
+        if site.kind != SiteKind::NoWayOut {
             routes = vec![format!("default via 10.{number}.0.1"), format!("default via fd00:10:{number}::1")];
         }
         let name = format!("{}{host}", site.name);
@@ -86,6 +88,21 @@ impl Plan {
         let name = format!("{}-{INTERNET}", self.hosts[host].name);
         self.push_link(name, ends, uplink, false)
     }
+}
+
+fn check_login(site: &Site) -> Result<()> {
+    let Some(login) = &site.login else { return Ok(()) };
+    let fits = |text: &str| (1..=255).contains(&text.len()) && !text.contains(|c: char| c.is_control());
+    if site.kind != SiteKind::ProxyOnly {
+        return Err(Error::Topology(format!("site {:?}: login goes with the kind proxy-only", site.name)));
+    }
+    if fits(&login.user) && fits(&login.password) && !login.user.contains(':') {
+        return Ok(());
+    }
+    Err(Error::Topology(format!(
+        "site {:?}: login: accepted are a user and a password of 1 to 255 bytes, no colon in the user",
+        site.name
+    )))
 }
 
 fn is_public(end: &EndPlan) -> bool {
