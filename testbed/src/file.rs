@@ -1,9 +1,8 @@
 //! Reads a topology from TOML. Whatever is not understood is an error that names the line, the key and what is accepted.
 
 use crate::error::{Error, Result};
-use crate::topology::{
-    Action, Change, Event, HostSpec, Impairment, LinkSpec, Login, Run, Site, SiteKind, Topology,
-};
+use crate::impairment::{Change, Impairment};
+use crate::topology::{Action, Event, HostSpec, LinkSpec, Login, Run, Site, SiteKind, Topology};
 use crate::units::{Bytes, Loss, Rate, Span};
 use serde::Deserialize;
 use std::path::Path;

@@ -11,7 +11,7 @@
 //!
 //! | file | has |
 //! |---|---|
-//! | `topology`, `file`, `units` | what is asked for, as data and as TOML |
+//! | `topology`, `impairment`, `file`, `units` | what is asked for, as data and as TOML |
 //! | `plan` | addresses, routes and rules, worked out before anything is touched |
 //! | `sandbox`, `namespace` | namespaces of the program, and of each host |
 //! | `attach` | a way into a lab that another process holds |
@@ -30,6 +30,7 @@ mod command;
 mod error;
 mod file;
 mod host;
+mod impairment;
 mod lab;
 mod line;
 mod link;
@@ -51,11 +52,10 @@ pub use check::{Finding, Report, Subject, Verdict};
 pub use command::{Finished, HostCommand, Running};
 pub use error::{Error, Result};
 pub use host::Host;
+pub use impairment::{Change, Impairment};
 pub use lab::Lab;
 pub use link::Link;
 pub use proxy::{HTTP_PORT, SOCKS_PORT};
 pub use relay::Counts;
-pub use topology::{
-    Action, Change, Event, HostSpec, Impairment, LinkSpec, Login, Run, Site, SiteKind, Topology,
-};
+pub use topology::{Action, Event, HostSpec, LinkSpec, Login, Run, Site, SiteKind, Topology};
 pub use units::{Bytes, Loss, Rate, Span};

@@ -1,6 +1,6 @@
 //! The model of a link in one direction: when, and whether, a packet comes out. No clock and no socket: times are handed in.
 
-use crate::topology::Impairment;
+use crate::impairment::Impairment;
 
 /// One direction of a link.
 #[derive(Debug)]

@@ -1,11 +1,11 @@
 //! A link of a lab, and what can be done to it.
 
 use crate::error::Result;
+use crate::impairment::{Change, Impairment};
 use crate::lab::Lab;
 use crate::plan::{EndPlan, LinkPlan};
 use crate::relay::{Counts, Relay};
 use crate::tool;
-use crate::topology::{Change, Impairment};
 use crate::units::Rate;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -4,7 +4,8 @@ mod rules;
 mod sites;
 
 use crate::error::{Error, Result};
-use crate::topology::{Action, HostSpec, Impairment, LinkSpec, Login, SiteKind, Topology};
+use crate::impairment::Impairment;
+use crate::topology::{Action, HostSpec, LinkSpec, Login, SiteKind, Topology};
 use std::net::IpAddr;
 
 /// All that is to be set up.

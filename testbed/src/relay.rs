@@ -6,8 +6,8 @@
 //! namespace.
 
 use crate::error::{Error, Result};
+use crate::impairment::Impairment;
 use crate::line::{Fate, Line};
-use crate::topology::Impairment;
 use crate::wire::{wire_bytes, Sent, Wire, LARGEST_FRAME};
 use nix::poll::{ppoll, PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};

@@ -3,9 +3,9 @@
 use super::stream::{Pair, Shape, WIRE_BYTES};
 use super::{Finding, Subject, Verdict};
 use crate::error::{Error, Result};
+use crate::impairment::Impairment;
 use crate::link::Link;
 use crate::plan::EndPlan;
-use crate::topology::Impairment;
 use crate::units::{Loss, Rate, Span};
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,8 @@
 
 use super::{rules, EndPlan, HostPlan, Plan, SitePlan, INTERNET, INTERNET_ADDRESS, LAN};
 use crate::error::{Error, Result};
-use crate::topology::{Impairment, Site, SiteKind};
+use crate::impairment::Impairment;
+use crate::topology::{Site, SiteKind};
 
 impl Plan {
     pub(super) fn add_internet(&mut self) -> Result<()> {
