@@ -8,6 +8,7 @@ use gridnet_testbed::testing::skip;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 const TOPOLOGY: &str = r#"
@@ -42,7 +43,8 @@ fn lab(test: &str, args: &[&str]) -> Option<(Option<i32>, String, String)> {
 }
 
 fn file(name: &str, text: &str) -> String {
-    let path = std::env::temp_dir().join(format!("gridnet-lab-{}-{name}.toml", std::process::id()));
+    // A folder of this build, where files may stay.
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lab-{name}.toml"));
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
 }
