@@ -1,6 +1,7 @@
 """Checks the arrows between the members of the workspace; reads `cargo metadata` from standard input.
 
     {capi, cli, bench} -> fabric -> {rails} -> core        cli and bench may also call capi
+    cli, and tests of all but core -> testbed              which stands alone
 """
 
 import json
@@ -10,13 +11,16 @@ CORE = "gridnet-core"
 RAILS = {"gridnet-shm"}
 FABRIC = "gridnet"
 CAPI = "gridnet-capi"
-TOP = {CAPI, "gridnet-cli", "gridnet-bench", "gridnet-bench-peers"}
+TESTBED = "gridnet-testbed"
+CLI = "gridnet-cli"
+TOP = {CAPI, CLI, "gridnet-bench", "gridnet-bench-peers"}
 
-ALLOWED = {CORE: set(), FABRIC: RAILS | {CORE}}
+ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {CORE}}
 ALLOWED.update({rail: {CORE} for rail in RAILS})
 ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})
 for member in TOP - {CAPI}:
     ALLOWED[member] = ALLOWED[member] | {CAPI}
+ALLOWED[CLI] = ALLOWED[CLI] | {TESTBED}
 
 
 def faults(packages):
@@ -29,6 +33,8 @@ def faults(packages):
             continue
         for dependency in package["dependencies"]:
             target = dependency["name"]
+            if target == TESTBED and dependency["kind"] == "dev" and name != CORE:
+                continue
             if target in members and target != name and target not in ALLOWED[name]:
                 yield f"{name} must not depend on {target}"
             if dependency["req"] == "*" and target not in members:

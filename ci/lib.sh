@@ -73,6 +73,7 @@ run_parts() {
     run_part header ci/header.sh
     run_part docs ci/docs.sh
     run_part unit ci/unit.sh
+    run_part lab ci/lab.sh
     run_part c ci/c.sh
     run_part abi ci/abi.sh
     run_part fuzz ci/fuzz.sh "${FUZZ_SECONDS:-15}"

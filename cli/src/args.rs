@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Measure how fast two processes of this host talk to each other
     Perf(PerfArgs),
+    /// Hosts, sites and bad links on this machine, to try things on; nobody needs to be root
+    Lab(crate::lab::LabArgs),
     /// The other process of `perf`, which starts it itself
     #[command(hide = true)]
     PerfPeer(PeerArgs),

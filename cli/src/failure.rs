@@ -14,6 +14,8 @@ pub(crate) enum Failure {
     Run(String),
     /// Whoever read the output has gone, as `head` does: nothing to say, exit code 0.
     OutputClosed,
+    /// A process that we started for this has told the user why, and ended with this code.
+    Said(u8),
 }
 
 impl Failure {
@@ -23,6 +25,7 @@ impl Failure {
             Failure::Usage(text) => (text, 2),
             Failure::Run(text) => (text, 1),
             Failure::OutputClosed => return ExitCode::SUCCESS,
+            Failure::Said(code) => return ExitCode::from(code),
         };
         eprintln!("gridnet: {text}");
         ExitCode::from(code)
@@ -33,7 +36,15 @@ impl Failure {
         match self {
             Failure::Usage(text) => Failure::Usage(format!("{what}: {text}")),
             Failure::Run(text) => Failure::Run(format!("{what}: {text}")),
-            Failure::OutputClosed => Failure::OutputClosed,
+            other => other,
+        }
+    }
+
+    /// What it says.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Failure::Usage(text) | Failure::Run(text) => text,
+            Failure::OutputClosed | Failure::Said(_) => "",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The `gridnet` command: `info` says what this host offers, `config` how gridnet is configured, `explain` and
 //! `top` what running programs do with it, `perf` how fast two processes talk to each other here, measured through the
-//! C interface that programs use.
+//! C interface that programs use; `lab` makes hosts and bad links to try things on.
 
 // The calls of the C interface are the one exception, in `cabi`.
 #![deny(unsafe_code)]
@@ -13,6 +13,7 @@ mod cores;
 mod explain;
 mod failure;
 mod info;
+mod lab;
 mod perf;
 mod text;
 mod top;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Config { json } => config_cmd::run(json),
         Command::Explain { fabric, json } => explain::run(fabric.as_deref(), json),
         Command::Top(args) => top::run(&args),
+        Command::Lab(args) => lab::run(&args),
         Command::Perf(args) => perf::run(&args),
         Command::PerfPeer(args) => perf::serve(&args),
     };

@@ -67,6 +67,10 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.poll(budget, sink))
         }
 
+        fn favourite(&self) -> Option<&std::sync::Arc<$crate::ring::lane::Lane>> {
+            $each!(self, rail => rail.favourite())
+        }
+
         fn poll_link<S: $crate::rail::Sink>(
             &mut self,
             link: $crate::rail::LinkId,
@@ -114,6 +118,10 @@ macro_rules! forward_rail {
             [loan, position, len]: [u64; 3],
         ) -> $crate::rail::Posted {
             self.post(link, &$crate::wire::Frame::loan(tag, loan, position, len))
+        }
+
+        fn favourite(&self) -> Option<&std::sync::Arc<$crate::ring::lane::Lane>> {
+            None
         }
 
         fn poll_link<S: $crate::rail::Sink>(

@@ -221,6 +221,12 @@ pub trait Rail {
     /// Delivers at most about `budget` frames; returns how many. No system call.
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize;
 
+    /// The lane of the only link that is in use, if there is one and its messages may be taken from it directly. Asked for now
+    /// and then; an answer stays good until [`Lane::end`].
+    fn favourite(&self) -> Option<&Arc<Lane>> {
+        None
+    }
+
     /// As [`Self::poll`], for one link, however idle it was.
     fn poll_link<S: Sink>(&mut self, link: LinkId, budget: usize, sink: &mut S) -> usize {
         let _ = link;

@@ -1,6 +1,7 @@
 //! A fabric: an engine with its rails, a clock, and what sleepers need.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,16 @@ const DIRECT_PER_LOOK: u32 = 256;
 
 /// Polls between two looks at the clock, which costs as much as several polls.
 pub(crate) const POLLS_PER_CLOCK: u32 = 64;
+
+/// Calls that take messages the short way, between two rounds of polling that look at all;
+const QUICK_TURNS: u32 = 32;
+/// completions that such a call takes;
+const MOST_AT_ONCE: usize = 64;
+/// frames that such a round takes from each link.
+const FEW: usize = 2;
+
+/// Looks at the short way for one round of polling, in a call that waits.
+const LOOKS_PER_ROUND: u32 = 8;
 
 /// Times that somebody tries to arm the rails for others who sleep.
 pub(crate) const ARMING_TRIES: u32 = 16;
@@ -88,6 +99,8 @@ pub struct Fabric {
     /// Operations on regions that may be done at once until the next look at the peers.
     direct_left: u32,
     pub(crate) counters: WaitCounters,
+    /// Takes the short way until all others are looked at.
+    quick_left: u32,
     /// What `rounds` was when they were last counted.
     rounds_given: u32,
     /// Rounds that found something,
@@ -148,6 +161,7 @@ impl Fabric {
             run_dir,
             start: Instant::now(),
             rounds: 1,
+            quick_left: QUICK_TURNS,
             rounds_given: 1,
             direct_left: DIRECT_PER_LOOK,
             counters: WaitCounters::default(),
@@ -198,7 +212,11 @@ impl Fabric {
     /// One round of polling; now and then also of maintenance. Returns how much happened.
     #[inline(always)]
     pub fn poll_round(&mut self) -> usize {
-        let moved = self.engine.progress();
+        let moved = match std::mem::replace(&mut self.quick_left, QUICK_TURNS) {
+            // In the middle of a stream: others have their turn, and what follows comes the short way again.
+            0 => self.engine.progress_within(FEW),
+            _ => self.engine.progress(),
+        };
         if moved > 0 {
             self.fruitful_polls += 1;
         }
@@ -279,43 +297,67 @@ impl Fabric {
         }
     }
 
-    /// Takes at most `room` completions that are there to `out`, without a look for others. Returns how many.
+    /// Takes at most `room` completions to `out` that are there, or come the short way. Returns how many.
     ///
     /// # Safety
     /// `out` is valid for writes of `room` entries.
     #[inline(always)]
-    pub unsafe fn take_ready(&mut self, cq: CqId, out: *mut Completion, room: usize) -> usize {
-        let Some(queue) = self.engine.cq(cq) else { return 0 };
-        // Whoever takes from a queue does not sleep on its descriptor.
-        queue.armed = false;
-        // SAFETY: the caller's promise.
-        unsafe { queue.pop_into(out, room) }
+    pub unsafe fn take_quick(&mut self, cq: CqId, out: NonNull<Completion>, room: usize) -> usize {
+        if self.quick_left == 0 {
+            return 0;
+        }
+        let mut taken = 0;
+        // SAFETY: the caller's promise; fewer than `room` were written.
+        while taken < room.min(MOST_AT_ONCE) && unsafe { self.engine.take_quick(cq, out.add(taken)) } {
+            taken += 1;
+        }
+        self.quick_left -= u32::from(taken > 0);
+        taken
     }
 
-    /// As [`Self::take_ready`]; polls for the first at most `rounds` times.
+    /// As [`Self::take_quick`]; polls for the first at most `rounds` times.
     ///
     /// # Safety
     /// `out` is valid for writes of `room` entries.
     #[inline(always)]
-    pub unsafe fn take_into(&mut self, cq: CqId, out: *mut Completion, room: usize, rounds: u32) -> usize {
+    pub unsafe fn take_into(
+        &mut self,
+        cq: CqId,
+        out: NonNull<Completion>,
+        room: usize,
+        rounds: u32,
+    ) -> usize {
         let Some(queue) = self.engine.cq(cq) else { return 0 };
         queue.armed = false;
         if !queue.is_empty() {
             // SAFETY: the caller's promise.
-            return unsafe { queue.pop_into(out, room) };
+            return unsafe { queue.pop_into(out.as_ptr(), room) };
         }
         // SAFETY: the caller's promise; the lending ends below.
-        unsafe { queue.lend(out, room) };
-        for _ in 0..rounds {
-            if self.poll_round() == 0 {
-                continue;
-            }
-            let Some(queue) = self.engine.cq(cq) else { return 0 };
-            if queue.lent_room() < room {
-                return room - queue.end_lending();
+        unsafe { queue.lend(out.as_ptr(), room) };
+        let mut taken = 0;
+        for round in 0..rounds {
+            if round % LOOKS_PER_ROUND != 0 {
+                // SAFETY: the caller's promise. The queue is empty, and so is what it was lent.
+                taken = unsafe { self.take_quick(cq, out, room) };
+                if taken > 0 {
+                    break;
+                }
+            } else if self.poll_round() > 0 {
+                let Some(queue) = self.engine.cq(cq) else { return 0 };
+                if queue.lent_room() < room {
+                    return room - queue.end_lending();
+                }
             }
         }
-        self.engine.cq(cq).map_or(0, |queue| room - queue.end_lending())
+        match self.engine.cq(cq) {
+            Some(queue) if taken == 0 => room - queue.end_lending(),
+            Some(queue) => {
+                queue.end_lending();
+                taken
+            }
+            None => 0,
+        }
     }
 
     /// Whoever takes from a queue does not sleep on its descriptor.

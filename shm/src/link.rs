@@ -11,9 +11,9 @@ use gridnet_core::mem::{Gather, Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::region::Watch;
 use gridnet_core::ring::bell::Order;
-use gridnet_core::ring::lane::{Ends, Lane, Wake};
+use gridnet_core::ring::lane::{Ends, Lane, Wake, PREFETCH_AHEAD};
 use gridnet_core::ring::slot::{Consumer, Lookout, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
-use gridnet_core::sync::{prefetch, relax, AtomicU32, AtomicU64, Ordering};
+use gridnet_core::sync::{prefetch, AtomicU32, AtomicU64, Ordering};
 use gridnet_core::wire::{
     extension_words, Frame, Incoming, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, MAX_EXTENSION,
 };
@@ -38,12 +38,6 @@ const STAGED_CREDITS: u32 = 16;
 const BULK: usize = 8192;
 /// of which so many are under way at once: enough to keep both copies busy, few enough to stay in the cache.
 pub const BULK_DEPTH: usize = 8;
-/// After a run of this many frames the receiver lets the sender get ahead,
-const RUN: u32 = 8;
-/// until the slot this far ahead is ready,
-const LOOK_AHEAD: u32 = 7;
-/// for at most so many looks.
-const LOOKS: u32 = 64;
 
 /// How a peer is woken.
 #[derive(Debug)]
@@ -57,9 +51,8 @@ pub enum Doorbell {
 /// Both ends of the conversation with one peer.
 #[derive(Debug)]
 pub struct Live {
-    /// The sending end, with the peer's doorbell.
+    /// Both ends, and the peer's doorbell.
     lane: Arc<Lane>,
-    consumer: Consumer,
     /// How we order our publications,
     order: Order,
     /// and the peer its own.
@@ -80,8 +73,6 @@ pub struct Live {
     staged_uncredited: u32,
     /// The consumed count when the last frame found no room.
     refused_at: u32,
-    /// Frames delivered without a pause.
-    run: u32,
     /// Slots taken when [`Self::was_silent`] was last asked.
     taken_before: u32,
     /// Which way the peer's long messages take.
@@ -116,12 +107,13 @@ impl Live {
         let consumer = unsafe { Consumer::new(segment.slots(theirs.block), theirs.slots, consumed) };
         // SAFETY: `self.segment` keeps the peer's arming word mapped, and the arena the own slots; `release`, by which both
         // may go, ends the lane.
-        let lane = unsafe { Lane::new(producer, order_of(ours, theirs), segment.arming(), Box::new(bell)) };
+        let lane = unsafe {
+            Lane::new(producer, consumer, order_of(ours, theirs), segment.arming(), Box::new(bell))
+        };
         let announced = arena.segment().words(ours.block + announcement_line(arena.slots()));
         let announced = NonNull::from(&announced[0]);
         let mut live = Live {
             lane,
-            consumer,
             order: order_of(ours, theirs),
             peer_order: order_of(theirs, ours),
             segment: Arc::new(segment),
@@ -133,7 +125,6 @@ impl Live {
             bulk_under_way: 0,
             staged_uncredited: 0,
             refused_at: 0,
-            run: 0,
             taken_before: 0,
             choice: CopyChoice::default(),
             loans_read: 0,
@@ -143,11 +134,18 @@ impl Live {
         live
     }
 
-    /// The sending end.
+    /// Both ends, to change them.
     #[inline(always)]
     fn out(&mut self) -> &mut Ends {
-        // SAFETY: who has a link to itself has the rail, and so is alone with the fabric; what this gives does not outlive
-        // the borrow of the link.
+        self.ends()
+    }
+
+    /// Both ends. Private, so that nobody but the functions of this file can hold the result of one call over another.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "see above")]
+    fn ends(&self) -> &mut Ends {
+        // SAFETY: who has a link has the rail, and so is alone with the fabric. No function here uses what it got after it,
+        // or one that it calls, has asked again.
         unsafe { self.lane.ends() }
     }
 
@@ -357,44 +355,44 @@ impl Live {
         sink: &mut S,
         core: &mut u16,
     ) -> Result<usize, Refusal> {
-        let Some(mut ready) = self.consumer.peek() else {
+        let ends = self.ends();
+        if ends.consumer.peek().is_none() {
             self.end_run();
             return Ok(0);
-        };
-        if self.run >= RUN {
-            self.let_sender_get_ahead();
         }
+        ends.let_sender_get_ahead();
         let mut taken = 0;
-        loop {
+        while taken < budget {
+            let ends = self.ends();
+            let Some(ready) = ends.consumer.peek() else {
+                self.end_run();
+                break;
+            };
+            if taken > 0 {
+                // A stream: the lines that follow are written already, and would come over one or two at a time.
+                ends.consumer.prefetch_ahead(PREFETCH_AHEAD);
+            }
             taken += 1;
             *core = ready.header().core;
+            ends.peer_core = *core;
             if let Some(len) = ready.plain_len(Kind::Eager as u8) {
                 sink.message(peer, ready.word(), PeerBytes::Words(ready.body(), len));
-                if self.consumer.consume(false) {
-                    self.ring();
-                }
+                self.ends().consume();
             } else if !self.deliver_other(peer, sink)? {
-                return Ok(taken);
-            }
-            if taken >= budget {
                 break;
             }
-            let Some(next) = self.consumer.peek() else {
-                self.end_run();
-                return Ok(taken);
-            };
-            ready = next;
         }
-        self.run = self.run.saturating_add(taken as u32);
         Ok(taken)
     }
 
     /// Hands the next frame, which is there, to `sink`: any but a whole message in a slot. False when the run ends with it.
     #[inline(never)]
     fn deliver_other<S: Sink>(&mut self, peer: PeerId, sink: &mut S) -> Result<bool, Refusal> {
-        let Some(ready) = self.consumer.peek() else { return Ok(false) };
+        let Some(ready) = self.ends().consumer.peek() else { return Ok(false) };
         let content = take_slot(&self.segment, peer, &ready, sink)?;
-        let published = self.consumer.consume(false);
+        let ends = self.ends();
+        ends.run = ends.run.saturating_add(1);
+        let published = ends.consumer.consume(false);
         match content {
             Content::Slot if published => self.ring(),
             Content::Slot => {}
@@ -412,7 +410,7 @@ impl Live {
     #[inline(never)]
     fn count_loan(&mut self, kept: bool, published: bool) {
         self.loans_read += u32::from(kept);
-        self.run = 0;
+        self.out().run = 0;
         if published {
             self.ring();
         }
@@ -421,7 +419,7 @@ impl Live {
     /// The ring is empty, or this link will not be polled each round any more: the peer learns of what was consumed.
     #[inline(always)]
     pub fn end_run(&mut self) {
-        self.run = 0;
+        self.out().run = 0;
         if self.staged_uncredited > 0 {
             self.credit();
         }
@@ -438,19 +436,8 @@ impl Live {
     /// Tells the sender what was consumed, and wakes it if it sleeps until there is room.
     fn credit(&mut self) {
         self.staged_uncredited = 0;
-        self.consumer.publish();
+        self.ends().consumer.publish();
         self.ring();
-    }
-
-    /// In a stream, a receiver that takes each line as soon as it is written steals the line that the sender is
-    /// about to write. Waiting (some 60 ns at most) until a few are ready is 1.2 to 1.6 times as fast.
-    fn let_sender_get_ahead(&self) {
-        for _ in 0..LOOKS {
-            if self.consumer.is_ready_ahead(LOOK_AHEAD) {
-                break;
-            }
-            relax();
-        }
     }
 
     /// Remembers that a frame found no room: [`Self::has_news`] tells when the peer has consumed something since.
@@ -460,7 +447,7 @@ impl Live {
 
     /// True when a frame waits, or when the peer has made room that somebody `wants_room` waits for.
     pub fn has_news(&mut self, wants_room: bool) -> bool {
-        if self.consumer.peek().is_some() {
+        if self.ends().consumer.peek().is_some() {
             return true;
         }
         wants_room
@@ -479,13 +466,14 @@ impl Live {
 
     /// True when nothing was delivered since this was last asked.
     pub fn was_silent(&mut self) -> bool {
-        let before = std::mem::replace(&mut self.taken_before, self.consumer.taken());
+        let taken = self.ends().consumer.taken();
+        let before = std::mem::replace(&mut self.taken_before, taken);
         before == self.taken_before
     }
 
     /// Where the next frame of the peer will be.
     pub fn lookout(&self) -> Lookout {
-        self.consumer.lookout()
+        self.ends().consumer.lookout()
     }
 
     /// The peer's segment.

@@ -17,6 +17,7 @@ use gridnet_core::rail::{
 };
 use gridnet_core::region::{RemoteKey, Window};
 use gridnet_core::ring::bell::Bell;
+use gridnet_core::ring::lane::Lane;
 use gridnet_core::ring::slot::{Lookout, BODY_BYTES};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Kind, NodeId};
@@ -482,6 +483,13 @@ impl Rail for ShmRail {
         taken
     }
 
+    fn favourite(&self) -> Option<&Arc<Lane>> {
+        match self.hot[..] {
+            [only] => Some(self.links.get(only as usize)?.live.as_ref()?.lane()),
+            _ => None,
+        }
+    }
+
     fn poll_link<S: Sink>(&mut self, link: LinkId, budget: usize, sink: &mut S) -> usize {
         self.stamp(link.0);
         let taken = self.deliver(link.0, budget, sink);
@@ -659,7 +667,12 @@ impl Rail for ShmRail {
 
     #[inline]
     fn is_peer_on_this_core(&self) -> bool {
-        self.last_core != 0 && self.last_core == core_stamp()
+        let last = match self.favourite() {
+            // SAFETY: whoever has the rail is alone with the fabric.
+            Some(lane) => unsafe { lane.ends() }.peer_core,
+            None => self.last_core,
+        };
+        last != 0 && last == core_stamp()
     }
 
     fn wakeups_sent(&self) -> u64 {

@@ -174,6 +174,7 @@ fn said(failure: Failure) -> String {
     match failure {
         Failure::Usage(text) | Failure::Run(text) => text,
         Failure::OutputClosed => "a pipe was closed".to_owned(),
+        Failure::Said(code) => format!("a process ended with {code}"),
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `peer.rs` | one peer |
 //! | `state.rs` | all that is known, and completion |
 //! | `send.rs` | starting sends |
+//! | `quick.rs` | the short way in |
 //! | `receive.rs` | receives, probes, the unexpected store |
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
@@ -38,6 +39,7 @@ mod onesided;
 mod op;
 mod peer;
 mod publish;
+mod quick;
 mod receive;
 mod regions;
 mod remote_line;
@@ -100,9 +102,15 @@ impl<R: Rail> Engine<R> {
     /// memory, unless a sleeping peer is to be woken.
     #[inline(always)]
     pub fn progress(&mut self) -> usize {
+        self.progress_within(POLL_BUDGET)
+    }
+
+    /// The same, with at most about `budget` frames of each link.
+    #[inline]
+    pub fn progress_within(&mut self, budget: usize) -> usize {
         let mut moved = 0;
         for (index, rail) in self.rails.iter_mut().enumerate() {
-            moved += rail.poll(POLL_BUDGET, &mut RailSink { state: &mut self.state, rail: index });
+            moved += rail.poll(budget, &mut RailSink { state: &mut self.state, rail: index });
         }
         if self.state.has_deferred_work() {
             moved += self.flush();
@@ -119,6 +127,7 @@ impl<R: Rail> Engine<R> {
         if self.state.has_deferred_work() {
             happened += self.flush();
         }
+        self.choose_favourite();
         self.introduce();
         happened
     }

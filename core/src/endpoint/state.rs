@@ -1,6 +1,7 @@
 //! All that an engine knows besides its rails, and how operations complete.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::loan_table::Loans;
 use super::onesided::RemoteState;
@@ -13,6 +14,7 @@ use crate::ledger::{EngineCells, Kept, Ledger};
 use crate::matching::{Key, Posted, Slab, Unexpected};
 use crate::mem::Iov;
 use crate::rail::{PeerId, RemoteSource};
+use crate::ring::lane::Lane;
 use crate::stats::Counters;
 use crate::wire::{Address, Message, NodeId};
 
@@ -60,6 +62,8 @@ pub(super) struct State {
     /// Peers whose link is not over. Another user's may have any node id, also that of a peer of ours.
     pub(super) by_node: HashMap<(NodeId, Option<u32>), PeerId>,
     pub(super) cqs: Slab<CompletionQueue>,
+    /// The lane of the only link in use: see `quick.rs`.
+    pub(super) favourite: Option<Arc<Lane>>,
     /// The queues cannot admit more operations than the limit allows.
     is_roomy: bool,
     pub(super) sends: Slab<SendOp>,
@@ -110,6 +114,7 @@ impl State {
             peers: Vec::new(),
             by_node: HashMap::new(),
             cqs: Slab::default(),
+            favourite: None,
             is_roomy: true,
             sends: Slab::default(),
             posted: Posted::default(),

@@ -109,9 +109,23 @@ impl<T> Posted<T> {
         let source = self.source_to_find(source, tag);
         let bin = self.bin(hash(source, tag));
         let first = self.entries.get(self.bins.get(bin)?.first as usize)?;
-        if (first.tag != tag || first.source != source) && !self.bring_to_front(bin, source, tag) {
+        if first.tag != tag || first.source != source {
+            return self.first_further(bin, source, tag);
+        }
+        self.first_of(bin)
+    }
+
+    /// The same, where another receive is the first of the bin.
+    #[cold]
+    fn first_further(&mut self, bin: usize, source: u32, tag: u64) -> Option<First<'_, T>> {
+        if !self.bring_to_front(bin, source, tag) {
             return None;
         }
+        self.first_of(bin)
+    }
+
+    #[inline(always)]
+    fn first_of(&mut self, bin: usize) -> Option<First<'_, T>> {
         let list = self.bins.get_mut(bin)?;
         let index = list.first;
         let entry = self.entries.get_mut(index as usize)?;
@@ -127,7 +141,6 @@ impl<T> Posted<T> {
 
     /// Makes the earliest receive of this source and tag the first of its bin: those with others of the bin do not mind. False
     /// when there is none.
-    #[cold]
     fn bring_to_front(&mut self, bin: usize, source: u32, tag: u64) -> bool {
         let Some(found) = self.find_exact(source, tag) else { return false };
         self.cut(found.index, found.previous, Some(bin));
@@ -420,7 +433,13 @@ impl<T> First<'_, T> {
     /// Ends it.
     #[inline(always)]
     pub fn discard(self) {
-        self.entry.receive = None;
+        drop(self.take());
+    }
+
+    /// Takes it out.
+    #[inline(always)]
+    pub fn take(self) -> Option<T> {
+        let taken = self.entry.receive.take();
         self.entry.generation = self.entry.generation.wrapping_add(1);
         self.list.first = std::mem::replace(&mut self.entry.next, *self.free);
         if self.list.first == NONE {
@@ -429,6 +448,7 @@ impl<T> First<'_, T> {
         *self.free = self.index;
         *self.len -= 1;
         *self.any_source_len -= usize::from(self.entry.source == ANY);
+        taken
     }
 }
 

@@ -25,7 +25,7 @@
 use std::ptr::NonNull;
 
 use crate::mem::{Gather, Iov};
-use crate::sync::{prefetch_for_write, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{prefetch, prefetch_for_write, AtomicU32, AtomicU64, Ordering};
 
 /// Words of a slot after the header and the frame's word.
 pub const BODY_WORDS: usize = 6;
@@ -312,6 +312,12 @@ impl Consumer {
     /// Where this consumer looks next.
     pub fn lookout(&self) -> Lookout {
         Lookout { slot: NonNull::from(self.slot(self.next)), lap: lap_of(self.next, self.lap_shift) }
+    }
+
+    /// Asks for the line of the slot `distance` after the next one.
+    #[inline(always)]
+    pub fn prefetch_ahead(&self, distance: u32) {
+        prefetch(self.slot(self.next.wrapping_add(distance)));
     }
 
     /// True when the slot `distance` after the next one is ready. A hint: says nothing about those between.
