@@ -230,9 +230,6 @@ pub unsafe extern "C" fn gridnet_cq_arm(cq: *mut gridnet_cq) -> gridnet_status {
     })
 }
 
-/// Looks at the short way, before all else is looked at.
-const LOOKS: u32 = 4;
-
 /// Takes completions straight into the program's array, after a short look for the first; `patient` for as long as a
 /// waiting call polls before it reads the clock. `None` when it cannot.
 ///
@@ -252,12 +249,10 @@ unsafe fn take_now(
         return None;
     }
     let mut fabric = object.shared.enter_plain()?;
-    for _ in 0..LOOKS {
-        // SAFETY: the caller's promise; the two structs are the same, field by field.
-        let ready = unsafe { fabric.take_quick(object.id, out, count) };
-        if ready > 0 {
-            return Some(ready as gridnet_status);
-        }
+    // SAFETY: the caller's promise; the two structs are the same, field by field.
+    let (ready, _) = unsafe { fabric.take_quick(object.id, out, count) };
+    if ready > 0 {
+        return Some(ready as gridnet_status);
     }
     let rounds = if patient { fabric.rounds_before_clock() } else { 1 };
     // What peers have sent is handled in here: a panic stays inside.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gridnet_core::completion::Completion;
-use gridnet_core::endpoint::{CqId, Engine, Limits, PeerState};
+use gridnet_core::endpoint::{CqId, Engine, Limits, PeerState, Quick};
 use gridnet_core::error::Error;
 use gridnet_core::ledger::{Ledger, Unread};
 use gridnet_core::rail::{Armed, PeerId, Rail, Refusal};
@@ -297,22 +297,39 @@ impl Fabric {
         }
     }
 
-    /// Takes at most `room` completions to `out` that are there, or come the short way. Returns how many.
+    /// Takes at most `room` completions to `out` that are there, or come the short way. Returns how many, and how the last look
+    /// ended.
     ///
     /// # Safety
     /// `out` is valid for writes of `room` entries.
     #[inline(always)]
-    pub unsafe fn take_quick(&mut self, cq: CqId, out: NonNull<Completion>, room: usize) -> usize {
+    pub unsafe fn take_quick(&mut self, cq: CqId, out: NonNull<Completion>, room: usize) -> (usize, Quick) {
         if self.quick_left == 0 {
-            return 0;
+            return (0, Quick::Poll);
         }
-        let mut taken = 0;
-        // SAFETY: the caller's promise; fewer than `room` were written.
-        while taken < room.min(MOST_AT_ONCE) && unsafe { self.engine.take_quick(cq, out.add(taken)) } {
-            taken += 1;
+        // SAFETY: the caller's promise.
+        let quick = unsafe { self.engine.take_quick(cq, out) };
+        if quick != Quick::Taken {
+            return (0, quick);
         }
-        self.quick_left -= u32::from(taken > 0);
-        taken
+        self.quick_left -= 1;
+        if room == 1 {
+            return (1, quick);
+        }
+        // SAFETY: the caller's promise.
+        (unsafe { self.take_more(cq, out, room) }, quick)
+    }
+
+    /// The first of `room` entries is written: takes what follows. Returns how many are written then.
+    ///
+    /// # Safety
+    /// As [`Self::take_quick`].
+    #[inline(never)]
+    unsafe fn take_more(&mut self, cq: CqId, out: NonNull<Completion>, room: usize) -> usize {
+        (1..room.min(MOST_AT_ONCE))
+            // SAFETY: the caller's promise; fewer than `room` were written.
+            .find(|taken| unsafe { self.engine.take_quick(cq, out.add(*taken)) } != Quick::Taken)
+            .unwrap_or(room.min(MOST_AT_ONCE))
     }
 
     /// As [`Self::take_quick`]; polls for the first at most `rounds` times.
@@ -339,11 +356,16 @@ impl Fabric {
         for round in 0..rounds {
             if round % LOOKS_PER_ROUND != 0 {
                 // SAFETY: the caller's promise. The queue is empty, and so is what it was lent.
-                taken = unsafe { self.take_quick(cq, out, room) };
+                let (quickly, quick) = unsafe { self.take_quick(cq, out, room) };
+                taken = quickly;
                 if taken > 0 {
                     break;
                 }
-            } else if self.poll_round() > 0 {
+                if quick == Quick::Nothing {
+                    continue;
+                }
+            }
+            if self.poll_round() > 0 {
                 let Some(queue) = self.engine.cq(cq) else { return 0 };
                 if queue.lent_room() < room {
                     return room - queue.end_lending();

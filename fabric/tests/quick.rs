@@ -22,7 +22,7 @@ fn poll(party: &Party) -> Option<(Completion, bool)> {
     let mut fabric = party.enter();
     let waited = fabric.completions(party.cq) > 0;
     // SAFETY: room for one entry, as is said.
-    let quick = unsafe { fabric.take_quick(party.cq, out, 1) } == 1;
+    let quick = unsafe { fabric.take_quick(party.cq, out, 1) }.0 == 1;
     // SAFETY: as above; and whoever says that it took one has written it.
     (quick || unsafe { fabric.take_into(party.cq, out, 1, 1) } == 1)
         .then(|| (unsafe { entry.assume_init() }, quick && !waited))

@@ -51,6 +51,7 @@ mod state;
 pub use onesided::RemoteArgs;
 pub use op::CqId;
 pub use peer::{Candidate, PeerState};
+pub use quick::Quick;
 pub use receive::{HeldMessage, Probe};
 pub use send::{SendArgs, Sent};
 pub use state::Limits;

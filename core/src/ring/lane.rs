@@ -184,13 +184,17 @@ impl Lane {
 }
 
 impl Ends {
-    /// The next message, if it is whole and plain, with the peer that sent it and its counters. Nothing when the lane is over.
+    /// The next frame, with the peer that sent it and its counters. Nothing when the lane is over.
     #[inline(always)]
-    pub fn peek_message(&self) -> Option<(Ready<'_>, usize, PeerId, &PeerCells)> {
+    pub fn peek(&self) -> Option<(Ready<'_>, PeerId, &PeerCells)> {
         let (peer, counts) = self.counts.as_ref()?;
-        let ready = self.consumer.peek()?;
-        let len = ready.plain_len(Kind::Eager as u8)?;
-        Some((ready, len, *peer, &counts.cells))
+        Some((self.consumer.peek()?, *peer, &counts.cells))
+    }
+
+    /// True when [`Self::peek`] may find something, and when it will not whatever comes.
+    #[inline(always)]
+    pub fn has_frame(&self) -> bool {
+        self.counts.is_none() || self.consumer.peek().is_some()
     }
 
     /// Gives the slot back that was found.
