@@ -19,6 +19,7 @@
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `link.rs` | peers coming and going |
+//! | `recover.rs`, `mend.rs`, `replay.rs` | links that break, and what goes on; new ones; what was lost |
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
 //! | `remote_op.rs`, `remote_line.rs`, `answer.rs` | the same by messages: how they go out, in which order, how they end |
@@ -32,15 +33,18 @@ mod flush;
 mod link;
 mod loan;
 mod loan_table;
+mod mend;
 mod onesided;
 mod op;
 mod peer;
 mod publish;
 mod quick;
 mod receive;
+mod recover;
 mod regions;
 mod remote_line;
 mod remote_op;
+mod replay;
 mod send;
 mod serve;
 mod state;
@@ -86,8 +90,10 @@ impl<R: Rail> Engine<R> {
     pub fn with_ledger(local: Address, rails: Vec<R>, limits: Limits, ledger: Box<dyn Ledger>) -> Engine<R> {
         let eager_max = rails.iter().map(|r| r.capabilities().max_eager.min(limits.eager_max)).collect();
         let keeps_memory = rails.iter().map(|r| r.capabilities().keeps_memory).collect();
+        let retains = rails.iter().map(|r| limits.reliability && r.capabilities().retains).collect();
         let lender = rails.iter().position(|r| r.capabilities().loans);
-        Engine { rails, state: State::new(local, limits, (eager_max, keeps_memory), lender, ledger) }
+        let facts = (eager_max, keeps_memory, retains);
+        Engine { rails, state: State::new(local, limits, facts, lender, ledger) }
     }
 
     /// The address of this fabric.
@@ -121,6 +127,9 @@ impl<R: Rail> Engine<R> {
         for (index, rail) in self.rails.iter_mut().enumerate() {
             happened += rail.maintain(now, &mut RailSink { state: &mut self.state, rail: index });
         }
+        if !self.state.mending.is_empty() {
+            self.mend(now);
+        }
         if self.state.has_deferred_work() {
             happened += self.flush();
         }
@@ -131,7 +140,7 @@ impl<R: Rail> Engine<R> {
 
     /// When [`Self::maintain`] has to be called at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        self.rails.iter().filter_map(R::deadline).min()
+        self.rails.iter().filter_map(R::deadline).chain(self.state.mend_at).min()
     }
 
     /// True while a link is being made: [`Self::maintain`] should then be called more often.

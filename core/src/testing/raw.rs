@@ -83,6 +83,16 @@ impl<R: Rail> RawPeer<R> {
         Ok(RawPeer { rail, link, frames: Vec::new(), up: false, down: false, lent: Vec::new() })
     }
 
+    /// Calls once more, after the link has broken.
+    ///
+    /// # Errors
+    /// As [`Rail::connect`].
+    pub fn call_again(&mut self, address: &Address) -> Result<(), Refusal> {
+        self.link = self.rail.connect(PeerId::new(0), address)?;
+        (self.up, self.down) = (false, false);
+        Ok(())
+    }
+
     /// One round of maintenance and polling.
     pub fn drive(&mut self, now: Time) -> usize {
         let mut heard = Heard { frames: &mut self.frames, up: &mut self.up, down: &mut self.down };
