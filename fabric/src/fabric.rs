@@ -146,7 +146,8 @@ impl Fabric {
             unexpected_messages: config.unexpected_messages,
             max_ops: config.max_ops,
             lent_bytes: config.lent_bytes,
-            ..Limits::default()
+            peer_timeout_ns: u64::try_from(config.peer_timeout.as_nanos()).unwrap_or(u64::MAX),
+            reliability: config.reliability,
         };
         let policy =
             WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
