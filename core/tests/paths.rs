@@ -372,7 +372,8 @@ impl Liar {
         let mut lab = Lab::new();
         let rail = lab.0.open_rail(9);
         let victim = *lab.0.a.address();
-        let forger = RawPeer::connect(rail, &victim).expect("the rail leads there");
+        let mut forger = RawPeer::connect(rail, &victim).expect("the rail leads there");
+        forger.greets = false;
         let address = lab.0.fixture.address(9);
         let mut liar = Liar { lab, forger, address, peer: PeerId::new(0) };
         liar.settle();
@@ -495,4 +496,95 @@ fn a_link_is_resumed_once() {
     liar.resume(4, 7, ours);
     assert_eq!(liar.error(), Some(Error::PeerMisbehaved));
     liar.lab.assert_talks();
+}
+
+#[test]
+fn who_was_called_says_nothing_before_the_caller() {
+    let mut liar = Liar::new();
+    liar.lab.0.a.send(liar.peer, b"hello", 1);
+    liar.settle();
+    assert!(liar.forger.frames.is_empty(), "{:?}", liar.forger.frames);
+    liar.resume(0, 7, 0);
+    assert_eq!((liar.tags(), liar.error()), (vec![1], None));
+    assert_eq!(liar.forger.frames[0].extension[1], 7, "it says with whom it speaks");
+}
+
+impl Lab {
+    /// `a` has called `b`, which is up; `a` has not heard so.
+    fn half_connected(setup: Setup) -> Lab {
+        let mut pair = Pair::strangers(Loopback::cutting(0), Setup::default());
+        pair.b.close();
+        pair.b = pair.stranger(2, setup);
+        let address = *pair.b.address();
+        pair.to_b = pair.a.engine().open(&address).expect("the rail leads there");
+        let now = pair.fixture.tick();
+        pair.b.drive(now);
+        pair.to_a = pair.b.peer_of(pair.a.address().node).expect("it was accepted");
+        Lab(pair)
+    }
+}
+
+/// The caller's first words arrive, and nothing comes back before the callee gives the conversation up: they are not repeated
+/// to the callee's next one.
+#[test]
+fn first_words_are_not_said_twice() {
+    for callee_calls in [false, true] {
+        say_first_words(callee_calls);
+    }
+}
+
+fn say_first_words(callee_calls: bool) {
+    let limits = Limits { peer_timeout_ns: SECOND_NS, ..Limits::default() };
+    let mut lab = Lab::half_connected(Setup { limits, ..Setup::default() });
+    let (old, to_b) = (lab.0.to_a, lab.0.to_b);
+    let sync = lab.0.a.send_with(to_b, &[b"once"], 1, SYNC).expect("the send starts");
+    let now = lab.0.fixture.tick();
+    lab.0.a.drive(now);
+    lab.0.b.drive(now);
+    lab.part(true);
+    lab.cut();
+    lab.run_for(2 * SECOND_NS);
+    assert_eq!(gone(&mut lab.0.b, old).error, Error::PeerGone);
+    assert!(matches!(lab.0.a.state(to_b), PeerState::Broken(_)));
+    lab.part(false);
+    if callee_calls {
+        let address = *lab.0.a.address();
+        lab.0.b.engine().open(&address).expect("the rail leads there");
+    }
+    assert_eq!(lab.0.finish_a(sync).status, Err(Error::PeerGone));
+    lab.0.run_until_quiet();
+    let first = lab.0.b.receive(anything(), 8);
+    assert_eq!(lab.0.finish_b(first).completion.map(|c| c.source), Some(old.number()));
+    assert_eq!(lab.0.b.engine().probe(&anything()), None, "it was said again");
+    lab.0.meet();
+    lab.assert_talks();
+}
+
+/// The caller's end of the first link is lost before it is up; it calls anew, and gets what waits for it.
+#[test]
+fn a_call_that_was_lost_half_way_is_made_anew() {
+    let mut lab = Lab::half_connected(Setup::default());
+    let waits = lab.0.b.send_with(lab.0.to_a, &[b"waits"], 1, SYNC).expect("the send starts");
+    lab.cut();
+    let lost = lab.0.to_b;
+    lab.0.step();
+    assert!(gone(&mut lab.0.a, lost).reason.contains("lost"));
+    let address = *lab.0.b.address();
+    lab.0.to_b = lab.0.a.engine().open(&address).expect("the rail leads there");
+    let receive = lab.0.a.receive(exactly(lab.0.to_b, 1), 8);
+    assert_eq!((lab.0.finish_a(receive).status, lab.0.finish_b(waits).status), (Ok(()), Ok(())));
+    lab.assert_talks();
+}
+
+/// Neither has heard of the other when the link breaks, and the one that was called calls.
+#[test]
+fn a_callee_that_calls_first_speaks_first() {
+    let mut lab = Lab::half_connected(Setup::default());
+    let (address, b) = (*lab.0.a.address(), lab.0.b.address().node);
+    assert_eq!(lab.0.b.engine().open(&address), Ok(lab.0.to_a));
+    let now = lab.0.fixture.tick();
+    lab.0.a.drive(now);
+    lab.0.fixture.hub().cut(address.node, b, Cut { unnoticed_ns: [100 * SECOND_NS, 0], ..Cut::default() });
+    lab.assert_talks();
+    assert_eq!(lab.0.b.engine().counters().peers_gone, 0);
 }

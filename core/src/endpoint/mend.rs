@@ -80,6 +80,7 @@ impl<R: Rail> Engine<R> {
             match self.rails[index].connect(peer, address) {
                 Ok(link) => {
                     recovery.attempt = Some((index, link));
+                    recovery.was_called = false;
                     return;
                 }
                 Err(refusal) if refusal.error == Error::PeerGone => {

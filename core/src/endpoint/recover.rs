@@ -66,6 +66,10 @@ pub(super) struct Recovery {
     delivered: u64,
     /// The present link takes frames, or did.
     pub(super) came_up: bool,
+    /// It was called for by the peer.
+    pub(super) was_called: bool,
+    /// Frames went to the peer before it had said its number.
+    spoke_first: bool,
     /// Our Resume has gone over it.
     greeted: bool,
     /// The peer's has come: how far it was.
@@ -95,8 +99,9 @@ pub(super) struct Recovery {
 impl Recovery {
     /// For a peer whose first link is being made.
     pub(super) fn new(address: Option<&Address>) -> Box<Recovery> {
+        let was_called = address.is_none();
         let address = address.map(|address| Box::new(*address));
-        Box::new(Recovery { address, start: Some(0), ..Recovery::default() })
+        Box::new(Recovery { address, was_called, start: Some(0), ..Recovery::default() })
     }
 
     /// The program knows how to call the peer.
@@ -116,6 +121,9 @@ impl Recovery {
         (self.came_up, self.greeted, self.heard, self.start) = (false, false, None, None);
     }
 }
+
+/// In place of the peer's number of a conversation, of which it has not been told, while the link is not the first.
+const UNTOLD: u64 = u64::MAX;
 
 /// The own number of the conversation with a peer. Numbers of peers are not used again.
 fn conversation_with(peer: PeerId) -> u64 {
@@ -222,6 +230,7 @@ impl State {
         if recovery.came_up || !self.retains.get(rail).copied().unwrap_or(false) {
             return Err(in_use());
         }
+        recovery.was_called = true;
         if let Some((rail, link)) = recovery.attempt.replace((rail, link)) {
             self.links.push_back(LinkEvent::Over(rail, link));
         }
@@ -246,17 +255,17 @@ impl State {
             return Err(Error::PeerGone);
         }
         let is_first = recovery.start.is_some();
-        if yours != 0 && yours != conversation_with(peer) || is_first && delivered != 0 {
-            // It is answered first, so that it learns that the conversation it remembers is over.
-            let why = "the peer goes on with a conversation that is over";
+        // Who begins anew may have got what was said to it before.
+        let began_anew = yours == 0 && !is_first && recovery.peers_number == 0 && recovery.spoke_first;
+        let knows_another = ![0, UNTOLD, conversation_with(peer)].contains(&yours);
+        if began_anew || knows_another || is_first && (delivered != 0 || yours == UNTOLD) {
+            let why = "the peer speaks of another conversation";
             self.links.push_back(LinkEvent::Cut(peer, Error::PeerGone, why));
             return Ok(());
         }
         recovery.peers_number = conversation;
         recovery.heard = Some(delivered);
-        if !is_first {
-            self.links.push_back(LinkEvent::Resumed(peer));
-        }
+        self.links.push_back(LinkEvent::Resumed(peer));
         Ok(())
     }
 
@@ -342,7 +351,10 @@ impl<R: Rail> Engine<R> {
             match self.state.links.pop_front() {
                 Some(LinkEvent::Cut(peer, error, why)) => self.cut_off(peer, &Refusal::new(error, why)),
                 Some(LinkEvent::Up(peer)) => moved += self.greet(peer),
-                Some(LinkEvent::Resumed(peer)) => self.go_on(peer),
+                Some(LinkEvent::Resumed(peer)) => {
+                    moved += self.greet(peer);
+                    self.go_on(peer);
+                }
                 Some(LinkEvent::Broken(peer, rail, link, keep)) => self.take_leave(peer, (rail, link), keep),
                 Some(LinkEvent::Over(rail, link)) => self.rails[rail].disconnect(link),
                 None => break,
@@ -369,15 +381,21 @@ impl<R: Rail> Engine<R> {
         }
     }
 
-    /// Says first of all how far the conversation has come here.
+    /// Says first of all how far the conversation has come here. Who was called, and does not know with what conversation,
+    /// hears that before.
     fn greet(&mut self, peer: PeerId) -> usize {
         let p = &mut self.state.peers[peer.index()];
         let Some(recovery) = p.recovery.as_mut().filter(|r| r.came_up && !r.greeted) else { return 0 };
-        let resume = Message::Resume {
-            delivered: recovery.delivered,
-            conversation: conversation_with(peer),
-            yours: recovery.peers_number,
+        if recovery.was_called && recovery.peers_number == 0 {
+            return 0;
+        }
+        let is_first = recovery.start.is_some();
+        let yours = match recovery.peers_number {
+            0 if !is_first => UNTOLD,
+            known => known,
         };
+        let (delivered, conversation) = (recovery.delivered, conversation_with(peer));
+        let resume = Message::Resume { delivered, conversation, yours };
         match self.rails[p.rail].post(p.link, &resume.frame(Gather::EMPTY)) {
             Posted::Done | Posted::Accepted(_) => recovery.greeted = true,
             Posted::NoResource => {
@@ -388,6 +406,7 @@ impl<R: Rail> Engine<R> {
             Posted::Down | Posted::Failed(_) => return 0,
         }
         if p.state == PeerState::Connecting {
+            recovery.spoke_first = recovery.heard.is_none();
             self.state.set_up(peer);
         } else {
             self.go_on(peer);
