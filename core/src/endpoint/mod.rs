@@ -19,7 +19,7 @@
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `link.rs` | peers coming and going |
-//! | `recover.rs`, `mend.rs`, `replay.rs` | links that break, and what goes on; new ones; what was lost |
+//! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
 //! | `remote_op.rs`, `remote_line.rs`, `answer.rs` | the same by messages: how they go out, in which order, how they end |
@@ -45,6 +45,7 @@ mod regions;
 mod remote_line;
 mod remote_op;
 mod replay;
+mod resume;
 mod send;
 mod serve;
 mod state;

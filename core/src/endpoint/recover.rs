@@ -2,9 +2,9 @@
 //!
 //! Over a rail that retains, each link begins with a Resume from both sides: so many of your sequenced frames have come to
 //! me over earlier links. When a link breaks, its rail keeps what the peer may not have got, and another link is made
-//! (`mend.rs`). Over that one each says how far it came, and sends the rest before anything else. A frame is sent again only
-//! if the peer says that it did not come, and the old link delivers nothing after that was said: so nothing is lost, nothing
-//! comes twice, and the order stays.
+//! (`mend.rs`). Over that one each says how far it came, and sends the rest before anything else (`resume.rs`). A frame is
+//! sent again only if the peer says that it did not come, and the old link delivers nothing after that was said: so nothing
+//! is lost, nothing comes twice, and the order stays.
 //!
 //! Bytes of announced messages are not kept: the sender forgets which pieces were asked for, the receiver asks again for what
 //! is missing.
@@ -15,12 +15,10 @@ use super::op::Stage;
 use super::peer::{Peer, PeerState};
 use super::replay::LostFrame;
 use super::state::State;
-use super::Engine;
 use crate::error::Error;
-use crate::mem::Gather;
-use crate::rail::{LinkId, PeerId, Posted, Rail, Refusal};
+use crate::rail::{LinkId, PeerId, Refusal};
 use crate::time::Time;
-use crate::wire::{Address, Kind, Message};
+use crate::wire::{Address, Message};
 
 /// What has happened to links, for when the rails are at hand.
 #[derive(Debug)]
@@ -47,10 +45,10 @@ impl LinkEvent {
 
 /// A link of a rail, and how many sequenced frames the peer had got before its first.
 #[derive(Debug, Clone, Copy)]
-struct Previous {
-    rail: usize,
-    link: LinkId,
-    start: u64,
+pub(super) struct Previous {
+    pub(super) rail: usize,
+    pub(super) link: LinkId,
+    pub(super) start: u64,
 }
 
 /// What is remembered of a peer so that its conversation survives its link.
@@ -61,25 +59,25 @@ pub(super) struct Recovery {
     /// The peer has called first, and calls again.
     pub(super) gives_way: bool,
     /// The peer's number of the conversation, once it has said so.
-    peers_number: u64,
+    pub(super) peers_number: u64,
     /// Sequenced frames that have come over links which are over.
-    delivered: u64,
+    pub(super) delivered: u64,
     /// The present link takes frames, or did.
     pub(super) came_up: bool,
     /// It was called for by the peer.
     pub(super) was_called: bool,
     /// Frames went to the peer before it had said its number.
-    spoke_first: bool,
+    pub(super) spoke_first: bool,
     /// Our Resume has gone over it.
-    greeted: bool,
+    pub(super) greeted: bool,
     /// The peer's has come: how far it was.
-    heard: Option<u64>,
+    pub(super) heard: Option<u64>,
     /// What was posted to the present link follows so many sequenced frames. None until the peer has said how many.
-    start: Option<u64>,
+    pub(super) start: Option<u64>,
     /// The last link over which something was posted, until the peer has said how far it came.
-    previous: Option<Previous>,
+    pub(super) previous: Option<Previous>,
     /// What the peer has not got.
-    replay: VecDeque<LostFrame>,
+    pub(super) replay: VecDeque<LostFrame>,
     /// A link that is being made.
     pub(super) attempt: Option<(usize, LinkId)>,
     /// No path has answered since.
@@ -123,10 +121,10 @@ impl Recovery {
 }
 
 /// In place of the peer's number of a conversation, of which it has not been told, while the link is not the first.
-const UNTOLD: u64 = u64::MAX;
+pub(super) const UNTOLD: u64 = u64::MAX;
 
 /// The own number of the conversation with a peer. Numbers of peers are not used again.
-fn conversation_with(peer: PeerId) -> u64 {
+pub(super) fn conversation_with(peer: PeerId) -> u64 {
     u64::from(peer.number()) + 1
 }
 
@@ -298,7 +296,7 @@ impl State {
     }
 
     /// Asks again for what is missing of the messages of a peer.
-    fn ask_again(&mut self, peer: PeerId) {
+    pub(super) fn ask_again(&mut self, peer: PeerId) {
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         p.urgent.retain(|message| !matches!(message, Message::Rtr { .. }));
         let missing: Vec<Message> = self
@@ -341,132 +339,6 @@ impl State {
 /// Whether a call that failed so need not be repeated.
 fn is_final(error: Error) -> bool {
     matches!(error, Error::PeerGone | Error::PeerMisbehaved | Error::Version | Error::Permission)
-}
-
-impl<R: Rail> Engine<R> {
-    /// Deals with what has happened to links; returns the number of frames that went out.
-    pub(super) fn settle_links(&mut self) -> usize {
-        let mut moved = 0;
-        for _ in 0..self.state.links.len() {
-            match self.state.links.pop_front() {
-                Some(LinkEvent::Cut(peer, error, why)) => self.cut_off(peer, &Refusal::new(error, why)),
-                Some(LinkEvent::Up(peer)) => moved += self.greet(peer),
-                Some(LinkEvent::Resumed(peer)) => {
-                    moved += self.greet(peer);
-                    self.go_on(peer);
-                }
-                Some(LinkEvent::Broken(peer, rail, link, keep)) => self.take_leave(peer, (rail, link), keep),
-                Some(LinkEvent::Over(rail, link)) => self.rails[rail].disconnect(link),
-                None => break,
-            }
-        }
-        moved
-    }
-
-    fn cut_off(&mut self, peer: PeerId, why: &Refusal) {
-        if let Some((rail, link)) = self.state.peers[peer.index()].live_link() {
-            self.rails[rail].disconnect(link);
-        }
-        self.state.peer_down(peer, why);
-    }
-
-    /// Counts what has come over a link that is over.
-    fn take_leave(&mut self, peer: PeerId, (rail, link): (usize, LinkId), keep: bool) {
-        let delivered = self.rails[rail].delivered(link);
-        if let Some(recovery) = &mut self.state.peers[peer.index()].recovery {
-            recovery.delivered += delivered;
-        }
-        if !keep {
-            self.rails[rail].disconnect(link);
-        }
-    }
-
-    /// Says first of all how far the conversation has come here. Who was called, and does not know with what conversation,
-    /// hears that before.
-    fn greet(&mut self, peer: PeerId) -> usize {
-        let p = &mut self.state.peers[peer.index()];
-        let Some(recovery) = p.recovery.as_mut().filter(|r| r.came_up && !r.greeted) else { return 0 };
-        if recovery.was_called && recovery.peers_number == 0 {
-            return 0;
-        }
-        let is_first = recovery.start.is_some();
-        let yours = match recovery.peers_number {
-            0 if !is_first => UNTOLD,
-            known => known,
-        };
-        let (delivered, conversation) = (recovery.delivered, conversation_with(peer));
-        let resume = Message::Resume { delivered, conversation, yours };
-        match self.rails[p.rail].post(p.link, &resume.frame(Gather::EMPTY)) {
-            Posted::Done | Posted::Accepted(_) => recovery.greeted = true,
-            Posted::NoResource => {
-                self.state.links.push_back(LinkEvent::Up(peer));
-                return 0;
-            }
-            // The rail says so, or has said so.
-            Posted::Down | Posted::Failed(_) => return 0,
-        }
-        if p.state == PeerState::Connecting {
-            recovery.spoke_first = recovery.heard.is_none();
-            self.state.set_up(peer);
-        } else {
-            self.go_on(peer);
-        }
-        1
-    }
-
-    /// Goes on over a new link, once both sides have said how far they came.
-    fn go_on(&mut self, peer: PeerId) {
-        let p = &mut self.state.peers[peer.index()];
-        let Some(recovery) = p.recovery.as_mut().filter(|r| r.greeted && r.start.is_none()) else { return };
-        let (Some(heard), Some(previous)) = (recovery.heard, recovery.previous) else { return };
-        let mut lost = Vec::new();
-        let mut keep = |frame: crate::wire::Incoming<'_>| {
-            // The receiver asks anew for everything that is missing.
-            if frame.kind != Kind::Rtr as u8 {
-                lost.extend(LostFrame::of(&frame));
-            }
-        };
-        let rail = &mut self.rails[previous.rail];
-        let found = match heard.checked_sub(previous.start) {
-            Some(after) => rail.retained(previous.link, after, &mut keep),
-            None => Err(Error::PeerMisbehaved),
-        };
-        if let Err(error) = found {
-            return self.cut_off(peer, &Refusal::new(error, "the peer has got what it was never sent"));
-        }
-        rail.disconnect(previous.link);
-        recovery.previous = None;
-        recovery.start = Some(heard);
-        recovery.replays += lost.len() as u64;
-        // What was lost with the last link comes before what it had no time to repeat.
-        lost.into_iter().rev().for_each(|frame| recovery.replay.push_front(frame));
-        self.state.ask_again(peer);
-        self.flush_replay(peer);
-    }
-
-    /// Sends what was lost; after the last of it the peer is up.
-    pub(super) fn flush_replay(&mut self, peer: PeerId) -> usize {
-        let mut moved = 0;
-        let p = &mut self.state.peers[peer.index()];
-        let Some(recovery) = &mut p.recovery else { return 0 };
-        while let Some(frame) = recovery.replay.front_mut() {
-            match frame.post(&mut self.rails[p.rail], p.link) {
-                Posted::Done | Posted::Accepted(_) => drop(recovery.replay.pop_front()),
-                Posted::NoResource | Posted::Down => {
-                    self.state.schedule(peer);
-                    return moved;
-                }
-                Posted::Failed(error) => {
-                    let why = Refusal::new(error, "the new link cannot carry what was lost with the old one");
-                    self.cut_off(peer, &why);
-                    return moved;
-                }
-            }
-            moved += 1;
-        }
-        self.state.set_up(peer);
-        moved
-    }
 }
 
 #[cfg(all(test, not(loom)))]
