@@ -4,6 +4,8 @@
 //! loopback tests the codec too; large messages are fetched straight from the sender's memory. Time on the hub only
 //! moves when somebody moves it, which is how the protocol is tested in virtual time.
 
+mod cut;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,8 +16,13 @@ use crate::region::{Access, RemoteKey, Watch, Window};
 use crate::ring::bell::Order;
 use crate::sync::{AtomicU64, Ordering};
 use crate::time::Time;
-use crate::wire::{Address, Frame, Header, Incoming, Kind, NodeId};
+use crate::wire::{is_sequenced, Address, Frame, Header, Incoming, Kind, NodeId};
+use cut::{Books, Connections};
 
+pub use cut::Cut;
+
+/// How long a call over rails that retain waits for its answer.
+const CALL_NS: u64 = 1_000_000_000;
 /// Frames that may wait for one receiver from one sender.
 const DEPTH: usize = 128;
 
@@ -28,13 +35,17 @@ pub struct Hub {
     process: Option<u32>,
     without_get: bool,
     places: bool,
+    retains: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     now: Time,
     /// What is on its way to each node, in order.
-    queues: HashMap<NodeId, VecDeque<(Time, NodeId, Parcel)>>,
+    queues: HashMap<NodeId, VecDeque<Sent>>,
+    /// The incarnation of each node.
+    incarnations: HashMap<NodeId, u64>,
+    connections: Connections,
     /// Frames on their way from the first to the second.
     under_way: HashMap<(NodeId, NodeId), usize>,
     exposed: HashMap<u64, Exposed>,
@@ -58,10 +69,20 @@ struct Shown {
 // SAFETY: the address is only used through windows, while the owner waits until nobody is inside before the memory goes.
 unsafe impl Send for Shown {}
 
+/// Something on its way.
+#[derive(Debug)]
+struct Sent {
+    at: Time,
+    from: NodeId,
+    connection: u64,
+    parcel: Parcel,
+}
+
 #[derive(Debug)]
 enum Parcel {
     Call { incarnation: u64 },
     Answer,
+    Refused(Refusal),
     Frame(Vec<u8>),
     Goodbye,
 }
@@ -109,6 +130,27 @@ impl Hub {
         Hub { places: true, ..self }
     }
 
+    /// The same hub, whose connections can be [cut](Self::cut); its rails retain, and reach no memory of peers.
+    pub fn retaining(self) -> Hub {
+        Hub { retains: true, ..self.without_get() }
+    }
+
+    /// Cuts the connection between two nodes; false when there is none.
+    pub fn cut(&self, a: NodeId, b: NodeId, how: Cut) -> bool {
+        let mut shared = self.lock();
+        let notice = how.unnoticed_ns.map(|ns| shared.now.after(ns));
+        let Some(connection) = shared.connections.cut(a, b, notice) else { return false };
+        for (from, to, arrives) in [(a, b, how.arrives[0]), (b, a, how.arrives[1])] {
+            shared.lose(from, to, connection, arrives);
+        }
+        true
+    }
+
+    /// From now on no connection between two nodes can be made, or one can again.
+    pub fn part(&self, a: NodeId, b: NodeId, parted: bool) {
+        self.lock().connections.part(a, b, parted);
+    }
+
     /// Moves the time on; returns the new time.
     pub fn advance(&self, ns: u64) -> Time {
         let mut shared = self.lock();
@@ -118,7 +160,11 @@ impl Hub {
 
     /// A rail for the fabric at `local`.
     pub fn rail(&self, local: &Address) -> LoopbackRail {
-        self.lock().queues.insert(local.node, VecDeque::new());
+        {
+            let mut shared = self.lock();
+            shared.queues.insert(local.node, VecDeque::new());
+            shared.incarnations.insert(local.node, local.incarnation);
+        }
         let mut capabilities = Capabilities::minimal();
         capabilities.max_eager = 8192;
         capabilities.max_segment = 65536;
@@ -126,7 +172,8 @@ impl Hub {
         capabilities.get = !self.without_get;
         capabilities.put = !self.without_get;
         capabilities.atomics = !self.without_get;
-        capabilities.can_lose_connection = false;
+        capabilities.can_lose_connection = self.retains;
+        capabilities.retains = self.retains;
         capabilities.latency_ns = u32::try_from(self.latency_ns).unwrap_or(u32::MAX);
         capabilities.bandwidth = 10_000_000_000;
         LoopbackRail { hub: self.clone(), local: *local, capabilities, links: Vec::new() }
@@ -137,14 +184,40 @@ impl Hub {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, from: NodeId, to: NodeId, parcel: Parcel) -> bool {
+    fn send(&self, from: NodeId, to: NodeId, connection: u64, parcel: Parcel) -> bool {
         let mut shared = self.lock();
         let at = shared.now.after(self.latency_ns);
-        let Some(queue) = shared.queues.get_mut(&to) else {
+        let Shared { connections, queues, under_way, .. } = &mut *shared;
+        let Some(queue) = queues.get_mut(&to) else {
             return false;
         };
-        queue.push_back((at, from, parcel));
+        if connections.is_cut(connection) {
+            return true;
+        }
+        if matches!(parcel, Parcel::Frame(_)) {
+            *under_way.entry((from, to)).or_default() += 1;
+        }
+        queue.push_back(Sent { at, from, connection, parcel });
         true
+    }
+}
+
+impl Shared {
+    /// Loses what is on its way over a connection, but for the first so many parcels.
+    fn lose(&mut self, from: NodeId, to: NodeId, connection: u64, arrives: usize) {
+        let Some(queue) = self.queues.get_mut(&to) else { return };
+        let (mut seen, mut lost) = (0, 0);
+        queue.retain(|sent| {
+            if sent.connection != connection || sent.from != from {
+                return true;
+            }
+            seen += 1;
+            lost += usize::from(seen > arrives && matches!(sent.parcel, Parcel::Frame(_)));
+            seen <= arrives
+        });
+        if let Some(count) = self.under_way.get_mut(&(from, to)) {
+            *count -= lost;
+        }
     }
 }
 
@@ -154,6 +227,16 @@ struct Link {
     node: NodeId,
     up: bool,
     over: bool,
+    connection: u64,
+    /// When it was called for.
+    since: Time,
+    books: Books,
+}
+
+impl Link {
+    fn new(peer: PeerId, node: NodeId, connection: u64, since: Time) -> Link {
+        Link { peer, node, up: false, over: false, connection, since, books: Books::default() }
+    }
 }
 
 /// See the [module](self).
@@ -170,43 +253,105 @@ impl LoopbackRail {
         self.links.iter_mut().find(|link| link.node == node && !link.over)
     }
 
-    fn next(&self) -> Option<(NodeId, Parcel)> {
+    fn next(&self) -> Option<(NodeId, u64, Parcel)> {
         let mut shared = self.hub.lock();
         let now = shared.now;
         let queue = shared.queues.get_mut(&self.local.node)?;
-        let (_, from, parcel) = queue.pop_front_if(|(at, ..)| *at <= now)?;
+        let Sent { from, connection, parcel, .. } = queue.pop_front_if(|sent| sent.at <= now)?;
         if matches!(parcel, Parcel::Frame(_)) {
             if let Some(count) = shared.under_way.get_mut(&(from, self.local.node)) {
                 *count = count.saturating_sub(1);
             }
         }
-        Some((from, parcel))
+        Some((from, connection, parcel))
     }
 
-    fn take_call<S: Sink>(&mut self, from: NodeId, incarnation: u64, sink: &mut S) {
-        if self.link_to(from).is_none() {
+    fn take_call<S: Sink>(&mut self, from: NodeId, connection: u64, incarnation: u64, sink: &mut S) {
+        if self.hub.retains && self.link_to(from).is_some_and(|link| link.up) {
+            // The peer calls anew: it has lost the link that is still up here.
+            self.break_link(from, sink);
+        }
+        let Some(link) = self.link_to(from) else {
             let id = LinkId(self.links.len() as u32);
             match sink.accept(id, from, incarnation) {
-                Ok(peer) => self.links.push(Link { peer, node: from, up: false, over: false }),
-                Err(_) => {
-                    self.hub.send(self.local.node, from, Parcel::Goodbye);
+                Ok(peer) => self.links.push(Link::new(peer, from, connection, self.hub.lock().now)),
+                Err(refusal) => {
+                    self.hub.send(self.local.node, from, connection, Parcel::Refused(refusal));
                     return;
                 }
             }
-            self.hub.send(self.local.node, from, Parcel::Answer);
-        }
+            self.hub.send(self.local.node, from, connection, Parcel::Answer);
+            return self.set_up(from, sink);
+        };
+        // Both have called: one of the calls is the connection.
+        link.connection = link.connection.min(connection);
         self.set_up(from, sink);
     }
 
     fn set_up<S: Sink>(&mut self, from: NodeId, sink: &mut S) {
+        let own = self.local.node;
         if let Some(link) = self.link_to(from).filter(|link| !link.up) {
             link.up = true;
-            sink.up(link.peer);
+            let (peer, connection) = (link.peer, link.connection);
+            self.hub.lock().connections.note_up(own, from, connection);
+            sink.up(peer);
         }
     }
 
-    fn take_frame<S: Sink>(&mut self, from: NodeId, bytes: &[u8], sink: &mut S) {
+    /// A connection was lost.
+    fn break_link<S: Sink>(&mut self, from: NodeId, sink: &mut S) {
+        let Some(at) = self.links.iter().position(|link| link.node == from && !link.over) else { return };
+        let link = &mut self.links[at];
+        link.over = true;
+        if link.up {
+            sink.broken(link.peer, LinkId(at as u32), Refusal::new(Error::Unreachable, "the link was cut"));
+        } else {
+            sink.down(link.peer, Refusal::new(Error::Unreachable, "the call was lost"));
+        }
+    }
+
+    fn notice_cuts<S: Sink>(&mut self, sink: &mut S) -> usize {
+        let noticed: Vec<NodeId> = {
+            let shared = self.hub.lock();
+            let own = self.local.node;
+            let is_noticed =
+                |link: &&Link| !link.over && shared.connections.is_noticed(link.connection, own, shared.now);
+            self.links.iter().filter(is_noticed).map(|link| link.node).collect()
+        };
+        noticed.iter().for_each(|node| self.break_link(*node, sink));
+        noticed.len()
+    }
+
+    /// Gives up calls that nobody answers: the peer's side of the hub is there, but nobody looks.
+    fn expire_calls<S: Sink>(&mut self, sink: &mut S) {
+        let now = self.hub.lock().now;
+        for link in &mut self.links {
+            if !link.over && !link.up && now > link.since.after(CALL_NS) {
+                link.over = true;
+                sink.down(link.peer, Refusal::new(Error::Timeout, "the peer does not answer"));
+            }
+        }
+    }
+
+    /// Counts a frame that was delivered, and tells the peer now and then.
+    fn note_delivered(&mut self, from: NodeId, kind: u8) {
+        let (hub, own) = (self.hub.clone(), self.local.node);
+        let Some(link) = self.link_to(from).filter(|_| hub.retains && is_sequenced(kind)) else { return };
+        link.books.delivered += 1;
+        let mut shared = hub.lock();
+        let is_last = shared.queues.get(&own).is_none_or(VecDeque::is_empty);
+        if is_last || link.books.delivered % 8 == 0 {
+            shared.connections.acknowledge(link.connection, own, link.books.delivered);
+        }
+    }
+
+    fn take_frame<S: Sink>(&mut self, from: NodeId, connection: u64, bytes: &[u8], sink: &mut S) {
+        let retains = self.hub.retains;
         let Some(link) = self.link_to(from) else { return };
+        if retains && link.connection != connection {
+            // What an earlier connection still had.
+            return;
+        }
         let peer = link.peer;
         let delivered = match Header::parse(bytes) {
             Ok(Some((header, len))) => {
@@ -218,9 +363,12 @@ impl LoopbackRail {
             }
             Ok(None) | Err(_) => Err(Error::PeerMisbehaved),
         };
-        if let Err(error) = delivered {
-            self.end(from, sink, Refusal::new(error, "frame that breaks the protocol"));
-            self.hub.send(self.local.node, from, Parcel::Goodbye);
+        match delivered {
+            Ok(()) => self.note_delivered(from, bytes.get(4).copied().unwrap_or(0)),
+            Err(error) => {
+                self.end(from, sink, Refusal::new(error, "frame that breaks the protocol"));
+                self.hub.send(self.local.node, from, connection, Parcel::Goodbye);
+            }
         }
     }
 
@@ -260,21 +408,48 @@ fn place_segment<S: Sink>(peer: PeerId, header: &Header, payload: &[u8], sink: &
 }
 
 impl LoopbackRail {
+    /// A number for a connection that is to be made.
+    fn admit_call(&self, address: &Address) -> Result<u64, Refusal> {
+        let mut shared = self.hub.lock();
+        if !self.hub.retains {
+            return Ok(shared.connections.number());
+        }
+        if shared.connections.are_parted(self.local.node, address.node) {
+            return Err(Refusal::new(Error::Unreachable, "no way leads there"));
+        }
+        let incarnation = shared.incarnations.get(&address.node);
+        if incarnation.is_some_and(|known| *known != address.incarnation) {
+            return Err(Refusal::new(Error::PeerGone, "unknown incarnation"));
+        }
+        let knew = self.links.iter().any(|link| link.node == address.node);
+        if knew && !shared.queues.contains_key(&address.node) {
+            return Err(Refusal::new(Error::PeerGone, "the peer's host refuses the connection"));
+        }
+        Ok(shared.connections.number())
+    }
+
     fn poll_links<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
-        let mut taken = 0;
+        let mut taken = if self.hub.retains { self.notice_cuts(sink) } else { 0 };
         while taken < budget {
-            let Some((from, parcel)) = self.next() else { break };
+            let Some((from, connection, parcel)) = self.next() else { break };
             taken += 1;
             match parcel {
-                Parcel::Call { incarnation } => self.take_call(from, incarnation, sink),
+                Parcel::Call { incarnation } => self.take_call(from, connection, incarnation, sink),
+                Parcel::Frame(bytes) => self.take_frame(from, connection, &bytes, sink),
+                // What an earlier connection still had.
+                _ if self.hub.retains && self.connection_to(from) != Some(connection) => {}
                 Parcel::Answer => self.set_up(from, sink),
-                Parcel::Frame(bytes) => self.take_frame(from, &bytes, sink),
+                Parcel::Refused(refusal) => self.end(from, sink, refusal),
                 Parcel::Goodbye => {
                     self.end(from, sink, Refusal::new(Error::PeerGone, "the peer has closed its fabric"))
                 }
             }
         }
         taken
+    }
+
+    fn connection_to(&mut self, node: NodeId) -> Option<u64> {
+        self.link_to(node).map(|link| link.connection)
     }
 }
 
@@ -289,31 +464,36 @@ impl Rail for LoopbackRail {
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
         let own = address.node == self.local.node;
+        let connection = self.admit_call(address)?;
         let parcel = if own { Parcel::Answer } else { Parcel::Call { incarnation: self.local.incarnation } };
-        if !self.hub.send(self.local.node, address.node, parcel) {
+        if !self.hub.send(self.local.node, address.node, connection, parcel) {
             let why = "the address is not this fabric's own, nor of a fabric that shares its hub";
             return Err(Refusal::new(Error::Unreachable, why));
         }
         let id = LinkId(self.links.len() as u32);
-        self.links.push(Link { peer, node: address.node, up: false, over: false });
+        let now = self.hub.lock().now;
+        self.links.push(Link::new(peer, address.node, connection, now));
         Ok(id)
     }
 
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
-        let Some(link) = self.links.get(link.0 as usize).filter(|link| !link.over) else {
+        let Some(link) = self.links.get_mut(link.0 as usize).filter(|link| !link.over) else {
             return Posted::Down;
         };
         if !link.up {
             return Posted::NoResource;
         }
         let way = (self.local.node, link.node);
+        let connection = link.connection;
         {
-            let mut shared = self.hub.lock();
-            let count = shared.under_way.entry(way).or_default();
-            if *count >= DEPTH {
+            let shared = self.hub.lock();
+            if shared.under_way.get(&way).is_some_and(|count| *count >= DEPTH) {
                 return Posted::NoResource;
             }
-            *count += 1;
+            link.books.settle(shared.connections.acknowledged(connection, way.1));
+        }
+        if link.books.is_full(connection) {
+            return Posted::NoResource;
         }
         let mut bytes = Vec::with_capacity(64 + frame.payload.len());
         let Ok(()) = Header::of(frame).and_then(|header| header.encode(&mut bytes)) else {
@@ -323,7 +503,10 @@ impl Rail for LoopbackRail {
         bytes.resize(start + frame.payload.len(), 0);
         // SAFETY: the vector has just been made long enough; it is private.
         unsafe { frame.payload.copy_out(bytes.as_mut_ptr().add(start)) };
-        if self.hub.send(way.0, way.1, Parcel::Frame(bytes)) {
+        if self.hub.retains {
+            link.books.keep(frame.kind as u8, &bytes);
+        }
+        if self.hub.send(way.0, way.1, connection, Parcel::Frame(bytes)) {
             Posted::Done
         } else {
             Posted::Down
@@ -339,13 +522,16 @@ impl Rail for LoopbackRail {
     }
 
     fn maintain<S: Sink>(&mut self, _now: Time, sink: &mut S) -> usize {
+        if self.hub.retains {
+            self.expire_calls(sink);
+        }
         // Calls come while there is no link yet, when `poll` does not look.
         if !self.links.is_empty() {
             return 0;
         }
         match self.next() {
-            Some((from, Parcel::Call { incarnation })) => {
-                self.take_call(from, incarnation, sink);
+            Some((from, connection, Parcel::Call { incarnation })) => {
+                self.take_call(from, connection, incarnation, sink);
                 1
             }
             _ => 0,
@@ -429,7 +615,7 @@ impl Rail for LoopbackRail {
     fn arm(&mut self) -> Armed {
         let shared = self.hub.lock();
         let now = shared.now;
-        let due = |queue: &VecDeque<(Time, NodeId, Parcel)>| queue.front().is_some_and(|(at, ..)| *at <= now);
+        let due = |queue: &VecDeque<Sent>| queue.front().is_some_and(|sent| sent.at <= now);
         if shared.queues.get(&self.local.node).is_some_and(due) {
             Armed::Busy
         } else {
@@ -444,11 +630,27 @@ impl Rail for LoopbackRail {
     }
 
     fn disconnect(&mut self, link: LinkId) {
-        if let Some(link) = self.links.get_mut(link.0 as usize).filter(|link| !link.over) {
+        let Some(link) = self.links.get_mut(link.0 as usize) else { return };
+        link.books = Books::default();
+        if !link.over {
             link.over = true;
-            let node = link.node;
-            self.hub.send(self.local.node, node, Parcel::Goodbye);
+            self.hub.send(self.local.node, link.node, link.connection, Parcel::Goodbye);
         }
+    }
+
+    fn delivered(&self, link: LinkId) -> u64 {
+        self.links.get(link.0 as usize).map_or(0, |link| link.books.delivered)
+    }
+
+    fn retained(
+        &mut self,
+        link: LinkId,
+        after: u64,
+        each: &mut dyn FnMut(Incoming<'_>),
+    ) -> Result<(), Error> {
+        let link = self.links.get_mut(link.0 as usize).ok_or(Error::NotFound)?;
+        link.books.settle(self.hub.lock().connections.acknowledged(link.connection, link.node));
+        link.books.retained(after, each)
     }
 }
 
@@ -468,7 +670,7 @@ impl Drop for LoopbackRail {
             });
         }
         for link in self.links.iter().filter(|link| !link.over) {
-            self.hub.send(self.local.node, link.node, Parcel::Goodbye);
+            self.hub.send(self.local.node, link.node, link.connection, Parcel::Goodbye);
         }
     }
 }

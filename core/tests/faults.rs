@@ -1,22 +1,23 @@
 //! The suite on wrapped rails, and what the protocol makes of rails that lose, double and reorder frames.
 
-use gridnet_core::conformance_tests;
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::loopback::LoopbackRail;
 use gridnet_core::testing::fault::{FaultCounters, FaultPlan, Faulty};
 use gridnet_core::testing::loopback::Loopback;
 use gridnet_core::testing::node::{exactly, SendOptions, Ticket};
-use gridnet_core::testing::pair::{Fixture, Pair};
+use gridnet_core::testing::pair::{Cutting, Fixture, Pair};
 use gridnet_core::testing::random::Random;
 use gridnet_core::testing::trace::{Journal, Traced};
 use gridnet_core::time::Time;
-use gridnet_core::wire::Address;
+use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::{conformance_tests, reliability_tests};
 
 conformance_tests!(no_faults, Wrapped::new(FaultPlan::default(), true));
 conformance_tests!(delays, Wrapped::new(DELAYS, false));
 conformance_tests!(delays_and_places, Wrapped::placing(DELAYS));
 conformance_tests!(delays_and_fetches, Wrapped::new(DELAYS, true));
+reliability_tests!(cuts, Wrapped::cutting(FaultPlan::default()));
 
 const DELAYS: FaultPlan = FaultPlan {
     seed: 7,
@@ -44,6 +45,10 @@ impl Wrapped {
     fn placing(plan: FaultPlan) -> Wrapped {
         Wrapped { inner: Loopback::new(0, false).placing(), ..Wrapped::new(plan, false) }
     }
+
+    fn cutting(plan: FaultPlan) -> Wrapped {
+        Wrapped { inner: Loopback::cutting(0), ..Wrapped::new(plan, false) }
+    }
 }
 
 impl Fixture for Wrapped {
@@ -64,12 +69,18 @@ impl Fixture for Wrapped {
     }
 
     fn quiet_steps(&self) -> usize {
-        16 + 2 * self.plan.delay_polls as usize
+        self.inner.quiet_steps() + 16 + 2 * self.plan.delay_polls as usize
     }
 
     fn overshoot(&self) -> usize {
         // What is held back comes on top of what is on its way.
         self.inner.overshoot() + 256 + 64 * 2 * self.plan.delay_polls as usize
+    }
+}
+
+impl Cutting for Wrapped {
+    fn cut(&mut self, between: [NodeId; 2], random: &mut Random) {
+        self.inner.cut(between, random);
     }
 }
 
@@ -179,4 +190,17 @@ fn a_cut_link_ends_everything() {
         assert!(states[0] == 0 || states[1] >= after);
         check(run);
     }
+}
+
+/// What such a rail holds back is not retained, and would be lost.
+#[test]
+fn a_cut_link_is_the_end_over_a_rail_that_holds_frames_back() {
+    let mut pair = Pair::new(Wrapped::cutting(DELAYS));
+    let sync = SendOptions { sync: true, ..SendOptions::default() };
+    let send = pair.a.send_with(pair.to_b, &[b"sync"], 1, sync).expect("the send starts");
+    let between = [pair.a.address().node, pair.b.address().node];
+    pair.fixture.cut(between, &mut Random::new(1));
+    assert_eq!(pair.finish_a(send).status, Err(Error::PeerGone));
+    let to_b = pair.to_b;
+    assert!(matches!(pair.a.state(to_b), PeerState::Gone(_)));
 }

@@ -146,6 +146,8 @@ impl Fabric {
             unexpected_messages: config.unexpected_messages,
             max_ops: config.max_ops,
             lent_bytes: config.lent_bytes,
+            peer_timeout_ns: u64::try_from(config.peer_timeout.as_nanos()).unwrap_or(u64::MAX),
+            reliability: config.reliability,
         };
         let policy =
             WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
@@ -548,8 +550,13 @@ impl Fabric {
         text += &match state {
             PeerState::Connecting => "state connecting: the peer has not answered yet\n".to_owned(),
             PeerState::Up => "state up\n".to_owned(),
+            PeerState::Broken(why) => format!("state broken: {}; another path is sought\n", why.reason),
             PeerState::Gone(why) => format!("state gone: {}\n", why.reason),
         };
+        let (breaks, repeated) = self.engine.breaks(peer);
+        if breaks > 0 {
+            text += &format!("path broken {breaks} times, {repeated} frames sent again\n");
+        }
         let chosen = self.engine.rail_name(peer).unwrap_or("none");
         for verdict in Verdict::all(candidates, chosen, &self.config.rails) {
             let used = if verdict.in_use { "in use" } else { "not used" };

@@ -119,8 +119,9 @@ impl State {
             }
             Message::Data { op, offset } => self.take_data(peer, op, offset, &frame.payload),
             Message::Answer { op, status, value } => self.take_answer(peer, op, status, value),
-            // A link is resumed by nobody yet.
-            Message::Resume { .. } => Err(Error::PeerMisbehaved),
+            Message::Resume { delivered, conversation, yours } => {
+                self.take_resume(peer, delivered, conversation, yours)
+            }
         }
     }
 

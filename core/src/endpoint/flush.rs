@@ -36,8 +36,8 @@ pub(super) enum Step {
 impl<R: Rail> Engine<R> {
     /// Gives each peer with work one turn; returns the number of frames that went out.
     pub(super) fn flush(&mut self) -> usize {
-        self.cut_flooding();
-        let mut moved = self.run_fetches();
+        let mut moved = if self.state.links.is_empty() { 0 } else { self.settle_links() };
+        moved += self.run_fetches();
         for _ in 0..self.state.ready.len() {
             let Some(peer) = self.state.ready.pop_front() else {
                 break;
@@ -53,6 +53,9 @@ impl<R: Rail> Engine<R> {
     fn flush_peer(&mut self, peer: PeerId) -> usize {
         let mut moved = 0;
         let mut budget = QUANTUM;
+        if self.state.peers[peer.index()].is_replaying() {
+            moved += self.flush_replay(peer);
+        }
         while budget > 0 && self.state.peers[peer.index()].state == PeerState::Up {
             let mut step = self.flush_urgent(peer);
             if step == Step::Idle {

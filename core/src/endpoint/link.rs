@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::op::{EarlyBody, OpId};
 use super::peer::{Candidate, Peer, PeerState};
+use super::recover::Recovery;
 use super::state::State;
 use super::Engine;
 use crate::error::Error;
@@ -21,8 +22,7 @@ impl<R: Rail> Engine<R> {
     /// Why no rail leads there, with the reasons of all.
     pub fn open(&mut self, address: &Address) -> Result<PeerId, Refusal> {
         let user = (address.uid != self.state.local.uid).then_some(address.uid);
-        if let Some(&peer) = self.state.by_node.get(&(address.node, user)) {
-            self.state.peers[peer.index()].handles += 1;
+        if let Some(peer) = self.known_at(address, user) {
             return Ok(peer);
         }
         let peer = PeerId::new(self.state.peers.len() as u32);
@@ -48,12 +48,30 @@ impl<R: Rail> Engine<R> {
         let Some(((rail, link), _)) = chosen else {
             return Err(refusal_of(error, &candidates));
         };
-        self.state.add_peer((address.node, user), address.incarnation, rail, link);
+        self.state.add_peer((address.node, user), address.incarnation, rail, link, Some(address));
         let p = &mut self.state.peers[peer.index()];
         p.candidates = candidates;
         p.handles = 1;
         self.state.announce(peer);
         Ok(peer)
+    }
+
+    /// The peer at an address, if it is one already, for one more handle.
+    fn known_at(&mut self, address: &Address, user: Option<u32>) -> Option<PeerId> {
+        let peer = *self.state.by_node.get(&(address.node, user))?;
+        let is_broken = matches!(self.state.peers[peer.index()].state, PeerState::Broken(_));
+        if is_broken && self.state.is_superseded(peer, address.incarnation) {
+            let why = "the program knows the process that has come in its place";
+            self.state.give_up(peer, &Refusal::new(Error::PeerGone, why));
+            self.settle_links();
+            return None;
+        }
+        let p = &mut self.state.peers[peer.index()];
+        p.handles += 1;
+        if let Some(recovery) = &mut p.recovery {
+            recovery.learn(address);
+        }
+        Some(peer)
     }
 
     /// Opens a peer that has sent something.
@@ -73,21 +91,6 @@ impl<R: Rail> Engine<R> {
     pub fn close(&mut self, peer: PeerId) {
         if let Some(p) = self.state.peers.get_mut(peer.index()) {
             p.handles = p.handles.saturating_sub(1);
-        }
-    }
-}
-
-impl<R: Rail> Engine<R> {
-    /// Cuts peers off that send on and on without listening.
-    pub(super) fn cut_flooding(&mut self) {
-        while let Some(peer) = self.state.flooding.pop() {
-            let p = &self.state.peers[peer.index()];
-            if p.error().is_none() {
-                self.rails[p.rail].disconnect(p.link);
-                let why =
-                    Refusal::new(Error::PeerMisbehaved, "the peer sends on and on, and does not listen");
-                self.state.peer_down(peer, &why);
-            }
         }
     }
 }
@@ -160,19 +163,21 @@ impl Sink for RailSink<'_> {
     }
 
     fn up(&mut self, peer: PeerId) {
-        if let Some(p) = self.state.peers.get_mut(peer.index()) {
-            if p.state == PeerState::Connecting {
-                p.state = PeerState::Up;
-                p.refresh_direct();
-                self.state.schedule(peer);
-                self.state.fresh.push(peer);
-                crate::probes::link_up(peer);
-            }
+        match self.state.peers.get(peer.index()) {
+            Some(p) if p.recovery.is_some() => self.state.link_up(peer),
+            Some(p) if p.state == PeerState::Connecting => self.state.set_up(peer),
+            _ => {}
         }
     }
 
     fn down(&mut self, peer: PeerId, reason: Refusal) {
-        self.state.peer_down(peer, &reason);
+        if !self.state.attempt_failed(peer, self.rail, &reason) {
+            self.state.peer_down(peer, &reason);
+        }
+    }
+
+    fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        self.state.link_broken(peer, self.rail, link, &reason);
     }
 }
 
@@ -184,10 +189,14 @@ impl State {
         rail: usize,
         link: LinkId,
     ) -> Result<PeerId, Refusal> {
-        if self.by_node.contains_key(&who) {
-            return Err(Refusal::new(Error::InUse, "this node is connected already"));
+        if let Some(&known) = self.by_node.get(&who) {
+            if !self.is_superseded(known, incarnation) {
+                return self.accept_again(known, rail, link);
+            }
+            let why = "the process has gone, and another has come in its place";
+            self.give_up(known, &Refusal::new(Error::PeerGone, why));
         }
-        let peer = self.add_peer(who, incarnation, rail, link);
+        let peer = self.add_peer(who, incarnation, rail, link, None);
         let why = match who.1 {
             None => "the peer chose the rail".to_owned(),
             Some(user) => format!("the peer, which runs as user {user}, chose the rail"),
@@ -203,6 +212,7 @@ impl State {
         incarnation: u64,
         rail: usize,
         link: LinkId,
+        address: Option<&Address>,
     ) -> PeerId {
         let peer = PeerId::new(self.peers.len() as u32);
         let eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
@@ -210,11 +220,24 @@ impl State {
         let mut p = Peer::new((node, incarnation), (rail, link), eager_max, row);
         p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
         p.user = user;
+        if self.retains.get(rail).copied().unwrap_or(false) {
+            p.recovery = Some(Recovery::new(address));
+        }
         // What another user sees of our memory is what is meant for it alone.
         p.lends = user.is_none() && self.loans.lender == Some(rail);
         self.peers.push(p);
         self.by_node.insert((node, user), peer);
         peer
+    }
+
+    /// Frames flow to a peer.
+    pub(super) fn set_up(&mut self, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        p.state = PeerState::Up;
+        p.refresh_direct();
+        self.schedule(peer);
+        self.fresh.push(peer);
+        crate::probes::link_up(peer);
     }
 
     /// Ends everything that concerns a peer; what it had sent before stays receivable.
@@ -236,6 +259,7 @@ impl State {
         if self.by_node.get(&who) == Some(&peer) {
             self.by_node.remove(&who);
         }
+        self.drop_recovery(peer);
         self.fail_operations(peer, reason.error);
         // What it held comes back; what it lent stays readable, and in the store.
         if let Some(p) = self.peers.get_mut(peer.index()) {

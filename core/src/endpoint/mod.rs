@@ -19,6 +19,7 @@
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `link.rs` | peers coming and going |
+//! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
 //! | `remote_op.rs`, `remote_line.rs`, `answer.rs` | the same by messages: how they go out, in which order, how they end |
@@ -35,15 +36,19 @@ mod loan;
 mod loan_receive;
 mod loan_send;
 mod loan_table;
+mod mend;
 mod onesided;
 mod op;
 mod peer;
 mod publish;
 mod quick;
 mod receive;
+mod recover;
 mod regions;
 mod remote_line;
 mod remote_op;
+mod replay;
+mod resume;
 mod send;
 mod serve;
 mod state;
@@ -90,8 +95,10 @@ impl<R: Rail> Engine<R> {
     pub fn with_ledger(local: Address, rails: Vec<R>, limits: Limits, ledger: Box<dyn Ledger>) -> Engine<R> {
         let eager_max = rails.iter().map(|r| r.capabilities().max_eager.min(limits.eager_max)).collect();
         let keeps_memory = rails.iter().map(|r| r.capabilities().keeps_memory).collect();
+        let retains = rails.iter().map(|r| limits.reliability && r.capabilities().retains).collect();
         let lender = rails.iter().position(|r| r.capabilities().loans);
-        Engine { rails, state: State::new(local, limits, (eager_max, keeps_memory), lender, ledger) }
+        let facts = (eager_max, keeps_memory, retains);
+        Engine { rails, state: State::new(local, limits, facts, lender, ledger) }
     }
 
     /// The address of this fabric.
@@ -125,6 +132,9 @@ impl<R: Rail> Engine<R> {
         for (index, rail) in self.rails.iter_mut().enumerate() {
             happened += rail.maintain(now, &mut RailSink { state: &mut self.state, rail: index });
         }
+        if !self.state.mending.is_empty() {
+            self.mend(now);
+        }
         if self.state.has_deferred_work() {
             happened += self.flush();
         }
@@ -135,7 +145,7 @@ impl<R: Rail> Engine<R> {
 
     /// When [`Self::maintain`] has to be called at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        self.rails.iter().filter_map(R::deadline).min()
+        self.rails.iter().filter_map(R::deadline).chain(self.state.mend_at).min()
     }
 
     /// True while a link is being made: [`Self::maintain`] should then be called more often.

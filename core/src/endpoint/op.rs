@@ -218,6 +218,13 @@ impl Early {
         !matches!(self.body, EarlyBody::Announced { .. } | EarlyBody::Lost)
     }
 
+    /// An announced message has to be asked for in pieces.
+    pub(super) fn forget_source(&mut self) {
+        if let EarlyBody::Announced { source, .. } = &mut self.body {
+            *source = None;
+        }
+    }
+
     /// Bytes of memory that it takes, for the bound on the store.
     pub(super) fn cost(&self) -> usize {
         match &self.body {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::loan_table::NO_HOLD;
+use super::recover::Recovery;
 use super::remote_line::RemoteLine;
 use crate::error::Error;
 use crate::ledger::{Kept, PeerCounts, Row};
@@ -19,6 +20,8 @@ pub enum PeerState {
     Connecting,
     /// Frames flow.
     Up,
+    /// The link broke, for this reason; another is being made, and sends wait.
+    Broken(Refusal),
     /// The link is over, for this reason; it does not come back.
     Gone(Refusal),
 }
@@ -76,6 +79,8 @@ pub(super) struct Peer {
     pub(super) early_bytes: usize,
     /// First of the loans that it holds, in the table of loans.
     pub(super) first_hold: u32,
+    /// So that the conversation survives its link, over rails that retain.
+    pub(super) recovery: Option<Box<Recovery>>,
     /// Open endpoint handles.
     pub(super) handles: usize,
     /// Its process, once the rail knows.
@@ -116,6 +121,7 @@ impl Peer {
             early_messages: 0,
             early_bytes: 0,
             first_hold: NO_HOLD,
+            recovery: None,
             handles: 0,
             process: None,
             row,
@@ -172,12 +178,28 @@ impl Peer {
         }
     }
 
+    /// Its link, if that is not over.
+    pub(super) fn live_link(&self) -> Option<(usize, LinkId)> {
+        let is_live = match &self.state {
+            PeerState::Connecting | PeerState::Up => true,
+            PeerState::Broken(_) => self.recovery.as_ref().is_some_and(|recovery| recovery.came_up),
+            PeerState::Gone(_) => false,
+        };
+        is_live.then_some((self.rail, self.link))
+    }
+
+    /// The new link carries what was lost with the old one, and nothing else yet.
+    pub(super) fn is_replaying(&self) -> bool {
+        matches!(self.state, PeerState::Broken(_)) && self.recovery.as_ref().is_some_and(|r| r.is_replaying())
+    }
+
     /// True when there is something that could be sent now.
     pub(super) fn has_work(&self) -> bool {
-        self.state == PeerState::Up
-            && (!self.urgent.is_empty()
-                || !self.bulk.is_empty()
-                || self.remote.has_work()
-                || !self.stopped && !self.pending.is_empty())
+        self.is_replaying()
+            || self.state == PeerState::Up
+                && (!self.urgent.is_empty()
+                    || !self.bulk.is_empty()
+                    || self.remote.has_work()
+                    || !self.stopped && !self.pending.is_empty())
     }
 }

@@ -101,12 +101,13 @@ impl State {
 }
 
 impl PeerState {
-    /// The state as a number, for ledgers: 1 connecting, 2 up, 3 gone.
+    /// The state as a number, for ledgers: 1 connecting, 2 up, 3 gone, 4 broken.
     pub fn number(&self) -> u32 {
         match self {
             PeerState::Connecting => 1,
             PeerState::Up => 2,
             PeerState::Gone(_) => 3,
+            PeerState::Broken(_) => 4,
         }
     }
 }

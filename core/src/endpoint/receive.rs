@@ -1,6 +1,7 @@
 //! Receives, probes, and the store of unexpected messages.
 
 use super::op::{CqId, Early, EarlyBody, Incoming, IovList, OpId, RecvOp};
+use super::recover::LinkEvent;
 use super::send::checked_len;
 use super::state::State;
 use super::Engine;
@@ -344,7 +345,7 @@ impl State {
         if p.stopping {
             p.since_stop += 1;
             if p.since_stop > MAX_AFTER_STOP {
-                self.flooding.push(peer);
+                self.links.push_back(LinkEvent::flooding(peer));
             }
         }
         if (full || share_full) && !p.stopping {

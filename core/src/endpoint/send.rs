@@ -125,7 +125,7 @@ impl<R: Rail> Engine<R> {
     pub(super) fn listen_to(&mut self, peer: PeerId) {
         let p = &self.state.peers[peer.index()];
         let (index, link) = (p.rail, p.link);
-        if p.error().is_none() {
+        if p.live_link().is_some() {
             let mut sink = RailSink { state: &mut self.state, rail: index };
             self.rails[index].poll_link(link, super::POLL_BUDGET, &mut sink);
         }

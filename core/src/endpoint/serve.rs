@@ -2,6 +2,7 @@
 //! that a region which is closed between two parts of a put refuses the second.
 
 use super::flush::Step;
+use super::recover::LinkEvent;
 use super::state::{State, MAX_ANSWERS};
 use super::Engine;
 use crate::error::Error;
@@ -91,7 +92,7 @@ impl State {
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.remote.replies.push_back(Reply { op, region, offset, len, sent: 0 });
             if p.remote.replies.len() > MAX_ANSWERS {
-                self.flooding.push(peer);
+                self.links.push_back(LinkEvent::flooding(peer));
             }
         }
         self.schedule(peer);

@@ -8,6 +8,7 @@ use super::onesided::RemoteState;
 use super::op::{CqId, Early, Incoming, IovList, MoreMemory, RecvOp, SendOp};
 use super::peer::{Peer, PeerState};
 use super::receive::HeldMessage;
+use super::recover::LinkEvent;
 use crate::completion::{Completion, CompletionQueue, OpKind, HAS_IMMEDIATE};
 use crate::error::Error;
 use crate::ledger::{EngineCells, Kept, Ledger};
@@ -16,6 +17,7 @@ use crate::mem::Iov;
 use crate::rail::{PeerId, RemoteSource};
 use crate::ring::lane::Lane;
 use crate::stats::Counters;
+use crate::time::Time;
 use crate::wire::{Address, Message, NodeId};
 
 /// Bounds on memory. Every one is a number of the configuration.
@@ -31,11 +33,15 @@ pub struct Limits {
     pub max_ops: usize,
     /// Bytes that announced messages may have taken for receives of loans before they have come.
     pub lent_bytes: usize,
+    /// Time in ns after which a peer has gone that no path leads to.
+    pub peer_timeout_ns: u64,
+    /// Whether conversations survive their links, over rails that retain; off for measurements only.
+    pub reliability: bool,
 }
 
 impl Default for Limits {
     /// Eager up to 8 KiB (one copy in, one copy out beats the round trip of a rendezvous up to there), 64 MiB and
-    /// 65536 unexpected messages, a million operations, 16 GiB to be lent.
+    /// 65536 unexpected messages, a million operations, 16 GiB to be lent, 5 s.
     fn default() -> Limits {
         Limits {
             eager_max: 8192,
@@ -43,6 +49,8 @@ impl Default for Limits {
             unexpected_messages: 65536,
             max_ops: 1 << 20,
             lent_bytes: 16 << 30,
+            peer_timeout_ns: 5_000_000_000,
+            reliability: true,
         }
     }
 }
@@ -58,6 +66,8 @@ pub(super) struct State {
     pub(super) eager_max: Vec<usize>,
     /// Whether each rail may keep the memory of frames for a while.
     pub(super) keeps_memory: Vec<bool>,
+    /// Whether each rail retains what a peer has not got.
+    pub(super) retains: Vec<bool>,
     pub(super) peers: Vec<Peer>,
     /// Peers whose link is not over. Another user's may have any node id, also that of a peer of ours.
     pub(super) by_node: HashMap<(NodeId, Option<u32>), PeerId>,
@@ -85,8 +95,12 @@ pub(super) struct State {
     pub(super) concealed: Vec<(PeerId, RemoteSource)>,
     /// Peers that we told to stop.
     pub(super) stopping: Vec<PeerId>,
-    /// Peers that send on and on without listening, and are to be cut off.
-    pub(super) flooding: Vec<PeerId>,
+    /// What has happened to links, the first first.
+    pub(super) links: VecDeque<LinkEvent>,
+    /// Peers whose link has broken, and perhaps some that have a new one.
+    pub(super) mending: Vec<PeerId>,
+    /// When to look at them.
+    pub(super) mend_at: Option<Time>,
     /// Regions, keys of peers' regions, and operations on them.
     pub(super) remote: RemoteState,
     pub(super) ledger: Box<dyn Ledger>,
@@ -101,7 +115,7 @@ impl State {
     pub(super) fn new(
         local: Address,
         limits: Limits,
-        (eager_max, keeps_memory): (Vec<usize>, Vec<bool>),
+        (eager_max, keeps_memory, retains): (Vec<usize>, Vec<bool>, Vec<bool>),
         lender: Option<usize>,
         mut ledger: Box<dyn Ledger>,
     ) -> State {
@@ -111,6 +125,7 @@ impl State {
             limits,
             eager_max,
             keeps_memory,
+            retains,
             peers: Vec::new(),
             by_node: HashMap::new(),
             cqs: Slab::default(),
@@ -129,7 +144,9 @@ impl State {
             in_rail: HashMap::new(),
             concealed: Vec::new(),
             stopping: Vec::new(),
-            flooding: Vec::new(),
+            links: VecDeque::new(),
+            mending: Vec::new(),
+            mend_at: None,
             remote: RemoteState::default(),
             ledger,
             engine,
@@ -143,7 +160,7 @@ impl State {
         !self.ready.is_empty()
             || !self.fetches.is_empty()
             || !self.concealed.is_empty()
-            || !self.flooding.is_empty()
+            || !self.links.is_empty()
     }
 
     /// Takes room for an operation in its queue.
@@ -238,7 +255,7 @@ impl State {
             if p.error().is_none() {
                 p.urgent.push_back(message);
                 if p.urgent.len() > MAX_ANSWERS {
-                    self.flooding.push(peer);
+                    self.links.push_back(LinkEvent::flooding(peer));
                 }
                 self.schedule(peer);
             }
@@ -268,7 +285,7 @@ impl State {
             match peer.state {
                 PeerState::Up => counters.peers_now += 1,
                 PeerState::Gone(_) => counters.peers_gone += 1,
-                PeerState::Connecting => {}
+                PeerState::Connecting | PeerState::Broken(_) => {}
             }
         }
         counters

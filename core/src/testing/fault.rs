@@ -100,6 +100,8 @@ impl<R: Rail> Faulty<R> {
         capabilities.reliable &= plan.drop == 0.0 && plan.duplicate == 0.0;
         capabilities.ordered &= plan.reorder == 0.0;
         capabilities.can_lose_connection |= plan.disconnect_after.is_some();
+        // What is held back here is not retained below.
+        capabilities.retains &= capabilities.reliable && capabilities.ordered && plan.delay == 0.0;
         Faulty {
             inner,
             capabilities,
@@ -166,7 +168,8 @@ impl<R: Rail> Faulty<R> {
     }
 
     fn sink<'a, S: Sink>(&'a mut self, sink: &'a mut S) -> (&'a mut R, FaultSink<'a, S>) {
-        (&mut self.inner, FaultSink { sink, lines: &mut self.lines, lent: &mut self.lent })
+        let retains = self.capabilities.retains;
+        (&mut self.inner, FaultSink { sink, lines: &mut self.lines, lent: &mut self.lent, retains })
     }
 
     fn report_cut<S: Sink>(&mut self, sink: &mut S) -> usize {
@@ -295,6 +298,7 @@ struct FaultSink<'a, S> {
     sink: &'a mut S,
     lines: &'a mut HashMap<LinkId, Line>,
     lent: &'a mut HashMap<(PeerId, u64), RawFrame>,
+    retains: bool,
 }
 
 #[deny(clippy::missing_trait_methods, reason = "what is not handed on is lost")]
@@ -364,7 +368,11 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
 
     fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
         self.lines.remove(&link);
-        self.sink.broken(peer, link, reason);
+        if self.retains {
+            self.sink.broken(peer, link, reason);
+        } else {
+            self.sink.down(peer, Refusal::new(Error::PeerGone, reason.reason));
+        }
     }
 }
 

@@ -1,25 +1,41 @@
 //! The fixture of the loopback rail: virtual time.
 
-use super::pair::Fixture;
-use crate::loopback::{Hub, LoopbackRail};
+use super::pair::{Cutting, Fixture};
+use super::random::Random;
+use crate::loopback::{Cut, Hub, LoopbackRail};
 use crate::time::Time;
-use crate::wire::Address;
+use crate::wire::{Address, NodeId};
 
 /// Time that passes in a step.
 const STEP_NS: u64 = 1_000;
+/// The same on rails whose links break, so that few steps pass until a peer is called again.
+const CUTTING_STEP_NS: u64 = 1_000_000;
+/// Steps after which a side that gives way has called again for sure.
+const CALL_STEPS: usize = 300;
 
 /// Loopback rails on one hub.
 #[derive(Debug)]
 pub struct Loopback {
     hub: Hub,
     latency_ns: u64,
+    step_ns: u64,
 }
 
 impl Loopback {
     /// Rails on which everything takes `latency_ns`, and that can fetch if `get`.
     pub fn new(latency_ns: u64, get: bool) -> Loopback {
         let hub = Hub::with_latency(latency_ns);
-        Loopback { hub: if get { hub } else { hub.without_get() }, latency_ns }
+        Loopback { hub: if get { hub } else { hub.without_get() }, latency_ns, step_ns: STEP_NS }
+    }
+
+    /// Rails that retain, and whose links can be cut.
+    pub fn cutting(latency_ns: u64) -> Loopback {
+        Loopback { hub: Hub::with_latency(latency_ns).retaining(), latency_ns, step_ns: CUTTING_STEP_NS }
+    }
+
+    /// Where the rails meet.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     /// The same, with rails that put segments straight to their place.
@@ -29,7 +45,7 @@ impl Loopback {
     }
 
     fn latency_steps(&self) -> usize {
-        (self.latency_ns / STEP_NS) as usize + 1
+        (self.latency_ns / self.step_ns) as usize + 1
     }
 }
 
@@ -41,15 +57,26 @@ impl Fixture for Loopback {
     }
 
     fn tick(&mut self) -> Time {
-        self.hub.advance(STEP_NS)
+        self.hub.advance(self.step_ns)
     }
 
     fn quiet_steps(&self) -> usize {
-        self.latency_steps() + 1
+        let calls = if self.step_ns == CUTTING_STEP_NS { CALL_STEPS } else { 0 };
+        self.latency_steps() + 1 + calls
     }
 
     fn overshoot(&self) -> usize {
         // What is on its way, and what a poll takes in each step until the sender has heard.
         128 + 64 * self.latency_steps() * 2
+    }
+}
+
+impl Cutting for Loopback {
+    fn cut(&mut self, between: [NodeId; 2], random: &mut Random) {
+        let mut arrives = || random.below(8) as usize;
+        let arrives = [arrives(), arrives()];
+        // At once, soon, or not before the peer calls again.
+        let unnoticed_ns = [(); 2].map(|()| random.pick(&[0, 2 * self.step_ns, 20 * self.step_ns]));
+        self.hub.cut(between[0], between[1], Cut { arrives, unnoticed_ns });
     }
 }

@@ -1,6 +1,7 @@
 //! Two nodes over two rails, driven step by step.
 
 use super::node::{Node, Outcome, Ticket};
+use super::random::Random;
 use crate::endpoint::Limits;
 use crate::rail::{PeerId, Rail};
 use crate::time::Time;
@@ -42,6 +43,13 @@ pub trait Fixture {
     fn own_uid(&self) -> u32 {
         self.uid()
     }
+}
+
+/// A fixture whose links can be broken. Its rails retain.
+pub trait Cutting: Fixture {
+    /// Breaks the link between two nodes, if there is one: of what is under way in each direction some still arrives, and each
+    /// side notices at once or later, as the dice say.
+    fn cut(&mut self, between: [NodeId; 2], random: &mut Random);
 }
 
 /// Sends between two steps that [`Fixture::overshoot`] counts on.

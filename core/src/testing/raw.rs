@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{LinkId, PeerId, Posted, Rail, Refusal, Sink};
 use crate::time::Time;
-use crate::wire::{Address, Frame, Incoming, Kind, NodeId, FLAG_IMMEDIATE, MAX_EXTENSION};
+use crate::wire::{Address, Frame, Incoming, Kind, Message, NodeId, FLAG_IMMEDIATE, MAX_EXTENSION};
 
 /// A frame that owns its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub struct RawPeer<R> {
     pub frames: Vec<RawFrame>,
     up: bool,
     down: bool,
+    /// A link over a rail that retains begins with a Resume, as that of an engine does.
+    pub greets: bool,
     // Declared after the rail, and so dropped after it.
     /// Frames whose memory the rail may still read.
     lent: Vec<RawFrame>,
@@ -80,13 +82,29 @@ impl<R: Rail> RawPeer<R> {
     /// As [`Rail::connect`].
     pub fn connect(mut rail: R, address: &Address) -> Result<RawPeer<R>, Refusal> {
         let link = rail.connect(PeerId::new(0), address)?;
-        Ok(RawPeer { rail, link, frames: Vec::new(), up: false, down: false, lent: Vec::new() })
+        let greets = rail.capabilities().retains;
+        Ok(RawPeer { rail, link, frames: Vec::new(), up: false, down: false, greets, lent: Vec::new() })
+    }
+
+    /// Calls once more, after the link has broken.
+    ///
+    /// # Errors
+    /// As [`Rail::connect`].
+    pub fn call_again(&mut self, address: &Address) -> Result<(), Refusal> {
+        self.link = self.rail.connect(PeerId::new(0), address)?;
+        (self.up, self.down) = (false, false);
+        Ok(())
     }
 
     /// One round of maintenance and polling.
     pub fn drive(&mut self, now: Time) -> usize {
         let mut heard = Heard { frames: &mut self.frames, up: &mut self.up, down: &mut self.down };
-        self.rail.maintain(now, &mut heard) + self.rail.poll(64, &mut heard)
+        let moved = self.rail.maintain(now, &mut heard) + self.rail.poll(64, &mut heard);
+        if self.greets && self.up {
+            let resume = Message::Resume { delivered: 0, conversation: 1, yours: 0 };
+            self.greets = !self.post(&RawFrame::of(&resume.frame(Gather::EMPTY)));
+        }
+        moved
     }
 
     /// Posts a frame; false when the rail did not take it.

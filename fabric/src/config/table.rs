@@ -129,6 +129,11 @@ variables! {
     cq_capacity: usize = "GRIDNET_CQ_CAPACITY" "65536" ["entries"] Count(1..=GIB),
         "Entries of a completion queue that was created without saying how many.";
 
+    peer_timeout: Duration = "GRIDNET_PEER_TIMEOUT" "5s" [""] Time(Duration::from_secs(3600)),
+        "How long a peer that no path leads to is sought before its operations end; one that is only slow is not given up.";
+    reliability: bool = "GRIDNET_RELIABILITY" "on" [""] Choice(&[("on", true), ("off", false)]),
+        "Whether conversations over networks survive broken connections; off is for measurements, on both sides.";
+
     page: bool = "GRIDNET_PAGE" "on" [""] Choice(&[("on", true), ("off", false)]),
         "Whether the fabric keeps a page that gridnet explain and gridnet top read.";
 

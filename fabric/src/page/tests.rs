@@ -130,6 +130,11 @@ fn a_reader_sees_who_and_what_and_why() {
     assert_eq!((wait.call.as_str(), wait.asleep, wait.timeout_ns), ("gridnet_fabric_lookup", true, None));
 
     drop(waiting);
+    let broken = PeerState::Broken(Refusal::new(Error::Unreachable, "the connection was reset"));
+    ledger.note(row, &note(0, &broken, &candidates));
+    let peer = &PageView::read(&scratch.file(1)).unwrap().peers[0];
+    let why = (Error::Unreachable.code(), "the connection was reset".to_owned());
+    assert_eq!((peer.state.as_str(), peer.error.clone()), ("broken", Some(why)));
     let gone = PeerState::Gone(Refusal::new(Error::PeerGone, "the peer process has ended\n\x1b[2J"));
     ledger.note(row, &note(0, &gone, &candidates));
     let view = PageView::read(&scratch.file(1)).unwrap();

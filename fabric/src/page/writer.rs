@@ -214,8 +214,9 @@ impl PageLedger {
         match note.state {
             PeerState::Connecting => lines.add("state", &["connecting"]),
             PeerState::Up => lines.add("state", &["up"]),
-            PeerState::Gone(why) => {
-                lines.add("state", &["gone"]);
+            PeerState::Gone(why) | PeerState::Broken(why) => {
+                let is_gone = matches!(note.state, PeerState::Gone(_));
+                lines.add("state", &[if is_gone { "gone" } else { "broken" }]);
                 lines.add("error", &[&why.error.code().to_string(), cut(&why.reason, REASON_BYTES)]);
             }
         }

@@ -14,6 +14,7 @@ pub mod loans;
 pub mod matching;
 pub mod pressure;
 pub mod regions;
+pub mod reliability;
 pub mod transfer;
 
 use super::node::Outcome;
@@ -35,6 +36,33 @@ macro_rules! conformance_tests {
             use super::*;
 
             $crate::conformance_cases! { [$crate::conformance_test_each] $fixture }
+        }
+    };
+}
+
+/// As [`conformance_tests`](crate::conformance_tests), for the cases of links that break: the fixture is one of
+/// [`Cutting`](super::pair::Cutting).
+#[macro_export]
+macro_rules! reliability_tests {
+    ($suite:ident, $fixture:expr) => {
+        mod $suite {
+            #[allow(unused_imports, reason = "the expression may name anything in scope outside")]
+            use super::*;
+
+            $crate::conformance_test_each! { $fixture;
+                reliability::a_cut_at_any_step_delays_a_transfer
+                reliability::cuts_amid_the_repetition_are_survived
+                reliability::two_that_call_each_other_again_have_one_link
+                reliability::operations_on_regions_happen_once
+                reliability::loans_survive_cuts
+                reliability::stop_and_go_survive_cuts
+                reliability::cancellation_under_cuts_ends_both_sides
+            }
+
+            #[test]
+            fn messages_survive_many_cuts() {
+                $crate::testing::conformance::reliability::messages_survive_many_cuts(|| $fixture);
+            }
         }
     };
 }

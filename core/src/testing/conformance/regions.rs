@@ -16,7 +16,7 @@ use crate::wire::{Kind, FLAG_LAST, MAX_EXTENSION};
 
 /// Whose memory a region of a test is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Of {
+pub(super) enum Of {
     Program,
     Library,
 }
@@ -24,9 +24,9 @@ enum Of {
 const BOTH: [Of; 2] = [Of::Program, Of::Library];
 
 /// A region of `b`, imported by `a`.
-struct Shared {
+pub(super) struct Shared {
     region: Key,
-    rkey: Key,
+    pub(super) rkey: Key,
     base: *mut u8,
     len: usize,
     /// Memory of the program; words, so that it is aligned.
@@ -34,7 +34,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn new<F: Fixture>(pair: &mut Pair<F>, of: Of, len: usize, access: Access) -> Shared {
+    pub(super) fn new<F: Fixture>(pair: &mut Pair<F>, of: Of, len: usize, access: Access) -> Shared {
         let (region, base, memory) = make(&mut pair.b, of, len, access);
         let packed = pair.b.engine().region_key(region).expect("the region is open");
         let rkey = pair.a.engine().import_key(pair.to_b, &packed).expect("the key is one of b");
@@ -42,7 +42,7 @@ impl Shared {
     }
 
     /// What is in the region.
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         // SAFETY: the memory is there as long as `self`, and nobody writes while the test looks.
         unsafe { std::slice::from_raw_parts(self.base, self.len) }.to_vec()
     }
@@ -53,7 +53,7 @@ impl Shared {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, self.len) };
     }
 
-    fn word(&self, index: usize) -> u64 {
+    pub(super) fn word(&self, index: usize) -> u64 {
         assert!(index * 8 + 8 <= self.len);
         // SAFETY: in bounds and aligned; the memory is there as long as `self`.
         unsafe { &*self.base.cast::<AtomicU64>().add(index) }.load(Ordering::Acquire)
@@ -81,7 +81,7 @@ fn make<R: crate::rail::Rail>(
     }
 }
 
-fn add(operand: u64) -> Atomic {
+pub(super) fn add(operand: u64) -> Atomic {
     Atomic { op: AtomicOp::Add, width: Width::Eight, operand, compare: 0 }
 }
 

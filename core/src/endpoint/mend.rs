@@ -1,0 +1,101 @@
+//! Calling peers again whose link has broken, and giving those up that no path leads to.
+
+use super::peer::{Peer, PeerState};
+use super::Engine;
+use crate::error::Error;
+use crate::rail::{PeerId, Rail, Refusal};
+use crate::time::Time;
+
+/// How long to wait after the first call that failed; doubled after each further one.
+const FIRST_PAUSE_NS: u64 = 1_000_000;
+/// The longest wait between two calls.
+const LONGEST_PAUSE_NS: u64 = 250_000_000;
+/// The side that was called first leaves the other so much time to call again.
+const GIVE_WAY_NS: u64 = 100_000_000;
+
+impl<R: Rail> Engine<R> {
+    /// How often the link to a peer has broken, and how many frames were sent again for it.
+    pub fn breaks(&self, peer: PeerId) -> (u64, u64) {
+        let recovery = self.state.peers.get(peer.index()).and_then(|p| p.recovery.as_ref());
+        recovery.map_or((0, 0), |recovery| (recovery.breaks, recovery.replays))
+    }
+
+    /// Calls peers again whose link has broken, and gives those up that no path leads to.
+    pub(super) fn mend(&mut self, now: Time) {
+        let mut next: Option<Time> = None;
+        for peer in std::mem::take(&mut self.state.mending) {
+            if !matches!(self.state.peers[peer.index()].state, PeerState::Broken(_)) {
+                continue;
+            }
+            if let Some(at) = self.mend_peer(peer, now) {
+                self.state.mending.push(peer);
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+        }
+        self.state.mend_at = next;
+    }
+
+    /// The next time to look; none when the peer was given up.
+    fn mend_peer(&mut self, peer: PeerId, now: Time) -> Option<Time> {
+        let timeout = self.state.limits.peer_timeout_ns;
+        let p = &mut self.state.peers[peer.index()];
+        let recovery = p.recovery.as_mut()?;
+        if recovery.came_up {
+            // A path leads there: whoever is slow now is not gone.
+            return Some(now.after(timeout));
+        }
+        if recovery.since.is_none() {
+            recovery.since = Some(now);
+            let pause = if recovery.gives_way { GIVE_WAY_NS } else { 0 };
+            recovery.next_call = recovery.next_call.max(now.after(pause));
+        }
+        let end = recovery.since.unwrap_or(now).after(timeout);
+        if now >= end {
+            let why = no_path(p, timeout);
+            self.state.peer_down(peer, &why);
+            return None;
+        }
+        if recovery.address.is_none() || recovery.attempt.is_some() {
+            return Some(end);
+        }
+        if now >= recovery.next_call {
+            recovery.pause_ns = (recovery.pause_ns * 2).clamp(FIRST_PAUSE_NS, LONGEST_PAUSE_NS);
+            recovery.next_call = now.after(recovery.pause_ns);
+            self.call_again(peer);
+        }
+        let next = self.state.peers[peer.index()].recovery.as_ref()?.next_call;
+        Some(next.min(end))
+    }
+
+    fn call_again(&mut self, peer: PeerId) {
+        let Some(recovery) = &mut self.state.peers[peer.index()].recovery else { return };
+        let Some(address) = &recovery.address else { return };
+        let (first, count) = (recovery.next_rail, self.rails.len());
+        for index in (first..first + count).map(|index| index % count) {
+            if !self.state.retains.get(index).is_some_and(|retains| *retains) {
+                continue;
+            }
+            // If this does not come about, the others have their turn.
+            recovery.next_rail = index + 1;
+            match self.rails[index].connect(peer, address) {
+                Ok(link) => {
+                    recovery.attempt = Some((index, link));
+                    recovery.was_called = false;
+                    return;
+                }
+                Err(refusal) if refusal.error == Error::PeerGone => {
+                    return self.state.peer_down(peer, &refusal);
+                }
+                Err(refusal) => recovery.refusal = Some(refusal),
+            }
+        }
+    }
+}
+
+fn no_path(p: &Peer, timeout_ns: u64) -> Refusal {
+    let PeerState::Broken(broken) = &p.state else { return Refusal::new(Error::PeerGone, "") };
+    let last = p.recovery.as_ref().and_then(|recovery| recovery.refusal.as_ref());
+    let last = last.map_or(String::new(), |refusal| format!("; {}", refusal.reason));
+    let ms = timeout_ns / 1_000_000;
+    Refusal::new(Error::PeerGone, format!("no path to the peer for {ms} ms: {}{last}", broken.reason))
+}

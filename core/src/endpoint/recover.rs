@@ -1,0 +1,382 @@
+//! Links that break, and how the conversation goes on over the next one.
+//!
+//! Over a rail that retains, each link begins with a Resume from both sides: so many of your sequenced frames have come to
+//! me over earlier links. When a link breaks, its rail keeps what the peer may not have got, and another link is made
+//! (`mend.rs`). Over that one each says how far it came, and sends the rest before anything else (`resume.rs`). A frame is
+//! sent again only if the peer says that it did not come, and the old link delivers nothing after that was said: so nothing
+//! is lost, nothing comes twice, and the order stays.
+//!
+//! Bytes of announced messages are not kept: the sender forgets which pieces were asked for, the receiver asks again for what
+//! is missing.
+
+use std::collections::VecDeque;
+
+use super::op::Stage;
+use super::peer::{Peer, PeerState};
+use super::replay::LostFrame;
+use super::state::State;
+use crate::error::Error;
+use crate::rail::{LinkId, PeerId, Refusal};
+use crate::time::Time;
+use crate::wire::{Address, Message};
+
+/// What has happened to links, for when the rails are at hand.
+#[derive(Debug)]
+pub(super) enum LinkEvent {
+    /// The peer is to be cut off.
+    Cut(PeerId, Error, &'static str),
+    /// The link takes frames.
+    Up(PeerId),
+    /// The peer has said how far it came.
+    Resumed(PeerId),
+    /// The link delivers nothing any more; `true` when the rail keeps something that is still needed.
+    Broken(PeerId, usize, LinkId, bool),
+    /// The link is not needed any more.
+    Over(usize, LinkId),
+}
+
+impl LinkEvent {
+    /// The peer sends on and on without listening, and is to be cut off.
+    #[cold]
+    pub(super) fn flooding(peer: PeerId) -> LinkEvent {
+        LinkEvent::Cut(peer, Error::PeerMisbehaved, "the peer sends on and on, and does not listen")
+    }
+}
+
+/// A link of a rail, and how many sequenced frames the peer had got before its first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Previous {
+    pub(super) rail: usize,
+    pub(super) link: LinkId,
+    pub(super) start: u64,
+}
+
+/// What is remembered of a peer so that its conversation survives its link.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// How the peer is called; none for one that has called, and calls again.
+    pub(super) address: Option<Box<Address>>,
+    /// The peer has called first, and calls again.
+    pub(super) gives_way: bool,
+    /// The peer's number of the conversation, once it has said so.
+    pub(super) peers_number: u64,
+    /// Sequenced frames that have come over links which are over.
+    pub(super) delivered: u64,
+    /// The present link takes frames, or did.
+    pub(super) came_up: bool,
+    /// It was called for by the peer.
+    pub(super) was_called: bool,
+    /// Frames went to the peer before it had said its number.
+    pub(super) spoke_first: bool,
+    /// Our Resume has gone over it.
+    pub(super) greeted: bool,
+    /// The peer's has come: how far it was.
+    pub(super) heard: Option<u64>,
+    /// What was posted to the present link follows so many sequenced frames. None until the peer has said how many.
+    pub(super) start: Option<u64>,
+    /// The last link over which something was posted, until the peer has said how far it came.
+    pub(super) previous: Option<Previous>,
+    /// What the peer has not got.
+    pub(super) replay: VecDeque<LostFrame>,
+    /// A link that is being made.
+    pub(super) attempt: Option<(usize, LinkId)>,
+    /// No path has answered since.
+    pub(super) since: Option<Time>,
+    /// When the peer is called again, and how long the pause after that is.
+    pub(super) next_call: Time,
+    pub(super) pause_ns: u64,
+    /// The rail that is asked first next time.
+    pub(super) next_rail: usize,
+    /// Why the last call failed.
+    pub(super) refusal: Option<Refusal>,
+    /// Links that broke, and frames sent again.
+    pub(super) breaks: u64,
+    pub(super) replays: u64,
+}
+
+impl Recovery {
+    /// For a peer whose first link is being made.
+    pub(super) fn new(address: Option<&Address>) -> Box<Recovery> {
+        let was_called = address.is_none();
+        let address = address.map(|address| Box::new(*address));
+        Box::new(Recovery { address, was_called, start: Some(0), ..Recovery::default() })
+    }
+
+    /// The program knows how to call the peer.
+    pub(super) fn learn(&mut self, address: &Address) {
+        if self.address.is_none() {
+            self.address = Some(Box::new(*address));
+            self.gives_way = true;
+        }
+    }
+
+    /// The new link carries what was lost.
+    pub(super) fn is_replaying(&self) -> bool {
+        self.start.is_some() && !self.replay.is_empty()
+    }
+
+    fn begin_link(&mut self) {
+        (self.came_up, self.greeted, self.heard, self.start) = (false, false, None, None);
+    }
+}
+
+/// In place of the peer's number of a conversation, of which it has not been told, while the link is not the first.
+pub(super) const UNTOLD: u64 = u64::MAX;
+
+/// The own number of the conversation with a peer. Numbers of peers are not used again.
+pub(super) fn conversation_with(peer: PeerId) -> u64 {
+    u64::from(peer.number()) + 1
+}
+
+impl State {
+    /// The link of a rail that retains takes frames.
+    pub(super) fn link_up(&mut self, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let Some(recovery) = &mut p.recovery else { return };
+        if recovery.came_up {
+            return;
+        }
+        if let (PeerState::Broken(_), Some((rail, link))) = (&p.state, recovery.attempt.take()) {
+            (p.rail, p.link) = (rail, link);
+            p.eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
+            p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
+            p.lends = p.user.is_none() && self.loans.lender == Some(rail);
+        }
+        recovery.came_up = true;
+        recovery.since = None;
+        recovery.next_rail = p.rail;
+        self.links.push_back(LinkEvent::Up(peer));
+    }
+
+    /// A link of a rail that retains is over.
+    pub(super) fn link_broken(&mut self, peer: PeerId, rail: usize, link: LinkId, reason: &Refusal) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let is_present = (p.rail, p.link) == (rail, link);
+        let Some(recovery) = p.recovery.as_mut().filter(|recovery| is_present && recovery.came_up) else {
+            return self.other_link_over(peer, rail, link, reason);
+        };
+        let start = recovery.start;
+        recovery.begin_link();
+        recovery.breaks += 1;
+        (recovery.pause_ns, recovery.next_call) = (0, Time(0));
+        if let Some(start) = start {
+            recovery.previous = Some(Previous { rail, link, start });
+        }
+        self.links.push_back(LinkEvent::Broken(peer, rail, link, start.is_some()));
+        p.state = PeerState::Broken(reason.clone());
+        p.end_direct();
+        self.forget_pieces(peer);
+        if !self.mending.contains(&peer) {
+            self.mending.push(peer);
+        }
+        self.mend_at = Some(Time(0));
+        self.announce(peer);
+    }
+
+    /// A link over which nothing was said is over.
+    fn other_link_over(&mut self, peer: PeerId, rail: usize, link: LinkId, reason: &Refusal) {
+        self.links.push_back(LinkEvent::Over(rail, link));
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        match (&p.state, &mut p.recovery) {
+            (PeerState::Broken(_), Some(recovery)) if recovery.attempt == Some((rail, link)) => {
+                recovery.attempt = None;
+                recovery.refusal = Some(reason.clone());
+                self.mend_at = Some(Time(0));
+            }
+            // One that another link has replaced.
+            (PeerState::Broken(_) | PeerState::Up, Some(_)) => {}
+            // Nobody can go on from here.
+            _ => {
+                let why = format!("the link has broken: {}", reason.reason);
+                self.peer_down(peer, &Refusal::new(Error::PeerGone, why));
+            }
+        }
+    }
+
+    /// The rail could not make a link anew; false when that, or what it says, is the end of the peer.
+    pub(super) fn attempt_failed(&mut self, peer: PeerId, rail: usize, reason: &Refusal) -> bool {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return false };
+        let (PeerState::Broken(_), Some(recovery)) = (&p.state, &mut p.recovery) else { return false };
+        if recovery.attempt.is_none_or(|(of, _)| of != rail) {
+            return false;
+        }
+        recovery.attempt = None;
+        if is_final(reason.error) {
+            return false;
+        }
+        if reason.error == Error::Timeout {
+            // The peer's host has answered: the peer is slow.
+            recovery.since = None;
+        }
+        recovery.refusal = Some(reason.clone());
+        self.mend_at = Some(Time(0));
+        true
+    }
+
+    /// A known node asks for a link: it has lost the one before.
+    pub(super) fn accept_again(
+        &mut self,
+        peer: PeerId,
+        rail: usize,
+        link: LinkId,
+    ) -> Result<PeerId, Refusal> {
+        let in_use = || Refusal::new(Error::InUse, "this node is connected already");
+        let p = self.peers.get_mut(peer.index()).ok_or_else(in_use)?;
+        let (PeerState::Broken(_), Some(recovery)) = (&p.state, &mut p.recovery) else {
+            return Err(in_use());
+        };
+        if recovery.came_up || !self.retains.get(rail).copied().unwrap_or(false) {
+            return Err(in_use());
+        }
+        recovery.was_called = true;
+        if let Some((rail, link)) = recovery.attempt.replace((rail, link)) {
+            self.links.push_back(LinkEvent::Over(rail, link));
+        }
+        Ok(peer)
+    }
+
+    /// The peer says how far it came.
+    ///
+    /// # Errors
+    /// [`Error::PeerMisbehaved`]; [`Error::PeerGone`] when it speaks of another conversation: the one that is known here is over.
+    pub(super) fn take_resume(
+        &mut self,
+        peer: PeerId,
+        delivered: u64,
+        conversation: u64,
+        yours: u64,
+    ) -> Result<(), Error> {
+        let recovery = self.peers.get_mut(peer.index()).and_then(|p| p.recovery.as_mut());
+        let recovery = recovery.filter(|recovery| recovery.heard.is_none());
+        let recovery = recovery.ok_or(Error::PeerMisbehaved)?;
+        if recovery.peers_number != 0 && recovery.peers_number != conversation {
+            return Err(Error::PeerGone);
+        }
+        let is_first = recovery.start.is_some();
+        // Who begins anew may have got what was said to it before.
+        let began_anew = yours == 0 && !is_first && recovery.peers_number == 0 && recovery.spoke_first;
+        let knows_another = ![0, UNTOLD, conversation_with(peer)].contains(&yours);
+        if began_anew || knows_another || is_first && (delivered != 0 || yours == UNTOLD) {
+            let why = "the peer speaks of another conversation";
+            self.links.push_back(LinkEvent::Cut(peer, Error::PeerGone, why));
+            return Ok(());
+        }
+        recovery.peers_number = conversation;
+        recovery.heard = Some(delivered);
+        self.links.push_back(LinkEvent::Resumed(peer));
+        Ok(())
+    }
+
+    /// The link to a peer has broken: of what it asked for, nothing more comes, and what was asked of it is asked again.
+    fn forget_pieces(&mut self, peer: PeerId) {
+        for op in self.sends.values_mut().filter(|op| op.peer == peer) {
+            if let Stage::Announced { pieces, .. } = &mut op.stage {
+                pieces.clear();
+            }
+        }
+        for incoming in self.incoming.values_mut().filter(|incoming| incoming.peer == peer) {
+            incoming.source = None;
+        }
+        for rkey in self.remote.rkeys.values_mut().filter(|rkey| rkey.peer == peer) {
+            rkey.window = None;
+        }
+        // What the rail could fetch over that link it cannot any more.
+        for key in self.unexpected.keys_where(|source, _| source == peer) {
+            if let Some(early) = self.unexpected.get_mut(key) {
+                early.forget_source();
+            }
+        }
+        for held in self.held.values_mut().filter(|held| held.source == peer) {
+            held.early.forget_source();
+        }
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            p.bulk.clear();
+            p.publish();
+        }
+    }
+
+    /// Asks again for what is missing of the messages of a peer.
+    pub(super) fn ask_again(&mut self, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        p.urgent.retain(|message| !matches!(message, Message::Rtr { .. }));
+        let missing: Vec<Message> = self
+            .incoming
+            .iter()
+            .filter(|(_, incoming)| incoming.peer == peer)
+            .map(|(key, incoming)| {
+                let (op, offset) = (incoming.sender_op, incoming.received);
+                Message::Rtr { op, receiver_op: key.to_bits(), offset, len: incoming.wanted - offset }
+            })
+            .collect();
+        for message in missing {
+            self.say(peer, message);
+        }
+    }
+
+    /// Whether a node with this incarnation has taken the place of a peer whose path may be mended.
+    pub(super) fn is_superseded(&self, peer: PeerId, incarnation: u64) -> bool {
+        let p = self.peers.get(peer.index());
+        p.is_some_and(|p| p.recovery.is_some() && incarnation > p.incarnation)
+    }
+
+    /// Gives a peer up, and its link.
+    pub(super) fn give_up(&mut self, peer: PeerId, why: &Refusal) {
+        let live = self.peers.get(peer.index()).and_then(Peer::live_link);
+        self.links.extend(live.map(|(rail, link)| LinkEvent::Over(rail, link)));
+        self.peer_down(peer, why);
+    }
+
+    /// The peer has gone: what was kept for it goes, too.
+    pub(super) fn drop_recovery(&mut self, peer: PeerId) {
+        let Some(recovery) = self.peers.get_mut(peer.index()).and_then(|p| p.recovery.take()) else { return };
+        let previous = recovery.previous.map(|previous| (previous.rail, previous.link));
+        for (rail, link) in previous.into_iter().chain(recovery.attempt) {
+            self.links.push_back(LinkEvent::Over(rail, link));
+        }
+    }
+}
+
+/// Whether a call that failed so need not be repeated.
+fn is_final(error: Error) -> bool {
+    matches!(error, Error::PeerGone | Error::PeerMisbehaved | Error::Version | Error::Permission)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::endpoint::Limits;
+    use crate::ledger::Unread;
+    use crate::wire::{NetAddresses, NodeId};
+
+    /// What the rail says of a call decides whether there is another.
+    #[test]
+    fn calls_that_fail_for_good_are_not_repeated() {
+        let node = NodeId::new([1; 16]).expect("not zero");
+        let address = Address { uid: 0, host: 1, node, incarnation: 1, network: NetAddresses::NONE };
+        for error in Error::ALL {
+            let facts = (vec![64], vec![false], vec![true]);
+            let mut state = State::new(address, Limits::default(), facts, None, Box::new(Unread));
+            let peer = state.add_peer((node, None), 1, 0, LinkId(0), Some(&address));
+            state.link_up(peer);
+            let reason = Refusal::new(error, "so it is");
+            state.link_broken(peer, 0, LinkId(0), &reason);
+            assert!(!state.attempt_failed(peer, 0, &reason), "none is under way");
+            let attempt = |state: &mut State| {
+                let recovery = state.peers[peer.index()].recovery.as_mut().expect("it is broken");
+                (recovery.attempt, recovery.since) = (Some((0, LinkId(1))), Some(Time(1)));
+            };
+            attempt(&mut state);
+            assert!(!state.attempt_failed(peer, 1, &reason), "not on that rail");
+            let goes_on = state.attempt_failed(peer, 0, &reason);
+            let ends = [Error::PeerGone, Error::PeerMisbehaved, Error::Version, Error::Permission];
+            assert_eq!(goes_on, !ends.contains(&error), "{error:?}");
+            let recovery = state.peers[peer.index()].recovery.as_ref().expect("it is broken");
+            assert_eq!(recovery.attempt, None);
+            assert_eq!(
+                recovery.since.is_none(),
+                error == Error::Timeout,
+                "only a host that answers gives time"
+            );
+        }
+    }
+}
