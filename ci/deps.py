@@ -8,7 +8,7 @@ import json
 import sys
 
 CORE = "gridnet-core"
-RAILS = {"gridnet-shm"}
+RAILS = {"gridnet-shm", "gridnet-uring-tcp"}
 FABRIC = "gridnet"
 CAPI = "gridnet-capi"
 TESTBED = "gridnet-testbed"

@@ -9,11 +9,11 @@ use crate::testing::pair::{Fixture, Pair, Setup, BURST};
 
 const MESSAGES: usize = 400;
 
-/// Ten times as many messages as the receiver keeps.
+/// Ten times as many messages as the receiver keeps, and more than can be under way.
 pub fn a_flood_is_bounded_and_loses_nothing<F: Fixture>(fixture: F) {
     let mut pair = Pair::with(fixture, few_messages());
-    let total = 10 * MESSAGES as u64;
     let bound = MESSAGES / 4 + pair.fixture.overshoot();
+    let total = (10 * MESSAGES).max(2 * bound) as u64;
     for i in 0..total {
         pair.a.send(pair.to_b, &i.to_le_bytes(), i);
         if i % BURST as u64 == 0 {

@@ -1,0 +1,192 @@
+//! Who may speak: a key that both sides have, or the word of both that they need none.
+//!
+//! Each side proves that it has the key by an HMAC-SHA256 (RFC 2104) over its role and both greetings, which hold a fresh
+//! random number of each. A proof is of no use in another role or for another connection. What follows is not encrypted.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+/// Bytes of a proof.
+pub const PROOF_BYTES: usize = 32;
+/// Bytes of the random number in a greeting.
+pub const NONCE_BYTES: usize = 32;
+/// Shortest key: as long as a proof.
+const KEY_BYTES_MIN: usize = 32;
+/// Longest key that is read.
+const KEY_BYTES_MAX: usize = 4096;
+
+/// A secret that the processes which may talk to one another have in common.
+#[derive(Clone)]
+pub struct Key(Vec<u8>);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+impl Key {
+    /// The key of these bytes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there are fewer than 32, or more than 4096.
+    pub fn new(bytes: &[u8]) -> Result<Key, Refusal> {
+        if bytes.len() < KEY_BYTES_MIN || bytes.len() > KEY_BYTES_MAX {
+            let why =
+                format!("a key has {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes, this one has {}", bytes.len());
+            return Err(Refusal::new(Error::Config, why));
+        }
+        Ok(Key(bytes.to_vec()))
+    }
+
+    /// Reads a key from a file that nobody else can read.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is no such file, or it is too short or too long; [`Error::Permission`] when others can
+    /// read or write it.
+    pub fn read(path: &Path) -> Result<Key, Refusal> {
+        let failed =
+            |e: std::io::Error| Refusal::new(Error::Config, format!("key file {}: {e}", path.display()));
+        let file = File::open(path).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        let user = nix::unistd::geteuid().as_raw();
+        if meta.mode() & 0o077 != 0 || meta.uid() != user {
+            let why = format!("key file {} can be read by others: its mode is to be 0600", path.display());
+            return Err(Refusal::new(Error::Permission, why));
+        }
+        let mut bytes = Vec::new();
+        file.take(KEY_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+        Key::new(&bytes).map_err(|refusal| {
+            Refusal::new(refusal.error, format!("key file {}: {}", path.display(), refusal.reason))
+        })
+    }
+
+    /// The proof of the side of this role.
+    pub(crate) fn prove(&self, role: Role, greetings: [&[u8]; 2]) -> [u8; PROOF_BYTES] {
+        self.mac(role, greetings).map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
+    }
+
+    /// Whether a proof is right. Takes the same time wherever it is wrong.
+    pub(crate) fn verifies(&self, role: Role, greetings: [&[u8]; 2], proof: &[u8; PROOF_BYTES]) -> bool {
+        self.mac(role, greetings).is_some_and(|mac| mac.verify_slice(proof).is_ok())
+    }
+
+    fn mac(&self, role: Role, greetings: [&[u8]; 2]) -> Option<Hmac<Sha256>> {
+        // HMAC takes a key of any length.
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
+        mac.update(match role {
+            Role::Caller => b"gridnet tcp 1 caller",
+            Role::Called => b"gridnet tcp 1 called",
+        });
+        for greeting in greetings {
+            mac.update(&(greeting.len() as u64).to_le_bytes());
+            mac.update(greeting);
+        }
+        Some(mac)
+    }
+}
+
+/// Which side of a connection somebody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The one that connected.
+    Caller,
+    /// The one that accepted.
+    Called,
+}
+
+/// What a rail asks of its peers.
+#[derive(Debug, Clone)]
+pub enum Security {
+    /// That they prove to have this key.
+    Key(Key),
+    /// Nothing, if they ask for nothing either.
+    Insecure,
+}
+
+impl Security {
+    /// As a greeting says it.
+    pub(crate) fn number(&self) -> u8 {
+        match self {
+            Security::Insecure => 0,
+            Security::Key(_) => 1,
+        }
+    }
+
+    /// Refuses a peer that asks for something else.
+    pub(crate) fn check(&self, theirs: u8) -> Result<(), Refusal> {
+        let why = match (self, theirs) {
+            (Security::Insecure, 0) | (Security::Key(_), 1) => return Ok(()),
+            (Security::Key(_), 0) => {
+                "one side has a key (GRIDNET_NET_KEY_FILE), the other none (GRIDNET_NET_INSECURE)"
+            }
+            (Security::Insecure, 1) => {
+                "one side has no key (GRIDNET_NET_INSECURE), the other one (GRIDNET_NET_KEY_FILE)"
+            }
+            _ => "the sides agree on no way to prove who they are",
+        };
+        Err(Refusal::new(Error::Permission, why))
+    }
+}
+
+/// A random number that nobody has seen before.
+pub(crate) fn nonce() -> Result<[u8; NONCE_BYTES], Refusal> {
+    let mut bytes = [0; NONCE_BYTES];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|e| Refusal::new(Error::System, format!("/dev/urandom: {e}")))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+
+    fn key(byte: u8) -> Key {
+        Key::new(&[byte; 32]).unwrap()
+    }
+
+    #[test]
+    fn a_proof_is_good_for_its_key_role_and_greetings_only() {
+        let proof = key(1).prove(Role::Caller, [b"one", b"two"]);
+        assert!(key(1).verifies(Role::Caller, [b"one", b"two"], &proof));
+        assert!(!key(2).verifies(Role::Caller, [b"one", b"two"], &proof));
+        assert!(!key(1).verifies(Role::Called, [b"one", b"two"], &proof));
+        assert!(!key(1).verifies(Role::Caller, [b"onet", b"wo"], &proof));
+        let mut other = proof;
+        other[31] ^= 1;
+        assert!(!key(1).verifies(Role::Caller, [b"one", b"two"], &other));
+    }
+
+    #[test]
+    fn keys_are_long_and_private() {
+        assert!(Key::new(&[1; 31]).is_err() && Key::new(&[1; 4097]).is_err());
+        let path = std::env::temp_dir().join(format!("gridnet-key-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        assert_eq!(Key::read(&path).unwrap_err().error, Error::Config);
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+        file.write_all(&[7; 40]).unwrap();
+        assert_eq!(Key::read(&path).unwrap().0, [7; 40]);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(Key::read(&path).unwrap_err().error, Error::Permission);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn sides_that_ask_for_different_things_do_not_meet() {
+        assert!(Security::Insecure.check(0).is_ok() && Security::Key(key(1)).check(1).is_ok());
+        for (own, theirs) in [(Security::Insecure, 1), (Security::Key(key(1)), 0), (Security::Insecure, 7)] {
+            assert_eq!(own.check(theirs).unwrap_err().error, Error::Permission);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A link that is being made by this side: the addresses of the peer are tried in turn, each for a bounded time.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Address, NodeId};
+
+use crate::candidates::in_order;
+use crate::config::TcpConfig;
+use crate::handshake::{Caller, Inbox, Step};
+use crate::socket::{refusal_of, source_towards, Moved, Stream};
+use crate::watch::{Want, READING, WRITING};
+
+/// How long one address is tried, from the first packet to the end of the handshake: TCP asks anew after 1 s, so that one lost
+/// packet is not the end.
+const ATTEMPT_NS: u64 = 3_000_000_000;
+/// Bytes that are read at once while the handshake goes on.
+pub(crate) const HANDSHAKE_READ: usize = 2048;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Call {
+    target: (NodeId, u64),
+    generation: u32,
+    left: VecDeque<SocketAddr>,
+    attempt: Option<Attempt>,
+    /// Why each address that was tried did not do.
+    failures: Vec<String>,
+    error: Error,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    to: SocketAddr,
+    stream: Stream,
+    /// None until TCP is connected.
+    handshake: Option<(Caller, Inbox)>,
+    /// Since when; none before the first look at the clock.
+    since: Option<Time>,
+    /// What came of it, when that will not change.
+    outcome: Option<Outcome>,
+}
+
+/// How a call goes.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// It is to be looked at when its socket is ready.
+    Waits(Want),
+    /// The peer wants the link: [`Call::into_parts`].
+    Linked,
+    /// The peer has called, too, and that call counts.
+    Crossed,
+    /// No address does.
+    Failed(Refusal),
+}
+
+/// How one attempt goes.
+#[derive(Debug, Clone)]
+enum Outcome {
+    Waits(Want),
+    Linked,
+    Crossed,
+    Failed(Refusal),
+}
+
+impl Call {
+    /// A call to the fabric at `address`.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when that listens nowhere.
+    pub(crate) fn new(address: &Address, generation: u32) -> Result<Call, Refusal> {
+        let left: VecDeque<SocketAddr> = in_order(address.network.iter()).into();
+        if left.is_empty() {
+            return Err(Refusal::new(Error::Unreachable, "the peer listens on no network"));
+        }
+        Ok(Call {
+            target: (address.node, address.incarnation),
+            generation,
+            left,
+            attempt: None,
+            failures: Vec::new(),
+            error: Error::Unreachable,
+        })
+    }
+
+    /// Grows with each call of this side.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The socket that is waited for.
+    pub(crate) fn stream(&self) -> Option<&Stream> {
+        self.attempt.as_ref().map(|attempt| &attempt.stream)
+    }
+
+    /// Leaves the connection to the process that this one was forked from.
+    pub(crate) fn leave(self) {
+        if let Some(attempt) = self.attempt {
+            attempt.stream.leave();
+        }
+    }
+
+    /// Goes on as far as that is possible now.
+    pub(crate) fn step(&mut self, config: &TcpConfig) -> Progress {
+        loop {
+            let Some(attempt) = &mut self.attempt else {
+                match self.left.pop_front() {
+                    Some(to) => match Attempt::begin(to, config) {
+                        Ok(attempt) => self.attempt = Some(attempt),
+                        Err(refusal) => self.note(to, refusal),
+                    },
+                    None => return Progress::Failed(Refusal::new(self.error, self.failures.join("; "))),
+                }
+                continue;
+            };
+            match attempt.step(config, self.target, self.generation) {
+                Outcome::Waits(want) => return Progress::Waits(want),
+                Outcome::Crossed => return Progress::Crossed,
+                Outcome::Failed(refusal) => self.give_up(refusal),
+                Outcome::Linked => return Progress::Linked,
+            }
+        }
+    }
+
+    /// The connection, and what came behind the handshake; none unless the peer wants the link.
+    pub(crate) fn into_parts(self) -> Option<(Stream, Vec<u8>)> {
+        let Attempt { stream, handshake: Some((_, inbox)), outcome: Some(Outcome::Linked), .. } =
+            self.attempt?
+        else {
+            return None;
+        };
+        Some((stream, inbox.into_rest()))
+    }
+
+    /// Gives an attempt up that takes too long; whether there was one.
+    pub(crate) fn check_time(&mut self, now: Time) -> bool {
+        let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.outcome.is_none()) else {
+            return false;
+        };
+        let since = *attempt.since.get_or_insert(now);
+        if now.since(since) < ATTEMPT_NS {
+            return false;
+        }
+        let stage = if attempt.handshake.is_some() { "no handshake" } else { "no answer" };
+        self.give_up(Refusal::new(Error::Timeout, format!("{stage} within 3 s")));
+        true
+    }
+
+    /// When [`Self::check_time`] is to be called.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let attempt = self.attempt.as_ref().filter(|attempt| attempt.outcome.is_none())?;
+        Some(attempt.since.map_or(Time(0), |since| since.after(ATTEMPT_NS)))
+    }
+
+    fn give_up(&mut self, refusal: Refusal) {
+        if let Some(attempt) = self.attempt.take() {
+            self.note(attempt.to, refusal);
+        }
+    }
+
+    fn note(&mut self, to: SocketAddr, refusal: Refusal) {
+        tracing::debug!(address = %to, reason = %refusal.reason, "address does not lead to the peer");
+        self.failures.push(format!("{to}: {}", refusal.reason));
+        // What a peer that answers says is worth more than that others do not.
+        if rank(refusal.error) > rank(self.error) {
+            self.error = refusal.error;
+        }
+    }
+}
+
+fn rank(error: Error) -> u8 {
+    match error {
+        Error::Unreachable => 0,
+        Error::Timeout | Error::System => 1,
+        Error::PeerGone => 2,
+        _ => 3,
+    }
+}
+
+impl Attempt {
+    fn begin(to: SocketAddr, config: &TcpConfig) -> Result<Attempt, Refusal> {
+        if !config.interfaces.is_automatic() {
+            let source = source_towards(to);
+            if !source.is_some_and(|ip| config.interfaces.allows_source(ip)) {
+                let why = "the way there leaves by an interface that GRIDNET_NET_INTERFACES excludes";
+                return Err(Refusal::new(Error::Unreachable, why));
+            }
+        }
+        let stream = Stream::call(to, config.ports, &config.tuning).map_err(|e| refusal_of(&e))?;
+        Ok(Attempt { to, stream, handshake: None, since: None, outcome: None })
+    }
+
+    fn step(&mut self, config: &TcpConfig, target: (NodeId, u64), generation: u32) -> Outcome {
+        if let Some(outcome) = &self.outcome {
+            return outcome.clone();
+        }
+        let outcome = self.go_on(config, target, generation);
+        if !matches!(outcome, Outcome::Waits(_)) {
+            self.outcome = Some(outcome.clone());
+        }
+        outcome
+    }
+
+    fn go_on(&mut self, config: &TcpConfig, target: (NodeId, u64), generation: u32) -> Outcome {
+        if self.handshake.is_none() {
+            match self.stream.is_connected() {
+                Ok(false) => return Outcome::Waits(WRITING),
+                Err(e) => return Outcome::Failed(refusal_of(&e)),
+                Ok(true) => {}
+            }
+            // A call to a port of this host where nobody listens can meet itself.
+            if self.stream.local() == Some(self.to) {
+                return Outcome::Failed(Refusal::new(Error::Unreachable, "nobody listens there"));
+            }
+            match Caller::begin(&config.local, &config.security, target, generation) {
+                Ok((caller, hello)) => {
+                    if !say(&self.stream, &hello) {
+                        return Outcome::Failed(hung_up());
+                    }
+                    self.handshake = Some((caller, Inbox::default()));
+                }
+                Err(refusal) => return Outcome::Failed(refusal),
+            }
+        }
+        match self.converse(config) {
+            Ok(outcome) => outcome,
+            Err(refusal) if refusal.error == Error::InUse => Outcome::Crossed,
+            Err(refusal) => Outcome::Failed(refusal),
+        }
+    }
+
+    fn converse(&mut self, config: &TcpConfig) -> Result<Outcome, Refusal> {
+        let Some((caller, inbox)) = &mut self.handshake else { return Ok(Outcome::Waits(WRITING)) };
+        loop {
+            match caller.step(inbox, &config.security)? {
+                Step::Done(_) => return Ok(Outcome::Linked),
+                Step::Send(bytes) if !say(&self.stream, &bytes) => return Err(hung_up()),
+                Step::Send(_) => {}
+                Step::Wait => {
+                    let mut buffer = [0; HANDSHAKE_READ];
+                    match self.stream.receive(&mut buffer) {
+                        Moved::Bytes(len) => inbox.push(buffer.get(..len).unwrap_or_default()),
+                        Moved::Nothing => return Ok(Outcome::Waits(READING)),
+                        Moved::End => return Err(hung_up()),
+                        Moved::Broken(e) => return Err(refusal_of(&e)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sends a packet of the handshake. The buffers of a new socket have room for it.
+pub(crate) fn say(stream: &Stream, bytes: &[u8]) -> bool {
+    bytes.is_empty() || matches!(stream.send(bytes), Moved::Bytes(len) if len == bytes.len())
+}
+
+fn hung_up() -> Refusal {
+    Refusal::new(Error::Unreachable, "whoever listens there hangs up during the handshake")
+}

@@ -1,0 +1,296 @@
+//! Who gets a link: calls of this side, and of others.
+//!
+//! When two call each other at the same time, the call of the smaller node id counts: its side refuses the other's, and the
+//! other side drops its own.
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::{LinkId, PeerId, Refusal, Sink};
+use gridnet_core::time::Time;
+use gridnet_core::wire::Address;
+
+use crate::call::{say, Call, Progress};
+use crate::conn::Conn;
+use crate::handshake::{welcome, Stranger};
+use crate::rail::{Link, State, TcpRail, CROSSING_NS};
+use crate::socket::{accept_next, Stream};
+use crate::visitor::{Visit, Visitor, MAX_VISITORS, VISIT_NS};
+use crate::watch::{Watched, READING};
+
+/// How long callers wait when descriptors have run out.
+const LISTEN_PAUSE_NS: u64 = 100_000_000;
+/// Connections that are accepted in one go.
+const ACCEPTED_AT_ONCE: usize = 64;
+
+impl TcpRail {
+    /// Calls the fabric at `address`; the index of the link.
+    pub(crate) fn call(&mut self, peer: PeerId, address: &Address) -> Result<u32, Refusal> {
+        if address.node == self.config.local.node {
+            return Err(Refusal::new(Error::Unreachable, "the address is this fabric's own"));
+        }
+        let mut call = Call::new(address, self.generation.wrapping_add(1))?;
+        let progress = call.step(&self.config);
+        if let Progress::Failed(refusal) = progress {
+            return Err(refusal);
+        }
+        self.generation = call.generation();
+        let index = self.links.len() as u32;
+        self.enter(Link {
+            peer,
+            node: address.node,
+            incarnation: address.incarnation,
+            generation: call.generation(),
+            state: State::Calling(Box::new(call)),
+        });
+        self.calling.push(index);
+        match progress {
+            Progress::Waits(want) => {
+                self.watch_call(index, want)?;
+                self.watcher.submit();
+            }
+            // Whoever listens to the rail is told with the next look.
+            _ => self.note_ready(Watched::Link(index)),
+        }
+        Ok(index)
+    }
+
+    fn enter(&mut self, link: Link) {
+        self.by_node.insert(link.node, self.links.len() as u32);
+        self.links.push(link);
+    }
+
+    fn watch_call(&mut self, index: u32, want: crate::watch::Want) -> Result<(), Refusal> {
+        let Some(Link { state: State::Calling(call), .. }) = self.links.get(index as usize) else {
+            return Ok(());
+        };
+        call.stream().map_or(Ok(()), |stream| self.watcher.watch(stream, Watched::Link(index), want))
+    }
+
+    /// Something has come of a call of this side.
+    pub(crate) fn go_on_calling<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
+        let Some(Link { state: State::Calling(call), .. }) = self.links.get_mut(index as usize) else {
+            return 0;
+        };
+        match call.step(&self.config) {
+            Progress::Waits(want) => {
+                if let Err(refusal) = self.watch_call(index, want) {
+                    self.finish(index, refusal, false, sink);
+                }
+            }
+            Progress::Linked => self.establish_called(index, sink),
+            Progress::Crossed => self.give_way(index),
+            Progress::Failed(refusal) => self.finish(index, refusal, false, sink),
+        }
+        1
+    }
+
+    /// The other's call counts.
+    fn give_way(&mut self, index: u32) {
+        if let Some(link) = self.links.get_mut(index as usize) {
+            link.state = State::Awaiting(None);
+        }
+    }
+
+    fn establish_called<S: Sink>(&mut self, index: u32, sink: &mut S) {
+        let Some(link) = self.links.get_mut(index as usize) else { return };
+        let State::Calling(call) = std::mem::replace(&mut link.state, State::Awaiting(None)) else { return };
+        if let Some((stream, rest)) = call.into_parts() {
+            self.establish(index, stream, &rest, sink);
+        }
+    }
+
+    /// Frames flow from now on.
+    fn establish<S: Sink>(&mut self, index: u32, stream: Stream, rest: &[u8], sink: &mut S) {
+        self.calling.retain(|i| *i != index);
+        let Some(link) = self.links.get_mut(index as usize) else { return };
+        let peer = link.peer;
+        let mut conn = Conn::new(stream, self.config.window);
+        sink.up(peer);
+        let begun = conn.begin(rest, peer, sink);
+        link.state = State::Live(Box::new(conn));
+        self.heat(index);
+        match begun {
+            Ok(()) if self.conn(index).is_some_and(|conn| !conn.is_hot) => self.watch_cold(index),
+            Ok(()) => {}
+            Err(ended) => self.end(index, ended),
+        }
+    }
+
+    /// Takes the connections that wait at a listener.
+    pub(crate) fn accept_all<S: Sink>(&mut self, place: u32, sink: &mut S) -> usize {
+        let mut accepted = 0;
+        while accepted < ACCEPTED_AT_ONCE {
+            let Some(listener) = self.listeners.sockets.get(place as usize) else { return accepted };
+            match accept_next(listener, &self.config.tuning) {
+                Ok(Some((stream, from))) => {
+                    accepted += 1;
+                    // Callers speak at once: often it is here already.
+                    self.hear(None, Visitor::new(stream, from), sink);
+                }
+                Ok(None) => break,
+                Err(e) => {
+                    tracing::warn!(reason = %e, "connections wait");
+                    self.listen_again = Some(Time(0));
+                    return accepted;
+                }
+            }
+        }
+        self.watch_listener(place);
+        accepted
+    }
+
+    fn watch_listener(&mut self, place: u32) {
+        let Some(listener) = self.listeners.sockets.get(place as usize) else { return };
+        if let Err(refusal) = self.watcher.watch(listener, Watched::Listener(place), READING) {
+            tracing::warn!(reason = %refusal.reason, "connections wait");
+            self.listen_again = Some(Time(0));
+        }
+    }
+
+    /// A visitor has something to say.
+    pub(crate) fn attend<S: Sink>(&mut self, number: u32, sink: &mut S) -> usize {
+        if let Some(visitor) = self.visitors.remove(&number) {
+            self.hear(Some(number), visitor, sink);
+        }
+        1
+    }
+
+    fn hear<S: Sink>(&mut self, number: Option<u32>, visitor: Visitor, sink: &mut S) {
+        match visitor.step(&self.config) {
+            Visit::Waits(visitor) => self.await_visitor(number, visitor),
+            Visit::Over => {}
+            Visit::Known(visitor, who, bytes) => match self.admit(&who, sink) {
+                Ok(index) => {
+                    self.generation = self.generation.max(who.generation);
+                    let said = [bytes, welcome()].concat();
+                    let (stream, rest) = visitor.into_parts();
+                    if !say(&stream, &said) {
+                        let why = Refusal::new(Error::PeerGone, "the peer hung up during the handshake");
+                        return self.finish(index, why, false, sink);
+                    }
+                    self.establish(index, stream, &rest, sink);
+                }
+                Err(refusal) => visitor.refuse_after(&bytes, &refusal),
+            },
+        }
+    }
+
+    fn await_visitor(&mut self, number: Option<u32>, visitor: Visitor) {
+        let number = number.unwrap_or_else(|| {
+            self.next_visitor = self.next_visitor.wrapping_add(1);
+            self.next_visitor
+        });
+        if self.visitors.len() >= MAX_VISITORS {
+            // Numbers grow: the smallest has been here longest.
+            if let Some(first) = self.visitors.keys().copied().min() {
+                self.visitors.remove(&first);
+                tracing::warn!(
+                    limit = MAX_VISITORS,
+                    "connection dropped: too many have not said who they are"
+                );
+            }
+        }
+        match self.watcher.watch(visitor.stream(), Watched::Visitor(number), READING) {
+            Ok(()) => {
+                self.visitors.insert(number, visitor);
+            }
+            Err(refusal) => tracing::warn!(reason = %refusal.reason, "connection dropped"),
+        }
+    }
+
+    /// Decides whether a caller gets a link; its index, ready to be established.
+    fn admit<S: Sink>(&mut self, who: &Stranger, sink: &mut S) -> Result<u32, Refusal> {
+        let local = self.config.local;
+        if who.node == local.node {
+            return Err(Refusal::new(Error::PeerMisbehaved, "the peer has our own node id"));
+        }
+        let known = self.by_node.get(&who.node).copied();
+        if let Some(index) = known {
+            let Some(link) = self.links.get_mut(index as usize) else {
+                return Err(Refusal::new(Error::Internal, "a link without its place"));
+            };
+            match &link.state {
+                State::Calling(_) if local.node < who.node => {
+                    return Err(Refusal::new(Error::InUse, "calls have crossed, and the other one counts"));
+                }
+                // Our own call gives way.
+                State::Calling(_) | State::Awaiting(_) => {
+                    link.generation = who.generation;
+                    return Ok(index);
+                }
+                _ if link.incarnation == who.incarnation && link.generation < who.generation => {
+                    let why = "the peer has lost the connection, and calls again";
+                    self.finish(index, Refusal::new(Error::PeerGone, why), true, sink);
+                }
+                _ => return Err(Refusal::new(Error::Invalid, "this node is connected already")),
+            }
+        }
+        let index = self.links.len() as u32;
+        let id = LinkId(index);
+        let peer = if who.uid == local.uid {
+            sink.accept(id, who.node, who.incarnation)?
+        } else {
+            sink.accept_foreign(id, who.node, who.incarnation, who.uid)?
+        };
+        let Stranger { node, incarnation, generation, .. } = *who;
+        self.enter(Link { peer, node, incarnation, generation, state: State::Awaiting(None) });
+        Ok(index)
+    }
+
+    /// Ends what takes too long; returns how much happened.
+    pub(crate) fn check_times<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
+        let mut happened = 0;
+        if self.listen_again == Some(Time(0)) {
+            self.listen_again = Some(now.after(LISTEN_PAUSE_NS));
+        } else if self.listen_again.is_some_and(|at| at <= now) {
+            self.listen_again = None;
+            (0..self.listeners.sockets.len()).for_each(|place| self.watch_listener(place as u32));
+            self.watcher.submit();
+        }
+        self.visitors.retain(|_, visitor| {
+            let late = now.since(*visitor.since.get_or_insert(now)) > VISIT_NS;
+            if late {
+                tracing::warn!(
+                    from = visitor.name(),
+                    "connection dropped: it did not say who it is within 5 s"
+                );
+            }
+            !late
+        });
+        for at in (0..self.calling.len()).rev() {
+            let Some(&index) = self.calling.get(at) else { continue };
+            let is_late = match self.links.get_mut(index as usize).map(|link| &mut link.state) {
+                Some(State::Calling(call)) => call.check_time(now),
+                Some(State::Awaiting(since)) => now.since(*since.get_or_insert(now)) > CROSSING_NS,
+                _ => false,
+            };
+            if is_late {
+                happened += self.go_on_late(index, sink);
+            }
+        }
+        happened
+    }
+
+    /// The address of the moment does not answer, or the other's call does not come.
+    fn go_on_late<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
+        if let Some(Link { state: State::Awaiting(_), .. }) = self.links.get(index as usize) {
+            let why = "calls have crossed, and the peer's does not come";
+            self.finish(index, Refusal::new(Error::Timeout, why), false, sink);
+            return 1;
+        }
+        let happened = self.go_on_calling(index, sink);
+        self.watcher.submit();
+        happened
+    }
+
+    /// When [`Self::check_times`] has to be called.
+    pub(crate) fn next_time(&self) -> Option<Time> {
+        let visits =
+            self.visitors.values().map(|v| v.since.map_or(Time(0), |since| since.after(VISIT_NS + 1)));
+        let calls = self.calling.iter().filter_map(|index| match &self.links.get(*index as usize)?.state {
+            State::Calling(call) => call.deadline(),
+            State::Awaiting(since) => Some(since.map_or(Time(0), |since| since.after(CROSSING_NS + 1))),
+            _ => None,
+        });
+        visits.chain(calls).chain(self.listen_again).min()
+    }
+}

@@ -1,0 +1,39 @@
+//! The rail of gridnet between hosts: TCP.
+//!
+//! A link is one connection. Busy sockets are read and written by plain calls that never block; those on which little happens
+//! are watched by io_uring, or by epoll where that is not to be had.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `rail.rs` | the rail: links, polling, sleep |
+//! | `conn.rs` | one connection over which frames flow |
+//! | `out.rs`, `frame_in.rs` | what goes out and is kept, what comes in |
+//! | `call.rs`, `visitor.rs` | links that this side, or another, is making |
+//! | `greet.rs` | who gets a link |
+//! | `handshake.rs`, `auth.rs` | what is said before frames flow, and who may |
+//! | `candidates.rs`, `listener.rs` | addresses of this host and of peers |
+//! | `watch.rs`, `ring.rs`, `epoll.rs` | sockets on which little happens |
+//! | `socket.rs` | sockets |
+//! | `config.rs` | what a rail is opened with |
+
+mod auth;
+mod call;
+mod candidates;
+mod config;
+mod conn;
+mod epoll;
+mod frame_in;
+mod greet;
+mod handshake;
+mod listener;
+mod out;
+mod rail;
+mod ring;
+mod socket;
+mod visitor;
+mod watch;
+
+pub use auth::{Key, Security};
+pub use candidates::Interfaces;
+pub use config::{Engine, PortRange, TcpConfig, Tuning, Window};
+pub use rail::TcpRail;

@@ -1,0 +1,558 @@
+//! The rail: all links of one fabric over TCP.
+//!
+//! A few connections are *hot*: each round of polling reads them, and nothing watches them. All others are cold: the watcher
+//! says when something comes, and looking at it costs nothing. A connection gets hot when something comes, and cold after some
+//! thousand looks in vain.
+
+use std::collections::HashMap;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, Sink};
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
+
+use crate::call::Call;
+use crate::config::TcpConfig;
+use crate::conn::Conn;
+use crate::frame_in::{Ended, SCRATCH_BYTES};
+use crate::listener::Listeners;
+use crate::out::Out;
+use crate::visitor::Visitor;
+use crate::watch::{Want, Watched, Watcher, READING};
+
+/// Longest payload of a frame that carries a whole message.
+pub(crate) const MAX_EAGER: usize = 8 << 10;
+/// Longest payload of a segment: the kernel moves pieces of this length fastest.
+pub(crate) const MAX_SEGMENT: usize = 256 << 10;
+/// Connections that are read in each round.
+const HOT_LINKS: usize = 8;
+/// Looks in vain, over all hot connections, after which one is cold: about half a millisecond.
+const PATIENCE: u32 = 4096;
+/// How long a side that has given way waits for the other's call.
+pub(crate) const CROSSING_NS: u64 = 5_000_000_000;
+/// How long the end of a rail waits for the systems of peers to take what was sent.
+const FAREWELL_NS: u64 = 1_000_000_000;
+
+/// A link, from the first call on.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) peer: PeerId,
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: u64,
+    /// That of the call that made it.
+    pub(crate) generation: u32,
+    pub(crate) state: State,
+}
+
+/// How far a link is.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// This side calls.
+    Calling(Box<Call>),
+    /// This side has given way to the other's call, since when.
+    Awaiting(Option<Time>),
+    /// Frames flow.
+    Live(Box<Conn>),
+    /// The connection broke: what the peer may not have, and frames that were delivered.
+    Broken(Box<Out>, u64),
+    /// Nothing is left.
+    Over,
+}
+
+/// The TCP rail.
+#[derive(Debug)]
+pub struct TcpRail {
+    pub(crate) config: TcpConfig,
+    capabilities: Capabilities,
+    pub(crate) links: Vec<Link>,
+    /// Links that are neither broken nor over.
+    pub(crate) by_node: HashMap<NodeId, u32>,
+    hot: Vec<u32>,
+    /// Links with something to send.
+    dirty: Vec<u32>,
+    /// Links whose peers are to be told of frames.
+    owing: Vec<u32>,
+    /// Links that have come to an end in this round.
+    ended: Vec<(u32, Ended)>,
+    /// Links that are being made by this side.
+    pub(crate) calling: Vec<u32>,
+    pub(crate) listeners: Listeners,
+    /// When the listeners are watched again, after descriptors had run out.
+    pub(crate) listen_again: Option<Time>,
+    pub(crate) visitors: HashMap<u32, Visitor>,
+    pub(crate) next_visitor: u32,
+    pub(crate) watcher: Watcher,
+    ready: Vec<Watched>,
+    scratch: Box<[u8]>,
+    /// Rounds of polling, modulo 2^32.
+    round: u32,
+    /// That of the last call, made or heard.
+    pub(crate) generation: u32,
+    /// The process that opened the rail.
+    process: u32,
+}
+
+impl TcpRail {
+    /// Opens the rail: listens.
+    ///
+    /// # Errors
+    /// What the system or the configuration does not allow.
+    pub fn open(config: TcpConfig) -> Result<TcpRail, Refusal> {
+        let addresses = config.interfaces.addresses()?;
+        let listeners = Listeners::open(&addresses, config.ports, &config.tuning)?;
+        let mut watcher = Watcher::open(config.engine, config.single_thread)?;
+        for (place, socket) in listeners.sockets.iter().enumerate() {
+            watcher.watch(socket, Watched::Listener(place as u32), READING)?;
+        }
+        watcher.submit();
+        tracing::debug!(addresses = ?listeners.addresses, engine = watcher.name(), "tcp listens");
+        Ok(TcpRail {
+            capabilities: capabilities(),
+            links: Vec::new(),
+            by_node: HashMap::new(),
+            hot: Vec::with_capacity(HOT_LINKS),
+            dirty: Vec::new(),
+            owing: Vec::new(),
+            ended: Vec::new(),
+            calling: Vec::new(),
+            listeners,
+            listen_again: None,
+            visitors: HashMap::new(),
+            next_visitor: 0,
+            watcher,
+            ready: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            round: 0,
+            generation: 0,
+            process: std::process::id(),
+            config,
+        })
+    }
+
+    /// Where peers call.
+    pub fn listens_at(&self) -> NetAddresses {
+        self.listeners.addresses
+    }
+
+    /// What watches the sockets on which little happens: `io_uring` or `epoll`.
+    pub fn engine(&self) -> &'static str {
+        self.watcher.name()
+    }
+
+    pub(crate) fn conn(&mut self, index: u32) -> Option<&mut Conn> {
+        match &mut self.links.get_mut(index as usize)?.state {
+            State::Live(conn) => Some(conn),
+            _ => None,
+        }
+    }
+
+    /// Has a connection read in each round, if there is room.
+    pub(crate) fn heat(&mut self, index: u32) {
+        if self.hot.len() < HOT_LINKS {
+            if let Some(conn) = self.conn(index).filter(|conn| !conn.is_hot) {
+                conn.is_hot = true;
+                conn.empty = 0;
+                self.hot.push(index);
+            }
+        }
+    }
+
+    /// Has a connection watched.
+    fn watch(&mut self, index: u32, want: Want) {
+        let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(index as usize) else { return };
+        conn.is_hot = false;
+        if let Err(refusal) = self.watcher.watch(&conn.stream, Watched::Link(index), want) {
+            tracing::warn!(reason = %refusal.reason, "a connection cannot be watched");
+            self.ended.push((index, Ended::Broken(std::io::ErrorKind::OutOfMemory.into())));
+        }
+    }
+
+    /// Has a connection watched that finds no room among the hot ones.
+    pub(crate) fn watch_cold(&mut self, index: u32) {
+        self.watch(index, READING);
+    }
+
+    /// Has something looked at in the next round.
+    pub(crate) fn note_ready(&mut self, what: Watched) {
+        self.ready.push(what);
+    }
+
+    /// Has a link ended at the end of the round.
+    pub(crate) fn end(&mut self, index: u32, ended: Ended) {
+        self.ended.push((index, ended));
+    }
+
+    /// Reads a connection; returns how many frames came.
+    #[inline]
+    fn receive<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
+        let Some(link) = self.links.get_mut(index as usize) else { return 0 };
+        let State::Live(conn) = &mut link.state else { return 0 };
+        match conn.receive(&mut self.scratch, link.peer, sink) {
+            Ok((0, _)) => {
+                conn.empty += 1;
+                0
+            }
+            Ok((taken, _)) => {
+                conn.empty = 0;
+                if conn.owes() && !conn.is_owing {
+                    conn.is_owing = true;
+                    self.owing.push(index);
+                }
+                taken
+            }
+            Err(ended) => {
+                self.ended.push((index, ended));
+                1
+            }
+        }
+    }
+
+    /// Sends what waited for the end of the round.
+    fn flush_dirty(&mut self) {
+        let mut at = 0;
+        while let Some(&index) = self.dirty.get(at) {
+            let waits = self.conn(index).is_some_and(|conn| {
+                conn.flush();
+                conn.is_dirty = conn.has_unsent();
+                conn.is_dirty
+            });
+            if waits {
+                at += 1;
+            } else {
+                self.dirty.swap_remove(at);
+                self.check_broken(index);
+            }
+        }
+    }
+
+    /// Tells peers of what has come, when there was nothing else to say.
+    fn acknowledge_all(&mut self) {
+        while let Some(index) = self.owing.pop() {
+            let Some(conn) = self.conn(index) else { continue };
+            conn.is_owing = false;
+            conn.acknowledge();
+            self.note_sent(index);
+        }
+    }
+
+    /// Something was given to a connection to be sent.
+    #[inline]
+    fn note_sent(&mut self, index: u32) {
+        let Some(conn) = self.conn(index) else { return };
+        if conn.has_unsent() && !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(index);
+        }
+        self.check_broken(index);
+    }
+
+    /// A connection over which nothing can be sent is read until it says why.
+    #[inline]
+    fn check_broken(&mut self, index: u32) {
+        let is_idle = |conn: &&mut Conn| conn.is_broken() && !conn.is_hot;
+        if self.conn(index).filter(is_idle).is_some() {
+            self.hot.push(index);
+            if let Some(conn) = self.conn(index) {
+                conn.is_hot = true;
+            }
+        }
+    }
+
+    /// Has connections watched that were silent for long.
+    #[cold]
+    fn cool_silent(&mut self) {
+        let patience = PATIENCE / self.hot.len().max(1) as u32;
+        for at in (0..self.hot.len()).rev() {
+            let index = self.hot[at];
+            if self.conn(index).is_none_or(|conn| conn.empty >= patience) {
+                self.hot.swap_remove(at);
+                self.watch(index, READING);
+            }
+        }
+        self.watcher.submit();
+    }
+
+    /// Sees to what the watcher has to say; returns how much happened.
+    #[cold]
+    fn look<S: Sink>(&mut self, sink: &mut S) -> usize {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.watcher.collect(&mut ready);
+        let mut happened = 0;
+        for what in ready.drain(..) {
+            happened += match what {
+                Watched::Listener(place) => self.accept_all(place, sink),
+                Watched::Visitor(number) => self.attend(number, sink),
+                Watched::Link(index) => self.attend_link(index, sink),
+            };
+        }
+        self.ready = ready;
+        self.watcher.submit();
+        happened
+    }
+
+    fn attend_link<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
+        match self.links.get(index as usize).map(|link| &link.state) {
+            Some(State::Calling(_)) => self.go_on_calling(index, sink),
+            Some(State::Live(conn)) if !conn.is_hot => {
+                self.heat(index);
+                let taken = self.receive(index, sink);
+                if self.conn(index).is_some_and(|conn| !conn.is_hot) {
+                    self.watch(index, READING);
+                }
+                taken
+            }
+            _ => 0,
+        }
+    }
+
+    /// Ends the links that have come to their end.
+    #[cold]
+    pub(crate) fn finish_ended<S: Sink>(&mut self, sink: &mut S) {
+        while let Some((index, ended)) = self.ended.pop() {
+            let closed = |why: String| (Refusal::new(Error::PeerGone, why), true);
+            let (reason, is_broken) = match ended {
+                Ended::Bye(0) => (Refusal::new(Error::PeerGone, "the peer has closed its fabric"), false),
+                Ended::Bye(_) => (Refusal::new(Error::PeerGone, "the peer has ended the link"), false),
+                Ended::Closed => closed("the connection was closed without a word".to_owned()),
+                Ended::Broken(e) => closed(format!("the connection broke: {e}")),
+                Ended::Misbehaved(refusal) => {
+                    if let Some(link) = self.links.get(index as usize) {
+                        let node = link.node;
+                        tracing::warn!(%node, reason = %refusal.reason, "peer broke the protocol and is cut off");
+                    }
+                    if let Some(conn) = self.conn(index) {
+                        conn.hang_up(i64::from(refusal.error.code()) as u64);
+                    }
+                    (refusal, false)
+                }
+            };
+            self.finish(index, reason, is_broken, sink);
+        }
+    }
+
+    /// Ends a link, which may be made anew if it `is_broken`.
+    pub(crate) fn finish<S: Sink>(&mut self, index: u32, reason: Refusal, is_broken: bool, sink: &mut S) {
+        let Some(state) = self.take_down(index) else { return };
+        let Some(link) = self.links.get_mut(index as usize) else { return };
+        let peer = link.peer;
+        tracing::debug!(peer = peer.number(), reason = %reason.reason, "link is over");
+        match state {
+            State::Live(conn) if is_broken => {
+                // Fenced: what the network still holds is dropped with the socket.
+                let Conn { out, inbox, .. } = *conn;
+                link.state = State::Broken(Box::new(out), inbox.delivered);
+                sink.broken(peer, LinkId(index), reason);
+            }
+            _ => sink.down(peer, reason),
+        }
+    }
+
+    /// Takes a link out of everything; its state, unless it was taken down before.
+    fn take_down(&mut self, index: u32) -> Option<State> {
+        let link = self.links.get_mut(index as usize)?;
+        let state = std::mem::replace(&mut link.state, State::Over);
+        if matches!(state, State::Over | State::Broken(..)) {
+            return None;
+        }
+        if self.by_node.get(&link.node) == Some(&index) {
+            self.by_node.remove(&link.node);
+        }
+        for list in [&mut self.hot, &mut self.dirty, &mut self.owing, &mut self.calling] {
+            list.retain(|i| *i != index);
+        }
+        self.ended.retain(|(i, _)| *i != index);
+        Some(state)
+    }
+
+    /// Whether something could be done at once.
+    fn has_news(&mut self) -> bool {
+        self.watcher.submit();
+        self.watcher.collect(&mut self.ready);
+        !self.ready.is_empty() || !self.ended.is_empty()
+    }
+}
+
+impl Rail for TcpRail {
+    fn name(&self) -> &'static str {
+        "tcp"
+    }
+
+    #[inline]
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
+        self.call(peer, address).map(LinkId)
+    }
+
+    #[inline]
+    fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
+        let Some(found) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
+        let State::Live(conn) = &mut found.state else {
+            return match found.state {
+                State::Calling(_) | State::Awaiting(_) => Posted::NoResource,
+                _ => Posted::Down,
+            };
+        };
+        let posted = conn.post(frame, self.round);
+        if conn.has_unsent() != conn.is_dirty || conn.is_broken() {
+            self.note_sent(link.0);
+        }
+        posted
+    }
+
+    #[inline]
+    fn poll<S: Sink>(&mut self, _budget: usize, sink: &mut S) -> usize {
+        self.round = self.round.wrapping_add(1);
+        if !self.dirty.is_empty() {
+            self.flush_dirty();
+        }
+        let mut taken = 0;
+        let mut at = 0;
+        while let Some(&index) = self.hot.get(at) {
+            taken += self.receive(index, sink);
+            at += 1;
+        }
+        if self.round.is_multiple_of(256) && !self.hot.is_empty() {
+            self.cool_silent();
+        }
+        if !self.ready.is_empty() || !self.watcher.is_quiet() {
+            taken += self.look(sink);
+        }
+        if !self.ended.is_empty() {
+            self.finish_ended(sink);
+        }
+        taken
+    }
+
+    fn poll_link<S: Sink>(&mut self, link: LinkId, _budget: usize, sink: &mut S) -> usize {
+        self.round = self.round.wrapping_add(1);
+        self.flush_dirty();
+        let taken = self.receive(link.0, sink);
+        self.finish_ended(sink);
+        taken
+    }
+
+    fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
+        self.flush_dirty();
+        self.acknowledge_all();
+        let happened = self.look(sink) + self.check_times(now, sink);
+        self.finish_ended(sink);
+        happened
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.next_time()
+    }
+
+    fn is_connecting(&self) -> bool {
+        !self.calling.is_empty() || !self.visitors.is_empty()
+    }
+
+    fn delivered(&self, link: LinkId) -> u64 {
+        match self.links.get(link.0 as usize).map(|link| &link.state) {
+            Some(State::Live(conn)) => conn.inbox.delivered,
+            Some(State::Broken(_, delivered)) => *delivered,
+            _ => 0,
+        }
+    }
+
+    fn retained(
+        &mut self,
+        link: LinkId,
+        after: u64,
+        each: &mut dyn FnMut(Incoming<'_>),
+    ) -> Result<(), Error> {
+        match self.links.get(link.0 as usize).map(|link| &link.state) {
+            Some(State::Broken(out, _)) => out.retained(after, each),
+            _ => Err(Error::Invalid),
+        }
+    }
+
+    fn arm(&mut self) -> Armed {
+        self.flush_dirty();
+        self.acknowledge_all();
+        for index in std::mem::take(&mut self.hot) {
+            self.watch(index, READING);
+        }
+        // Those that the kernel has no room for wait for it, too.
+        for at in 0..self.dirty.len() {
+            self.watch(self.dirty[at], Want { reading: true, writing: true });
+        }
+        if self.has_news() {
+            return Armed::Busy;
+        }
+        Armed::Yes
+    }
+
+    fn disarm(&mut self) {}
+
+    fn wait_handle(&self) -> Option<i32> {
+        Some(self.watcher.descriptor())
+    }
+
+    fn disconnect(&mut self, link: LinkId) {
+        if let Some(found) = self.links.get_mut(link.0 as usize) {
+            if matches!(found.state, State::Broken(..)) {
+                found.state = State::Over;
+            }
+        }
+        if let Some(State::Live(mut conn)) = self.take_down(link.0) {
+            conn.hang_up(0);
+        }
+    }
+}
+
+impl Drop for TcpRail {
+    fn drop(&mut self) {
+        let is_home = std::process::id() == self.process;
+        let mut leaving = Vec::new();
+        for link in self.links.drain(..) {
+            match link.state {
+                State::Live(conn) if !is_home => conn.stream.leave(),
+                State::Live(mut conn) => {
+                    conn.hang_up(0);
+                    leaving.push(*conn);
+                }
+                State::Calling(call) if !is_home => call.leave(),
+                _ => {}
+            }
+        }
+        if !is_home {
+            self.visitors.drain().for_each(|(_, visitor)| visitor.leave());
+        }
+        say_farewell(leaving);
+    }
+}
+
+/// Waits, for a bounded time, until the systems of the peers have what was sent.
+fn say_farewell(mut leaving: Vec<Conn>) {
+    let start = std::time::Instant::now();
+    loop {
+        leaving.retain_mut(|conn| {
+            conn.flush();
+            !conn.is_broken() && (conn.has_unsent() || conn.stream.unacknowledged() > 0)
+        });
+        if leaving.is_empty() {
+            return;
+        }
+        if start.elapsed().as_nanos() as u64 > FAREWELL_NS {
+            tracing::warn!(links = leaving.len(), "peers do not take what was sent before the fabric closed");
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn capabilities() -> Capabilities {
+    let mut capabilities = Capabilities::minimal();
+    capabilities.max_eager = MAX_EAGER;
+    capabilities.max_segment = MAX_SEGMENT;
+    capabilities.max_iov = 64;
+    capabilities.retains = true;
+    // A switched network of 10 Gbit/s. The kernel copies in and out.
+    capabilities.latency_ns = 10_000;
+    capabilities.bandwidth = 1_250_000_000;
+    capabilities
+}

@@ -1,0 +1,292 @@
+//! TCP sockets that never block.
+
+use std::io::{ErrorKind, IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+
+use crate::config::{PortRange, Tuning};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Ports that are tried for one call.
+const PORT_TRIES: u16 = 128;
+
+/// What came of reading or writing.
+#[derive(Debug)]
+pub(crate) enum Moved {
+    /// So many bytes; for reading, never 0.
+    Bytes(usize),
+    /// Nothing can be moved now.
+    Nothing,
+    /// The other side has said that nothing more comes.
+    End,
+    /// The connection is broken.
+    Broken(std::io::Error),
+}
+
+impl Moved {
+    fn of(result: std::io::Result<usize>) -> Moved {
+        match result {
+            Ok(0) => Moved::End,
+            Ok(len) => Moved::Bytes(len),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Moved::Nothing,
+            Err(e) => Moved::Broken(e),
+        }
+    }
+}
+
+/// A connected socket, or one that is being connected. Shut down when dropped, unless [`Self::leave`] is called: copies in
+/// forked children keep no connection alive.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    socket: Socket,
+    /// Not to be shut down: it belongs to the process that this one was forked from.
+    left: bool,
+}
+
+impl Stream {
+    /// Begins to connect. The port of this side is one of `ports`, if there are any.
+    pub(crate) fn call(to: SocketAddr, ports: Option<PortRange>, tuning: &Tuning) -> std::io::Result<Stream> {
+        let mut left = ports.map_or(1, |range| range.len().min(PORT_TRIES));
+        let mut ports = ports.into_iter().flat_map(|range| range.shuffled());
+        loop {
+            left -= 1;
+            let socket = new_socket(to, tuning)?;
+            if let Some(port) = ports.next() {
+                if let Err(e) = socket.bind(&SockAddr::from(SocketAddr::new(any_of(to), port))) {
+                    if e.kind() == ErrorKind::AddrInUse && left > 0 {
+                        continue;
+                    }
+                    return Err(e);
+                }
+            }
+            match socket.connect(&SockAddr::from(to)) {
+                Ok(()) => return Ok(Stream { socket, left: false }),
+                Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
+                    return Ok(Stream { socket, left: false })
+                }
+                // The pair of ports is still in the memory of an earlier connection.
+                Err(e) if e.kind() == ErrorKind::AddrNotAvailable && left > 0 => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Whether connecting has come to an end; an error says that it failed.
+    pub(crate) fn is_connected(&self) -> std::io::Result<bool> {
+        if !self.is_ready(PollFlags::POLLOUT) {
+            return Ok(false);
+        }
+        match self.socket.take_error()? {
+            None => Ok(true),
+            Some(e) => Err(e),
+        }
+    }
+
+    /// The address of this side.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()?.as_socket()
+    }
+
+    /// Reads into `buffer`.
+    #[inline]
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Moved {
+        Moved::of((&self.socket).read(buffer))
+    }
+
+    /// Reads into several pieces of memory.
+    pub(crate) fn receive_pieces(&self, pieces: &mut [MaybeUninitSlice<'_>]) -> Moved {
+        Moved::of(self.socket.recv_vectored(pieces).map(|(len, _)| len))
+    }
+
+    /// Writes `bytes`, which are not empty.
+    #[inline]
+    pub(crate) fn send(&self, bytes: &[u8]) -> Moved {
+        Moved::of(self.socket.send_with_flags(bytes, libc::MSG_NOSIGNAL))
+    }
+
+    /// Writes several pieces, which are not all empty.
+    pub(crate) fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> Moved {
+        Moved::of(self.socket.send_vectored_with_flags(pieces, libc::MSG_NOSIGNAL))
+    }
+
+    /// Whether the kernel has much room again.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.is_ready(PollFlags::POLLOUT)
+    }
+
+    fn is_ready(&self, flags: PollFlags) -> bool {
+        poll(&mut [PollFd::new(self.as_fd(), flags)], PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
+
+    /// Bytes that the other side's system has not taken yet, and may still take.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        const TCP_CLOSE: u8 = 7;
+        if self.tcp_state() == Some(TCP_CLOSE) {
+            return 0;
+        }
+        let mut count: libc::c_int = 0;
+        // SAFETY: TIOCOUTQ writes one integer to `count`.
+        let status = unsafe { libc::ioctl(self.as_raw_fd(), libc::TIOCOUTQ, &mut count) };
+        if status == 0 {
+            usize::try_from(count).unwrap_or(0)
+        } else {
+            0
+        }
+    }
+
+    /// What TCP calls the state of the connection.
+    fn tcp_state(&self) -> Option<u8> {
+        let mut state = 0u8;
+        let mut len: libc::socklen_t = 1;
+        // SAFETY: the option writes at most `len` bytes, of which the state is the first, to `state`.
+        let status = unsafe {
+            let value = std::ptr::from_mut(&mut state).cast();
+            libc::getsockopt(self.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &mut len)
+        };
+        (status == 0 && len == 1).then_some(state)
+    }
+
+    /// Nothing more will be sent.
+    pub(crate) fn end_sending(&self) {
+        // An error says that it is over already.
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Reads what is there to nowhere, at most so many bytes: a socket that is closed with bytes unread tells the other side
+    /// that its bytes were lost, which throws away what we had sent.
+    pub(crate) fn discard(&self, most: usize) {
+        let mut scrap = [MaybeUninit::<u8>::uninit(); 16 << 10];
+        let mut left = most;
+        while let Ok(len @ 1..) = self.socket.recv(&mut scrap) {
+            left = left.saturating_sub(len);
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Closes this copy of the descriptor, and leaves the connection to the process that has the other.
+    pub(crate) fn leave(mut self) {
+        self.left = true;
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.left {
+            let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// A socket that listens at `address`.
+pub(crate) fn listen_at(address: SocketAddr, tuning: &Tuning) -> std::io::Result<Socket> {
+    let socket = new_socket(address, tuning)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// The next connection, if there is one.
+///
+/// # Errors
+/// When the system has no descriptor or memory for it: it stays in the queue.
+pub(crate) fn accept_next(
+    listener: &Socket,
+    tuning: &Tuning,
+) -> std::io::Result<Option<(Stream, Option<SocketAddr>)>> {
+    match listener.accept() {
+        Ok((socket, from)) => {
+            socket.set_nonblocking(true)?;
+            tune(&socket, tuning)?;
+            Ok(Some((Stream { socket, left: false }, from.as_socket())))
+        }
+        Err(e) => match e.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Err(e),
+            // Nobody is there, or not any more.
+            _ => Ok(None),
+        },
+    }
+}
+
+/// The address from which the system would call `to`. Sends nothing.
+pub(crate) fn source_towards(to: SocketAddr) -> Option<IpAddr> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None).ok()?;
+    socket.connect(&SockAddr::from(to)).ok()?;
+    Some(socket.local_addr().ok()?.as_socket()?.ip())
+}
+
+fn new_socket(towards: SocketAddr, tuning: &Tuning) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(towards), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // Sizes of buffers count for the handshake of TCP, and are inherited by what a listener accepts.
+    if tuning.send_buffer > 0 {
+        socket.set_send_buffer_size(tuning.send_buffer)?;
+    }
+    if tuning.receive_buffer > 0 {
+        socket.set_recv_buffer_size(tuning.receive_buffer)?;
+    }
+    tune(&socket, tuning)?;
+    Ok(socket)
+}
+
+fn tune(socket: &Socket, tuning: &Tuning) -> std::io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    if let Some(name) = &tuning.congestion {
+        socket.set_tcp_congestion(name.as_bytes())?;
+    }
+    if let Some(idle) = tuning.keep_alive {
+        let often = TcpKeepalive::new().with_time(idle).with_interval(idle.max(Duration::from_secs(1)));
+        socket.set_tcp_keepalive(&often)?;
+    }
+    if tuning.user_timeout.is_some() {
+        socket.set_tcp_user_timeout(tuning.user_timeout)?;
+    }
+    Ok(())
+}
+
+/// The address that stands for whatever address the system chooses.
+fn any_of(to: SocketAddr) -> IpAddr {
+    match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// What an error of the system means to whoever wanted to connect.
+pub(crate) fn refusal_of(e: &std::io::Error) -> Refusal {
+    let error = match e.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+            Error::Unreachable
+        }
+        ErrorKind::PermissionDenied => Error::Permission,
+        ErrorKind::TimedOut => Error::Timeout,
+        _ => Error::System,
+    };
+    let text = e.to_string().to_lowercase();
+    Refusal::new(error, text.split(" (os error").next().unwrap_or_default())
+}

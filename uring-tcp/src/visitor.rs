@@ -1,0 +1,114 @@
+//! A connection that somebody has made to this side, and that is not a link yet.
+
+use std::net::SocketAddr;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use gridnet_core::time::Time;
+
+use crate::call::{say, HANDSHAKE_READ};
+use crate::config::TcpConfig;
+use crate::handshake::{refusal, Called, Inbox, Step, Stranger};
+use crate::socket::{Moved, Stream};
+
+/// How long a visitor may take to say who it is.
+pub(crate) const VISIT_NS: u64 = 5_000_000_000;
+/// Most visitors at a time; beyond, the one that came first has to go.
+pub(crate) const MAX_VISITORS: usize = 256;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Visitor {
+    stream: Stream,
+    from: Option<SocketAddr>,
+    called: Called,
+    inbox: Inbox,
+    /// Since when; none before the first look at the clock.
+    pub(crate) since: Option<Time>,
+}
+
+/// How a visit goes.
+#[derive(Debug)]
+pub(crate) enum Visit {
+    /// It is to be looked at when its socket is ready.
+    Waits(Visitor),
+    /// It is who it says; these bytes are to be sent before the welcome.
+    Known(Visitor, Stranger, Vec<u8>),
+    /// It has gone.
+    Over,
+}
+
+impl Visitor {
+    pub(crate) fn new(stream: Stream, from: Option<SocketAddr>) -> Visitor {
+        Visitor { stream, from, called: Called::default(), inbox: Inbox::default(), since: None }
+    }
+
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Goes on as far as that is possible now.
+    pub(crate) fn step(mut self, config: &TcpConfig) -> Visit {
+        loop {
+            match self.called.step(&mut self.inbox, &config.local, &config.security) {
+                Ok(Step::Done(bytes)) => {
+                    return match self.called.caller() {
+                        Some(who) => Visit::Known(self, who, bytes),
+                        None => Visit::Over,
+                    }
+                }
+                Ok(Step::Send(bytes)) if !say(&self.stream, &bytes) => return Visit::Over,
+                Ok(Step::Send(_)) => {}
+                Ok(Step::Wait) => {
+                    let mut buffer = [0; HANDSHAKE_READ];
+                    match self.stream.receive(&mut buffer) {
+                        Moved::Bytes(len) => self.inbox.push(buffer.get(..len).unwrap_or_default()),
+                        Moved::Nothing => return Visit::Waits(self),
+                        Moved::End | Moved::Broken(_) => {
+                            tracing::debug!(from = self.name(), "a visitor hung up");
+                            return Visit::Over;
+                        }
+                    }
+                }
+                Err(why) => {
+                    self.refuse(&why);
+                    return Visit::Over;
+                }
+            }
+        }
+    }
+
+    /// Says no, and why, after `bytes` of the handshake.
+    pub(crate) fn refuse_after(self, bytes: &[u8], why: &Refusal) {
+        say(&self.stream, bytes);
+        self.refuse(why);
+    }
+
+    /// Leaves the connection to the process that this one was forked from.
+    pub(crate) fn leave(self) {
+        self.stream.leave();
+    }
+
+    /// Says no, and why.
+    fn refuse(self, why: &Refusal) {
+        // Of two calls that cross one is refused: nothing to be told to people.
+        if why.error == Error::InUse {
+            tracing::debug!(from = self.name(), reason = %why.reason, "connection refused");
+        } else {
+            tracing::warn!(from = self.name(), reason = %why.reason, "connection refused");
+        }
+        say(&self.stream, &refusal(why));
+        self.stream.end_sending();
+        self.stream.discard(HANDSHAKE_READ * 2);
+    }
+
+    /// The connection, and what came behind the handshake.
+    pub(crate) fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.inbox.into_rest())
+    }
+
+    /// Where it comes from.
+    pub(crate) fn name(&self) -> String {
+        self.from.map_or_else(|| "nowhere".to_owned(), |from| from.to_string())
+    }
+}

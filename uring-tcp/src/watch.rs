@@ -1,0 +1,177 @@
+//! What is watched while little happens on it, and by what.
+//!
+//! A watch says once that its socket is ready, and is over then: a socket that becomes busy is watched by nothing.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use gridnet_core::rail::Refusal;
+
+use crate::config::Engine;
+use crate::epoll::Epoll;
+use crate::ring::Ring;
+
+/// What a descriptor is to the rail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// New connections at the address of this place.
+    Listener(u32),
+    /// A connection of this number that is not a link yet.
+    Visitor(u32),
+    /// The socket of the link of this number.
+    Link(u32),
+}
+
+impl Watched {
+    pub(crate) fn token(self) -> u64 {
+        let (kind, index) = match self {
+            Watched::Listener(i) => (1, i),
+            Watched::Visitor(i) => (2, i),
+            Watched::Link(i) => (3, i),
+        };
+        kind << 32 | u64::from(index)
+    }
+
+    pub(crate) fn from_token(token: u64) -> Option<Watched> {
+        let index = token as u32;
+        match token >> 32 {
+            1 => Some(Watched::Listener(index)),
+            2 => Some(Watched::Visitor(index)),
+            3 => Some(Watched::Link(index)),
+            _ => None,
+        }
+    }
+}
+
+/// What is waited for; the end of a connection always is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Want {
+    pub(crate) reading: bool,
+    pub(crate) writing: bool,
+}
+
+/// Something comes.
+pub(crate) const READING: Want = Want { reading: true, writing: false };
+/// There is room, or connecting has come to an end.
+pub(crate) const WRITING: Want = Want { reading: false, writing: true };
+
+/// Either kind of watcher.
+#[derive(Debug)]
+pub(crate) enum Watcher {
+    Ring(Box<Ring>),
+    Epoll(Epoll),
+}
+
+impl Watcher {
+    /// The watcher that `engine` asks for. Where io_uring may be had and is not, one line of the log says so.
+    pub(crate) fn open(engine: Engine, single_thread: bool) -> Result<Watcher, Refusal> {
+        match engine {
+            Engine::IoUring => Ok(Watcher::Ring(Box::new(Ring::new(single_thread)?))),
+            Engine::Auto if single_thread => match Ring::new(true) {
+                Ok(ring) => Ok(Watcher::Ring(Box::new(ring))),
+                Err(refusal) => {
+                    tracing::warn!(reason = %refusal.reason, "tcp uses epoll");
+                    Ok(Watcher::Epoll(Epoll::new()?))
+                }
+            },
+            Engine::Auto | Engine::Epoll => Ok(Watcher::Epoll(Epoll::new()?)),
+        }
+    }
+
+    /// What people call it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Watcher::Ring(_) => "io_uring",
+            Watcher::Epoll(_) => "epoll",
+        }
+    }
+
+    /// Watches a socket until it is ready once, from the next [`Self::submit`] on.
+    pub(crate) fn watch(&mut self, file: &impl AsFd, what: Watched, want: Want) -> Result<(), Refusal> {
+        match self {
+            Watcher::Ring(ring) => ring.watch(file.as_fd().as_raw_fd(), what, want),
+            Watcher::Epoll(epoll) => epoll.watch(file.as_fd(), what, want),
+        }
+    }
+
+    /// Begins the watches that were asked for.
+    pub(crate) fn submit(&mut self) {
+        if let Watcher::Ring(ring) = self {
+            ring.submit();
+        }
+    }
+
+    /// True when there is nothing to collect, or it is not worth a look. Costs no call.
+    #[inline]
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        match self {
+            Watcher::Ring(ring) => ring.is_quiet(),
+            Watcher::Epoll(epoll) => epoll.is_quiet(),
+        }
+    }
+
+    /// Adds what is ready to `ready`.
+    pub(crate) fn collect(&mut self, ready: &mut Vec<Watched>) {
+        match self {
+            Watcher::Ring(ring) => ring.collect(ready),
+            Watcher::Epoll(epoll) => epoll.collect(ready),
+        }
+    }
+
+    /// A descriptor that is readable when something is ready.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        match self {
+            Watcher::Ring(ring) => ring.descriptor(),
+            Watcher::Epoll(epoll) => epoll.descriptor(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn tokens_keep_their_meaning() {
+        for what in [Watched::Listener(0), Watched::Visitor(7), Watched::Link(u32::MAX)] {
+            assert_eq!(Watched::from_token(what.token()), Some(what));
+        }
+        assert_eq!(Watched::from_token(0), None);
+    }
+
+    #[test]
+    fn a_watch_speaks_once_and_again_when_it_is_renewed() {
+        for (engine, single) in [(Engine::IoUring, true), (Engine::IoUring, false), (Engine::Epoll, true)] {
+            let Ok(mut watcher) = Watcher::open(engine, single) else {
+                eprintln!("SKIPPED {engine:?}: the system does not allow io_uring");
+                continue;
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (other, _) = listener.accept().unwrap();
+            let mut ready = Vec::new();
+            let mut look = |watcher: &mut Watcher| {
+                ready.clear();
+                watcher.submit();
+                watcher.collect(&mut ready);
+                ready.clone()
+            };
+            watcher.watch(&other, Watched::Link(5), READING).unwrap();
+            assert_eq!(look(&mut watcher), []);
+            one.write_all(b"x").unwrap();
+            let mut seen = look(&mut watcher);
+            while seen.is_empty() {
+                seen = look(&mut watcher);
+            }
+            assert_eq!(seen, [Watched::Link(5)], "{}", watcher.name());
+            one.write_all(b"y").unwrap();
+            assert_eq!(look(&mut watcher), [], "the watch is over");
+            // What is there when a watch begins counts, too.
+            watcher.watch(&other, Watched::Link(6), READING).unwrap();
+            assert_eq!(look(&mut watcher), [Watched::Link(6)]);
+            watcher.watch(&other, Watched::Link(7), WRITING).unwrap();
+            assert_eq!(look(&mut watcher), [Watched::Link(7)]);
+        }
+    }
+}
