@@ -81,5 +81,5 @@ mod vigil;
 pub use arena::MAX_STAGING;
 pub use config::{ShmConfig, SingleCopy};
 pub use rail::ShmRail;
-pub use rundir::{is_valid_name, RunDir};
+pub use rundir::{is_valid_name, NameHolder, RunDir};
 pub use self_guard::SelfGuard;

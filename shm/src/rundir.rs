@@ -1,6 +1,6 @@
 //! The run directory: where the fabrics of one user on one host find each other.
 //!
-//! `DIR/HOST/NODE.sock` is the socket of a fabric, `DIR/HOST/NAME.name` a symbolic link whose target is the address
+//! `DIR/HOST/NODE.sock` is the socket of a fabric, or `NODE.here` where it takes no links by it; `DIR/HOST/NAME.name` is a symbolic link whose target is the address
 //! of the fabric of that name, in hexadecimal digits. Files of processes that were killed are removed by whoever
 //! comes across them: a socket that refuses connections belongs to nobody.
 
@@ -58,6 +58,28 @@ impl RunDir {
         self.path.join(format!("{node}.sock"))
     }
 
+    /// Where the socket of a node is that only shows that it lives.
+    fn witness_of(&self, node: NodeId) -> PathBuf {
+        self.path.join(format!("{node}.here"))
+    }
+
+    /// Gives the fabric at `address`, which has no rail here, a name for as long as the answer lives.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn hold_name(&self, name: &str, address: &Address) -> Result<NameHolder, Refusal> {
+        let witness = socket::listen_at(&self.witness_of(address.node))?;
+        let holder = NameHolder {
+            dir: self.clone(),
+            node: address.node,
+            name: name.to_owned(),
+            witness,
+            process: std::process::id(),
+        };
+        self.register(name, address)?;
+        Ok(holder)
+    }
+
     /// The directory, to watch it.
     pub fn path(&self) -> &Path {
         &self.path
@@ -98,7 +120,7 @@ impl RunDir {
     fn find(&self, file: &Path, removing: impl FnOnce(&dyn Fn())) -> Option<Address> {
         let target = std::fs::read_link(file).ok()?;
         let address = target.to_str().and_then(unhex).and_then(|bytes| Address::parse(&bytes).ok());
-        if let Some(address) = address.filter(|address| is_alive(&self.socket_of(address.node))) {
+        if let Some(address) = address.filter(|address| self.has_living(address.node)) {
             return Some(address);
         }
         removing(&|| {
@@ -110,9 +132,14 @@ impl RunDir {
         None
     }
 
+    fn has_living(&self, node: NodeId) -> bool {
+        is_alive(&self.socket_of(node)) || is_alive(&self.witness_of(node))
+    }
+
     /// Removes the files of a fabric that closes.
     pub fn unregister(&self, node: NodeId, name: Option<&str>) {
         let _ = std::fs::remove_file(self.socket_of(node));
+        let _ = std::fs::remove_file(self.witness_of(node));
         if let Some(file) = name.and_then(|name| self.name_file(name).ok()) {
             let ours = std::fs::read_link(&file).ok().and_then(|t| t.to_str().and_then(unhex));
             if ours.and_then(|bytes| Address::parse(&bytes).ok()).is_some_and(|address| address.node == node)
@@ -129,7 +156,7 @@ impl RunDir {
         };
         for path in entries.take(CLEANING_BOUND).flatten().map(|entry| entry.path()) {
             match path.extension().and_then(|e| e.to_str()) {
-                Some("sock") if probe.is_abandoned(&path) => drop(std::fs::remove_file(&path)),
+                Some("sock" | "here") if probe.is_abandoned(&path) => drop(std::fs::remove_file(&path)),
                 // A socket that is not yet moved to its place: its maker has a minute.
                 Some("new") if is_old(&path) => drop(std::fs::remove_file(&path)),
                 Some("name") if self.is_abandoned(&path, &probe) => {
@@ -144,7 +171,9 @@ impl RunDir {
     fn is_abandoned(&self, file: &Path, probe: &Probe) -> bool {
         let Ok(target) = std::fs::read_link(file) else { return false };
         let address = target.to_str().and_then(unhex).and_then(|bytes| Address::parse(&bytes).ok());
-        address.is_none_or(|address| probe.is_abandoned(&self.socket_of(address.node)))
+        address.is_none_or(|Address { node, .. }| {
+            probe.is_abandoned(&self.socket_of(node)) && probe.is_abandoned(&self.witness_of(node))
+        })
     }
 
     fn name_file(&self, name: &str) -> Result<PathBuf, Refusal> {
@@ -175,6 +204,27 @@ impl RunDir {
                 Err((back, _)) => file = back,
             }
             std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+/// A name of a fabric that takes no links at a socket here. It is free again when this is dropped.
+#[derive(Debug)]
+pub struct NameHolder {
+    dir: RunDir,
+    node: NodeId,
+    name: String,
+    /// Nobody accepts there: whoever connects learns that we live.
+    witness: OwnedFd,
+    process: u32,
+}
+
+impl Drop for NameHolder {
+    fn drop(&mut self) {
+        // In a forked child the files still belong to the parent.
+        if self.process == std::process::id() {
+            self.dir.unregister(self.node, Some(&self.name));
+            socket::hang_up(&self.witness);
         }
     }
 }
@@ -287,6 +337,20 @@ mod tests {
         assert!(!dead.exists() && living.exists());
         assert!(socket::accept_next(&listener).unwrap().is_none(), "the living are not called");
         assert!(!dir.name_file("dead").unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_name_is_held_without_a_rail_until_its_holder_goes() {
+        let scratch = Scratch::new("held");
+        let dir = RunDir::open(&scratch.0, 1).unwrap();
+        let holder = dir.hold_name("svc", &address(5)).unwrap();
+        RunDir::open(&scratch.0, 1).unwrap();
+        assert_eq!(dir.lookup("svc").unwrap(), Some(address(5)));
+        assert_eq!(dir.hold_name("svc", &address(6)).unwrap_err().error, Error::NameInUse);
+        drop(holder);
+        assert_eq!(dir.lookup("svc").unwrap(), None);
+        let _next = dir.hold_name("svc", &address(6)).unwrap();
+        assert_eq!(dir.lookup("svc").unwrap(), Some(address(6)));
     }
 
     #[test]
