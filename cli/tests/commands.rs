@@ -57,7 +57,7 @@ fn the_command_line_refuses_by_name_and_ends_with_2() {
         (&["perf", "--pin", "0"], "'0'", "A,B"),
         (&["perf", "--pin", "0,1023"], "1023", "accepted are"),
         (&["perf", "--wait", "idle"], "idle", "adaptive"),
-        (&["perf", "--rails", "tcp"], "tcp", "shm"),
+        (&["perf", "--rails", "udp"], "udp", "shm"),
         (&["perf", "--rails", "shm,^self"], "shm,^self", "exclude"),
         (&["perf", "--format", "xml"], "xml", "json"),
         (&["perf", "--iters", "0"], "'0'", "1..="),

@@ -13,7 +13,7 @@ use gridnet_core::ledger::{Ledger, Unread};
 use gridnet_core::rail::{Armed, PeerId, Rail, Refusal};
 use gridnet_core::time::Time;
 use gridnet_core::wire::Address;
-use gridnet_shm::{RunDir, SelfGuard};
+use gridnet_shm::{NameHolder, RunDir, SelfGuard};
 use nix::poll::{ppoll, PollFd, PollFlags};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -23,7 +23,7 @@ use crate::config::{Config, WaitMode};
 use crate::identity;
 use crate::logging;
 use crate::page::{Identity, Page, PageLedger};
-use crate::rails::{open_rails, AnyRail};
+use crate::rails::{open_rails, AnyRail, Opened};
 use crate::verdict::Verdict;
 
 /// Tells the loans of the fabrics of a process apart; 0 is given to none of the first.
@@ -115,6 +115,10 @@ pub struct Fabric {
     pub(crate) bell_taken: bool,
     /// Senders will ring, and nobody has used up the ring.
     pub(crate) is_armed: bool,
+    /// Rails that would be used if they could be had, and why they cannot.
+    missing: Vec<(&'static str, String)>,
+    /// The name, where no rail holds it.
+    _name_holder: Option<NameHolder>,
 }
 
 impl Fabric {
@@ -123,23 +127,22 @@ impl Fabric {
     /// # Errors
     /// What the system or the configuration does not allow.
     pub fn open(config: Config, name: Option<&str>) -> Result<Fabric, Refusal> {
+        Fabric::open_for(config, name, false)
+    }
+
+    /// Opens a fabric that the calling thread alone will use, if `single_thread`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for(config: Config, name: Option<&str>, single_thread: bool) -> Result<Fabric, Refusal> {
         logging::start(&config.log)?;
         if let Some(name) = name.filter(|name| !gridnet_shm::is_valid_name(name)) {
             let form = "1 to 64 of A-Z a-z 0-9 . _ -, not beginning with a dot";
             return Err(Refusal::new(Error::Invalid, format!("{name:?} is no name of a fabric: {form}")));
         }
-        let local = identity::new_address(config.host_id.as_deref())?;
-        let rails = open_rails(&config, &local, name)?;
-        let run_dir = rails.iter().find_map(|rail| match rail {
-            AnyRail::Shm(shm) => Some(shm.run_dir().clone()),
-            AnyRail::Own(_) => None,
-        });
-        if name.is_some() && run_dir.is_none() {
-            return Err(Refusal::new(
-                Error::Config,
-                "a fabric with a name needs the rail shm (GRIDNET_RAILS)",
-            ));
-        }
+        let mut local = identity::new_address(config.host_id.as_deref())?;
+        let Opened { rails, missing } = open_rails(&config, &mut local, name, single_thread)?;
+        let (run_dir, name_holder) = find_run_dir(&config, &local, name, &rails)?;
         let limits = Limits {
             eager_max: config.eager_max,
             unexpected_bytes: config.unexpected_bytes,
@@ -174,6 +177,8 @@ impl Fabric {
             page,
             bell_taken: false,
             is_armed: false,
+            missing,
+            _name_holder: name_holder,
         })
     }
 
@@ -562,7 +567,36 @@ impl Fabric {
             let used = if verdict.in_use { "in use" } else { "not used" };
             text += &format!("rail {} {used}: {}\n", verdict.rail, verdict.reason);
         }
+        for (rail, why) in &self.missing {
+            text += &format!("rail {rail} not used: {why}\n");
+        }
         Ok(text)
+    }
+}
+
+/// The directory where the fabric finds others by their names, if it can be had, and its own name there.
+fn find_run_dir(
+    config: &Config,
+    local: &Address,
+    name: Option<&str>,
+    rails: &[AnyRail],
+) -> Result<(Option<RunDir>, Option<NameHolder>), Refusal> {
+    let of_shm = rails.iter().find_map(|rail| match rail {
+        AnyRail::Shm(shm) => Some(shm.run_dir().clone()),
+        AnyRail::Tcp(_) | AnyRail::Own(_) => None,
+    });
+    if of_shm.is_some() {
+        return Ok((of_shm, None));
+    }
+    let base = config.run_dir.clone().unwrap_or_else(RunDir::default_base);
+    match (RunDir::open(&base, local.host), name) {
+        (Ok(dir), Some(name)) => {
+            let holder = dir.hold_name(name, local)?;
+            Ok((Some(dir), Some(holder)))
+        }
+        (Ok(dir), None) => Ok((Some(dir), None)),
+        (Err(refusal), Some(_)) => Err(refusal),
+        (Err(_), None) => Ok((None, None)),
     }
 }
 

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `config/` | every variable, its value and origin |
 //! | `identity.rs` | node id, host number |
-//! | `rails.rs` | the rails as one type |
+//! | `rails.rs`, `tcp.rs` | the rails as one type; how one of them is opened |
 //! | `fabric.rs` | an engine with a clock and descriptors |
 //! | `regions.rs` | ending regions |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
@@ -30,6 +30,7 @@ pub mod page;
 mod rails;
 mod regions;
 mod shared;
+mod tcp;
 mod verdict;
 
 pub use fabric::{Fabric, WaitCounters};
@@ -38,4 +39,5 @@ pub use gridnet_shm::is_valid_name;
 pub use outlet::Outlet;
 pub use rails::AnyRail;
 pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};
+pub use tcp::examine as examine_tcp;
 pub use verdict::Verdict;

@@ -8,36 +8,81 @@ use gridnet_core::loopback::{Hub, LoopbackRail};
 use gridnet_core::rail::{Rail, Refusal};
 use gridnet_core::wire::Address;
 use gridnet_shm::{ShmConfig, ShmRail};
+use gridnet_uring_tcp::TcpRail;
 
-use crate::config::{Config, HugePages};
+use crate::config::{Config, HugePages, RailSelection};
+use crate::tcp;
 
 /// One rail of a fabric.
 #[derive(Debug)]
 pub enum AnyRail {
     /// Shared memory between processes of the host.
     Shm(Box<ShmRail>),
+    /// Other hosts.
+    Tcp(Box<TcpRail>),
     /// The fabric with itself.
     Own(LoopbackRail),
 }
 
-/// Opens the rails that the configuration allows, in its order. A rail that cannot be had is left out when the
-/// choice is automatic, and is an error when it was named.
+/// The rails of a new fabric.
+pub(crate) struct Opened {
+    /// Those that are there, in order of preference.
+    pub(crate) rails: Vec<AnyRail>,
+    /// Those that would be used if they could be had, and why they cannot.
+    pub(crate) missing: Vec<(&'static str, String)>,
+}
+
+/// Opens the rails that the configuration allows, in its order, and notes in the fabric's address where it is reached. The rail
+/// tcp is left out when it cannot be had and the choice is automatic, and is an error when it was named.
 pub(crate) fn open_rails(
     config: &Config,
-    local: &Address,
+    local: &mut Address,
     name: Option<&str>,
-) -> Result<Vec<AnyRail>, Refusal> {
-    let mut rails = Vec::new();
+    single_thread: bool,
+) -> Result<Opened, Refusal> {
+    let mut opened = Opened { rails: Vec::new(), missing: Vec::new() };
+    // First of all: its addresses are part of what is written down beside a name.
+    let mut tcp = open_tcp(config, local, single_thread, &mut opened.missing)?.map(Box::new);
     for rail in config.rails.preference() {
-        rails.push(match rail {
-            "shm" => AnyRail::Shm(Box::new(ShmRail::open(shm_config(config, local, name))?)),
-            _ => AnyRail::Own(Hub::new().named("self").of_process(std::process::id()).rail(local)),
-        });
+        let rail = match rail {
+            "shm" => Some(AnyRail::Shm(Box::new(ShmRail::open(shm_config(config, local, name))?))),
+            "tcp" => tcp.take().map(AnyRail::Tcp),
+            _ => Some(AnyRail::Own(Hub::new().named("self").of_process(std::process::id()).rail(local))),
+        };
+        opened.rails.extend(rail);
     }
-    if rails.is_empty() {
+    if opened.rails.is_empty() {
         return Err(Refusal::new(Error::Config, "GRIDNET_RAILS leaves no rail"));
     }
-    Ok(rails)
+    Ok(opened)
+}
+
+fn open_tcp(
+    config: &Config,
+    local: &mut Address,
+    single_thread: bool,
+    missing: &mut Vec<(&'static str, String)>,
+) -> Result<Option<TcpRail>, Refusal> {
+    if !config.rails.allows("tcp") {
+        return Ok(None);
+    }
+    match tcp::open(config, local, single_thread) {
+        Ok(rail) => {
+            local.network = rail.listens_at();
+            Ok(Some(rail))
+        }
+        Err(why) if matches!(config.rails, RailSelection::Only(_)) => {
+            Err(Refusal::new(why.error, format!("rail tcp: {}", why.reason)))
+        }
+        Err(why) => {
+            // Whoever asked for a network wants to know; others have never heard of it.
+            if config.net_insecure || config.net_key_file.is_some() {
+                tracing::warn!(reason = %why.reason, "rail tcp cannot be had");
+            }
+            missing.push(("tcp", why.reason));
+            Ok(None)
+        }
+    }
 }
 
 fn shm_config(config: &Config, local: &Address, name: Option<&str>) -> ShmConfig {
@@ -59,6 +104,7 @@ macro_rules! each {
     ($self:ident, $rail:ident => $call:expr) => {
         match $self {
             AnyRail::Shm($rail) => $call,
+            AnyRail::Tcp($rail) => $call,
             AnyRail::Own($rail) => $call,
         }
     };

@@ -107,7 +107,7 @@ impl Shared {
     /// As [`Fabric::open`].
     pub fn open(config: Config, name: Option<&str>, level: ThreadLevel) -> Result<Arc<Shared>, Refusal> {
         let thread = config.progress == ProgressMode::Thread;
-        let fabric = Fabric::open(config, name)?;
+        let fabric = Fabric::open_for(config, name, level == ThreadLevel::Single && !thread)?;
         let locked = level == ThreadLevel::Multiple || thread;
         let gate = match level {
             _ if locked => HOME | LOCKED,

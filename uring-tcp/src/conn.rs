@@ -6,7 +6,7 @@ use gridnet_core::wire::{Frame, Header, Kind};
 
 use crate::config::Window;
 use crate::frame_in::{Ended, In};
-use crate::out::{Out, Taken, BATCH_BYTES, RECORD_ACK, RECORD_BYE};
+use crate::out::{Out, Taken, RECORD_ACK, RECORD_BYE};
 use crate::socket::Stream;
 
 /// Frames after which the peer is told that they have come, when nothing else is said to it.
@@ -22,8 +22,6 @@ pub(crate) struct Conn {
     pub(crate) inbox: In,
     /// Delivered frames of which the peer was told.
     told: u64,
-    /// The round of polling in which a frame was sent at once.
-    round: u32,
     /// Looks since something came.
     pub(crate) empty: u32,
     /// It is looked at in each round, and watched by nothing.
@@ -43,7 +41,6 @@ impl Conn {
             out: Out::new(window),
             inbox: In::default(),
             told: 0,
-            round: u32::MAX,
             empty: 0,
             is_hot: false,
             is_dirty: false,
@@ -52,9 +49,9 @@ impl Conn {
         }
     }
 
-    /// Takes a frame; `round` is the number of the round of polling.
+    /// Takes a frame.
     #[inline]
-    pub(crate) fn post(&mut self, frame: &Frame<'_>, round: u32) -> Posted {
+    pub(crate) fn post(&mut self, frame: &Frame<'_>) -> Posted {
         if frame.kind == Kind::Segment {
             return self.post_segment(frame);
         }
@@ -65,12 +62,8 @@ impl Conn {
         if let Err(error) = self.out.append(frame) {
             return Posted::Failed(error);
         }
-        // The first frame of a round leaves at once. Those that follow wait for the end of the round, or for more to go with:
-        // a call to the kernel costs as much as some hundred frames.
-        if self.round != round {
-            self.round = round;
-            self.flush();
-        } else if self.out.unsent() >= BATCH_BYTES && !self.out.is_full() {
+        // Nobody knows whether there will be another call soon: what was posted leaves.
+        if !self.out.is_full() {
             self.flush();
         }
         Posted::Done
@@ -122,10 +115,10 @@ impl Conn {
         }
     }
 
-    /// Whether something waits to be sent, and can be.
+    /// Whether something waits to be sent, or for the kernel to have room again.
     #[inline]
-    pub(crate) fn has_unsent(&self) -> bool {
-        self.out.unsent() > 0 && self.broken.is_none()
+    pub(crate) fn waits(&self) -> bool {
+        (self.out.unsent() > 0 || self.out.is_full()) && self.broken.is_none()
     }
 
     /// Whether nothing can be sent any more.

@@ -33,6 +33,14 @@ mod socket;
 mod visitor;
 mod watch;
 
+/// Whether io_uring can be had, as one thread uses it.
+///
+/// # Errors
+/// [`Error::Unsupported`](gridnet_core::error::Error::Unsupported), with the reason.
+pub fn io_uring() -> Result<(), gridnet_core::rail::Refusal> {
+    ring::Ring::new(true).map(drop)
+}
+
 pub use auth::{Key, Security};
 pub use candidates::Interfaces;
 pub use config::{Engine, PortRange, TcpConfig, Tuning, Window};

@@ -5,7 +5,7 @@
 //!         head                       sent             len
 //! ```
 //!
-//! Small frames are appended, and sent together. Sequenced ones stay until the peer's rail has acknowledged them: the buffer that
+//! Small frames are appended, and sent with what waits. Sequenced ones stay until the peer's rail has acknowledged them: the buffer that
 //! they were put together in is the copy that is kept. Segments go out straight from the memory of the sender; what the kernel
 //! did not take of one is copied to `rest`, and goes before everything else.
 
@@ -18,8 +18,6 @@ use gridnet_core::wire::{is_sequenced, Frame, Header, Incoming, HEADER_BYTES};
 use crate::config::Window;
 use crate::socket::{Moved, Stream};
 
-/// Bytes that wait at most for others to be sent with: more would gain nothing.
-pub(crate) const BATCH_BYTES: usize = 16 << 10;
 /// Capacity that is given back to the allocator when nothing is kept.
 const SPARE_BYTES: usize = 4 << 10;
 

@@ -68,7 +68,7 @@ pub struct TcpRail {
     /// Links that are neither broken nor over.
     pub(crate) by_node: HashMap<NodeId, u32>,
     hot: Vec<u32>,
-    /// Links with something to send.
+    /// Links with something to send, or for which the kernel has no room.
     dirty: Vec<u32>,
     /// Links whose peers are to be told of frames.
     owing: Vec<u32>,
@@ -84,6 +84,8 @@ pub struct TcpRail {
     pub(crate) watcher: Watcher,
     ready: Vec<Watched>,
     scratch: Box<[u8]>,
+    /// Somebody sleeps, or is about to.
+    is_armed: bool,
     /// Rounds of polling, modulo 2^32.
     round: u32,
     /// That of the last call, made or heard.
@@ -122,6 +124,7 @@ impl TcpRail {
             watcher,
             ready: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            is_armed: false,
             round: 0,
             generation: 0,
             process: std::process::id(),
@@ -213,7 +216,7 @@ impl TcpRail {
         while let Some(&index) = self.dirty.get(at) {
             let waits = self.conn(index).is_some_and(|conn| {
                 conn.flush();
-                conn.is_dirty = conn.has_unsent();
+                conn.is_dirty = conn.waits();
                 conn.is_dirty
             });
             if waits {
@@ -239,9 +242,13 @@ impl TcpRail {
     #[inline]
     fn note_sent(&mut self, index: u32) {
         let Some(conn) = self.conn(index) else { return };
-        if conn.has_unsent() && !conn.is_dirty {
+        if conn.waits() && !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(index);
+            if self.is_armed {
+                self.watch(index, Want { reading: true, writing: true });
+                self.watcher.submit();
+            }
         }
         self.check_broken(index);
     }
@@ -395,8 +402,8 @@ impl Rail for TcpRail {
                 _ => Posted::Down,
             };
         };
-        let posted = conn.post(frame, self.round);
-        if conn.has_unsent() != conn.is_dirty || conn.is_broken() {
+        let posted = conn.post(frame);
+        if conn.waits() != conn.is_dirty || conn.is_broken() {
             self.note_sent(link.0);
         }
         posted
@@ -471,6 +478,7 @@ impl Rail for TcpRail {
     }
 
     fn arm(&mut self) -> Armed {
+        self.watcher.arm();
         self.flush_dirty();
         self.acknowledge_all();
         for index in std::mem::take(&mut self.hot) {
@@ -480,13 +488,17 @@ impl Rail for TcpRail {
         for at in 0..self.dirty.len() {
             self.watch(self.dirty[at], Want { reading: true, writing: true });
         }
-        if self.has_news() {
-            return Armed::Busy;
+        self.is_armed = !self.has_news();
+        if self.is_armed {
+            Armed::Yes
+        } else {
+            Armed::Busy
         }
-        Armed::Yes
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self) {
+        self.is_armed = false;
+    }
 
     fn wait_handle(&self) -> Option<i32> {
         Some(self.watcher.descriptor())
@@ -508,6 +520,10 @@ impl Drop for TcpRail {
     fn drop(&mut self) {
         let is_home = std::process::id() == self.process;
         let mut leaving = Vec::new();
+        if is_home {
+            // Watches, and forked children, may hold copies of the descriptors: closing ours would not end them.
+            self.listeners.sockets.iter().for_each(end_listening);
+        }
         for link in self.links.drain(..) {
             match link.state {
                 State::Live(conn) if !is_home => conn.stream.leave(),
@@ -526,13 +542,18 @@ impl Drop for TcpRail {
     }
 }
 
+fn end_listening(socket: &socket2::Socket) {
+    // An error says that it is over already.
+    let _ = socket.shutdown(std::net::Shutdown::Both);
+}
+
 /// Waits, for a bounded time, until the systems of the peers have what was sent.
 fn say_farewell(mut leaving: Vec<Conn>) {
     let start = std::time::Instant::now();
     loop {
         leaving.retain_mut(|conn| {
             conn.flush();
-            !conn.is_broken() && (conn.has_unsent() || conn.stream.unacknowledged() > 0)
+            !conn.is_broken() && (conn.waits() || conn.stream.unacknowledged() > 0)
         });
         if leaving.is_empty() {
             return;

@@ -4,11 +4,12 @@
 //! and written by plain calls, since whatever is armed on a socket costs each of its messages some tenths of a microsecond.
 //! Whether anything has happened can be seen in shared memory, without a call.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use io_uring::{opcode, squeue, types, IoUring};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::watch::{Want, Watched};
 
@@ -20,6 +21,9 @@ const COMPLETIONS: u32 = 2048;
 /// A ring.
 pub(crate) struct Ring {
     ring: IoUring,
+    /// Written by the kernel when something happens. The descriptor of the ring itself would not do: whoever polls that is not
+    /// woken by work that waits for the one thread which may do it (seen with Linux 6.18).
+    bell: EventFd,
 }
 
 impl std::fmt::Debug for Ring {
@@ -40,10 +44,19 @@ impl Ring {
             // Completions wait until we look, and a flag in shared memory says so: nothing interrupts the thread.
             builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
         }
-        match builder.build(ENTRIES) {
-            Ok(ring) => Ok(Ring { ring }),
-            Err(e) => Err(Refusal::new(Error::Unsupported, format!("io_uring is not to be had: {e}"))),
-        }
+        let failed =
+            |e: std::io::Error| Refusal::new(Error::Unsupported, format!("io_uring is not to be had: {e}"));
+        let ring = builder.build(ENTRIES).map_err(failed)?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let bell = bell.map_err(|e| failed(e.into()))?;
+        ring.submitter().register_eventfd(bell.as_fd().as_raw_fd()).map_err(failed)?;
+        Ok(Ring { ring, bell })
+    }
+
+    /// What happens from now on makes the descriptor readable.
+    pub(crate) fn arm(&mut self) {
+        // An error says that it is not readable.
+        let _ = self.bell.read();
     }
 
     /// Watches a socket until it is ready once. The request leaves with the next [`Self::submit`].
@@ -102,6 +115,6 @@ impl Ring {
 
     /// A descriptor that is readable when something has happened.
     pub(crate) fn descriptor(&self) -> RawFd {
-        self.ring.as_raw_fd()
+        self.bell.as_fd().as_raw_fd()
     }
 }

@@ -93,6 +93,13 @@ impl Watcher {
         }
     }
 
+    /// To be called before the last look ahead of sleep: what happens from now on makes the descriptor readable.
+    pub(crate) fn arm(&mut self) {
+        if let Watcher::Ring(ring) = self {
+            ring.arm();
+        }
+    }
+
     /// Begins the watches that were asked for.
     pub(crate) fn submit(&mut self) {
         if let Watcher::Ring(ring) = self {

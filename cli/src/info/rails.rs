@@ -36,6 +36,7 @@ pub(super) fn examine(config: &Config) -> Vec<Rail> {
 fn examine_rail(name: &'static str, config: &Config) -> Rail {
     let (purpose, checks) = match name {
         "shm" => ("processes of this host, through shared memory", shm_checks(config)),
+        "tcp" => ("processes of other hosts, over TCP", tcp_checks(config)),
         _ => ("a process and itself", vec![]),
     };
     let missing = checks.iter().find(|check| check.required && !check.works);
@@ -47,13 +48,11 @@ fn examine_rail(name: &'static str, config: &Config) -> Rail {
     Rail { name, available: missing.is_none() && config.rails.allows(name), why, checks }
 }
 
+fn check(name: &'static str, required: bool, outcome: Result<String, String>) -> Check {
+    Check { name, works: outcome.is_ok(), required, detail: outcome.unwrap_or_else(|why| why) }
+}
+
 fn shm_checks(config: &Config) -> Vec<Check> {
-    let check = |name, required, outcome: Result<String, String>| Check {
-        name,
-        works: outcome.is_ok(),
-        required,
-        detail: outcome.unwrap_or_else(|why| why),
-    };
     vec![
         check("memfd with seals", true, sealed_memory()),
         check("pidfd", true, death_notice()),
@@ -61,6 +60,11 @@ fn shm_checks(config: &Config) -> Vec<Check> {
         check("run directory", true, run_dir(config)),
         check("other users", false, Ok(other_users(config))),
     ]
+}
+
+fn tcp_checks(config: &Config) -> Vec<Check> {
+    let checks = gridnet::examine_tcp(config).into_iter();
+    checks.map(|(name, required, outcome)| check(name, required, outcome)).collect()
 }
 
 fn sealed_memory() -> Result<String, String> {
@@ -149,6 +153,16 @@ mod tests {
     fn a_run_directory_that_is_no_directory_is_the_reason() {
         let shm = examine_rail("shm", &config("GRIDNET_RUN_DIR", "/dev/null"));
         assert!(!shm.available && shm.why == "run directory: /dev/null is not a directory", "{}", shm.why);
+    }
+
+    #[test]
+    fn tcp_wants_to_know_its_peers() {
+        let tcp = examine_rail("tcp", &Config::default());
+        assert!(!tcp.available && tcp.why.contains("GRIDNET_NET_KEY_FILE"), "{}", tcp.why);
+        let given = [("GRIDNET_NET_INSECURE", "1"), ("GRIDNET_NET_INTERFACES", "lo")];
+        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let tcp = examine_rail("tcp", &Config::from_sources(std::iter::empty(), &given).unwrap());
+        assert!(tcp.available, "{}", tcp.why);
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! parse are a [`ConfigError`], even where a later source would have replaced it.
 
 mod error;
+mod net;
 mod parse;
 mod rails;
 mod table;
 
 pub use error::ConfigError;
-pub use parse::{HugePages, ProgressMode, SingleCopy, WaitMode};
+pub use gridnet_uring_tcp::{Interfaces, PortRange};
+pub use parse::{HugePages, NetEngine, ProgressMode, SingleCopy, WaitMode};
 pub use rails::{RailSelection, KNOWN_RAILS};
 pub use table::{Config, Variable, VARIABLES};
 
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn defaults_are_the_documented_ones() {
         let config = Config::default();
-        assert_eq!(config.rails.preference(), ["shm", "self"]);
+        assert_eq!(config.rails.preference(), ["shm", "tcp", "self"]);
         assert_eq!(config.wait_mode, WaitMode::Adaptive);
         assert_eq!(config.wait_spin, Duration::from_micros(50));
         assert_eq!(config.progress, ProgressMode::Manual);
@@ -216,6 +218,12 @@ mod tests {
             ("GRIDNET_SHM_RING_SLOTS", "100"),
             ("GRIDNET_SHM_HUGE_PAGES", "always"),
             ("GRIDNET_SHM_ALLOW_UIDS", "root"),
+            ("GRIDNET_NET_INTERFACES", "10.0.0.0/33"),
+            ("GRIDNET_NET_PORTS", "41000"),
+            ("GRIDNET_NET_KEY_FILE", "key"),
+            ("GRIDNET_NET_INSECURE", "yes"),
+            ("GRIDNET_NET_ENGINE", "select"),
+            ("GRIDNET_NET_WINDOW", "1k"),
             ("GRIDNET_EAGER_MAX", "8193"),
             ("GRIDNET_UNEXPECTED_MESSAGES", "64k"),
             ("GRIDNET_RUN_DIR", "relative/path"),

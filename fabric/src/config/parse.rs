@@ -37,6 +37,9 @@ pub enum HugePages {
 /// When long messages are copied straight out of the sender's memory.
 pub use gridnet_shm::SingleCopy;
 
+/// What watches the sockets of the rail tcp on which little happens.
+pub use gridnet_uring_tcp::Engine as NetEngine;
+
 /// A kind of value. `parse` and `show` are each other's inverse.
 pub(super) trait Kind: Sync {
     /// The type of the configuration's field.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Every rail this build knows, in the order in which `auto` prefers them.
-pub const KNOWN_RAILS: &[&str] = &["shm", "self"];
+pub const KNOWN_RAILS: &[&str] = &["shm", "tcp", "self"];
 
 /// The rails that `GRIDNET_RAILS` allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,9 +95,18 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for text in
-            ["", "shm,", "^", "shm,^self", "^shm,self", "^shm,^self", "shm,shm", "SHM", "auto,shm", "tcp"]
-        {
+        for text in [
+            "",
+            "shm,",
+            "^",
+            "shm,^self",
+            "^shm,self",
+            "^shm,^tcp,^self",
+            "shm,shm",
+            "SHM",
+            "auto,shm",
+            "udp",
+        ] {
             assert_eq!(RailSelection::parse(text), None, "{text:?}");
         }
     }

@@ -1,8 +1,12 @@
 //! The table of variables: one row holds all there is to say about one of them.
 
+use super::net::{InterfaceList, Ports};
 use super::parse::{Bytes, Choice, Count, Directory, Kind, LogFilter, Name, PowerOfTwo, Rails, Time, Uids};
 use super::parse::{GIB, KIB, MIB};
-use super::{ConfigError, HugePages, Origin, ProgressMode, RailSelection, SingleCopy, WaitMode};
+use super::{
+    ConfigError, HugePages, Interfaces, NetEngine, Origin, PortRange, ProgressMode, RailSelection,
+    SingleCopy, WaitMode,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -115,6 +119,31 @@ variables! {
         "Whether long messages are copied straight out of the sender's memory: when that is faster, whenever it is allowed, or never.";
     shm_allow_uids: Vec<u32> = "GRIDNET_SHM_ALLOW_UIDS" "" [""] Uids,
         "Other users of the host whose processes may be peers, when they allow this one too.";
+
+    net_interfaces: Interfaces = "GRIDNET_NET_INTERFACES" "" [""] InterfaceList,
+        "Interfaces, addresses and networks that may be used and told to others; empty is all but loopback, link-local and those of containers.";
+    net_ports: Option<PortRange> = "GRIDNET_NET_PORTS" "" [""] Ports,
+        "Ports of this side, of listeners and of calls; empty is any.";
+    net_key_file: Option<PathBuf> = "GRIDNET_NET_KEY_FILE" "" [""] Directory,
+        "File of mode 0600 with the key (32 bytes or more) by which processes know each other; what they send is not encrypted.";
+    net_insecure: bool = "GRIDNET_NET_INSECURE" "off" [""]
+        Choice(&[("off", false), ("on", true), ("0", false), ("1", true)]),
+        "Whether networks are used without any key, when both sides say so.";
+    net_engine: NetEngine = "GRIDNET_NET_ENGINE" "auto" [""]
+        Choice(&[("auto", NetEngine::Auto), ("io_uring", NetEngine::IoUring), ("epoll", NetEngine::Epoll)]),
+        "What watches sockets on which little happens.";
+    net_window: usize = "GRIDNET_NET_WINDOW" "1m" ["bytes"] Bytes(256 * KIB..=64 * MIB),
+        "Bytes of small messages that may be under way to one peer; they are kept until it has them.";
+    net_send_buffer: usize = "GRIDNET_NET_SEND_BUFFER" "0" ["bytes"] Bytes(0..=GIB),
+        "Buffer of the kernel for sending over one connection; 0 leaves it to the kernel.";
+    net_receive_buffer: usize = "GRIDNET_NET_RECEIVE_BUFFER" "0" ["bytes"] Bytes(0..=GIB),
+        "Buffer of the kernel for receiving over one connection; 0 leaves it to the kernel.";
+    net_congestion: Option<String> = "GRIDNET_NET_CONGESTION" "" [""] Name,
+        "Congestion control of TCP, as the system calls it; empty is the system's choice.";
+    net_keep_alive: Duration = "GRIDNET_NET_KEEP_ALIVE" "1s" ["time"] Time(Duration::from_secs(3600)),
+        "After how long without traffic, in whole seconds, the kernel asks whether the other side is there; 0 is never.";
+    net_user_timeout: Duration = "GRIDNET_NET_USER_TIMEOUT" "0ns" ["time"] Time(Duration::from_secs(3600)),
+        "After how long without an answer to what was sent the kernel gives a connection up; 0 leaves it to the kernel.";
 
     eager_max: usize = "GRIDNET_EAGER_MAX" "8k" ["bytes"] Bytes(0..=8 * KIB),
         "Longest message that is sent at once; a longer one waits until the receiver is ready for it.";

@@ -1,0 +1,141 @@
+//! Fabrics whose only rail is tcp, over the loopback interface.
+
+mod common;
+
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+
+use common::process::{role, start};
+use common::{exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
+use gridnet::core::error::Error;
+use gridnet::core::rail::PeerId;
+use gridnet::ThreadLevel;
+
+const LO: (&str, &str) = ("GRIDNET_NET_INTERFACES", "127.0.0.1");
+const INSECURE: (&str, &str) = ("GRIDNET_NET_INSECURE", "1");
+const TCP: (&str, &str) = ("GRIDNET_RAILS", "tcp");
+
+#[test]
+#[ignore = "a role that the other tests start"]
+fn child() {
+    let Some((_, dir)) = role() else { return };
+    let party = Party::open(&dir, Some("echo"), ThreadLevel::Serialized, &[TCP, LO, INSECURE]);
+    println!("ready");
+    for _ in 0..ECHOES {
+        let buffer = Buffer::new(LARGE);
+        party.receive(from_any(1), buffer).unwrap();
+        let received = party.wait_received();
+        let back = buffer.first(received.length as usize);
+        if party.send_buffer(PeerId::new(received.source), back, 2).unwrap() {
+            party.wait(PATIENCE).unwrap();
+        }
+    }
+    // The other side hangs up: what was sent last has arrived.
+    party.receive(from_any(3), Buffer::new(1)).unwrap();
+    party.wait_received();
+}
+
+const ECHOES: usize = 40;
+const LARGE: usize = 3_000_000;
+
+#[test]
+fn two_processes_talk_and_find_each_other_by_name() {
+    for level in [ThreadLevel::Single, ThreadLevel::Serialized, ThreadLevel::Multiple] {
+        within(4 * PATIENCE, move || {
+            let scratch = Scratch::new();
+            let _peer = start("echo", &scratch.0);
+            let party = Party::open(&scratch.0, None, level, &[TCP, LO, INSECURE]);
+            let address = party.shared.lookup("echo", Some(PATIENCE)).unwrap();
+            assert_ne!(address.network.iter().count(), 0);
+            let to = party.connect(&address);
+            for i in 0..ECHOES {
+                let (out, back) = (Buffer::new(LARGE), Buffer::new(LARGE));
+                let len = [0, 8, 5000, 100_000, LARGE][i % 5];
+                out.fill(i as u8);
+                party.receive(exactly(to, 2), back).unwrap();
+                party.send_buffer(to, out.first(len), 1).unwrap();
+                assert_eq!(party.wait_received().length, len as u64);
+                assert!(back.first(len).to_vec().iter().all(|byte| *byte == i as u8));
+            }
+            let why = party.enter().explain(to).unwrap();
+            assert!(why.contains("rail tcp in use"), "{why}");
+            party.send(to, b"!", 3, false).unwrap();
+        });
+    }
+}
+
+#[test]
+fn tcp_opens_with_a_key_or_on_demand_only() {
+    let scratch = Scratch::new();
+    let refused = |options: &[(&str, &str)]| {
+        Party::try_open(&scratch.0, None, ThreadLevel::Single, options).map(drop).unwrap_err()
+    };
+    let without = refused(&[TCP, LO]);
+    assert!(without.error == Error::Config && without.reason.contains("GRIDNET_NET_KEY_FILE"), "{without:?}");
+    let (good, open_to_all) = (key_file(&scratch, "good", 0o600), key_file(&scratch, "open", 0o644));
+    let key = |path: &PathBuf| ("GRIDNET_NET_KEY_FILE".to_owned(), path.to_str().unwrap().to_owned());
+    let (name, value) = key(&open_to_all);
+    assert_eq!(refused(&[TCP, LO, (&name, &value)]).error, Error::Permission);
+    let (name, value) = key(&good);
+    assert_eq!(refused(&[TCP, LO, INSECURE, (&name, &value)]).error, Error::Config);
+    drop(Party::open(&scratch.0, None, ThreadLevel::Single, &[TCP, LO, (&name, &value)]));
+    // Nobody has asked for it by name: the others do.
+    let party = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
+    assert!(party.address().network.is_empty());
+    let own = party.address();
+    let me = party.connect(&own);
+    let why = party.enter().explain(me).unwrap();
+    assert!(why.contains("rail tcp not used: it needs GRIDNET_NET_KEY_FILE"), "{why}");
+}
+
+#[test]
+fn nothing_listens_for_everybody() {
+    let scratch = Scratch::new();
+    let party = Party::open(&scratch.0, None, ThreadLevel::Single, &[TCP, LO, INSECURE]);
+    let port = party.address().network.iter().next().expect("it listens").port();
+    let mut found = 0;
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        // Local address and port in hexadecimal digits, the other side's, state: 0A is LISTEN.
+        for line in text.lines().filter(|line| line.split_whitespace().nth(3) == Some("0A")) {
+            let (ip, at) = line.split_whitespace().nth(1).and_then(|local| local.split_once(':')).unwrap();
+            if u16::from_str_radix(at, 16) == Ok(port) {
+                found += 1;
+                assert!(ip.bytes().any(|digit| digit != b'0'), "a listener on every address: {line}");
+            }
+        }
+    }
+    assert_eq!(found, 1);
+}
+
+#[test]
+fn ports_are_those_that_are_allowed() {
+    let scratch = Scratch::new();
+    // Two that are free at this moment, most probably in an hour, too; a test of one port would be a matter of luck.
+    let options = |ports: &'static str| [TCP, LO, INSECURE, ("GRIDNET_NET_PORTS", ports)];
+    let (a, b) = (
+        Party::open(&scratch.0, None, ThreadLevel::Single, &options("27100-27899")),
+        Party::open(&scratch.0, None, ThreadLevel::Single, &options("27100-27899")),
+    );
+    let ports = [&a, &b].map(|party| party.address().network.iter().next().unwrap().port());
+    assert!(ports[0] != ports[1] && ports.iter().all(|port| (27100..=27899).contains(port)), "{ports:?}");
+    let to_b = a.connect(&b.address());
+    a.send(to_b, b"x", 1, false).unwrap();
+    b.receive(from_any(1), Buffer::new(1)).unwrap();
+    let start = std::time::Instant::now();
+    while b.enter().take(b.cq, |_| true) == 0 {
+        a.enter().maintain();
+        a.enter().poll_round();
+        b.enter().maintain();
+        assert!(start.elapsed() < PATIENCE);
+    }
+}
+
+fn key_file(scratch: &Scratch, name: &str, mode: u32) -> PathBuf {
+    std::fs::create_dir_all(&scratch.0).unwrap();
+    std::fs::set_permissions(&scratch.0, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let path = scratch.0.join(name);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, &[9; 32]).unwrap();
+    path
+}

@@ -1,0 +1,94 @@
+//! What the tests of the rail share: fabrics in one process, over the loopback interface.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::time::{Duration, Instant};
+
+use gridnet_core::testing::pair::Fixture;
+use gridnet_core::time::Time;
+use gridnet_core::wire::Address;
+use gridnet_uring_tcp::{Engine, Interfaces, Key, Security, TcpConfig, TcpRail, Tuning, Window};
+
+/// Rails on the loopback interface.
+pub struct Tcp {
+    pub start: Instant,
+    /// Time that has passed without anybody waiting for it.
+    pub skipped: Duration,
+    pub engine: Engine,
+    pub security: Security,
+    pub interfaces: &'static str,
+    pub window: Window,
+}
+
+impl Tcp {
+    pub fn new(engine: Engine) -> Tcp {
+        Tcp {
+            start: Instant::now(),
+            skipped: Duration::ZERO,
+            engine: if engine == Engine::IoUring { allowed() } else { engine },
+            security: Security::Insecure,
+            interfaces: "127.0.0.1",
+            window: Window::default(),
+        }
+    }
+}
+
+impl Fixture for Tcp {
+    type Rail = TcpRail;
+
+    fn rail(&mut self, address: &Address) -> TcpRail {
+        TcpRail::open(TcpConfig {
+            local: *address,
+            interfaces: Interfaces::parse(self.interfaces).expect("the names are right"),
+            ports: None,
+            security: self.security.clone(),
+            engine: self.engine,
+            single_thread: true,
+            tuning: Tuning::default(),
+            window: self.window,
+        })
+        .expect("the rail opens")
+    }
+
+    fn reached_at(&self, rail: &TcpRail, address: Address) -> Address {
+        Address { network: rail.listens_at(), ..address }
+    }
+
+    fn tick(&mut self) -> Time {
+        // What the kernel does with packets may be waiting for the core.
+        std::thread::yield_now();
+        Time((self.start.elapsed() + self.skipped).as_nanos() as u64)
+    }
+
+    fn quiet_steps(&self) -> usize {
+        400
+    }
+
+    fn overshoot(&self) -> usize {
+        // What is under way, and what was read at once before the word to stop was sent.
+        self.window.frames as usize + 2 * 16384 / 24
+    }
+}
+
+/// io_uring, where the system allows it.
+pub fn allowed() -> Engine {
+    let mut fixture = Tcp::new(Engine::Auto);
+    let address = fixture.address(1);
+    if fixture.rail(&address).engine() == "io_uring" {
+        return Engine::IoUring;
+    }
+    eprintln!("SKIPPED io_uring: the system does not allow it; epoll in its place");
+    Engine::Epoll
+}
+
+pub fn key(byte: u8) -> Security {
+    Security::Key(Key::new(&[byte; 32]).expect("the key is long enough"))
+}
+
+/// The loopback interface's address of IPv6, where there is one.
+pub fn ipv6() -> &'static str {
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        return "::1";
+    }
+    eprintln!("SKIPPED IPv6: the loopback interface has no such address; IPv4 in its place");
+    "127.0.0.1"
+}

@@ -1,0 +1,92 @@
+//! What watches idle sockets: io_uring where it is allowed, epoll where it is not, and sleep that no message gets past.
+
+mod common;
+
+use common::Tcp;
+use gridnet_core::rail::{Armed, Rail};
+use gridnet_core::testing::pair::{Fixture, Pair};
+use gridnet_uring_tcp::Engine;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+
+#[test]
+fn where_io_uring_is_forbidden_epoll_takes_its_place() {
+    let used = std::thread::spawn(|| {
+        forbid_io_uring();
+        let mut pair = Pair::new(Tcp::new(Engine::Auto));
+        let receive = pair.b.receive(gridnet_core::testing::node::anything(), 8);
+        pair.a.send(pair.to_b, b"anyway", 1);
+        assert_eq!(pair.finish_b(receive).bytes[..6], *b"anyway");
+        let address = pair.fixture.address(5);
+        assert!(gridnet_uring_tcp::io_uring().is_err(), "the filter has no effect");
+        pair.fixture.rail(&address).engine()
+    });
+    assert_eq!(used.join().unwrap(), "epoll");
+}
+
+#[test]
+fn whatever_comes_ends_sleep() {
+    for engine in [Engine::IoUring, Engine::Epoll] {
+        let mut pair = Pair::new(Tcp::new(engine));
+        for round in 0..50u64 {
+            // Armed only when nothing is there.
+            while pair.b.engine().arm() == Armed::Busy {
+                pair.step();
+            }
+            assert!(!is_readable(&mut pair, PollTimeout::ZERO), "round {round}: awake without a reason");
+            let large = vec![round as u8; 400_000];
+            let message: &[u8] = if round % 2 == 0 { b"wake up" } else { &large };
+            let send = pair.a.send(pair.to_b, message, round);
+            let now = pair.fixture.tick();
+            pair.a.drive(now);
+            assert!(is_readable(&mut pair, PollTimeout::from(8000u16)), "round {round}: asleep for ever");
+            pair.b.engine().disarm();
+            let receive = pair.b.receive(gridnet_core::testing::node::anything(), 400_000);
+            let outcome = pair.finish_b(receive);
+            assert_eq!(outcome.completion.unwrap().length, message.len() as u64);
+            pair.finish_a(send);
+        }
+    }
+}
+
+#[test]
+fn a_new_peer_ends_sleep() {
+    for engine in [Engine::IoUring, Engine::Epoll] {
+        let mut pair = Pair::new(Tcp::new(engine));
+        while pair.b.engine().arm() == Armed::Busy {
+            pair.step();
+        }
+        let mut third = pair.stranger(3, gridnet_core::testing::pair::Setup::default());
+        let address = *pair.b.address();
+        third.engine().open(&address).expect("the call starts");
+        assert!(is_readable(&mut pair, PollTimeout::from(8000u16)));
+    }
+}
+
+/// Whether the descriptor that `b` sleeps on is readable within `timeout`.
+fn is_readable(pair: &mut Pair<Tcp>, timeout: PollTimeout) -> bool {
+    let handle = pair.b.engine().rails()[0].wait_handle().expect("the rail has a descriptor");
+    // SAFETY: the rail, which the pair owns, keeps the descriptor open.
+    let file = unsafe { std::os::fd::BorrowedFd::borrow_raw(handle) };
+    poll(&mut [PollFd::new(file, PollFlags::POLLIN)], timeout).is_ok_and(|count| count > 0)
+}
+
+/// Has the system refuse io_uring to this thread from now on.
+fn forbid_io_uring() {
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        step(LOAD_NUMBER, 0, 0, 0),
+        step(IS, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its steps live until the calls return; the kernel copies them.
+    let status = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
+    };
+    assert_eq!(status, 0, "the filter is refused");
+}
