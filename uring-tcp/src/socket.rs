@@ -290,3 +290,21 @@ pub(crate) fn refusal_of(e: &std::io::Error) -> Refusal {
     let text = e.to_string().to_lowercase();
     Refusal::new(error, text.split(" (os error").next().unwrap_or_default())
 }
+
+/// Two ends of one connection, for tests.
+#[cfg(test)]
+pub(crate) fn pair() -> (Stream, Stream) {
+    let tuning = Tuning { send_buffer: 64 << 10, receive_buffer: 64 << 10, ..Tuning::default() };
+    let listener = listen_at("127.0.0.1:0".parse().unwrap(), &tuning).unwrap();
+    let at = listener.local_addr().unwrap().as_socket().unwrap();
+    let one = Stream::call(at, None, &tuning).unwrap();
+    while !one.is_connected().unwrap() {
+        std::thread::yield_now();
+    }
+    loop {
+        if let Some((other, _)) = accept_next(&listener, &tuning).unwrap() {
+            return (one, other);
+        }
+        std::thread::yield_now();
+    }
+}
