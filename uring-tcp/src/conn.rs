@@ -8,6 +8,7 @@ use crate::config::Window;
 use crate::frame_in::{Ended, In};
 use crate::out::{Out, Taken, RECORD_ACK, RECORD_BYE};
 use crate::socket::Stream;
+use crate::watch::Want;
 
 /// Frames after which the peer is told that they have come, when nothing else is said to it.
 const ACK_FRAMES: u64 = 256;
@@ -30,6 +31,10 @@ pub(crate) struct Conn {
     pub(crate) is_dirty: bool,
     /// It is in the rail's list of those whose peer is to be told of frames.
     pub(crate) is_owing: bool,
+    /// What its watch waits for, if it has one.
+    pub(crate) watched: Option<Want>,
+    /// The last word was said.
+    has_ended: bool,
     /// Why nothing can be sent any more.
     broken: Option<std::io::Error>,
 }
@@ -45,6 +50,8 @@ impl Conn {
             is_hot: false,
             is_dirty: false,
             is_owing: false,
+            watched: None,
+            has_ended: false,
             broken: None,
         }
     }
@@ -152,13 +159,28 @@ impl Conn {
         self.inbox.begin(rest, peer, &mut self.out, sink)
     }
 
-    /// Says the last word, and hangs up. What was sent before still arrives.
+    /// Says the last word, and hangs up as far as the kernel takes it; [`Self::finish_hanging_up`] does the rest.
     pub(crate) fn hang_up(&mut self, code: u64) {
         self.tell();
         self.out.append_record(RECORD_BYE, code);
+        self.finish_hanging_up();
+    }
+
+    /// Goes on hanging up; true when nothing more can be done. What was sent before the last word still arrives.
+    pub(crate) fn finish_hanging_up(&mut self) -> bool {
         self.flush();
-        self.stream.end_sending();
-        self.stream.discard(DISCARD_BYTES);
+        if self.broken.is_some() {
+            return true;
+        }
+        if self.out.unsent() > 0 {
+            return false;
+        }
+        if !self.has_ended {
+            self.has_ended = true;
+            self.stream.end_sending();
+            self.stream.discard(DISCARD_BYTES);
+        }
+        self.stream.unacknowledged() == 0
     }
 }
 

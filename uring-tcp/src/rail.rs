@@ -142,6 +142,14 @@ impl TcpRail {
         self.watcher.name()
     }
 
+    /// Breaks the connection of a link, as a network does.
+    #[cfg(feature = "testing")]
+    pub fn cut(&mut self, link: LinkId) {
+        if let Some(conn) = self.conn(link.0) {
+            conn.stream.reset();
+        }
+    }
+
     pub(crate) fn conn(&mut self, index: u32) -> Option<&mut Conn> {
         match &mut self.links.get_mut(index as usize)?.state {
             State::Live(conn) => Some(conn),
@@ -164,6 +172,11 @@ impl TcpRail {
     fn watch(&mut self, index: u32, want: Want) {
         let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(index as usize) else { return };
         conn.is_hot = false;
+        // Watches that nothing has come of would pile up.
+        if conn.watched.is_some_and(|watched| watched.covers(want)) {
+            return;
+        }
+        conn.watched = Some(want);
         if let Err(refusal) = self.watcher.watch(&conn.stream, Watched::Link(index), want) {
             tracing::warn!(reason = %refusal.reason, "a connection cannot be watched");
             self.ended.push((index, Ended::Broken(std::io::ErrorKind::OutOfMemory.into())));
@@ -298,6 +311,9 @@ impl TcpRail {
     }
 
     fn attend_link<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
+        if let Some(conn) = self.conn(index) {
+            conn.watched = None;
+        }
         match self.links.get(index as usize).map(|link| &link.state) {
             Some(State::Calling(_)) => self.go_on_calling(index, sink),
             Some(State::Live(conn)) if !conn.is_hot => {
@@ -551,10 +567,7 @@ fn end_listening(socket: &socket2::Socket) {
 fn say_farewell(mut leaving: Vec<Conn>) {
     let start = std::time::Instant::now();
     loop {
-        leaving.retain_mut(|conn| {
-            conn.flush();
-            !conn.is_broken() && (conn.waits() || conn.stream.unacknowledged() > 0)
-        });
+        leaving.retain_mut(|conn| !conn.finish_hanging_up());
         if leaving.is_empty() {
             return;
         }

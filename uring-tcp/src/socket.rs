@@ -160,6 +160,16 @@ impl Stream {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
+    /// Ends the connection in both directions; what is under way is lost.
+    #[cfg(feature = "testing")]
+    pub(crate) fn reset(&self) {
+        // Connecting to nowhere is how a socket says that it has no peer any more: the other side hears of it by a reset.
+        let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+        let len = size_of::<libc::sockaddr>() as libc::socklen_t;
+        // SAFETY: the address lives until the call returns, and is as long as it says.
+        unsafe { libc::connect(self.as_raw_fd(), &nowhere, len) };
+    }
+
     /// Reads what is there to nowhere, at most so many bytes: a socket that is closed with bytes unread tells the other side
     /// that its bytes were lost, which throws away what we had sent.
     pub(crate) fn discard(&self, most: usize) {
@@ -260,7 +270,7 @@ fn tune(socket: &Socket, tuning: &Tuning) -> std::io::Result<()> {
         socket.set_tcp_congestion(name.as_bytes())?;
     }
     if let Some(idle) = tuning.keep_alive {
-        let often = TcpKeepalive::new().with_time(idle).with_interval(idle.max(Duration::from_secs(1)));
+        let often = TcpKeepalive::new().with_time(idle).with_interval(Duration::from_secs(1)).with_retries(4);
         socket.set_tcp_keepalive(&often)?;
     }
     if tuning.user_timeout.is_some() {

@@ -49,6 +49,13 @@ pub(crate) struct Want {
     pub(crate) writing: bool,
 }
 
+impl Want {
+    /// Whether whoever waits for this waits for `other`, too.
+    pub(crate) fn covers(self, other: Want) -> bool {
+        (self.reading || !other.reading) && (self.writing || !other.writing)
+    }
+}
+
 /// Something comes.
 pub(crate) const READING: Want = Want { reading: true, writing: false };
 /// There is room, or connecting has come to an end.
