@@ -1,11 +1,15 @@
 //! One connection over which frames flow.
 
+use std::sync::Arc;
+
 use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Posted, Sink};
 use gridnet_core::wire::{Frame, Header, Kind};
 
 use crate::config::Window;
+use crate::courier::Courier;
 use crate::frame_in::{Ended, In};
+use crate::line::Line;
 use crate::out::{Out, Taken, RECORD_ACK, RECORD_BYE};
 use crate::socket::Stream;
 use crate::watch::Want;
@@ -15,14 +19,18 @@ const ACK_FRAMES: u64 = 256;
 /// The same in bytes. Both are a quarter of the smallest window, so that the peer need not wait.
 const ACK_BYTES: usize = 64 << 10;
 
+/// Bytes that wait at most for others to be sent with: more would gain nothing.
+const BATCH_BYTES: usize = 16 << 10;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Conn {
-    pub(crate) stream: Stream,
-    pub(crate) out: Out,
+    pub(crate) line: Arc<Line>,
     pub(crate) inbox: In,
     /// Delivered frames of which the peer was told.
     told: u64,
+    /// The round of polling in which a frame was sent at once.
+    round: u32,
     /// Looks since something came.
     pub(crate) empty: u32,
     /// It is looked at in each round, and watched by nothing.
@@ -39,13 +47,20 @@ pub(crate) struct Conn {
     broken: Option<std::io::Error>,
 }
 
+/// What became of a frame.
+pub(crate) struct Outcome {
+    pub(crate) posted: Posted,
+    /// Something waits to be sent, or for the kernel to have room again.
+    pub(crate) waits: bool,
+}
+
 impl Conn {
     pub(crate) fn new(stream: Stream, window: Window) -> Conn {
         Conn {
-            stream,
-            out: Out::new(window),
+            line: Arc::new(Line::new(stream, Out::new(window))),
             inbox: In::default(),
             told: 0,
+            round: u32::MAX,
             empty: 0,
             is_hot: false,
             is_dirty: false,
@@ -56,55 +71,37 @@ impl Conn {
         }
     }
 
-    /// Takes a frame.
+    /// Takes a frame; `round` is the number of the round of polling.
     #[inline]
-    pub(crate) fn post(&mut self, frame: &Frame<'_>) -> Posted {
+    pub(crate) fn post(&mut self, frame: &Frame<'_>, round: u32, courier: &mut Courier) -> Outcome {
+        let Conn { line, inbox, told, broken, .. } = self;
+        let mut out = line.out();
+        if broken.is_some() {
+            return Outcome { posted: Posted::NoResource, waits: false };
+        }
         if frame.kind == Kind::Segment {
-            return self.post_segment(frame);
+            tell(told, inbox, &mut out);
+            let posted = post_segment(&mut out, &line.stream, frame, broken);
+            return Outcome { posted, waits: waits(&out, broken.is_some()) };
         }
-        if !self.out.has_room() || self.broken.is_some() {
-            return Posted::NoResource;
+        if !out.has_room() {
+            return Outcome { posted: Posted::NoResource, waits: waits(&out, false) };
         }
-        self.tell();
-        if let Err(error) = self.out.append(frame) {
-            return Posted::Failed(error);
+        tell(told, inbox, &mut out);
+        if let Err(error) = out.append(frame) {
+            return Outcome { posted: Posted::Failed(error), waits: waits(&out, false) };
         }
-        // Nobody knows whether there will be another call soon: what was posted leaves.
-        if !self.out.is_full() {
-            self.flush();
+        // The first frame of a round leaves at once. Those that follow wait for the next round, or for more to go with.
+        let is_first = std::mem::replace(&mut self.round, round) != round;
+        if !out.is_full() && (is_first || out.unsent() >= BATCH_BYTES || !courier.take(line)) {
+            *broken = out.flush(&line.stream).err();
         }
-        Posted::Done
-    }
-
-    fn post_segment(&mut self, frame: &Frame<'_>) -> Posted {
-        if self.broken.is_some() {
-            return Posted::NoResource;
-        }
-        let Ok(header) = Header::of(frame) else { return Posted::Failed(Error::Invalid) };
-        self.tell();
-        match self.out.send_segment(&self.stream, &header, &frame.payload) {
-            Ok(Taken::Yes) => Posted::Done,
-            Ok(Taken::No) => Posted::NoResource,
-            Err(e) => {
-                self.broken = Some(e);
-                Posted::NoResource
-            }
-        }
-    }
-
-    /// Tells the peer, with whatever is sent next, which frames have come.
-    #[inline]
-    fn tell(&mut self) {
-        if self.told != self.inbox.delivered && !self.out.is_full() {
-            self.told = self.inbox.delivered;
-            self.inbox.bytes = 0;
-            self.out.append_record(RECORD_ACK, self.told);
-        }
+        Outcome { posted: Posted::Done, waits: waits(&out, broken.is_some()) }
     }
 
     /// Tells the peer now, if there is something to tell.
     pub(crate) fn acknowledge(&mut self) {
-        self.tell();
+        tell(&mut self.told, &mut self.inbox, &mut self.line.out());
         self.flush();
     }
 
@@ -118,14 +115,14 @@ impl Conn {
     /// has come.
     pub(crate) fn flush(&mut self) {
         if self.broken.is_none() {
-            self.broken = self.out.flush(&self.stream).err();
+            self.broken = self.line.out().flush(&self.line.stream).err();
         }
     }
 
     /// Whether something waits to be sent, or for the kernel to have room again.
     #[inline]
     pub(crate) fn waits(&self) -> bool {
-        (self.out.unsent() > 0 || self.out.is_full()) && self.broken.is_none()
+        waits(&self.line.out(), self.is_broken())
     }
 
     /// Whether nothing can be sent any more.
@@ -142,7 +139,8 @@ impl Conn {
         peer: PeerId,
         sink: &mut S,
     ) -> Result<(usize, bool), Ended> {
-        let (taken, more) = self.inbox.receive(&self.stream, scratch, peer, &mut self.out, sink)?;
+        let Line { stream, .. } = &*self.line;
+        let (taken, more) = self.inbox.receive(stream, scratch, peer, &mut self.line.out(), sink)?;
         if taken == 0 && !more {
             if let Some(e) = self.broken.take() {
                 return Err(Ended::Broken(e));
@@ -156,13 +154,15 @@ impl Conn {
 
     /// Delivers what came behind the handshake.
     pub(crate) fn begin<S: Sink>(&mut self, rest: &[u8], peer: PeerId, sink: &mut S) -> Result<(), Ended> {
-        self.inbox.begin(rest, peer, &mut self.out, sink)
+        self.inbox.begin(rest, peer, &mut self.line.out(), sink)
     }
 
     /// Says the last word, and hangs up as far as the kernel takes it; [`Self::finish_hanging_up`] does the rest.
     pub(crate) fn hang_up(&mut self, code: u64) {
-        self.tell();
-        self.out.append_record(RECORD_BYE, code);
+        let mut out = self.line.out();
+        tell(&mut self.told, &mut self.inbox, &mut out);
+        out.append_record(RECORD_BYE, code);
+        drop(out);
         self.finish_hanging_up();
     }
 
@@ -172,15 +172,47 @@ impl Conn {
         if self.broken.is_some() {
             return true;
         }
-        if self.out.unsent() > 0 {
+        if self.line.out().unsent() > 0 {
             return false;
         }
         if !self.has_ended {
             self.has_ended = true;
-            self.stream.end_sending();
-            self.stream.discard(DISCARD_BYTES);
+            self.line.stream.end_sending();
+            self.line.stream.discard(DISCARD_BYTES);
         }
-        self.stream.unacknowledged() == 0
+        self.line.stream.unacknowledged() == 0
+    }
+}
+
+/// Tells the peer, with whatever is sent next, which frames have come.
+#[inline]
+fn tell(told: &mut u64, inbox: &mut In, out: &mut Out) {
+    if *told != inbox.delivered && !out.is_full() {
+        *told = inbox.delivered;
+        inbox.bytes = 0;
+        out.append_record(RECORD_ACK, *told);
+    }
+}
+
+#[inline]
+fn waits(out: &Out, is_broken: bool) -> bool {
+    (out.unsent() > 0 || out.is_full()) && !is_broken
+}
+
+fn post_segment(
+    out: &mut Out,
+    stream: &Stream,
+    frame: &Frame<'_>,
+    broken: &mut Option<std::io::Error>,
+) -> Posted {
+    let Ok(header) = Header::of(frame) else { return Posted::Failed(Error::Invalid) };
+    match out.send_segment(stream, &header, &frame.payload) {
+        Ok(Taken::Yes) => Posted::Done,
+        Ok(Taken::No) => Posted::NoResource,
+        Err(e) => {
+            *broken = Some(e);
+            Posted::NoResource
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `rail.rs` | the rail: links, polling, sleep |
 //! | `conn.rs` | one connection over which frames flow |
+//! | `line.rs`, `courier.rs` | who sends what has waited when the program does not call again |
 //! | `out.rs`, `frame_in.rs` | what goes out and is kept, what comes in |
 //! | `call.rs`, `visitor.rs` | links that this side, or another, is making |
 //! | `greet.rs` | who gets a link |
@@ -21,10 +22,12 @@ mod call;
 mod candidates;
 mod config;
 mod conn;
+mod courier;
 mod epoll;
 mod frame_in;
 mod greet;
 mod handshake;
+mod line;
 mod listener;
 mod out;
 mod rail;

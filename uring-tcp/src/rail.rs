@@ -13,7 +13,8 @@ use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
 use crate::call::Call;
 use crate::config::TcpConfig;
-use crate::conn::Conn;
+use crate::conn::{Conn, Outcome};
+use crate::courier::Courier;
 use crate::frame_in::{Ended, SCRATCH_BYTES};
 use crate::listener::Listeners;
 use crate::out::Out;
@@ -84,6 +85,7 @@ pub struct TcpRail {
     pub(crate) watcher: Watcher,
     ready: Vec<Watched>,
     scratch: Box<[u8]>,
+    courier: Courier,
     /// Somebody sleeps, or is about to.
     is_armed: bool,
     /// Rounds of polling, modulo 2^32.
@@ -124,6 +126,7 @@ impl TcpRail {
             watcher,
             ready: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            courier: Courier::default(),
             is_armed: false,
             round: 0,
             generation: 0,
@@ -146,7 +149,7 @@ impl TcpRail {
     #[cfg(feature = "testing")]
     pub fn cut(&mut self, link: LinkId) {
         if let Some(conn) = self.conn(link.0) {
-            conn.stream.reset();
+            conn.line.stream.reset();
         }
     }
 
@@ -177,7 +180,7 @@ impl TcpRail {
             return;
         }
         conn.watched = Some(want);
-        if let Err(refusal) = self.watcher.watch(&conn.stream, Watched::Link(index), want) {
+        if let Err(refusal) = self.watcher.watch(&conn.line.stream, Watched::Link(index), want) {
             tracing::warn!(reason = %refusal.reason, "a connection cannot be watched");
             self.ended.push((index, Ended::Broken(std::io::ErrorKind::OutOfMemory.into())));
         }
@@ -362,7 +365,9 @@ impl TcpRail {
         match state {
             State::Live(conn) if is_broken => {
                 // Fenced: what the network still holds is dropped with the socket.
-                let Conn { out, inbox, .. } = *conn;
+                let Conn { line, inbox, .. } = *conn;
+                line.stream.end();
+                let out = std::mem::replace(&mut *line.out(), Out::new(self.config.window));
                 link.state = State::Broken(Box::new(out), inbox.delivered);
                 sink.broken(peer, LinkId(index), reason);
             }
@@ -418,8 +423,8 @@ impl Rail for TcpRail {
                 _ => Posted::Down,
             };
         };
-        let posted = conn.post(frame);
-        if conn.waits() != conn.is_dirty || conn.is_broken() {
+        let Outcome { posted, waits } = conn.post(frame, self.round, &mut self.courier);
+        if waits != conn.is_dirty || conn.is_broken() {
             self.note_sent(link.0);
         }
         posted
@@ -542,7 +547,7 @@ impl Drop for TcpRail {
         }
         for link in self.links.drain(..) {
             match link.state {
-                State::Live(conn) if !is_home => conn.stream.leave(),
+                State::Live(conn) if !is_home => conn.line.stream.leave(),
                 State::Live(mut conn) => {
                     conn.hang_up(0);
                     leaving.push(*conn);
@@ -552,6 +557,7 @@ impl Drop for TcpRail {
             }
         }
         if !is_home {
+            self.courier.leave();
             self.visitors.drain().for_each(|(_, visitor)| visitor.leave());
         }
         say_farewell(leaving);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
+use gridnet_core::sync::{AtomicU32, Ordering};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
@@ -47,11 +48,15 @@ impl Moved {
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Socket,
-    /// Not to be shut down: it belongs to the process that this one was forked from.
-    left: bool,
+    /// 1: not to be shut down, since it belongs to the process that this one was forked from.
+    left: AtomicU32,
 }
 
 impl Stream {
+    fn of(socket: Socket) -> Stream {
+        Stream { socket, left: AtomicU32::new(0) }
+    }
+
     /// Begins to connect. The port of this side is one of `ports`, if there are any.
     pub(crate) fn call(to: SocketAddr, ports: Option<PortRange>, tuning: &Tuning) -> std::io::Result<Stream> {
         let mut left = ports.map_or(1, |range| range.len().min(PORT_TRIES));
@@ -68,10 +73,8 @@ impl Stream {
                 }
             }
             match socket.connect(&SockAddr::from(to)) {
-                Ok(()) => return Ok(Stream { socket, left: false }),
-                Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
-                    return Ok(Stream { socket, left: false })
-                }
+                Ok(()) => return Ok(Stream::of(socket)),
+                Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => return Ok(Stream::of(socket)),
                 // The pair of ports is still in the memory of an earlier connection.
                 Err(e) if e.kind() == ErrorKind::AddrNotAvailable && left > 0 => {}
                 Err(e) => return Err(e),
@@ -184,15 +187,21 @@ impl Stream {
     }
 
     /// Closes this copy of the descriptor, and leaves the connection to the process that has the other.
-    pub(crate) fn leave(mut self) {
-        self.left = true;
+    pub(crate) fn leave(&self) {
+        self.left.store(1, Ordering::Relaxed);
+    }
+
+    /// Ends the connection in both directions, whoever else holds a copy of the descriptor.
+    pub(crate) fn end(&self) {
+        // An error says that it is over already.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.left {
-            let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        if self.left.load(Ordering::Relaxed) == 0 {
+            self.end();
         }
     }
 }
@@ -233,7 +242,7 @@ pub(crate) fn accept_next(
         Ok((socket, from)) => {
             socket.set_nonblocking(true)?;
             tune(&socket, tuning)?;
-            Ok(Some((Stream { socket, left: false }, from.as_socket())))
+            Ok(Some((Stream::of(socket), from.as_socket())))
         }
         Err(e) => match e.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Err(e),

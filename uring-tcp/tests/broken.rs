@@ -175,3 +175,22 @@ impl Sink for Heard {
         self.broken = true;
     }
 }
+
+#[test]
+fn whoever_posts_and_never_calls_again_is_heard() {
+    for engine in [Engine::Auto, Engine::Epoll] {
+        let mut ends = Ends::connect(&mut Tcp::new(engine));
+        for burst in 1..6 {
+            // Within one round of polling: the first leaves at once, the others wait for company.
+            let first = burst * 100;
+            (first..first + burst * 20).for_each(|tag| assert!(ends.caller.post(tag, 10)));
+            let start = std::time::Instant::now();
+            while ends.called.heard.tags.len() < burst as usize * 20 {
+                ends.called.drive(&mut ends.fixture);
+                assert!(start.elapsed().as_secs() < 20, "what was posted does not leave by itself");
+            }
+            assert_eq!(ends.called.heard.tags, (first..first + burst * 20).collect::<Vec<_>>());
+            ends.called.heard.tags.clear();
+        }
+    }
+}
