@@ -175,6 +175,8 @@ pub(crate) enum Op {
     IdleCpu,
     /// Raw cache-line ping-pong between the two cores, without gridnet
     Canary,
+    /// Raw ping-pong over a TCP socket of this host, without gridnet
+    RawTcp,
 }
 
 impl Op {
@@ -202,6 +204,7 @@ impl fmt::Display for Op {
             Op::PeersLat => "peers_lat",
             Op::IdleCpu => "idle_cpu",
             Op::Canary => "canary",
+            Op::RawTcp => "raw_tcp",
         })
     }
 }

@@ -15,6 +15,7 @@ mod failure;
 mod info;
 mod lab;
 mod perf;
+mod raw_tcp;
 mod text;
 mod top;
 

@@ -178,6 +178,7 @@ const MEANINGS: &[(Op, &str)] = &[
         Op::Canary,
         "a bare cache line going back and forth between the two cores, without gridnet: half a round trip",
     ),
+    (Op::RawTcp, "a message going back and forth over a bare TCP socket of this host, without gridnet: half a round trip"),
 ];
 
 const CANARY_MEANING: &str =

@@ -14,6 +14,7 @@ use crate::cabi::{Buffer, Fabric, Kind};
 use crate::canary;
 use crate::cores;
 use crate::failure::Failure;
+use crate::raw_tcp;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
@@ -70,6 +71,7 @@ impl<'a> Session<'a> {
         let samples = match (spec.op, spec.peer) {
             (Op::PeersOpen | Op::PeersMemory | Op::PeersLat | Op::IdleCpu, _) => self.scale(spec),
             (Op::Canary, _) => self.canary_samples().map(plain),
+            (Op::RawTcp, _) => self.raw_samples(spec.size).map(plain),
             (_, Some(state)) => self.connections(state).map(plain),
             _ => self.messages(spec).map(plain),
         };
@@ -88,6 +90,14 @@ impl<'a> Session<'a> {
             let batches = canary::measure(a, b, CANARY_BATCHES)?;
             batches.into_iter().for_each(|one_way_ns| samples.add(one_way_ns, 1.0));
         }
+        Ok(samples)
+    }
+
+    fn raw_samples(&self, size: usize) -> Result<Samples, Failure> {
+        let mut samples = Samples::default();
+        let rounds = self.plan.counts.iters.unwrap_or(RAW_ROUNDS);
+        let measured = raw_tcp::measure(self.plan.placement.pair(), size.max(1), rounds as usize)?;
+        measured.into_iter().for_each(|one_way_ns| samples.add(one_way_ns, 1.0));
         Ok(samples)
     }
 
@@ -202,6 +212,9 @@ fn rounds_for(round_ns: f64) -> u64 {
 fn agree(before: f64, after: f64) -> bool {
     (before - after).abs() <= 0.15 * before.min(after)
 }
+
+/// Round trips over the raw socket: some tenths of a second.
+const RAW_ROUNDS: u64 = 50_000;
 
 /// How often a row is measured again while the cores move.
 const REPETITIONS: u32 = 5;
