@@ -16,7 +16,9 @@ use crate::watch::Want;
 
 /// Frames after which the peer is told that they have come, when nothing else is said to it.
 const ACK_FRAMES: u64 = 256;
-/// The same in bytes. Both are a quarter of the smallest window, so that the peer need not wait.
+/// Frames after which the peer is told with whatever is sent next: telling it of each would cost each some nanoseconds.
+const ACK_ALONG_FRAMES: u64 = 16;
+/// Bytes, for [`ACK_FRAMES`]. Both are a quarter of the smallest window, so that the peer need not wait.
 const ACK_BYTES: usize = 64 << 10;
 
 /// Bytes that wait at most for others to be sent with: more would gain nothing.
@@ -29,6 +31,8 @@ pub(crate) struct Conn {
     pub(crate) inbox: In,
     /// Delivered frames of which the peer was told.
     told: u64,
+    /// Delivered frames at the last look whether more come.
+    seen: u64,
     /// The round of polling in which a frame was sent at once.
     round: u32,
     /// Looks since something came.
@@ -60,6 +64,7 @@ impl Conn {
             line: Arc::new(Line::new(stream, Out::new(window))),
             inbox: In::default(),
             told: 0,
+            seen: 0,
             round: u32::MAX,
             empty: 0,
             is_hot: false,
@@ -80,14 +85,14 @@ impl Conn {
             return Outcome { posted: Posted::NoResource, waits: false };
         }
         if frame.kind == Kind::Segment {
-            tell(told, inbox, &mut out);
+            tell(told, inbox, &mut out, ACK_ALONG_FRAMES);
             let posted = post_segment(&mut out, &line.stream, frame, broken);
             return Outcome { posted, waits: waits(&out, broken.is_some()) };
         }
         if !out.has_room() {
             return Outcome { posted: Posted::NoResource, waits: waits(&out, false) };
         }
-        tell(told, inbox, &mut out);
+        tell(told, inbox, &mut out, ACK_ALONG_FRAMES);
         if let Err(error) = out.append(frame) {
             return Outcome { posted: Posted::Failed(error), waits: waits(&out, false) };
         }
@@ -101,8 +106,13 @@ impl Conn {
 
     /// Tells the peer now, if there is something to tell.
     pub(crate) fn acknowledge(&mut self) {
-        tell(&mut self.told, &mut self.inbox, &mut self.line.out());
+        tell(&mut self.told, &mut self.inbox, &mut self.line.out(), 1);
         self.flush();
+    }
+
+    /// Whether nothing has come since this was asked last.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        std::mem::replace(&mut self.seen, self.inbox.delivered) == self.inbox.delivered
     }
 
     /// Whether the peer is to be told of frames, some time.
@@ -160,7 +170,7 @@ impl Conn {
     /// Says the last word, and hangs up as far as the kernel takes it; [`Self::finish_hanging_up`] does the rest.
     pub(crate) fn hang_up(&mut self, code: u64) {
         let mut out = self.line.out();
-        tell(&mut self.told, &mut self.inbox, &mut out);
+        tell(&mut self.told, &mut self.inbox, &mut out, 1);
         out.append_record(RECORD_BYE, code);
         drop(out);
         self.finish_hanging_up();
@@ -184,10 +194,10 @@ impl Conn {
     }
 }
 
-/// Tells the peer, with whatever is sent next, which frames have come.
+/// Tells the peer, with whatever is sent next, which frames have come, if they are `enough`.
 #[inline]
-fn tell(told: &mut u64, inbox: &mut In, out: &mut Out) {
-    if *told != inbox.delivered && !out.is_full() {
+fn tell(told: &mut u64, inbox: &mut In, out: &mut Out, enough: u64) {
+    if inbox.delivered - *told >= enough && !out.is_full() {
         *told = inbox.delivered;
         inbox.bytes = 0;
         out.append_record(RECORD_ACK, *told);

@@ -244,13 +244,20 @@ impl TcpRail {
         }
     }
 
-    /// Tells peers of what has come, when there was nothing else to say.
-    fn acknowledge_all(&mut self) {
-        while let Some(index) = self.owing.pop() {
-            let Some(conn) = self.conn(index) else { continue };
-            conn.is_owing = false;
-            conn.acknowledge();
-            self.note_sent(index);
+    /// Tells peers of what has come, when there was nothing else to say: all of them, or those from whom nothing comes now.
+    fn acknowledge_all(&mut self, silent_only: bool) {
+        for at in (0..self.owing.len()).rev() {
+            let index = self.owing[at];
+            let is_later = |conn: &mut Conn| silent_only && conn.owes() && !conn.is_silent();
+            if self.conn(index).is_some_and(is_later) {
+                continue;
+            }
+            self.owing.swap_remove(at);
+            if let Some(conn) = self.conn(index) {
+                conn.is_owing = false;
+                conn.acknowledge();
+                self.note_sent(index);
+            }
         }
     }
 
@@ -464,7 +471,7 @@ impl Rail for TcpRail {
 
     fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
         self.flush_dirty();
-        self.acknowledge_all();
+        self.acknowledge_all(true);
         let happened = self.look(sink) + self.check_times(now, sink);
         self.finish_ended(sink);
         happened
@@ -501,7 +508,7 @@ impl Rail for TcpRail {
     fn arm(&mut self) -> Armed {
         self.watcher.arm();
         self.flush_dirty();
-        self.acknowledge_all();
+        self.acknowledge_all(false);
         for index in std::mem::take(&mut self.hot) {
             self.watch(index, READING);
         }
