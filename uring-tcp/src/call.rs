@@ -164,10 +164,14 @@ impl Call {
     fn note(&mut self, to: SocketAddr, refusal: Refusal) {
         tracing::debug!(address = %to, reason = %refusal.reason, "address does not lead to the peer");
         self.failures.push(format!("{to}: {}", refusal.reason));
-        // What a peer that answers says is worth more than that others do not.
-        if rank(refusal.error) > rank(self.error) {
-            self.error = refusal.error;
-        }
+        // What a peer that answers says is worth more than that others do not. It has gone if all say so: an address can belong
+        // to another host in another network.
+        self.error = match (self.failures.len(), refusal.error) {
+            (1, error) => error,
+            (_, Error::PeerGone) if self.error != Error::PeerGone => self.error,
+            (_, error) if self.error == Error::PeerGone || rank(error) > rank(self.error) => error,
+            _ => self.error,
+        };
     }
 }
 
@@ -175,8 +179,7 @@ fn rank(error: Error) -> u8 {
     match error {
         Error::Unreachable => 0,
         Error::Timeout | Error::System => 1,
-        Error::PeerGone => 2,
-        _ => 3,
+        _ => 2,
     }
 }
 

@@ -299,9 +299,9 @@ fn any_of(to: SocketAddr) -> IpAddr {
 /// What an error of the system means to whoever wanted to connect.
 pub(crate) fn refusal_of(e: &std::io::Error) -> Refusal {
     let error = match e.kind() {
-        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-            Error::Unreachable
-        }
+        // The host answers that nobody listens there.
+        ErrorKind::ConnectionRefused => Error::PeerGone,
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Error::Unreachable,
         ErrorKind::PermissionDenied => Error::Permission,
         ErrorKind::TimedOut => Error::Timeout,
         _ => Error::System,

@@ -143,7 +143,7 @@ fn a_call_that_nobody_answers_says_which_addresses_were_tried() {
         Ok(to_b) => {
             pair.run_until(|pair| matches!(pair.a.state(to_b), PeerState::Gone(_)));
             let PeerState::Gone(why) = pair.a.state(to_b) else { panic!("nobody is there") };
-            assert_eq!(why.error, Error::Unreachable, "{}", why.reason);
+            assert_eq!(why.error, Error::PeerGone, "{}", why.reason);
             why.reason
         }
     };
