@@ -54,6 +54,11 @@ const FEW: usize = 2;
 /// Looks at the short way for one round of polling, in a call that waits.
 const LOOKS_PER_ROUND: u32 = 8;
 
+/// A peer that has the core to itself copies more than this in a nanosecond.
+const SLOW_BYTES_PER_NS: u64 = 5;
+/// Longer messages under way are not waited for without sleep.
+const LONGEST_SPUN: u64 = 4 << 20;
+
 /// Times that somebody tries to arm the rails for others who sleep.
 pub(crate) const ARMING_TRIES: u32 = 16;
 
@@ -232,6 +237,18 @@ impl Fabric {
             return moved + self.maintain();
         }
         moved
+    }
+
+    /// Grows whenever polling finds something.
+    pub(crate) fn events(&self) -> u64 {
+        self.fruitful_polls
+    }
+
+    /// How long the long messages under way may well take. Whoever waits for one had better not sleep meanwhile: to be woken
+    /// takes as long as half a megabyte.
+    pub(crate) fn transfer_time(&self) -> Duration {
+        let bytes = self.engine.bytes_under_way().min(LONGEST_SPUN);
+        Duration::from_nanos(bytes / SLOW_BYTES_PER_NS)
     }
 
     /// Counts the rounds of polling since the last maintenance.

@@ -234,8 +234,9 @@ impl Shared {
         if policy.mode == WaitMode::Block {
             return Ok(guard);
         }
-        let start = Instant::now();
+        let mut start = Instant::now();
         let mut yields = 0;
+        let mut events = guard.events();
         loop {
             if guard.poll_until(cq, POLLS_PER_CLOCK) {
                 return Ok(guard);
@@ -246,6 +247,9 @@ impl Shared {
             }
             let now = Instant::now();
             let patience = if guard.engine.is_connecting() { CONNECTING_PATIENCE } else { 1 };
+            if std::mem::replace(&mut events, guard.events()) != events {
+                start = now;
+            }
             if end.is_some_and(|end| now >= end) {
                 return Ok(guard);
             }
@@ -260,7 +264,7 @@ impl Shared {
                 }
                 yields += 1;
                 std::thread::yield_now();
-            } else if now - start >= policy.spin * patience {
+            } else if now - start >= policy.spin * patience + guard.transfer_time() {
                 return Ok(guard);
             }
         }

@@ -255,6 +255,11 @@ impl<R: Rail> Engine<R> {
         Ok((peer.node, peer.incarnation, &peer.state, &peer.candidates))
     }
 
+    /// About how many bytes of announced messages are on their way, out and in; at most a few messages are looked at.
+    pub fn bytes_under_way(&self) -> u64 {
+        self.state.bytes_under_way()
+    }
+
     /// How a peer is sent small messages past the engine, if it can be.
     pub fn lane(&self, peer: PeerId) -> Option<&Arc<Lane>> {
         self.state.peers.get(peer.index())?.lane()

@@ -177,6 +177,15 @@ impl State {
         }
     }
 
+    /// See [`super::Engine::bytes_under_way`].
+    pub(super) fn bytes_under_way(&self) -> u64 {
+        const LOOKS: usize = 16;
+        let announced = |op: &SendOp| matches!(op.stage, super::op::Stage::Announced { .. });
+        let out = self.sends.iter().take(LOOKS).filter(|(_, op)| announced(op)).map(|(_, op)| op.len);
+        let incoming = self.incoming.iter().take(LOOKS).map(|(_, i)| i.wanted.saturating_sub(i.received));
+        out.chain(incoming).fold(0, u64::saturating_add)
+    }
+
     /// To be called when queues have come or gone: whether all that they admit together is within the limit.
     pub(super) fn weigh_queues(&mut self) {
         let room = self.cqs.iter().map(|(_, queue)| queue.capacity().max(queue.outstanding()));
