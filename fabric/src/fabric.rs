@@ -44,7 +44,7 @@ const DIRECT_PER_LOOK: u32 = 256;
 /// Polls between two looks at the clock, which costs as much as several polls.
 pub(crate) const POLLS_PER_CLOCK: u32 = 64;
 
-/// Calls that take messages the short way, between two rounds of polling that look at all;
+/// Messages that are taken the short way between two rounds of polling that look at all;
 const QUICK_TURNS: u32 = 32;
 /// completions that such a call takes;
 const MOST_AT_ONCE: usize = 64;
@@ -108,10 +108,14 @@ pub struct Fabric {
     quick_left: u32,
     /// What `rounds` was when they were last counted.
     rounds_given: u32,
-    /// Rounds that found something,
+    /// Rounds of polling,
+    polls: u64,
+    /// those that found something,
     fruitful_polls: u64,
-    /// until maintenance was last done.
-    fruitful_before: u64,
+    /// and messages that came the short way.
+    quick_takes: u64,
+    /// What had happened when maintenance was last done.
+    events_before: u64,
     pub(crate) policy: WaitPolicy,
     descriptors: Vec<CqDescriptor>,
     /// What others see of this fabric.
@@ -176,7 +180,9 @@ impl Fabric {
             direct_left: DIRECT_PER_LOOK,
             counters: WaitCounters::default(),
             fruitful_polls: 0,
-            fruitful_before: 0,
+            polls: 0,
+            quick_takes: 0,
+            events_before: 0,
             policy,
             descriptors: Vec::new(),
             page,
@@ -225,8 +231,9 @@ impl Fabric {
     #[inline(always)]
     pub fn poll_round(&mut self) -> usize {
         let moved = match std::mem::replace(&mut self.quick_left, QUICK_TURNS) {
-            // In the middle of a stream: others have their turn, and what follows comes the short way again.
-            0 => self.engine.progress_within(FEW),
+            // In the middle of a stream: others have their turn, and what follows comes the short way again, if the link is still
+            // the only one in use.
+            0 if self.engine.choose_favourite() => self.engine.progress_within(FEW),
             _ => self.engine.progress(),
         };
         if moved > 0 {
@@ -241,7 +248,7 @@ impl Fabric {
 
     /// Grows whenever polling finds something.
     pub(crate) fn events(&self) -> u64 {
-        self.fruitful_polls
+        self.fruitful_polls + self.quick_takes
     }
 
     /// How long the long messages under way may well take. Whoever waits for one had better not sleep meanwhile: to be woken
@@ -253,9 +260,10 @@ impl Fabric {
 
     /// Counts the rounds of polling since the last maintenance.
     fn count_polls(&mut self) {
-        self.counters.polls += u64::from(self.rounds_given - self.rounds);
+        self.polls += u64::from(self.rounds_given - self.rounds);
         self.rounds_given = self.rounds;
-        self.counters.empty_polls = self.counters.polls - self.fruitful_polls;
+        self.counters.polls = self.polls + self.quick_takes;
+        self.counters.empty_polls = self.polls - self.fruitful_polls;
     }
 
     /// Whether an operation on a region may be done at once. Now and then it may not: [`Self::look_now_and_then`] comes
@@ -282,8 +290,8 @@ impl Fabric {
         let now = Time(self.start.elapsed().as_nanos() as u64);
         let happened = self.engine.maintain(now);
         self.count_polls();
-        let idle = self.fruitful_polls == self.fruitful_before;
-        self.fruitful_before = self.fruitful_polls;
+        let idle = self.events() == self.events_before;
+        self.events_before = self.events();
         self.rounds = match idle {
             _ if self.engine.is_connecting() => ROUNDS_WHILE_CONNECTING,
             true => ROUNDS_WHILE_IDLE,
@@ -333,10 +341,14 @@ impl Fabric {
         }
         // SAFETY: the caller's promise.
         let quick = unsafe { self.engine.take_quick(cq, out) };
-        if quick != Quick::Taken {
-            return (0, quick);
+        match quick {
+            Quick::Taken => {
+                self.quick_left -= 1;
+                self.quick_takes += 1;
+            }
+            Quick::Waited => {}
+            _ => return (0, quick),
         }
-        self.quick_left -= 1;
         if room == 1 {
             return (1, quick);
         }
@@ -350,10 +362,20 @@ impl Fabric {
     /// As [`Self::take_quick`].
     #[inline(never)]
     unsafe fn take_more(&mut self, cq: CqId, out: NonNull<Completion>, room: usize) -> usize {
-        (1..room.min(MOST_AT_ONCE))
+        let mut taken = 1;
+        while taken < room.min(MOST_AT_ONCE) && self.quick_left > 0 {
             // SAFETY: the caller's promise; fewer than `room` were written.
-            .find(|taken| unsafe { self.engine.take_quick(cq, out.add(*taken)) } != Quick::Taken)
-            .unwrap_or(room.min(MOST_AT_ONCE))
+            match unsafe { self.engine.take_quick(cq, out.add(taken)) } {
+                Quick::Taken => {
+                    self.quick_left -= 1;
+                    self.quick_takes += 1;
+                }
+                Quick::Waited => {}
+                _ => break,
+            }
+            taken += 1;
+        }
+        taken
     }
 
     /// As [`Self::take_quick`]; polls for the first at most `rounds` times.
@@ -389,11 +411,11 @@ impl Fabric {
                     continue;
                 }
             }
-            if self.poll_round() > 0 {
-                let Some(queue) = self.engine.cq(cq) else { return 0 };
-                if queue.lent_room() < room {
-                    return room - queue.end_lending();
-                }
+            // Also a round that says it has done nothing may have ended operations: those of a peer that was cut off.
+            self.poll_round();
+            let Some(queue) = self.engine.cq(cq) else { return 0 };
+            if queue.lent_room() < room {
+                return room - queue.end_lending();
             }
         }
         match self.engine.cq(cq) {

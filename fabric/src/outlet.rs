@@ -11,7 +11,7 @@ use gridnet_core::sync::{AtomicU32, Ordering};
 
 use crate::fabric::Fabric;
 use crate::fork::HOME;
-use crate::shared::{Shared, ENTERED};
+use crate::shared::{Shared, ENTERED, SINGLE};
 
 /// What an endpoint handle keeps of its peer.
 #[derive(Debug)]
@@ -52,27 +52,51 @@ impl Outlet {
     /// nothing has happened: the way through the engine then does it, or says why not.
     #[inline(always)]
     pub fn send(&self, tag: u64, message: Iov) -> bool {
-        // SAFETY: `shared` keeps it.
-        let gate = unsafe { self.gate.as_ref() };
         // Relaxed, as in `Shared::enter`.
-        if gate.load(Ordering::Relaxed) != HOME {
-            return false;
+        if self.gate().load(Ordering::Relaxed) != HOME {
+            return self.send_in_one_thread(tag, message);
         }
-        gate.store(HOME | ENTERED, Ordering::Relaxed);
-        // SAFETY: inside, alone: the gate was open, and calls of this fabric do not overlap, by the promise of the program.
+        self.send_inside(HOME, tag, message)
+    }
+
+    /// The same, at the level where only the thread that opened the fabric may call.
+    #[inline(never)]
+    fn send_in_one_thread(&self, tag: u64, message: Iov) -> bool {
+        let may_go_in = self.gate().load(Ordering::Relaxed) == HOME | SINGLE && self.shared.is_home_thread();
+        may_go_in && self.send_inside(HOME | SINGLE, tag, message)
+    }
+
+    /// The gate was seen to be `open`: alone inside, since calls of such a fabric do not overlap, by the promise of the
+    /// program.
+    #[inline(always)]
+    fn send_inside(&self, open: u32, tag: u64, message: Iov) -> bool {
+        self.gate().store(open | ENTERED, Ordering::Relaxed);
+        // SAFETY: inside, alone.
         let sent = match unsafe { &*self.lane.get() } {
             // SAFETY: as above.
             Some(lane) => unsafe { lane.send(tag, message) },
             None => false,
         };
-        gate.store(HOME, Ordering::Relaxed);
+        self.gate().store(open, Ordering::Relaxed);
         sent
     }
 
-    /// Takes note of the lane that leads to the peer now; `fabric` is that of `shared`, which the caller is inside of.
+    #[inline(always)]
+    fn gate(&self) -> &AtomicU32 {
+        // SAFETY: `shared` keeps it.
+        unsafe { self.gate.as_ref() }
+    }
+
+    /// Takes note of the lane that leads to the peer now; `fabric` is that of the outlet, or nothing happens.
     pub fn refresh(&self, fabric: &mut Fabric) {
+        if !self.shared.is_of(fabric) {
+            return;
+        }
         // SAFETY: whoever has the fabric is inside, alone.
         let lane = unsafe { &mut *self.lane.get() };
-        *lane = fabric.engine.lane(self.peer).cloned();
+        let now = fabric.engine.lane(self.peer);
+        if now.map(Arc::as_ptr) != lane.as_ref().map(Arc::as_ptr) {
+            *lane = now.cloned();
+        }
     }
 }

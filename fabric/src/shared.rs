@@ -6,7 +6,7 @@
 //! Any thread that waits drives all rails. While several sleep, each has a bell of its own that is rung by whoever
 //! finds completions for its queue; and who leaves arms the rails again for those who stay.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,7 +46,7 @@ const BROKEN: u32 = 2;
 /// In the gate: several threads may come, and a lock lets one in.
 const LOCKED: u32 = 4;
 /// In the gate: only the thread that opened the fabric may come.
-const SINGLE: u32 = 8;
+pub(crate) const SINGLE: u32 = 8;
 
 /// Which threads call, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,11 +165,30 @@ impl Shared {
         Ok(Guard { shared: self, lock: None })
     }
 
+    /// True in the thread that opened the fabric.
+    #[inline]
+    pub(crate) fn is_home_thread(&self) -> bool {
+        thread_local!(static ID: Cell<Option<ThreadId>> = const { Cell::new(None) });
+        // The id itself costs two locked instructions.
+        let id = ID.get().unwrap_or_else(|| {
+            let id = std::thread::current().id();
+            ID.set(Some(id));
+            id
+        });
+        id == self.home
+    }
+
+    /// True for the fabric inside.
+    pub(crate) fn is_of(&self, fabric: &Fabric) -> bool {
+        // SAFETY: only the address is taken.
+        std::ptr::eq(unsafe { &raw const (*self.inner.get()).fabric }, fabric)
+    }
+
     /// Goes in where a call may simply go in; `None` where [`Self::enter`] has to decide. For hot paths.
     #[inline(always)]
     pub fn enter_plain(&self) -> Option<PlainGuard<'_>> {
         let gate = self.gate().load(Ordering::Relaxed);
-        if gate != HOME && !(gate == HOME | SINGLE && std::thread::current().id() == self.home) {
+        if gate != HOME && !(gate == HOME | SINGLE && self.is_home_thread()) {
             return None;
         }
         self.gate().store(gate | ENTERED, Ordering::Relaxed);

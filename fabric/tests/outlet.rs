@@ -118,3 +118,40 @@ fn programs_with_several_threads_take_the_way_with_the_lock() {
     outlet.refresh(&mut a.enter());
     assert!(!outlet.send(TAG, Iov::EMPTY));
 }
+
+#[test]
+fn programs_of_one_thread_take_the_short_way_too() {
+    let scratch = Scratch::new();
+    let (a, outlet, _b, _) = pair(ThreadLevel::Single, &scratch);
+    outlet.refresh(&mut a.enter());
+    assert!(outlet.send(TAG, Iov::EMPTY));
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| outlet.send(TAG, Iov::EMPTY));
+        assert!(!other.join().unwrap(), "that is for the thread which opened the fabric");
+    });
+}
+
+#[test]
+fn what_may_not_go_at_once_does_not_go_the_short_way() {
+    let scratch = Scratch::new();
+    let options = [("GRIDNET_EAGER_MAX", "0")];
+    let open = || Party::open(&scratch.0, None, ThreadLevel::Serialized, &options);
+    let (a, b) = (open(), open());
+    let to_b = a.connect(&b.address());
+    while !matches!(a.enter().engine.peer(to_b).unwrap().2, PeerState::Up) {
+        a.enter().poll_round();
+        b.enter().poll_round();
+    }
+    let outlet = Outlet::new(a.shared.clone(), to_b);
+    outlet.refresh(&mut a.enter());
+    assert!(!outlet.send(TAG, Buffer::new(8).iov()));
+}
+
+#[test]
+fn a_lane_of_another_fabric_is_not_taken() {
+    let scratch = Scratch::new();
+    let (_a, outlet, b, _) = pair(ThreadLevel::Serialized, &scratch);
+    let fresh = Outlet::new(outlet.shared().clone(), outlet.peer());
+    fresh.refresh(&mut b.enter());
+    assert!(!fresh.send(TAG, Iov::EMPTY));
+}

@@ -11,6 +11,7 @@ use crate::ledger::{Kept, PeerCounts, Row};
 use crate::matching::Key;
 use crate::rail::{LinkId, PeerId, Refusal};
 use crate::ring::lane::Lane;
+use crate::ring::slot::BODY_BYTES;
 use crate::wire::{Message, NodeId};
 
 /// Whether frames can flow.
@@ -153,7 +154,7 @@ impl Peer {
         self.direct = direct;
         if let Some(lane) = &self.lane {
             // SAFETY: who has the engine's peers to itself is alone with the fabric.
-            unsafe { lane.set_open(direct) };
+            unsafe { lane.set_open(direct && self.eager_max >= BODY_BYTES) };
         }
     }
 

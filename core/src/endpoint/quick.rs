@@ -6,6 +6,7 @@
 //! same slot.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::op::{CqId, IovList, OpId};
 use super::state::State;
@@ -24,8 +25,10 @@ const LOOKS: u32 = 4;
 /// What came the short way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quick {
-    /// A completion.
+    /// The completion of a message out of its slot.
     Taken,
+    /// A completion that waited in the queue.
+    Waited,
     /// Nothing: the next slot of the link is empty.
     Nothing,
     /// There may be something, which polling has to take.
@@ -44,10 +47,14 @@ impl<R: Rail> Engine<R> {
         unsafe { self.state.take_quick(cq, out) }
     }
 
-    /// Looks again which link messages are taken from directly.
-    pub(super) fn choose_favourite(&mut self) {
+    /// Looks again which link messages are taken from directly; whether there is one.
+    pub fn choose_favourite(&mut self) -> bool {
         let mut lanes = self.rails.iter().filter_map(R::favourite);
-        self.state.favourite = lanes.next().filter(|_| lanes.next().is_none()).cloned();
+        let now = lanes.next().filter(|_| lanes.next().is_none());
+        if now.map(Arc::as_ptr) != self.state.favourite.as_ref().map(Arc::as_ptr) {
+            self.state.favourite = now.cloned();
+        }
+        self.state.favourite.is_some()
     }
 }
 
@@ -64,7 +71,7 @@ impl State {
         if !queue.is_empty() {
             // SAFETY: the caller's promise.
             unsafe { queue.pop_into(out.as_ptr(), 1) };
-            return Quick::Taken;
+            return Quick::Waited;
         }
         let Some(lane) = &self.favourite else { return Quick::Poll };
         // SAFETY: whoever has the engine is alone with the fabric, and nothing below asks for the ends again.
@@ -80,7 +87,8 @@ impl State {
         let Some((ready, peer, cells)) = ends.peek() else { return Quick::Poll };
         let Some(len) = ready.plain_len(Kind::Eager as u8) else { return Quick::Poll };
         let tag = ready.word();
-        let Some(found) = self.posted.first(peer, tag) else { return Quick::Poll };
+        // Only looked at: what makes a receive narrower happens when it is taken, with what the slot says then.
+        let Some(found) = self.posted.first_plain(peer, tag) else { return Quick::Poll };
         let Some(receive) = found.receive() else { return Quick::Poll };
         let IovList::One(iov) = &receive.iov else { return Quick::Poll };
         if receive.cq != cq {

@@ -115,6 +115,16 @@ impl<T> Posted<T> {
         self.first_of(bin)
     }
 
+    /// As [`Self::first`], when no wildcard has to be weighed against an exact receive: looking changes nothing then that
+    /// anybody could tell.
+    #[inline(always)]
+    pub fn first_plain(&mut self, source: PeerId, tag: u64) -> Option<First<'_, T>> {
+        if self.any_source_len + self.masked_len != 0 && self.any_source_len != self.len {
+            return None;
+        }
+        self.first(source, tag)
+    }
+
     /// The same, where another receive is the first of the bin.
     #[cold]
     fn first_further(&mut self, bin: usize, source: u32, tag: u64) -> Option<First<'_, T>> {

@@ -55,7 +55,8 @@ pub struct Ends {
     arming: NonNull<AtomicU32>,
     /// The engine's counters for the peer.
     counts: Option<(PeerId, Kept<PeerCounts>)>,
-    waker: Box<dyn Wake>,
+    /// None once the lane is over.
+    waker: Option<Box<dyn Wake>>,
     /// Wake-ups given.
     pub rung: u64,
     /// The receiving end.
@@ -103,7 +104,7 @@ impl Lane {
             ringer: Ringer::default(),
             arming,
             counts: None,
-            waker,
+            waker: Some(waker),
             rung: 0,
             consumer,
             run: 0,
@@ -179,7 +180,7 @@ impl Lane {
     pub unsafe fn end(&self) {
         // SAFETY: the caller's promise.
         let ends = unsafe { self.ends() };
-        (ends.is_open, ends.counts) = (false, None);
+        (ends.is_open, ends.counts, ends.waker) = (false, None, None);
     }
 }
 
@@ -228,7 +229,48 @@ impl Ends {
 
     #[cold]
     fn wake(&mut self) {
-        self.rung += 1;
-        self.waker.wake();
+        if let Some(waker) = &self.waker {
+            self.rung += 1;
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::ring::slot::Slot;
+
+    #[derive(Debug)]
+    struct Flag {
+        _held: Arc<()>,
+    }
+
+    impl Wake for Flag {
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn a_lane_that_is_over_keeps_no_doorbell_and_takes_no_message() {
+        let slots: &'static [Slot] = Vec::leak((0..64).map(|_| Slot::default()).collect());
+        let words: &'static [AtomicU32; 3] = Box::leak(Box::default());
+        let slots = NonNull::from(slots).cast();
+        let flag = Arc::new(());
+        // SAFETY: leaked, zeroed memory that these ends alone use; and this test is alone with the lane.
+        unsafe {
+            let producer = Producer::new(slots, 64, NonNull::from(&words[0]));
+            let consumer = Consumer::new(slots, 64, NonNull::from(&words[0]));
+            let waker = Box::new(Flag { _held: flag.clone() });
+            let lane = Lane::new(producer, consumer, Order::Fence, NonNull::from(&words[1]), waker);
+            assert!(!lane.send(1, Iov::EMPTY), "nobody has opened it");
+            lane.bind(PeerId::new(0), Kept::private(PeerCounts::default()));
+            lane.set_open(true);
+            assert!(lane.send(1, Iov::EMPTY));
+            assert_eq!(Arc::strong_count(&flag), 2);
+            lane.end();
+            assert_eq!(Arc::strong_count(&flag), 1);
+            lane.set_open(true);
+            assert!(!lane.send(1, Iov::EMPTY), "it is over");
+        }
     }
 }
