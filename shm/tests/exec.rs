@@ -22,8 +22,8 @@ use nix::sys::mman::{mmap_anonymous, MapFlags, ProtFlags};
 const ROLE: &str = "TEST_ROLE";
 /// Where the fabrics meet.
 const DIR: &str = "TEST_DIR";
-/// Where both programs have their bytes: nothing else is mapped so low, nor so high.
-const PLACE: usize = 0x20_0000_0000;
+/// Where both programs have their bytes: in the first 2 GiB, where nothing is mapped by itself and sanitizers leave room.
+const PLACE: usize = 0x1000_0000;
 const LEN: usize = 64 << 10;
 /// So many that the exec falls into one tick in some of them.
 const LIVES: usize = 20;
