@@ -329,25 +329,26 @@ impl Fabric {
         }
     }
 
-    /// Takes at most `room` completions to `out` that are there, or come the short way. Returns how many, and how the last look
-    /// ended.
+    /// Takes at most `room` completions to `out` that are there, or come the short way, after at most `looks` for the first.
+    /// Returns how many, and how that look ended.
     ///
     /// # Safety
     /// `out` is valid for writes of `room` entries.
     #[inline(always)]
-    pub unsafe fn take_quick(&mut self, cq: CqId, out: NonNull<Completion>, room: usize) -> (usize, Quick) {
+    pub unsafe fn take_quick(
+        &mut self,
+        cq: CqId,
+        out: NonNull<Completion>,
+        room: usize,
+        looks: u32,
+    ) -> (usize, Quick) {
         if self.quick_left == 0 {
             return (0, Quick::Poll);
         }
         // SAFETY: the caller's promise.
-        let quick = unsafe { self.engine.take_quick(cq, out) };
-        match quick {
-            Quick::Taken => {
-                self.quick_left -= 1;
-                self.quick_takes += 1;
-            }
-            Quick::Waited => {}
-            _ => return (0, quick),
+        let quick = unsafe { self.take_one(cq, out, looks) };
+        if !quick.is_written() {
+            return (0, quick);
         }
         if room == 1 {
             return (1, quick);
@@ -365,17 +366,27 @@ impl Fabric {
         let mut taken = 1;
         while taken < room.min(MOST_AT_ONCE) && self.quick_left > 0 {
             // SAFETY: the caller's promise; fewer than `room` were written.
-            match unsafe { self.engine.take_quick(cq, out.add(taken)) } {
-                Quick::Taken => {
-                    self.quick_left -= 1;
-                    self.quick_takes += 1;
-                }
-                Quick::Waited => {}
-                _ => break,
+            if !unsafe { self.take_one(cq, out.add(taken), 1) }.is_written() {
+                break;
             }
             taken += 1;
         }
         taken
+    }
+
+    /// Takes one completion the short way, and counts it against the turn of the others if it came out of a slot.
+    ///
+    /// # Safety
+    /// `out` is valid for a write.
+    #[inline(always)]
+    unsafe fn take_one(&mut self, cq: CqId, out: NonNull<Completion>, looks: u32) -> Quick {
+        // SAFETY: the caller's promise.
+        let quick = unsafe { self.engine.take_quick(cq, out, looks) };
+        if quick == Quick::Taken {
+            self.quick_left -= 1;
+            self.quick_takes += 1;
+        }
+        quick
     }
 
     /// As [`Self::take_quick`]; polls for the first at most `rounds` times.
@@ -402,7 +413,7 @@ impl Fabric {
         for round in 0..rounds {
             if round % LOOKS_PER_ROUND != 0 {
                 // SAFETY: the caller's promise. The queue is empty, and so is what it was lent.
-                let (quickly, quick) = unsafe { self.take_quick(cq, out, room) };
+                let (quickly, quick) = unsafe { self.take_quick(cq, out, room, 1) };
                 taken = quickly;
                 if taken > 0 {
                     break;

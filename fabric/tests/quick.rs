@@ -23,7 +23,7 @@ fn poll(party: &Party) -> Option<(Completion, bool)> {
     let mut fabric = party.enter();
     let waited = fabric.completions(party.cq) > 0;
     // SAFETY: room for one entry, as is said.
-    let quick = unsafe { fabric.take_quick(party.cq, out, 1) }.0 == 1;
+    let quick = unsafe { fabric.take_quick(party.cq, out, 1, 1) }.0 == 1;
     // SAFETY: as above; and whoever says that it took one has written it.
     (quick || unsafe { fabric.take_into(party.cq, out, 1, 1) } == 1)
         .then(|| (unsafe { entry.assume_init() }, quick && !waited))
@@ -139,7 +139,7 @@ fn poll_many(party: &Party) -> Vec<Completion> {
     let out = NonNull::from(&mut entries).cast();
     let mut fabric = party.enter();
     // SAFETY: room for all of them.
-    let mut taken = unsafe { fabric.take_quick(party.cq, out, entries.len()) }.0;
+    let mut taken = unsafe { fabric.take_quick(party.cq, out, entries.len(), 1) }.0;
     if taken == 0 {
         // SAFETY: as above.
         taken = unsafe { fabric.take_into(party.cq, out, entries.len(), 64) };
@@ -236,7 +236,7 @@ fn poll_short(party: &Party) -> Option<Completion> {
     let mut entry = MaybeUninit::uninit();
     // SAFETY: room for one entry; written when it says so.
     unsafe {
-        let taken = party.enter().take_quick(party.cq, NonNull::from(&mut entry).cast(), 1).0;
+        let taken = party.enter().take_quick(party.cq, NonNull::from(&mut entry).cast(), 1, 1).0;
         (taken == 1).then(|| entry.assume_init())
     }
 }

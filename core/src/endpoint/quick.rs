@@ -19,9 +19,6 @@ use crate::rail::Rail;
 use crate::ring::lane::PREFETCH_AHEAD;
 use crate::wire::Kind;
 
-/// Looks at the slot, before all else is looked at.
-const LOOKS: u32 = 4;
-
 /// What came the short way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quick {
@@ -35,16 +32,24 @@ pub enum Quick {
     Poll,
 }
 
+impl Quick {
+    /// True when a completion was written.
+    #[inline(always)]
+    pub fn is_written(self) -> bool {
+        matches!(self, Quick::Taken | Quick::Waited)
+    }
+}
+
 impl<R: Rail> Engine<R> {
-    /// Takes a completion of `cq` to `out`: one that waits, or that of a message that can be taken at once. No panic starts
-    /// here.
+    /// Takes a completion of `cq` to `out`: one that waits, or that of a message that can be taken at once, after at most
+    /// `looks` at its slot. No panic starts here.
     ///
     /// # Safety
     /// `out` is valid for a write.
     #[inline(always)]
-    pub unsafe fn take_quick(&mut self, cq: CqId, out: NonNull<Completion>) -> Quick {
+    pub unsafe fn take_quick(&mut self, cq: CqId, out: NonNull<Completion>, looks: u32) -> Quick {
         // SAFETY: the caller's promise.
-        unsafe { self.state.take_quick(cq, out) }
+        unsafe { self.state.take_quick(cq, out, looks) }
     }
 
     /// Looks again which link messages are taken from directly; whether there is one.
@@ -64,7 +69,7 @@ impl State {
     /// # Safety
     /// `out` is valid for a write.
     #[inline(never)]
-    unsafe fn take_quick(&mut self, cq: CqId, out: NonNull<Completion>) -> Quick {
+    unsafe fn take_quick(&mut self, cq: CqId, out: NonNull<Completion>, mut looks: u32) -> Quick {
         let Some(queue) = self.cqs.get_mut(cq) else { return Quick::Poll };
         // Whoever takes from a queue does not sleep on its descriptor.
         queue.armed = false;
@@ -76,9 +81,8 @@ impl State {
         let Some(lane) = &self.favourite else { return Quick::Poll };
         // SAFETY: whoever has the engine is alone with the fabric, and nothing below asks for the ends again.
         let ends = unsafe { lane.ends() };
-        let mut looks = LOOKS;
         while !ends.has_frame() {
-            looks -= 1;
+            looks = looks.saturating_sub(1);
             if looks == 0 {
                 ends.run = 0;
                 return Quick::Nothing;
