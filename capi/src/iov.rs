@@ -59,7 +59,9 @@ pub(crate) unsafe fn pieces<'a>(iov: *const gridnet_iov, count: usize) -> Result
     }
     // SAFETY: the caller's promise; the two structs are the same, field by field.
     let pieces = unsafe { std::slice::from_raw_parts(iov.cast::<Iov>(), count) };
+    let mut total = 0usize;
     for piece in pieces {
+        total = total.saturating_add(piece.len());
         if piece.base().is_null() && !piece.is_empty() {
             return Err(null("base of a piece"));
         }
@@ -67,6 +69,12 @@ pub(crate) unsafe fn pieces<'a>(iov: *const gridnet_iov, count: usize) -> Result
             let why = format!("memory_kind is {}; rails move GRIDNET_MEMORY_HOST only", piece.memory_kind());
             return Err(Refusal::new(Error::Unsupported, why).into());
         }
+    }
+    if total > isize::MAX as usize {
+        return Err(invalid(format!(
+            "the pieces have {total} bytes together; accepted: at most {}",
+            isize::MAX
+        )));
     }
     Ok(pieces)
 }

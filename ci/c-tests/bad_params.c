@@ -63,6 +63,46 @@ static void ranges(void)
     CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_tag_sendx(self, &send, NULL));
     CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_tag_recvx(node.cq, &recv, NULL));
     CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_tag_send(self, &send, SIZE_MAX, 0, NULL));
+    send.flags = recv.flags = 0;
+    send.reserved = recv.reserved = 1;
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_tag_sendx(self, &send, NULL));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_tag_recvx(node.cq, &recv, NULL));
+    node_close(&node);
+}
+
+/* The same pieces of memory, sent and received. */
+static void refused_pieces(struct node *node, gridnet_endpoint *self, gridnet_status expected, const gridnet_iov *iov,
+                           size_t count)
+{
+    gridnet_send_params send;
+    gridnet_recv_params recv;
+    gridnet_op op = 77;
+    memset(&send, 0, sizeof send);
+    memset(&recv, 0, sizeof recv);
+    send.size = sizeof send;
+    recv.size = sizeof recv;
+    send.iov = recv.iov = iov;
+    send.iov_count = recv.iov_count = count;
+    CHECK_STATUS(expected, gridnet_tag_sendx(self, &send, &op));
+    CHECK_STATUS(expected, gridnet_tag_recvx(node->cq, &recv, &op));
+    CHECK(op == 77);
+}
+
+static void pieces(void)
+{
+    struct node node = node_open(NULL);
+    gridnet_endpoint *self = node_link(&node, &node);
+    static char bytes[8];
+    static gridnet_iov many[1025];
+    gridnet_iov device = {bytes, sizeof bytes, GRIDNET_MEMORY_DEVICE, GRIDNET_NUMA_UNKNOWN};
+    gridnet_iov unknown = {bytes, sizeof bytes, 77, GRIDNET_NUMA_UNKNOWN};
+    gridnet_iov endless = {bytes, SIZE_MAX - 7, GRIDNET_MEMORY_HOST, GRIDNET_NUMA_UNKNOWN};
+    gridnet_iov halves[2] = {{bytes, SIZE_MAX / 2, 0, 0}, {bytes, SIZE_MAX / 2, 0, 0}};
+    refused_pieces(&node, self, GRIDNET_ERR_UNSUPPORTED, &device, 1);
+    refused_pieces(&node, self, GRIDNET_ERR_UNSUPPORTED, &unknown, 1);
+    refused_pieces(&node, self, GRIDNET_ERR_INVALID, &endless, 1);
+    refused_pieces(&node, self, GRIDNET_ERR_INVALID, halves, 2);
+    refused_pieces(&node, self, GRIDNET_ERR_INVALID, many, 1025);
     node_close(&node);
 }
 
@@ -151,6 +191,7 @@ int main(void)
     fabric_sizes();
     operation_sizes();
     ranges();
+    pieces();
     options();
     environment();
     names();
