@@ -67,6 +67,18 @@ def calls_have_pages():
             yield f"docs/api/README.md: does not list {name}"
 
 
+def calls_are_refused():
+    """Each function that takes a handle is among the calls that are made with handles that must be refused."""
+    handles = "|".join(re.findall(r"^typedef struct (\w+) \1;", HEADER, re.M))
+    taking = re.findall(rf"^[a-z]\w* (gridnet_\w+)\(struct (?:{handles}) \*\w+[,)]", HEADER, re.M)
+    tested = (ROOT / "ci/c-tests/calls.h").read_text()
+    for name in taking:
+        if f" {name}(" not in tested:
+            yield f"ci/c-tests/calls.h: does not call {name}"
+    if not taking:
+        yield "include/gridnet.h: no function that takes a handle was found"
+
+
 def snippets(page):
     """Line, and text, of each piece of C in a page."""
     text = page.read_text()
@@ -144,7 +156,8 @@ def links_lead_somewhere():
 
 
 def main():
-    checks = (calls_have_pages, code_compiles, statuses_are_listed, variables_are_listed, links_lead_somewhere)
+    checks = (calls_have_pages, calls_are_refused, code_compiles, statuses_are_listed, variables_are_listed,
+              links_lead_somewhere)
     faults = [fault for check in checks for fault in check()]
     print(*faults, sep="\n", file=sys.stderr, end="\n" if faults else "")
     if not faults:

@@ -1,110 +1,8 @@
 /* NULL, closed and mistaken handles: each call names the mistake and leaves its outputs alone. */
-#include "test.h"
+#include "calls.h"
 
 #define CHECK_NULL(call) CHECK_STATUS(GRIDNET_ERR_NULL, call)
 #define CHECK_HANDLE(call) CHECK_STATUS(GRIDNET_ERR_HANDLE, call)
-
-/* Where calls that fail would write; checked to be as before after each group of them. */
-static struct {
-    gridnet_fabric *fabric;
-    gridnet_cq *cq;
-    gridnet_endpoint *endpoint;
-    gridnet_group *group;
-    gridnet_message *message;
-    gridnet_address address;
-    gridnet_counters counters;
-    gridnet_completion entry;
-    gridnet_probe_info info;
-    gridnet_op op;
-    gridnet_loan loan;
-    gridnet_lent lent;
-    void *data;
-    size_t size;
-    uint32_t source;
-    int fd;
-    char text[64];
-} out, before;
-
-static char buffer[64];
-
-static void outputs_reset(void)
-{
-    memset(&out, 0x5a, sizeof out);
-    out.counters.size = sizeof out.counters;
-    memcpy(&before, &out, sizeof out);
-}
-
-static void outputs_untouched(void)
-{
-    CHECK(memcmp(&before, &out, sizeof out) == 0);
-}
-
-struct handles {
-    gridnet_fabric *fabric;
-    gridnet_cq *cq;
-    gridnet_endpoint *endpoint;
-    gridnet_group *group;
-    gridnet_message *message;
-};
-
-static gridnet_send_params send_params(void)
-{
-    gridnet_send_params params;
-    memset(&params, 0, sizeof params);
-    params.size = sizeof params;
-    return params;
-}
-
-static gridnet_recv_params recv_params(void)
-{
-    gridnet_recv_params params;
-    memset(&params, 0, sizeof params);
-    params.size = sizeof params;
-    return params;
-}
-
-/* Every call that has a handle as its first argument, with handles that must all be refused alike. */
-static void all_calls(struct handles h, gridnet_status expected)
-{
-    gridnet_send_params send = send_params();
-    gridnet_recv_params recv = recv_params();
-    outputs_reset();
-    CHECK_STATUS(expected, gridnet_fabric_close(h.fabric));
-    CHECK_STATUS(expected, gridnet_fabric_address(h.fabric, &out.address));
-    CHECK_STATUS(expected, gridnet_fabric_lookup(h.fabric, "nobody", 0, &out.address));
-    CHECK_STATUS(expected, gridnet_fabric_progress(h.fabric));
-    CHECK_STATUS(expected, gridnet_fabric_counters(h.fabric, &out.counters));
-    CHECK_STATUS(expected, gridnet_cq_create(h.fabric, 0, &out.cq));
-    CHECK_STATUS(expected, gridnet_cancel(h.fabric, 1));
-    CHECK_STATUS(expected, gridnet_tag_probe(h.fabric, NULL, 0, 0, &out.info));
-    CHECK_STATUS(expected, gridnet_tag_mprobe(h.fabric, NULL, 0, 0, &out.info, &out.message));
-    CHECK_STATUS(expected, gridnet_loan_take(h.fabric, 8, &out.loan, &out.data));
-    CHECK_STATUS(expected, gridnet_loan_give_back(h.fabric, 1));
-    CHECK_STATUS(expected, gridnet_cq_poll(h.cq, &out.entry, 1));
-    CHECK_STATUS(expected, gridnet_cq_wait(h.cq, &out.entry, 1, 0));
-    CHECK_STATUS(expected, gridnet_cq_fd(h.cq, &out.fd));
-    CHECK_STATUS(expected, gridnet_cq_arm(h.cq));
-    CHECK_STATUS(expected, gridnet_cq_destroy(h.cq));
-    CHECK_STATUS(expected, gridnet_endpoint_open(h.cq, &out.address, &out.endpoint));
-    CHECK_STATUS(expected, gridnet_endpoint_open_source(h.cq, 0, &out.endpoint));
-    CHECK_STATUS(expected, gridnet_tag_recv(h.cq, NULL, buffer, sizeof buffer, 0, 0, NULL));
-    CHECK_STATUS(expected, gridnet_tag_recvx(h.cq, &recv, &out.op));
-    CHECK_STATUS(expected, gridnet_loan_recv(h.cq, NULL, &out.lent, 0, 0, NULL));
-    CHECK_STATUS(expected, gridnet_group_create(h.cq, &out.address, 1, &out.group));
-    CHECK_STATUS(expected, gridnet_endpoint_source(h.endpoint, &out.source));
-    CHECK_STATUS(expected, gridnet_endpoint_explain(h.endpoint, out.text, sizeof out.text, &out.size));
-    CHECK_STATUS(expected, gridnet_endpoint_counters(h.endpoint, &out.counters));
-    CHECK_STATUS(expected, gridnet_tag_send(h.endpoint, buffer, 8, 0, NULL));
-    CHECK_STATUS(expected, gridnet_tag_sendx(h.endpoint, &send, &out.op));
-    CHECK_STATUS(expected, gridnet_loan_send(h.endpoint, 1, 8, 0, NULL));
-    CHECK_STATUS(expected, gridnet_loan_share(h.endpoint, 1, 8, 0, NULL));
-    CHECK_STATUS(expected, gridnet_endpoint_close(h.endpoint));
-    CHECK_STATUS(expected, gridnet_group_size(h.group, &out.size));
-    CHECK_STATUS(expected, gridnet_group_endpoint(h.group, 0, &out.endpoint));
-    CHECK_STATUS(expected, gridnet_group_rank(h.group, 0, &out.size));
-    CHECK_STATUS(expected, gridnet_group_destroy(h.group));
-    outputs_untouched();
-}
 
 /* Receiver handles that are right, each other pointer NULL in turn. */
 static void null_arguments(struct handles h)
@@ -112,8 +10,8 @@ static void null_arguments(struct handles h)
     gridnet_send_params send = send_params();
     gridnet_recv_params recv = recv_params();
     gridnet_iov hole = {NULL, 8, 0, 0};
-    gridnet_address address;
-    CHECK_OK(gridnet_fabric_address(h.fabric, &address));
+    gridnet_region_params memory = region_params(buffer, 8, ALL), nowhere = region_params(NULL, 8, ALL);
+    gridnet_atomic_params one = add(0, 1, NULL);
     outputs_reset();
     CHECK_NULL(gridnet_fabric_open(NULL, NULL));
     CHECK_NULL(gridnet_fabric_address(h.fabric, NULL));
@@ -125,7 +23,7 @@ static void null_arguments(struct handles h)
     CHECK_NULL(gridnet_cq_wait(h.cq, NULL, 1, 0));
     CHECK_NULL(gridnet_cq_fd(h.cq, NULL));
     CHECK_NULL(gridnet_endpoint_open(h.cq, NULL, &out.endpoint));
-    CHECK_NULL(gridnet_endpoint_open(h.cq, &address, NULL));
+    CHECK_NULL(gridnet_endpoint_open(h.cq, &h.address, NULL));
     CHECK_NULL(gridnet_endpoint_open_source(h.cq, 0, NULL));
     CHECK_NULL(gridnet_endpoint_source(h.endpoint, NULL));
     CHECK_NULL(gridnet_endpoint_explain(h.endpoint, NULL, 64, &out.size));
@@ -152,8 +50,22 @@ static void null_arguments(struct handles h)
     CHECK_NULL(gridnet_loan_take(h.fabric, 8, NULL, &out.data));
     CHECK_NULL(gridnet_loan_take(h.fabric, 8, &out.loan, NULL));
     CHECK_NULL(gridnet_loan_recv(h.cq, NULL, NULL, 0, 0, NULL));
+    CHECK_NULL(gridnet_region_register(h.fabric, NULL, &out.region));
+    CHECK_NULL(gridnet_region_register(h.fabric, &memory, NULL));
+    CHECK_NULL(gridnet_region_allocate(h.fabric, NULL, &out.region, &out.data));
+    CHECK_NULL(gridnet_region_allocate(h.fabric, &nowhere, NULL, &out.data));
+    CHECK_NULL(gridnet_region_allocate(h.fabric, &nowhere, &out.region, NULL));
+    CHECK_NULL(gridnet_region_key(h.region, NULL));
+    CHECK_NULL(gridnet_rkey_import(h.endpoint, NULL, &out.rkey));
+    CHECK_NULL(gridnet_rkey_import(h.endpoint, &h.key, NULL));
+    CHECK_NULL(gridnet_put(h.endpoint, NULL, 8, h.rkey, 0, NULL));
+    CHECK_NULL(gridnet_put(h.endpoint, buffer, 8, NULL, 0, NULL));
+    CHECK_NULL(gridnet_get(h.endpoint, NULL, 8, h.rkey, 0, NULL));
+    CHECK_NULL(gridnet_get(h.endpoint, buffer, 8, NULL, 0, NULL));
+    CHECK_NULL(gridnet_atomic(h.endpoint, h.rkey, NULL));
+    CHECK_NULL(gridnet_atomic(h.endpoint, NULL, &one));
     CHECK_NULL(gridnet_group_create(h.cq, NULL, 1, &out.group));
-    CHECK_NULL(gridnet_group_create(h.cq, &address, 1, NULL));
+    CHECK_NULL(gridnet_group_create(h.cq, &h.address, 1, NULL));
     CHECK_NULL(gridnet_group_size(h.group, NULL));
     CHECK_NULL(gridnet_group_endpoint(h.group, 0, NULL));
     CHECK_NULL(gridnet_group_rank(h.group, 0, NULL));
@@ -163,12 +75,14 @@ static void null_arguments(struct handles h)
 /* A handle of another kind is no handle of this one. */
 static struct handles exchanged(struct handles h)
 {
-    struct handles wrong;
+    struct handles wrong = h;
     wrong.fabric = (gridnet_fabric *)h.cq;
     wrong.cq = (gridnet_cq *)h.endpoint;
     wrong.endpoint = (gridnet_endpoint *)h.group;
     wrong.group = (gridnet_group *)h.fabric;
     wrong.message = (gridnet_message *)h.cq;
+    wrong.region = (gridnet_region *)h.rkey;
+    wrong.rkey = (gridnet_rkey *)h.region;
     return wrong;
 }
 
@@ -212,35 +126,20 @@ static void queue_with_users(struct handles h)
     CHECK_OK(gridnet_endpoint_close(orphan));
 }
 
-/* A matched message to spend: from the fabric to itself. */
-static gridnet_message *some_message(struct node *node, gridnet_endpoint *self)
-{
-    gridnet_message *message;
-    gridnet_probe_info info;
-    gridnet_status status;
-    node_send(node, self, buffer, 8, 1);
-    while ((status = gridnet_tag_mprobe(node->fabric, NULL, 1, 0, &info, &message)) == GRIDNET_ERR_NO_MESSAGE)
-        CHECK(gridnet_fabric_progress(node->fabric) >= 0);
-    CHECK_OK(status);
-    return message;
-}
-
 int main(void)
 {
     test_limit(60);
     struct node node = node_open(NULL);
-    gridnet_address address;
-    CHECK_OK(gridnet_fabric_address(node.fabric, &address));
-    struct handles h = {node.fabric, node.cq, NULL, NULL, NULL}, none = {NULL, NULL, NULL, NULL, NULL};
-    h.endpoint = node_link(&node, &node);
-    CHECK_OK(gridnet_group_create(node.cq, &address, 1, &h.group));
-    h.message = some_message(&node, h.endpoint);
+    struct handles h = all_handles(&node), none;
+    memset(&none, 0, sizeof none);
 
     all_calls(none, GRIDNET_ERR_NULL);
     null_arguments(h);
     all_calls(exchanged(h), GRIDNET_ERR_HANDLE);
     CHECK_HANDLE(gridnet_message_recv(node.cq, (gridnet_message *)h.cq, buffer, sizeof buffer, NULL));
     CHECK_HANDLE(gridnet_message_recv_loan(node.cq, (gridnet_message *)h.cq, &out.lent, NULL));
+    CHECK_HANDLE(gridnet_put(h.endpoint, buffer, 8, (gridnet_rkey *)h.region, 0, NULL));
+    CHECK_HANDLE(gridnet_get(h.endpoint, buffer, 8, (gridnet_rkey *)h.region, 0, NULL));
     wrong_sources(h);
     queue_with_users(h);
 
