@@ -1,7 +1,12 @@
 /* What is allowed but rare: empty messages, short buffers, nothing to find, no time to wait. */
+#define _GNU_SOURCE /* MAP_ANONYMOUS, MAP_NORESERVE */
 #include "test.h"
 
+#include <sys/mman.h>
 #include <time.h>
+
+/* More than 31 bits count. */
+#define HUGE_LENGTH ((UINT64_C(1) << 31) + 4096)
 
 static struct node node;
 static gridnet_endpoint *self;
@@ -51,6 +56,46 @@ static void truncated(void)
                 CHECK(entry.length == lengths[i] && entry.context == in && in[room] == 'x');
             }
         }
+}
+
+static void short_receiver(void *name)
+{
+    struct node own = node_open(name);
+    char in[100];
+    for (uint64_t tag = 1; tag <= 2; tag++) {
+        CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_tag_recv(own.cq, NULL, in, sizeof in, tag, 0, NULL));
+        gridnet_completion entry = node_wait(&own);
+        CHECK_STATUS(GRIDNET_ERR_TRUNCATED, entry.status);
+        CHECK(entry.length == HUGE_LENGTH && in[0] == 'a' && in[99] == 0);
+    }
+    node_close(&own);
+}
+
+/* Lengths have 64 bits, also where few of the bytes are wanted. Pages that nobody writes take no memory. */
+static void more_than_31_bits(void)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s", test_name("short"));
+    pid_t child = test_spawn(short_receiver, name);
+    struct node from = node_open(NULL);
+    char *out = mmap(NULL, HUGE_LENGTH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(out != MAP_FAILED);
+    out[0] = 'a';
+    gridnet_endpoint *peer = node_connect(&from, name);
+    for (uint64_t tag = 1; tag <= 2; tag++)
+        node_send(&from, peer, out, HUGE_LENGTH, tag);
+    test_join(child);
+    node_close(&from);
+
+    char in[100];
+    CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_tag_recv(node.cq, self, in, sizeof in, 7, 0, in));
+    int entries = 1 + CHECK_SENT(gridnet_tag_send(self, out, HUGE_LENGTH, 7, out));
+    while (entries-- > 0) {
+        gridnet_completion entry = node_wait(&node);
+        CHECK(entry.length == HUGE_LENGTH);
+        CHECK_STATUS(entry.context == in ? GRIDNET_ERR_TRUNCATED : GRIDNET_OK, entry.status);
+    }
+    CHECK(munmap(out, HUGE_LENGTH) == 0);
 }
 
 static void nothing_there(void)
@@ -179,6 +224,7 @@ int main(void)
     self = node_link(&node, &node);
     empty_message();
     truncated();
+    more_than_31_bits();
     nothing_there();
     waits_end();
     bad_address();

@@ -1,7 +1,7 @@
 /* What the system refuses, by limits or by a system-call filter: a named error, nothing lost, or another way. */
 #define _GNU_SOURCE /* for syscall numbers and RLIMIT_AS; more than POSIX */
 #include "forbid.h"
-#include "test.h"
+#include "regions.h"
 
 #include <sys/resource.h>
 
@@ -100,10 +100,61 @@ static void without_pidfd(void *unused)
     talk();
 }
 
+/* One message from `from` to `to`, both of this process; how the send ended. What was sent comes whole. */
+static gridnet_status deliver(struct node *from, gridnet_endpoint *there, struct node *to, size_t length)
+{
+    static char out[1000000], in[1000000];
+    gridnet_completion entry;
+    gridnet_status end = GRIDNET_OK;
+    fill(out, length, length);
+    CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_tag_recv(to->cq, NULL, in, sizeof in, 1, 0, NULL));
+    bool sending = CHECK_SENT(gridnet_tag_send(there, out, length, 1, NULL)), receiving = true;
+    while (sending || receiving) {
+        if (gridnet_cq_poll(from->cq, &entry, 1) == 1) {
+            sending = false;
+            end = entry.status;
+        }
+        if (gridnet_cq_poll(to->cq, &entry, 1) == 1) {
+            receiving = false;
+            CHECK(entry.status == end || sending);
+            CHECK(entry.status != GRIDNET_OK || (entry.length == length && filled(in, length, length)));
+        }
+    }
+    return end;
+}
+
+/* The system has no more memory to give: what there is goes on, and serves again. */
+static void without_memory(void *unused)
+{
+    (void)unused;
+    struct node a = node_open(NULL), b = node_open(NULL);
+    gridnet_endpoint *to_b = node_link(&a, &b);
+    gridnet_loan loan = 77;
+    gridnet_region *region = NULL;
+    gridnet_region_params params = region_params(NULL, 16 << 20, ALL);
+    void *data = &loan;
+    CHECK_OK(deliver(&a, to_b, &b, 8));
+    fail_with(SYS_fallocate, ENOSPC);
+    expect_refusal(GRIDNET_ERR_NO_MEMORY, "memory");
+    CHECK_STATUS(GRIDNET_ERR_NO_MEMORY, gridnet_loan_take(a.fabric, 16 << 20, &loan, &data));
+    CHECK_STATUS(GRIDNET_ERR_NO_MEMORY, gridnet_region_allocate(a.fabric, &params, &region, &data));
+    CHECK(loan == 77 && data == &loan && region == NULL);
+    for (int round = 0; round < 100; round++) {
+        CHECK_OK(deliver(&a, to_b, &b, 8));
+        CHECK_OK(deliver(&a, to_b, &b, 5000));
+    }
+    gridnet_status large = deliver(&a, to_b, &b, 1000000);
+    CHECK(large == GRIDNET_OK || large == GRIDNET_ERR_NO_MEMORY || large == GRIDNET_ERR_LIMIT);
+    CHECK_OK(deliver(&a, to_b, &b, 5000));
+    node_close(&a);
+    node_close(&b);
+}
+
 int main(void)
 {
     test_limit(100);
-    void (*const cases[])(void *) = {file_size, address_space, without_memfd, without_membarrier, without_pidfd};
+    void (*const cases[])(void *) = {file_size,          address_space, without_memfd,
+                                     without_membarrier, without_pidfd, without_memory};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         test_join(test_spawn(cases[i], NULL));
     return EXIT_SUCCESS;

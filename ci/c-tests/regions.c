@@ -158,7 +158,17 @@ static void refuses_bad_input(void)
     CHECK_STATUS(GRIDNET_ERR_NULL, gridnet_atomic(to_b, rkey, NULL));
 
     gridnet_region *bad = NULL;
-    gridnet_region_params params = region_params(bytes, 0, ALL);
+    gridnet_region_params params = region_params(bytes, 8, ALL);
+    const size_t sizes[] = {0, 1, sizeof params - 1, 1 << 20, SIZE_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        params.size = sizes[i];
+        CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_region_register(a.fabric, &params, &bad));
+        CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_region_allocate(a.fabric, &params, &bad, &memory));
+    }
+    params = region_params(bytes, 8, ALL);
+    params.flags = 1;
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_region_register(a.fabric, &params, &bad));
+    params = region_params(bytes, 0, ALL);
     CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_region_register(a.fabric, &params, &bad));
     params = region_params(NULL, 8, ALL);
     CHECK_STATUS(GRIDNET_ERR_NULL, gridnet_region_register(a.fabric, &params, &bad));
@@ -190,6 +200,83 @@ static void refuses_bad_input(void)
     node_close(&a);
     node_close(&b);
     node_close(&c);
+}
+
+/* Each operation at both widths, with and without its result, on memory of both kinds. */
+static void every_atomic_operation(void)
+{
+    static const struct {
+        uint32_t op;
+        uint64_t after;
+    } cases[] = {{GRIDNET_ATOMIC_ADD, 0xf0 + 0x3c}, {GRIDNET_ATOMIC_AND, 0x30},  {GRIDNET_ATOMIC_OR, 0xfc},
+                 {GRIDNET_ATOMIC_XOR, 0xcc},        {GRIDNET_ATOMIC_SWAP, 0x3c}, {GRIDNET_ATOMIC_COMPARE_SWAP, 0x3c}};
+    struct node a = node_open(NULL), b = node_open(NULL);
+    gridnet_endpoint *to_b = node_link(&a, &b);
+    static uint64_t own[4];
+    void *memory[2] = {NULL, own};
+    gridnet_region *region[2] = {allocate(&b, sizeof own, ALL, &memory[0]), register_memory(&b, own, sizeof own, ALL)};
+    for (int kind = 0; kind < 2; kind++) {
+        gridnet_rkey *rkey = import(to_b, region[kind]);
+        uint64_t *words = memory[kind];
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+            for (uint32_t width = 4; width <= 8; width += 4)
+                for (int fetching = 0; fetching < 2; fetching++) {
+                    uint64_t beside = UINT64_C(0xabcdef00000000), high = width == 4 ? beside : 0, old = 0;
+                    gridnet_atomic_params params = add(8, 0x3c, fetching ? &old : NULL);
+                    params.op = cases[i].op;
+                    params.width = width;
+                    params.compare = 0xf0;
+                    words[1] = high | 0xf0;
+                    CHECK_OK(end_both(&a, &b, gridnet_atomic(to_b, rkey, &params)));
+                    CHECK(words[0] == 0 && words[1] == (high | cases[i].after) && words[2] == 0);
+                    CHECK(old == (fetching ? 0xf0 : 0));
+                }
+        /* What differs is not replaced. */
+        uint64_t old = 0;
+        gridnet_atomic_params params = add(8, 1, &old);
+        params.op = GRIDNET_ATOMIC_COMPARE_SWAP;
+        params.compare = words[1] = 77;
+        params.compare++;
+        CHECK_OK(end_both(&a, &b, gridnet_atomic(to_b, rkey, &params)));
+        CHECK(words[1] == 77 && old == 77);
+        CHECK_OK(gridnet_rkey_close(rkey));
+    }
+    node_close(&a);
+    node_close(&b);
+}
+
+/* A key gives the rights of its region, and no others; those of a region in the same memory do not help. */
+static void rights_are_kept(void)
+{
+    static const uint32_t rights[] = {GRIDNET_ACCESS_LOCAL, GRIDNET_ACCESS_REMOTE_READ, GRIDNET_ACCESS_REMOTE_WRITE,
+                                      GRIDNET_ACCESS_REMOTE_ATOMIC};
+    struct node a = node_open(NULL), b = node_open(NULL);
+    gridnet_endpoint *to_b = node_link(&a, &b);
+    static uint64_t own[8];
+    gridnet_region *whole = register_memory(&b, own, sizeof own, ALL);
+    for (size_t i = 0; i < sizeof rights / sizeof *rights; i++) {
+        void *memory;
+        gridnet_region *region[2] = {allocate(&b, 64, rights[i], &memory), register_memory(&b, own, 32, rights[i])};
+        for (int kind = 0; kind < 2; kind++) {
+            gridnet_rkey *rkey = import(to_b, region[kind]);
+            uint64_t word = 1;
+            gridnet_atomic_params one = add(0, 1, NULL);
+            gridnet_status get = end_both(&a, &b, gridnet_get(to_b, &word, 8, rkey, 0, NULL));
+            gridnet_status put = end_both(&a, &b, gridnet_put(to_b, &word, 8, rkey, 0, NULL));
+            gridnet_status atomic = end_both(&a, &b, gridnet_atomic(to_b, rkey, &one));
+            CHECK_STATUS(rights[i] == GRIDNET_ACCESS_REMOTE_READ ? GRIDNET_OK : GRIDNET_ERR_ACCESS, get);
+            CHECK_STATUS(rights[i] == GRIDNET_ACCESS_REMOTE_WRITE ? GRIDNET_OK : GRIDNET_ERR_ACCESS, put);
+            CHECK_STATUS(rights[i] == GRIDNET_ACCESS_REMOTE_ATOMIC ? GRIDNET_OK : GRIDNET_ERR_ACCESS, atomic);
+            CHECK_OK(gridnet_rkey_close(rkey));
+            CHECK_OK(gridnet_region_close(region[kind]));
+        }
+    }
+    gridnet_rkey *rkey = import(to_b, whole);
+    uint64_t word = 5;
+    CHECK_OK(end_both(&a, &b, gridnet_put(to_b, &word, 8, rkey, 56, NULL)));
+    CHECK(own[7] == 5);
+    node_close(&a);
+    node_close(&b);
 }
 
 /* Memory that goes and comes again is registered anew; a forked child has no regions. */
@@ -425,6 +512,8 @@ int main(void)
     use_regions(thread);
     use_regions(small);
     refuses_bad_input();
+    every_atomic_operation();
+    rights_are_kept();
     survives_unmapping_and_fork();
     initiators_are_killed(soak ? 1000 : 40);
     owners_are_killed(soak ? 1000 : 40);
