@@ -21,6 +21,8 @@ main() {
     make --quiet -C examples BUILD="$BIN"
     run_c_tests
     run_examples "$BIN"
+    program_of_the_readme
+    probes_are_there
     cmake_builds && run_examples "$WORK/cmake"
     static_library
     echo "$ran programs run, ${#broken[@]} failed"
@@ -34,7 +36,7 @@ run() {
     ran=$((ran + 1))
     timeout --kill-after=5 "$LIMIT" "$@" >"$WORK/out" 2>&1 || code=$?
     [ $code = 0 ] || { broken+=("$name"); sed 's/^/    /' "$WORK/out"; }
-    grep -a '^SKIPPED' "$WORK/out" || true
+    grep -aE '^(SKIPPED|RESULT)' "$WORK/out" || true
     printf '%-24s %s (%d s)\n' "$name" "$([ $code = 0 ] && echo ok || echo "FAILED, exit $code")" $((SECONDS - start))
 }
 
@@ -78,6 +80,24 @@ run_examples() {
     for example in pingpong pingpong_cpp copier workqueue lend counter; do
         run "$example-usage" bash -c '"$1" no such arguments 2>&1 | grep -q "^usage: "' usage "$bin/$example"
     done
+}
+
+# The program of the README, by its own command line, prints what the README says.
+program_of_the_readme() {
+    local command says
+    sed -n '/^Paste this/,/^```$/p' README.md | sed '1,/^```c$/d; /^```$/d' >"$WORK/hello.c"
+    command=$(sed -n 's/^cc .*hello\.c.*/&/p' README.md)
+    says=$(sed -n 's/^It prints `\(.*\)`\..*/\1/p' README.md)
+    [ -s "$WORK/hello.c" ] && [ -n "$command" ] && [ -n "$says" ] || die "README.md has no program as it used to"
+    run hello bash -c 'cd "$1" && hello=$(eval "$2") && echo "$hello" && [ "$hello" = "$3" ]' hello "$WORK" "$command" "$says"
+}
+
+# Tracers of the system find every probe of docs/introspection.md in the installed library, and no other.
+probes_are_there() {
+    local listed found
+    listed=$(sed -n '/^## Probes/,$s/^| `\([a-z_]*\)` |.*/\1/p' docs/introspection.md | sort)
+    found=$(readelf --notes --wide "$PREFIX/lib/libgridnet.so" | sed -n '/Provider: gridnet/{n;s/.*Name: //p}' | sort -u)
+    run probes diff <(echo "$listed") <(echo "$found")
 }
 
 cmake_builds() {
