@@ -2,10 +2,9 @@
 
 use super::loan_table::{Lender, LendingMemory};
 use super::op::{CqId, Early, EarlyBody, Incoming, IovList, MoreMemory, OpId, RecvOp};
-use super::receive::receive_completion;
+use super::receive::{receive_completion, received};
 use super::state::{complete, State};
 use super::Engine;
-use crate::completion::{Completion, OpKind, HAS_IMMEDIATE};
 use crate::error::Error;
 use crate::loan::LentSlot;
 use crate::matching::{Key, Pattern, Source, ANY};
@@ -104,7 +103,7 @@ impl State {
             p.counts.cells.messages_received.add(1);
             p.counts.cells.bytes_received.add(message.len() as u64);
         }
-        let Some(found) = self.posted.find(peer, tag) else {
+        let Some(found) = self.posted.first(peer, tag) else {
             // SAFETY: readable until the rail is told, which happens when the message has left the store and was read.
             let message = unsafe { Iov::new(data.cast_mut(), message.len()) };
             let len = message.len() as u64;
@@ -112,20 +111,20 @@ impl State {
             return true;
         };
         let mut kept = false;
-        if let Some(receive) = self.posted.receive(&found) {
+        if let Some(receive) = found.receive() {
             let op = OpId::Receive(found.key());
             let what = (peer, tag, immediate);
             crate::probes::message_matched(peer, tag, message.len() as u64);
             let done = if let IovList::Lend(slot) = receive.iov {
                 kept = true;
                 self.loans.borrow(Lender::Peer(peer, loan), slot, data, message.len());
-                lent_completion(receive, op.to_bits(), what, message.len() as u64)
+                received(receive.context, op.to_bits(), what, message.len(), message.len())
             } else {
                 receive_completion(receive, op, what, message)
             };
             complete(&mut self.cqs, receive.cq, done);
         }
-        self.posted.discard(&found);
+        found.discard();
         if !kept {
             self.say(peer, Message::Return { loan });
         }
@@ -146,9 +145,9 @@ impl State {
 
     fn lend_bytes(&mut self, receive: &RecvOp, op: u64, what: (PeerId, u64, Option<u64>), bytes: Box<[u8]>) {
         let IovList::Lend(slot) = receive.iov else { return };
-        let len = bytes.len() as u64;
+        let len = bytes.len();
         self.loans.borrow_bytes(bytes, slot);
-        self.complete(receive.cq, lent_completion(receive, op, what, len));
+        self.complete(receive.cq, received(receive.context, op, what, len, len));
     }
 
     /// Gives a message that lies in the store to a receive of loans.
@@ -167,8 +166,9 @@ impl State {
             }
             EarlyBody::Loan { loan, message } => {
                 let IovList::Lend(slot) = receive.iov else { return };
-                self.loans.borrow(Lender::Peer(peer, loan), slot, message.base(), message.len());
-                self.complete(receive.cq, lent_completion(receive, 0, what, early.len));
+                let len = message.len();
+                self.loans.borrow(Lender::Peer(peer, loan), slot, message.base(), len);
+                self.complete(receive.cq, received(receive.context, 0, what, len, len));
             }
             // These are not there yet, or never.
             EarlyBody::Announced { .. } | EarlyBody::Lost => {}
@@ -205,25 +205,5 @@ impl State {
         self.lending_bytes = taken;
         incoming.receive.iov = IovList::More(Box::new(MoreMemory::Lending(lending)));
         Ok(())
-    }
-}
-
-/// The completion of a receive whose message was lent.
-fn lent_completion(
-    receive: &RecvOp,
-    op: u64,
-    (peer, tag, immediate): (PeerId, u64, Option<u64>),
-    len: u64,
-) -> Completion {
-    Completion {
-        context: receive.context,
-        length: len,
-        tag,
-        immediate: immediate.unwrap_or(0),
-        op,
-        status: 0,
-        source: peer.number(),
-        kind: OpKind::Receive as u32,
-        flags: if immediate.is_some() { HAS_IMMEDIATE } else { 0 },
     }
 }

@@ -9,10 +9,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::op::{CqId, IovList, OpId};
+use super::receive::received;
 use super::state::State;
 use super::Engine;
-use crate::completion::{Completion, OpKind};
-use crate::error::Error;
+use crate::completion::Completion;
 use crate::mem::{Gather, PeerBytes};
 use crate::probes;
 use crate::rail::Rail;
@@ -85,7 +85,8 @@ impl State {
             looks = looks.saturating_sub(1);
             if looks == 0 {
                 ends.run = 0;
-                return Quick::Nothing;
+                // Polling tells the sender which of its buffers are free.
+                return if ends.uncredited > 0 { Quick::Poll } else { Quick::Nothing };
             }
         }
         let Some((ready, peer, cells)) = ends.peek() else { return Quick::Poll };
@@ -100,17 +101,8 @@ impl State {
         }
         probes::message_matched(peer, tag, len as u64);
         let copied = PeerBytes::Words(ready.body(), len).copy_to(&Gather::one(iov));
-        let done = Completion {
-            context: receive.context,
-            length: len as u64,
-            tag,
-            immediate: 0,
-            op: OpId::Receive(found.key()).to_bits(),
-            status: if copied < len { Error::Truncated.code() } else { 0 },
-            source: peer.number(),
-            kind: OpKind::Receive as u32,
-            flags: 0,
-        };
+        let op = OpId::Receive(found.key()).to_bits();
+        let done = received(receive.context, op, (peer, tag, None), len, copied);
         // SAFETY: the caller's promise.
         unsafe { out.write(done) };
         probes::operation_completed(done.context, done.status, done.length);

@@ -404,20 +404,32 @@ impl State {
 pub(super) fn receive_completion(
     receive: &RecvOp,
     op: OpId,
-    (peer, tag, immediate): (PeerId, u64, Option<u64>),
+    what: (PeerId, u64, Option<u64>),
     payload: &PeerBytes<'_>,
 ) -> Completion {
     let copied = match &receive.iov {
         IovList::One(iov) => payload.copy_to(&Gather::one(iov)),
         other => payload.copy_to(&Gather::all(other.as_slice())),
     };
+    received(receive.context, op.to_bits(), what, payload.len(), copied)
+}
+
+/// The completion of a receive whose message has `len` bytes, of which so many are where the program wants them.
+#[inline(always)]
+pub(super) fn received(
+    context: u64,
+    op: u64,
+    (peer, tag, immediate): (PeerId, u64, Option<u64>),
+    len: usize,
+    copied: usize,
+) -> Completion {
     Completion {
-        context: receive.context,
-        length: payload.len() as u64,
+        context,
+        length: len as u64,
         tag,
         immediate: immediate.unwrap_or(0),
-        op: op.to_bits(),
-        status: if copied < payload.len() { Error::Truncated.code() } else { 0 },
+        op,
+        status: if copied < len { Error::Truncated.code() } else { 0 },
         source: peer.number(),
         kind: OpKind::Receive as u32,
         flags: if immediate.is_some() { HAS_IMMEDIATE } else { 0 },

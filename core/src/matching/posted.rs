@@ -152,22 +152,13 @@ impl<T> Posted<T> {
     /// Makes the earliest receive of this source and tag the first of its bin: those with others of the bin do not mind. False
     /// when there is none.
     fn bring_to_front(&mut self, bin: usize, source: u32, tag: u64) -> bool {
-        let Some(found) = self.find_exact(source, tag) else { return false };
-        self.cut(found.index, found.previous, Some(bin));
-        let first = std::mem::replace(&mut self.bins[bin].first, found.index);
-        if first == NONE {
-            self.bins[bin].last = found.index;
-        }
-        self.entries[found.index as usize].next = first;
+        let first = self.bins[bin].first;
+        let Some((_, index)) = self.search(first, |entry| entry.tag == tag && entry.source == source) else {
+            return false;
+        };
+        self.unlink(index, Some(bin));
+        self.prepend(bin, index);
         true
-    }
-
-    /// Finds the earliest receive that accepts a message from `source` with `tag`; to be followed by
-    /// [`Self::receive`] and [`Self::discard`].
-    #[inline]
-    pub fn find(&mut self, source: PeerId, tag: u64) -> Option<Found> {
-        let source = self.source_to_find(source, tag);
-        self.find_exact(source, tag)
     }
 
     /// The source under which the earliest receive that accepts a message is found by its tag.
@@ -183,42 +174,11 @@ impl<T> Posted<T> {
         source.number()
     }
 
-    #[inline(always)]
-    fn find_exact(&self, source: u32, tag: u64) -> Option<Found> {
-        let bin = self.bin(hash(source, tag));
-        let (mut previous, mut index) = (NONE, self.bins[bin].first);
-        loop {
-            let entry = self.entries.get(index as usize)?;
-            if entry.tag == tag && entry.source == source {
-                return Some(Found { index, previous, bin, generation: entry.generation });
-            }
-            previous = index;
-            index = entry.next;
-        }
-    }
-
-    /// The receive that was found.
-    #[inline(always)]
-    pub fn receive(&self, found: &Found) -> Option<&T> {
-        self.entries.get(found.index as usize)?.receive.as_ref()
-    }
-
-    /// Drops the receive that was found.
-    #[inline(always)]
-    pub fn discard(&mut self, found: &Found) {
-        if let Some(entry) = self.entries.get_mut(found.index as usize) {
-            entry.receive = None;
-            self.any_source_len -= usize::from(entry.source == ANY);
-        }
-        self.vacate(found.index, found.previous, Some(found.bin));
-    }
-
     /// Takes the earliest receive that accepts a message from `source` with `tag`, with its key.
     pub fn take(&mut self, source: PeerId, tag: u64) -> Option<(Key, T)> {
-        let found = self.find(source, tag)?;
-        let receive = self.entries.get_mut(found.index as usize)?.receive.take();
-        self.discard(&found);
-        Some((found.key(), receive?))
+        let found = self.first(source, tag)?;
+        let key = found.key();
+        Some((key, found.take()?))
     }
 
     /// Whether some receive accepts a message from `source` with `tag`.
@@ -268,17 +228,24 @@ impl<T> Posted<T> {
         self.masked_len -= usize::from(was_masked);
         self.any_source_len -= usize::from(!was_masked);
         let hash = hash(source, tag);
-        let bin = self.bin(hash);
+        let entry = &mut self.entries[index as usize];
+        (entry.source, entry.tag, entry.ignore, entry.hash) = (source, tag, 0, hash);
+        self.prepend(self.bin(hash), index);
+    }
+
+    /// Puts a place that is in no list at the front of a bin.
+    fn prepend(&mut self, bin: usize, index: u32) {
         let first = std::mem::replace(&mut self.bins[bin].first, index);
         if first == NONE {
             self.bins[bin].last = index;
         }
-        let entry = &mut self.entries[index as usize];
-        (entry.source, entry.tag, entry.ignore, entry.hash, entry.next) = (source, tag, 0, hash, first);
+        self.entries[index as usize].next = first;
     }
 
+    /// Takes a place out of its list.
     fn unlink(&mut self, index: u32, bin: Option<usize>) {
-        self.cut(index, self.previous_of(index, bin), bin);
+        let (previous, next) = (self.previous_of(index, bin), self.entries[index as usize].next);
+        self.close_gap(previous, next, bin);
     }
 
     /// The place before `index`, which is in the list of `bin`.
@@ -290,12 +257,6 @@ impl<T> Posted<T> {
             at = self.entries[at as usize].next;
         }
         previous
-    }
-
-    /// Takes a place out of its list.
-    fn cut(&mut self, index: u32, previous: u32, bin: Option<usize>) {
-        let next = self.entries[index as usize].next;
-        self.close_gap(previous, next, bin);
     }
 
     /// Joins the places before and after one that leaves its list.
@@ -462,23 +423,6 @@ impl<T> First<'_, T> {
     }
 }
 
-/// A receive that a message has found.
-#[derive(Debug)]
-pub struct Found {
-    index: u32,
-    previous: u32,
-    bin: usize,
-    generation: u32,
-}
-
-impl Found {
-    /// The key of the receive.
-    #[inline(always)]
-    pub fn key(&self) -> Key {
-        Key::new(self.index, self.generation)
-    }
-}
-
 fn source_of(number: u32) -> Source {
     if number == ANY {
         Source::Any
@@ -559,9 +503,9 @@ mod tests {
         let longest = lengths.iter().max().unwrap();
         assert!(*longest < 16, "a bin holds {longest} entries");
         for tag in (0..100_000u64).rev() {
-            let found = posted.find(PeerId::new(1), tag).unwrap();
-            assert_eq!(posted.receive(&found), Some(&tag));
-            posted.discard(&found);
+            let found = posted.first(PeerId::new(1), tag).unwrap();
+            assert_eq!(found.receive(), Some(&tag));
+            found.discard();
         }
         assert!(posted.is_empty());
     }

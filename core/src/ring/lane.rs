@@ -63,6 +63,8 @@ pub struct Ends {
     pub consumer: Consumer,
     /// Frames delivered without a pause.
     pub run: u32,
+    /// Frames that were consumed and whose payload lay in a buffer of the sender, which does not know yet that it is free.
+    pub uncredited: u32,
     /// Core stamp of the last frame that came.
     pub peer_core: u16,
 }
@@ -108,6 +110,7 @@ impl Lane {
             rung: 0,
             consumer,
             run: 0,
+            uncredited: 0,
             peer_core: 0,
         };
         Arc::new(Lane { ends: UnsafeCell::new(ends) })
@@ -217,6 +220,23 @@ impl Ends {
         }
     }
 
+    /// The ring is empty, or will not be looked at each round any more: the sender learns of what was consumed.
+    #[inline(always)]
+    pub fn end_run(&mut self) {
+        self.run = 0;
+        if self.uncredited > 0 {
+            self.credit();
+        }
+    }
+
+    /// Tells the sender what was consumed, and wakes it if it sleeps until there is room.
+    #[inline(never)]
+    pub fn credit(&mut self) {
+        self.uncredited = 0;
+        self.consumer.publish();
+        self.ring();
+    }
+
     /// Wakes the peer if it sleeps. To be called after each publication.
     #[inline(always)]
     pub fn ring(&mut self) {
@@ -271,6 +291,32 @@ mod tests {
             assert_eq!(Arc::strong_count(&flag), 1);
             lane.set_open(true);
             assert!(!lane.send(1, Iov::EMPTY), "it is over");
+        }
+    }
+
+    #[test]
+    fn a_pause_tells_the_sender_which_buffers_are_free() {
+        let slots: &'static [Slot] = Vec::leak((0..64).map(|_| Slot::default()).collect());
+        let words: &'static [AtomicU32; 2] = Box::leak(Box::default());
+        let slots = NonNull::from(slots).cast();
+        // SAFETY: leaked, zeroed memory that these ends alone use; and this test is alone with the lane.
+        unsafe {
+            let producer = Producer::new(slots, 64, NonNull::from(&words[0]));
+            let consumer = Consumer::new(slots, 64, NonNull::from(&words[0]));
+            let waker = Box::new(Flag { _held: Arc::new(()) });
+            let lane = Lane::new(producer, consumer, Order::Fence, NonNull::from(&words[1]), waker);
+            lane.bind(PeerId::new(0), Kept::private(PeerCounts::default()));
+            lane.set_open(true);
+            let consumed = || words[0].load(crate::sync::Ordering::Relaxed);
+            assert!(lane.send(1, Iov::EMPTY) && lane.send(1, Iov::EMPTY));
+            lane.ends().consume();
+            lane.ends().end_run();
+            assert_eq!(consumed(), 0, "no buffer waits: a quarter of the ring comes first");
+            lane.ends().uncredited = 1;
+            lane.ends().consume();
+            assert_eq!((lane.ends().run, consumed()), (1, 0));
+            lane.ends().end_run();
+            assert_eq!((lane.ends().run, lane.ends().uncredited, consumed()), (0, 0, 2));
         }
     }
 }
