@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use common::{exactly, from_any, Buffer, Party, Scratch, RECEIVE};
 use gridnet::core::completion::Completion;
-use gridnet::core::endpoint::PeerState;
+use gridnet::core::endpoint::{PeerState, Quick, SendArgs};
 use gridnet::core::error::Error;
 use gridnet::core::matching::{Pattern, Source};
 use gridnet::core::mem::Iov;
@@ -93,6 +93,45 @@ fn messages_come_in_order_by_both_ways() {
         }
     }
     assert!(short > 50, "{short} messages came the short way");
+}
+
+/// One look at the short way for one entry, and how it ended.
+fn look(party: &Party) -> Quick {
+    let mut entry = MaybeUninit::<Completion>::uninit();
+    // SAFETY: room for one entry, as is said.
+    unsafe { party.enter().take_quick(party.cq, NonNull::from(&mut entry).cast(), 1, 1) }.1
+}
+
+/// A look in vain does not end there when the sender waits to hear which of its buffers are free: polling tells it.
+#[test]
+fn buffers_are_given_back_though_nothing_comes() {
+    let scratch = Scratch::new();
+    let (a, b) = (open(&scratch), open(&scratch));
+    let (to_b, from_a) = meet(&a, &b);
+    b.enter().maintain();
+    assert_eq!(look(&b), Quick::Nothing, "nothing is there, and nobody waits");
+    for tag in [2, 3] {
+        b.receive(exactly(from_a, tag), Buffer::new(700)).unwrap();
+    }
+    // In a buffer; and a loan, at which a round of polling ends.
+    assert!(!a.send(to_b, &[7; 700], 2, false).unwrap());
+    let args = SendArgs {
+        cq: a.cq,
+        owner: 0,
+        context: 0,
+        tag: 3,
+        immediate: None,
+        sync: false,
+        always_complete: false,
+    };
+    let (loan, _) = a.enter().engine.take_loan(8).unwrap();
+    a.enter().engine.send_loan(to_b, loan, 8, false, &args).unwrap();
+    b.enter().poll_round();
+    let cq = b.cq;
+    assert_eq!(b.enter().take(cq, |completion| completion.status == 0), 2);
+    assert_eq!(look(&b), Quick::Poll);
+    b.enter().poll_round();
+    assert_eq!(look(&b), Quick::Nothing);
 }
 
 #[test]

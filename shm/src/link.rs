@@ -69,8 +69,6 @@ pub struct Live {
     under_way: VecDeque<(u32, Staging)>,
     under_way_bytes: usize,
     bulk_under_way: usize,
-    /// Staging buffers consumed since the last credit.
-    staged_uncredited: u32,
     /// The consumed count when the last frame found no room.
     refused_at: u32,
     /// Slots taken when [`Self::was_silent`] was last asked.
@@ -123,7 +121,6 @@ impl Live {
             under_way: VecDeque::new(),
             under_way_bytes: 0,
             bulk_under_way: 0,
-            staged_uncredited: 0,
             refused_at: 0,
             taken_before: 0,
             choice: CopyChoice::default(),
@@ -416,28 +413,19 @@ impl Live {
         }
     }
 
-    /// The ring is empty, or this link will not be polled each round any more: the peer learns of what was consumed.
+    /// The link will not be polled each round any more.
     #[inline(always)]
     pub fn end_run(&mut self) {
-        self.out().run = 0;
-        if self.staged_uncredited > 0 {
-            self.credit();
-        }
+        self.out().end_run();
     }
 
     /// A staging buffer was consumed: the sender learns of it at once when it is large, of several small ones together.
     fn count_staged(&mut self, len: usize) {
-        self.staged_uncredited += 1;
-        if len > PROMPT_CREDIT || self.staged_uncredited >= STAGED_CREDITS {
-            self.credit();
+        let ends = self.out();
+        ends.uncredited += 1;
+        if len > PROMPT_CREDIT || ends.uncredited >= STAGED_CREDITS {
+            ends.credit();
         }
-    }
-
-    /// Tells the sender what was consumed, and wakes it if it sleeps until there is room.
-    fn credit(&mut self) {
-        self.staged_uncredited = 0;
-        self.ends().consumer.publish();
-        self.ring();
     }
 
     /// Remembers that a frame found no room: [`Self::has_news`] tells when the peer has consumed something since.
