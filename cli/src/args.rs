@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -96,15 +97,16 @@ pub(crate) struct PerfArgs {
     pub(crate) warmup: Option<u64>,
 
     /// Messages in flight in tag_bw and tag_rate
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=MOST_WINDOW))]
     pub(crate) window: u64,
 
     /// Peers in the operations peers_*
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=MOST_PEERS))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=i64::from(MOST_PEERS)))]
     pub(crate) peers: u32,
 
-    /// Cores of the two processes: A,B, or `same` for one core, or `none` [default: the first two]
-    #[arg(long, value_name = "A,B|same|none")]
+    /// Cores of the two processes: A,B, or `same` for one core, or `none` [default: the first two]; between hosts, the core
+    /// of this side's process, or `none` [default: none]
+    #[arg(long, value_name = "A,B|A|same|none")]
     pub(crate) pin: Option<Pin>,
 
     /// What a waiting process does, as in GRIDNET_WAIT_MODE
@@ -118,6 +120,51 @@ pub(crate) struct PerfArgs {
     /// Draw latency and bandwidth against size [sizes by default: 8 to 4m]
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
+
+    /// Seconds that either side waits for the other [default: 20]; with --serve: for a client [default: 600]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=MOST_SECONDS))]
+    pub(crate) timeout: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) hosts: HostsArgs,
+}
+
+/// Measuring between hosts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Between hosts")]
+pub(crate) struct HostsArgs {
+    /// Be the other side of one measurement of another host, and say what is to be run there
+    #[arg(long, conflicts_with_all = ["connect", "rails", "op", "size", "iters", "warmup", "window", "peers", "wait", "format", "plot"])]
+    pub(crate) serve: bool,
+
+    /// Measure with the host where `gridnet perf --serve` runs
+    #[arg(long, value_name = "HOST:PORT", requires = "key")]
+    pub(crate) connect: Option<String>,
+
+    /// With --serve: the file to write the key to [default: one in the run directory]; with --connect: a copy of it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// With --serve: the port to listen at [default: one of GRIDNET_NET_PORTS, or any]
+    #[arg(long, value_name = "P", requires = "serve", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+
+    /// With --serve: the address to listen at, with or without a port [default: those that GRIDNET_NET_INTERFACES allows]
+    #[arg(long, value_name = "ADDR[:P]", requires = "serve", value_parser = listening)]
+    pub(crate) listen: Option<(IpAddr, Option<u16>)>,
+
+    /// With --serve: go on after a measurement, until a signal comes
+    #[arg(long, requires = "serve")]
+    pub(crate) keep: bool,
+}
+
+fn listening(text: &str) -> Result<(IpAddr, Option<u16>), String> {
+    let alone = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip| (ip, None));
+    let with_port = || text.parse::<SocketAddr>().map(|at| (at.ip(), Some(at.port())));
+    alone.or_else(|_| with_port()).map_err(|_| {
+        "accepted is an address of this host, as 10.1.0.2, 10.1.0.2:4711, fd00::2 or [fd00::2]:4711"
+            .to_owned()
+    })
 }
 
 /// What the parent tells its peer process; not for users.
@@ -135,6 +182,12 @@ pub(crate) struct PeerArgs {
     /// Bytes of the largest message
     #[arg(long)]
     pub(crate) largest: usize,
+    /// Seconds that it waits for the other
+    #[arg(long)]
+    pub(crate) timeout: u64,
+    /// Orders come from another host
+    #[arg(long)]
+    pub(crate) remote: bool,
     /// Variables that beat the environment, NAME=value
     #[arg(long)]
     pub(crate) option: Vec<String>,
@@ -175,7 +228,7 @@ pub(crate) enum Op {
     IdleCpu,
     /// Raw cache-line ping-pong between the two cores, without gridnet
     Canary,
-    /// Raw ping-pong over a TCP socket of this host, without gridnet
+    /// Raw ping-pong over a TCP socket, without gridnet
     RawTcp,
 }
 
@@ -256,6 +309,8 @@ impl FromStr for Size {
 pub(crate) enum Pin {
     /// Each on its core.
     Cores(usize, usize),
+    /// One process, on this core; the other is on another host.
+    One(usize),
     /// Both on the first core that this process may use.
     Same,
     /// Wherever the scheduler puts them.
@@ -266,14 +321,16 @@ impl FromStr for Pin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let accepted = || "accepted is two cores A,B, or same, or none".to_owned();
+        let accepted = || "accepted is two cores A,B, or one, or same, or none".to_owned();
         match text {
             "same" => Ok(Pin::Same),
             "none" => Ok(Pin::None),
             _ => {
-                let (a, b) = text.split_once(',').ok_or_else(accepted)?;
                 let core = |text: &str| text.parse().map_err(|_| accepted());
-                Ok(Pin::Cores(core(a)?, core(b)?))
+                match text.split_once(',') {
+                    Some((a, b)) => Ok(Pin::Cores(core(a)?, core(b)?)),
+                    None => core(text).map(Pin::One),
+                }
             }
         }
     }
@@ -283,6 +340,7 @@ impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Pin::Cores(a, b) => write!(f, "{a},{b}"),
+            Pin::One(core) => core.fmt(f),
             Pin::Same => f.pad("same"),
             Pin::None => f.pad("none"),
         }
@@ -290,12 +348,17 @@ impl fmt::Display for Pin {
 }
 
 /// Largest message that can be asked for: both processes hold two of them.
-const LARGEST: usize = 1 << 30;
+pub(crate) const LARGEST: usize = 1 << 30;
 
-const MOST_ITERS: u64 = 1_000_000_000;
+pub(crate) const MOST_ITERS: u64 = 1_000_000_000;
+
+pub(crate) const MOST_WINDOW: u64 = 65536;
 
 /// Each needs several descriptors, and a fabric in the peer process.
-const MOST_PEERS: i64 = 4096;
+pub(crate) const MOST_PEERS: u32 = 4096;
+
+/// Longest wait that can be asked for: a day.
+pub(crate) const MOST_SECONDS: u64 = 86_400;
 
 #[cfg(test)]
 mod tests {
@@ -324,8 +387,39 @@ mod tests {
         assert_eq!("0,1".parse(), Ok(Pin::Cores(0, 1)));
         assert_eq!("same".parse(), Ok(Pin::Same));
         assert_eq!("none".parse(), Ok(Pin::None));
-        for text in ["", "0", "0,", "0,1,2", "a,b", "-1,0"] {
+        assert_eq!("3".parse(), Ok(Pin::One(3)));
+        for text in ["", "0,", "0,1,2", "a,b", "-1,0"] {
             assert!(text.parse::<Pin>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_at_may_have_a_port() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        for (text, at) in [
+            ("10.1.0.2", (ip("10.1.0.2"), None)),
+            ("10.1.0.2:47", (ip("10.1.0.2"), Some(47))),
+            ("fd00::2", (ip("fd00::2"), None)),
+            ("[fd00::2]", (ip("fd00::2"), None)),
+            ("[fd00::2]:47", (ip("fd00::2"), Some(47))),
+        ] {
+            assert_eq!(listening(text), Ok(at), "{text}");
+        }
+        for text in ["", "eth0", "10.1.0.2:", "10.1.0.2:65536", ":47"] {
+            assert!(listening(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_side_has_options_of_its_own() {
+        let parse = |line: &str| {
+            Cli::try_parse_from(["gridnet", "perf"].into_iter().chain(line.split_whitespace())).is_ok()
+        };
+        assert!(parse("--serve --port 4711 --key k --keep --timeout 5 --pin 1") && parse("--serve"));
+        assert!(parse("--connect x:1 --key k --op tag_lat --rails shm,tcp"));
+        for wrong in ["--connect x:1", "--serve --connect x:1", "--serve --op tag_lat", "--keep", "--port 1"]
+        {
+            assert!(!parse(wrong), "{wrong}");
         }
     }
 

@@ -79,18 +79,6 @@ impl Fabric {
         Ok(Fabric(Rc::new(FabricHandle(fabric))))
     }
 
-    /// Address of the fabric that is called `name`, as soon as there is one.
-    pub(crate) fn lookup(&self, name: &str, timeout: Duration) -> Result<Address, CallError> {
-        let name = c_string(name)?;
-        let mut address = MaybeUninit::uninit();
-        // SAFETY: the fabric is open, the string is terminated, the output has the right type.
-        let status =
-            unsafe { c::gridnet_fabric_lookup(self.0 .0, name.as_ptr(), ns(timeout), address.as_mut_ptr()) };
-        check("gridnet_fabric_lookup", status)?;
-        // SAFETY: outputs are written on success.
-        Ok(Address(unsafe { address.assume_init() }))
-    }
-
     /// The bytes by which other processes reach the fabric.
     pub(crate) fn address(&self) -> Result<[u8; 64], CallError> {
         let mut address = MaybeUninit::uninit();

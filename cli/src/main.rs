@@ -16,6 +16,7 @@ mod info;
 mod lab;
 mod perf;
 mod raw_tcp;
+mod signals;
 mod text;
 mod top;
 

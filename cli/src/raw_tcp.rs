@@ -3,10 +3,11 @@
 //! It is the floor under every latency over TCP, as the canary is under those in shared memory.
 
 use crate::cores;
+use crate::perf::patience;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// One-way times in ns of messages of `size` bytes between threads on two cores, if two are given: one for each of `rounds` round
 /// trips.
@@ -14,31 +15,63 @@ pub(crate) fn measure(pair: Option<(usize, usize)>, size: usize, rounds: usize) 
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let asking = TcpStream::connect(listener.local_addr()?)?;
     let (answering, _) = listener.accept()?;
-    for stream in [&asking, &answering] {
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-    }
-    let all = rounds + WARMUP;
     let start = Barrier::new(2);
-    let mut samples = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let answers = scope.spawn(|| {
             let pinned = pair.map_or(Ok(()), |(_, core)| cores::pin(core));
             start.wait();
-            let mut buffer = vec![0; size];
-            pinned.and_then(|()| (0..all).try_for_each(|_| answer(&answering, &mut buffer)))
+            pinned.and_then(|()| answer_all(&answering, size, rounds))
         });
         let asks = scope.spawn(|| {
             let pinned = pair.map_or(Ok(()), |(core, _)| cores::pin(core));
             start.wait();
-            let mut buffer = vec![0; size];
-            pinned
-                .and_then(|()| (0..all).map(|_| ask(&asking, &mut buffer)).collect::<io::Result<Vec<f64>>>())
+            pinned.and_then(|()| ask_all(&asking, size, rounds))
         });
         let samples = asks.join().expect("the asking thread does not panic");
         answers.join().expect("the answering thread does not panic").and(samples)
-    })?;
-    samples.drain(..WARMUP);
-    Ok(samples)
+    })
+}
+
+/// One side: one-way times in ns, one for each of `rounds` round trips.
+pub(crate) fn ask_all(stream: &TcpStream, size: usize, rounds: usize) -> io::Result<Vec<f64>> {
+    make_busy(stream)?;
+    let mut buffer = vec![0; size];
+    for _ in 0..warmup(rounds) {
+        ask(stream, &mut buffer)?;
+    }
+    (0..rounds).map(|_| ask(stream, &mut buffer)).collect()
+}
+
+/// The other side.
+pub(crate) fn answer_all(stream: &TcpStream, size: usize, rounds: usize) -> io::Result<()> {
+    make_busy(stream)?;
+    let mut buffer = vec![0; size];
+    (0..warmup(rounds) + rounds).try_for_each(|_| answer(stream, &mut buffer))
+}
+
+/// The other side, until the first one closes the connection.
+pub(crate) fn answer_until_end(stream: &TcpStream, size: usize) -> io::Result<()> {
+    make_busy(stream)?;
+    let mut buffer = vec![0; size];
+    loop {
+        match answer(stream, &mut buffer) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                return Ok(())
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn make_busy(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)
+}
+
+/// Round trips that go before, unmeasured.
+fn warmup(rounds: usize) -> usize {
+    rounds.min(WARMUP)
 }
 
 fn ask(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<f64> {
@@ -81,7 +114,7 @@ fn again(mut step: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
             Ok(false) => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 // The clock is read by those who wait only.
-                if since.get_or_insert_with(Instant::now).elapsed() > LIMIT {
+                if since.get_or_insert_with(Instant::now).elapsed() > patience() {
                     return Err(ErrorKind::TimedOut.into());
                 }
             }
@@ -91,9 +124,6 @@ fn again(mut step: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
 }
 
 const WARMUP: usize = 1000;
-
-/// One thread waits in vain for the other.
-const LIMIT: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

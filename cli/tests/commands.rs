@@ -54,7 +54,7 @@ fn the_command_line_refuses_by_name_and_ends_with_2() {
         (&["perf", "--op", "tag_speed"][..], "tag_speed", "tag_lat"),
         (&["perf", "--size", "8,big"], "big", "0 to 1g"),
         (&["perf", "--size", "2g"], "2g", "0 to 1g"),
-        (&["perf", "--pin", "0"], "'0'", "A,B"),
+        (&["perf", "--pin", "0"], "--pin 0", "A,B"),
         (&["perf", "--pin", "0,1023"], "1023", "accepted are"),
         (&["perf", "--wait", "idle"], "idle", "adaptive"),
         (&["perf", "--rails", "udp"], "udp", "shm"),
@@ -64,7 +64,11 @@ fn the_command_line_refuses_by_name_and_ends_with_2() {
         (&["perf", "--window", "0"], "'0'", "1..="),
         (&["perf", "--op", "tag_rate", "--plot", "x.svg"], "--plot", "tag_lat"),
         (&["perf", "--plot", "/nonexistent/x.svg"], "/nonexistent/x.svg", "cannot be written"),
-        (&["perf-peer", "--name", "x", "--parent", "1", "--largest", "8"], "perf-peer", "gridnet perf"),
+        (
+            &["perf-peer", "--name", "x", "--parent", "1", "--largest", "8", "--timeout", "9"],
+            "perf-peer",
+            "gridnet perf",
+        ),
         (&["tune"], "tune", "Usage"),
     ] {
         let (code, out, err) = run(&mut gridnet(args));

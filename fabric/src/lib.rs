@@ -37,7 +37,12 @@ pub use fabric::{Fabric, WaitCounters};
 pub use gridnet_core as core;
 pub use gridnet_shm::is_valid_name;
 pub use outlet::Outlet;
-pub use rails::AnyRail;
+pub use rails::{run_dir, AnyRail};
 pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};
 pub use tcp::examine as examine_tcp;
 pub use verdict::Verdict;
+
+/// By which two sides show each other that they have the same key, for what is said beside the rails.
+pub mod proof {
+    pub use gridnet_uring_tcp::{nonce, Key, NONCE_BYTES, PROOF_BYTES};
+}

@@ -7,7 +7,7 @@ use gridnet_core::forward_rail;
 use gridnet_core::loopback::{Hub, LoopbackRail};
 use gridnet_core::rail::{Rail, Refusal};
 use gridnet_core::wire::Address;
-use gridnet_shm::{ShmConfig, ShmRail};
+use gridnet_shm::{RunDir, ShmConfig, ShmRail};
 use gridnet_uring_tcp::TcpRail;
 
 use crate::config::{Config, HugePages, RailSelection};
@@ -83,6 +83,16 @@ fn open_tcp(
             Ok(None)
         }
     }
+}
+
+/// The run directory of this configuration, made if need be.
+///
+/// # Errors
+/// [`Error::Permission`] when it belongs to another user or others may write it.
+pub fn run_dir(config: &Config) -> Result<PathBuf, Refusal> {
+    let base = config.run_dir.clone().unwrap_or_else(RunDir::default_base);
+    RunDir::make(&base)?;
+    Ok(base)
 }
 
 fn shm_config(config: &Config, local: &Address, name: Option<&str>) -> ShmConfig {

@@ -36,13 +36,21 @@ impl RunDir {
     pub fn open(base: &Path, host: u64) -> Result<RunDir, Refusal> {
         let path = base.join(format!("{host:016x}"));
         for dir in [base, &path] {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(|e| Refusal::new(Error::System, format!("making {}: {e}", dir.display())))?;
-            check_private(dir)?;
+            RunDir::make(dir)?;
         }
         let dir = RunDir { path };
         dir.clean();
         Ok(dir)
+    }
+
+    /// Makes a directory, unless it is there, that nobody else may write.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn make(dir: &Path) -> Result<(), Refusal> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|e| Refusal::new(Error::System, format!("making {}: {e}", dir.display())))?;
+        check_private(dir)
     }
 
     /// The automatic place: `$XDG_RUNTIME_DIR/gridnet`, or `/tmp/gridnet-UID`.

@@ -68,26 +68,34 @@ impl Key {
         })
     }
 
+    /// A proof that whoever made it has the key. `purpose` says what it is good for, and is another for each use and side;
+    /// `texts` are what is proven to have been said.
+    pub fn sign(&self, purpose: &str, texts: &[&[u8]]) -> [u8; PROOF_BYTES] {
+        self.mac(purpose, texts).map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
+    }
+
+    /// Whether a proof of [`Self::sign`] is right. Takes the same time wherever it is wrong.
+    pub fn accepts(&self, purpose: &str, texts: &[&[u8]], proof: &[u8]) -> bool {
+        self.mac(purpose, texts).is_some_and(|mac| mac.verify_slice(proof).is_ok())
+    }
+
     /// The proof of the side of this role.
     pub(crate) fn prove(&self, role: Role, greetings: [&[u8]; 2]) -> [u8; PROOF_BYTES] {
-        self.mac(role, greetings).map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
+        self.sign(role.purpose(), &greetings)
     }
 
     /// Whether a proof is right. Takes the same time wherever it is wrong.
     pub(crate) fn verifies(&self, role: Role, greetings: [&[u8]; 2], proof: &[u8; PROOF_BYTES]) -> bool {
-        self.mac(role, greetings).is_some_and(|mac| mac.verify_slice(proof).is_ok())
+        self.accepts(role.purpose(), &greetings, proof)
     }
 
-    fn mac(&self, role: Role, greetings: [&[u8]; 2]) -> Option<Hmac<Sha256>> {
+    fn mac(&self, purpose: &str, texts: &[&[u8]]) -> Option<Hmac<Sha256>> {
         // HMAC takes a key of any length.
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
-        mac.update(match role {
-            Role::Caller => b"gridnet tcp 1 caller",
-            Role::Called => b"gridnet tcp 1 called",
-        });
-        for greeting in greetings {
-            mac.update(&(greeting.len() as u64).to_le_bytes());
-            mac.update(greeting);
+        mac.update(purpose.as_bytes());
+        for text in texts {
+            mac.update(&(text.len() as u64).to_le_bytes());
+            mac.update(text);
         }
         Some(mac)
     }
@@ -100,6 +108,15 @@ pub(crate) enum Role {
     Caller,
     /// The one that accepted.
     Called,
+}
+
+impl Role {
+    fn purpose(self) -> &'static str {
+        match self {
+            Role::Caller => "gridnet tcp 1 caller",
+            Role::Called => "gridnet tcp 1 called",
+        }
+    }
 }
 
 /// What a rail asks of its peers.
@@ -137,7 +154,10 @@ impl Security {
 }
 
 /// A random number that nobody has seen before.
-pub(crate) fn nonce() -> Result<[u8; NONCE_BYTES], Refusal> {
+///
+/// # Errors
+/// [`Error::System`] when the system gives none.
+pub fn nonce() -> Result<[u8; NONCE_BYTES], Refusal> {
     let mut bytes = [0; NONCE_BYTES];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))

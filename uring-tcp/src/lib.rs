@@ -44,7 +44,7 @@ pub fn io_uring() -> Result<(), gridnet_core::rail::Refusal> {
     ring::Ring::new(true).map(drop)
 }
 
-pub use auth::{Key, Security};
+pub use auth::{nonce, Key, Security, NONCE_BYTES, PROOF_BYTES};
 pub use candidates::Interfaces;
 pub use config::{Engine, PortRange, TcpConfig, Tuning, Window};
 pub use rail::TcpRail;

@@ -3,6 +3,7 @@
 use crate::cabi::region::{Region, Remote, KEY};
 use crate::cabi::{Buffer, CallError, Cq, Endpoint, Entry, Kind, Loans, Sent};
 use crate::failure::Failure;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Which of the two ends this is; each sends a pattern of its own.
@@ -40,6 +41,7 @@ pub(crate) struct Link {
     key_out: Buffer,
     key_in: Buffer,
     scratch: Buffer,
+    patience: Duration,
 }
 
 impl Link {
@@ -54,6 +56,7 @@ impl Link {
             key_out: Buffer::new(KEY, 0),
             key_in: Buffer::new(KEY, 0),
             scratch: Buffer::new(largest, side.seed()),
+            patience: patience(),
         }
     }
 
@@ -90,7 +93,7 @@ impl Link {
     /// The next entry, asleep if need be: what `gridnet_cq_wait` does is part of what is measured.
     #[inline]
     pub(crate) fn wait(&self) -> Result<Entry, CallError> {
-        self.cq.wait(PATIENCE)
+        self.cq.wait(self.patience)
     }
 
     /// Waits for as long as nothing comes; whether that was all of `timeout`.
@@ -165,7 +168,7 @@ impl Link {
 
     #[cold]
     fn send_again(&self, size: usize, tag: u64, in_flight: &mut u64) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         while Instant::now() < deadline {
             match self.cq.poll()?.map(|entry| entry.kind) {
                 Some(Kind::Send) => *in_flight -= 1,
@@ -181,9 +184,21 @@ impl Link {
                 Sent::Again => {}
             }
         }
-        Err(Failure::Run(format!("no room for a message of {size} bytes in {PATIENCE:?}")))
+        Err(Failure::Run(format!("no room for a message of {size} bytes in {:?}", self.patience)))
     }
 }
 
 /// A silence as long as this is an error: nothing that is measured takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) fn patience() -> Duration {
+    *PATIENCE.get_or_init(|| USUAL_PATIENCE)
+}
+
+/// Sets [`patience`], before anybody has asked for it.
+pub(crate) fn be_patient_for(time: Duration) {
+    // Once in the life of a process: nobody was there before.
+    let _ = PATIENCE.set(time);
+}
+
+static PATIENCE: OnceLock<Duration> = OnceLock::new();
+
+const USUAL_PATIENCE: Duration = Duration::from_secs(20);

@@ -1,8 +1,10 @@
-//! `gridnet perf`: how fast two processes of this host talk to each other, through the C interface.
+//! `gridnet perf`: how fast two processes talk to each other, through the C interface.
 //!
-//! The command starts itself once more as the peer. What the two have to agree on goes over pipes ([`task`]), what
-//! is measured goes over gridnet ([`link`], [`ops`]).
+//! The command starts itself once more as the peer, or finds it on another host ([`hosts`]). What the two have to agree on
+//! goes over pipes or a connection of its own ([`task`]), what is measured goes over gridnet ([`link`], [`ops`]).
 
+mod hosts;
+mod lines;
 mod link;
 mod ops;
 mod output;
@@ -16,30 +18,59 @@ mod session;
 mod stats;
 mod task;
 
+pub(crate) use link::patience;
 pub(crate) use serve::serve;
 
 use crate::args::PerfArgs;
+use crate::cores;
 use crate::failure::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
+use link::be_patient_for;
+use peer::Peer;
 use plan::{Plan, Spec};
 use plot::PlotFile;
 use row::Row;
 use session::Session;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::io::IsTerminal;
+use std::time::Duration;
 
 /// Measures what `args` ask for and prints it.
 pub(crate) fn run(args: &PerfArgs) -> Result<(), Failure> {
-    let plan = Plan::new(args)?;
+    if args.hosts.serve {
+        return hosts::serve(args);
+    }
+    if let Some(seconds) = args.timeout {
+        be_patient_for(Duration::from_secs(seconds));
+    }
+    let mut plan = Plan::new(args)?;
     let plot = plan.plot.as_deref().map(PlotFile::create).transpose()?;
-    let circumstances = output::circumstances(&plan)?;
-    let rows = measure(&plan, &circumstances)?;
+    if let Some(core) = plan.placement.parent {
+        cores::pin(core)?;
+    }
+    let (peer, here, circumstances) = match &args.hosts.connect {
+        Some(to) => {
+            let mut peer = hosts::call(to, args, &mut plan)?;
+            let here = peer.here()?;
+            let circumstances = output::between_hosts(&plan, to, &here);
+            (peer, here, circumstances)
+        }
+        None => {
+            let circumstances = output::circumstances(&plan)?;
+            let mut peer = Peer::start(&plan, &unique_name())?;
+            let here = peer.here().map_err(|failure| failure.during("the peer process did not start"))?;
+            (peer, here, circumstances)
+        }
+    };
+    let session = Session::start(&plan, peer, &here)?;
+    let rows = measure(session, &plan, &circumstances)?;
     output::print(&output::legend(&rows, plan.format))?;
     plot.map_or(Ok(()), |plot| plot.finish(&circumstances, &rows))
 }
 
 /// Measures and prints row by row.
-fn measure(plan: &Plan, circumstances: &str) -> Result<Vec<Row>, Failure> {
-    let mut session = Session::start(plan)?;
+fn measure(mut session: Session<'_>, plan: &Plan, circumstances: &str) -> Result<Vec<Row>, Failure> {
     output::print(&output::heading(circumstances, plan.format))?;
     let bar = progress(plan.specs.len());
     let mut rows = Vec::with_capacity(plan.specs.len());
@@ -52,6 +83,11 @@ fn measure(plan: &Plan, circumstances: &str) -> Result<Vec<Row>, Failure> {
     }
     bar.finish_and_clear();
     Ok(rows)
+}
+
+/// A name that no other fabric has.
+pub(crate) fn unique_name() -> String {
+    format!("perf-{}-{:016x}", std::process::id(), RandomState::new().build_hasher().finish())
 }
 
 /// A bar on standard error if that is a terminal, else nothing.

@@ -2,6 +2,7 @@
 
 use super::plan::Plan;
 use super::row::Row;
+use super::task::Here;
 use crate::args::{Format, Op, Pin};
 use crate::{cabi, canary, cores, text};
 use std::io::{self, Write};
@@ -32,14 +33,14 @@ pub(crate) fn legend(rows: &[Row], format: Format) -> String {
     let mut lines = vec![];
     for (op, text) in MEANINGS {
         if rows.iter().any(|row| row.op == *op) {
-            lines.push(format!("{:<12}{text}", op.to_string()));
+            lines.push(format!("{:<14}{text}", op.to_string()));
         }
     }
     if rows.iter().any(|row| row.canary_ns.is_some() && row.op != Op::Canary) {
-        lines.push(format!("{:<12}{CANARY_MEANING}", "canary"));
+        lines.push(format!("{:<14}{CANARY_MEANING}", "canary"));
     }
     if rows.iter().any(|row| row.unstable) {
-        lines.push(format!("{:<12}{UNSTABLE_MEANING}", "unstable"));
+        lines.push(format!("{:<14}{UNSTABLE_MEANING}", "unstable"));
     }
     format!("\n{}\n", lines.join("\n"))
 }
@@ -49,6 +50,21 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// One line that says what is measured between which hosts.
+pub(crate) fn between_hosts(plan: &Plan, at: &str, there: &Here) -> String {
+    let (version, processor) = (cabi::version(), cores::processor());
+    let name = format!("{} ({at})", there.host);
+    let other = if there.version == version { String::new() } else { format!(", gridnet {}", there.version) };
+    let place = match plan.placement.parent {
+        Some(core) => format!("core {core} of this host"),
+        None => "this host".to_owned(),
+    };
+    format!(
+        "gridnet {version}: between {place} ({processor}) and {name}, {}{other}; wait mode {}",
+        there.processor, plan.wait
+    )
 }
 
 /// One line that says what is measured where.
@@ -178,7 +194,7 @@ const MEANINGS: &[(Op, &str)] = &[
         Op::Canary,
         "a bare cache line going back and forth between the two cores, without gridnet: half a round trip",
     ),
-    (Op::RawTcp, "a message going back and forth over a bare TCP socket of this host, without gridnet: half a round trip"),
+    (Op::RawTcp, "a message going back and forth over a bare TCP socket, without gridnet: half a round trip"),
 ];
 
 const CANARY_MEANING: &str =

@@ -1,20 +1,31 @@
-//! The peer process, as its parent sees it.
+//! The peer process, as its parent sees it: one that it has started, or one on another host.
 
+use super::lines::Lines;
+use super::link::patience;
 use super::plan::Plan;
-use super::task::{Order, Report};
+use super::scale::Footprint;
+use super::task::{Here, Order, Report};
 use crate::failure::Failure;
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use std::io::{ErrorKind, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A running peer. It ends when its orders do, and when its parent dies; what does not end by itself when this is
-/// dropped is killed.
+/// dropped is killed, if it is a process of this host.
 pub(crate) struct Peer {
-    child: Child,
+    kind: Kind,
     /// None when there will be no more.
-    orders: Option<ChildStdin>,
-    reports: Reports,
+    orders: Option<File>,
+    reports: Lines,
+}
+
+enum Kind {
+    Child(Child),
+    /// Where it is.
+    Remote(SocketAddr),
 }
 
 impl Peer {
@@ -24,7 +35,8 @@ impl Peer {
         let mut command = Command::new(program);
         command
             .args(["perf-peer", "--name", name, "--parent", &std::process::id().to_string()])
-            .args(["--largest", &plan.largest().to_string()]);
+            .args(["--largest", &plan.largest().to_string()])
+            .args(["--timeout", &patience().as_secs().to_string()]);
         if let Some(core) = plan.placement.peer {
             command.args(["--core", &core.to_string()]);
         }
@@ -37,12 +49,26 @@ impl Peer {
             .spawn()
             .map_err(|error| Failure::Run(format!("cannot start the peer process: {error}")))?;
         let (orders, reports) = child.stdin.take().zip(child.stdout.take()).expect("both were asked for");
-        Ok(Peer { child, orders: Some(orders), reports: Reports { pipe: reports, unread: Vec::new() } })
+        let (orders, reports) = (OwnedFd::from(orders), OwnedFd::from(reports));
+        Ok(Peer::new(Kind::Child(child), File::from(orders), Lines::new(File::from(reports), LONGEST)))
     }
 
-    /// Process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+    /// The peer behind a connection to another host.
+    pub(crate) fn remote(at: SocketAddr, connection: File) -> Result<Peer, Failure> {
+        let reports = Lines::new(connection.try_clone()?, LONGEST);
+        Ok(Peer::new(Kind::Remote(at), connection, reports))
+    }
+
+    fn new(kind: Kind, orders: File, reports: Lines) -> Peer {
+        Peer { kind, orders: Some(orders), reports }
+    }
+
+    /// Process id, if it is a process of this host.
+    pub(crate) fn id(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Child(child) => Some(child.id()),
+            Kind::Remote(_) => None,
+        }
     }
 
     /// Tells the peer what to do.
@@ -53,8 +79,22 @@ impl Peer {
             return Err(self.gone());
         };
         match orders.write_all(&line) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(self.gone()),
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                // What it has said before it went comes first.
+                match self.next(GRACE) {
+                    Ok(Some(Report::Failed(text))) => Err(Failure::Run(format!("{}: {text}", self.name()))),
+                    _ => Err(self.gone()),
+                }
+            }
             other => Ok(other?),
+        }
+    }
+
+    /// Waits until the peer has a fabric.
+    pub(crate) fn here(&mut self) -> Result<Here, Failure> {
+        match self.report()? {
+            Report::Here(here) => Ok(here),
+            other => Err(self.unexpected(&other)),
         }
     }
 
@@ -62,7 +102,31 @@ impl Peer {
     pub(crate) fn ready(&mut self) -> Result<(), Failure> {
         match self.report()? {
             Report::Ready => Ok(()),
-            other => Err(unexpected(&other)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Waits until the peer's receives are posted on a fresh fabric; its address.
+    pub(crate) fn at(&mut self) -> Result<Vec<u8>, Failure> {
+        match self.report()? {
+            Report::At(address) => Ok(address),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Waits until the peer says that it sleeps.
+    pub(crate) fn asleep(&mut self) -> Result<(), Failure> {
+        match self.report()? {
+            Report::Asleep => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Waits until the peer listens for a bare socket.
+    pub(crate) fn listens(&mut self) -> Result<SocketAddr, Failure> {
+        match self.report()? {
+            Report::Listens(at) => Ok(at),
+            other => Err(self.unexpected(&other)),
         }
     }
 
@@ -70,7 +134,15 @@ impl Peer {
     pub(crate) fn gathered(&mut self) -> Result<Vec<Vec<u8>>, Failure> {
         match self.report()? {
             Report::Gathered(addresses) => Ok(addresses),
-            other => Err(unexpected(&other)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Waits until the peer has said what it holds.
+    pub(crate) fn weighed(&mut self) -> Result<Footprint, Failure> {
+        match self.report()? {
+            Report::Weighed(footprint) => Ok(footprint),
+            other => Err(self.unexpected(&other)),
         }
     }
 
@@ -78,15 +150,15 @@ impl Peer {
     pub(crate) fn done(&mut self) -> Result<(), Failure> {
         match self.report()? {
             Report::Done => Ok(()),
-            other => Err(unexpected(&other)),
+            other => Err(self.unexpected(&other)),
         }
     }
 
     /// `failure` of this side, or what the peer says went wrong, if it says anything: that came first.
     pub(crate) fn cause(&mut self, failure: Failure) -> Failure {
-        match self.reports.next(GRACE) {
+        match self.next(GRACE) {
             Ok(Some(Report::Failed(text))) => {
-                Failure::Run(format!("{}; the peer process: {text}", said(failure)))
+                Failure::Run(format!("{}; {}: {text}", said(failure), self.name()))
             }
             Ok(None) => Failure::Run(format!("{}; {}", said(failure), said(self.gone()))),
             _ => failure,
@@ -94,30 +166,69 @@ impl Peer {
     }
 
     fn report(&mut self) -> Result<Report, Failure> {
-        match self.reports.next(PATIENCE)? {
-            Some(Report::Failed(text)) => Err(Failure::Run(format!("the peer process: {text}"))),
+        let patience = patience() + MORE_PATIENCE;
+        match self.next(patience)? {
+            Some(Report::Failed(text)) => Err(Failure::Run(format!("{}: {text}", self.name()))),
             Some(report) => Ok(report),
             None => Err(self.gone()),
         }
     }
 
+    /// The next report; `None` if there will be no more.
+    fn next(&mut self, timeout: Duration) -> Result<Option<Report>, Failure> {
+        let line = match self.reports.next(Some(timeout)) {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                return Err(Failure::Run(format!("{} said nothing for {timeout:?}", self.name())));
+            }
+            Err(error) => return Err(Failure::Run(format!("{}: {error}", self.name()))),
+        };
+        serde_json::from_slice(&line).map(Some).map_err(|error| {
+            let why = match self.kind {
+                Kind::Child(_) => "",
+                Kind::Remote(_) => "; is it another version of gridnet?",
+            };
+            Failure::Run(format!("{} said something strange: {error}{why}", self.name()))
+        })
+    }
+
     fn gone(&mut self) -> Failure {
-        let status = self.end().map_or("no exit status".to_owned(), |status| status.to_string());
-        Failure::Run(format!("the peer process ended ({status})"))
+        let name = self.name();
+        Failure::Run(match self.kind {
+            Kind::Child(_) => {
+                let status = self.end().map_or("no exit status".to_owned(), |status| status.to_string());
+                format!("{name} ended ({status})")
+            }
+            Kind::Remote(_) => format!("{name} has hung up"),
+        })
+    }
+
+    fn unexpected(&self, report: &Report) -> Failure {
+        Failure::Run(format!("{} is out of step: {report:?}", self.name()))
+    }
+
+    /// What it is called in messages.
+    fn name(&self) -> String {
+        match &self.kind {
+            Kind::Child(_) => "the peer process".to_owned(),
+            Kind::Remote(at) => format!("the server at {at}"),
+        }
     }
 
     fn end(&mut self) -> Option<ExitStatus> {
         self.orders = None;
+        let Kind::Child(child) = &mut self.kind else { return None };
         let deadline = Instant::now() + GRACE;
         while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.try_wait() {
+            if let Ok(Some(status)) = child.try_wait() {
                 return Some(status);
             }
             std::thread::sleep(Duration::from_millis(1));
         }
         // An error says that it has ended meanwhile.
-        let _ = self.child.kill();
-        self.child.wait().ok()
+        let _ = child.kill();
+        child.wait().ok()
     }
 }
 
@@ -125,49 +236,6 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// The lines that come from the peer.
-struct Reports {
-    pipe: ChildStdout,
-    unread: Vec<u8>,
-}
-
-impl Reports {
-    /// The next report; `None` at the end of the pipe.
-    fn next(&mut self, timeout: Duration) -> Result<Option<Report>, Failure> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.unread.drain(..=end).collect();
-                return serde_json::from_slice(&line).map(Some).map_err(|error| {
-                    Failure::Run(format!("the peer process said something strange: {error}"))
-                });
-            }
-            if !self.readable(deadline.saturating_duration_since(Instant::now()))? {
-                return Err(Failure::Run(format!("the peer process said nothing for {timeout:?}")));
-            }
-            let mut chunk = [0; 65536];
-            match self.pipe.read(&mut chunk)? {
-                0 => return Ok(None),
-                len => self.unread.extend_from_slice(&chunk[..len]),
-            }
-        }
-    }
-
-    fn readable(&self, timeout: Duration) -> Result<bool, Failure> {
-        let timeout = Timespec::try_from(timeout).map_err(|error| Failure::Run(error.to_string()))?;
-        let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(true),
-            Err(error) => Err(Failure::Run(format!("poll: {error}"))),
-        }
-    }
-}
-
-fn unexpected(report: &Report) -> Failure {
-    Failure::Run(format!("the peer process is out of step: {report:?}"))
 }
 
 fn said(failure: Failure) -> String {
@@ -178,9 +246,11 @@ fn said(failure: Failure) -> String {
     }
 }
 
-/// Longest time between an order and what the peer says to it: more than the peer's own patience, so that it can
-/// say what it waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer a report is waited for than the peer waits for anything, so that it can say what it waited for.
+const MORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Time for a peer that is ending to end.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// Bytes of the longest report: the addresses of the largest crowd, a number of up to three digits and a comma for each byte.
+const LONGEST: usize = 4 << 20;

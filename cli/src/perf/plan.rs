@@ -1,5 +1,7 @@
 //! What is to be measured, checked before anything is started.
 
+use super::link::patience;
+use super::scale::idle_wait;
 use crate::args::{Format, Op, PerfArgs, Pin, Wait};
 use crate::cores;
 use crate::failure::Failure;
@@ -69,6 +71,7 @@ impl Plan {
     pub(crate) fn new(args: &PerfArgs) -> Result<Plan, Failure> {
         let overrides = overrides(args);
         let config = Config::from_process(&overrides)?;
+        let remote = args.hosts.connect.is_some();
         let wait = config.entries().into_iter().find(|entry| entry.name == "GRIDNET_WAIT_MODE");
         let specs = specs(args);
         if args.plot.is_some() && !specs.iter().any(|spec| matches!(spec.op, Op::TagLat | Op::TagBw)) {
@@ -76,8 +79,13 @@ impl Plan {
                 "--plot draws tag_lat and tag_bw: --op has to name one of them".into(),
             ));
         }
-        let placement = placement(args.pin, &cores::allowed()?)?;
-        if placement.parent == placement.peer && args.op == [Op::Canary] {
+        let placement = if remote {
+            between_hosts(&specs, args)?;
+            alone(args.pin, &cores::allowed()?)?
+        } else {
+            placement(args.pin, &cores::allowed()?)?
+        };
+        if !remote && placement.parent == placement.peer && args.op == [Op::Canary] {
             return Err(Failure::Usage("the canary runs between two cores: --pin A,B".into()));
         }
         Ok(Plan {
@@ -157,6 +165,36 @@ fn specs_of(op: Op, args: &PerfArgs) -> Vec<Spec> {
     }
 }
 
+/// Refuses what is not to be had between hosts.
+fn between_hosts(specs: &[Spec], args: &PerfArgs) -> Result<(), Failure> {
+    if specs.iter().any(|spec| spec.op == Op::Canary) {
+        let why = "the canary runs between two cores of one host: not with --connect";
+        return Err(Failure::Usage(why.into()));
+    }
+    let idle = specs.iter().any(|spec| spec.op == Op::IdleCpu).then(|| idle_wait(args.iters));
+    match idle.filter(|idle| *idle > patience()) {
+        Some(idle) => Err(Failure::Usage(format!(
+            "idle_cpu waits for {idle:?}, and the other side for {:?} at most: --timeout",
+            patience()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Where a process runs whose peer is on another host.
+pub(super) fn alone(pin: Option<Pin>, allowed: &[usize]) -> Result<Placement, Failure> {
+    let parent = match pin.unwrap_or(Pin::None) {
+        Pin::One(core) => Some(core),
+        Pin::None => None,
+        pin => {
+            return Err(Failure::Usage(format!(
+                "--pin {pin}: each host has one process: accepted are one core, or none"
+            )))
+        }
+    };
+    is_allowed(pin.unwrap_or(Pin::None), parent, None, allowed)
+}
+
 fn placement(pin: Option<Pin>, allowed: &[usize]) -> Result<Placement, Failure> {
     let pin = pin.unwrap_or(match allowed {
         [a, b, ..] => Pin::Cores(*a, *b),
@@ -166,7 +204,20 @@ fn placement(pin: Option<Pin>, allowed: &[usize]) -> Result<Placement, Failure> 
         Pin::Cores(a, b) => (Some(a), Some(b)),
         Pin::Same => (allowed.first().copied(), allowed.first().copied()),
         Pin::None => (None, None),
+        Pin::One(_) => {
+            let why = format!("--pin {pin}: there are two processes: accepted are A,B, same and none");
+            return Err(Failure::Usage(why));
+        }
     };
+    is_allowed(pin, parent, peer, allowed)
+}
+
+fn is_allowed(
+    pin: Pin,
+    parent: Option<usize>,
+    peer: Option<usize>,
+    allowed: &[usize],
+) -> Result<Placement, Failure> {
     if let Some(core) = [parent, peer].into_iter().flatten().find(|core| !allowed.contains(core)) {
         return Err(Failure::Usage(format!(
             "--pin {pin}: this process may not use core {core}, accepted are {allowed:?}"
@@ -223,6 +274,24 @@ mod tests {
             panic!("accepted")
         };
         assert_eq!(text, "--pin 0,9: this process may not use core 9, accepted are [0, 1]");
+    }
+
+    #[test]
+    fn between_hosts_each_process_has_a_place_of_its_own() {
+        assert_eq!(alone(None, &[2, 5]).unwrap().parent, None);
+        assert_eq!(alone(Some(Pin::One(5)), &[2, 5]).unwrap().parent, Some(5));
+        for pin in [Pin::One(3), Pin::Same, Pin::Cores(2, 5)] {
+            assert!(matches!(alone(Some(pin), &[2, 5]), Err(Failure::Usage(_))), "{pin}");
+        }
+        assert!(matches!(placement(Some(Pin::One(2)), &[2, 5]), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn between_hosts_there_is_no_canary() {
+        let remote = |op| Plan::new(&args(&format!("--connect x:1 --key k --op {op}")));
+        assert!(matches!(remote("canary"), Err(Failure::Usage(_))));
+        assert!(matches!(remote("idle_cpu --iters 1000"), Err(Failure::Usage(_))));
+        assert_eq!(remote("idle_cpu,raw_tcp").unwrap().specs.len(), 2);
     }
 
     #[test]

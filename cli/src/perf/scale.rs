@@ -9,7 +9,7 @@ use super::task::{Order, Task};
 use crate::args::Op;
 use crate::failure::Failure;
 use rustix::time::{clock_gettime, ClockId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// What these rows say besides times; what does not apply is null.
@@ -91,10 +91,11 @@ impl Session<'_> {
         let after = self.footprint()?;
         let per_peer =
             |before: u64, after: u64| rounded(after.saturating_sub(before) as f64 / (peers - 1) as f64);
-        let fds = before.fds.into_iter().zip(after.fds).map(|(before, after)| per_peer(before, after));
+        let pss_kib = |both: [Footprint; 2]| both.iter().map(|footprint| footprint.pss_kib).sum();
+        let fds = before.into_iter().zip(after).map(|(before, after)| per_peer(before.fds, after.fds));
         let scale = Scale {
             peers: Some(peers),
-            kib_per_peer: Some(per_peer(before.pss_kib, after.pss_kib)),
+            kib_per_peer: Some(per_peer(pss_kib(before), pss_kib(after))),
             fds_per_peer: fds.reduce(f64::max),
             ..Scale::default()
         };
@@ -144,8 +145,7 @@ impl Session<'_> {
 
     /// The share of a core that a wait takes.
     fn idle_cpu(&mut self) -> Result<(Samples, Scale), Failure> {
-        let timeout =
-            WAIT_UNIT * self.plan.counts.iters.map_or(WAIT_UNITS, |iters| iters.min(MOST_WAIT_UNITS) as u32);
+        let timeout = idle_wait(self.plan.counts.iters);
         let (start, cpu) = (Instant::now(), processor_time());
         if !self.link.wait_in_vain(timeout)? {
             return Err(Failure::Run("an entry came to a queue without operations".into()));
@@ -183,29 +183,40 @@ impl Session<'_> {
         self.peer.order(order)
     }
 
-    fn footprint(&self) -> Result<Footprint, Failure> {
-        let processes = [std::process::id(), self.peer.id()];
-        let mut footprint = Footprint { pss_kib: 0, fds: [0; 2] };
-        for (process, fds) in processes.into_iter().zip(&mut footprint.fds) {
-            let maps = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
-            footprint.pss_kib +=
-                pss_kib(&maps).ok_or_else(|| Failure::Run("smaps_rollup has no Pss".into()))?;
-            *fds = std::fs::read_dir(format!("/proc/{process}/fd"))?.count() as u64;
-        }
-        Ok(footprint)
+    /// What both processes hold.
+    fn footprint(&mut self) -> Result<[Footprint; 2], Failure> {
+        self.order(&Order::Weigh)?;
+        let there = self.peer.weighed()?;
+        self.peer.done()?;
+        Ok([Footprint::own()?, there])
     }
 }
 
-/// What two processes hold.
-struct Footprint {
-    /// Memory of both: a page that both have mapped counts once.
+/// What a process holds.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Footprint {
+    /// Memory; a page that two processes have mapped counts half in each.
     pss_kib: u64,
-    /// Descriptors of each.
-    fds: [u64; 2],
+    /// Descriptors.
+    fds: u64,
+}
+
+impl Footprint {
+    /// Of this process.
+    pub(crate) fn own() -> Result<Footprint, Failure> {
+        let maps = std::fs::read_to_string("/proc/self/smaps_rollup")?;
+        let pss_kib = pss_kib(&maps).ok_or_else(|| Failure::Run("smaps_rollup has no Pss".into()))?;
+        Ok(Footprint { pss_kib, fds: std::fs::read_dir("/proc/self/fd")?.count() as u64 })
+    }
 }
 
 fn pss_kib(maps: &str) -> Option<u64> {
     maps.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse().ok())
+}
+
+/// How long `idle_cpu` waits.
+pub(super) fn idle_wait(iters: Option<u64>) -> Duration {
+    WAIT_UNIT * iters.map_or(WAIT_UNITS, |iters| iters.min(MOST_WAIT_UNITS) as u32)
 }
 
 /// Time that this process has run.

@@ -1,23 +1,21 @@
 //! A measurement under way: the peer process, the path to it, and the rules for a row.
 
-use super::link::{Link, Side, PATIENCE};
-use super::ops::{self, connect};
+use super::link::{Link, Side};
+use super::ops::{self, connect, raw};
 use super::peer::Peer;
 use super::plan::{PeerState, Plan, Spec};
 use super::row::Row;
 use super::scale::Scale;
-use super::serve::{greet, HELLO};
+use super::serve::{greet, until_asleep, HELLO};
 use super::stats::Samples;
-use super::task::{Order, Task};
+use super::task::{Here, Order, Task};
 use crate::args::Op;
-use crate::cabi::{Buffer, Fabric, Kind};
+use crate::cabi::{Address, Buffer, Fabric, Kind};
 use crate::canary;
-use crate::cores;
 use crate::failure::Failure;
 use crate::raw_tcp;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-use std::time::{Duration, Instant};
+use gridnet::proof;
+use std::time::Duration;
 
 /// Both processes, connected.
 pub(crate) struct Session<'a> {
@@ -25,28 +23,20 @@ pub(crate) struct Session<'a> {
     pub(super) link: Link,
     pub(super) small: Buffer,
     rails: String,
-    name: String,
-    connections: u64,
     // Last: the path is closed before the peer ends.
     pub(super) peer: Peer,
 }
 
 impl<'a> Session<'a> {
-    /// Starts the peer and connects to it.
-    pub(crate) fn start(plan: &'a Plan) -> Result<Session<'a>, Failure> {
-        if let Some(core) = plan.placement.parent {
-            cores::pin(core)?;
-        }
-        let name = format!("perf-{}-{:016x}", std::process::id(), RandomState::new().build_hasher().finish());
-        let mut peer = Peer::start(plan, &name)?;
-        peer.ready().map_err(|failure| failure.during("the peer process did not start"))?;
-        let link = match connect_to(&name, plan) {
+    /// Connects to the peer, which has a fabric.
+    pub(crate) fn start(plan: &'a Plan, mut peer: Peer, here: &Here) -> Result<Session<'a>, Failure> {
+        let link = match connect_to(&here.address, plan) {
             Ok(link) => link,
             Err(failure) => return Err(peer.cause(failure)),
         };
         peer.done()?;
         let rails = rails_of(&link.explain()?);
-        Ok(Session { plan, link, small: Buffer::new(connect::SIZE, 0), rails, name, connections: 0, peer })
+        Ok(Session { plan, link, small: Buffer::new(connect::SIZE, 0), rails, peer })
     }
 
     /// Measures one row, again if the cores moved meanwhile.
@@ -93,12 +83,27 @@ impl<'a> Session<'a> {
         Ok(samples)
     }
 
-    fn raw_samples(&self, size: usize) -> Result<Samples, Failure> {
+    fn raw_samples(&mut self, size: usize) -> Result<Samples, Failure> {
         let mut samples = Samples::default();
-        let rounds = self.plan.counts.iters.unwrap_or(RAW_ROUNDS);
-        let measured = raw_tcp::measure(self.plan.placement.pair(), size.max(1), rounds as usize)?;
+        let measured = if self.peer.id().is_some() {
+            let rounds = self.plan.counts.iters.unwrap_or(RAW_ROUNDS);
+            raw_tcp::measure(self.plan.placement.pair(), size.max(1), rounds as usize)?
+        } else {
+            self.raw_between_hosts(size.max(1))?
+        };
         measured.into_iter().for_each(|one_way_ns| samples.add(one_way_ns, 1.0));
         Ok(samples)
+    }
+
+    fn raw_between_hosts(&mut self, size: usize) -> Result<Vec<f64>, Failure> {
+        let nonce = proof::nonce().map_err(|refusal| Failure::Run(refusal.reason))?;
+        let token: [u8; 16] = std::array::from_fn(|at| nonce[at]);
+        self.peer.order(&Order::Raw { size, token })?;
+        let at = self.peer.listens()?;
+        let measured = raw::lead(at, size, token, self.plan.counts.iters, rounds_for)
+            .map_err(|error| self.peer.cause(error))?;
+        self.peer.done()?;
+        Ok(measured)
     }
 
     /// A row of `connect_lat`.
@@ -116,14 +121,15 @@ impl<'a> Session<'a> {
     }
 
     fn connection(&mut self, state: PeerState) -> Result<f64, Failure> {
-        self.connections += 1;
-        let name = format!("{}-{}", self.name, self.connections);
         let asleep = state == PeerState::Asleep;
-        self.peer.order(&Order::Answer { name: name.clone(), asleep })?;
-        self.peer.ready()?;
-        let id = self.peer.id();
-        let settled = || if asleep { until_asleep(id) } else { Ok(()) };
-        let elapsed_ns = connect::lead(&name, &self.plan.options, self.small, settled)
+        self.peer.order(&Order::Answer { asleep })?;
+        let address = address_of(&self.peer.at()?)?;
+        let settled = || match self.peer.id() {
+            _ if !asleep => Ok(()),
+            Some(id) => until_asleep(id),
+            None => self.peer.asleep(),
+        };
+        let elapsed_ns = connect::lead(&address, &self.plan.options, self.small, settled)
             .map_err(|error| self.peer.cause(error))?;
         self.peer.done()?;
         Ok(elapsed_ns)
@@ -147,13 +153,16 @@ impl<'a> Session<'a> {
 
     /// How many rounds take about [`ROW_TIME`], found by trials that grow until they say something.
     pub(super) fn rounds(&mut self, task: impl Fn(u64) -> Task) -> Result<u64, Failure> {
-        let mut rounds = FIRST_TRIAL;
+        // Where a round takes long, one says enough.
+        let mut rounds = 1;
         loop {
             let trial_ns = self.run(task(rounds))?.total_ns;
-            if trial_ns >= TRIAL_TIME.as_nanos() as f64 {
+            // One round may have met with something that the others do not.
+            let enough = if rounds == 1 { ROW_TIME } else { TRIAL_TIME };
+            if trial_ns >= enough.as_nanos() as f64 {
                 return Ok(rounds_for(trial_ns / rounds as f64));
             }
-            rounds *= 10;
+            rounds = FEW_ROUNDS.max(rounds * 10);
         }
     }
 
@@ -167,16 +176,20 @@ impl<'a> Session<'a> {
 }
 
 /// Opens this side's fabric and exchanges greetings with the peer.
-fn connect_to(name: &str, plan: &Plan) -> Result<Link, Failure> {
+fn connect_to(address: &[u8], plan: &Plan) -> Result<Link, Failure> {
     let fabric = Fabric::open(None, &plan.options)?;
-    let address = fabric.lookup(name, PATIENCE)?;
     let cq = fabric.cq()?;
-    let endpoint = cq.connect(&address)?;
+    let endpoint = cq.connect(&address_of(address)?)?;
     let link = Link::new(Side::Parent, cq, endpoint, plan.largest());
     link.post(0, HELLO)?;
     greet(&link)?;
     while link.wait()?.kind != Kind::Recv {}
     Ok(link)
+}
+
+fn address_of(bytes: &[u8]) -> Result<Address, Failure> {
+    let bytes = bytes.try_into().map_err(|_| Failure::Run("an address has another length".into()))?;
+    Ok(Address::from_bytes(bytes))
 }
 
 /// The rails that the library says are in use.
@@ -188,24 +201,10 @@ fn rails_of(explanation: &str) -> String {
     explanation.lines().filter_map(in_use).collect::<Vec<_>>().join(",")
 }
 
-/// Waits until the process sleeps; it has said that it is about to.
-fn until_asleep(id: u32) -> Result<(), Failure> {
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        // Longer than the library spins before it sleeps, and than the report that it is about to.
-        std::thread::sleep(Duration::from_millis(1));
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-        // The state follows the name, which is in parentheses and may contain any character.
-        if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S')) {
-            return Ok(());
-        }
-    }
-    Err(Failure::Run("the peer process does not go to sleep".into()))
-}
-
-/// Rounds that take about [`ROW_TIME`].
+/// Rounds that take about [`ROW_TIME`]: not many fewer than [`FEW_ROUNDS`], unless those take very long.
 fn rounds_for(round_ns: f64) -> u64 {
-    ((ROW_TIME.as_nanos() as f64 / round_ns.max(1.0)) as u64).clamp(20, 1_000_000)
+    let in_time = |time: Duration| (time.as_nanos() as f64 / round_ns.max(1.0)) as u64;
+    in_time(ROW_TIME).clamp(in_time(LONG_ROW_TIME).clamp(1, FEW_ROUNDS), 1_000_000)
 }
 
 /// Whether the cores were in the same place before and after.
@@ -225,8 +224,11 @@ const ROW_TIME: Duration = Duration::from_millis(250);
 /// A trial as long as this says how long a round takes.
 const TRIAL_TIME: Duration = Duration::from_millis(5);
 
-/// Rounds of the first trial.
-const FIRST_TRIAL: u64 = 20;
+/// A row of fewer rounds says little.
+const FEW_ROUNDS: u64 = 20;
+
+/// Time that a row of few rounds may take.
+const LONG_ROW_TIME: Duration = Duration::from_secs(5);
 
 const CONNECTIONS: u64 = 50;
 
@@ -253,6 +255,7 @@ mod tests {
     fn a_row_takes_its_time_within_limits() {
         assert_eq!(rounds_for(1_000.0), 250_000);
         assert_eq!(rounds_for(1.0), 1_000_000);
-        assert_eq!(rounds_for(1e9), 20);
+        assert_eq!(rounds_for(100e6), 20);
+        assert_eq!((rounds_for(1e9), rounds_for(100e9)), (5, 1));
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod latency;
 pub(crate) mod loan;
 pub(crate) mod onesided;
 pub(crate) mod peers;
+pub(crate) mod raw;
 pub(crate) mod stream;
 
 use super::link::Link;

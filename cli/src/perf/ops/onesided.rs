@@ -9,9 +9,10 @@ use crate::args::Op;
 use crate::cabi::region::{Region, Remote};
 use crate::cabi::{Buffer, Kind, Sent};
 use crate::failure::Failure;
-use crate::perf::link::{Link, PATIENCE};
+use crate::perf::link::{patience, Link};
 use crate::perf::stats::Samples;
 use crate::perf::task::Task;
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -83,6 +84,8 @@ struct Side<'a> {
     /// Index of the word that the other side writes last.
     word: usize,
     scratch: Buffer,
+    /// Operations go by messages, which have to be looked after: seen at the first of them.
+    by_messages: Cell<bool>,
 }
 
 impl<'a> Side<'a> {
@@ -102,7 +105,8 @@ impl<'a> Side<'a> {
         let there = link.import(link.received_key())?;
         // For the parting.
         link.post(0, PARTING)?;
-        Ok(Side { link, own, there, word: len / 8 - 1, scratch: link.scratch() })
+        let by_messages = Cell::new(false);
+        Ok(Side { link, own, there, word: len / 8 - 1, scratch: link.scratch(), by_messages })
     }
 
     #[inline]
@@ -134,7 +138,7 @@ impl<'a> Side<'a> {
     /// Waits until the other side has told of the round.
     #[inline]
     fn await_word(&self, round: u64) -> Result<(), Failure> {
-        for _ in 0..LOOKS {
+        for _ in 0..if self.by_messages.get() { 1 } else { LOOKS } {
             if self.own.word(self.word).load(Ordering::Acquire) >= round {
                 return Ok(());
             }
@@ -146,10 +150,10 @@ impl<'a> Side<'a> {
     /// As [`Self::await_word`], where messages have to be looked after, or the core has to be shared.
     #[cold]
     fn await_word_long(&self, round: u64) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         while self.own.word(self.word).load(Ordering::Acquire) < round {
             if Instant::now() > deadline {
-                return Err(Failure::Run(format!("the other side is silent for {PATIENCE:?}")));
+                return Err(Failure::Run(format!("the other side is silent for {:?}", patience())));
             }
             self.link.progress()?;
             std::thread::yield_now();
@@ -183,6 +187,7 @@ impl<'a> Side<'a> {
         match sent {
             Sent::Done => Ok(()),
             Sent::InFlight => {
+                self.by_messages.set(true);
                 self.link.next()?;
                 Ok(())
             }

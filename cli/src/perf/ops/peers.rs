@@ -4,7 +4,7 @@
 
 use crate::cabi::{Address, Buffer, Cq, Endpoint, Fabric, Kind, Sent};
 use crate::failure::Failure;
-use crate::perf::link::{Link, Side, PATIENCE};
+use crate::perf::link::{patience, Link, Side};
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ impl Crowd {
             member.cq.recv(buffer, SIZE, CALL)?;
         }
         ready()?;
-        let mut deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + patience();
         while !busy.is_empty() {
             for _ in 0..SWEEPS_PER_CLOCK {
                 let before = busy.len();
@@ -63,11 +63,15 @@ impl Crowd {
                 }
                 busy.retain(|member| member.left + member.in_flight > 0);
                 if busy.len() < before {
-                    deadline = Instant::now() + PATIENCE;
+                    deadline = Instant::now() + patience();
                 }
             }
             if Instant::now() > deadline {
-                return Err(Failure::Run(format!("no message for {} fabrics in {PATIENCE:?}", busy.len())));
+                return Err(Failure::Run(format!(
+                    "no message for {} fabrics in {:?}",
+                    busy.len(),
+                    patience()
+                )));
             }
         }
         Ok(())
@@ -190,7 +194,7 @@ impl Caller {
     /// Waits for so many echoes, and for the entries of all sends.
     fn collect(&mut self, mut echoes: usize) -> Result<(), Failure> {
         while echoes > 0 || self.in_flight > 0 {
-            match self.cq.wait(PATIENCE)?.kind {
+            match self.cq.wait(patience())?.kind {
                 Kind::Recv => echoes -= 1,
                 Kind::Send => self.in_flight -= 1,
             }
