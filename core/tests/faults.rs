@@ -79,8 +79,8 @@ impl Fixture for Wrapped {
 }
 
 impl Cutting for Wrapped {
-    fn cut(&mut self, between: [NodeId; 2], random: &mut Random) {
-        self.inner.cut(between, random);
+    fn cut(&mut self, _: [&mut Self::Rail; 2], between: [NodeId; 2], random: &mut Random) {
+        self.inner.cut_between(between, random);
     }
 }
 
@@ -198,8 +198,7 @@ fn a_cut_link_is_the_end_over_a_rail_that_holds_frames_back() {
     let mut pair = Pair::new(Wrapped::cutting(DELAYS));
     let sync = SendOptions { sync: true, ..SendOptions::default() };
     let send = pair.a.send_with(pair.to_b, &[b"sync"], 1, sync).expect("the send starts");
-    let between = [pair.a.address().node, pair.b.address().node];
-    pair.fixture.cut(between, &mut Random::new(1));
+    pair.cut(&mut Random::new(1));
     assert_eq!(pair.finish_a(send).status, Err(Error::PeerGone));
     let to_b = pair.to_b;
     assert!(matches!(pair.a.state(to_b), PeerState::Gone(_)));

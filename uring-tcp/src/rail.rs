@@ -145,12 +145,26 @@ impl TcpRail {
         self.watcher.name()
     }
 
-    /// Breaks the connection of a link, as a network does.
+    /// Breaks the connection of a link, as a network does: what was not read here is lost.
     #[cfg(feature = "testing")]
     pub fn cut(&mut self, link: LinkId) {
         if let Some(conn) = self.conn(link.0) {
             conn.line.stream.reset();
         }
+    }
+
+    /// Ends the connection of a link without a word: what was sent still arrives.
+    #[cfg(feature = "testing")]
+    pub fn shut(&mut self, link: LinkId) {
+        if let Some(conn) = self.conn(link.0) {
+            conn.line.stream.end();
+        }
+    }
+
+    /// The link with a node, if there is one.
+    #[cfg(feature = "testing")]
+    pub fn link_with(&self, node: NodeId) -> Option<LinkId> {
+        self.by_node.get(&node).copied().map(LinkId)
     }
 
     pub(crate) fn conn(&mut self, index: u32) -> Option<&mut Conn> {

@@ -72,7 +72,14 @@ impl Fixture for Loopback {
 }
 
 impl Cutting for Loopback {
-    fn cut(&mut self, between: [NodeId; 2], random: &mut Random) {
+    fn cut(&mut self, _: [&mut LoopbackRail; 2], between: [NodeId; 2], random: &mut Random) {
+        self.cut_between(between, random);
+    }
+}
+
+impl Loopback {
+    /// As [`Cutting::cut`], for fixtures around this one.
+    pub fn cut_between(&self, between: [NodeId; 2], random: &mut Random) {
         let mut arrives = || random.below(8) as usize;
         let arrives = [arrives(), arrives()];
         // At once, soon, or not before the peer calls again.

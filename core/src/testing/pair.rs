@@ -54,8 +54,8 @@ pub trait Fixture {
 /// A fixture whose links can be broken. Its rails retain.
 pub trait Cutting: Fixture {
     /// Breaks the link between two nodes, if there is one: of what is under way in each direction some still arrives, and each
-    /// side notices at once or later, as the dice say.
-    fn cut(&mut self, between: [NodeId; 2], random: &mut Random);
+    /// side notices at once or later, as the dice say. The rails are those of the two nodes.
+    fn cut(&mut self, rails: [&mut Self::Rail; 2], between: [NodeId; 2], random: &mut Random);
 }
 
 /// Sends between two steps that [`Fixture::overshoot`] counts on.
@@ -201,6 +201,15 @@ impl<F: Fixture> Pair<F> {
         let done = self.run_until(|pair| pair.b.is_finished(ticket));
         assert!(done, "operation {ticket:?} of b does not end");
         self.b.take(ticket).expect("it has ended")
+    }
+}
+
+impl<F: Cutting> Pair<F> {
+    /// Breaks the link between the two, if there is one.
+    pub fn cut(&mut self, random: &mut Random) {
+        let between = [self.a.address().node, self.b.address().node];
+        let rails = [&mut self.a, &mut self.b].map(|node| &mut node.engine().rails_mut()[0]);
+        self.fixture.cut(rails, between, random);
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use gridnet_core::testing::pair::Fixture;
+use gridnet_core::testing::pair::{Cutting, Fixture};
+use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
-use gridnet_core::wire::Address;
+use gridnet_core::wire::{Address, NodeId};
 use gridnet_uring_tcp::{Engine, Interfaces, Key, Security, TcpConfig, TcpRail, Tuning, Window};
 
 /// Rails on the loopback interface.
@@ -66,6 +67,20 @@ impl Fixture for Tcp {
     fn overshoot(&self) -> usize {
         // What is under way, and what was read at once before the word to stop was sent.
         self.window.frames as usize + 2 * 16384 / 24
+    }
+}
+
+impl Cutting for Tcp {
+    fn cut(&mut self, rails: [&mut TcpRail; 2], between: [NodeId; 2], random: &mut Random) {
+        // Which sides lose what they have not read; if none does, the connection ends behind everything that was sent.
+        let (losers, quiet) = (random.below(4), random.below(2));
+        for (side, (rail, other)) in (0..).zip(rails.into_iter().zip([between[1], between[0]])) {
+            match rail.link_with(other) {
+                Some(link) if losers >> side & 1 == 1 => rail.cut(link),
+                Some(link) if losers == 0 && side == quiet => rail.shut(link),
+                _ => {}
+            }
+        }
     }
 }
 

@@ -234,13 +234,6 @@ impl Cuts {
     }
 }
 
-impl<F: Cutting> Pair<F> {
-    fn cut(&mut self, random: &mut Random) {
-        let between = [self.a.address().node, self.b.address().node];
-        self.fixture.cut(between, random);
-    }
-}
-
 /// Messages of one direction, in order.
 struct Line {
     contents: Vec<Vec<u8>>,
