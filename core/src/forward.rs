@@ -229,6 +229,10 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.release_loan(link));
         }
 
+        fn fence(&mut self, link: $crate::rail::LinkId) {
+            $each!(self, rail => rail.fence(link));
+        }
+
         fn delivered(&self, link: $crate::rail::LinkId) -> u64 {
             $each!(self, rail => rail.delivered(link))
         }

@@ -36,6 +36,9 @@ pub struct Hub {
     without_get: bool,
     places: bool,
     retains: bool,
+    /// Longest segment and longest whole message, where that is not what is usual.
+    segment: Option<u16>,
+    eager: Option<u16>,
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +138,21 @@ impl Hub {
         Hub { retains: true, ..self.without_get() }
     }
 
+    /// The same hub, whose rails reach memory of peers, also when they retain.
+    pub fn with_get(self) -> Hub {
+        Hub { without_get: false, ..self }
+    }
+
+    /// The same hub with rails that carry segments, and parts of puts, of at most `len` bytes.
+    pub fn with_segments(self, len: u16) -> Hub {
+        Hub { segment: Some(len), ..self }
+    }
+
+    /// The same hub with rails that carry whole messages of at most `len` bytes.
+    pub fn with_eager(self, len: u16) -> Hub {
+        Hub { eager: Some(len), ..self }
+    }
+
     /// Cuts the connection between two nodes; false when there is none.
     pub fn cut(&self, a: NodeId, b: NodeId, how: Cut) -> bool {
         let mut shared = self.lock();
@@ -166,8 +184,8 @@ impl Hub {
             shared.incarnations.insert(local.node, local.incarnation);
         }
         let mut capabilities = Capabilities::minimal();
-        capabilities.max_eager = 8192;
-        capabilities.max_segment = 65536;
+        capabilities.max_eager = self.eager.map_or(8192, usize::from);
+        capabilities.max_segment = self.segment.map_or(65536, usize::from);
         capabilities.max_iov = usize::MAX;
         capabilities.get = !self.without_get;
         capabilities.put = !self.without_get;
@@ -636,6 +654,14 @@ impl Rail for LoopbackRail {
             link.over = true;
             self.hub.send(self.local.node, link.node, link.connection, Parcel::Goodbye);
         }
+    }
+
+    fn fence(&mut self, link: LinkId) {
+        let Some(link) = self.links.get_mut(link.0 as usize).filter(|link| link.up && !link.over) else {
+            return;
+        };
+        link.over = true;
+        self.hub.lock().connections.end(link.connection, [self.local.node, link.node]);
     }
 
     fn delivered(&self, link: LinkId) -> u64 {

@@ -408,6 +408,13 @@ pub trait Rail {
         Err(Error::Unsupported)
     }
 
+    /// Ends a link as if it had broken: it delivers nothing any more, and what it retains stays until [`Self::disconnect`].
+    /// [`Sink::broken`] is not called for it; the peer, which lives, hears that the link has broken. Nothing happens to a link
+    /// that is broken already. Only for rails that retain.
+    fn fence(&mut self, link: LinkId) {
+        let _ = link;
+    }
+
     /// Ends a link, or gives back what is left of one that broke; [`Sink::down`] is not called for it.
     fn disconnect(&mut self, link: LinkId);
 }

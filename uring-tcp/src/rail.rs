@@ -12,7 +12,7 @@ use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
 use crate::call::Call;
-use crate::config::TcpConfig;
+use crate::config::{TcpConfig, Window};
 use crate::conn::{Conn, Outcome};
 use crate::courier::Courier;
 use crate::frame_in::{Ended, SCRATCH_BYTES};
@@ -385,11 +385,7 @@ impl TcpRail {
         tracing::debug!(peer = peer.number(), reason = %reason.reason, "link is over");
         match state {
             State::Live(conn) if is_broken => {
-                // Fenced: what the network still holds is dropped with the socket.
-                let Conn { line, inbox, .. } = *conn;
-                line.stream.end();
-                let out = std::mem::replace(&mut *line.out(), Out::new(self.config.window));
-                link.state = State::Broken(Box::new(out), inbox.delivered);
+                link.state = broken_off(*conn, self.config.window);
                 sink.broken(peer, LinkId(index), reason);
             }
             _ => sink.down(peer, reason),
@@ -519,6 +515,15 @@ impl Rail for TcpRail {
         }
     }
 
+    fn fence(&mut self, link: LinkId) {
+        if self.conn(link.0).is_none() {
+            return;
+        }
+        if let Some(State::Live(conn)) = self.take_down(link.0) {
+            self.links[link.0 as usize].state = broken_off(*conn, self.config.window);
+        }
+    }
+
     fn arm(&mut self) -> Armed {
         self.watcher.arm();
         self.flush_dirty();
@@ -583,6 +588,14 @@ impl Drop for TcpRail {
         }
         say_farewell(leaving);
     }
+}
+
+/// What is left of a connection that delivers nothing any more: what the network still holds is dropped with the socket.
+fn broken_off(conn: Conn, window: Window) -> State {
+    let Conn { line, inbox, .. } = conn;
+    line.stream.end();
+    let out = std::mem::replace(&mut *line.out(), Out::new(window));
+    State::Broken(Box::new(out), inbox.delivered)
 }
 
 fn end_listening(socket: &socket2::Socket) {

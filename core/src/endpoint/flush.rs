@@ -264,9 +264,8 @@ impl<R: Rail> Engine<R> {
 
     /// Withdraws memory that was exposed for sends which have ended.
     pub(super) fn conceal_finished(&mut self) {
-        while let Some((peer, source)) = self.state.concealed.pop() {
-            let p = &self.state.peers[peer.index()];
-            self.rails[p.rail].conceal(p.link, source);
+        while let Some((rail, link, source)) = self.state.concealed.pop() {
+            self.rails[rail].conceal(link, source);
             kill_point!("rendezvous.conceal");
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::op::{EarlyBody, OpId};
-use super::peer::{Candidate, Peer, PeerState};
+use super::peer::{Candidate, Peer, PeerState, ACCEPTED};
 use super::recover::Recovery;
 use super::state::State;
 use super::Engine;
@@ -157,21 +157,24 @@ impl Sink for RailSink<'_> {
     }
 
     fn lane(&mut self, peer: PeerId, lane: Arc<Lane>) {
-        if let Some(p) = self.state.peers.get_mut(peer.index()) {
-            p.take_lane(peer, lane);
+        let Some(p) = self.state.peers.get_mut(peer.index()) else { return };
+        match &mut p.recovery {
+            // It is not the peer's yet: messages go another way, or wait.
+            Some(recovery) if p.state != PeerState::Connecting => recovery.lane = Some(lane),
+            _ => p.take_lane(peer, lane),
         }
     }
 
     fn up(&mut self, peer: PeerId) {
         match self.state.peers.get(peer.index()) {
-            Some(p) if p.recovery.is_some() => self.state.link_up(peer),
+            Some(p) if p.recovery.is_some() => self.state.link_up(peer, self.rail),
             Some(p) if p.state == PeerState::Connecting => self.state.set_up(peer),
             _ => {}
         }
     }
 
     fn down(&mut self, peer: PeerId, reason: Refusal) {
-        if !self.state.attempt_failed(peer, self.rail, &reason) {
+        if !self.state.is_stale(peer, self.rail) && !self.state.attempt_failed(peer, self.rail, &reason) {
             self.state.peer_down(peer, &reason);
         }
     }
@@ -201,7 +204,7 @@ impl State {
             None => "the peer chose the rail".to_owned(),
             Some(user) => format!("the peer, which runs as user {user}, chose the rail"),
         };
-        self.peers[peer.index()].candidates = vec![Candidate { rail: "accepted", verdict: Err(why) }];
+        self.peers[peer.index()].candidates = vec![Candidate { rail: ACCEPTED, verdict: Err(why) }];
         self.announce(peer);
         Ok(peer)
     }
@@ -221,7 +224,7 @@ impl State {
         p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
         p.user = user;
         if self.retains.get(rail).copied().unwrap_or(false) {
-            p.recovery = Some(Recovery::new(address));
+            p.recovery = Some(Recovery::new(address, rail));
         }
         // What another user sees of our memory is what is meant for it alone.
         p.lends = user.is_none() && self.loans.lender == Some(rail);

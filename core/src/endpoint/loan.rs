@@ -7,6 +7,7 @@
 use std::ptr::NonNull;
 
 use super::loan_table::Memory;
+use super::peer::PeerState;
 use super::state::State;
 use super::Engine;
 use crate::error::Error;
@@ -104,9 +105,13 @@ impl<R: Rail> Engine<R> {
     fn return_loan(&mut self, peer: PeerId, loan: u64) {
         let Some(p) = self.state.peers.get_mut(peer.index()) else { return };
         let Some(rail) = self.rails.get_mut(p.rail) else { return };
-        let at_once = p.urgent.is_empty() && rail.post(p.link, &Frame::give_back(loan)) == Posted::Done;
+        let is_up = p.state == PeerState::Up && p.urgent.is_empty();
+        let at_once = is_up && rail.post(p.link, &Frame::give_back(loan)) == Posted::Done;
         kill_point!("loan.return");
-        rail.release_loan(p.link);
+        let (lender, link) = p.lender;
+        if let Some(lender) = self.rails.get_mut(lender) {
+            lender.release_loan(link);
+        }
         kill_point!("loan.release");
         if !at_once {
             self.state.say(peer, Message::Return { loan });
@@ -126,8 +131,8 @@ impl<R: Rail> Engine<R> {
     /// Tells the rails of loans that were copied out of the store.
     pub(super) fn release_copied(&mut self) {
         while let Some(peer) = self.state.loans.copied.pop() {
-            let p = &self.state.peers[peer.index()];
-            self.rails[p.rail].release_loan(p.link);
+            let (rail, link) = self.state.peers[peer.index()].lender;
+            self.rails[rail].release_loan(link);
         }
     }
 }

@@ -191,6 +191,11 @@ fn lent(op: &SendOp) -> Option<(&SendOp, &Loaned, u64)> {
 }
 
 impl SendOp {
+    /// The rail that lends does not lead to the peer any more.
+    pub(super) fn forget_position(&mut self) {
+        self.iov.forget_position();
+    }
+
     /// True when the frame of this send names its memory instead of carrying it.
     pub(super) fn is_lent(&self) -> bool {
         lent(self).is_some()

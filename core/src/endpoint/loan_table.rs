@@ -277,6 +277,14 @@ impl Loans {
         Ok(Sending { loan, hold, base, position })
     }
 
+    /// Where the memory begins that a hold keeps.
+    pub(super) fn memory_of(&self, hold: Key) -> Option<*mut u8> {
+        match self.loans.get(self.holds.get(hold)?.loan)? {
+            Loan::Own(own) => Some(own.memory.base().as_ptr()),
+            Loan::Borrowed(_) => None,
+        }
+    }
+
     /// Ends a hold, if it is `peer`'s; false when it is not.
     #[inline]
     pub(super) fn end_hold(&mut self, hold: Key, peer: PeerId, first: &mut u32) -> bool {

@@ -1,6 +1,7 @@
 //! Calling peers again whose link has broken, and giving those up that no path leads to.
 
 use super::peer::{Peer, PeerState};
+use super::recover::rail_bit;
 use super::Engine;
 use crate::error::Error;
 use crate::rail::{PeerId, Rail, Refusal};
@@ -20,14 +21,22 @@ impl<R: Rail> Engine<R> {
         recovery.map_or((0, 0), |recovery| (recovery.breaks, recovery.replays))
     }
 
+    /// How often the conversation with a peer has left a link that was up for one over another rail.
+    pub fn moves(&self, peer: PeerId) -> u64 {
+        let recovery = self.state.peers.get(peer.index()).and_then(|p| p.recovery.as_ref());
+        recovery.map_or(0, |recovery| recovery.moves)
+    }
+
     /// Calls peers again whose link has broken, and gives those up that no path leads to.
     pub(super) fn mend(&mut self, now: Time) {
         let mut next: Option<Time> = None;
         for peer in std::mem::take(&mut self.state.mending) {
-            if !matches!(self.state.peers[peer.index()].state, PeerState::Broken(_)) {
-                continue;
-            }
-            if let Some(at) = self.mend_peer(peer, now) {
+            let look = match self.state.peers[peer.index()].state {
+                PeerState::Broken(_) => self.mend_peer(peer, now),
+                PeerState::Up => self.seek_preferred(peer, now),
+                _ => None,
+            };
+            if let Some(at) = look {
                 self.state.mending.push(peer);
                 next = Some(next.map_or(at, |next| next.min(at)));
             }
@@ -68,11 +77,15 @@ impl<R: Rail> Engine<R> {
     }
 
     fn call_again(&mut self, peer: PeerId) {
-        let Some(recovery) = &mut self.state.peers[peer.index()].recovery else { return };
+        let p = &mut self.state.peers[peer.index()];
+        let is_own = p.user.is_none();
+        let Some(recovery) = &mut p.recovery else { return };
         let Some(address) = &recovery.address else { return };
         let (first, count) = (recovery.next_rail, self.rails.len());
         for index in (first..first + count).map(|index| index % count) {
-            if !self.state.retains.get(index).is_some_and(|retains| *retains) {
+            // Rails tell users apart in different ways: one who was known to be another's is not, over another rail.
+            let is_known = is_own || recovery.carried & rail_bit(index) != 0;
+            if !is_known || !self.state.retains.get(index).is_some_and(|retains| *retains) {
                 continue;
             }
             // If this does not come about, the others have their turn.

@@ -20,6 +20,7 @@
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `link.rs` | peers coming and going |
 //! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
+//! | `prefer.rs` | the way back to a rail that is preferred |
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
 //! | `remote_op.rs`, `remote_line.rs`, `answer.rs` | the same by messages: how they go out, in which order, how they end |
@@ -40,6 +41,7 @@ mod mend;
 mod onesided;
 mod op;
 mod peer;
+mod prefer;
 mod publish;
 mod quick;
 mod receive;
@@ -55,7 +57,7 @@ mod state;
 
 pub use onesided::RemoteArgs;
 pub use op::CqId;
-pub use peer::{Candidate, PeerState};
+pub use peer::{Candidate, PeerState, ACCEPTED};
 pub use quick::Quick;
 pub use receive::{HeldMessage, Probe};
 pub use send::{SendArgs, Sent};
@@ -93,12 +95,14 @@ impl<R: Rail> Engine<R> {
 
     /// As [`Self::new`], with counters in the memory of `ledger`.
     pub fn with_ledger(local: Address, rails: Vec<R>, limits: Limits, ledger: Box<dyn Ledger>) -> Engine<R> {
-        let eager_max = rails.iter().map(|r| r.capabilities().max_eager.min(limits.eager_max)).collect();
+        let eager_max = eager_limits(&rails, &limits);
         let keeps_memory = rails.iter().map(|r| r.capabilities().keeps_memory).collect();
         let retains = rails.iter().map(|r| limits.reliability && r.capabilities().retains).collect();
         let lender = rails.iter().position(|r| r.capabilities().loans);
         let facts = (eager_max, keeps_memory, retains);
-        Engine { rails, state: State::new(local, limits, facts, lender, ledger) }
+        let mut state = State::new(local, limits, facts, lender, ledger);
+        state.names = rails.iter().map(R::name).collect();
+        Engine { rails, state }
     }
 
     /// The address of this fabric.
@@ -281,4 +285,16 @@ impl<R: Rail> Engine<R> {
     pub fn rails_mut(&mut self) -> &mut [R] {
         &mut self.rails
     }
+}
+
+/// The longest message that goes whole over each rail. What one rail retains another may have to carry: so those that retain have
+/// one limit in common.
+fn eager_limits<R: Rail>(rails: &[R], limits: &Limits) -> Vec<usize> {
+    let retaining = rails.iter().map(R::capabilities).filter(|can| can.retains);
+    let common = retaining.map(|can| can.max_eager).min().unwrap_or(usize::MAX);
+    let limit_of = |rail: &R| match rail.capabilities() {
+        can if can.retains => common.min(limits.eager_max),
+        can => can.max_eager.min(limits.eager_max),
+    };
+    rails.iter().map(limit_of).collect()
 }

@@ -95,6 +95,15 @@ impl IovList {
         }
     }
 
+    /// A loan of a send is copied as any message.
+    pub(super) fn forget_position(&mut self) {
+        if let IovList::More(more) = self {
+            if let MoreMemory::Loan(loaned) = &mut **more {
+                loaned.position = None;
+            }
+        }
+    }
+
     /// True for a receive of loans.
     pub(super) fn is_lent(&self) -> bool {
         match self {

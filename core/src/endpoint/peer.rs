@@ -27,6 +27,9 @@ pub enum PeerState {
     Gone(Refusal),
 }
 
+/// In place of a rail's name for a peer that has called: its reason is why the rail is used that is.
+pub const ACCEPTED: &str = "accepted";
+
 /// What became of one rail when a path to a peer was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -36,7 +39,7 @@ pub struct Candidate {
     pub verdict: Result<(), String>,
 }
 
-/// A peer: one conversation over one link (several, one day).
+/// A peer: one conversation over one link at a time.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) node: NodeId,
@@ -54,6 +57,8 @@ pub(super) struct Peer {
     pub(super) keeps_memory: bool,
     /// Loans go to it without a copy.
     pub(super) lends: bool,
+    /// Its last link over the rail that lends: loans that came over it are given back to that rail.
+    pub(super) lender: (usize, LinkId),
     /// Up, not stopped by the peer, nothing waits, and frames are done when posted: a message may go straight to the
     /// rail.
     pub(super) direct: bool,
@@ -109,6 +114,7 @@ impl Peer {
             eager_max,
             keeps_memory: false,
             lends: false,
+            lender: (rail, link),
             direct: false,
             lane: None,
             stopped: false,

@@ -10,6 +10,7 @@
 //! is missing.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::op::Stage;
 use super::peer::{Peer, PeerState};
@@ -17,6 +18,7 @@ use super::replay::LostFrame;
 use super::state::State;
 use crate::error::Error;
 use crate::rail::{LinkId, PeerId, Refusal};
+use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Message};
 
@@ -31,6 +33,8 @@ pub(super) enum LinkEvent {
     Resumed(PeerId),
     /// The link delivers nothing any more; `true` when the rail keeps something that is still needed.
     Broken(PeerId, usize, LinkId, bool),
+    /// The conversation goes on over another link: this one is to be fenced.
+    Left(PeerId, usize, LinkId),
     /// The link is not needed any more.
     Over(usize, LinkId),
 }
@@ -80,6 +84,13 @@ pub(super) struct Recovery {
     pub(super) replay: VecDeque<LostFrame>,
     /// A link that is being made.
     pub(super) attempt: Option<(usize, LinkId)>,
+    /// Its lane, until it takes frames.
+    pub(super) lane: Option<Arc<Lane>>,
+    /// Rails that have carried the conversation, as bits.
+    pub(super) carried: u64,
+    /// When the way back to a rail that is preferred is sought, and how long the pause after that is.
+    pub(super) seek_at: Option<Time>,
+    pub(super) seek_pause_ns: u64,
     /// No path has answered since.
     pub(super) since: Option<Time>,
     /// When the peer is called again, and how long the pause after that is.
@@ -89,17 +100,19 @@ pub(super) struct Recovery {
     pub(super) next_rail: usize,
     /// Why the last call failed.
     pub(super) refusal: Option<Refusal>,
-    /// Links that broke, and frames sent again.
+    /// Links that broke, links that were left for better ones, and frames sent again.
     pub(super) breaks: u64,
+    pub(super) moves: u64,
     pub(super) replays: u64,
 }
 
 impl Recovery {
     /// For a peer whose first link is being made.
-    pub(super) fn new(address: Option<&Address>) -> Box<Recovery> {
+    pub(super) fn new(address: Option<&Address>, rail: usize) -> Box<Recovery> {
         let was_called = address.is_none();
         let address = address.map(|address| Box::new(*address));
-        Box::new(Recovery { address, was_called, start: Some(0), ..Recovery::default() })
+        let carried = rail_bit(rail);
+        Box::new(Recovery { address, was_called, carried, start: Some(0), ..Recovery::default() })
     }
 
     /// The program knows how to call the peer.
@@ -115,7 +128,7 @@ impl Recovery {
         self.start.is_some() && !self.replay.is_empty()
     }
 
-    fn begin_link(&mut self) {
+    pub(super) fn begin_link(&mut self) {
         (self.came_up, self.greeted, self.heard, self.start) = (false, false, None, None);
     }
 }
@@ -130,21 +143,49 @@ pub(super) fn conversation_with(peer: PeerId) -> u64 {
 
 impl State {
     /// The link of a rail that retains takes frames.
-    pub(super) fn link_up(&mut self, peer: PeerId) {
+    pub(super) fn link_up(&mut self, peer: PeerId, rail: usize) {
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         let Some(recovery) = &mut p.recovery else { return };
-        if recovery.came_up {
-            return;
+        let attempt = recovery.attempt.take_if(|(of, _)| *of == rail);
+        let lane = recovery.lane.take();
+        match (&p.state, attempt) {
+            (PeerState::Up, Some(link)) => self.change_over(peer, link, lane),
+            (PeerState::Broken(_), Some(link)) if !recovery.came_up => self.take_link(peer, link, lane),
+            (PeerState::Connecting, None) if !recovery.came_up => self.begin(peer),
+            _ => {}
         }
-        if let (PeerState::Broken(_), Some((rail, link))) = (&p.state, recovery.attempt.take()) {
-            (p.rail, p.link) = (rail, link);
-            p.eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
-            p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
-            p.lends = p.user.is_none() && self.loans.lender == Some(rail);
+    }
+
+    /// A new link carries the conversation from now on.
+    pub(super) fn take_link(&mut self, peer: PeerId, (rail, link): (usize, LinkId), lane: Option<Arc<Lane>>) {
+        self.note_change(peer, rail);
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        (p.rail, p.link) = (rail, link);
+        p.eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
+        p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
+        p.lends = p.user.is_none() && self.loans.lender == Some(rail);
+        if p.lends {
+            p.lender = (rail, link);
+        } else {
+            // Loans that wait cannot be named here: they are copied.
+            for op in self.sends.values_mut().filter(|op| op.peer == peer) {
+                op.forget_position();
+            }
         }
+        if let Some(lane) = lane {
+            p.take_lane(peer, lane);
+        }
+        self.begin(peer);
+    }
+
+    fn begin(&mut self, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let Some(recovery) = &mut p.recovery else { return };
         recovery.came_up = true;
         recovery.since = None;
         recovery.next_rail = p.rail;
+        recovery.carried |= rail_bit(p.rail);
+        recovery.seek_at = None;
         self.links.push_back(LinkEvent::Up(peer));
     }
 
@@ -165,20 +206,33 @@ impl State {
         self.links.push_back(LinkEvent::Broken(peer, rail, link, start.is_some()));
         p.state = PeerState::Broken(reason.clone());
         p.end_direct();
-        self.forget_pieces(peer);
+        self.forget_pieces(peer, (rail, link));
+        self.look_after(peer);
+        self.announce(peer);
+    }
+
+    /// The peer is to be looked at soon.
+    pub(super) fn look_after(&mut self, peer: PeerId) {
         if !self.mending.contains(&peer) {
             self.mending.push(peer);
         }
         self.mend_at = Some(Time(0));
-        self.announce(peer);
     }
 
     /// A link over which nothing was said is over.
     fn other_link_over(&mut self, peer: PeerId, rail: usize, link: LinkId, reason: &Refusal) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let previous = p.recovery.as_ref().and_then(|recovery| recovery.previous);
+        if previous.is_some_and(|previous| (previous.rail, previous.link) == (rail, link)) {
+            // It was left before, and what it retains is needed still.
+            return;
+        }
         self.links.push_back(LinkEvent::Over(rail, link));
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         match (&p.state, &mut p.recovery) {
-            (PeerState::Broken(_), Some(recovery)) if recovery.attempt == Some((rail, link)) => {
+            (PeerState::Broken(_) | PeerState::Up, Some(recovery))
+                if recovery.attempt == Some((rail, link)) =>
+            {
                 recovery.attempt = None;
                 recovery.refusal = Some(reason.clone());
                 self.mend_at = Some(Time(0));
@@ -196,12 +250,17 @@ impl State {
     /// The rail could not make a link anew; false when that, or what it says, is the end of the peer.
     pub(super) fn attempt_failed(&mut self, peer: PeerId, rail: usize, reason: &Refusal) -> bool {
         let Some(p) = self.peers.get_mut(peer.index()) else { return false };
-        let (PeerState::Broken(_), Some(recovery)) = (&p.state, &mut p.recovery) else { return false };
+        let Some(recovery) = &mut p.recovery else { return false };
         if recovery.attempt.is_none_or(|(of, _)| of != rail) {
             return false;
         }
-        recovery.attempt = None;
-        if is_final(reason.error) {
+        (recovery.attempt, recovery.lane) = (None, None);
+        if p.state == PeerState::Up {
+            // Another rail carries the conversation.
+            recovery.refusal = Some(reason.clone());
+            return true;
+        }
+        if is_final(reason.error, recovery.carried & rail_bit(rail) != 0) {
             return false;
         }
         if reason.error == Error::Timeout {
@@ -222,11 +281,16 @@ impl State {
     ) -> Result<PeerId, Refusal> {
         let in_use = || Refusal::new(Error::InUse, "this node is connected already");
         let p = self.peers.get_mut(peer.index()).ok_or_else(in_use)?;
-        let (PeerState::Broken(_), Some(recovery)) = (&p.state, &mut p.recovery) else {
+        let Some(recovery) =
+            p.recovery.as_mut().filter(|_| self.retains.get(rail).is_some_and(|retains| *retains))
+        else {
             return Err(in_use());
         };
-        if recovery.came_up || !self.retains.get(rail).copied().unwrap_or(false) {
-            return Err(in_use());
+        match &p.state {
+            PeerState::Broken(_) if !recovery.came_up => {}
+            // It has lost that link, or prefers another rail.
+            PeerState::Up if rail != p.rail && recovery.heard.is_some() => {}
+            _ => return Err(in_use()),
         }
         recovery.was_called = true;
         if let Some((rail, link)) = recovery.attempt.replace((rail, link)) {
@@ -268,10 +332,11 @@ impl State {
     }
 
     /// The link to a peer has broken: of what it asked for, nothing more comes, and what was asked of it is asked again.
-    fn forget_pieces(&mut self, peer: PeerId) {
+    pub(super) fn forget_pieces(&mut self, peer: PeerId, (rail, link): (usize, LinkId)) {
         for op in self.sends.values_mut().filter(|op| op.peer == peer) {
-            if let Stage::Announced { pieces, .. } = &mut op.stage {
+            if let Stage::Announced { pieces, source } = &mut op.stage {
                 pieces.clear();
+                self.concealed.extend(source.take().map(|source| (rail, link, source)));
             }
         }
         for incoming in self.incoming.values_mut().filter(|incoming| incoming.peer == peer) {
@@ -299,10 +364,11 @@ impl State {
     pub(super) fn ask_again(&mut self, peer: PeerId) {
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         p.urgent.retain(|message| !matches!(message, Message::Rtr { .. }));
+        // What may be fetched was announced over the new link, and is asked for elsewhere if need be.
         let missing: Vec<Message> = self
             .incoming
             .iter()
-            .filter(|(_, incoming)| incoming.peer == peer)
+            .filter(|(_, incoming)| incoming.peer == peer && incoming.source.is_none())
             .map(|(key, incoming)| {
                 let (op, offset) = (incoming.sender_op, incoming.received);
                 Message::Rtr { op, receiver_op: key.to_bits(), offset, len: incoming.wanted - offset }
@@ -336,9 +402,19 @@ impl State {
     }
 }
 
-/// Whether a call that failed so need not be repeated.
-fn is_final(error: Error) -> bool {
-    matches!(error, Error::PeerGone | Error::PeerMisbehaved | Error::Version | Error::Permission)
+/// Whether a call that failed so need not be repeated. What is not allowed over a rail that never carried the conversation says
+/// nothing about the others.
+fn is_final(error: Error, has_carried: bool) -> bool {
+    match error {
+        Error::PeerGone | Error::PeerMisbehaved => true,
+        Error::Version | Error::Permission => has_carried,
+        _ => false,
+    }
+}
+
+/// The rail as a bit.
+pub(super) fn rail_bit(rail: usize) -> u64 {
+    1 << rail.min(63)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -357,7 +433,7 @@ mod tests {
             let facts = (vec![64], vec![false], vec![true]);
             let mut state = State::new(address, Limits::default(), facts, None, Box::new(Unread));
             let peer = state.add_peer((node, None), 1, 0, LinkId(0), Some(&address));
-            state.link_up(peer);
+            state.link_up(peer, 0);
             let reason = Refusal::new(error, "so it is");
             state.link_broken(peer, 0, LinkId(0), &reason);
             assert!(!state.attempt_failed(peer, 0, &reason), "none is under way");

@@ -22,6 +22,12 @@ impl<R: Rail> Engine<R> {
                     self.go_on(peer);
                 }
                 Some(LinkEvent::Broken(peer, rail, link, keep)) => self.take_leave(peer, (rail, link), keep),
+                Some(LinkEvent::Left(peer, rail, link)) => {
+                    self.rails[rail].fence(link);
+                    // Also what came in between.
+                    self.state.forget_pieces(peer, (rail, link));
+                    self.take_leave(peer, (rail, link), true);
+                }
                 Some(LinkEvent::Over(rail, link)) => self.rails[rail].disconnect(link),
                 None => break,
             }
@@ -106,6 +112,7 @@ impl<R: Rail> Engine<R> {
         recovery.replays += lost.len() as u64;
         // What was lost with the last link comes before what it had no time to repeat.
         lost.into_iter().rev().for_each(|frame| recovery.replay.push_front(frame));
+        self.fit_replay(peer);
         self.state.ask_again(peer);
         self.flush_replay(peer);
     }
@@ -131,6 +138,9 @@ impl<R: Rail> Engine<R> {
             moved += 1;
         }
         self.state.set_up(peer);
+        if self.state.is_second_choice(peer) {
+            self.state.look_after(peer);
+        }
         moved
     }
 }

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::ledger::{EngineCells, Kept, Ledger};
 use crate::matching::{Key, Posted, Slab, Unexpected};
 use crate::mem::Iov;
-use crate::rail::{PeerId, RemoteSource};
+use crate::rail::{LinkId, PeerId, RemoteSource};
 use crate::ring::lane::Lane;
 use crate::stats::Counters;
 use crate::time::Time;
@@ -62,6 +62,8 @@ pub(super) const MAX_ANSWERS: usize = 1 << 20;
 pub(super) struct State {
     pub(super) local: Address,
     pub(super) limits: Limits,
+    /// Name of each rail.
+    pub(super) names: Vec<&'static str>,
     /// Eager limit of each rail.
     pub(super) eager_max: Vec<usize>,
     /// Whether each rail may keep the memory of frames for a while.
@@ -92,7 +94,7 @@ pub(super) struct State {
     /// Eager messages whose memory a rail still reads.
     pub(super) in_rail: HashMap<(PeerId, u64), Key>,
     /// Memory to be concealed again.
-    pub(super) concealed: Vec<(PeerId, RemoteSource)>,
+    pub(super) concealed: Vec<(usize, LinkId, RemoteSource)>,
     /// Peers that we told to stop.
     pub(super) stopping: Vec<PeerId>,
     /// What has happened to links, the first first.
@@ -123,6 +125,7 @@ impl State {
         State {
             local,
             limits,
+            names: Vec::new(),
             eager_max,
             keeps_memory,
             retains,
@@ -215,7 +218,8 @@ impl State {
             crate::probes::rendezvous_ended(op.peer, key.to_bits(), status);
         }
         if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
-            self.concealed.push((op.peer, source));
+            let link = self.peers.get(op.peer.index()).map(|p| (p.rail, p.link));
+            self.concealed.extend(link.map(|(rail, link)| (rail, link, source)));
         }
         if let Some(loaned) = op.iov.loaned() {
             self.end_hold(loaned.hold, op.peer);

@@ -53,6 +53,12 @@ impl Connections {
         Some(connection)
     }
 
+    /// One end has fenced a connection: the other notices at once.
+    pub(super) fn end(&mut self, connection: u64, ends: [NodeId; 2]) {
+        self.live.retain(|_, live| *live != connection);
+        self.cut.entry(connection).or_insert(ends.map(|node| (node, Time(0))));
+    }
+
     pub(super) fn is_cut(&self, connection: u64) -> bool {
         self.cut.contains_key(&connection)
     }

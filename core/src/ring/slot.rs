@@ -36,7 +36,7 @@ pub const MIN_SLOTS: u32 = 64;
 /// Most slots of a ring.
 pub const MAX_SLOTS: u32 = 4096;
 /// How far ahead of the store the producer asks for a line.
-const PREFETCH_AHEAD: u32 = 16;
+const PREFETCH_AHEAD: u64 = 16;
 
 /// One line of the ring. Zeroed memory is a valid empty slot.
 #[repr(C, align(64))]
@@ -121,8 +121,8 @@ pub struct Producer {
     consumed: NonNull<AtomicU32>,
     mask: u32,
     lap_shift: u32,
-    /// Index of the next slot to write; runs over all 32 bits.
-    next: u32,
+    /// Number of slots that were written. Peers are told of its lower 32 bits.
+    next: u64,
     /// The last consumed count seen.
     consumed_seen: u32,
 }
@@ -155,7 +155,23 @@ impl Producer {
     /// Number of slots that were sent so far, modulo 2^32.
     #[inline]
     pub fn sent(&self) -> u32 {
+        self.next as u32
+    }
+
+    /// The same, all of it.
+    #[inline]
+    pub fn sent_ever(&self) -> u64 {
         self.next
+    }
+
+    /// The slots that the consumer is not known to have consumed, the oldest first, as they were written.
+    pub fn unconsumed(&self) -> impl Iterator<Item = Ready<'_>> {
+        let count = u64::from(self.sent().wrapping_sub(self.consumed_seen));
+        (self.next - count.min(self.next)..self.next).map(|index| {
+            let slot = self.slot(index);
+            // Relaxed: this end has written it.
+            Ready { slot, header: slot.words[0].load(Ordering::Relaxed) }
+        })
     }
 
     /// Number of slots that the consumer is known to have consumed, modulo 2^32.
@@ -177,7 +193,7 @@ impl Producer {
     /// True when a slot is free, as far as the last look at the consumer's word tells.
     #[inline(always)]
     pub fn has_space_left(&self) -> bool {
-        self.next.wrapping_sub(self.consumed_seen) <= self.mask
+        self.sent().wrapping_sub(self.consumed_seen) <= self.mask
     }
 
     /// Reads the consumer's word again.
@@ -189,7 +205,7 @@ impl Producer {
         // SAFETY: `consumed` is mapped and valid for atomics by the contract of `new`.
         // Acquire: pair B, the consumer's reads of the slots it counts are over.
         let seen = unsafe { self.consumed.as_ref() }.load(Ordering::Acquire);
-        let outstanding = self.next.wrapping_sub(self.consumed_seen);
+        let outstanding = self.sent().wrapping_sub(self.consumed_seen);
         if seen.wrapping_sub(self.consumed_seen) > outstanding {
             return Err(CorruptCount);
         }
@@ -202,9 +218,9 @@ impl Producer {
     /// `content` stores those words of the body that carry something; the others keep what an earlier lap left.
     #[inline(always)]
     pub fn push(&mut self, header: SlotHeader, word: u64, content: impl Fill) {
-        debug_assert!(self.next.wrapping_sub(self.consumed_seen) <= self.mask);
+        debug_assert!(self.sent().wrapping_sub(self.consumed_seen) <= self.mask);
         let slot = self.slot(self.next);
-        prefetch_for_write(self.slot(self.next.wrapping_add(PREFETCH_AHEAD)));
+        prefetch_for_write(self.slot(self.next + PREFETCH_AHEAD));
         kill_point!("ring.reserve");
         slot.words[1].store(word, Ordering::Relaxed);
         content.fill(slot.body());
@@ -212,15 +228,15 @@ impl Producer {
         let lap = lap_of(self.next, self.lap_shift);
         // Release: pair A, words 1-7 are visible to whoever sees this lap number.
         slot.words[0].store(header.pack(lap), Ordering::Release);
-        self.next = self.next.wrapping_add(1);
+        self.next += 1;
         kill_point!("ring.publish");
     }
 
     #[inline(always)]
-    fn slot(&self, index: u32) -> &Slot {
+    fn slot(&self, index: u64) -> &Slot {
         // SAFETY: the masked index is below the count, so the slot lies in the memory that `new` was promised;
         // `Slot` is made of atomics, so a shared reference to memory that others read is sound.
-        unsafe { self.slots.add((index & self.mask) as usize).as_ref() }
+        unsafe { self.slots.add((index as u32 & self.mask) as usize).as_ref() }
     }
 }
 
@@ -231,7 +247,8 @@ pub struct Consumer {
     consumed: NonNull<AtomicU32>,
     mask: u32,
     lap_shift: u32,
-    next: u32,
+    /// Number of slots that were consumed.
+    next: u64,
     published: u32,
 }
 
@@ -306,6 +323,11 @@ impl Consumer {
 
     /// Number of slots that were consumed so far, modulo 2^32.
     pub fn taken(&self) -> u32 {
+        self.next as u32
+    }
+
+    /// The same, all of it.
+    pub fn taken_ever(&self) -> u64 {
         self.next
     }
 
@@ -317,13 +339,13 @@ impl Consumer {
     /// Asks for the line of the slot `distance` after the next one.
     #[inline(always)]
     pub fn prefetch_ahead(&self, distance: u32) {
-        prefetch(self.slot(self.next.wrapping_add(distance)));
+        prefetch(self.slot(self.next + u64::from(distance)));
     }
 
     /// True when the slot `distance` after the next one is ready. A hint: says nothing about those between.
     #[inline(always)]
     pub fn is_ready_ahead(&self, distance: u32) -> bool {
-        let index = self.next.wrapping_add(distance);
+        let index = self.next + u64::from(distance);
         self.slot(index).words[0].load(Ordering::Relaxed) as u16 == lap_of(index, self.lap_shift)
     }
 
@@ -332,9 +354,9 @@ impl Consumer {
     /// sleeps until there is room has to be woken.
     #[inline(always)]
     pub fn consume(&mut self, publish_now: bool) -> bool {
-        self.next = self.next.wrapping_add(1);
+        self.next += 1;
         kill_point!("ring.consume");
-        let publish = publish_now || self.next.wrapping_sub(self.published) > self.mask / 4;
+        let publish = publish_now || self.taken().wrapping_sub(self.published) > self.mask / 4;
         if publish {
             self.publish();
         }
@@ -344,20 +366,20 @@ impl Consumer {
     /// Tells the producer how much was consumed.
     #[inline]
     pub fn publish(&mut self) {
-        if self.published != self.next {
-            self.published = self.next;
+        if self.published != self.taken() {
+            self.published = self.taken();
             // SAFETY: `consumed` is mapped and valid for atomics by the contract of `new`.
             // Release: pair B, our reads of the slots are over.
-            unsafe { self.consumed.as_ref() }.store(self.next, Ordering::Release);
+            unsafe { self.consumed.as_ref() }.store(self.published, Ordering::Release);
             kill_point!("ring.credit");
         }
     }
 
     #[inline(always)]
-    fn slot(&self, index: u32) -> &Slot {
+    fn slot(&self, index: u64) -> &Slot {
         // SAFETY: the masked index is below the count, so the slot lies in the memory that `new` was promised;
         // `Slot` is made of atomics, so a shared reference to memory that others write is sound.
-        unsafe { self.slots.add((index & self.mask) as usize).as_ref() }
+        unsafe { self.slots.add((index as u32 & self.mask) as usize).as_ref() }
     }
 }
 
@@ -390,8 +412,8 @@ impl Lookout {
 /// Laps count from 1, so that zeroed memory is not ready; they run modulo 2^16, and a slot only ever holds the
 /// number of this lap or of the one before.
 #[inline(always)]
-fn lap_of(index: u32, lap_shift: u32) -> u16 {
-    (index >> lap_shift).wrapping_add(1) as u16
+fn lap_of(index: u64, lap_shift: u32) -> u16 {
+    ((index >> lap_shift) + 1) as u16
 }
 
 /// Whether a ring may have this many slots.
@@ -448,7 +470,8 @@ mod tests {
         let (mut p, mut c) = ring(64);
         // A whole number of laps before the wrap, as if 2^32 - 128 slots had passed.
         let start = 0u32.wrapping_sub(128);
-        (p.next, p.consumed_seen, c.next, c.published) = (start, start, start, start);
+        (p.next, p.consumed_seen) = (u64::from(start), start);
+        (c.next, c.published) = (u64::from(start), start);
         // SAFETY: leaked memory of the test.
         unsafe { c.consumed.as_ref() }.store(start, Ordering::Relaxed);
         for i in 0..512 {
@@ -473,6 +496,23 @@ mod tests {
             // SAFETY: as above.
             assert!(unsafe { before.may_be_ready() });
             c.consume(false);
+        }
+    }
+
+    #[test]
+    #[cfg(not(loom))]
+    fn what_was_not_consumed_can_be_read_again() {
+        let (mut p, mut c) = ring(64);
+        for i in 0..1000u64 {
+            assert!(p.has_space().unwrap());
+            p.push(header(i as u16), i, |_: &[AtomicU64; BODY_WORDS]| {});
+            p.refresh().unwrap();
+            let waiting: Vec<u64> = p.unconsumed().map(|ready| ready.word()).collect();
+            assert_eq!(waiting, (c.taken_ever()..=i).collect::<Vec<_>>());
+            assert_eq!(p.sent_ever(), i + 1);
+            while i % 40 == 39 && c.peek().is_some() {
+                c.consume(true);
+            }
         }
     }
 

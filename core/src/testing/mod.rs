@@ -10,6 +10,7 @@
 //! | `remote.rs` | its operations on regions |
 //! | `pair.rs` | two nodes over two rails, driven step by step |
 //! | `loopback.rs` | the fixture of the loopback rail, in virtual time |
+//! | `two_rails.rs` | that of two of them between the same nodes |
 //! | `fault.rs` | a rail that drops, doubles, delays, reorders, disconnects |
 //! | `trace.rs` | a rail that tells what passes |
 //! | `kill.rs` | named places at which a test ends its process |
@@ -29,3 +30,4 @@ pub mod random;
 pub mod raw;
 pub mod remote;
 pub mod trace;
+pub mod two_rails;

@@ -74,7 +74,12 @@ pub struct Node<R> {
 impl<R: Rail> Node<R> {
     /// A node at `address` over one rail, with a queue of `cq_capacity`.
     pub fn new(address: Address, rail: R, limits: Limits, cq_capacity: usize) -> Node<R> {
-        let mut engine = Engine::new(address, vec![rail], limits);
+        Node::over(address, vec![rail], limits, cq_capacity)
+    }
+
+    /// The same over several rails, in order of preference.
+    pub fn over(address: Address, rails: Vec<R>, limits: Limits, cq_capacity: usize) -> Node<R> {
+        let mut engine = Engine::new(address, rails, limits);
         engine.mark_loans(u32::from(address.node.bytes()[0]));
         Node {
             cq: engine.create_cq(cq_capacity),

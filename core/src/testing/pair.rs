@@ -15,6 +15,11 @@ pub trait Fixture {
     /// Opens a rail for the fabric at `address`. Rails of one fixture reach one another.
     fn rail(&mut self, address: &Address) -> Self::Rail;
 
+    /// Opens all rails for the fabric at `address`, in order of preference.
+    fn rails(&mut self, address: &Address) -> Vec<Self::Rail> {
+        vec![self.rail(address)]
+    }
+
     /// Address by which others reach the fabric at `address` over its rail.
     fn reached_at(&self, rail: &Self::Rail, address: Address) -> Address {
         let _ = rail;
@@ -221,8 +226,8 @@ pub fn address_of(number: u8, uid: u32) -> Address {
 
 fn new_node<F: Fixture>(fixture: &mut F, number: u8, setup: Setup) -> Node<F::Rail> {
     let address = fixture.address(number);
-    let rail = fixture.rail(&address);
-    let address = fixture.reached_at(&rail, address);
+    let rails = fixture.rails(&address);
+    let address = rails.iter().fold(address, |address, rail| fixture.reached_at(rail, address));
     let local = Address { uid: fixture.own_uid(), ..address };
-    Node::new(local, rail, setup.limits, setup.cq_capacity).known_as(address)
+    Node::over(local, rails, setup.limits, setup.cq_capacity).known_as(address)
 }

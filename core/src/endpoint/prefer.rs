@@ -1,0 +1,108 @@
+//! The way back to a rail that is preferred.
+//!
+//! When a link breaks, the next rail that leads to the peer carries the conversation (`mend.rs`). Meanwhile the side that calls
+//! tries, ever more seldom, the rails before that one in the order of preference which have carried it before. Once a link over
+//! one of them takes frames, both sides leave the present link as if it had broken, and go on as after any break: each says
+//! how far it came, what was under way is sent again, in order, before anything else.
+
+use std::sync::Arc;
+
+use super::peer::{Candidate, PeerState, ACCEPTED};
+use super::recover::{rail_bit, LinkEvent, Previous};
+use super::state::State;
+use super::Engine;
+use crate::error::Error;
+use crate::rail::{LinkId, PeerId, Rail, Refusal};
+use crate::ring::lane::Lane;
+use crate::time::Time;
+
+/// How long a conversation goes on over the second choice before the first is tried; doubled after each further time.
+const FIRST_PAUSE_NS: u64 = 50_000_000;
+/// The longest wait between two tries: each wakes a process that sleeps.
+const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
+
+impl<R: Rail> Engine<R> {
+    /// Calls a peer over the rails that come before its present one, when it is time. When to look again.
+    pub(super) fn seek_preferred(&mut self, peer: PeerId, now: Time) -> Option<Time> {
+        if !self.state.is_second_choice(peer) {
+            return None;
+        }
+        let p = &mut self.state.peers[peer.index()];
+        let recovery = p.recovery.as_mut()?;
+        let address = recovery.address.as_ref().filter(|_| !recovery.gives_way)?;
+        let at =
+            *recovery.seek_at.get_or_insert_with(|| now.after(recovery.seek_pause_ns.max(FIRST_PAUSE_NS)));
+        if now < at || recovery.attempt.is_some() {
+            return Some(at.max(now.after(FIRST_PAUSE_NS)));
+        }
+        recovery.seek_pause_ns = (recovery.seek_pause_ns * 2).clamp(FIRST_PAUSE_NS, LONGEST_PAUSE_NS);
+        let next = now.after(recovery.seek_pause_ns);
+        recovery.seek_at = Some(next);
+        for rail in (0..p.rail).filter(|rail| recovery.carried & rail_bit(*rail) != 0) {
+            match self.rails[rail].connect(peer, address) {
+                Ok(link) => {
+                    recovery.attempt = Some((rail, link));
+                    recovery.was_called = false;
+                    break;
+                }
+                Err(refusal) => recovery.refusal = Some(refusal),
+            }
+        }
+        Some(next)
+    }
+}
+
+impl State {
+    /// Whether a rail that has carried the conversation with a peer comes before the one that does now.
+    pub(super) fn is_second_choice(&self, peer: PeerId) -> bool {
+        let Some(p) = self.peers.get(peer.index()) else { return false };
+        p.recovery.as_ref().is_some_and(|recovery| (recovery.carried.trailing_zeros() as usize) < p.rail)
+    }
+
+    /// Whether a rail speaks of a link to a peer that another rail has replaced.
+    pub(super) fn is_stale(&self, peer: PeerId, rail: usize) -> bool {
+        let Some(p) = self.peers.get(peer.index()) else { return false };
+        let Some(recovery) = &p.recovery else { return false };
+        p.rail != rail && recovery.attempt.is_none_or(|(of, _)| of != rail)
+    }
+
+    /// A link over another rail takes frames, while the present one does: the conversation goes on there.
+    pub(super) fn change_over(&mut self, peer: PeerId, to: (usize, LinkId), lane: Option<Arc<Lane>>) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let Some(recovery) = &mut p.recovery else { return };
+        let (rail, link) = (p.rail, p.link);
+        // Who has not heard the peer over the present link would take what it says there for what it says here.
+        let start = recovery.start.filter(|_| recovery.heard.is_some());
+        let Some(start) = start else { return self.links.push_back(LinkEvent::Over(to.0, to.1)) };
+        recovery.begin_link();
+        recovery.moves += 1;
+        recovery.previous = Some(Previous { rail, link, start });
+        self.links.push_back(LinkEvent::Left(peer, rail, link));
+        p.state = PeerState::Broken(Refusal::new(Error::Unreachable, "the messages move to another rail"));
+        p.end_direct();
+        self.look_after(peer);
+        self.take_link(peer, to, lane);
+    }
+
+    /// Notes for [`Engine::peer`] why another rail carries the messages from now on.
+    pub(super) fn note_change(&mut self, peer: PeerId, to: usize) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let (Some(old), Some(new)) = (self.names.get(p.rail), self.names.get(to)) else { return };
+        if p.rail == to {
+            return;
+        }
+        let why = match &p.state {
+            PeerState::Broken(why) if p.rail < to => format!("its link broke: {}", why.reason),
+            _ => format!("not needed: rail {new} leads there and is preferred"),
+        };
+        // Who was called says why the rail is used that is.
+        let was_called = p.candidates.iter().any(|candidate| candidate.rail == ACCEPTED);
+        p.candidates.retain(|candidate| candidate.rail != *old && (candidate.rail != *new || !was_called));
+        p.candidates.push(Candidate { rail: old, verdict: Err(why) });
+        for candidate in p.candidates.iter_mut().filter(|candidate| candidate.rail == *new) {
+            candidate.verdict = Ok(());
+        }
+        let place = |candidate: &Candidate| self.names.iter().position(|name| *name == candidate.rail);
+        p.candidates.sort_by_key(place);
+    }
+}
