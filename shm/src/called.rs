@@ -17,6 +17,8 @@ use crate::users::User;
 
 /// How long callers wait when descriptors have run out.
 const LISTEN_PAUSE_NS: u64 = 100_000_000;
+/// What a peer may have said over a link besides frames: its heap, wake-ups, the end.
+const MOST_WORDS: usize = 4;
 /// Most connections that have not said who they are.
 const MAX_GREETINGS: usize = 1024;
 /// Those of other users are among the first so many, and so leave room.
@@ -108,6 +110,8 @@ impl ShmRail {
         greeting: Greeting,
         sink: &mut S,
     ) -> Result<(u32, Live), Refusal> {
+        self.check_parted()?;
+        self.hear_of_loss(&greeting, sink);
         if let Some(index) = self.own_call(&greeting)? {
             return match self.join_and_answer(index, stream, greeting) {
                 Ok(live) => {
@@ -140,6 +144,16 @@ impl ShmRail {
             Err(refusal) => {
                 self.give_block(block);
                 Err(refusal)
+            }
+        }
+    }
+
+    /// A node that calls while its link is live here has said before that it has lost that one.
+    fn hear_of_loss<S: Sink>(&mut self, Greeting { user, hello, .. }: &Greeting, sink: &mut S) {
+        for _ in 0..MOST_WORDS {
+            match self.index_of(*user, hello.node) {
+                Some(index) if self.links[index as usize].live.is_some() => self.hear(index, sink),
+                _ => return,
             }
         }
     }

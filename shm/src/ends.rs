@@ -2,7 +2,7 @@
 
 use gridnet_core::error::Error;
 use gridnet_core::kill_point;
-use gridnet_core::rail::{Refusal, Sink};
+use gridnet_core::rail::{LinkId, Refusal, Sink};
 
 use crate::foreign::Foreign;
 use crate::leftovers::Leftover;
@@ -16,6 +16,10 @@ impl ShmRail {
     pub(crate) fn cut_broken<S: Sink>(&mut self, sink: &mut S) {
         while let Some((index, refusal)) = self.broken.pop() {
             let node = self.links[index as usize].node;
+            if refusal.error == Error::Unreachable {
+                self.break_link(index, &refusal.reason, sink);
+                continue;
+            }
             tracing::warn!(node = %node, reason = %refusal.reason, "peer broke the protocol and is cut off");
             self.finish(index, refusal, sink);
         }
@@ -38,6 +42,57 @@ impl ShmRail {
         }
     }
 
+    /// A link is over, while its peer lives: the conversation may go on over another.
+    pub(crate) fn break_link<S: Sink>(&mut self, index: u32, why: &str, sink: &mut S) {
+        if self.fence_link(index, why) {
+            let peer = self.links[index as usize].peer;
+            sink.broken(peer, LinkId(index), Refusal::new(Error::Unreachable, why));
+        }
+    }
+
+    /// Ends a live link as far as frames go, and says so to the peer; what the peer has not got is kept. False when it was not
+    /// live.
+    pub(crate) fn fence_link(&mut self, index: u32, why: &str) -> bool {
+        let Some(link) = self.links.get_mut(index as usize) else { return false };
+        let Some(mut live) = link.live.take() else { return false };
+        live.fence();
+        if let Some(stream) = &link.socket {
+            self.poller.forget(stream);
+            // Who does not hear it any more has left, or will be told so by the next link.
+            let _ = socket::send_reject(stream, &Refusal::new(Error::Unreachable, why));
+        }
+        tracing::debug!(peer = link.peer.number(), reason = why, "link is broken");
+        link.kept = Some(Box::new(live));
+        self.forget_node(index);
+        self.read_on.push(index);
+        self.stop_polling(index);
+        true
+    }
+
+    /// The node of a link may have another from now on.
+    fn forget_node(&mut self, index: u32) {
+        let link = &self.links[index as usize];
+        match (&link.pair, &mut self.foreign) {
+            (Some(pair), Some(foreign)) => foreign.forget(pair.user, link.node, index),
+            _ if self.by_node.get(&link.node) == Some(&index) => drop(self.by_node.remove(&link.node)),
+            _ => {}
+        }
+    }
+
+    /// Loans of earlier links to the same peer are read on: a new link looks after their memory.
+    pub(crate) fn pass_on_loans(&mut self, index: u32, live: &mut Live) {
+        let peer = self.links[index as usize].peer;
+        for at in (0..self.read_on.len()).rev() {
+            let Some(old) = self.links.get_mut(self.read_on[at] as usize) else { continue };
+            if old.peer != peer {
+                continue;
+            }
+            let read = old.kept.as_mut().map_or_else(|| old.read.take(), |kept| kept.take_read());
+            read.into_iter().for_each(|read| live.inherit(read));
+            self.read_on.swap_remove(at);
+        }
+    }
+
     /// Gives everything back that a link holds, what its peer may still read as soon as it cannot; false when that was done
     /// before.
     pub(crate) fn release(&mut self, index: u32) -> bool {
@@ -48,9 +103,9 @@ impl ShmRail {
         // A forked child may hold copies, which would keep connection and watches alive beyond our close.
         let stream = link.socket.take();
         stream.iter().for_each(|stream| self.poller.forget(stream));
-        self.calls -= usize::from(link.live.is_none());
+        self.calls -= usize::from(link.live.is_none() && link.kept.is_none());
         let mut left = Leftover { block: link.block, staging: Vec::new() };
-        if let Some(live) = link.live.take() {
+        if let Some(live) = link.live.take().or(link.kept.take().map(|kept| *kept)) {
             self.rung_by_ended += live.rung();
             (left.staging, link.read) = live.end();
         }

@@ -77,6 +77,7 @@ impl ShmRail {
 
     /// The user of a fabric that can be called, when it is another.
     fn check_reachable(&self, address: &Address) -> Result<Option<u32>, Refusal> {
+        self.check_parted()?;
         if address.node == self.config.local.node {
             return Err(Refusal::new(Error::Unreachable, "the address is this fabric's own"));
         }
@@ -89,6 +90,15 @@ impl ShmRail {
             User::Own => None,
             User::Other(user) => Some(user),
         })
+    }
+
+    /// Whether a test has forbidden links.
+    pub(crate) fn check_parted(&self) -> Result<(), Refusal> {
+        #[cfg(feature = "testing")]
+        if self.shears.as_ref().is_some_and(|(shears, _)| shears.are_open()) {
+            return Err(Refusal::new(Error::Unreachable, "the test has switched shared memory off"));
+        }
+        Ok(())
     }
 
     /// A block for a link: for another user, in a segment of its own.
@@ -190,6 +200,8 @@ impl ShmRail {
 
     /// From here on frames flow.
     fn set_live<S: Sink>(&mut self, index: u32, live: Live, sink: &mut S) {
+        let mut live = live;
+        self.pass_on_loans(index, &mut live);
         let link = &mut self.links[index as usize];
         link.live = Some(live);
         let peer = link.peer;
@@ -212,7 +224,7 @@ impl ShmRail {
 
     /// The socket of a link has something to say: the answer to our call, or the end.
     pub(crate) fn hear<S: Sink>(&mut self, index: u32, sink: &mut S) {
-        let Some(link) = self.links.get(index as usize) else { return };
+        let Some(link) = self.links.get(index as usize).filter(|link| link.kept.is_none()) else { return };
         let Some(stream) = &link.socket else { return };
         let calling = link.live.is_none();
         let user = link.pair.as_ref().map_or(User::Own, |pair| User::Other(pair.user));
@@ -231,6 +243,10 @@ impl ShmRail {
             // To be woken is all that there is to it.
             Ok(Packet::Nothing | Packet::Wake) => {}
             Ok(Packet::Reject(refusal)) if calling && refusal.error == Error::InUse => self.yield_call(index),
+            // The peer lives, and says that it has lost the link.
+            Ok(Packet::Reject(refusal)) if !calling && refusal.error == Error::Unreachable => {
+                self.break_link(index, &refusal.reason, sink);
+            }
             Ok(Packet::Reject(refusal)) => self.finish(index, refusal, sink),
             Ok(Packet::Closed) => {
                 self.finish_drained(index, "the peer has closed its fabric, or ended", sink)
@@ -314,6 +330,7 @@ impl Link {
             pair,
             socket: None,
             live: None,
+            kept: None,
             read: None,
             wants_room: false,
             over: false,

@@ -19,6 +19,7 @@
 //! | `loans.rs` | who has which range of it for loans |
 //! | `ranges.rs` | free ranges, for loans and the heap |
 //! | `link.rs` | a live link: frames into slots, and out of them |
+//! | `link/retained.rs` | what a peer has not got when a link breaks |
 //! | `leftovers.rs` | memory of links that were cut off, until their peers have heard |
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
 //! | `copy_choice.rs` | which way long messages take |

@@ -1,5 +1,7 @@
 //! A live link: two rings, staging buffers on their way, and the peer's doorbell.
 
+mod retained;
+
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
@@ -15,7 +17,7 @@ use gridnet_core::ring::lane::{Ends, Lane, Wake, PREFETCH_AHEAD};
 use gridnet_core::ring::slot::{Consumer, Lookout, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
 use gridnet_core::sync::{prefetch, AtomicU32, AtomicU64, Ordering};
 use gridnet_core::wire::{
-    extension_words, Frame, Incoming, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, MAX_EXTENSION,
+    extension_words, is_sequenced, Frame, Incoming, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, MAX_EXTENSION,
 };
 
 use crate::arena::{Arena, Staging, MAX_STAGING};
@@ -48,6 +50,21 @@ pub enum Doorbell {
     Socket(OwnedFd),
 }
 
+/// Segments of a peer in which loans are read, and how many: which of them lies where is not known.
+#[derive(Debug)]
+pub struct Read {
+    segments: Vec<Arc<PeerSegment>>,
+    loans: u32,
+}
+
+impl Read {
+    /// One loan is not read any more; false when it was the last.
+    pub fn release(&mut self) -> bool {
+        self.loans = self.loans.saturating_sub(1);
+        self.loans > 0
+    }
+}
+
 /// Both ends of the conversation with one peer.
 #[derive(Debug)]
 pub struct Live {
@@ -75,8 +92,13 @@ pub struct Live {
     taken_before: u32,
     /// Which way the peer's long messages take.
     pub choice: CopyChoice,
-    /// Loans of the peer that are read in its segment.
+    /// Loans of the peer that are read in its segment, or in those of links before.
     loans_read: u32,
+    older_segments: Vec<Arc<PeerSegment>>,
+    /// Frames that are not sequenced: those sent,
+    loose_out: u64,
+    /// and those that came.
+    loose_in: u64,
     /// The consumed count lies; the link is to be cut.
     corrupt: bool,
 }
@@ -125,6 +147,9 @@ impl Live {
             taken_before: 0,
             choice: CopyChoice::default(),
             loans_read: 0,
+            older_segments: Vec::new(),
+            loose_out: 0,
+            loose_in: 0,
             corrupt: false,
         };
         live.stamp();
@@ -207,8 +232,15 @@ impl Live {
         } else {
             self.push_extended(header, frame);
         }
+        self.count_loose(frame);
         self.ring();
         Posted::Done
+    }
+
+    /// Rings number all frames; conversations, those that are sequenced.
+    #[inline(always)]
+    fn count_loose(&mut self, frame: &Frame<'_>) {
+        self.loose_out += u64::from(!is_sequenced(frame.kind as u8));
     }
 
     /// As [`Self::post`], out of a segment that this peer alone has: when it is full, no other peer can make room.
@@ -257,6 +289,7 @@ impl Live {
             store_all(body, frame.extension());
             store_all(&body[frame.extension_len..], &[reference]);
         });
+        self.count_loose(frame);
         self.ring();
         Posted::Done
     }
@@ -319,19 +352,40 @@ impl Live {
         arena.give_staging(staging);
     }
 
-    /// What is left at the end: the staging buffers that the peer has not given back; and its segment if loans in it are
-    /// read, with their number.
-    pub fn end(self) -> (Vec<Staging>, Option<(Arc<PeerSegment>, u32)>) {
+    /// Nothing goes or comes any more.
+    pub fn fence(&mut self) {
         // SAFETY: as in `out`.
         unsafe { self.lane.end() };
-        let staging = self.under_way.into_iter().map(|(_, staging)| staging).collect();
-        (staging, (self.loans_read > 0).then_some((self.segment, self.loans_read)))
+    }
+
+    /// What is left at the end: the staging buffers that the peer has not given back; and where loans of the peer are read.
+    pub fn end(mut self) -> (Vec<Staging>, Option<Read>) {
+        self.fence();
+        let read = self.take_read();
+        (self.under_way.into_iter().map(|(_, staging)| staging).collect(), read)
+    }
+
+    /// Where loans of the peer are read: somebody else looks after that from now on.
+    pub fn take_read(&mut self) -> Option<Read> {
+        let loans = std::mem::take(&mut self.loans_read);
+        let mut segments = std::mem::take(&mut self.older_segments);
+        segments.push(self.segment.clone());
+        (loans > 0).then_some(Read { segments, loans })
+    }
+
+    /// Looks after the loans of links before.
+    pub fn inherit(&mut self, read: Read) {
+        self.loans_read += read.loans;
+        self.older_segments.extend(read.segments);
     }
 
     /// A loan of the peer is not read any more.
     #[inline]
     pub fn release_loan(&mut self) {
         self.loans_read = self.loans_read.saturating_sub(1);
+        if self.loans_read == 0 && !self.older_segments.is_empty() {
+            self.older_segments.clear();
+        }
     }
 
     /// Wakes the peer if it sleeps. To be called after each publication.
@@ -386,7 +440,9 @@ impl Live {
     #[inline(never)]
     fn deliver_other<S: Sink>(&mut self, peer: PeerId, sink: &mut S) -> Result<bool, Refusal> {
         let Some(ready) = self.ends().consumer.peek() else { return Ok(false) };
+        let is_loose = !is_sequenced(ready.header().kind);
         let content = take_slot(&self.segment, peer, &ready, sink)?;
+        self.loose_in += u64::from(is_loose);
         let ends = self.ends();
         ends.run = ends.run.saturating_add(1);
         let published = ends.consumer.consume(false);

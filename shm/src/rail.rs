@@ -20,7 +20,7 @@ use gridnet_core::ring::bell::Bell;
 use gridnet_core::ring::lane::Lane;
 use gridnet_core::ring::slot::{Lookout, BODY_BYTES};
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, Frame, Kind, NodeId};
+use gridnet_core::wire::{Address, Frame, Incoming, Kind, NodeId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::arena::{Arena, MAX_STAGING};
@@ -32,13 +32,13 @@ use crate::foreign::{Foreign, Pair};
 use crate::heap::OwnHeap;
 use crate::layout::Header;
 use crate::leftovers::Leftovers;
-use crate::link::{Live, MAX_EAGER};
+use crate::link::{Live, Read, MAX_EAGER};
 use crate::loans::LoanSpace;
 use crate::poller::{Poller, Watched};
 use crate::process::{Process, Reach, Way};
 use crate::remote::OwnRecord;
 use crate::rundir::RunDir;
-use crate::segment::{OwnSegment, PeerSegment};
+use crate::segment::OwnSegment;
 use crate::socket;
 use crate::users::Users;
 use crate::vigil::Vigil;
@@ -61,8 +61,10 @@ pub(crate) struct Link {
     pub(crate) socket: Option<OwnedFd>,
     /// `None` until the peer's handshake has come, and after the end.
     pub(crate) live: Option<Live>,
-    /// Segment of a peer that has gone, and how many loans in it are still read.
-    pub(crate) read: Option<(Arc<PeerSegment>, u32)>,
+    /// The link has broken, while the peer lives: what the peer may not have got.
+    pub(crate) kept: Option<Box<Live>>,
+    /// Where loans are still read of a peer that has gone.
+    pub(crate) read: Option<Read>,
     /// The last frame found no room.
     pub(crate) wants_room: bool,
     pub(crate) over: bool,
@@ -138,7 +140,9 @@ pub struct ShmRail {
     last_core: u16,
     /// Memory that peers may fetch.
     pub(crate) exposures: Exposures,
-    /// Links whose peers broke the protocol in this round.
+    /// Broken and ended links in whose segments loans are read.
+    pub(crate) read_on: Vec<u32>,
+    /// Links whose peers broke the protocol in this round, and those that are to be cut.
     pub(crate) broken: Vec<(u32, Refusal)>,
     pub(crate) rung_by_ended: u64,
     /// Memory for regions, from the first allocation on.
@@ -147,6 +151,9 @@ pub struct ShmRail {
     pub(crate) records: HashMap<u64, OwnRecord>,
     /// The process that opened the rail.
     pub(crate) process: u32,
+    /// Whose cuts are to be made, and how many were seen.
+    #[cfg(feature = "testing")]
+    pub(crate) shears: Option<(crate::testing::Shears, u64)>,
 }
 
 impl ShmRail {
@@ -159,10 +166,7 @@ impl ShmRail {
         let dir = RunDir::open(&base, config.local.host)?;
         let header = Header::new(config.segment_size, *config.local.node.bytes(), config.local.incarnation);
         let segment = OwnSegment::create(config.segment_size, &header, config.huge_pages)?;
-        let bell_file = OwnedFd::from(
-            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-                .map_err(|e| Refusal::new(Error::System, format!("eventfd: {}", e.desc())))?,
-        );
+        let bell_file = new_bell()?;
         let poller = Poller::new()?;
         let listener = socket::listen_at(&dir.socket_of(config.local.node))?;
         poller.watch(&listener, Watched::Listener)?;
@@ -201,11 +205,14 @@ impl ShmRail {
             has_barrier: registered && barrier::run(),
             last_core: 0,
             exposures: Exposures::default(),
+            read_on: Vec::new(),
             broken: Vec::new(),
             rung_by_ended: 0,
             heap: None,
             records: HashMap::new(),
             process: std::process::id(),
+            #[cfg(feature = "testing")]
+            shears: None,
             dir,
             config,
         };
@@ -335,7 +342,7 @@ impl ShmRail {
     /// Those of them whose peers hold parts of the common segment.
     fn sharing(&self) -> impl Iterator<Item = &Live> {
         let own = self.links.iter().filter(|link| link.pair.is_none());
-        own.filter_map(|link| link.live.as_ref())
+        own.filter_map(|link| link.live.as_ref().or(link.kept.as_deref()))
     }
 
     pub(crate) fn needs_barrier(&self) -> bool {
@@ -444,7 +451,7 @@ impl Rail for ShmRail {
             return Posted::Down;
         };
         let Some(live) = &mut link.live else {
-            return if link.over { Posted::Down } else { Posted::NoResource };
+            return if link.over || link.kept.is_some() { Posted::Down } else { Posted::NoResource };
         };
         if matches!(frame.kind, Kind::Rtr | Kind::Fin) && link.reach != Reach::No {
             live.choice.watch(frame);
@@ -469,6 +476,8 @@ impl Rail for ShmRail {
 
     #[inline]
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
+        #[cfg(feature = "testing")]
+        self.look_at_shears();
         let mut taken = 0;
         for at in 0..self.hot.len() {
             taken += self.deliver(self.hot[at], budget, sink);
@@ -636,11 +645,30 @@ impl Rail for ShmRail {
     #[inline]
     fn release_loan(&mut self, link: LinkId) {
         let Some(link) = self.links.get_mut(link.0 as usize) else { return };
-        match (&mut link.live, &mut link.read) {
+        match (link.live.as_mut().or(link.kept.as_deref_mut()), &mut link.read) {
             (Some(live), _) => live.release_loan(),
-            (None, Some((_, loans))) if *loans > 1 => *loans -= 1,
-            (None, read) => *read = None,
+            (None, read) => drop(read.take_if(|read| !read.release())),
         }
+    }
+
+    fn delivered(&self, link: LinkId) -> u64 {
+        let link = self.links.get(link.0 as usize);
+        link.and_then(|link| link.live.as_ref().or(link.kept.as_deref())).map_or(0, Live::delivered)
+    }
+
+    fn retained(
+        &mut self,
+        link: LinkId,
+        after: u64,
+        each: &mut dyn FnMut(Incoming<'_>),
+    ) -> Result<(), Error> {
+        let link = self.links.get_mut(link.0 as usize).ok_or(Error::NotFound)?;
+        let arena = link.pair.as_deref().map_or(&self.arena, |pair| &pair.arena);
+        link.kept.as_mut().ok_or(Error::Invalid)?.retained(arena, after, each)
+    }
+
+    fn fence(&mut self, link: LinkId) {
+        self.fence_link(link.0, "the messages move to another rail");
     }
 
     fn arm(&mut self) -> Armed {
@@ -689,6 +717,11 @@ impl Rail for ShmRail {
     }
 }
 
+fn new_bell() -> Result<OwnedFd, Refusal> {
+    let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+    Ok(bell.map_err(|e| Refusal::new(Error::System, format!("eventfd: {}", e.desc())))?.into())
+}
+
 /// Latency and bandwidth as measured between near cores; the rest is how the link is built.
 fn capabilities(single_copy: SingleCopy) -> Capabilities {
     let mut capabilities = Capabilities::minimal();
@@ -697,7 +730,7 @@ fn capabilities(single_copy: SingleCopy) -> Capabilities {
     capabilities.max_segment = MAX_STAGING;
     capabilities.max_iov = usize::MAX;
     capabilities.get = single_copy != SingleCopy::Never;
-    capabilities.can_lose_connection = false;
+    capabilities.retains = true;
     capabilities.latency_ns = 65;
     capabilities.bandwidth = 40_000_000_000;
     capabilities.copies = 2;

@@ -1,7 +1,10 @@
 //! What tests see and do that nobody else may: how much of a segment is in use, and writing nonsense into it.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
 use gridnet_core::sync::{AtomicU64, Ordering};
 
 use crate::layout::LinkOffer;
@@ -25,6 +28,29 @@ pub struct Usage {
     pub greetings: usize,
 }
 
+/// In the hands of a test: breaks the links of a rail, and keeps it from making new ones.
+#[derive(Debug, Clone, Default)]
+pub struct Shears {
+    cuts: Arc<AtomicU64>,
+    parted: Arc<AtomicU64>,
+}
+
+impl Shears {
+    /// Breaks all links that there are.
+    pub fn cut(&self) {
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From now on no link can be made, or one can again.
+    pub fn part(&self, parted: bool) {
+        self.parted.store(u64::from(parted), Ordering::Relaxed);
+    }
+
+    pub(crate) fn are_open(&self) -> bool {
+        self.parted.load(Ordering::Relaxed) != 0
+    }
+}
+
 impl ShmRail {
     /// What is in use now.
     pub fn usage(&self) -> Usage {
@@ -37,6 +63,23 @@ impl ShmRail {
             loans: self.loans.in_use(),
             links,
             greetings: self.greetings.iter().flatten().count(),
+        }
+    }
+
+    /// Breaks links from now on, while the processes live, as somebody else says.
+    pub fn obey(&mut self, shears: &Shears) {
+        self.shears = Some((shears.clone(), 0));
+    }
+
+    /// Breaks all links if it was said so since the last look.
+    pub(crate) fn look_at_shears(&mut self) {
+        let Some((shears, seen)) = &mut self.shears else { return };
+        let cuts = shears.cuts.load(Ordering::Relaxed);
+        if std::mem::replace(seen, cuts) == cuts {
+            return;
+        }
+        for index in self.hot.iter().chain(&self.cold) {
+            self.broken.push((*index, Refusal::new(Error::Unreachable, "the link was cut")));
         }
     }
 

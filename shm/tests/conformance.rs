@@ -1,5 +1,6 @@
 //! The suite on the shared-memory rail: several fabrics in one process, with a run directory of their own.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -8,14 +9,19 @@ use gridnet_core::conformance_tests;
 use gridnet_core::error::Error;
 use gridnet_core::mem::PeerBytes;
 use gridnet_core::rail::{LinkId, PeerId, Rail, Refusal, Sink};
-use gridnet_core::testing::pair::Fixture;
+use gridnet_core::reliability_tests;
+use gridnet_core::testing::pair::{Cutting, Fixture};
+use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Incoming, NetAddresses, NodeId};
+use gridnet_shm::testing::Shears;
 use gridnet_shm::{ShmConfig, ShmRail, SingleCopy};
 
 conformance_tests!(shipped, Shm::new(256, 1 << 20, SingleCopy::Auto));
 conformance_tests!(smallest, Shm::new(64, 64 << 10, SingleCopy::Never));
 conformance_tests!(single_copy, Shm::new(64, 64 << 10, SingleCopy::Always));
+reliability_tests!(cuts, Shm::new(256, 1 << 20, SingleCopy::Auto).cutting());
+reliability_tests!(cuts_of_the_smallest, Shm::new(64, 64 << 10, SingleCopy::Never).cutting());
 
 #[test]
 fn memory_is_fetched_by_a_single_copy_until_it_is_concealed() {
@@ -101,6 +107,11 @@ impl Sink for Up {
     fn down(&mut self, _: PeerId, _: Refusal) {}
 }
 
+/// Time that passes in a step, where links are cut.
+const STEP_NS: u64 = 1_000_000;
+/// Steps after which a side that gives way has called again for sure.
+const CALL_STEPS: usize = 300;
+
 /// A private run directory.
 struct Shm {
     dir: PathBuf,
@@ -108,6 +119,11 @@ struct Shm {
     ring_slots: u32,
     link_window: usize,
     single_copy: SingleCopy,
+    /// What breaks the links of each node.
+    shears: HashMap<NodeId, Shears>,
+    /// Links break, and time passes in steps: few of them until a peer is called again.
+    is_cut: bool,
+    steps: u64,
 }
 
 impl Shm {
@@ -116,7 +132,14 @@ impl Shm {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("gridnet-conformance-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        Shm { dir, start: Instant::now(), ring_slots, link_window, single_copy }
+        let shears = HashMap::new();
+        let start = Instant::now();
+        Shm { dir, start, ring_slots, link_window, single_copy, shears, is_cut: false, steps: 0 }
+    }
+
+    fn cutting(mut self) -> Shm {
+        self.is_cut = true;
+        self
     }
 }
 
@@ -124,7 +147,7 @@ impl Fixture for Shm {
     type Rail = ShmRail;
 
     fn rail(&mut self, address: &Address) -> ShmRail {
-        ShmRail::open(ShmConfig {
+        let mut rail = ShmRail::open(ShmConfig {
             local: *address,
             name: None,
             run_dir: Some(self.dir.clone()),
@@ -136,11 +159,22 @@ impl Fixture for Shm {
             single_copy: self.single_copy,
             allow_uids: Vec::new(),
         })
-        .expect("the rail opens")
+        .expect("the rail opens");
+        rail.obey(self.shears.entry(address.node).or_default());
+        rail
     }
 
     fn tick(&mut self) -> Time {
-        Time(self.start.elapsed().as_nanos() as u64)
+        self.steps += 1;
+        Time(if self.is_cut { self.steps * STEP_NS } else { self.start.elapsed().as_nanos() as u64 })
+    }
+
+    fn quiet_steps(&self) -> usize {
+        if self.is_cut {
+            CALL_STEPS
+        } else {
+            64
+        }
     }
 
     fn overshoot(&self) -> usize {
@@ -149,6 +183,16 @@ impl Fixture for Shm {
 
     fn uid(&self) -> u32 {
         nix::unistd::geteuid().as_raw()
+    }
+}
+
+impl Cutting for Shm {
+    /// One side breaks the link, or both at once.
+    fn cut(&mut self, between: [NodeId; 2], random: &mut Random) {
+        let first = random.below(3) as usize;
+        for node in between.iter().cycle().skip(first).take(1 + first / 2) {
+            self.shears.entry(*node).or_default().cut();
+        }
     }
 }
 
