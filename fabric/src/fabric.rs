@@ -612,6 +612,10 @@ impl Fabric {
         if breaks > 0 {
             text += &format!("path broken {breaks} times, {repeated} frames sent again\n");
         }
+        let moves = self.engine.moves(peer);
+        if moves > 0 {
+            text += &format!("moved {moves} times to another rail while the path was up\n");
+        }
         let chosen = self.engine.rail_name(peer).unwrap_or("none");
         for verdict in Verdict::all(candidates, chosen, &self.config.rails) {
             let used = if verdict.in_use { "in use" } else { "not used" };

@@ -1,6 +1,6 @@
 //! Why a rail carries the messages to a peer, and why the others do not.
 
-use gridnet_core::endpoint::Candidate;
+use gridnet_core::endpoint::{Candidate, ACCEPTED};
 
 use crate::config::{RailSelection, KNOWN_RAILS};
 
@@ -20,7 +20,7 @@ impl Verdict {
     pub(crate) fn all(candidates: &[Candidate], chosen: &str, allowed: &RailSelection) -> Vec<Verdict> {
         let asked = candidates.iter().map(|candidate| match &candidate.verdict {
             Ok(()) => Verdict::new(candidate.rail, true, "first in the order of preference that leads there"),
-            Err(why) if candidate.rail == "accepted" => Verdict::new(chosen, true, why),
+            Err(why) if candidate.rail == ACCEPTED => Verdict::new(chosen, true, why),
             Err(why) => Verdict::new(candidate.rail, false, why),
         });
         let excluded = KNOWN_RAILS.iter().filter(|rail| !allowed.allows(rail));

@@ -1,0 +1,268 @@
+//! Processes of one host that reach one another over shared memory and over TCP: when the first breaks while both live, the
+//! second carries the messages, until the first is back.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use gridnet::AnyRail;
+use gridnet_core::endpoint::PeerState;
+use gridnet_core::testing::conformance::reliability::loans_survive_cuts;
+use gridnet_core::testing::loans::read;
+use gridnet_core::testing::node::{anything, Node, SendOptions};
+use gridnet_core::testing::pair::{Cutting, Fixture, Pair};
+use gridnet_core::testing::random::Random;
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Address, NodeId};
+use gridnet_shm::testing::Shears;
+use gridnet_shm::{ShmConfig, ShmRail, SingleCopy};
+use gridnet_uring_tcp::{Engine, Interfaces, Security, TcpConfig, TcpRail, Tuning, Window};
+
+/// Time that passes in a step: the systems of both sides are this one, which needs some of them for what TCP says.
+const STEP_NS: u64 = 100_000;
+/// Steps after which a side that gives way has called again for sure.
+const CALL_STEPS: usize = 4000;
+/// More steps than anything takes here.
+const MANY_STEPS: usize = 2_000_000;
+
+/// Shared memory, which fails, and TCP over the loopback interface, which does not.
+struct ShmAndTcp {
+    dir: PathBuf,
+    steps: u64,
+    shears: HashMap<NodeId, Shears>,
+}
+
+impl ShmAndTcp {
+    fn new() -> ShmAndTcp {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("gridnet-two-rails-{}-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        ShmAndTcp { dir, steps: 0, shears: HashMap::new() }
+    }
+
+    /// From now on shared memory leads nowhere, or leads to the peer again.
+    fn part(&self, parted: bool) {
+        for shears in self.shears.values() {
+            shears.part(parted);
+            shears.cut();
+        }
+    }
+
+    fn shm(&mut self, address: &Address) -> AnyRail {
+        let config = ShmConfig {
+            local: *address,
+            name: None,
+            run_dir: Some(self.dir.clone()),
+            segment_size: 64 << 20,
+            ring_slots: 64,
+            link_window: 256 << 10,
+            huge_pages: false,
+            heap_size: 64 << 20,
+            single_copy: SingleCopy::Auto,
+            allow_uids: Vec::new(),
+        };
+        let mut rail = ShmRail::open(config).expect("the rail opens");
+        rail.obey(self.shears.entry(address.node).or_default());
+        AnyRail::Shm(Box::new(rail))
+    }
+
+    fn tcp(address: &Address) -> AnyRail {
+        let config = TcpConfig {
+            local: *address,
+            interfaces: Interfaces::parse("127.0.0.1").expect("the names are right"),
+            ports: None,
+            security: Security::Insecure,
+            engine: Engine::Auto,
+            single_thread: true,
+            tuning: Tuning::default(),
+            window: Window::default(),
+        };
+        AnyRail::Tcp(Box::new(TcpRail::open(config).expect("the rail opens")))
+    }
+}
+
+impl Fixture for ShmAndTcp {
+    type Rail = AnyRail;
+
+    fn rail(&mut self, address: &Address) -> AnyRail {
+        self.shm(address)
+    }
+
+    fn rails(&mut self, address: &Address) -> Vec<AnyRail> {
+        vec![self.shm(address), ShmAndTcp::tcp(address)]
+    }
+
+    fn reached_at(&self, rail: &AnyRail, address: Address) -> Address {
+        match rail {
+            AnyRail::Tcp(tcp) => Address { network: tcp.listens_at(), ..address },
+            _ => address,
+        }
+    }
+
+    fn tick(&mut self) -> Time {
+        // What the kernel does with packets may be waiting for the core.
+        std::thread::yield_now();
+        self.steps += 1;
+        Time(self.steps * STEP_NS)
+    }
+
+    fn quiet_steps(&self) -> usize {
+        CALL_STEPS
+    }
+
+    fn uid(&self) -> u32 {
+        nix::unistd::geteuid().as_raw()
+    }
+}
+
+impl Cutting for ShmAndTcp {
+    /// One side or both break the link over shared memory; one time in two it is out of order from then on, or in order again.
+    fn cut(&mut self, between: [NodeId; 2], random: &mut Random) {
+        if random.below(2) == 0 {
+            let parted = random.below(2) == 0;
+            between.iter().for_each(|node| self.shears.entry(*node).or_default().part(parted));
+        }
+        let first = random.below(3) as usize;
+        for node in between.iter().cycle().skip(first).take(1 + first / 2) {
+            self.shears.entry(*node).or_default().cut();
+        }
+    }
+}
+
+impl Drop for ShmAndTcp {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Runs until both sides are up over the rail of that name.
+fn run_until_over(pair: &mut Pair<ShmAndTcp>, name: &str) {
+    for _ in 0..MANY_STEPS {
+        let is_over = |node: &mut Node<AnyRail>, peer| {
+            node.state(peer) == PeerState::Up && node.engine().rail_name(peer) == Some(name)
+        };
+        if is_over(&mut pair.a, pair.to_b) && is_over(&mut pair.b, pair.to_a) {
+            return;
+        }
+        pair.step();
+    }
+    panic!("a is not over {name}: {:?}, {:?}", pair.a.state(pair.to_b), pair.a.engine().rail_name(pair.to_b));
+}
+
+#[test]
+fn shared_memory_fails_while_tcp_lives_and_comes_back() {
+    let mut pair = Pair::new(ShmAndTcp::new());
+    run_until_over(&mut pair, "shm");
+    let mut expected = 0;
+    for round in 0..4 {
+        pair.fixture.part(true);
+        for len in [3, 5000, 300_000] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i as u64 * 7 + expected) as u8).collect();
+            let send = pair.a.send(pair.to_b, &bytes, expected);
+            let receive = pair.b.receive(anything(), len);
+            let got = pair.finish_b(receive);
+            assert_eq!(got.completion.map(|c| c.tag), Some(expected), "round {round}");
+            assert!(got.bytes[..len] == bytes[..], "round {round}: {len} bytes");
+            assert_eq!(pair.finish_a(send).status, Ok(()));
+            expected += 1;
+        }
+        run_until_over(&mut pair, "tcp");
+        pair.fixture.part(false);
+        run_until_over(&mut pair, "shm");
+    }
+    let usage = pair.a.engine().rails().iter().find_map(|rail| match rail {
+        AnyRail::Shm(shm) => Some(shm.usage()),
+        _ => None,
+    });
+    let usage = usage.expect("there is the rail");
+    assert_eq!((usage.links, usage.greetings), (1, 0), "links that broke were given back");
+}
+
+/// Messages of all sizes in both directions, while shared memory breaks and comes back at any moment.
+#[test]
+fn nothing_is_lost_between_the_two() {
+    let lens = [0, 8, 100, 3000, 8192, 8193, 70_000, 200_000];
+    let mut moves = 0;
+    for seed in 0..12 {
+        let mut random = Random::new(seed);
+        let mut pair = Pair::new(ShmAndTcp::new());
+        let (to_a, to_b) = (pair.to_a, pair.to_b);
+        let mut parted = false;
+        for burst in 0..6u64 {
+            let sends: Vec<_> = (0..10u64)
+                .map(|i| {
+                    let len = random.pick(&lens);
+                    let bytes = random.bytes(len);
+                    let tag = burst * 10 + i;
+                    (pair.a.send(to_b, &bytes, tag), pair.b.send(to_a, &bytes, tag), bytes, tag)
+                })
+                .collect();
+            pair.run_steps(random.below(10) as usize);
+            parted = !parted;
+            pair.fixture.part(parted);
+            for (of_a, of_b, bytes, tag) in sends {
+                let receives =
+                    (pair.a.receive(anything(), bytes.len()), pair.b.receive(anything(), bytes.len()));
+                for got in [pair.finish_a(receives.0), pair.finish_b(receives.1)] {
+                    assert_eq!(got.completion.map(|c| c.tag), Some(tag), "seed {seed}");
+                    assert!(got.bytes[..bytes.len()] == bytes[..], "seed {seed}: message {tag}");
+                }
+                assert_eq!((pair.finish_a(of_a).status, pair.finish_b(of_b).status), (Ok(()), Ok(())));
+            }
+            if random.below(2) == 0 {
+                run_until_over(&mut pair, if parted { "tcp" } else { "shm" });
+            }
+        }
+        moves += pair.a.engine().breaks(to_b).0 + pair.a.engine().moves(to_b);
+    }
+    assert!(moves > 30, "{moves} changes are too few to tell");
+}
+
+#[test]
+fn loans_survive_shared_memory() {
+    loans_survive_cuts(ShmAndTcp::new());
+}
+
+/// Loans that were sent, and not heard of, are copied over the other rail; those that are read stay readable, and are given back
+/// over it, while shared memory is away and after it has come back.
+#[test]
+fn loans_outlive_the_link_that_they_came_over() {
+    let mut pair = Pair::new(ShmAndTcp::new());
+    run_until_over(&mut pair, "shm");
+    let lens = [100, 40_000];
+    let mut held = Vec::new();
+    for round in 0..6u8 {
+        let sends: Vec<_> = lens.map(|len| pair.a.send_as_loan(pair.to_b, &vec![round; len], 1)).into();
+        if round % 2 == 0 {
+            pair.run_steps(3);
+        }
+        pair.fixture.part(round % 3 < 2);
+        for len in lens {
+            let receive = pair.b.receive_loan(anything());
+            let outcome = pair.finish_b(receive);
+            let lent = outcome.lent.expect("it was lent");
+            assert_eq!(read(&lent), vec![round; len], "round {round}");
+            held.push((lent, round, len));
+        }
+        sends.into_iter().for_each(|send| assert_eq!(pair.finish_a(send).status, Ok(())));
+        run_until_over(&mut pair, if round % 3 < 2 { "tcp" } else { "shm" });
+        if round == 3 {
+            for (lent, round, len) in held.drain(1..5) {
+                assert_eq!(read(&lent), vec![round; len]);
+                assert_eq!(pair.b.engine().give_back(lent.loan), Ok(()));
+            }
+        }
+    }
+    for (lent, round, len) in held {
+        assert_eq!(read(&lent), vec![round; len]);
+        assert_eq!(pair.b.engine().give_back(lent.loan), Ok(()));
+    }
+    pair.fixture.part(false);
+    run_until_over(&mut pair, "shm");
+    let ping =
+        pair.a.send_with(pair.to_b, &[b"ping"], 2, SendOptions { sync: true, ..SendOptions::default() });
+    let receive = pair.b.receive(anything(), 4);
+    pair.finish_b(receive);
+    pair.finish_a(ping.expect("the peer lives"));
+    assert_eq!((pair.a.engine().loans(), pair.b.engine().loans()), (0, 0), "all came back");
+}
