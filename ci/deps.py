@@ -1,6 +1,6 @@
 """Checks the arrows between the members of the workspace; reads `cargo metadata` from standard input.
 
-    {capi, cli, bench} -> fabric -> {rails} -> core        cli and bench may also call capi
+    {capi, cli, bench} -> fabric -> {rails, meta} -> core  cli and bench may also call capi, cli also meta
     cli, and tests of all but core -> testbed              which stands alone
 """
 
@@ -9,6 +9,7 @@ import sys
 
 CORE = "gridnet-core"
 RAILS = {"gridnet-shm", "gridnet-uring-tcp"}
+META = "gridnet-meta"
 FABRIC = "gridnet"
 CAPI = "gridnet-capi"
 TESTBED = "gridnet-testbed"
@@ -16,11 +17,11 @@ CLI = "gridnet-cli"
 TOP = {CAPI, CLI, "gridnet-bench", "gridnet-bench-peers"}
 
 ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {CORE}}
-ALLOWED.update({rail: {CORE} for rail in RAILS})
+ALLOWED.update({lower: {CORE} for lower in RAILS | {META}})
 ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})
 for member in TOP - {CAPI}:
     ALLOWED[member] = ALLOWED[member] | {CAPI}
-ALLOWED[CLI] = ALLOWED[CLI] | {TESTBED}
+ALLOWED[CLI] = ALLOWED[CLI] | {META, TESTBED}
 
 
 def faults(packages):

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Perf(PerfArgs),
     /// Hosts, sites and bad links on this machine, to try things on; nobody needs to be root
     Lab(crate::lab::LabArgs),
+    /// Sessions: the processes of several hosts that trust and know each other
+    Session(crate::session::SessionArgs),
     /// The other process of `perf`, which starts it itself
     #[command(hide = true)]
     PerfPeer(PeerArgs),

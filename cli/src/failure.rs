@@ -55,6 +55,16 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<gridnet_meta::error::Error> for Failure {
+    fn from(error: gridnet_meta::error::Error) -> Self {
+        use gridnet_meta::error::Error;
+        match error {
+            Error::Config(_) => Failure::Usage(error.to_string()),
+            _ => Failure::Run(error.to_string()),
+        }
+    }
+}
+
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         Failure::Run(error.to_string())

@@ -1,6 +1,7 @@
 //! The `gridnet` command: `info` says what this host offers, `config` how gridnet is configured, `explain` and
 //! `top` what running programs do with it, `perf` how fast two processes talk to each other here, measured through the
-//! C interface that programs use; `lab` makes hosts and bad links to try things on.
+//! C interface that programs use; `lab` makes hosts and bad links to try things on; `session` is for processes of several hosts
+//! that trust and know each other.
 
 // The calls of the C interface are the one exception, in `cabi`.
 #![deny(unsafe_code)]
@@ -16,6 +17,7 @@ mod info;
 mod lab;
 mod perf;
 mod raw_tcp;
+mod session;
 mod signals;
 mod text;
 mod top;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Explain { fabric, json } => explain::run(fabric.as_deref(), json),
         Command::Top(args) => top::run(&args),
         Command::Lab(args) => lab::run(&args),
+        Command::Session(args) => session::run(&args),
         Command::Perf(args) => perf::run(&args),
         Command::PerfPeer(args) => perf::serve(&args),
     };

@@ -1,0 +1,153 @@
+//! The command line of `gridnet session`.
+
+use clap::{Args, Subcommand};
+use gridnet::core::wire::NodeId;
+use gridnet_meta::name::Name;
+use gridnet_meta::store::NewTicket;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionArgs {
+    #[command(subcommand)]
+    pub(crate) command: SessionCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Make a session: its authority, and a first ticket
+    New {
+        #[command(flatten)]
+        dir: DirArgs,
+        /// Where the rendez-vous node is to listen; more than once for several addresses
+        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7411", value_parser = listen)]
+        listen: Vec<SocketAddr>,
+        /// Under which address others reach it [default: where it listens]
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Vec<String>,
+        #[command(flatten)]
+        ticket: TicketArgs,
+    },
+    /// Be the rendez-vous node of a session, until ended by ^C or SIGTERM
+    Serve {
+        #[command(flatten)]
+        dir: DirArgs,
+    },
+    /// Make another ticket
+    Ticket {
+        /// The file to write, which must not be there yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        dir: DirArgs,
+        #[command(flatten)]
+        ticket: TicketArgs,
+    },
+    /// Show who is there, and who was refused, on the host of the rendez-vous node
+    Status {
+        #[command(flatten)]
+        dir: DirArgs,
+        /// Print one JSON object instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a node out of a session for good
+    Revoke {
+        /// The node: 32 hexadecimal digits
+        #[arg(value_name = "NODE")]
+        node: NodeId,
+        #[command(flatten)]
+        dir: DirArgs,
+    },
+    /// Join with a ticket and show who is there: to try a ticket, or to watch a session
+    Join(JoinArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// The ticket
+    #[arg(value_name = "TICKET")]
+    pub(crate) ticket: PathBuf,
+    /// The cluster that this process says it belongs to
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) cluster: Name,
+    /// What it says of itself [default: HOST.PID]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label: Option<Name>,
+    /// Stay, and print who comes and goes, until ended by ^C or SIGTERM
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Print one JSON object a line instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How long to wait for the rendez-vous node, as 30s or 5m
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = span)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DirArgs {
+    /// Directory of the session
+    #[arg(long, value_name = "DIR", default_value = "gridnet-session")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct TicketArgs {
+    /// How long one can join with the ticket, as 90s, 30m, 12h or 7d
+    #[arg(long, value_name = "SPAN", default_value = "30d", value_parser = span)]
+    expires: Duration,
+    /// How many processes may join with the ticket [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    uses: Option<u64>,
+}
+
+impl From<TicketArgs> for NewTicket {
+    fn from(args: TicketArgs) -> NewTicket {
+        NewTicket { lifetime: args.expires, uses: args.uses }
+    }
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() > 0);
+    address.ok_or_else(|| "accepted are 192.0.2.1:7411 or [2001:db8::1]:7411".to_owned())
+}
+
+/// A number of seconds, minutes, hours or days; at most ten years.
+fn span(text: &str) -> Result<Duration, String> {
+    let wrong = || "accepted are 1s to 3650d: a number and s, m, h or d".to_owned();
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3600,
+        Some('d') => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text.get(..text.len() - 1).and_then(|digits| digits.parse().ok()).ok_or_else(wrong)?;
+    let seconds = number.checked_mul(unit).filter(|seconds| (1..=3650 * 86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_a_unit_and_an_end() {
+        for (text, seconds) in [("1s", 1), ("30m", 1800), ("12h", 43_200), ("3650d", 315_360_000)] {
+            assert_eq!(span(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "s", "5", "0s", "-1s", "1.5h", "3651d", "5w", "18446744073709551615d", "5ä"] {
+            assert!(span(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn listening_needs_an_address_and_a_port() {
+        assert!(listen("[::1]:80").is_ok() && listen("10.0.0.1:1").is_ok());
+        for text in ["10.0.0.1", "host:80", "10.0.0.1:0", ":80", "10.0.0.1:65536"] {
+            assert!(listen(text).is_err(), "{text}");
+        }
+    }
+}

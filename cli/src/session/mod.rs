@@ -1,0 +1,138 @@
+//! `gridnet session`: the processes of several hosts that trust and know each other.
+
+mod args;
+mod output;
+
+pub(crate) use args::SessionArgs;
+
+use crate::failure::Failure;
+use args::{JoinArgs, SessionCommand};
+use gridnet_meta::clock::Moment;
+use gridnet_meta::member::{About, Connection, Member};
+use gridnet_meta::name::Name;
+use gridnet_meta::rendezvous::{ask_status, new_ticket, revoke, Rendezvous};
+use gridnet_meta::store::{NewSession, Store};
+use gridnet_meta::ticket::Ticket;
+use gridnet_meta::Rules;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// How often somebody who watches looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Does what the command line says.
+pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match &args.command {
+        SessionCommand::New { dir, listen, address, ticket } => {
+            let new =
+                NewSession { listen: listen.clone(), addresses: address.clone(), ticket: (*ticket).into() };
+            let (store, ticket) = Store::create(&dir.dir, &new, Moment::now())?;
+            output::made(&mut out, &store, &ticket)?;
+        }
+        SessionCommand::Serve { dir } => serve(Store::open(&dir.dir)?)?,
+        SessionCommand::Ticket { file, dir, ticket } => {
+            new_ticket(&Store::open(&dir.dir)?, file, (*ticket).into())?;
+            output::ticket(&mut out, file, &Ticket::read(file)?)?;
+        }
+        SessionCommand::Status { dir, json } => {
+            let status = ask_status(Store::open(&dir.dir)?.dir())?;
+            output::status(&mut out, &status, *json)?;
+        }
+        SessionCommand::Revoke { node, dir } => {
+            let was_there = revoke(&Store::open(&dir.dir)?, *node)?;
+            output::revoked(&mut out, *node, was_there)?;
+        }
+        SessionCommand::Join(args) => join(args, &mut out)?,
+    }
+    Ok(())
+}
+
+fn serve(store: Store) -> Result<(), Failure> {
+    // Refusals are lines of the log, on standard error.
+    let _ = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::INFO).try_init();
+    let mut ended = ended()?;
+    let session = store.session();
+    let rendezvous = Rendezvous::start(store, Rules::default())?;
+    let at: Vec<String> = rendezvous.listening().iter().map(ToString::to_string).collect();
+    println!("session {session}: rendez-vous node at {}", at.join(", "));
+    // Whoever started this may wait for the line.
+    io::stdout().flush()?;
+    ended.set_read_timeout(None)?;
+    ended.read_exact(&mut [0])?;
+    Ok(())
+}
+
+fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let ticket = Ticket::read(&args.ticket)?;
+    let about = About { cluster: args.cluster.clone(), label: args.label.clone().unwrap_or_else(own_label) };
+    let ended = ended()?;
+    let member = Member::join(ticket, about, args.timeout)?;
+    output::joined(out, &member, args.json)?;
+    if args.watch {
+        watch(&member, ended, out, args.json)?;
+    }
+    Ok(())
+}
+
+/// Prints what happens until a signal comes, or the session is left for good.
+fn watch(member: &Member, mut ended: UnixStream, out: &mut impl Write, json: bool) -> Result<(), Failure> {
+    member.take_events();
+    let mut last = member.connection();
+    ended.set_read_timeout(Some(LOOK))?;
+    while !is_ended(&mut ended)? {
+        let (events, missed) = member.take_events();
+        for event in &events {
+            output::event(out, event, json)?;
+        }
+        if missed {
+            return Err(Failure::Run("events came faster than they could be printed".into()));
+        }
+        let now = member.connection();
+        if now != last {
+            output::connection(out, &now, json)?;
+        }
+        if let Connection::Refused(e) = now {
+            return Err(e.into());
+        }
+        last = now;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn is_ended(ended: &mut UnixStream) -> io::Result<bool> {
+    match ended.read(&mut [0]) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Something to read when the process is to end.
+fn ended() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    // The end that signals write to stays open as long as the process.
+    Ok(read)
+}
+
+/// Host and process, in the letters that a name has.
+fn own_label() -> Name {
+    let host = rustix::system::uname();
+    let host: String =
+        host.nodename().to_string_lossy().chars().filter(char::is_ascii_alphanumeric).take(40).collect();
+    let label = format!("{}.{}", if host.is_empty() { "host" } else { &host }, std::process::id());
+    label.parse().unwrap_or_else(|_| unreachable_label())
+}
+
+fn unreachable_label() -> Name {
+    match "process".parse() {
+        Ok(name) => name,
+        Err(_) => unreachable!("seven letters are a name"),
+    }
+}

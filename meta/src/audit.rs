@@ -1,0 +1,65 @@
+//! Refusals, as those who run a session see them: a line of the log each, and the last ones kept.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Moment;
+use crate::error::Refusal;
+
+/// Refusals that are kept.
+const KEPT: usize = 256;
+/// Bytes of a text of a stranger that are kept.
+const TEXT_BYTES_MAX: usize = 200;
+
+/// One refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// When, as RFC 3339 writes it.
+    pub at: String,
+    /// Who: an address, and the node where it is known.
+    pub who: String,
+    /// Name of the reason.
+    pub refusal: String,
+    /// What was said.
+    pub why: String,
+}
+
+/// The last refusals, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Audit(VecDeque<Line>);
+
+impl Audit {
+    /// Notes a refusal; `None` is one by TLS, before anything was said.
+    pub(crate) fn refused(&mut self, who: String, refusal: Option<Refusal>, why: &str, now: Moment) {
+        let why: String = why.chars().filter(|c| !c.is_control()).take(TEXT_BYTES_MAX).collect();
+        let refusal = refusal.map_or("tls", Refusal::name);
+        tracing::warn!(target: "gridnet::audit", "refused {who} {refusal}: {why}");
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(Line { at: now.to_string(), who, refusal: refusal.to_owned(), why });
+    }
+
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_say_is_bounded_and_cannot_forge_lines() {
+        let mut audit = Audit::default();
+        let text = format!("first\nrefused 10.0.0.1 secret: \x1b[31m{}", "x".repeat(5000));
+        for _ in 0..1000 {
+            audit.refused("10.9.9.9:1".into(), Some(Refusal::Malformed), &text, Moment::from_unix(0));
+        }
+        assert_eq!(audit.lines().count(), KEPT);
+        let line = audit.lines().next().unwrap();
+        assert!(!line.why.contains(['\n', '\x1b']) && line.why.len() <= TEXT_BYTES_MAX);
+        assert_eq!((line.at.as_str(), line.refusal.as_str()), ("1970-01-01T00:00:00Z", "malformed"));
+    }
+}

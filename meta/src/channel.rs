@@ -1,0 +1,168 @@
+//! Control messages over a byte stream.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::error::Error;
+use crate::message::{Message, LENGTH_BYTES, MESSAGE_BYTES_MAX};
+
+/// How long the other side may leave what we send where it is.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes that are asked for at once.
+const READ_BYTES: usize = 4096;
+
+/// What comes in. Waiting for the next message may be given up and begun again: nothing is lost.
+#[derive(Debug)]
+pub(crate) struct Inbox<Stream> {
+    stream: Stream,
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl<Stream: AsyncRead + Unpin> Inbox<Stream> {
+    pub(crate) fn new(stream: Stream) -> Inbox<Stream> {
+        Inbox { stream, bytes: Vec::new(), taken: 0 }
+    }
+
+    /// The next message that is known.
+    pub(crate) async fn next(&mut self) -> Result<Message, Error> {
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(message);
+            }
+            self.bytes.drain(..self.taken);
+            self.taken = 0;
+            self.bytes.reserve(READ_BYTES);
+            match self.stream.read_buf(&mut self.bytes).await {
+                Ok(0) => return Err(Error::Unreachable("the connection was closed".into())),
+                Ok(_) => (),
+                Err(e) => return Err(broken(&e)),
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Message>, Error> {
+        loop {
+            let left = self.bytes.get(self.taken..).unwrap_or_default();
+            let Some((length, rest)) = left.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+            let Some(message) = rest.get(..Message::length(*length)?) else { return Ok(None) };
+            let decoded = Message::decode(message)?;
+            self.taken += LENGTH_BYTES + message.len();
+            if decoded.is_some() {
+                return Ok(decoded);
+            }
+        }
+    }
+}
+
+/// Sends one message, in bounded time.
+pub(crate) async fn send<Stream>(stream: &mut Stream, message: &Message) -> Result<(), Error>
+where
+    Stream: AsyncWrite + Unpin,
+{
+    send_encoded(stream, &message.encode()?).await
+}
+
+/// Sends what [`Message::encode`] gave.
+pub(crate) async fn send_encoded<Stream>(stream: &mut Stream, bytes: &[u8]) -> Result<(), Error>
+where
+    Stream: AsyncWrite + Unpin,
+{
+    debug_assert!(bytes.len() <= LENGTH_BYTES + MESSAGE_BYTES_MAX);
+    let write = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    match timeout(WRITE_LIMIT, write).await {
+        Ok(sent) => sent.map_err(|e| broken(&e)),
+        Err(_) => Err(Error::Unreachable(format!("the other side takes nothing for {WRITE_LIMIT:?}"))),
+    }
+}
+
+/// What broke a connection. TLS tells of certificates in this way, too.
+pub(crate) fn broken(error: &io::Error) -> Error {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(e) => Error::Peer(format!("TLS: {e}{}", hint(e))),
+        None => Error::Unreachable(error.to_string()),
+    }
+}
+
+fn hint(error: &rustls::Error) -> &'static str {
+    use rustls::{AlertDescription, CertificateError};
+    match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        )
+        | rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            " (are the clocks of both hosts right?)"
+        }
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            " (another session is served there, or this is an old ticket)"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_runtime<Out>(future: impl std::future::Future<Output = Out>) -> Out {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn messages_are_put_together_and_unknown_ones_skipped() {
+        let mut bytes = Message::Ping(1).encode().unwrap();
+        bytes.extend([3, 0, 0, 0, 0x55, 0x00, 9]);
+        bytes.extend(Message::Renew(vec![5; 9000]).encode().unwrap());
+        in_runtime(async {
+            for step in [1, 3, 1000, 20_000] {
+                let (mut to, from) = tokio::io::duplex(64);
+                let mut inbox = Inbox::new(from);
+                let pieces: Vec<Vec<u8>> = bytes.chunks(step).map(<[u8]>::to_vec).collect();
+                let writer = async {
+                    for piece in &pieces {
+                        to.write_all(piece).await.unwrap();
+                    }
+                    drop(to);
+                };
+                let reader = async {
+                    assert_eq!(inbox.next().await.unwrap(), Message::Ping(1));
+                    assert_eq!(inbox.next().await.unwrap(), Message::Renew(vec![5; 9000]));
+                    assert!(matches!(inbox.next().await, Err(Error::Unreachable(_))));
+                };
+                tokio::join!(writer, reader);
+            }
+        });
+    }
+
+    #[test]
+    fn giving_up_a_wait_loses_nothing() {
+        in_runtime(async {
+            let (mut to, from) = tokio::io::duplex(64);
+            let mut inbox = Inbox::new(from);
+            for byte in Message::Ping(7).encode().unwrap() {
+                assert!(timeout(Duration::from_millis(1), inbox.next()).await.is_err());
+                to.write_all(&[byte]).await.unwrap();
+            }
+            assert_eq!(inbox.next().await.unwrap(), Message::Ping(7));
+        });
+    }
+
+    #[test]
+    fn a_message_of_impossible_length_ends_it_before_it_has_come() {
+        in_runtime(async {
+            let (mut to, from) = tokio::io::duplex(64);
+            to.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
+            assert!(matches!(Inbox::new(from).next().await, Err(Error::Peer(_))));
+        });
+    }
+}

@@ -1,0 +1,78 @@
+//! What can go wrong, by who can do something about it.
+
+use std::fmt;
+
+/// Why something of a session failed. The text says what, and what would be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file, a ticket or an argument is not what it should be.
+    Config(String),
+    /// A file belongs to another user, or can be read by others.
+    Permission(String),
+    /// The operating system refused.
+    System(String),
+    /// Nobody answers, or the connection broke.
+    Unreachable(String),
+    /// The other side refused, and said why.
+    Refused(Refusal, String),
+    /// The other side is not who it should be, or broke the protocol.
+    Peer(String),
+}
+
+/// Why somebody is refused; numbers of the control protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Refusal {
+    /// The proof is wrong: the secret is not that of the ticket.
+    Secret = 1,
+    /// The ticket has expired.
+    Expired = 2,
+    /// So many have joined with the ticket as may.
+    UsedUp = 3,
+    /// There is no such ticket (any more).
+    Ticket = 4,
+    /// The node was revoked.
+    Revoked = 5,
+    /// Too many have asked, too fast.
+    Rate = 6,
+    /// The request makes no sense.
+    Malformed = 7,
+    /// The node id belongs to another key.
+    Node = 8,
+    /// There is no room for more.
+    Limit = 9,
+}
+
+impl Refusal {
+    /// What it is called in audit lines and counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Refusal::Secret => "secret",
+            Refusal::Expired => "expired",
+            Refusal::UsedUp => "used_up",
+            Refusal::Ticket => "ticket",
+            Refusal::Revoked => "revoked",
+            Refusal::Rate => "rate",
+            Refusal::Malformed => "malformed",
+            Refusal::Node => "node",
+            Refusal::Limit => "limit",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Config(text)
+            | Error::Permission(text)
+            | Error::System(text)
+            | Error::Unreachable(text)
+            | Error::Peer(text) => f.write_str(text),
+            Error::Refused(refusal, text) => write!(f, "refused ({}): {text}", refusal.name()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

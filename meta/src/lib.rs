@@ -1,0 +1,44 @@
+//! Sessions of gridnet: the nodes that trust and know each other.
+//!
+//! A session has an authority, held by its rendez-vous node, and tickets. Who has a ticket joins: it proves the ticket's secret
+//! over TLS 1.3 to the rendez-vous node, which it recognises by the fingerprint in the ticket, and gets a node id and a
+//! certificate for a fresh key. From then on it shows that certificate.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `ticket.rs`, `secret.rs` | what one needs to join, and how it is proved |
+//! | `authority.rs`, `identity.rs` | who certifies, and who is certified |
+//! | `tls.rs` | connections, with both sides proved |
+//! | `message.rs`, `channel.rs` | what is said over them |
+//! | `directory.rs` | who is there, and how those who follow keep up |
+//! | `register.rs`, `rate.rs`, `audit.rs` | the rendez-vous node's judgement, without I/O, and what it has refused |
+//! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
+//! | `member.rs` | all others |
+//! | `private.rs`, `clock.rs`, `name.rs`, `hex.rs`, `random.rs` | files, time, names, digits, random numbers |
+#![forbid(unsafe_code)]
+
+mod audit;
+pub mod authority;
+mod channel;
+pub mod clock;
+pub mod directory;
+pub mod error;
+mod hex;
+pub mod identity;
+pub mod member;
+pub mod message;
+pub mod name;
+mod private;
+mod random;
+mod rate;
+mod register;
+pub mod rendezvous;
+pub mod secret;
+pub mod store;
+#[cfg(test)]
+mod testing;
+pub mod ticket;
+mod tls;
+
+pub use audit::Line as AuditLine;
+pub use register::Rules;

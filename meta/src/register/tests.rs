@@ -1,0 +1,147 @@
+use super::*;
+use crate::directory::Version;
+use crate::identity::{Certificate, NodeKey};
+
+const KEYING: &[u8] = b"this connection";
+
+fn id(byte: u8) -> NodeId {
+    NodeId::new([byte; 16]).unwrap()
+}
+
+fn address(last: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, last])
+}
+
+struct Scene {
+    register: Register,
+    secret: JoinSecret,
+    start: Instant,
+    clock: Moment,
+}
+
+impl Scene {
+    fn new(left: Option<u64>) -> Scene {
+        let (secret, clock) = (JoinSecret::random().unwrap(), Moment::from_unix(1_800_000_000));
+        let rules = Rules { joins_per_second: 5, nodes_max: 2, ..Rules::default() };
+        let mut register = Register::new(Authority::create(id(1), clock).unwrap(), rules, 1);
+        let expires = clock.after(Duration::from_secs(3600));
+        register.tickets.insert(id(2), TicketState { secret: secret.clone(), expires, left });
+        Scene { register, secret, start: Instant::now(), clock }
+    }
+
+    fn request(&self, ticket: NodeId, keying: &[u8]) -> Join {
+        let request = NodeKey::create().unwrap().request().to_vec();
+        let proof = self.secret.prove(keying, &[ticket.bytes(), &request]);
+        Join { ticket, proof, request }
+    }
+
+    fn join(&mut self, join: &Join) -> Result<Joined, Refusal> {
+        self.register.join(join, KEYING, address(1), (self.start, self.clock)).map_err(|(refusal, _)| refusal)
+    }
+
+    fn member(&mut self) -> NodeId {
+        self.join(&self.request(id(2), KEYING)).unwrap().node
+    }
+
+    fn attach(&mut self, node: NodeId) -> Result<u64, Refusal> {
+        let (cluster, label) = ("c".parse().unwrap(), "l".parse().unwrap());
+        let attach = Attach { cluster, label, known: Version::default() };
+        self.register.attach(node, &attach, self.clock).map_err(|(refusal, _)| refusal)
+    }
+}
+
+#[test]
+fn who_knows_the_secret_becomes_a_node_that_nobody_was() {
+    let mut scene = Scene::new(None);
+    let joined = scene.join(&scene.request(id(2), KEYING)).unwrap();
+    let certificate = Certificate::read(&joined.certificate).unwrap();
+    assert_eq!(certificate.node, Some(joined.node));
+    assert_eq!(certificate.until, scene.clock.after(Rules::default().certificate_lifetime));
+    assert_ne!(scene.member(), joined.node);
+    assert_eq!((scene.register.joined, scene.register.refusals.len()), (2, 0));
+}
+
+#[test]
+fn others_are_refused_with_a_reason_and_counted() {
+    let mut scene = Scene::new(Some(1));
+    assert_eq!(scene.join(&scene.request(id(3), KEYING)), Err(Refusal::Ticket));
+    // A proof that was heard on another connection, for another request, and of another secret.
+    assert_eq!(scene.join(&scene.request(id(2), b"another connection")), Err(Refusal::Secret));
+    let mut stolen = scene.request(id(2), KEYING);
+    stolen.request = NodeKey::create().unwrap().request().to_vec();
+    assert_eq!(scene.join(&stolen), Err(Refusal::Secret));
+    let mut forged = scene.request(id(2), KEYING);
+    forged.proof[31] ^= 1;
+    assert_eq!(scene.join(&forged), Err(Refusal::Secret));
+    assert_eq!(scene.register.refusals, BTreeMap::from([(Refusal::Secret, 3), (Refusal::Ticket, 1)]));
+}
+
+#[test]
+fn tickets_end_by_time_and_by_number() {
+    let mut scene = Scene::new(Some(2));
+    let malformed = vec![1, 2, 3];
+    let proof = scene.secret.prove(KEYING, &[id(2).bytes(), &malformed]);
+    assert_eq!(scene.join(&Join { ticket: id(2), proof, request: malformed }), Err(Refusal::Malformed));
+    scene.member();
+    scene.member();
+    assert_eq!(scene.join(&scene.request(id(2), KEYING)), Err(Refusal::UsedUp));
+    scene.clock = scene.clock.after(Duration::from_secs(3600));
+    assert_eq!(scene.join(&scene.request(id(2), KEYING)), Err(Refusal::Expired));
+}
+
+#[test]
+fn a_flood_from_one_address_leaves_room_for_others() {
+    let mut scene = Scene::new(None);
+    let request = scene.request(id(2), b"wrong");
+    let refused: Vec<Refusal> = (0..50).map(|_| scene.join(&request).unwrap_err()).collect();
+    assert_eq!(refused.iter().filter(|refusal| **refusal == Refusal::Rate).count(), 45);
+    let other = scene.request(id(2), KEYING);
+    let joined = scene.register.join(&other, KEYING, address(2), (scene.start, scene.clock));
+    assert!(joined.is_ok());
+}
+
+#[test]
+fn the_last_connection_of_a_node_counts() {
+    let mut scene = Scene::new(None);
+    let node = scene.member();
+    let (first, second) = (scene.attach(node).unwrap(), scene.attach(node).unwrap());
+    scene.register.detach(node, first, Departure::Lost);
+    assert!(scene.register.directory.contains(node) && scene.register.is_current(node, second));
+    scene.register.detach(node, second, Departure::Left);
+    assert!(!scene.register.directory.contains(node));
+}
+
+#[test]
+fn a_revoked_node_is_out_for_good() {
+    let mut scene = Scene::new(None);
+    let node = scene.member();
+    let connection = scene.attach(node).unwrap();
+    assert!(scene.register.revoke(node));
+    assert!(!scene.register.is_current(node, connection) && !scene.register.directory.contains(node));
+    assert_eq!(scene.attach(node), Err(Refusal::Revoked));
+    let request = NodeKey::create().unwrap();
+    assert_eq!(scene.register.renew(node, request.request(), scene.clock).unwrap_err().0, Refusal::Revoked);
+    assert!(!scene.register.revoke(node));
+}
+
+#[test]
+fn there_is_room_for_so_many_and_who_is_there_may_come_again() {
+    let mut scene = Scene::new(None);
+    let nodes: Vec<NodeId> = (0..3).map(|_| scene.member()).collect();
+    scene.attach(nodes[0]).unwrap();
+    scene.attach(nodes[1]).unwrap();
+    assert_eq!(scene.attach(nodes[2]), Err(Refusal::Limit));
+    scene.attach(nodes[1]).unwrap();
+}
+
+#[test]
+fn a_member_gets_a_new_certificate_for_itself() {
+    let mut scene = Scene::new(None);
+    let node = scene.member();
+    let key = NodeKey::create().unwrap();
+    scene.clock = scene.clock.after(Duration::from_secs(60_000));
+    let renewed = scene.register.renew(node, key.request(), scene.clock).unwrap();
+    let identity = key.certified(node, &renewed).unwrap();
+    assert!(!identity.is_to_be_renewed(scene.clock));
+    assert_eq!(scene.register.renew(node, &[1], scene.clock).unwrap_err().0, Refusal::Malformed);
+}
