@@ -188,7 +188,7 @@ impl Fixture for Shm {
 
 impl Cutting for Shm {
     /// One side breaks the link, or both at once.
-    fn cut(&mut self, between: [NodeId; 2], random: &mut Random) {
+    fn cut(&mut self, _: [&mut Self::Rail; 2], between: [NodeId; 2], random: &mut Random) {
         let first = random.below(3) as usize;
         for node in between.iter().cycle().skip(first).take(1 + first / 2) {
             self.shears.entry(*node).or_default().cut();

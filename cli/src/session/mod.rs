@@ -6,6 +6,7 @@ mod output;
 pub(crate) use args::SessionArgs;
 
 use crate::failure::Failure;
+use crate::signals::ending;
 use args::{JoinArgs, SessionCommand};
 use gridnet_meta::clock::Moment;
 use gridnet_meta::member::{About, Connection, Member};
@@ -14,7 +15,6 @@ use gridnet_meta::rendezvous::{ask_status, new_ticket, revoke, Rendezvous};
 use gridnet_meta::store::{NewSession, Store};
 use gridnet_meta::ticket::Ticket;
 use gridnet_meta::Rules;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
 fn serve(store: Store) -> Result<(), Failure> {
     // Refusals are lines of the log, on standard error.
     let _ = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::INFO).try_init();
-    let mut ended = ended()?;
+    let mut ended = ending()?;
     let session = store.session();
     let rendezvous = Rendezvous::start(store, Rules::default())?;
     let at: Vec<String> = rendezvous.listening().iter().map(ToString::to_string).collect();
@@ -68,7 +68,7 @@ fn serve(store: Store) -> Result<(), Failure> {
 fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
     let ticket = Ticket::read(&args.ticket)?;
     let about = About { cluster: args.cluster.clone(), label: args.label.clone().unwrap_or_else(own_label) };
-    let ended = ended()?;
+    let ended = ending()?;
     let member = Member::join(ticket, about, args.timeout)?;
     output::joined(out, &member, args.json)?;
     if args.watch {
@@ -109,16 +109,6 @@ fn is_ended(ended: &mut UnixStream) -> io::Result<bool> {
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-/// Something to read when the process is to end.
-fn ended() -> io::Result<UnixStream> {
-    let (read, write) = UnixStream::pair()?;
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
-    }
-    // The end that signals write to stays open as long as the process.
-    Ok(read)
 }
 
 /// Host and process, in the letters that a name has.

@@ -89,7 +89,7 @@ impl Fixture for TwoRails {
 
 impl Cutting for TwoRails {
     /// One time in two the near rail is out of order from then on, or in order again.
-    fn cut(&mut self, [a, b]: [NodeId; 2], random: &mut Random) {
+    fn cut(&mut self, _: [&mut LoopbackRail; 2], [a, b]: [NodeId; 2], random: &mut Random) {
         if random.below(2) == 0 {
             self.near.part(a, b, random.below(2) == 0);
         }
