@@ -35,7 +35,7 @@ mod verdict;
 
 pub use fabric::{Fabric, WaitCounters};
 pub use gridnet_core as core;
-pub use gridnet_shm::is_valid_name;
+pub use gridnet_shm::{is_valid_name, RunDir};
 pub use outlet::Outlet;
 pub use rails::{run_dir, AnyRail};
 pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};

@@ -297,8 +297,9 @@ impl Shared {
         let code = |error: Error| Refusal::new(error, error.text());
         let mut guard = self.enter().map_err(code)?;
         let dir = guard.run_dir().cloned();
-        let dir =
-            dir.ok_or_else(|| Refusal::new(Error::Config, "names need the rail shm (GRIDNET_RAILS)"))?;
+        let dir = dir.ok_or_else(|| {
+            Refusal::new(Error::Config, "names need a run directory, and none could be had (GRIDNET_RUN_DIR)")
+        })?;
         if let Some(address) = dir.lookup(name)? {
             return Ok(address);
         }

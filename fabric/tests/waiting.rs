@@ -396,6 +396,19 @@ fn a_lookup_wakes_when_the_name_appears() {
 }
 
 #[test]
+fn without_a_place_for_names_a_lookup_says_which_variable_to_set() {
+    let scratch = Scratch::new();
+    let options = [("GRIDNET_RUN_DIR", "/dev/null"), ("GRIDNET_RAILS", "self")];
+    let nameless = Party::open(&scratch.0, None, ThreadLevel::Single, &options);
+    let refused = nameless.shared.lookup("service", None).unwrap_err();
+    assert_eq!(refused.error, Error::Config);
+    assert!(refused.reason.contains("GRIDNET_RUN_DIR"), "{}", refused.reason);
+    let named = Party::try_open(&scratch.0, Some("service"), ThreadLevel::Single, &options);
+    let refused = named.map(drop).unwrap_err();
+    assert!(refused.reason.contains("/dev/null"), "{}", refused.reason);
+}
+
+#[test]
 fn levels_that_are_broken_are_noticed() {
     let scratch = Scratch::new();
     let single = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);

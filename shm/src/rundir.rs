@@ -19,6 +19,8 @@ use crate::socket::{self, Probe};
 
 /// How long a start waits for another that registers a name.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest run directory in bytes: the path of a Unix socket has 107, of which `/HOST/NODE.sock` takes 55.
+const MOST_BYTES: usize = 52;
 /// Most files that one start looks through for leftovers.
 const CLEANING_BOUND: usize = 4096;
 
@@ -32,8 +34,10 @@ impl RunDir {
     /// Opens, and makes if needed, the directory of `host` below `base`.
     ///
     /// # Errors
-    /// [`Error::Permission`] when a directory on the way belongs to another user or others may write it.
+    /// [`Error::Permission`] when a directory on the way belongs to another user or others may write it, [`Error::Config`]
+    /// when its path is too long.
     pub fn open(base: &Path, host: u64) -> Result<RunDir, Refusal> {
+        check_length(base)?;
         let path = base.join(format!("{host:016x}"));
         for dir in [base, &path] {
             RunDir::make(dir)?;
@@ -51,6 +55,27 @@ impl RunDir {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|e| Refusal::new(Error::System, format!("making {}: {e}", dir.display())))?;
         check_private(dir)
+    }
+
+    /// Says why [`Self::open`] would fail, if it would, and leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn examine(base: &Path) -> Result<(), Refusal> {
+        check_length(base)?;
+        let mut nearest = base;
+        if base.symlink_metadata().is_ok() {
+            check_private(base)?;
+        } else {
+            nearest = base.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+        }
+        let probe = nearest.join(format!(".gridnet-{}", std::process::id()));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&probe);
+        made.map_err(|e| {
+            Refusal::new(Error::System, format!("nothing can be made in {}: {e}", nearest.display()))
+        })?;
+        let _ = std::fs::remove_dir(probe);
+        Ok(())
     }
 
     /// The automatic place: `$XDG_RUNTIME_DIR/gridnet`, or `/tmp/gridnet-UID`.
@@ -258,6 +283,15 @@ fn is_old(path: &Path) -> bool {
     age.is_some_and(|age| age > Duration::from_secs(60))
 }
 
+fn check_length(base: &Path) -> Result<(), Refusal> {
+    if base.as_os_str().len() <= MOST_BYTES {
+        return Ok(());
+    }
+    let why = "is too long for the sockets in it; set GRIDNET_RUN_DIR to another";
+    let text = format!("run directory {} {why} of at most {MOST_BYTES} bytes", base.display());
+    Err(Refusal::new(Error::Config, text))
+}
+
 fn check_private(dir: &Path) -> Result<(), Refusal> {
     let meta = std::fs::symlink_metadata(dir)
         .map_err(|e| Refusal::new(Error::System, format!("{}: {e}", dir.display())))?;
@@ -371,5 +405,26 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&scratch.0, std::fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(RunDir::open(&scratch.0, 1).unwrap_err().error, Error::Permission);
+        assert_eq!(RunDir::examine(&scratch.0).unwrap_err().error, Error::Permission);
+    }
+
+    #[test]
+    fn the_longest_directory_has_room_for_sockets() {
+        let scratch = Scratch::new("long");
+        let within = |bytes: usize| {
+            let name = "x".repeat(bytes - scratch.0.as_os_str().len() - 1);
+            scratch.0.join(name)
+        };
+        let longest = within(MOST_BYTES);
+        RunDir::examine(&longest).unwrap();
+        assert!(!scratch.0.exists(), "a look makes nothing");
+        let dir = RunDir::open(&longest, u64::MAX).unwrap();
+        socket::listen_at(&dir.socket_of(NodeId::new([0xff; 16]).unwrap())).unwrap();
+        RunDir::examine(&longest).unwrap();
+        assert_eq!(std::fs::read_dir(&longest).unwrap().count(), 1, "a look leaves nothing");
+        let longer = within(MOST_BYTES + 1);
+        assert_eq!(RunDir::open(&longer, 1).unwrap_err().error, Error::Config);
+        assert_eq!(RunDir::examine(&longer).unwrap_err().error, Error::Config);
+        assert!(!longer.exists(), "what is refused is not made");
     }
 }

@@ -1,13 +1,11 @@
 //! Which rails can be used here, and if not, why not.
 
 use gridnet::config::{Config, KNOWN_RAILS};
+use gridnet::RunDir;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::process::{geteuid, getpid, pidfd_open, PidfdFlags};
 use rustix::thread::{membarrier, MembarrierCommand};
 use serde::Serialize;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
 /// A rail and what became of its examination.
 #[derive(Serialize)]
@@ -101,36 +99,10 @@ fn other_users(config: &Config) -> String {
 
 /// Whether the directory in which processes meet is there, or can be made, and is ours alone.
 fn run_dir(config: &Config) -> Result<String, String> {
-    let dir = config.run_dir.clone().unwrap_or_else(automatic_run_dir);
-    match fs::symlink_metadata(&dir) {
-        Ok(found) => ours(&dir, &found),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => can_be_made(&dir),
-        Err(error) => Err(format!("{}: {error}", dir.display())),
-    }
-}
-
-fn ours(dir: &Path, found: &Metadata) -> Result<String, String> {
-    let dir = dir.display();
-    match found {
-        _ if !found.is_dir() => Err(format!("{dir} is not a directory")),
-        _ if found.uid() != geteuid().as_raw() => Err(format!("{dir} belongs to another user")),
-        _ if found.mode() & 0o022 != 0 => Err(format!("{dir} can be written by others")),
-        _ => Ok(dir.to_string()),
-    }
-}
-
-fn can_be_made(dir: &Path) -> Result<String, String> {
-    let parent = dir.ancestors().skip(1).find(|parent| parent.exists()).unwrap_or(Path::new("/"));
-    rustix::fs::access(parent, rustix::fs::Access::WRITE_OK)
-        .map_err(|error| format!("{} cannot be made: {}: {error}", dir.display(), parent.display()))?;
-    Ok(format!("{} (made when it is needed)", dir.display()))
-}
-
-fn automatic_run_dir() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
-        Some(dir) => Path::new(&dir).join("gridnet"),
-        None => PathBuf::from(format!("/tmp/gridnet-{}", geteuid().as_raw())),
-    }
+    let dir = config.run_dir.clone().unwrap_or_else(RunDir::default_base);
+    RunDir::examine(&dir).map_err(|refusal| refusal.reason)?;
+    let made_later = if dir.exists() { "" } else { " (made when it is needed)" };
+    Ok(format!("{}{made_later}", dir.display()))
 }
 
 #[cfg(test)]
@@ -150,9 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn a_run_directory_that_is_no_directory_is_the_reason() {
-        let shm = examine_rail("shm", &config("GRIDNET_RUN_DIR", "/dev/null"));
-        assert!(!shm.available && shm.why == "run directory: /dev/null is not a directory", "{}", shm.why);
+    fn a_run_directory_that_cannot_be_used_is_the_reason() {
+        for (dir, why) in [
+            ("/dev/null", "run directory /dev/null is refused: it is no directory"),
+            ("/proc/self/fd", "nothing can be made in /proc/self/fd"),
+            (&format!("/tmp/{}", "x".repeat(60)), "of at most 52 bytes"),
+        ] {
+            let shm = examine_rail("shm", &config("GRIDNET_RUN_DIR", dir));
+            assert!(!shm.available && shm.why.contains(why), "{}", shm.why);
+        }
     }
 
     #[test]
