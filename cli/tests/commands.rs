@@ -59,6 +59,7 @@ fn the_command_line_refuses_by_name_and_ends_with_2() {
         (&["perf", "--wait", "idle"], "idle", "adaptive"),
         (&["perf", "--rails", "udp"], "udp", "shm"),
         (&["perf", "--rails", "shm,^self"], "shm,^self", "exclude"),
+        (&["perf", "--rails", "self"], "GRIDNET_RAILS=self", "accepted are shm, tcp"),
         (&["perf", "--format", "xml"], "xml", "json"),
         (&["perf", "--iters", "0"], "'0'", "1..="),
         (&["perf", "--window", "0"], "'0'", "1..="),

@@ -6,7 +6,7 @@ use common::{gridnet, run, succeed};
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const FIELDS: [&str; 19] = [
@@ -135,6 +135,20 @@ fn the_table_names_its_columns_and_explains_them() {
         assert!(out.contains(part), "{part} in {out}");
     }
     assert!(!out.contains('\u{1b}'), "no control characters in a pipe");
+}
+
+/// `script` gives the command a terminal.
+#[test]
+fn a_bar_shows_progress_on_a_terminal() {
+    let perf =
+        format!("{} perf --op tag_lat --size 8,16 --pin none --iters 20000", env!("CARGO_BIN_EXE_gridnet"));
+    let mut script = Command::new("script");
+    let output = script.args(["-qec", &perf, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null()).output();
+    let output = output.expect("script is there: it is essential on Debian");
+    let seen = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{seen}");
+    assert!(["0/2  tag_lat 8 B", "1/2  tag_lat 16 B"].iter().all(|part| seen.contains(part)), "{seen:?}");
+    assert!(seen.contains("half a round trip"), "{seen:?}");
 }
 
 #[test]
