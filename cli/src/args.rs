@@ -35,6 +35,9 @@ pub(crate) enum Command {
         /// Process number, or name of a fabric
         #[arg(value_name = "PID|NAME")]
         fabric: Option<String>,
+        /// One of its peers only: its number, name, process number, or node [default: all]
+        #[arg(value_name = "PEER")]
+        peer: Option<String>,
         /// Print one JSON array instead of text
         #[arg(long)]
         json: bool,

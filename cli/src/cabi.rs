@@ -267,11 +267,19 @@ impl Endpoint {
     /// Which rails lead to the peer, and why they were chosen.
     pub(crate) fn explain(&self) -> Result<String, CallError> {
         let mut bytes = vec![0u8; 4096];
-        let mut needed = 0;
-        // SAFETY: the endpoint is open, the output has as many bytes as the call is told.
-        let status = unsafe {
-            c::gridnet_endpoint_explain(self.raw, bytes.as_mut_ptr().cast(), bytes.len(), &mut needed)
+        let ask = |bytes: &mut [u8]| {
+            let mut needed = 0;
+            let out = bytes.as_mut_ptr().cast();
+            // SAFETY: the endpoint is open, the output has as many bytes as the call is told.
+            let status = unsafe { c::gridnet_endpoint_explain(self.raw, out, bytes.len(), &mut needed) };
+            (status, needed)
         };
+        let (mut status, needed) = ask(&mut bytes);
+        if status == c::GRIDNET_ERR_TRUNCATED {
+            // Room for it to grow meanwhile.
+            bytes.resize(2 * needed, 0);
+            (status, _) = ask(&mut bytes);
+        }
         check("gridnet_endpoint_explain", status)?;
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())

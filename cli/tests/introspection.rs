@@ -116,6 +116,13 @@ fn a_stopped_process_is_explained_by_number_and_by_name() {
     ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
+    let node = by_name[0]["peers"][0]["node"].as_str().unwrap();
+    for peer in ["0", "parent", &std::process::id().to_string(), node] {
+        let (code, text, err) = run(at(&scratch.0, &["explain", "waiting", peer]));
+        assert!(code == Some(0) && text.contains("peer 0 parent"), "{peer}: {text}{err}");
+    }
+    let (code, _, err) = run(at(&scratch.0, &["explain", "waiting", "nobody"]));
+    assert!(code == Some(1) && err.contains("no peer is \"nobody\""), "{err}");
 }
 
 #[test]

@@ -266,5 +266,9 @@ macro_rules! forward_rail {
         fn process(&self, link: $crate::rail::LinkId) -> Option<u32> {
             $each!(self, rail => rail.process(link))
         }
+
+        fn path(&self, link: $crate::rail::LinkId) -> $crate::rail::Path {
+            $each!(self, rail => rail.path(link))
+        }
     };
 }

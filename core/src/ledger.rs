@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::endpoint::{Candidate, PeerState};
-use crate::rail::PeerId;
+use crate::rail::{Path, PeerId, Refusal};
 pub use crate::stats::PeerCells;
 use crate::stats::PeerCounters;
 use crate::sync::{AtomicU64, Ordering};
@@ -185,6 +185,12 @@ pub struct PeerNote<'a> {
     pub state: &'a PeerState,
     /// What became of each rail.
     pub candidates: &'a [Candidate],
+    /// Names of rails, and where their links to the peer lead, as they were when they came up.
+    pub paths: &'a [(&'static str, Path)],
+    /// Times that its path broke, and frames that were sent again because of that.
+    pub breaks: (u64, u64),
+    /// Why the last call failed, while another path is sought.
+    pub last_call: Option<&'a Refusal>,
 }
 
 /// Names a row of a ledger.

@@ -386,6 +386,12 @@ pub trait Rail {
         None
     }
 
+    /// Where a link leads, and how it was found, for people. May take a call to the system.
+    fn path(&self, link: LinkId) -> Path {
+        let _ = link;
+        Path::default()
+    }
+
     /// [Sequenced](crate::wire::is_sequenced) frames that have come through a link and were delivered; also of a broken one,
     /// where no more can come: it is fenced before [`Sink::broken`] is called. Only for rails that retain.
     fn delivered(&self, link: LinkId) -> u64 {
@@ -417,6 +423,19 @@ pub trait Rail {
 
     /// Ends a link, or gives back what is left of one that broke; [`Sink::down`] is not called for it.
     fn disconnect(&mut self, link: LinkId);
+}
+
+/// Where a link leads, and how it was found, as a rail tells people: what it does not know is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Path {
+    /// Address of this side.
+    pub local: Option<String>,
+    /// Address of the other side, or the one that is being tried.
+    pub remote: Option<String>,
+    /// Time there and back, in ns, as the network measures it by itself.
+    pub round_trip_ns: Option<u64>,
+    /// Addresses that were tried before and did not do, each with the reason.
+    pub tried: Vec<String>,
 }
 
 /// Who listens to a rail.

@@ -163,7 +163,10 @@ impl Fabric {
         };
         let policy =
             WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
-        let page = open_page(&Identity { local: &local, name, config: &config }, run_dir.as_ref());
+        let page = open_page(
+            &Identity { local: &local, name, config: &config, missing: &missing },
+            run_dir.as_ref(),
+        );
         let ledger = ledger_of(page.as_ref(), &rails, &config);
         let mut engine = Engine::with_ledger(local, rails, limits, ledger);
         engine.set_guard(Box::new(SelfGuard::new()));
@@ -624,6 +627,7 @@ impl Fabric {
         for (rail, why) in &self.missing {
             text += &format!("rail {rail} not used: {why}\n");
         }
+        self.explain_path(peer, &mut text);
         Ok(text)
     }
 }

@@ -10,6 +10,7 @@
 //! | `identity.rs` | node id, host number |
 //! | `rails.rs`, `tcp.rs` | the rails as one type; how one of them is opened |
 //! | `fabric.rs` | an engine with a clock and descriptors |
+//! | `explain.rs` | where links lead, and what waits |
 //! | `regions.rs` | ending regions |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
 //! | `outlet.rs` | the short way out of an endpoint |
@@ -20,6 +21,7 @@
 //! | `logging.rs` | where log lines go |
 
 pub mod config;
+mod explain;
 mod fabric;
 mod fork;
 mod identity;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use gridnet_core::error::Error;
-use gridnet_core::rail::Refusal;
+use gridnet_core::rail::{Path, Refusal};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
 
@@ -89,6 +89,12 @@ impl Call {
     /// Grows with each call of this side.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Where the call is.
+    pub(crate) fn path(&self) -> Path {
+        let remote = self.attempt.as_ref().map(|attempt| attempt.to.to_string());
+        Path { remote, tried: self.failures.clone(), ..Path::default() }
     }
 
     /// The socket that is waited for.

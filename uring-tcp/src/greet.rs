@@ -39,6 +39,7 @@ impl TcpRail {
             node: address.node,
             incarnation: address.incarnation,
             generation: call.generation(),
+            tried: Vec::new(),
             state: State::Calling(Box::new(call)),
         });
         self.calling.push(index);
@@ -93,6 +94,7 @@ impl TcpRail {
     fn establish_called<S: Sink>(&mut self, index: u32, sink: &mut S) {
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let State::Calling(call) = std::mem::replace(&mut link.state, State::Awaiting(None)) else { return };
+        link.tried = call.path().tried;
         if let Some((stream, rest)) = call.into_parts() {
             self.establish(index, stream, &rest, sink);
         }
@@ -232,7 +234,8 @@ impl TcpRail {
             sink.accept_foreign(id, who.node, who.incarnation, who.uid)?
         };
         let Stranger { node, incarnation, generation, .. } = *who;
-        self.enter(Link { peer, node, incarnation, generation, state: State::Awaiting(None) });
+        let (tried, state) = (Vec::new(), State::Awaiting(None));
+        self.enter(Link { peer, node, incarnation, generation, tried, state });
         Ok(index)
     }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use gridnet_core::error::Error;
-use gridnet_core::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, Sink};
+use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PeerId, Posted, Rail, Refusal, Sink};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
@@ -42,6 +42,8 @@ pub(crate) struct Link {
     pub(crate) incarnation: u64,
     /// That of the call that made it.
     pub(crate) generation: u32,
+    /// Addresses that did not do, and why, once the call has come through.
+    pub(crate) tried: Vec<String>,
     pub(crate) state: State,
 }
 
@@ -493,6 +495,15 @@ impl Rail for TcpRail {
 
     fn is_connecting(&self) -> bool {
         !self.calling.is_empty() || !self.visitors.is_empty()
+    }
+
+    fn path(&self, link: LinkId) -> Path {
+        let Some(found) = self.links.get(link.0 as usize) else { return Path::default() };
+        match &found.state {
+            State::Live(conn) => Path { tried: found.tried.clone(), ..conn.line.stream.path() },
+            State::Calling(call) => call.path(),
+            _ => Path::default(),
+        }
     }
 
     fn delivered(&self, link: LinkId) -> u64 {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use gridnet_core::error::Error;
-use gridnet_core::rail::Refusal;
+use gridnet_core::rail::{Path, Refusal};
 use gridnet_core::sync::{AtomicU32, Ordering};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, Socket, TcpKeepalive, Type};
@@ -143,6 +143,31 @@ impl Stream {
         } else {
             0
         }
+    }
+
+    /// Where the connection leads.
+    pub(crate) fn path(&self) -> Path {
+        let remote = self.socket.peer_addr().ok().and_then(|at| at.as_socket());
+        Path {
+            local: self.local().map(|at| at.to_string()),
+            remote: remote.map(|at| at.to_string()),
+            round_trip_ns: self.round_trip_us().map(|us| u64::from(us) * 1000),
+            tried: Vec::new(),
+        }
+    }
+
+    /// The kernel's estimate of the time there and back, once it has one.
+    fn round_trip_us(&self) -> Option<u32> {
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the option writes at most `len` bytes to `info`, which has as many.
+        let status = unsafe {
+            let value = info.as_mut_ptr().cast();
+            libc::getsockopt(self.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &mut len)
+        };
+        // SAFETY: a struct of integers, for which zeroes are values, as are whatever bytes were written.
+        let info = unsafe { info.assume_init() };
+        (status == 0 && info.tcpi_rtt > 0).then_some(info.tcpi_rtt)
     }
 
     /// What TCP calls the state of the connection.

@@ -2,7 +2,7 @@
 
 use super::Names;
 use gridnet::core::stats::PeerCounters;
-use gridnet::page::{Activity, PageView, PeerView, WaitView, Who};
+use gridnet::page::{Activity, LinkView, PageView, PeerView, WaitView, Who};
 use serde_json::{json, Map, Value};
 
 pub(super) fn of_view(view: &PageView, names: &Names) -> Value {
@@ -26,6 +26,7 @@ pub(crate) fn of_who(who: &Who) -> Value {
         "incarnation": who.incarnation,
         "wait_mode": who.wait_mode,
         "config": who.config.iter().map(setting).collect::<Value>(),
+        "missing_rails": who.missing.iter().map(|(rail, why)| json!({ "rail": rail, "reason": why })).collect::<Value>(),
     })
 }
 
@@ -75,6 +76,10 @@ pub(crate) fn of_peer(peer: &PeerView, names: &Names) -> Value {
         "rail": peer.rail,
         "figures": figures,
         "rails": peer.verdicts.iter().map(verdict).collect::<Value>(),
+        "links": peer.links.iter().map(of_link).collect::<Value>(),
+        "breaks": peer.breaks,
+        "replays": peer.replays,
+        "last_call": peer.last_call.as_ref().map(|(code, reason)| json!({ "status": code, "reason": reason })),
         "counters": of_counters(&peer.counters),
         "pending": peer.pending,
         "bulk": peer.bulk,
@@ -84,6 +89,17 @@ pub(crate) fn of_peer(peer: &PeerView, names: &Names) -> Value {
         "stopped": peer.stopped,
         "stopping": peer.stopping,
         "torn": peer.torn,
+    })
+}
+
+fn of_link(link: &LinkView) -> Value {
+    let [local, remote] = &link.ends;
+    json!({
+        "rail": link.rail,
+        "local": local,
+        "remote": remote,
+        "round_trip_ns": link.round_trip_ns,
+        "tried": link.tried,
     })
 }
 

@@ -6,7 +6,7 @@ mod print;
 use crate::failure::Failure;
 use crate::text;
 use gridnet::config::Config;
-use gridnet::page::{self, Found, PageView};
+use gridnet::page::{self, Found, PageView, PeerView};
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -14,15 +14,18 @@ use std::path::PathBuf;
 pub(crate) use json::{of_activity, of_peer, of_waits, of_who};
 pub(crate) use print::duration;
 
-/// Explains one fabric or those of one process; lists all without a name.
-pub(crate) fn run(wanted: Option<&str>, json: bool) -> Result<(), Failure> {
+/// Explains one fabric or those of one process, with all peers or those that are meant; lists all without a name.
+pub(crate) fn run(wanted: Option<&str>, peer: Option<&str>, json: bool) -> Result<(), Failure> {
     let base = run_dir()?;
     let names = Names::collect(base.as_deref());
     let Some(wanted) = wanted else { return list(base.as_deref(), json) };
-    let views = select(base.as_deref(), Some(wanted))?
+    let mut views = select(base.as_deref(), Some(wanted))?
         .iter()
         .map(|page| page.read().map_err(|e| Failure::Run(e.to_string())))
         .collect::<Result<Vec<_>, _>>()?;
+    if let Some(peer) = peer {
+        keep_peers(&mut views, peer, &names)?;
+    }
     let mut out = io::stdout().lock();
     if json {
         let all: serde_json::Value = views.iter().map(|view| json::of_view(view, &names)).collect();
@@ -37,6 +40,27 @@ pub(crate) fn run(wanted: Option<&str>, json: bool) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Leaves of each page the peers that are meant by a word.
+fn keep_peers(views: &mut Vec<PageView>, word: &str, names: &Names) -> Result<(), Failure> {
+    let is_meant = |peer: &PeerView| {
+        let numbers = [Some(peer.peer), peer.pid].map(|number| number.map(|number| number.to_string()));
+        let texts = [names.of(&peer.node), Some(peer.node.as_str())];
+        numbers.iter().flatten().any(|number| number == word) || texts.contains(&Some(word))
+    };
+    for view in views.iter_mut() {
+        view.peers.retain(is_meant);
+        // Those that are not shown were not asked for.
+        view.more_peers = 0;
+    }
+    views.retain(|view| !view.peers.is_empty());
+    match views.is_empty() {
+        true => Err(Failure::Run(format!(
+            "no peer is {word:?}; accepted: the number, name, process number or node of a peer"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// The run directory that this environment asks for.

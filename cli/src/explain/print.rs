@@ -16,6 +16,7 @@ pub(super) fn view(out: &mut impl Write, view: &PageView, names: &Names) -> io::
         duration(age_ns(view.who.incarnation))
     )?;
     configuration(out, &view.who)?;
+    missing(out, &view.who)?;
     waits(out, view)?;
     activity(out, &view.activity)?;
     for peer in &view.peers {
@@ -44,6 +45,11 @@ fn configuration(out: &mut impl Write, who: &Who) -> io::Result<()> {
         writeln!(out, "    {}={} (by the {}; default {default})", s.name, s.value, s.origin)?;
     }
     Ok(())
+}
+
+/// Rails that no peer can be reached by.
+fn missing(out: &mut impl Write, who: &Who) -> io::Result<()> {
+    who.missing.iter().try_for_each(|(rail, why)| writeln!(out, "  rail {rail} cannot be had: {why}"))
 }
 
 fn waits(out: &mut impl Write, view: &PageView) -> io::Result<()> {
@@ -115,6 +121,7 @@ fn peer(out: &mut impl Write, peer: &PeerView, names: &Names) -> io::Result<()> 
         let used = if v.in_use { "in use" } else { "not used" };
         writeln!(out, "  rail {} {used}: {}", v.rail, v.reason)?;
     }
+    links(out, peer)?;
     let figures: Vec<String> = peer.figures.iter().map(|(name, value)| format!("{name} {value}")).collect();
     writeln!(out, "  rail {}: {}", peer.rail, figures.join(", "))?;
     let c = &peer.counters;
@@ -142,6 +149,29 @@ fn peer(out: &mut impl Write, peer: &PeerView, names: &Names) -> io::Result<()> 
         writeln!(out, "  it was told to stop: the store of unexpected messages here is full")?;
     }
     Ok(())
+}
+
+/// Where the links lead, and what has become of them.
+fn links(out: &mut impl Write, peer: &PeerView) -> io::Result<()> {
+    for link in &peer.links {
+        let [local, remote] = &link.ends;
+        let ends = [("from", local), ("to", remote)].into_iter().filter(|(_, at)| !at.is_empty());
+        let ends: String = ends.map(|(word, at)| format!(" {word} {at}")).collect();
+        let time = link
+            .round_trip_ns
+            .map_or(String::new(), |ns| format!(", {} there and back when it came up", duration(ns)));
+        writeln!(out, "  link {}{ends}{time}", link.rail)?;
+        for why in &link.tried {
+            writeln!(out, "    tried before: {why}")?;
+        }
+    }
+    if peer.breaks > 0 {
+        writeln!(out, "  path broken {} times, {} frames sent again", peer.breaks, peer.replays)?;
+    }
+    match &peer.last_call {
+        Some((code, reason)) => writeln!(out, "  last call failed ({code}): {reason}"),
+        None => Ok(()),
+    }
 }
 
 /// A time as people write it, in the unit that suits it.

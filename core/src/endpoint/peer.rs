@@ -9,7 +9,7 @@ use super::remote_line::RemoteLine;
 use crate::error::Error;
 use crate::ledger::{Kept, PeerCounts, Row};
 use crate::matching::Key;
-use crate::rail::{LinkId, PeerId, Refusal};
+use crate::rail::{LinkId, Path, PeerId, Refusal};
 use crate::ring::lane::Lane;
 use crate::ring::slot::BODY_BYTES;
 use crate::wire::{Message, NodeId};
@@ -51,6 +51,8 @@ pub(super) struct Peer {
     pub(super) rail: usize,
     pub(super) link: LinkId,
     pub(super) candidates: Vec<Candidate>,
+    /// Where its links lead, by the names of their rails, as told when they came up.
+    pub(super) paths: Vec<(&'static str, Path)>,
     /// Largest message that goes whole.
     pub(super) eager_max: usize,
     /// Its rail may answer `Posted::Accepted`.
@@ -111,6 +113,7 @@ impl Peer {
             rail,
             link,
             candidates: Vec::new(),
+            paths: Vec::new(),
             eager_max,
             keeps_memory: false,
             lends: false,

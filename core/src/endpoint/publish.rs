@@ -4,21 +4,56 @@ use super::peer::{Peer, PeerState};
 use super::state::State;
 use super::Engine;
 use crate::error::Error;
-use crate::ledger::{Kept, PeerCounts, PeerNote, Row};
-use crate::rail::{PeerId, Rail};
+use crate::ledger::{Kept, PeerCounts, PeerGauges, PeerNote, Row};
+use crate::rail::{LinkId, Path, PeerId, Rail, Refusal};
 
 impl<R: Rail> Engine<R> {
     /// Tells the ledger of peers whose link has just come up; only now does the rail know their process.
     pub(super) fn introduce(&mut self) {
         while let Some(peer) = self.state.fresh.pop() {
+            let paths = self.paths(peer);
             let Some(p) = self.state.peers.get_mut(peer.index()) else { continue };
             p.process = self.rails.get(p.rail).and_then(|rail| rail.process(p.link));
+            p.paths = paths;
             self.state.announce(peer);
         }
+    }
+
+    /// Where the links to a peer lead now, by the names of their rails. May take calls to the system.
+    pub fn paths(&self, peer: PeerId) -> Vec<(&'static str, Path)> {
+        let Some(p) = self.state.peers.get(peer.index()) else { return Vec::new() };
+        // The present link, and one that is being made in its place.
+        let attempt = p.recovery.as_ref().and_then(|recovery| recovery.attempt);
+        let present = p.live_link().filter(|present| Some(*present) != attempt);
+        let path = |(rail, link): (usize, LinkId)| {
+            let rail = self.rails.get(rail)?;
+            Some((rail.name(), rail.path(link)))
+        };
+        present
+            .into_iter()
+            .chain(attempt)
+            .filter_map(path)
+            .filter(|(_, path)| *path != Path::default())
+            .collect()
+    }
+
+    /// How much waits in the conversation with a peer.
+    pub fn gauges(&self, peer: PeerId) -> Option<&PeerGauges> {
+        self.state.peers.get(peer.index()).map(|p| &p.counts.gauges)
+    }
+
+    /// Why the last call to a peer failed, while another path to it is sought.
+    pub fn last_call(&self, peer: PeerId) -> Option<&Refusal> {
+        self.state.peers.get(peer.index())?.last_call()
     }
 }
 
 impl Peer {
+    fn last_call(&self) -> Option<&Refusal> {
+        let recovery = self.recovery.as_ref().filter(|_| matches!(self.state, PeerState::Broken(_)));
+        recovery?.refusal.as_ref()
+    }
+
     /// To be called after each change of what waits.
     pub(super) fn publish(&self) {
         let gauges = &self.counts.gauges;
@@ -70,6 +105,9 @@ impl State {
             eager_max: p.eager_max,
             state: &p.state,
             candidates: &p.candidates,
+            paths: &p.paths,
+            breaks: p.recovery.as_ref().map_or((0, 0), |recovery| (recovery.breaks, recovery.replays)),
+            last_call: p.last_call(),
         };
         self.ledger.note(row, &note);
     }

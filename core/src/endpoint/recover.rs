@@ -269,6 +269,7 @@ impl State {
         }
         recovery.refusal = Some(reason.clone());
         self.mend_at = Some(Time(0));
+        self.announce(peer);
         true
     }
 

@@ -26,6 +26,6 @@ mod writer;
 
 pub use find::{all, of_name, of_process, Found, Missing};
 pub use layout::VERSION;
-pub use reader::{Activity, PageView, PeerView, ReadError, Setting, WaitView, Who};
+pub use reader::{Activity, LinkView, PageView, PeerView, ReadError, Setting, WaitView, Who};
 pub(crate) use waits::{Call, Waiting};
 pub(crate) use writer::{Identity, Page, PageLedger};

@@ -79,6 +79,8 @@ pub struct Who {
     pub wait_mode: String,
     /// Variables that were set.
     pub config: Vec<Setting>,
+    /// Rails that cannot be had, each with the reason.
+    pub missing: Vec<(String, String)>,
 }
 
 /// A variable that differs from its default, or was set to it.
@@ -153,7 +155,7 @@ pub struct PeerView {
     pub incarnation: u64,
     /// Process number.
     pub pid: Option<u32>,
-    /// `connecting`, `up` or `gone`.
+    /// `connecting`, `up`, `broken` or `gone`.
     pub state: String,
     /// Status code and reason of the end.
     pub error: Option<(i32, String)>,
@@ -163,6 +165,14 @@ pub struct PeerView {
     pub figures: Vec<(String, u64)>,
     /// Each rail, and why it is used or not.
     pub verdicts: Vec<Verdict>,
+    /// Where the links lead, as they were when they came up.
+    pub links: Vec<LinkView>,
+    /// Times that the path broke.
+    pub breaks: u64,
+    /// Frames that were sent again because of that.
+    pub replays: u64,
+    /// Status code and reason of the last call that failed, while another path is sought.
+    pub last_call: Option<(i32, String)>,
     /// What happened.
     pub counters: PeerCounters,
     /// Messages that wait to be sent.
@@ -181,6 +191,19 @@ pub struct PeerView {
     pub stopping: bool,
     /// The text was being written when its process was stopped: it may be mixed up.
     pub torn: bool,
+}
+
+/// Where a link leads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkView {
+    /// Its rail.
+    pub rail: String,
+    /// Addresses of this side and of the other; empty where the rail has none.
+    pub ends: [String; 2],
+    /// Time there and back in ns, as the network measured it.
+    pub round_trip_ns: Option<u64>,
+    /// Addresses that were tried before and did not do, each with the reason.
+    pub tried: Vec<String>,
 }
 
 /// A page at one moment.
@@ -290,6 +313,7 @@ fn who_of(bytes: &[u8]) -> Who {
             "program" => who.program = value(0),
             "version" => who.version = value(0),
             "wait_mode" => who.wait_mode = value(0),
+            "missing" => who.missing.push((value(0), value(1))),
             "config" => who.config.push(Setting {
                 name: value(0),
                 value: value(1),
@@ -352,6 +376,18 @@ fn peer_of(row: &[u8], torn: bool) -> Option<PeerView> {
             "path" => {
                 peer.verdicts.push(Verdict { rail: value(0), in_use: value(1) == "used", reason: value(2) })
             }
+            "link" => peer.links.push(LinkView {
+                rail: value(0),
+                ends: [value(1), value(2)],
+                round_trip_ns: value(3).parse().ok(),
+                tried: Vec::new(),
+            }),
+            "tried" => {
+                let link = peer.links.last_mut().filter(|link| link.rail == value(0));
+                link.into_iter().for_each(|link| link.tried.push(value(1)));
+            }
+            "breaks" => (peer.breaks, peer.replays) = (number(&value(0)), number(&value(1))),
+            "last_call" => peer.last_call = Some((value(0).parse().unwrap_or(0), value(1))),
             "latency_ns" | "bandwidth" | "copies" | "max_inline" | "eager_max" => {
                 peer.figures.push((key, number(&value(0))));
             }

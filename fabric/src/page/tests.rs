@@ -9,7 +9,7 @@ use std::sync::Arc;
 use gridnet_core::endpoint::{Candidate, PeerState};
 use gridnet_core::error::Error;
 use gridnet_core::ledger::{Ledger, PeerNote, Row};
-use gridnet_core::rail::{Capabilities, PeerId, Refusal};
+use gridnet_core::rail::{Capabilities, Path, PeerId, Refusal};
 use gridnet_core::stats::PeerCounters;
 use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use proptest::prelude::*;
@@ -37,7 +37,9 @@ impl Scratch {
             [("GRIDNET_EAGER_MAX".to_owned(), "4k".to_owned())].into_iter(),
             &[("GRIDNET_WAIT_MODE".to_owned(), "spin".to_owned())],
         );
-        let who = Identity { local: &address(byte), name: Some("service"), config: &config.unwrap() };
+        let missing = [("tcp", "it needs a key".to_owned())];
+        let (local, config) = (&address(byte), &config.unwrap());
+        let who = Identity { local, name: Some("service"), config, missing: &missing };
         Page::create(&self.0, &who).unwrap()
     }
 
@@ -78,7 +80,40 @@ fn note<'a>(peer: u32, state: &'a PeerState, candidates: &'a [Candidate]) -> Pee
         eager_max: 8192,
         state,
         candidates,
+        paths: &[],
+        breaks: (0, 0),
+        last_call: None,
     }
+}
+
+#[test]
+fn a_reader_sees_where_links_lead_and_what_became_of_them() {
+    let scratch = Scratch::new("links");
+    let page = scratch.page(1);
+    let mut ledger = ledger(&page);
+    let (row, _counts) = ledger.open().unwrap();
+    let path = |number: u64, tried: &[&str]| Path {
+        local: Some(format!("10.0.0.1:{number}")),
+        remote: Some(format!("10.0.0.2:{number}")),
+        round_trip_ns: Some(number * 1000),
+        tried: tried.iter().map(|why| (*why).to_owned()).collect(),
+    };
+    let paths = [("tcp", path(7, &["10.0.0.3:1: refused", "10.0.0.4:1: no answer"])), ("tcp", path(8, &[]))];
+    let broken = PeerState::Broken(Refusal::new(Error::PeerGone, "cut"));
+    let last = Refusal::new(Error::Timeout, "no answer");
+    ledger.note(
+        row,
+        &PeerNote { paths: &paths, breaks: (3, 12), last_call: Some(&last), ..note(0, &broken, &[]) },
+    );
+    let view = PageView::read(&scratch.file(1)).unwrap();
+    assert_eq!(view.who.missing, [("tcp".to_owned(), "it needs a key".to_owned())]);
+    let peer = &view.peers[0];
+    let ends: Vec<_> = peer.links.iter().map(|l| (l.ends[0].as_str(), l.round_trip_ns)).collect();
+    assert_eq!(ends, [("10.0.0.1:7", Some(7000)), ("10.0.0.1:8", Some(8000))]);
+    assert_eq!((peer.breaks, peer.replays, peer.state.as_str()), (3, 12, "broken"));
+    assert_eq!(peer.last_call, Some((Error::Timeout.code(), "no answer".to_owned())));
+    assert_eq!(peer.links[0].tried, ["10.0.0.3:1: refused", "10.0.0.4:1: no answer"]);
+    assert!(peer.links[1].tried.is_empty());
 }
 
 #[test]

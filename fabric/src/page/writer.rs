@@ -47,6 +47,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) local: &'a Address,
     pub(crate) name: Option<&'a str>,
     pub(crate) config: &'a Config,
+    /// Rails that cannot be had, and why.
+    pub(crate) missing: &'a [(&'static str, String)],
 }
 
 impl Page {
@@ -236,7 +238,26 @@ impl PageLedger {
             let used = if verdict.in_use { "used" } else { "refused" };
             lines.add("path", &[&verdict.rail, used, cut(&verdict.reason, REASON_BYTES)]);
         }
+        add_paths(&mut lines, note);
         lines.into_text()
+    }
+}
+
+/// What has become of the path, and where the links lead; what matters least comes last, where there may be no room.
+fn add_paths(lines: &mut Lines, note: &PeerNote<'_>) {
+    let text = |what: &Option<String>| what.clone().unwrap_or_default();
+    let (breaks, replays) = note.breaks;
+    if breaks > 0 {
+        lines.add("breaks", &[&breaks.to_string(), &replays.to_string()]);
+    }
+    if let Some(why) = note.last_call {
+        lines.add("last_call", &[&why.error.code().to_string(), cut(&why.reason, REASON_BYTES)]);
+    }
+    for (rail, path) in note.paths {
+        let round_trip = path.round_trip_ns.map_or(String::new(), |ns| ns.to_string());
+        lines.add("link", &[rail, &text(&path.local), &text(&path.remote), &round_trip]);
+        // Of the link before them.
+        path.tried.iter().for_each(|why| lines.add("tried", &[rail, cut(why, REASON_BYTES)]));
     }
 }
 
@@ -282,6 +303,9 @@ fn head(who: &Identity<'_>) -> String {
     let program = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
     lines.add("program", &[program.trim_end()]);
     lines.add("version", &[env!("CARGO_PKG_VERSION")]);
+    for (rail, why) in who.missing {
+        lines.add("missing", &[rail, cut(why, REASON_BYTES)]);
+    }
     for entry in who.config.entries() {
         if entry.name == "GRIDNET_WAIT_MODE" {
             lines.add("wait_mode", &[&entry.value]);
