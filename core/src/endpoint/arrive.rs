@@ -215,9 +215,13 @@ impl State {
             return Err(Error::PeerMisbehaved);
         }
         pieces.push_back(Piece { receiver_op, offset, end });
+        let cq = send.cq;
         if pieces.len() == 1 {
             if let Some(p) = self.peers.get_mut(peer.index()) {
-                p.bulk.push_back(key);
+                if p.bulk.is_empty() {
+                    p.lead.note(p.counts.cells.sends_eager.value(), false);
+                }
+                p.bulk.push(cq, key);
                 p.publish();
             }
             self.schedule(peer);
@@ -294,7 +298,7 @@ impl State {
             Some(send) if send.peer != peer => Err(Error::PeerMisbehaved),
             Some(send) if matches!(send.stage, Stage::Announced { .. }) => {
                 if let Some(p) = self.peers.get_mut(peer.index()) {
-                    p.bulk.retain(|k| *k != key);
+                    p.bulk.remove(key);
                     p.publish();
                 }
                 self.complete_send(key, status);

@@ -2,9 +2,11 @@
 //!
 //! Peers with something to send stand in one line. Each in turn gets a quantum of bytes (deficit round robin,
 //! Shreedhar and Varghese 1995, with the deficit never carried over, as a frame is small against the quantum): first its control
-//! messages, then messages in order, then one segment of each large message in turn. A rail without room sends
-//! the peer to the end of the line; it costs nobody else more than one look.
+//! messages, then messages in order, as long as they are not too far ahead of large ones, then segments of these, the users of
+//! the fabric in turn (`bulk.rs`). A rail without room sends the peer to the end of the line; it costs nobody else more than one
+//! look.
 
+use super::bulk::FRAME_COST;
 use super::op::{Piece, SendOp, Stage};
 use super::peer::PeerState;
 use super::state::State;
@@ -19,8 +21,6 @@ use crate::wire::Message;
 const QUANTUM: usize = 512 * 1024;
 /// Bytes that are fetched in one go, so that a large message does not keep others waiting.
 const FETCH_PART: u64 = 2 << 20;
-/// What a frame costs besides its payload.
-const FRAME_COST: usize = 64;
 
 /// What became of one attempt.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl<R: Rail> Engine<R> {
         }
         while budget > 0 && self.state.peers[peer.index()].state == PeerState::Up {
             let mut step = self.flush_urgent(peer);
-            if step == Step::Idle {
+            if step == Step::Idle && self.may_lead(peer) {
                 step = self.flush_message(peer);
             }
             if step == Step::Idle {
@@ -74,6 +74,13 @@ impl<R: Rail> Engine<R> {
         }
         self.state.peers[peer.index()].refresh_direct();
         moved
+    }
+
+    /// Whether the next message in order goes before segments that wait.
+    fn may_lead(&mut self, peer: PeerId) -> bool {
+        let p = &mut self.state.peers[peer.index()];
+        p.lead.note(p.counts.cells.sends_eager.value(), !p.bulk.is_empty());
+        !p.lead.is_used_up()
     }
 
     fn flush_urgent(&mut self, peer: PeerId) -> Step {
@@ -151,6 +158,7 @@ impl<R: Rail> Engine<R> {
             return Step::Moved(0);
         };
         let len = op.len as usize;
+        p.lead.grow(len);
         match (posted, op.sync) {
             (Posted::Accepted(token), _) => {
                 op.stage = Stage::InRail;
@@ -180,18 +188,18 @@ impl<R: Rail> Engine<R> {
     /// The next segment of the large message whose turn it is.
     fn flush_segment(&mut self, peer: PeerId) -> Step {
         let p = &mut self.state.peers[peer.index()];
-        let Some(&key) = p.bulk.front() else {
+        let Some(key) = p.bulk.front() else {
             return Step::Idle;
         };
         let Some(op) = self.state.sends.get_mut(key) else {
-            p.bulk.pop_front();
+            p.bulk.turn(0, false);
             return Step::Moved(0);
         };
         let Stage::Announced { pieces, .. } = &mut op.stage else {
             return Step::Idle;
         };
         let Some(piece) = pieces.front_mut() else {
-            p.bulk.pop_front();
+            p.bulk.turn(0, false);
             return Step::Moved(0);
         };
         let rail = &mut self.rails[p.rail];
@@ -207,7 +215,8 @@ impl<R: Rail> Engine<R> {
                 if finished {
                     pieces.pop_front();
                 }
-                turn(&mut p.bulk, !finished || !pieces.is_empty());
+                p.bulk.turn(len, !finished || !pieces.is_empty());
+                p.lead.shrink(len);
                 Step::Moved(len)
             }
             Posted::Failed(error) => {
@@ -303,18 +312,6 @@ fn note_answer(message: &Message) {
         Message::Fin { .. } => kill_point!("rendezvous.fin"),
         Message::Matched { .. } => kill_point!("ring.matched"),
         _ => {}
-    }
-}
-
-/// The front of the line goes to its end, or away.
-fn turn(bulk: &mut std::collections::VecDeque<Key>, stays: bool) {
-    if bulk.len() == 1 && stays {
-        return;
-    }
-    if let Some(key) = bulk.pop_front() {
-        if stays {
-            bulk.push_back(key);
-        }
     }
 }
 

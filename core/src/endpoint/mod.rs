@@ -18,6 +18,7 @@
 //! | `receive.rs` | receives, probes, the unexpected store |
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
+//! | `bulk.rs` | large messages, by users and in turn |
 //! | `link.rs` | peers coming and going |
 //! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
 //! | `prefer.rs` | the way back to a rail that is preferred |
@@ -31,6 +32,7 @@
 
 mod answer;
 mod arrive;
+mod bulk;
 mod flush;
 mod link;
 mod loan;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::bulk::{Bulk, Lead};
 use super::loan_table::NO_HOLD;
 use super::recover::Recovery;
 use super::remote_line::RemoteLine;
@@ -77,7 +78,9 @@ pub(super) struct Peer {
     /// Messages in order.
     pub(super) pending: VecDeque<Key>,
     /// Sends of which the peer has asked for pieces, in turn.
-    pub(super) bulk: VecDeque<Key>,
+    pub(super) bulk: Bulk,
+    /// How far messages in order are ahead of them.
+    pub(super) lead: Lead,
     /// Operations on its regions, and its own on ours.
     pub(super) remote: RemoteLine,
     /// In the engine's list of peers with work.
@@ -125,7 +128,8 @@ impl Peer {
             since_stop: 0,
             urgent: VecDeque::new(),
             pending: VecDeque::new(),
-            bulk: VecDeque::new(),
+            bulk: Bulk::default(),
+            lead: Lead::default(),
             remote: RemoteLine::default(),
             scheduled: false,
             early_messages: 0,
@@ -152,7 +156,11 @@ impl Peer {
     #[inline]
     pub(super) fn refresh_direct(&mut self) {
         self.set_direct(
-            self.state == PeerState::Up && !self.stopped && !self.keeps_memory && self.pending.is_empty(),
+            self.state == PeerState::Up
+                && !self.stopped
+                && !self.keeps_memory
+                && self.pending.is_empty()
+                && (self.bulk.is_empty() || !self.lead.is_used_up()),
         );
         self.publish();
     }

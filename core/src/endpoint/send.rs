@@ -195,7 +195,7 @@ impl super::state::State {
         }
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.pending.retain(|k| *k != key);
-            p.bulk.retain(|k| *k != key);
+            p.bulk.remove(key);
             p.refresh_direct();
         }
         self.complete_send(key, Err(error));

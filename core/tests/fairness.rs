@@ -1,0 +1,133 @@
+//! Who gets how much of a path that several share, in virtual time. What is counted are bytes and the order of events, not time.
+
+use gridnet_core::endpoint::{CqId, SendArgs, Sent};
+use gridnet_core::mem::Iov;
+use gridnet_core::rail::PeerId;
+use gridnet_core::testing::loopback::Loopback;
+use gridnet_core::testing::node::{anything, exactly, Ticket};
+use gridnet_core::testing::pair::{Pair, Setup};
+
+const MIB: usize = 1 << 20;
+/// What a small message costs: 8 bytes, and as much as the arbiter counts for a frame.
+const SMALL_COST: usize = 8 + 64;
+/// Small messages that wait at any time.
+const FLOOD: usize = 300;
+
+fn pair() -> Pair<Loopback> {
+    Pair::new(Loopback::new(0, false))
+}
+
+/// Starts a send of `len` bytes for a user of its own completion queue.
+fn send_as(pair: &mut Pair<Loopback>, cq: CqId, len: usize, tag: u64) {
+    let bytes = Vec::leak(vec![tag as u8; len]);
+    // SAFETY: the memory is never freed, and nobody else has it.
+    let iov = unsafe { Iov::new(bytes.as_mut_ptr(), bytes.len()) };
+    let args =
+        SendArgs { cq, owner: 7, context: tag, tag, immediate: None, sync: false, always_complete: true };
+    let sent = pair.a.engine().send_iov(pair.to_b, &[iov], &args);
+    assert!(matches!(sent, Ok(Sent::InProgress(_))));
+}
+
+fn completed(pair: &mut Pair<Loopback>, cq: CqId) -> usize {
+    pair.a.engine().take_completions(cq, |_| true)
+}
+
+/// Keeps small messages waiting at `a`; returns how many have come to `b` since.
+struct Flood {
+    sends: Vec<Ticket>,
+    receives: Vec<Ticket>,
+    came: usize,
+}
+
+impl Flood {
+    const TAG: u64 = 99;
+
+    fn go_on(&mut self, pair: &mut Pair<Loopback>, to: PeerId) {
+        self.sends.retain(|send| pair.a.take(*send).is_none());
+        while self.sends.len() < FLOOD {
+            self.sends.push(pair.a.send(to, &[1; 8], Flood::TAG));
+        }
+        let before = self.receives.len();
+        self.receives.retain(|receive| pair.b.take(*receive).is_none());
+        self.came += before - self.receives.len();
+        while self.receives.len() < 2 * FLOOD {
+            self.receives.push(pair.b.receive(exactly(pair.to_a, Flood::TAG), 8));
+        }
+    }
+}
+
+/// A flood of small messages leaves half of the bytes to a large one, and no more.
+#[test]
+fn small_messages_and_large_ones_share_by_bytes() {
+    let mut pair = pair();
+    let mut flood = Flood { sends: Vec::new(), receives: Vec::new(), came: 0 };
+    let to_b = pair.to_b;
+    for _ in 0..100 {
+        flood.go_on(&mut pair, to_b);
+        pair.step();
+    }
+    let alone = flood.came;
+    assert!(alone > 100 * 60, "{alone}: a flood alone has the path to itself");
+    let receive = pair.b.receive(exactly(pair.to_a, 1), 4 * MIB);
+    let send = pair.a.send(to_b, &vec![5; 4 * MIB], 1);
+    while !pair.b.is_finished(receive) {
+        flood.go_on(&mut pair, to_b);
+        pair.step();
+        assert!(flood.came < alone + 4 * MIB / SMALL_COST * 2, "the large message starves");
+    }
+    let share = (flood.came - alone) as f64 * SMALL_COST as f64 / (4 * MIB) as f64;
+    assert!((0.8..1.25).contains(&share), "{share} times as many bytes of small messages");
+    assert_eq!(pair.finish_a(send).status, Ok(()));
+}
+
+/// Who sends many large messages gets no more than who sends one.
+#[test]
+fn users_share_by_bytes_and_not_by_messages() {
+    let mut pair = pair();
+    let many = pair.a.engine().create_cq(64);
+    let one = pair.a.engine().create_cq(64);
+    (0..8).for_each(|i| send_as(&mut pair, many, MIB, i));
+    send_as(&mut pair, one, 2 * MIB, 8);
+    let receives: Vec<_> = (0..9u64).map(|tag| pair.b.receive(exactly(pair.to_a, tag), 2 * MIB)).collect();
+    let mut of_many = 0;
+    let done = pair.run_until(|pair| {
+        of_many += completed(pair, many);
+        completed(pair, one) == 1
+    });
+    assert!(done, "the single message does not end");
+    assert_eq!(of_many, 0, "each of the eight has had an eighth of what the one had");
+    receives.into_iter().for_each(|receive| assert_eq!(pair.finish_b(receive).status, Ok(())));
+    pair.run_until_quiet();
+    assert_eq!(completed(&mut pair, many), 8);
+}
+
+/// Peers have their turns by bytes, whatever waits for each.
+#[test]
+fn peers_share_by_bytes_and_not_by_messages() {
+    let mut pair = pair();
+    let mut other = pair.stranger(3, Setup::default());
+    let to_other = pair.a.engine().open(&other.address().to_owned()).expect("the rail leads there");
+    let first = other.receive(anything(), 1);
+    let ping = pair.a.send(to_other, b"x", 1);
+    while !other.is_finished(first) {
+        let now = gridnet_core::testing::pair::Fixture::tick(&mut pair.fixture);
+        pair.a.drive(now);
+        other.drive(now);
+    }
+    pair.finish_a(ping);
+    let sends: Vec<_> = (0..16u64).map(|tag| pair.a.send(pair.to_b, &vec![1; MIB], tag)).collect();
+    let receives: Vec<_> = (0..16u64).map(|tag| pair.b.receive(exactly(pair.to_a, tag), MIB)).collect();
+    let single = pair.a.send(to_other, &vec![2; 2 * MIB], 1);
+    let received = other.receive(anything(), 2 * MIB);
+    while !other.is_finished(received) {
+        let now = gridnet_core::testing::pair::Fixture::tick(&mut pair.fixture);
+        pair.a.drive(now);
+        pair.b.drive(now);
+        other.drive(now);
+    }
+    let done = receives.iter().filter(|receive| pair.b.is_finished(**receive)).count();
+    assert!(done <= 3, "{done} MiB to one peer while another got two");
+    pair.finish_a(single);
+    receives.into_iter().for_each(|receive| assert_eq!(pair.finish_b(receive).status, Ok(())));
+    sends.into_iter().for_each(|send| assert_eq!(pair.finish_a(send).status, Ok(())));
+}
