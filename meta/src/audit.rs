@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Moment;
 use crate::error::Refusal;
 
-/// Refusals that are kept.
+/// Refusals of strangers that are kept, and of others.
 const KEPT: usize = 256;
 /// Bytes of a text of a stranger that are kept.
 const TEXT_BYTES_MAX: usize = 200;
@@ -27,22 +27,30 @@ pub struct Line {
 
 /// The last refusals, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Audit(VecDeque<Line>);
+pub(crate) struct Audit {
+    /// Of those of whom nothing was known.
+    strangers: VecDeque<Line>,
+    /// Of all others.
+    known: VecDeque<Line>,
+}
 
 impl Audit {
-    /// Notes a refusal; `None` is one by TLS, before anything was said.
-    pub(crate) fn refused(&mut self, who: String, refusal: Option<Refusal>, why: &str, now: Moment) {
+    /// Notes a refusal.
+    pub(crate) fn refused(&mut self, who: String, refusal: Refusal, why: &str, now: Moment) {
         let why: String = why.chars().filter(|c| !c.is_control()).take(TEXT_BYTES_MAX).collect();
-        let refusal = refusal.map_or("tls", Refusal::name);
+        let kind = refusal;
+        let refusal = kind.name();
         tracing::warn!(target: "gridnet::audit", "refused {who} {refusal}: {why}");
-        if self.0.len() == KEPT {
-            self.0.pop_front();
+        // Strangers do not push out what members and tickets are refused for.
+        let kept = if kind == Refusal::Stranger { &mut self.strangers } else { &mut self.known };
+        if kept.len() == KEPT {
+            kept.pop_front();
         }
-        self.0.push_back(Line { at: now.to_string(), who, refusal: refusal.to_owned(), why });
+        kept.push_back(Line { at: now.to_string(), who, refusal: refusal.to_owned(), why });
     }
 
     pub(crate) fn lines(&self) -> impl Iterator<Item = &Line> {
-        self.0.iter()
+        self.strangers.iter().chain(&self.known)
     }
 }
 
@@ -55,7 +63,7 @@ mod tests {
         let mut audit = Audit::default();
         let text = format!("first\nrefused 10.0.0.1 secret: \x1b[31m{}", "x".repeat(5000));
         for _ in 0..1000 {
-            audit.refused("10.9.9.9:1".into(), Some(Refusal::Malformed), &text, Moment::from_unix(0));
+            audit.refused("10.9.9.9:1".into(), Refusal::Malformed, &text, Moment::from_unix(0));
         }
         assert_eq!(audit.lines().count(), KEPT);
         let line = audit.lines().next().unwrap();

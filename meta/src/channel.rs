@@ -20,11 +20,13 @@ pub(crate) struct Inbox<Stream> {
     stream: Stream,
     bytes: Vec<u8>,
     taken: usize,
+    longest: usize,
 }
 
 impl<Stream: AsyncRead + Unpin> Inbox<Stream> {
-    pub(crate) fn new(stream: Stream) -> Inbox<Stream> {
-        Inbox { stream, bytes: Vec::new(), taken: 0 }
+    /// Takes messages of at most `longest` bytes.
+    pub(crate) fn new(stream: Stream, longest: usize) -> Inbox<Stream> {
+        Inbox { stream, bytes: Vec::new(), taken: 0, longest }
     }
 
     /// The next message that is known.
@@ -48,7 +50,14 @@ impl<Stream: AsyncRead + Unpin> Inbox<Stream> {
         loop {
             let left = self.bytes.get(self.taken..).unwrap_or_default();
             let Some((length, rest)) = left.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
-            let Some(message) = rest.get(..Message::length(*length)?) else { return Ok(None) };
+            let length = Message::length(*length)?;
+            if length > self.longest {
+                return Err(Error::Peer(format!(
+                    "control message of {length} bytes: at most {}",
+                    self.longest
+                )));
+            }
+            let Some(message) = rest.get(..length) else { return Ok(None) };
             let decoded = Message::decode(message)?;
             self.taken += LENGTH_BYTES + message.len();
             if decoded.is_some() {
@@ -126,7 +135,7 @@ mod tests {
         in_runtime(async {
             for step in [1, 3, 1000, 20_000] {
                 let (mut to, from) = tokio::io::duplex(64);
-                let mut inbox = Inbox::new(from);
+                let mut inbox = Inbox::new(from, MESSAGE_BYTES_MAX);
                 let pieces: Vec<Vec<u8>> = bytes.chunks(step).map(<[u8]>::to_vec).collect();
                 let writer = async {
                     for piece in &pieces {
@@ -148,7 +157,7 @@ mod tests {
     fn giving_up_a_wait_loses_nothing() {
         in_runtime(async {
             let (mut to, from) = tokio::io::duplex(64);
-            let mut inbox = Inbox::new(from);
+            let mut inbox = Inbox::new(from, MESSAGE_BYTES_MAX);
             for byte in Message::Ping(7).encode().unwrap() {
                 assert!(timeout(Duration::from_millis(1), inbox.next()).await.is_err());
                 to.write_all(&[byte]).await.unwrap();
@@ -162,7 +171,7 @@ mod tests {
         in_runtime(async {
             let (mut to, from) = tokio::io::duplex(64);
             to.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
-            assert!(matches!(Inbox::new(from).next().await, Err(Error::Peer(_))));
+            assert!(matches!(Inbox::new(from, MESSAGE_BYTES_MAX).next().await, Err(Error::Peer(_))));
         });
     }
 }

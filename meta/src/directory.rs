@@ -12,6 +12,8 @@ use crate::name::Name;
 
 /// Changes that are kept for followers that are behind; who is further behind gets everything.
 const LOG_MAX: usize = 1024;
+/// Entries that a follower takes, far beyond what a rendez-vous node serves.
+const ENTRIES_MAX: usize = 1 << 20;
 /// Entries or changes in one update, which must fit a message.
 pub const UPDATE_ENTRIES_MAX: usize = 256;
 
@@ -250,7 +252,7 @@ impl Follower {
         let known = usize::try_from(self.version.number - from.number).unwrap_or(usize::MAX);
         let mut events = Vec::new();
         for change in changes.into_iter().skip(known) {
-            self.version.number += 1;
+            self.version.number = self.version.number.wrapping_add(1);
             match change {
                 Change::Joined(entry) => {
                     self.entries.insert(entry.node, entry.clone());
@@ -279,7 +281,11 @@ impl Follower {
         }
         let mut coming = match self.coming.take() {
             _ if before == 0 => BTreeMap::new(),
-            Some((of, coming)) if of == version && coming.len() as u64 == before => coming,
+            Some((of, coming))
+                if of == version && coming.len() as u64 == before && coming.len() < ENTRIES_MAX =>
+            {
+                coming
+            }
             _ => return Err(Gap),
         };
         coming.extend(entries.into_iter().map(|entry| (entry.node, entry)));
@@ -291,7 +297,10 @@ impl Follower {
         self.version = version;
         let gone = earlier.keys().filter(|node| !self.entries.contains_key(node));
         let mut events: Vec<Event> = gone.map(|node| Event::Left(*node, Departure::Lost)).collect();
-        let come = self.entries.iter().filter(|(node, entry)| earlier.get(node) != Some(entry));
+        // When it came back to a rendez-vous node that was started again is no news.
+        let is_same = |a: &Entry, b: &Entry| (&a.cluster, &a.label) == (&b.cluster, &b.label);
+        let come =
+            self.entries.iter().filter(|(node, entry)| !earlier.get(node).is_some_and(|e| is_same(e, entry)));
         events.extend(come.map(|(_, entry)| Event::Joined(entry.clone())));
         Ok(events)
     }

@@ -22,9 +22,12 @@ pub enum Error {
 
 /// Why somebody is refused; numbers of the control protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(from = "u16", into = "u16")]
 #[non_exhaustive]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Refusal {
+    /// A reason that this version does not know.
+    Other = 0,
     /// The proof is wrong: the secret is not that of the ticket.
     Secret = 1,
     /// The ticket has expired.
@@ -39,10 +42,26 @@ pub enum Refusal {
     Rate = 6,
     /// The request makes no sense.
     Malformed = 7,
-    /// The node id belongs to another key.
-    Node = 8,
     /// There is no room for more.
-    Limit = 9,
+    Limit = 8,
+    /// The rendez-vous node has a trouble of its own.
+    Trouble = 9,
+    /// The connection ended before somebody was known: no TLS, no certificate, silence.
+    Stranger = 10,
+}
+
+impl From<Refusal> for u16 {
+    fn from(refusal: Refusal) -> u16 {
+        refusal as u16
+    }
+}
+
+impl From<u16> for Refusal {
+    fn from(number: u16) -> Refusal {
+        use Refusal::{Expired, Limit, Malformed, Rate, Revoked, Secret, Stranger, Ticket, Trouble, UsedUp};
+        let known = [Secret, Expired, UsedUp, Ticket, Revoked, Rate, Malformed, Limit, Trouble, Stranger];
+        known.into_iter().find(|refusal| *refusal as u16 == number).unwrap_or(Refusal::Other)
+    }
 }
 
 impl Refusal {
@@ -56,8 +75,10 @@ impl Refusal {
             Refusal::Revoked => "revoked",
             Refusal::Rate => "rate",
             Refusal::Malformed => "malformed",
-            Refusal::Node => "node",
             Refusal::Limit => "limit",
+            Refusal::Trouble => "trouble",
+            Refusal::Stranger => "stranger",
+            Refusal::Other => "other",
         }
     }
 }

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
+use zeroize::Zeroize;
 
 use crate::authority::{self, NODE_DOMAIN};
 use crate::clock::Moment;
@@ -90,10 +91,14 @@ impl Identity {
         self.valid.1
     }
 
+    /// How long it is valid in all.
+    pub(crate) fn span(&self) -> std::time::Duration {
+        self.valid.0.after(authority::CLOCK_SKEW).until(self.valid.1)
+    }
+
     /// Whether a new one should be asked for: two thirds of the time have passed.
     pub fn is_to_be_renewed(&self, now: Moment) -> bool {
-        let (from, until) = (self.valid.0.after(authority::CLOCK_SKEW), self.valid.1);
-        now >= from.after(from.until(until) * 2 / 3)
+        now >= self.valid.0.after(authority::CLOCK_SKEW).after(self.span() * 2 / 3)
     }
 
     pub(crate) fn certified_key(&self, authority: &CertificateDer<'static>) -> Result<CertifiedKey, Error> {
@@ -107,9 +112,12 @@ pub(crate) fn certified_key(
     certificate: CertificateDer<'static>,
     authority: &CertificateDer<'static>,
 ) -> Result<CertifiedKey, Error> {
-    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der().to_vec()));
-    let signer = rustls::crypto::ring::sign::any_supported_type(&der)
-        .map_err(|e| Error::System(format!("key for TLS: {e}")))?;
+    // What is wiped here is this copy; the libraries below keep theirs.
+    let mut der: PrivateKeyDer<'static> =
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der().to_vec()));
+    let signer = rustls::crypto::ring::sign::any_supported_type(&der);
+    der.zeroize();
+    let signer = signer.map_err(|e| Error::System(format!("key for TLS: {e}")))?;
     Ok(CertifiedKey::new(vec![certificate, authority.clone()], signer))
 }
 

@@ -23,7 +23,7 @@ use crate::clock::Moment;
 use crate::directory::{Entry, Event, Follower, Version};
 use crate::error::Error;
 use crate::identity::{Identity, NodeKey};
-use crate::message::{Join, Message};
+use crate::message::{Join, Message, MESSAGE_BYTES_MAX};
 use crate::name::Name;
 use crate::rendezvous::spawn;
 use crate::ticket::Ticket;
@@ -36,7 +36,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Pauses between tries to come back: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Events that wait to be taken; beyond, the oldest are dropped, and that is told.
-const EVENTS_MAX: usize = 65_536;
+const EVENTS_MAX: usize = 4096;
 
 /// What a member says of itself.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ struct State {
 }
 
 pub(crate) struct Shared {
-    ticket: Ticket,
+    addresses: Vec<String>,
     about: About,
     authority: CertificateDer<'static>,
     state: Mutex<State>,
@@ -108,43 +108,21 @@ impl Member {
     /// answers is not the rendez-vous node of the ticket.
     pub fn join(ticket: Ticket, about: About, limit: Duration) -> Result<Member, Error> {
         let deadline = Instant::now() + limit;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Error::System(format!("runtime: {e}")))?;
         let late = || Error::Unreachable(format!("the session was not joined within {limit:?}"));
-        let joined = runtime.block_on(async { timeout(limit, join(&ticket)).await });
-        let (identity, authority) = joined.map_err(|_| late())??;
-        let shared = Arc::new(Shared {
-            ticket,
-            about,
-            authority,
-            state: Mutex::new(State {
-                follower: Follower::default(),
-                events: VecDeque::new(),
-                missed: false,
-                connection: Connection::Lost(Moment::now(), Error::Unreachable("not attached yet".into())),
-                identity,
-            }),
-            changed: Condvar::new(),
-        });
         let (stop, stopped) = watch::channel(false);
-        let run = attached::run(shared.clone(), stopped);
-        let thread = spawn("gridnet-member", move || runtime.block_on(run))?;
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let thread = spawn("gridnet-member", move || be_member(ticket, about, deadline, &tell, stopped))?;
+        // However long the system takes to look up a name, this call ends in time.
+        let shared = told.recv_timeout(limit).map_err(|_| late())??;
         let member = Member { shared, stop, thread: Some(thread) };
         let is_there = |state: &State| {
             state.follower.version() != Version::default()
                 || matches!(state.connection, Connection::Refused(_))
         };
-        match member.wait(deadline, is_there) {
-            true => match member.connection() {
-                Connection::Refused(e) => Err(e),
-                _ => Ok(member),
-            },
-            false => Err(match member.connection() {
-                Connection::Lost(_, e) => e,
-                _ => late(),
-            }),
+        match (member.wait(deadline, is_there), member.connection()) {
+            (_, Connection::Refused(e)) | (false, Connection::Lost(_, e)) => Err(e),
+            (true, _) => Ok(member),
+            (false, _) => Err(late()),
         }
     }
 
@@ -166,6 +144,14 @@ impl Member {
     /// Who is there, itself among them, by node id.
     pub fn nodes(&self) -> Vec<Entry> {
         self.shared.lock().follower.entries().cloned().collect()
+    }
+
+    /// Who is there, and from now on events tell what changes.
+    pub fn watch_nodes(&self) -> Vec<Entry> {
+        let mut state = self.shared.lock();
+        state.events.clear();
+        state.missed = false;
+        state.follower.entries().cloned().collect()
     }
 
     /// What has changed since the last call, in order, and whether some of it was dropped since nobody took it: then
@@ -214,6 +200,70 @@ impl Drop for Member {
     }
 }
 
+type Told = std::sync::mpsc::SyncSender<Result<Arc<Shared>, Error>>;
+
+/// The life of a member, in its thread.
+fn be_member(ticket: Ticket, about: About, deadline: Instant, tell: &Told, stopped: watch::Receiver<bool>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return drop(tell.send(Err(Error::System(format!("runtime: {e}"))))),
+    };
+    match runtime.block_on(join_in_time(&ticket, deadline)) {
+        Ok((identity, authority)) => {
+            let shared = Arc::new(Shared {
+                addresses: ticket.addresses.clone(),
+                about,
+                authority,
+                state: Mutex::new(State {
+                    follower: Follower::default(),
+                    events: VecDeque::new(),
+                    missed: false,
+                    connection: Connection::Lost(
+                        Moment::now(),
+                        Error::Unreachable("not attached yet".into()),
+                    ),
+                    identity,
+                }),
+                changed: Condvar::new(),
+            });
+            // The secret is not needed any more.
+            drop(ticket);
+            if tell.send(Ok(shared.clone())).is_ok() {
+                runtime.block_on(attached::run(shared, stopped));
+            }
+        }
+        Err(e) => drop(tell.send(Err(e))),
+    }
+    // Looking up a name may take as long as it likes: nobody waits for it.
+    runtime.shutdown_background();
+}
+
+/// Joins; again and again while nobody answers, or too many ask.
+async fn join_in_time(
+    ticket: &Ticket,
+    deadline: Instant,
+) -> Result<(Identity, CertificateDer<'static>), Error> {
+    let mut pause = PAUSES.0;
+    loop {
+        let e = match join(ticket).await {
+            Err(e @ (Error::Unreachable(_) | Error::Refused(crate::error::Refusal::Rate, _))) => e,
+            joined => return joined,
+        };
+        let next = Instant::now() + jittered(pause);
+        if next >= deadline {
+            return Err(e);
+        }
+        tokio::time::sleep_until(next.into()).await;
+        pause = (2 * pause).min(PAUSES.1);
+    }
+}
+
+/// Members that were lost together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let random = crate::random::word().unwrap_or(u64::MAX / 2) as f64 / u64::MAX as f64;
+    pause.mul_f64(0.5 + 0.5 * random)
+}
+
 /// Proves the secret; what one is from then on, and the authority that says so.
 async fn join(ticket: &Ticket) -> Result<(Identity, CertificateDer<'static>), Error> {
     let now = Moment::now();
@@ -222,7 +272,7 @@ async fn join(ticket: &Ticket) -> Result<(Identity, CertificateDer<'static>), Er
         return Err(Error::Refused(crate::error::Refusal::Expired, why));
     }
     let key = NodeKey::create()?;
-    let stream = connect(ticket, tls::joining(ticket.authority)?).await?;
+    let stream = connect(&ticket.addresses, tls::joining(ticket.authority)?).await?;
     let connection = stream.get_ref().1;
     let keying = tls::keying(connection)?;
     let authority = authority_of(connection.peer_certificates(), ticket)?;
@@ -230,7 +280,7 @@ async fn join(ticket: &Ticket) -> Result<(Identity, CertificateDer<'static>), Er
     let request = key.request().to_vec();
     let proof = ticket.secret.prove(&keying, &[ticket.id.bytes(), &request]);
     send(&mut writer, &Message::Join(Join { ticket: ticket.id, proof, request })).await?;
-    let answer = timeout(ANSWER_LIMIT, Inbox::new(reader).next()).await;
+    let answer = timeout(ANSWER_LIMIT, Inbox::new(reader, MESSAGE_BYTES_MAX).next()).await;
     let silent = |_| Error::Unreachable(format!("no answer to the request to join within {ANSWER_LIMIT:?}"));
     match answer.map_err(silent)?? {
         Message::Joined(joined) => Ok((key.certified(joined.node, &joined.certificate)?, authority)),
@@ -252,10 +302,13 @@ fn authority_of(
 }
 
 /// Connects to the rendez-vous node, at the first of its addresses that answers.
-async fn connect(ticket: &Ticket, tls: Arc<rustls::ClientConfig>) -> Result<TlsStream<TcpStream>, Error> {
+async fn connect(
+    addresses: &[String],
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<TlsStream<TcpStream>, Error> {
     let mut reasons = Vec::new();
     let mut worst = None;
-    for address in &ticket.addresses {
+    for address in addresses {
         let tried = timeout(ADDRESS_LIMIT, connect_to(address, tls.clone())).await;
         match tried {
             Ok(Ok(stream)) => return Ok(stream),

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::error::Error;
 
 /// Longest file that is read.
-const BYTES_MAX: u64 = 256 << 10;
+const BYTES_MAX: u64 = 16 << 20;
 
 /// Makes a directory of mode 0700, or takes an empty one of this user's.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), Error> {
@@ -46,7 +46,11 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
     temporary.push(format!(".{}", std::process::id()));
     let temporary = Path::new(&temporary);
     let _ = std::fs::remove_file(temporary);
-    let written = create_new(temporary, content).and_then(|()| std::fs::rename(temporary, path));
+    let written = create_new(temporary, content).and_then(|()| {
+        std::fs::rename(temporary, path)?;
+        // Only then it stays so when the power goes.
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    });
     written.map_err(|e| {
         let _ = std::fs::remove_file(temporary);
         failed(path, &e)

@@ -32,15 +32,25 @@ pub struct Rules {
     pub joins_per_second: u32,
     /// Most nodes that are there at a time.
     pub nodes_max: usize,
+    /// A member of which nothing is heard for so long is lost. It says something each second.
+    pub silence: Duration,
 }
 
 impl Default for Rules {
     /// A day: a node renews after two thirds of it, so it can miss the rendez-vous node for eight hours. 50 joins a second:
     /// a job of some thousand processes behind one address starts within the minute. 16,384 nodes take some 10 MB.
     fn default() -> Rules {
-        Rules { certificate_lifetime: Duration::from_secs(86_400), joins_per_second: 50, nodes_max: 16_384 }
+        Rules {
+            certificate_lifetime: Duration::from_secs(86_400),
+            joins_per_second: 50,
+            nodes_max: 16_384,
+            silence: Duration::from_secs(3),
+        }
     }
 }
+
+/// Requests of one node for the directory, a certificate or a new connection, per second.
+const ASKED_PER_SECOND: u32 = 10;
 
 /// A refusal, and what it says.
 pub(crate) type Denied = (Refusal, String);
@@ -57,6 +67,8 @@ pub(crate) struct Register {
     attached: BTreeMap<NodeId, u64>,
     connections: u64,
     joins: Rates<IpAddr>,
+    /// What members ask for that costs more than an answer.
+    asked: Rates<NodeId>,
     pub(crate) refusals: BTreeMap<Refusal, u64>,
     pub(crate) joined: u64,
 }
@@ -72,6 +84,7 @@ impl Register {
             attached: BTreeMap::new(),
             connections: 0,
             joins: Rates::new(rules.joins_per_second),
+            asked: Rates::new(ASKED_PER_SECOND),
             refusals: BTreeMap::new(),
             joined: 0,
         }
@@ -118,7 +131,7 @@ impl Register {
         if ticket.left == Some(0) {
             return Err((Refusal::UsedUp, "as many have joined with the ticket as may".into()));
         }
-        let node = crate::random::id().map_err(|e| (Refusal::Limit, e.to_string()))?;
+        let node = crate::random::id().map_err(|e| (Refusal::Trouble, e.to_string()))?;
         let certificate = self
             .authority
             .certify(node, &join.request, clock, self.rules.certificate_lifetime)
@@ -126,6 +139,15 @@ impl Register {
         ticket.left = ticket.left.map(|left| left - 1);
         self.joined += 1;
         Ok(Joined { node, certificate: certificate.to_vec(), clock: clock.unix() })
+    }
+
+    /// Judges whether a member may ask for something that costs more than an answer.
+    pub(crate) fn ask(&mut self, node: NodeId, now: Instant) -> Result<(), Denied> {
+        if self.asked.allows(node, now) {
+            return Ok(());
+        }
+        self.count(Refusal::Rate);
+        Err((Refusal::Rate, format!("node {node} asks more than {ASKED_PER_SECOND} times a second")))
     }
 
     /// A member is there; the number of its connection. The one it had before counts no more.

@@ -6,12 +6,14 @@
 mod admin;
 mod visit;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::Flock;
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -21,14 +23,15 @@ use tokio::task::JoinSet;
 use crate::audit::{Audit, Line};
 use crate::authority;
 use crate::clock::Moment;
-use crate::directory::{Departure, Entry};
-use crate::error::Error;
+use crate::directory::{Departure, Entry, Version};
+use crate::error::{Error, Refusal};
 use crate::identity::certified_key;
+use crate::message::Message;
 use crate::register::{Register, Rules};
-use crate::store::{NewTicket, Store};
+use crate::store::Store;
 use crate::tls;
 
-pub use admin::{ask_status, new_ticket, revoke};
+pub use admin::{ask_status, end_ticket, new_ticket, revoke};
 
 /// Strangers that are heard at a time; others wait in the system's queue.
 const STRANGERS_MAX: usize = 256;
@@ -44,17 +47,52 @@ pub(crate) struct Shared {
     /// Number of the directory's last change: who waits for it looks what it misses.
     changed: watch::Sender<u64>,
     started: Instant,
+    rules: Rules,
+    /// Connections of each address that have not said who they are.
+    strangers: Mutex<HashMap<IpAddr, usize>>,
 }
 
 struct State {
     register: Register,
     audit: Audit,
+    /// The last updates that were sent: from where, to where.
+    encoded: Option<(Version, Version, Arc<[Vec<u8>]>)>,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nobody panics while holding it but by a defect; what is there is whole all the same.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.strangers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Counts and notes a refusal.
+    fn refused(&self, who: String, refusal: Refusal, why: &str) {
+        let mut state = self.lock();
+        state.register.count(refusal);
+        state.audit.refused(who, refusal, why, Moment::now());
+    }
+
+    /// What a follower that is at `known` misses, as it is sent, and where it is then. Made once for all who miss the same.
+    fn updates(&self, known: Version) -> Result<(Arc<[Vec<u8>]>, Version), Error> {
+        let mut state = self.lock();
+        let version = state.register.directory.version();
+        // Whoever is of another life misses the same: everything.
+        let known = if known.epoch == version.epoch { known } else { Version::default() };
+        if let Some((from, to, encoded)) = &state.encoded {
+            if (*from, *to) == (known, version) {
+                return Ok((encoded.clone(), version));
+            }
+        }
+        let updates = state.register.directory.since(known);
+        let encoded: Result<Arc<[Vec<u8>]>, Error> =
+            updates.into_iter().map(|update| Message::Update(update).encode()).collect();
+        let encoded = encoded?;
+        state.encoded = Some((known, version, encoded.clone()));
+        Ok((encoded, version))
     }
 
     /// Tells those who wait that the directory has changed, if it has.
@@ -65,20 +103,18 @@ impl Shared {
 
     /// Takes a node out of the session.
     fn revoke(&self, node: gridnet_core::wire::NodeId) -> Result<bool, Error> {
-        let was_there = {
+        let (was_there, kept) = {
             let mut state = self.lock();
-            let was_there = state.register.revoke(node);
-            self.store.keep_revoked(&state.register.revoked)?;
-            was_there
+            (state.register.revoke(node), self.store.keep_revoked(&state.register.revoked))
         };
         self.announce();
-        Ok(was_there)
+        kept.map(|()| was_there)
     }
 
-    /// Makes another ticket.
-    fn new_ticket(&self, path: &std::path::Path, new: NewTicket) -> Result<(), Error> {
+    /// Makes or ends tickets.
+    fn change_tickets(&self, change: impl FnOnce(&Store) -> Result<(), Error>) -> Result<(), Error> {
         let mut state = self.lock();
-        self.store.write_ticket(path, new)?;
+        change(&self.store)?;
         state.register.tickets = self.store.tickets(Moment::now())?;
         Ok(())
     }
@@ -144,6 +180,8 @@ pub struct Rendezvous {
     listening: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
+    /// Nobody else serves the session.
+    _lock: Flock<std::fs::File>,
 }
 
 impl std::fmt::Debug for Rendezvous {
@@ -158,6 +196,11 @@ impl Rendezvous {
     /// # Errors
     /// [`Error::Config`] when an address is in use, or another process serves the session already.
     pub fn start(store: Store, rules: Rules) -> Result<Rendezvous, Error> {
+        let Some(lock) = store.lock()? else {
+            let why = format!("another process serves the session in {}", store.dir().display());
+            return Err(Error::Config(why));
+        };
+        raise_descriptors();
         let now = Moment::now();
         let authority = store.authority()?;
         let key = authority::key()?;
@@ -173,10 +216,12 @@ impl Rendezvous {
             |listener: &std::net::TcpListener| listener.local_addr().map_err(|e| failed("listening", &e));
         let listening = listeners.iter().map(address).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { register, audit: Audit::default() }),
+            state: Mutex::new(State { register, audit: Audit::default(), encoded: None }),
             store,
             changed: watch::Sender::new(0),
             started: Instant::now(),
+            rules,
+            strangers: Mutex::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -185,7 +230,7 @@ impl Rendezvous {
             .map_err(|e| failed("runtime", &e))?;
         let serve = serve(shared.clone(), listeners, admin, tls, stopped);
         let thread = spawn("gridnet-rdv", move || runtime.block_on(serve))?;
-        Ok(Rendezvous { shared, listening, stop, thread: Some(thread) })
+        Ok(Rendezvous { shared, listening, stop, thread: Some(thread), _lock: lock })
     }
 
     /// Where it listens.
@@ -206,7 +251,7 @@ impl Rendezvous {
         self.shared.revoke(node)
     }
 
-    /// Waits for its end, which comes by a defect only.
+    /// Whether it runs; it ends by itself by a defect only.
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
@@ -234,6 +279,13 @@ where
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
     let _ = nix::sys::signal::pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     thread.map_err(|e| failed("thread", &e))
+}
+
+/// Each member takes a descriptor: as many as the system allows.
+fn raise_descriptors() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 fn listen(address: &SocketAddr) -> Result<std::net::TcpListener, Error> {

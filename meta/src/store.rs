@@ -7,14 +7,17 @@
 //! | `tickets.toml` | tickets: secret, end, how many may still join |
 //! | `revoked` | revoked nodes, one a line |
 //! | `ticket` | the first ticket, to be handed out |
+//! | `lock` | locked by whoever changes anything of it |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gridnet_core::wire::NodeId;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -184,6 +187,15 @@ impl Store {
         self.new_ticket(&self.authority()?, new, Moment::now())?.write(path)
     }
 
+    /// Forgets a ticket.
+    pub(crate) fn end_ticket(&self, ticket: NodeId) -> Result<(), Error> {
+        let mut tickets = self.tickets(Moment::now())?;
+        match tickets.remove(&ticket) {
+            Some(_) => self.keep_tickets(&tickets),
+            None => Err(Error::Config(format!("there is no ticket {ticket} in {}", self.dir.display()))),
+        }
+    }
+
     /// The tickets with which one can join now.
     pub(crate) fn tickets(&self, now: Moment) -> Result<BTreeMap<NodeId, TicketState>, Error> {
         let path = self.file("tickets.toml");
@@ -240,6 +252,19 @@ impl Store {
     pub(crate) fn keep_revoked(&self, revoked: &BTreeSet<NodeId>) -> Result<(), Error> {
         let lines: String = revoked.iter().map(|node| format!("{node}\n")).collect();
         private::write(&self.file("revoked"), lines.as_bytes())
+    }
+
+    /// Keeps all others from serving the session, or changing it, as long as it is held; `None` when somebody else holds it.
+    pub(crate) fn lock(&self) -> Result<Option<Flock<std::fs::File>>, Error> {
+        let path = self.file("lock");
+        let failed = |e: std::io::Error| Error::System(format!("{}: {e}", path.display()));
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        match Flock::lock(options.open(&path).map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(failed(e.into())),
+        }
     }
 
     /// Path of a file of the session.

@@ -52,11 +52,14 @@ pub(crate) enum SessionCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Take a node out of a session for good
+    /// Take a node out of a session for good, or end a ticket
     Revoke {
-        /// The node: 32 hexadecimal digits
+        /// The node, or with --ticket the ticket: 32 hexadecimal digits
         #[arg(value_name = "NODE")]
         node: NodeId,
+        /// End the ticket of this number: nobody joins with it any more, who has joined stays
+        #[arg(long)]
+        ticket: bool,
         #[command(flatten)]
         dir: DirArgs,
     },

@@ -11,7 +11,7 @@ use args::{JoinArgs, SessionCommand};
 use gridnet_meta::clock::Moment;
 use gridnet_meta::member::{About, Connection, Member};
 use gridnet_meta::name::Name;
-use gridnet_meta::rendezvous::{ask_status, new_ticket, revoke, Rendezvous};
+use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rendezvous};
 use gridnet_meta::store::{NewSession, Store};
 use gridnet_meta::ticket::Ticket;
 use gridnet_meta::Rules;
@@ -41,7 +41,11 @@ pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
             let status = ask_status(Store::open(&dir.dir)?.dir())?;
             output::status(&mut out, &status, *json)?;
         }
-        SessionCommand::Revoke { node, dir } => {
+        SessionCommand::Revoke { node, dir, ticket: true } => {
+            end_ticket(&Store::open(&dir.dir)?, *node)?;
+            output::ended(&mut out, *node)?;
+        }
+        SessionCommand::Revoke { node, dir, ticket: false } => {
             let was_there = revoke(&Store::open(&dir.dir)?, *node)?;
             output::revoked(&mut out, *node, was_there)?;
         }
@@ -60,14 +64,19 @@ fn serve(store: Store) -> Result<(), Failure> {
     println!("session {session}: rendez-vous node at {}", at.join(", "));
     // Whoever started this may wait for the line.
     io::stdout().flush()?;
-    ended.set_read_timeout(None)?;
-    ended.read_exact(&mut [0])?;
+    ended.set_read_timeout(Some(LOOK))?;
+    while !is_ended(&mut ended)? {
+        if !rendezvous.is_running() {
+            return Err(Failure::Run("the rendez-vous node has ended by a defect".into()));
+        }
+    }
     Ok(())
 }
 
 fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
     let ticket = Ticket::read(&args.ticket)?;
-    let about = About { cluster: args.cluster.clone(), label: args.label.clone().unwrap_or_else(own_label) };
+    let label = args.label.clone().map_or_else(own_label, Ok)?;
+    let about = About { cluster: args.cluster.clone(), label };
     let ended = ending()?;
     let member = Member::join(ticket, about, args.timeout)?;
     output::joined(out, &member, args.json)?;
@@ -79,7 +88,6 @@ fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
 
 /// Prints what happens until a signal comes, or the session is left for good.
 fn watch(member: &Member, mut ended: UnixStream, out: &mut impl Write, json: bool) -> Result<(), Failure> {
-    member.take_events();
     let mut last = member.connection();
     ended.set_read_timeout(Some(LOOK))?;
     while !is_ended(&mut ended)? {
@@ -112,17 +120,9 @@ fn is_ended(ended: &mut UnixStream) -> io::Result<bool> {
 }
 
 /// Host and process, in the letters that a name has.
-fn own_label() -> Name {
-    let host = rustix::system::uname();
-    let host: String =
-        host.nodename().to_string_lossy().chars().filter(char::is_ascii_alphanumeric).take(40).collect();
+fn own_label() -> Result<Name, Failure> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
     let label = format!("{}.{}", if host.is_empty() { "host" } else { &host }, std::process::id());
-    label.parse().unwrap_or_else(|_| unreachable_label())
-}
-
-fn unreachable_label() -> Name {
-    match "process".parse() {
-        Ok(name) => name,
-        Err(_) => unreachable!("seven letters are a name"),
-    }
+    label.parse().map_err(Failure::Run)
 }

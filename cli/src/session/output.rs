@@ -22,7 +22,7 @@ pub(super) fn made(out: &mut impl Write, store: &Store, made: &Ticket) -> io::Re
 
 /// Where a ticket is.
 pub(super) fn ticket(out: &mut impl Write, file: &Path, ticket: &Ticket) -> io::Result<()> {
-    writeln!(out, "ticket:        {}, until {}", file.display(), ticket.expires)?;
+    writeln!(out, "ticket:        {}, number {}, until {}", file.display(), ticket.id, ticket.expires)?;
     writeln!(out, "keep it as you keep a password: whoever has the file can join")
 }
 
@@ -70,9 +70,14 @@ pub(super) fn revoked(out: &mut impl Write, node: NodeId, was_there: Option<bool
     writeln!(out, "node {node} is revoked: {what}")
 }
 
+/// What became of a ticket.
+pub(super) fn ended(out: &mut impl Write, ticket: NodeId) -> io::Result<()> {
+    writeln!(out, "ticket {ticket} is ended")
+}
+
 /// Who this process is, and who is there.
 pub(super) fn joined(out: &mut impl Write, member: &Member, json: bool) -> io::Result<()> {
-    let nodes = member.nodes();
+    let nodes = member.watch_nodes();
     if json {
         let nodes: Vec<Value> = nodes.iter().map(entry).collect();
         writeln!(out, "{}", json!({"kind": "joined", "node": member.node().to_string(), "nodes": nodes}))?;

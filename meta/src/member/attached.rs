@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use tokio::time::{interval, sleep, sleep_until, timeout, MissedTickBehavior};
 use tokio_rustls::client::TlsStream;
 
-use super::{connect, Connection, Shared, EVENTS_MAX, PAUSES};
+use super::{connect, jittered, Connection, Shared, EVENTS_MAX, PAUSES};
 use crate::channel::{send, Inbox};
 use crate::clock::Moment;
 use crate::error::{Error, Refusal};
 use crate::identity::NodeKey;
-use crate::message::{Attach, Message};
+use crate::message::{Attach, Message, MESSAGE_BYTES_MAX};
 use crate::tls;
 
 /// A member says this often that it is there.
@@ -44,8 +44,17 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>)
             Err(e) => e,
         };
         tracing::debug!("session: {ended}");
-        if let Error::Refused(Refusal::Revoked, _) = &ended {
-            return shared.change(|state| state.connection = Connection::Refused(ended));
+        let until = shared.lock().identity.until();
+        let end = match &ended {
+            Error::Refused(Refusal::Revoked, _) => Some(ended.clone()),
+            _ if Moment::now() >= until => {
+                let why = format!("the certificate of this node ended at {until}: it is to join again");
+                Some(Error::Refused(Refusal::Expired, why))
+            }
+            _ => None,
+        };
+        if let Some(end) = end {
+            return shared.change(|state| state.connection = Connection::Refused(end));
         }
         shared.change(|state| {
             let since = match &state.connection {
@@ -67,17 +76,14 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-/// Members that were lost together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    let random = crate::random::word().unwrap_or(u64::MAX / 2) as f64 / u64::MAX as f64;
-    pause.mul_f64(0.5 + 0.5 * random)
-}
-
 struct Attached {
     reader: Inbox<ReadHalf<TlsStream<TcpStream>>>,
     writer: WriteHalf<TlsStream<TcpStream>>,
     /// The key of the certificate that is being asked for.
     renewing: Option<NodeKey>,
+    /// When the last one was given: a clock that is wrong does not make it ask all the time.
+    renewed: Option<tokio::time::Instant>,
+    /// Whether the rendez-vous node has answered.
     was_heard: bool,
 }
 
@@ -87,11 +93,17 @@ impl Attached {
             let state = shared.lock();
             (state.identity.clone(), state.follower.version())
         };
-        let stream = connect(&shared.ticket, tls::member(&shared.authority, &identity)?).await?;
+        let stream = connect(&shared.addresses, tls::member(&shared.authority, &identity)?).await?;
         let (reader, mut writer) = tokio::io::split(stream);
         let (cluster, label) = (shared.about.cluster.clone(), shared.about.label.clone());
         send(&mut writer, &Message::Attach(Attach { cluster, label, known })).await?;
-        Ok(Attached { reader: Inbox::new(reader), writer, renewing: None, was_heard: false })
+        Ok(Attached {
+            reader: Inbox::new(reader, MESSAGE_BYTES_MAX),
+            writer,
+            renewing: None,
+            renewed: None,
+            was_heard: false,
+        })
     }
 
     /// Until the member is stopped, which is `Ok`, or the connection ends.
@@ -110,7 +122,6 @@ impl Attached {
                     return Ok(());
                 }
                 message = self.reader.next() => {
-                    self.was_heard = message.is_ok();
                     silent_at = tokio::time::Instant::now() + SILENCE_LIMIT;
                     self.take(shared, message?).await?;
                 }
@@ -127,7 +138,10 @@ impl Attached {
 
     async fn take(&mut self, shared: &Shared, message: Message) -> Result<(), Error> {
         match message {
-            Message::Pong(_) => shared.change(|state| state.connection = Connection::Attached),
+            Message::Pong(_) => {
+                self.was_heard = true;
+                shared.change(|state| state.connection = Connection::Attached);
+            }
             Message::Update(update) => {
                 let mut gap = None;
                 shared.change(|state| match state.follower.take(update) {
@@ -150,6 +164,7 @@ impl Attached {
                     return Err(Error::Peer("a certificate that was not asked for".into()));
                 };
                 let identity = key.certified(shared.lock().identity.node(), &certificate)?;
+                self.renewed = Some(tokio::time::Instant::now());
                 shared.change(|state| state.identity = identity);
             }
             Message::Refused(refused) => return Err(Error::Refused(refused.refusal, refused.reason)),
@@ -160,8 +175,12 @@ impl Attached {
 
     /// Asks for a new certificate when the old one ends soon. It is used from the next connection on.
     async fn renew_in_time(&mut self, shared: &Shared) -> Result<(), Error> {
-        let is_due = shared.lock().identity.is_to_be_renewed(Moment::now());
-        if is_due && self.renewing.is_none() {
+        let (is_due, span) = {
+            let identity = &shared.lock().identity;
+            (identity.is_to_be_renewed(Moment::now()), identity.span())
+        };
+        let is_new = self.renewed.is_some_and(|renewed| renewed.elapsed() < span / 6);
+        if is_due && !is_new && self.renewing.is_none() {
             let key = NodeKey::create()?;
             send(&mut self.writer, &Message::Renew(key.request().to_vec())).await?;
             self.renewing = Some(key);

@@ -32,6 +32,7 @@ enum Question {
         seconds: u64,
         uses: Option<u64>,
     },
+    EndTicket(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,13 +62,12 @@ pub fn revoke(store: &Store, node: NodeId) -> Result<Option<bool>, Error> {
     match ask(store.dir(), &Question::Revoke(node.to_string())) {
         Ok(Answer::Revoked(was_there)) => Ok(Some(was_there)),
         Ok(other) => Err(unexpected(other)),
-        Err(Error::Unreachable(_)) => {
+        Err(e) => unserved(store, e, || {
             let mut revoked = store.revoked()?;
             revoked.insert(node);
-            store.keep_revoked(&revoked)?;
-            Ok(None)
-        }
-        Err(e) => Err(e),
+            store.keep_revoked(&revoked)
+        })
+        .map(|()| None),
     }
 }
 
@@ -82,8 +82,27 @@ pub fn new_ticket(store: &Store, path: &Path, new: NewTicket) -> Result<(), Erro
     match ask(store.dir(), &question) {
         Ok(Answer::Ticket) => Ok(()),
         Ok(other) => Err(unexpected(other)),
-        Err(Error::Unreachable(_)) => store.write_ticket(&path, new),
-        Err(e) => Err(e),
+        Err(e) => unserved(store, e, || store.write_ticket(&path, new)),
+    }
+}
+
+/// Ends a ticket: nobody joins with it any more. Who has joined stays.
+///
+/// # Errors
+/// [`Error::Config`] when there is no such ticket.
+pub fn end_ticket(store: &Store, ticket: NodeId) -> Result<(), Error> {
+    match ask(store.dir(), &Question::EndTicket(ticket.to_string())) {
+        Ok(Answer::Ticket) => Ok(()),
+        Ok(other) => Err(unexpected(other)),
+        Err(e) => unserved(store, e, || store.end_ticket(ticket)),
+    }
+}
+
+/// Does it here when nobody serves the session; `why` is how asking has failed.
+fn unserved(store: &Store, why: Error, change: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    match (why, store.lock()?) {
+        (Error::Unreachable(_), Some(_lock)) => change(),
+        (why, _) => Err(why),
     }
 }
 
@@ -114,13 +133,9 @@ fn unexpected(answer: Answer) -> Error {
     }
 }
 
-/// Makes the socket; nobody else may serve the session.
+/// Makes the socket; the session's lock is held.
 pub(super) fn listen(store: &Store) -> Result<UnixListener, Error> {
     let path = store.file("control.sock");
-    if UnixStream::connect(&path).is_ok() {
-        let why = format!("another process serves the session in {}", store.dir().display());
-        return Err(Error::Config(why));
-    }
     let _ = std::fs::remove_file(&path);
     let failed = |e: std::io::Error| Error::System(format!("{}: {e}", path.display()));
     let listener = UnixListener::bind(&path).map_err(failed)?;
@@ -165,11 +180,19 @@ async fn answer(mut stream: tokio::net::UnixStream, shared: &Shared) -> std::io:
         },
         Ok(Question::NewTicket { path, seconds, uses }) => {
             let new = NewTicket { lifetime: Duration::from_secs(seconds), uses };
-            shared.new_ticket(&path, new).map_or_else(|e| Answer::Failed(e.to_string()), |()| Answer::Ticket)
+            changed(shared.change_tickets(|store| store.write_ticket(&path, new)))
         }
+        Ok(Question::EndTicket(ticket)) => match ticket.parse() {
+            Ok(ticket) => changed(shared.change_tickets(|store| store.end_ticket(ticket))),
+            Err(_) => Answer::Failed("ticket: 32 hexadecimal digits".into()),
+        },
         Err(e) => Answer::Failed(format!("the question makes no sense: {e}")),
     };
     let mut line = serde_json::to_string(&answer).unwrap_or_default();
     line.push('\n');
     writer.write_all(line.as_bytes()).await
+}
+
+fn changed(done: Result<(), Error>) -> Answer {
+    done.map_or_else(|e| Answer::Failed(e.to_string()), |()| Answer::Ticket)
 }
