@@ -21,19 +21,17 @@ use gridnet_core::wire::{Address, NodeId};
 use crate::arena::{Arena, MAX_STAGING};
 use crate::config::ShmConfig;
 use crate::layout::{link_block_len, Header, ARENA_OFFSET};
-use crate::link::BULK_DEPTH;
 use crate::poller::{Poller, Watched};
 use crate::rail::{Link, ShmRail};
 use crate::segment::OwnSegment;
 use crate::socket::{self, Packet};
+use crate::staging::{BULK_DEPTH, PROMPT_CREDIT};
 use crate::users::User;
 
 /// Connections that are accepted in one go, so that strangers who call on and on keep nobody waiting.
 const CALLS_AT_A_TIME: usize = 16;
 /// Refused users that are remembered, to warn of each once.
 const MOST_REFUSED: usize = 64;
-/// Bytes of a staging buffer that the window does not count.
-const UNCOUNTED: usize = 1024;
 
 /// How a fabric meets other users.
 #[derive(Debug)]
@@ -112,7 +110,7 @@ impl Pair {
 
 /// Room for the block, and twice for all that may be under way, since buffers are as long as their class.
 pub(crate) fn pair_size(slots: u32, window: usize) -> usize {
-    let under_way = slots as usize * UNCOUNTED + window + BULK_DEPTH * MAX_STAGING;
+    let under_way = slots as usize * PROMPT_CREDIT + window + BULK_DEPTH * MAX_STAGING;
     (ARENA_OFFSET + link_block_len(slots) + 2 * under_way).next_multiple_of(ARENA_OFFSET)
 }
 

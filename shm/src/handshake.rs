@@ -12,9 +12,10 @@ use gridnet_core::rail::{PeerId, Refusal, Sink};
 use gridnet_core::wire::{Address, Extension, Hello};
 
 use crate::arena::Arena;
+use crate::doorbell::Doorbell;
 use crate::foreign::{refusal_heard, Pair};
 use crate::layout::{LinkOffer, LINK_OFFER};
-use crate::link::{Doorbell, Live};
+use crate::link::Live;
 use crate::poller::Watched;
 use crate::process::Reach;
 use crate::rail::{Link, ShmRail};

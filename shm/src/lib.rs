@@ -18,13 +18,16 @@
 //! | `stopped.rs` | whether a process may be held up |
 //! | `loans.rs` | who has which range of it for loans |
 //! | `ranges.rs` | free ranges, for loans and the heap |
-//! | `link.rs` | a live link: frames into slots, and out of them |
+//! | `link.rs` | a live link: frames into slots |
+//! | `take.rs` | frames out of slots |
+//! | `staging.rs` | staging buffers that a peer has not given back |
+//! | `doorbell.rs` | how a peer is woken |
 //! | `link/retained.rs` | what a peer has not got when a link breaks |
 //! | `leftovers.rs` | memory of links that were cut off, until their peers have heard |
 //! | `exposure.rs` | memory that a peer may fetch by itself, and until when |
 //! | `copy_choice.rs` | which way long messages take |
 //! | `config.rs` | what a rail is opened with |
-//! | `rail.rs` | all links of a fabric: polling, sleeping |
+//! | `rail.rs` | all links of a fabric; `rail/polling.rs`, which are polled when; `rail/room.rs`, when the segment is full |
 //! | `ends.rs` | how links end, and the rail |
 //! | `handshake.rs`, `called.rs` | how links are made; how calls are answered |
 //! | `users.rs` | which users' processes may be peers |
@@ -48,6 +51,7 @@ mod closing;
 mod config;
 mod copy_choice;
 mod cpu;
+mod doorbell;
 mod ends;
 mod exposure;
 mod foreign;
@@ -73,7 +77,9 @@ mod sealed;
 mod segment;
 mod self_guard;
 mod socket;
+mod staging;
 mod stopped;
+mod take;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod users;

@@ -1,54 +1,32 @@
-//! A live link: two rings, staging buffers on their way, and the peer's doorbell.
+//! A live link: frames into slots, and, by `take.rs`, out of them.
 
 mod retained;
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use gridnet_core::error::Error;
 use gridnet_core::kill_point;
 use gridnet_core::mem::{Gather, Iov, PeerBytes};
 use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::region::Watch;
 use gridnet_core::ring::bell::Order;
-use gridnet_core::ring::lane::{Ends, Lane, Wake, PREFETCH_AHEAD};
-use gridnet_core::ring::slot::{Consumer, Lookout, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
-use gridnet_core::sync::{prefetch, AtomicU32, AtomicU64, Ordering};
-use gridnet_core::wire::{
-    extension_words, is_sequenced, Frame, Incoming, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, MAX_EXTENSION,
-};
+use gridnet_core::ring::lane::{Ends, Lane, PREFETCH_AHEAD};
+use gridnet_core::ring::slot::{Consumer, Lookout, Producer, SlotHeader, BODY_BYTES, BODY_WORDS};
+use gridnet_core::sync::{AtomicU32, AtomicU64, Ordering};
+use gridnet_core::wire::{is_sequenced, Frame, Kind};
 
 use crate::arena::{Arena, Staging, MAX_STAGING};
 use crate::copy_choice::CopyChoice;
 use crate::cpu::core_stamp;
+use crate::doorbell::Doorbell;
 use crate::heap::PeerHeap;
-use crate::layout::{announcement_line, loan_range, LinkOffer, StagingRef, LINE};
+use crate::layout::{announcement_line, LinkOffer, StagingRef, LINE};
 use crate::segment::PeerSegment;
-use crate::socket;
+use crate::staging::{UnderWay, FLAG_STAGED, PROMPT_CREDIT, STAGED_CREDITS};
+use crate::take::{take_slot, Content};
 
 /// Largest message in bytes that goes whole.
 pub const MAX_EAGER: usize = 8192;
-/// In the flags of a slot: the payload is in a staging buffer, and the word after the extension names it.
-const FLAG_STAGED: u8 = 0x80;
-/// Staged payloads beyond this many bytes are given back at once,
-const PROMPT_CREDIT: usize = 1024;
-/// others after so many, or when the ring runs empty.
-const STAGED_CREDITS: u32 = 16;
-/// Staging buffers beyond this size count as bulk,
-const BULK: usize = 8192;
-/// of which so many are under way at once: enough to keep both copies busy, few enough to stay in the cache.
-pub const BULK_DEPTH: usize = 8;
-
-/// How a peer is woken.
-#[derive(Debug)]
-pub enum Doorbell {
-    /// By its eventfd.
-    Event(OwnedFd),
-    /// By a packet on the link's socket, of which this is a copy: neither end can make the other block.
-    Socket(OwnedFd),
-}
 
 /// Segments of a peer in which loans are read, and how many: which of them lies where is not known.
 #[derive(Debug)]
@@ -82,10 +60,8 @@ pub struct Live {
     peer_announced: u32,
     /// The peer's heap, once it came.
     heap: Option<Arc<PeerHeap>>,
-    /// Staging buffers that the peer has not given back, by the slot that named them.
-    under_way: VecDeque<(u32, Staging)>,
-    under_way_bytes: usize,
-    bulk_under_way: usize,
+    /// Staging buffers that the peer has not given back.
+    under_way: UnderWay,
     /// The consumed count when the last frame found no room.
     refused_at: u32,
     /// Slots taken when [`Self::was_silent`] was last asked.
@@ -140,9 +116,7 @@ impl Live {
             announced,
             peer_announced: theirs.block + announcement_line(theirs.slots),
             heap: None,
-            under_way: VecDeque::new(),
-            under_way_bytes: 0,
-            bulk_under_way: 0,
+            under_way: UnderWay::default(),
             refused_at: 0,
             taken_before: 0,
             choice: CopyChoice::default(),
@@ -275,9 +249,7 @@ impl Live {
         unsafe { frame.payload.copy_out(to.as_ptr()) };
         kill_point!("ring.stage");
         let slot = self.out().producer.sent();
-        self.under_way.push_back((slot, staging));
-        self.under_way_bytes += weight(staging);
-        self.bulk_under_way += usize::from(staging.size() > BULK);
+        self.under_way.add(slot, staging);
         let reference = StagingRef { line: staging.line, len: len as u32 }.pack();
         let header = SlotHeader {
             kind: frame.kind as u8,
@@ -297,14 +269,9 @@ impl Live {
     /// A free staging buffer: one given back, one that the peer has finished with, or a new one.
     fn stage(&mut self, arena: &mut Arena, window: usize, len: usize) -> Option<Staging> {
         debug_assert!(len <= MAX_STAGING);
-        let bulk = len > BULK;
-        let full = |live: &Live| {
-            let beyond = live.under_way_bytes > 0 && live.under_way_bytes + len > window;
-            beyond || bulk && live.bulk_under_way >= BULK_DEPTH
-        };
-        if full(self) {
+        if self.under_way.is_full(window, len) {
             self.reclaim(arena);
-            if full(self) {
+            if self.under_way.is_full(window, len) {
                 return None;
             }
         }
@@ -323,33 +290,17 @@ impl Live {
 
     /// Takes the staging buffers back that the peer has finished with; whether there were any.
     pub fn reclaim(&mut self, arena: &mut Arena) -> bool {
-        let before = self.under_way.len();
         if self.out().producer.refresh().is_err() {
             self.corrupt = true;
             return false;
         }
-        let consumed = self.out().producer.consumed();
-        let sent = self.out().producer.sent();
-        while let Some(&(slot, staging)) = self.under_way.front() {
-            // How far back each lies, modulo 2^32: a slot is consumed when it is further back than what was consumed last.
-            if sent.wrapping_sub(slot) <= sent.wrapping_sub(consumed) {
-                break;
-            }
-            self.under_way.pop_front();
-            self.return_staging(arena, staging);
-        }
-        self.under_way.len() < before
+        let (sent, consumed) = (self.out().producer.sent(), self.out().producer.consumed());
+        self.under_way.give_back(arena, sent, consumed)
     }
 
     /// True when the peer holds staging buffers.
     pub fn lends(&self) -> bool {
         !self.under_way.is_empty()
-    }
-
-    fn return_staging(&mut self, arena: &mut Arena, staging: Staging) {
-        self.under_way_bytes -= weight(staging);
-        self.bulk_under_way -= usize::from(staging.size() > BULK);
-        arena.give_staging(staging);
     }
 
     /// Nothing goes or comes any more.
@@ -362,7 +313,7 @@ impl Live {
     pub fn end(mut self) -> (Vec<Staging>, Option<Read>) {
         self.fence();
         let read = self.take_read();
-        (self.under_way.into_iter().map(|(_, staging)| staging).collect(), read)
+        (self.under_way.into_staging(), read)
     }
 
     /// Where loans of the peer are read: somebody else looks after that from now on.
@@ -574,148 +525,11 @@ fn store_all(to: &[AtomicU64], from: &[u64]) {
     to.iter().zip(from).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
 }
 
-/// What a staging buffer counts in the window. Those that the peer does not give back promptly count nothing: a sender
-/// that waited for them could wait for ever, and the ring bounds them.
-fn weight(staging: Staging) -> usize {
-    if staging.size() > PROMPT_CREDIT {
-        staging.size()
-    } else {
-        0
-    }
-}
-
 /// A sender publishes without a fence only if barriers interrupt it, and the receiver runs them.
 fn order_of(sender: &LinkOffer, receiver: &LinkOffer) -> Order {
     if sender.registered && receiver.has_barrier {
         Order::Barrier
     } else {
         Order::Fence
-    }
-}
-
-/// Where the payload of a frame was.
-#[derive(Debug, Clone, Copy)]
-enum Content {
-    /// In the slot.
-    Slot,
-    /// In a staging buffer, of so many bytes.
-    Staged(usize),
-    /// In memory that the peer lends, and that is read on if it is kept.
-    Loan { kept: bool },
-}
-
-/// Hands the frame of one slot over; says where its payload was.
-fn take_slot<S: Sink>(
-    segment: &PeerSegment,
-    peer: PeerId,
-    ready: &Ready<'_>,
-    sink: &mut S,
-) -> Result<Content, Refusal> {
-    if ready.header().kind == Kind::Loan as u8 {
-        return take_loan(segment, peer, ready, sink).map(|kept| Content::Loan { kept });
-    }
-    take_extended(segment, peer, ready, sink)
-}
-
-/// Hands the loan of one slot over: memory of the peer's segment. True when it is kept.
-#[inline(never)]
-fn take_loan<S: Sink>(
-    segment: &PeerSegment,
-    peer: PeerId,
-    ready: &Ready<'_>,
-    sink: &mut S,
-) -> Result<bool, Refusal> {
-    let header = ready.header();
-    let word = |i: usize| ready.body().get(i).map_or(0, |word| word.load(Ordering::Relaxed));
-    let (immediate, first) = match header.flags {
-        0 => (None, 0),
-        FLAG_IMMEDIATE => (Some(word(0)), 1),
-        _ => return Err(misbehaved("loan with flags that a loan does not have")),
-    };
-    if header.len > 0 {
-        return Err(misbehaved("loan with a payload beside it"));
-    }
-    let (loan, position, len) = (word(first), word(first + 1), word(first + 2));
-    let base = loan_range(position, len, segment.lendable())
-        .and_then(|(start, len)| segment.bytes(start, len))
-        .ok_or_else(|| misbehaved("loan outside the segment"))?;
-    // The program reads these lines next, and they are at the peer.
-    prefetch(base);
-    prefetch(base.wrapping_add(len.saturating_sub(1) as usize));
-    // SAFETY: inside the peer's mapping, which stays while the link is live, and after that while loans are read.
-    let message = unsafe { PeerBytes::raw(base, len as usize) };
-    Ok(sink.loan(peer, ready.word(), immediate, loan, message))
-}
-
-fn take_extended<S: Sink>(
-    segment: &PeerSegment,
-    peer: PeerId,
-    ready: &Ready<'_>,
-    sink: &mut S,
-) -> Result<Content, Refusal> {
-    let header = ready.header();
-    let mut frame = Incoming {
-        kind: header.kind,
-        flags: header.flags,
-        word: ready.word(),
-        extension: [0; MAX_EXTENSION],
-        payload: PeerBytes::EMPTY,
-    };
-    let staged = unpack(segment, ready, &mut frame)?;
-    if segment.is_foreign() && frame.kind == Kind::Rts as u8 && frame.flags & FLAG_SOURCE != 0 {
-        return Err(misbehaved("memory to be fetched from a process of another user"));
-    }
-    sink.frame(peer, frame).map_err(|error| Refusal::new(error, "frame that breaks the protocol"))?;
-    Ok(if staged > 0 { Content::Staged(staged) } else { Content::Slot })
-}
-
-/// Fills in extension words and payload; the length of the staging buffer, if there is one.
-fn unpack<'a>(
-    segment: &'a PeerSegment,
-    ready: &Ready<'a>,
-    frame: &mut Incoming<'a>,
-) -> Result<usize, Refusal> {
-    let staged = frame.flags & FLAG_STAGED != 0;
-    frame.flags &= !FLAG_STAGED;
-    let words = extension_words(frame.kind, frame.flags).map_err(|e| misbehaved(e.0))?;
-    let body = ready.body();
-    for (to, from) in frame.extension.iter_mut().zip(body).take(words) {
-        *to = from.load(Ordering::Relaxed);
-    }
-    let rest = body.get(words..).unwrap_or_default();
-    if !staged {
-        let len = usize::from(ready.header().len);
-        if len > rest.len() * 8 {
-            return Err(misbehaved("slot that is longer than a slot"));
-        }
-        frame.payload = PeerBytes::Words(rest, len);
-        return Ok(0);
-    }
-    let reference = rest.first().map_or(0, |word| word.load(Ordering::Relaxed));
-    let (start, len) = StagingRef::unpack(reference, segment.len())
-        .filter(|(_, len)| *len <= if frame.kind == Kind::Eager as u8 { MAX_EAGER } else { MAX_STAGING })
-        .ok_or_else(|| {
-            misbehaved("staging buffer outside the segment, or longer than such a frame may be")
-        })?;
-    let base = segment.bytes(start, len).ok_or_else(|| misbehaved("staging buffer outside the segment"))?;
-    // SAFETY: inside the peer's mapping, which outlives the frame: the link is not dropped while it is delivered.
-    frame.payload = unsafe { PeerBytes::raw(base, len) };
-    // An empty buffer is one all the same.
-    Ok(len.max(1))
-}
-
-#[cold]
-fn misbehaved(why: &str) -> Refusal {
-    Refusal::new(Error::PeerMisbehaved, why)
-}
-
-impl Wake for Doorbell {
-    fn wake(&self) {
-        kill_point!("ring.wake");
-        match self {
-            // It cannot be full in the time of this universe.
-            Doorbell::Event(file) => drop(nix::unistd::write(file, &1u64.to_ne_bytes())),
-            Doorbell::Socket(stream) => socket::send_wake(stream),
-        }
     }
 }

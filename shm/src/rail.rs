@@ -1,7 +1,7 @@
 //! The rail: all links of one fabric on one host.
-//!
-//! Polling looks at the few links that spoke last (the hot set) and at one of the others in turn, so that its cost
-//! does not grow with the number of idle peers; a cold sender is noticed within four times as many rounds as there are links.
+
+mod polling;
+mod room;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -42,12 +42,8 @@ use crate::segment::OwnSegment;
 use crate::socket;
 use crate::users::Users;
 use crate::vigil::Vigil;
+use polling::{HOT_LINKS, ROUNDS_PER_SWEEP};
 
-/// While there are hot links, one of the others is polled in so many rounds: each look costs the hot ones a line of the
-/// first-level cache.
-const ROUNDS_PER_SWEEP: u32 = 4;
-/// Links that are polled each round.
-const HOT_LINKS: usize = 4;
 /// How long a connection may take to say who it is.
 pub(crate) const GREETING_NS: u64 = 5_000_000_000;
 
@@ -229,172 +225,8 @@ impl ShmRail {
         &self.dir
     }
 
-    /// Adds a live link to those that are polled.
-    pub(crate) fn start_polling(&mut self, index: u32) {
-        self.cool(index);
-        self.heat(self.cold.len() - 1);
-    }
-
-    /// Takes a link out of those that are polled.
-    pub(crate) fn stop_polling(&mut self, index: u32) {
-        self.hot.retain(|i| *i != index);
-        if let Some(at) = self.cold.iter().position(|i| *i == index) {
-            self.cold.swap_remove(at);
-            self.lookouts.swap_remove(at);
-        }
-    }
-
-    /// Moves a cold link into the hot set; the one that has been there longest makes room.
-    fn heat(&mut self, at: usize) {
-        let index = self.cold.swap_remove(at);
-        self.lookouts.swap_remove(at);
-        if self.hot.len() < HOT_LINKS {
-            self.hot.push(index);
-            return;
-        }
-        let place = self.hot_next % HOT_LINKS;
-        self.hot_next = self.hot_next.wrapping_add(1);
-        let longest = std::mem::replace(&mut self.hot[place], index);
-        self.cool(longest);
-    }
-
-    /// Hot links that were silent since the last look are cold: each would cost all rounds what one in turn costs.
-    fn cool_silent(&mut self) {
-        if self.hot.len() < 2 {
-            return;
-        }
-        for at in (0..self.hot.len()).rev() {
-            let index = self.hot[at];
-            let live = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut());
-            if live.is_some_and(Live::was_silent) {
-                self.hot.swap_remove(at);
-                self.cool(index);
-            }
-        }
-    }
-
-    /// Notes for the frames of a link on which core we are.
-    fn stamp(&mut self, index: u32) {
-        if let Some(live) = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut()) {
-            live.stamp();
-        }
-    }
-
-    /// The same, for all links in use.
-    fn stamp_hot(&mut self) {
-        for at in 0..self.hot.len() {
-            self.stamp(self.hot[at]);
-        }
-    }
-
-    /// Adds a live link to the cold ones.
-    fn cool(&mut self, index: u32) {
-        let Some(live) = self.links.get_mut(index as usize).and_then(|link| link.live.as_mut()) else {
-            return;
-        };
-        live.end_run();
-        self.lookouts.push(live.lookout());
-        self.cold.push(index);
-    }
-
-    #[inline(always)]
-    pub(crate) fn deliver<S: Sink>(&mut self, index: u32, budget: usize, sink: &mut S) -> usize {
-        let Some(link) = self.links.get_mut(index as usize) else {
-            return 0;
-        };
-        let Some(live) = &mut link.live else { return 0 };
-        match live.deliver(link.peer, budget, sink, &mut self.last_core) {
-            Ok(taken) => taken,
-            Err(refusal) => {
-                self.broken.push((index, refusal));
-                0
-            }
-        }
-    }
-
-    /// One of the idle links, in turn.
-    #[inline]
-    fn sweep<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
-        self.cold_next = if self.cold_next + 1 < self.cold.len() { self.cold_next + 1 } else { 0 };
-        let at = self.cold_next;
-        let Some(lookout) = self.lookouts.get(at) else { return 0 };
-        // SAFETY: the links in `cold` are live, and so the rings of their peers are mapped: `release` takes them out.
-        if !unsafe { lookout.may_be_ready() } {
-            return 0;
-        }
-        let index = self.cold[at];
-        let taken = self.deliver(index, budget, sink);
-        if taken > 0 {
-            self.heat(at);
-        } else if let Some(live) = self.links.get(index as usize).and_then(|link| link.live.as_ref()) {
-            // Somebody else has taken what was there.
-            self.lookouts[at] = live.lookout();
-        }
-        taken
-    }
-
-    /// The links that are polled: all that are live.
-    pub(crate) fn live(&self) -> impl Iterator<Item = &Live> {
-        let indices = self.hot.iter().chain(&self.cold);
-        indices.filter_map(|index| self.links.get(*index as usize)?.live.as_ref())
-    }
-
-    /// Those of them whose peers hold parts of the common segment.
-    fn sharing(&self) -> impl Iterator<Item = &Live> {
-        let own = self.links.iter().filter(|link| link.pair.is_none());
-        own.filter_map(|link| link.live.as_ref().or(link.kept.as_deref()))
-    }
-
     pub(crate) fn needs_barrier(&self) -> bool {
         self.has_barrier && self.live().any(Live::is_peer_unfenced)
-    }
-
-    /// Whether a frame waits, or room has come that a frame of ours waits for.
-    fn has_news(&mut self) -> bool {
-        let mut starving = false;
-        for index in self.hot.iter().chain(&self.cold) {
-            let Some(link) = self.links.get_mut(*index as usize) else { continue };
-            let Some(live) = &mut link.live else { continue };
-            if live.has_news(link.wants_room) {
-                link.wants_room = false;
-                return true;
-            }
-            starving |= link.wants_room && self.arena.shortage().is_some();
-        }
-        starving && self.reclaim_all()
-    }
-
-    /// Takes back what any peer has finished with; whether there was something.
-    fn reclaim_all(&mut self) -> bool {
-        let mut any = false;
-        for index in self.hot.iter().chain(&self.cold) {
-            let link = self.links.get_mut(*index as usize).filter(|link| link.pair.is_none());
-            any |= link.and_then(|link| link.live.as_mut()).is_some_and(|live| live.reclaim(&mut self.arena));
-        }
-        any
-    }
-
-    /// The segment is full: buffers that other links have finished with are taken first. When no peer holds any, none
-    /// will ever come.
-    #[cold]
-    fn post_with_what_others_have(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
-        self.reclaim_all();
-        let posted = self.post_again(link, frame);
-        match self.arena.shortage() {
-            Some(error) if posted == Posted::NoResource && !self.sharing().any(Live::lends) => {
-                if self.leftovers.give_all_back(&mut self.arena, &self.poller) {
-                    return self.post_with_what_others_have(link, frame);
-                }
-                Posted::Failed(error)
-            }
-            _ => posted,
-        }
-    }
-
-    fn post_again(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
-        let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
-        let Some(live) = &mut link.live else { return Posted::Down };
-        live.post(&mut self.arena, self.config.link_window, frame)
     }
 }
 

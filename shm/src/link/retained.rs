@@ -7,9 +7,10 @@ use gridnet_core::ring::slot::Ready;
 use gridnet_core::sync::Ordering;
 use gridnet_core::wire::{extension_words, is_sequenced, Incoming, MAX_EXTENSION};
 
-use super::{Live, FLAG_STAGED};
+use super::Live;
 use crate::arena::{Arena, MAX_STAGING};
 use crate::layout::StagingRef;
+use crate::staging::FLAG_STAGED;
 
 impl Live {
     /// Sequenced frames that have come and were delivered.
