@@ -1,19 +1,18 @@
 //! The suite on the shared-memory rail: several fabrics in one process, with a run directory of their own.
 
+mod common;
+
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use common::{address, config, open, Scratch, Up, LIMIT};
 use gridnet_core::conformance_tests;
-use gridnet_core::error::Error;
-use gridnet_core::mem::PeerBytes;
-use gridnet_core::rail::{LinkId, PeerId, Rail, Refusal, Sink};
+use gridnet_core::rail::{LinkId, PeerId, Rail};
 use gridnet_core::reliability_tests;
 use gridnet_core::testing::pair::{Cutting, Fixture};
 use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, Incoming, NetAddresses, NodeId};
+use gridnet_core::wire::{Address, NodeId};
 use gridnet_shm::testing::Shears;
 use gridnet_shm::{ShmConfig, ShmRail, SingleCopy};
 
@@ -57,54 +56,17 @@ struct Ends {
 
 impl Ends {
     fn connect(shm: &mut Shm) -> (Ends, Ends) {
-        let address = |byte| Address {
-            uid: nix::unistd::geteuid().as_raw(),
-            host: 1,
-            node: NodeId::new([byte; 16]).unwrap(),
-            incarnation: 1,
-            network: NetAddresses::NONE,
-        };
         let (mut caller, mut called) = (shm.rail(&address(1)), shm.rail(&address(2)));
         let link = caller.connect(PeerId::new(0), &address(2)).unwrap();
         let (mut up, mut other) = (Up::default(), Up::default());
+        let start = Instant::now();
         while !(up.is_up && other.is_up) {
             called.maintain(Time(0), &mut other);
             caller.maintain(Time(0), &mut up);
+            assert!(start.elapsed() < LIMIT, "the link does not come up");
         }
         (Ends { rail: caller, link }, Ends { rail: called, link: other.link.unwrap() })
     }
-}
-
-/// Learns the link, and that it is up.
-#[derive(Default)]
-struct Up {
-    link: Option<LinkId>,
-    is_up: bool,
-}
-
-impl Sink for Up {
-    fn message(&mut self, _: PeerId, _: u64, _: PeerBytes<'_>) {}
-
-    fn frame(&mut self, _: PeerId, _: Incoming<'_>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn loan(&mut self, _: PeerId, _: u64, _: Option<u64>, _: u64, _: PeerBytes<'_>) -> bool {
-        false
-    }
-
-    fn sent(&mut self, _: PeerId, _: u64) {}
-
-    fn accept(&mut self, link: LinkId, _: NodeId, _: u64) -> Result<PeerId, Refusal> {
-        self.link = Some(link);
-        Ok(PeerId::new(0))
-    }
-
-    fn up(&mut self, _: PeerId) {
-        self.is_up = true;
-    }
-
-    fn down(&mut self, _: PeerId, _: Refusal) {}
 }
 
 /// Time that passes in a step, where links are cut.
@@ -112,9 +74,9 @@ const STEP_NS: u64 = 1_000_000;
 /// Steps after which a side that gives way has called again for sure.
 const CALL_STEPS: usize = 300;
 
-/// A private run directory.
+/// Rails that meet in a run directory of their own.
 struct Shm {
-    dir: PathBuf,
+    dir: Scratch,
     start: Instant,
     ring_slots: u32,
     link_window: usize,
@@ -128,12 +90,7 @@ struct Shm {
 
 impl Shm {
     fn new(ring_slots: u32, link_window: usize, single_copy: SingleCopy) -> Shm {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("gridnet-conformance-{}-{number}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        let shears = HashMap::new();
-        let start = Instant::now();
+        let (dir, start, shears) = (Scratch::new(), Instant::now(), HashMap::new());
         Shm { dir, start, ring_slots, link_window, single_copy, shears, is_cut: false, steps: 0 }
     }
 
@@ -147,19 +104,14 @@ impl Fixture for Shm {
     type Rail = ShmRail;
 
     fn rail(&mut self, address: &Address) -> ShmRail {
-        let mut rail = ShmRail::open(ShmConfig {
-            local: *address,
-            name: None,
-            run_dir: Some(self.dir.clone()),
+        let mut rail = open(ShmConfig {
             segment_size: 64 << 20,
             ring_slots: self.ring_slots,
             link_window: self.link_window,
-            huge_pages: false,
             heap_size: 64 << 20,
             single_copy: self.single_copy,
-            allow_uids: Vec::new(),
-        })
-        .expect("the rail opens");
+            ..config(&self.dir.0, *address)
+        });
         rail.obey(self.shears.entry(address.node).or_default());
         rail
     }
@@ -193,11 +145,5 @@ impl Cutting for Shm {
         for node in between.iter().cycle().skip(first).take(1 + first / 2) {
             self.shears.entry(*node).or_default().cut();
         }
-    }
-}
-
-impl Drop for Shm {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

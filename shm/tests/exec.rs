@@ -3,19 +3,18 @@
 //! The test binary starts itself again. That process exposes memory, executes itself once more, and has other bytes at the
 //! same place then. It takes a few milliseconds, less than a tick of the coarse clocks of many systems.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
+use common::{address, config, open, Scratch, Up};
 use gridnet_core::error::Error;
-use gridnet_core::mem::{Gather, Iov, PeerBytes};
-use gridnet_core::rail::{LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
-use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, Incoming, NetAddresses, NodeId};
-use gridnet_shm::{ShmConfig, ShmRail, SingleCopy};
+use gridnet_core::mem::{Gather, Iov};
+use gridnet_core::rail::{PeerId, Posted, Rail, RemoteSource};
 use nix::sys::mman::{mmap_anonymous, MapFlags, ProtFlags};
 
 /// What a child does: the name of its role.
@@ -27,8 +26,6 @@ const PLACE: usize = 0x1000_0000;
 const LEN: usize = 64 << 10;
 /// So many that the exec falls into one tick in some of them.
 const LIVES: usize = 20;
-/// How long a link may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
 /// What the first program has there,
 const BEFORE: u8 = 1;
 /// and the second.
@@ -51,9 +48,9 @@ fn child() {
 #[test]
 fn nothing_is_fetched_from_the_program_that_took_the_place() {
     for life in 0..LIVES {
-        let dir = Scratch::new(life);
+        let dir = Scratch::new();
         let mut peer = Peer::start(&dir.0);
-        let mut rail = open(&dir.0, 1);
+        let mut rail = open(config(&dir.0, address(1)));
         let link = rail.connect(PeerId::new(0), &address(2)).expect("the peer listens");
         let mut sink = Up::default();
         sink.wait(&mut rail);
@@ -78,7 +75,7 @@ fn nothing_is_fetched_from_the_program_that_took_the_place() {
 /// The first program.
 fn expose_and_execute(dir: &Path) {
     let memory = occupy(BEFORE);
-    let mut rail = open(dir, 2);
+    let mut rail = open(config(dir, address(2)));
     println!("listening");
     let mut sink = Up::default();
     sink.wait(&mut rail);
@@ -106,28 +103,6 @@ fn command(role: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("the test knows its file"));
     command.args(["child", "--exact", "--ignored", "--nocapture"]).env(ROLE, role).env(DIR, dir);
     command
-}
-
-fn address(number: u8) -> Address {
-    let node = NodeId::new([number; 16]).unwrap();
-    let uid = nix::unistd::geteuid().as_raw();
-    Address { uid, host: 1, node, incarnation: 1, network: NetAddresses::NONE }
-}
-
-fn open(dir: &Path, number: u8) -> ShmRail {
-    ShmRail::open(ShmConfig {
-        local: address(number),
-        name: None,
-        run_dir: Some(dir.to_owned()),
-        segment_size: 1 << 20,
-        ring_slots: 64,
-        link_window: 64 << 10,
-        huge_pages: false,
-        heap_size: 1 << 20,
-        single_copy: SingleCopy::Always,
-        allow_uids: Vec::new(),
-    })
-    .expect("the rail opens")
 }
 
 /// A child that does not outlive its test.
@@ -166,64 +141,4 @@ impl Drop for Peer {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A run directory that goes away with its test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(life: usize) -> Scratch {
-        let dir = std::env::temp_dir().join(format!("gridnet-exec-{}-{life}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        Scratch(dir)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Learns the link, and that it is up.
-#[derive(Default)]
-struct Up {
-    link: Option<LinkId>,
-    is_up: bool,
-}
-
-impl Up {
-    /// Until the link is up.
-    fn wait(&mut self, rail: &mut ShmRail) {
-        let start = Instant::now();
-        while !self.is_up {
-            rail.maintain(Time(0), self);
-            assert!(start.elapsed() < LIMIT, "the link does not come up");
-        }
-    }
-}
-
-impl Sink for Up {
-    fn message(&mut self, _: PeerId, _: u64, _: PeerBytes<'_>) {}
-
-    fn frame(&mut self, _: PeerId, _: Incoming<'_>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn loan(&mut self, _: PeerId, _: u64, _: Option<u64>, _: u64, _: PeerBytes<'_>) -> bool {
-        false
-    }
-
-    fn sent(&mut self, _: PeerId, _: u64) {}
-
-    fn accept(&mut self, link: LinkId, _: NodeId, _: u64) -> Result<PeerId, Refusal> {
-        self.link = Some(link);
-        Ok(PeerId::new(0))
-    }
-
-    fn up(&mut self, _: PeerId) {
-        self.is_up = true;
-    }
-
-    fn down(&mut self, _: PeerId, _: Refusal) {}
 }
