@@ -265,6 +265,38 @@ typedef struct gridnet_counters {
      * Peers that have gone (fabric only).
      */
     uint64_t peers_gone;
+    /**
+     * Puts into regions of peers that were done or started.
+     */
+    uint64_t puts;
+    /**
+     * Their bytes.
+     */
+    uint64_t bytes_put;
+    /**
+     * Gets from regions of peers that were done or started.
+     */
+    uint64_t gets;
+    /**
+     * Their bytes.
+     */
+    uint64_t bytes_got;
+    /**
+     * Atomic operations on regions of peers that were done or started.
+     */
+    uint64_t atomics;
+    /**
+     * Those puts, gets and atomic operations that went by messages.
+     */
+    uint64_t operations_by_message;
+    /**
+     * Operations of peers on regions of this fabric that came by messages. Of others it does not know.
+     */
+    uint64_t operations_served;
+    /**
+     * Bytes that those have put and got.
+     */
+    uint64_t bytes_served;
 } gridnet_counters;
 
 /**
@@ -770,9 +802,11 @@ extern "C" {
  * Counters of a whole fabric.
  *
  * # Safety
- * `fabric` is NULL or a fabric; `counters_out` is NULL or points to a struct whose field size is set.
+ * `fabric` is NULL or a fabric; `counters_out` is NULL or points to a struct whose field size is set, and that has as many
+ * bytes.
  */
-gridnet_status gridnet_fabric_counters(struct gridnet_fabric *fabric, struct gridnet_counters *counters_out);
+gridnet_status gridnet_fabric_counters(struct gridnet_fabric *fabric,
+                                       struct gridnet_counters *counters_out);
 
 /**
  * Counters of the peer of an endpoint, over all endpoints to it.

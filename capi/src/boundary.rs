@@ -60,25 +60,6 @@ fn report(failure: Failure) -> gridnet_status {
     }
 }
 
-/// Reads a parameter struct whose first field is its size. Structs only grow: a caller's larger one is refused, since
-/// it asks for what this library does not know.
-///
-/// # Safety
-/// `params` is NULL, or points to a `T` of at least the size that its first field says.
-pub(crate) unsafe fn read_params<T: Copy>(params: *const T, what: &str) -> Result<Option<T>, Failure> {
-    if params.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: not NULL, and the size field is the first of every parameter struct.
-    let size = unsafe { params.cast::<usize>().read() };
-    if size != size_of::<T>() {
-        let why = format!("{what}: the field size is {size}; accepted: {}", size_of::<T>());
-        return Err(Refusal::new(Error::StructSize, why).into());
-    }
-    // SAFETY: the caller vouches for as many bytes as the size field says.
-    Ok(Some(unsafe { params.read() }))
-}
-
 /// Writes an output.
 ///
 /// # Safety

@@ -1,12 +1,12 @@
 //! Counters.
 
 use gridnet::core::error::Error;
-use gridnet::core::rail::Refusal;
 use gridnet::core::stats::PeerCounters;
 
-use crate::boundary::{guarded, null, Failure};
+use crate::boundary::guarded;
 use crate::endpoint::{endpoint_of, gridnet_endpoint};
 use crate::fabric::{fabric_of, gridnet_fabric};
+use crate::grow::{size_of_out, write_grown, Growing};
 use crate::status::{gridnet_status, GRIDNET_OK};
 
 /// What has happened so far. All but those named "now" only grow.
@@ -49,12 +49,35 @@ pub struct gridnet_counters {
     pub peers_now: u64,
     /// Peers that have gone (fabric only).
     pub peers_gone: u64,
+    /// Puts into regions of peers that were done or started.
+    pub puts: u64,
+    /// Their bytes.
+    pub bytes_put: u64,
+    /// Gets from regions of peers that were done or started.
+    pub gets: u64,
+    /// Their bytes.
+    pub bytes_got: u64,
+    /// Atomic operations on regions of peers that were done or started.
+    pub atomics: u64,
+    /// Those puts, gets and atomic operations that went by messages.
+    pub operations_by_message: u64,
+    /// Operations of peers on regions of this fabric that came by messages. Of others it does not know.
+    pub operations_served: u64,
+    /// Bytes that those have put and got.
+    pub bytes_served: u64,
+}
+
+// SAFETY: of this form; numbers.
+unsafe impl Growing for gridnet_counters {
+    const NAME: &'static str = "gridnet_counters";
+    const FIRST: usize = std::mem::offset_of!(gridnet_counters, puts);
 }
 
 /// Counters of a whole fabric.
 ///
 /// # Safety
-/// `fabric` is NULL or a fabric; `counters_out` is NULL or points to a struct whose field size is set.
+/// `fabric` is NULL or a fabric; `counters_out` is NULL or points to a struct whose field size is set, and that has as many
+/// bytes.
 #[no_mangle]
 pub unsafe extern "C" fn gridnet_fabric_counters(
     fabric: *mut gridnet_fabric,
@@ -64,7 +87,7 @@ pub unsafe extern "C" fn gridnet_fabric_counters(
         // SAFETY: the caller's promise.
         let object = unsafe { fabric_of(fabric)? };
         // SAFETY: the caller's promise.
-        let size = unsafe { checked_size(counters_out)? };
+        let size = unsafe { size_of_out(counters_out, "counters_out")? };
         let mut guard = object.owner.shared.enter()?;
         let all = guard.engine.counters();
         let wait = guard.wait_counters();
@@ -78,10 +101,10 @@ pub unsafe extern "C" fn gridnet_fabric_counters(
             wakeups_sent: all.wakeups_sent,
             peers_now: all.peers_now,
             peers_gone: all.peers_gone,
-            ..of_peers(size, &all.peers)
+            ..of_peers(&all.peers)
         };
         // SAFETY: the size was checked, valid by the caller's promise.
-        unsafe { counters_out.write(counters) };
+        unsafe { write_grown(counters_out, size, &counters) };
         Ok(GRIDNET_OK)
     })
 }
@@ -99,17 +122,16 @@ pub unsafe extern "C" fn gridnet_endpoint_counters(
         // SAFETY: the caller's promise.
         let object = unsafe { endpoint_of(endpoint)? };
         // SAFETY: the caller's promise.
-        let size = unsafe { checked_size(counters_out)? };
+        let size = unsafe { size_of_out(counters_out, "counters_out")? };
         let peer = object.owner.shared.enter()?.engine.peer_counters(object.peer).ok_or(Error::NotFound)?;
         // SAFETY: the size was checked, valid by the caller's promise.
-        unsafe { counters_out.write(of_peers(size, &peer)) };
+        unsafe { write_grown(counters_out, size, &of_peers(&peer)) };
         Ok(GRIDNET_OK)
     })
 }
 
-fn of_peers(size: usize, peers: &PeerCounters) -> gridnet_counters {
+fn of_peers(peers: &PeerCounters) -> gridnet_counters {
     gridnet_counters {
-        size,
         messages_sent: peers.messages_sent,
         messages_received: peers.messages_received,
         bytes_sent: peers.bytes_sent,
@@ -118,22 +140,14 @@ fn of_peers(size: usize, peers: &PeerCounters) -> gridnet_counters {
         sends_rendezvous: peers.sends_rendezvous,
         unexpected_total: peers.unexpected_total,
         backpressure_stops: peers.backpressure_stops,
+        puts: peers.puts,
+        bytes_put: peers.bytes_put,
+        gets: peers.gets,
+        bytes_got: peers.bytes_got,
+        atomics: peers.atomics,
+        operations_by_message: peers.by_message,
+        operations_served: peers.served,
+        bytes_served: peers.bytes_served,
         ..gridnet_counters::default()
     }
-}
-
-/// # Safety
-/// `counters` is NULL or points to a struct whose field size is set.
-unsafe fn checked_size(counters: *const gridnet_counters) -> Result<usize, Failure> {
-    if counters.is_null() {
-        return Err(null("counters_out"));
-    }
-    // SAFETY: not NULL; the caller's promise.
-    let size = unsafe { (*counters).size };
-    if size != size_of::<gridnet_counters>() {
-        let accepted = size_of::<gridnet_counters>();
-        let why = format!("gridnet_counters: the field size is {size}; accepted: {accepted}");
-        return Err(Refusal::new(Error::StructSize, why).into());
-    }
-    Ok(size)
 }

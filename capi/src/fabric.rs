@@ -10,10 +10,11 @@ use gridnet::core::rail::Refusal;
 use gridnet::core::wire::Address;
 use gridnet::{Shared, ThreadLevel};
 
-use crate::boundary::{guarded, invalid, null, read_params, write_out, Failure};
+use crate::boundary::{guarded, invalid, null, write_out, Failure};
 use crate::cq::gridnet_cq;
 use crate::endpoint::gridnet_endpoint;
 use crate::group::gridnet_group;
+use crate::grow::{read_params, Growing};
 use crate::handle::{object, Handle};
 use crate::probe::gridnet_message;
 use crate::region::{gridnet_region, gridnet_rkey};
@@ -41,6 +42,11 @@ pub struct gridnet_fabric_params {
     pub flags: u32,
     /// NULL, or "GRIDNET_X=value" strings up to a NULL; they beat the environment.
     pub options: *const *const c_char,
+}
+
+// SAFETY: of this form; numbers and pointers.
+unsafe impl Growing for gridnet_fabric_params {
+    const NAME: &'static str = "gridnet_fabric_params";
 }
 
 /// How a fabric is reached: opaque, the same for its whole life, to be handed to peers by any means.
@@ -123,7 +129,7 @@ pub unsafe extern "C" fn gridnet_fabric_open(
             return Err(null("fabric_out"));
         }
         // SAFETY: the caller's promise.
-        let params = unsafe { read_params(params, "gridnet_fabric_params")? };
+        let params = unsafe { read_params(params)? };
         let (mut name, mut level, mut overrides) = (None, ThreadLevel::Serialized, Vec::new());
         if let Some(params) = params {
             level = level_of(params.thread_level)?;

@@ -30,6 +30,7 @@ pub mod cq;
 pub mod endpoint;
 pub mod fabric;
 pub mod group;
+mod grow;
 mod handle;
 pub mod iov;
 pub mod loan;

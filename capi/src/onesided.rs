@@ -8,8 +8,9 @@ use gridnet::core::mem::Iov;
 use gridnet::core::region::{Atomic, AtomicOp, Width};
 use gridnet::Guard;
 
-use crate::boundary::{guarded, invalid, null, read_params, Failure};
+use crate::boundary::{guarded, invalid, null, Failure};
 use crate::endpoint::{endpoint_of, gridnet_endpoint, EndpointObject};
+use crate::grow::{read_params, Growing};
 use crate::handle::Handle;
 use crate::iov::one_piece;
 use crate::region::{gridnet_rkey, rkey_of, RkeyObject};
@@ -53,6 +54,11 @@ pub struct gridnet_atomic_params {
     pub reserved: u32,
     /// Given back with the completion.
     pub context: *mut c_void,
+}
+
+// SAFETY: of this form; numbers and pointers.
+unsafe impl Growing for gridnet_atomic_params {
+    const NAME: &'static str = "gridnet_atomic_params";
 }
 
 /// Copies `len` bytes from `buf` to `offset` of a peer's region.
@@ -315,8 +321,7 @@ unsafe fn atomic_guarded(
         // SAFETY: the caller's promise.
         let object = unsafe { endpoint_of(endpoint)? };
         // SAFETY: the caller's promise.
-        let (key, params) =
-            unsafe { (rkey_of(rkey, &object.shared)?, read_params(params, "gridnet_atomic_params")?) };
+        let (key, params) = unsafe { (rkey_of(rkey, &object.shared)?, read_params(params)?) };
         let params = params.ok_or_else(|| null("params"))?;
         check_flags("gridnet_atomic_params", params.flags, 0, params.reserved)?;
         let atomic = atomic_of(&params).ok_or_else(|| {

@@ -9,9 +9,10 @@ use gridnet::core::rail::Refusal;
 use gridnet::core::region::{Access, KEY_BYTES};
 use gridnet::Shared;
 
-use crate::boundary::{guarded, invalid, null, read_params, write_out, Failure};
+use crate::boundary::{guarded, invalid, null, write_out, Failure};
 use crate::endpoint::{endpoint_of, gridnet_endpoint};
 use crate::fabric::{fabric_of, gridnet_fabric, Child, Owner};
+use crate::grow::{read_params, Growing};
 use crate::handle::{object, Handle};
 use crate::status::{gridnet_status, GRIDNET_OK};
 
@@ -42,6 +43,11 @@ pub struct gridnet_region_params {
     pub numa_node: u32,
     /// 0.
     pub flags: u32,
+}
+
+// SAFETY: of this form; numbers and pointers.
+unsafe impl Growing for gridnet_region_params {
+    const NAME: &'static str = "gridnet_region_params";
 }
 
 /// The key of a region, as plain bytes to be handed to peers by any means.
@@ -259,7 +265,7 @@ unsafe fn arguments<'a>(
     params: *const gridnet_region_params,
 ) -> Result<(&'a Arc<Owner>, gridnet_region_params, Access), Failure> {
     // SAFETY: the caller's promise.
-    let (object, params) = unsafe { (fabric_of(fabric)?, read_params(params, "gridnet_region_params")?) };
+    let (object, params) = unsafe { (fabric_of(fabric)?, read_params(params)?) };
     let params = params.ok_or_else(|| null("params"))?;
     let access = Access::from_bits(params.access).ok_or_else(|| {
         let (bits, known) = (params.access, Access::ALL.bits());

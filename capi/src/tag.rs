@@ -8,10 +8,11 @@ use gridnet::core::matching::{Pattern, Source};
 use gridnet::core::mem::Iov;
 use gridnet::core::ring::slot::BODY_BYTES;
 
-use crate::boundary::{guarded, invalid, null, read_params, write_out, Failure};
+use crate::boundary::{guarded, invalid, null, write_out, Failure};
 use crate::cq::{cq_of, gridnet_cq, gridnet_op, CqObject};
 use crate::endpoint::{endpoint_of, gridnet_endpoint, EndpointObject};
 use crate::fabric::{fabric_of, gridnet_fabric, Owner};
+use crate::grow::{read_params, Growing};
 use crate::handle::Handle;
 use crate::iov::{gridnet_iov, one_piece, pieces};
 use crate::status::{gridnet_status, GRIDNET_IN_PROGRESS, GRIDNET_OK};
@@ -45,6 +46,11 @@ pub struct gridnet_send_params {
     pub context: *mut c_void,
 }
 
+// SAFETY: of this form; numbers and pointers.
+unsafe impl Growing for gridnet_send_params {
+    const NAME: &'static str = "gridnet_send_params";
+}
+
 /// A receive with everything that can be said of it.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -67,6 +73,11 @@ pub struct gridnet_recv_params {
     pub reserved: u32,
     /// Given back with the completion.
     pub context: *mut c_void,
+}
+
+// SAFETY: of this form; numbers and pointers.
+unsafe impl Growing for gridnet_recv_params {
+    const NAME: &'static str = "gridnet_recv_params";
 }
 
 /// Sends `len` bytes with `tag`.
@@ -137,8 +148,7 @@ pub unsafe extern "C" fn gridnet_tag_sendx(
 ) -> gridnet_status {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (object, params) =
-            unsafe { (endpoint_of(endpoint)?, read_params(params, "gridnet_send_params")?) };
+        let (object, params) = unsafe { (endpoint_of(endpoint)?, read_params(params)?) };
         let params = params.ok_or_else(|| null("params"))?;
         let known = GRIDNET_SEND_SYNC | GRIDNET_SEND_IMMEDIATE | GRIDNET_SEND_COMPLETION;
         check_flags("gridnet_send_params", params.flags, known, params.reserved)?;
@@ -179,7 +189,7 @@ pub unsafe extern "C" fn gridnet_tag_recvx(
 ) -> gridnet_status {
     guarded(|| {
         // SAFETY: the caller's promise.
-        let (cq, params) = unsafe { (cq_of(cq)?, read_params(params, "gridnet_recv_params")?) };
+        let (cq, params) = unsafe { (cq_of(cq)?, read_params(params)?) };
         let params = params.ok_or_else(|| null("params"))?;
         check_flags("gridnet_recv_params", params.flags, 0, params.reserved)?;
         // SAFETY: the caller's promise.

@@ -42,6 +42,42 @@ static void operation_sizes(void)
     node_close(&node);
 }
 
+/* Structs of programs that are older or newer than the library. */
+static void other_versions(void)
+{
+    struct node node = node_open(NULL);
+    struct {
+        gridnet_counters known;
+        uint64_t unknown, not_its_own;
+    } counters;
+    const size_t first = offsetof(gridnet_counters, puts), known = sizeof(gridnet_counters);
+    const size_t sizes[] = {first, first + 8, known, known + 8};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        memset(&counters, 7, sizeof counters);
+        counters.known.size = sizes[i];
+        CHECK_OK(gridnet_fabric_counters(node.fabric, &counters.known));
+        CHECK(counters.known.size == sizes[i] && counters.known.peers_gone == 0);
+        const char *bytes = (const char *)&counters;
+        for (size_t at = first; at < sizeof counters; at++)
+            CHECK(bytes[at] == (at < sizes[i] ? 0 : 7));
+    }
+    counters.known.size = first - 8;
+    CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_fabric_counters(node.fabric, &counters.known));
+    struct {
+        gridnet_recv_params known;
+        uint64_t unknown;
+    } receive;
+    memset(&receive, 0, sizeof receive);
+    receive.known.size = sizeof receive;
+    receive.known.tag = 99;
+    CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_tag_recvx(node.cq, &receive.known, NULL));
+    receive.unknown = (uint64_t)1 << 63;
+    CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_tag_recvx(node.cq, &receive.known, NULL));
+    receive.known.size = sizeof receive.known - 8;
+    CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_tag_recvx(node.cq, &receive.known, NULL));
+    node_close(&node);
+}
+
 static void ranges(void)
 {
     gridnet_fabric_params params = test_params(NULL);
@@ -190,6 +226,7 @@ int main(void)
     test_limit(60);
     fabric_sizes();
     operation_sizes();
+    other_versions();
     ranges();
     pieces();
     options();

@@ -94,6 +94,15 @@ static void use_regions(const char *options[])
         }
     }
     CHECK_OK(end(&node, gridnet_flush(peer, NULL)));
+    gridnet_counters all, of_peer;
+    all.size = of_peer.size = sizeof all;
+    CHECK_OK(gridnet_fabric_counters(node.fabric, &all));
+    CHECK_OK(gridnet_endpoint_counters(peer, &of_peer));
+    CHECK(of_peer.puts == 2 && of_peer.gets == 2 && of_peer.atomics == 2000);
+    CHECK(of_peer.bytes_put == 2 * (LEN - 64) && of_peer.bytes_got == of_peer.bytes_put);
+    CHECK(memcmp(&all.puts, &of_peer.puts, sizeof all - offsetof(gridnet_counters, puts)) == 0);
+    /* Atomic operations on registered memory do. */
+    CHECK(all.operations_by_message >= 1000 && all.operations_served == 0);
     node_send(&node, peer, NULL, 0, GO);
     node_recv(&node, peer, NULL, 0, GO);
     /* Unmapped there: an error here, nothing at the owner, and the other region is as it was. */
