@@ -106,3 +106,75 @@ impl State {
         p.candidates.sort_by_key(place);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::endpoint::recover::conversation_with;
+    use crate::endpoint::Limits;
+    use crate::ledger::Unread;
+    use crate::wire::{Address, NetAddresses, NodeId};
+
+    const PRESENT: (usize, LinkId) = (1, LinkId(7));
+    const BETTER: (usize, LinkId) = (0, LinkId(3));
+
+    /// A peer that is up over the second of two rails, while a link over the first is being made.
+    fn state(has_heard: bool) -> (State, PeerId) {
+        let node = NodeId::new([1; 16]).expect("not zero");
+        let address = Address { uid: 0, host: 1, node, incarnation: 1, network: NetAddresses::NONE };
+        let facts = (vec![64; 2], vec![false; 2], vec![true; 2]);
+        let mut state = State::new(address, Limits::default(), facts, None, Box::new(Unread));
+        let peer = state.add_peer((node, None), 1, PRESENT.0, PRESENT.1, Some(&address));
+        state.link_up(peer, PRESENT.0);
+        state.set_up(peer);
+        if has_heard {
+            let heard = state.take_resume(peer, 0, 5, conversation_with(peer));
+            assert_eq!(heard, Ok(()));
+        }
+        state.peers[peer.index()].recovery.as_mut().expect("the rail retains").attempt = Some(BETTER);
+        state.links.clear();
+        (state, peer)
+    }
+
+    fn given_back(state: &State) -> Vec<(usize, LinkId)> {
+        let over = |event: &LinkEvent| match event {
+            LinkEvent::Over(rail, link) => Some((*rail, *link)),
+            _ => None,
+        };
+        state.links.iter().filter_map(over).collect()
+    }
+
+    #[test]
+    fn what_fails_beside_a_link_that_is_up_ends_nothing() {
+        for error in Error::ALL {
+            let (mut state, peer) = state(true);
+            assert!(!state.is_stale(peer, BETTER.0) && !state.is_stale(peer, PRESENT.0));
+            assert!(state.attempt_failed(peer, BETTER.0, &Refusal::new(error, "so it is")), "{error:?}");
+            assert_eq!(state.peers[peer.index()].state, PeerState::Up);
+            assert!(state.is_stale(peer, BETTER.0), "what that rail says now concerns nobody");
+            assert!(!state.is_stale(peer, PRESENT.0));
+        }
+    }
+
+    #[test]
+    fn a_link_that_was_left_is_kept_until_what_it_retains_was_read() {
+        let (mut state, peer) = state(true);
+        state.link_up(peer, BETTER.0);
+        let p = &state.peers[peer.index()];
+        assert_eq!(((p.rail, p.link), p.live_link()), (BETTER, Some(BETTER)));
+        let reason = Refusal::new(Error::Unreachable, "the other side has left it, too");
+        state.link_broken(peer, PRESENT.0, PRESENT.1, &reason);
+        assert_eq!(given_back(&state), []);
+        state.link_broken(peer, PRESENT.0, LinkId(99), &reason);
+        assert_eq!(given_back(&state), [(PRESENT.0, LinkId(99))]);
+    }
+
+    #[test]
+    fn who_has_not_heard_the_peer_stays() {
+        let (mut state, peer) = state(false);
+        state.link_up(peer, BETTER.0);
+        let p = &state.peers[peer.index()];
+        assert_eq!(((p.rail, p.link), &p.state), (PRESENT, &PeerState::Up));
+        assert_eq!(given_back(&state), [BETTER]);
+    }
+}
