@@ -246,6 +246,11 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.retained(link, after, each))
         }
 
+        fn silent_ns(&self, link: $crate::rail::LinkId) -> u64 {
+            $each!(self, rail => rail.silent_ns(link))
+        }
+
+
         fn disarm(&mut self) {
             $each!(self, rail => rail.disarm());
         }

@@ -183,6 +183,8 @@ pub struct PeerNote<'a> {
     pub eager_max: usize,
     /// Whether frames flow.
     pub state: &'a PeerState,
+    /// Its host answers, its process does not.
+    pub stalled: bool,
     /// What became of each rail.
     pub candidates: &'a [Candidate],
     /// Names of rails, and where their links to the peer lead, as they were when they came up.

@@ -157,7 +157,8 @@ impl Hub {
     pub fn cut(&self, a: NodeId, b: NodeId, how: Cut) -> bool {
         let mut shared = self.lock();
         let notice = how.unnoticed_ns.map(|ns| shared.now.after(ns));
-        let Some(connection) = shared.connections.cut(a, b, notice) else { return false };
+        let now = shared.now;
+        let Some(connection) = shared.connections.cut(now, a, b, notice) else { return false };
         for (from, to, arrives) in [(a, b, how.arrives[0]), (b, a, how.arrives[1])] {
             shared.lose(from, to, connection, arrives);
         }
@@ -248,12 +249,14 @@ struct Link {
     connection: u64,
     /// When it was called for.
     since: Time,
+    /// How long it had been cut when that was noticed.
+    silent_ns: u64,
     books: Books,
 }
 
 impl Link {
     fn new(peer: PeerId, node: NodeId, connection: u64, since: Time) -> Link {
-        Link { peer, node, up: false, over: false, connection, since, books: Books::default() }
+        Link { peer, node, up: false, over: false, connection, since, silent_ns: 0, books: Books::default() }
     }
 }
 
@@ -336,7 +339,14 @@ impl LoopbackRail {
                 |link: &&Link| !link.over && shared.connections.is_noticed(link.connection, own, shared.now);
             self.links.iter().filter(is_noticed).map(|link| link.node).collect()
         };
-        noticed.iter().for_each(|node| self.break_link(*node, sink));
+        for node in &noticed {
+            let hub = self.hub.clone();
+            if let Some(link) = self.link_to(*node) {
+                let shared = hub.lock();
+                link.silent_ns = shared.connections.silent_ns(link.connection, shared.now);
+            }
+            self.break_link(*node, sink);
+        }
         noticed.len()
     }
 
@@ -661,7 +671,13 @@ impl Rail for LoopbackRail {
             return;
         };
         link.over = true;
-        self.hub.lock().connections.end(link.connection, [self.local.node, link.node]);
+        let mut shared = self.hub.lock();
+        let now = shared.now;
+        shared.connections.end(now, link.connection, [self.local.node, link.node]);
+    }
+
+    fn silent_ns(&self, link: LinkId) -> u64 {
+        self.links.get(link.0 as usize).map_or(0, |link| link.silent_ns)
     }
 
     fn delivered(&self, link: LinkId) -> u64 {

@@ -12,7 +12,7 @@ use crate::mem::{Gather, Iov, PeerBytes};
 use crate::region::{Access, RemoteKey, Window};
 use crate::ring::lane::Lane;
 use crate::time::Time;
-use crate::wire::{Address, Frame, Incoming, NodeId};
+use crate::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
 /// Number of a peer in its fabric; small, never reused while the fabric is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -421,6 +421,12 @@ pub trait Rail {
         let _ = link;
     }
 
+    /// How long nobody had answered at the other end of a broken link when it broke, in ns; 0 for one that somebody has ended.
+    fn silent_ns(&self, link: LinkId) -> u64 {
+        let _ = link;
+        0
+    }
+
     /// Ends a link, or gives back what is left of one that broke; [`Sink::down`] is not called for it.
     fn disconnect(&mut self, link: LinkId);
 }
@@ -436,6 +442,17 @@ pub struct Path {
     pub round_trip_ns: Option<u64>,
     /// Addresses that were tried before and did not do, each with the reason.
     pub tried: Vec<String>,
+}
+
+/// What a rail learns of a peer, beside its frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It called, and can be called itself at these addresses.
+    ListensAt(NetAddresses),
+    /// Its host has answered the call that is under way, if nothing else has.
+    HostAnswers,
+    /// It takes nothing any more, or does again; its host answers.
+    Stalled(bool),
 }
 
 /// Who listens to a rail.
@@ -502,6 +519,11 @@ pub trait Sink {
 
     /// The link takes frames.
     fn up(&mut self, peer: PeerId);
+
+    /// Something is learnt of a peer.
+    fn sign(&mut self, peer: PeerId, sign: Sign) {
+        let _ = (peer, sign);
+    }
 
     /// The link is over, and everything that came through it was delivered; or it did not come about. The peer has gone if
     /// the reason says so ([`Error::PeerGone`]).

@@ -156,6 +156,24 @@ fn a_peer_that_no_path_leads_to_is_gone_in_time() {
     }
 }
 
+/// What is noticed late has begun before; but there is time to find another path.
+#[test]
+fn silence_before_a_break_counts() {
+    for (unnoticed, end) in [(0, 5), (1, 5), (2, 5), (4, 6), (20, 22)] {
+        let mut lab = Lab::new();
+        let under_way = lab.start_everything();
+        lab.part(true);
+        let unnoticed_ns = [unnoticed * SECOND_NS; 2];
+        let (a, b) = (lab.0.a.address().node, lab.0.b.address().node);
+        assert!(lab.0.fixture.hub().cut(a, b, Cut { unnoticed_ns, ..Cut::default() }));
+        let took = lab.time(|pair| pair.a.pending() == 0);
+        assert!((end * SECOND_NS..end * SECOND_NS + SLACK_NS).contains(&took), "{unnoticed} s: {took} ns");
+        for ticket in under_way {
+            assert_eq!(lab.0.a.take(ticket).expect("it has ended").status, Err(Error::PeerGone));
+        }
+    }
+}
+
 /// The path comes back just in time, again and again: the time is that of one break.
 #[test]
 fn a_path_that_comes_back_in_time_costs_a_delay() {
@@ -496,6 +514,39 @@ fn a_link_is_resumed_once() {
     liar.resume(4, 7, ours);
     assert_eq!(liar.error(), Some(Error::PeerMisbehaved));
     liar.lab.assert_talks();
+}
+
+/// One that is stopped makes no links; one that makes them, and says nothing, is not waited for for ever.
+#[test]
+fn a_peer_that_makes_links_and_says_nothing_is_cut_off() {
+    for links in [2, 10] {
+        let mut liar = Liar::new();
+        let ours = liar.break_after_four()[0].extension[0];
+        let (begin, mut made) = (liar.lab.now(), 1);
+        while liar.error().is_none() && liar.lab.now() < begin + 40 * SECOND_NS {
+            liar.settle();
+            if liar.forger.is_down() && made < links {
+                let victim = *liar.lab.0.a.address();
+                liar.forger.call_again(&victim).expect("the rail leads there");
+                made += 1;
+                liar.settle();
+                if made == links && links == 2 {
+                    liar.resume(4, 7, ours);
+                    break;
+                }
+            }
+        }
+        let took = liar.lab.now() - begin;
+        if links == 2 {
+            assert_eq!(liar.error(), None, "it was slow, and no more");
+            assert!(took >= 5 * SECOND_NS, "a link was broken off after {took} ns");
+        } else {
+            assert_eq!(liar.error(), Some(Error::PeerMisbehaved));
+            assert!((3..=4).contains(&made), "{made} links");
+            assert!((15 * SECOND_NS..17 * SECOND_NS).contains(&took), "after {took} ns");
+        }
+        liar.lab.assert_talks();
+    }
 }
 
 #[test]

@@ -607,6 +607,9 @@ impl Fabric {
         let mut text = format!("peer {} node {node} incarnation {incarnation}\n", peer.number());
         text += &match state {
             PeerState::Connecting => "state connecting: the peer has not answered yet\n".to_owned(),
+            PeerState::Up if self.engine.is_stalled(peer) => {
+                "state stalled: its host answers, the process takes nothing\n".to_owned()
+            }
             PeerState::Up => "state up\n".to_owned(),
             PeerState::Broken(why) => format!("state broken: {}; another path is sought\n", why.reason),
             PeerState::Gone(why) => format!("state gone: {}\n", why.reason),

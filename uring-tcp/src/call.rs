@@ -10,13 +10,18 @@ use gridnet_core::wire::{Address, NodeId};
 
 use crate::candidates::in_order;
 use crate::config::TcpConfig;
-use crate::handshake::{Caller, Inbox, Step};
+use crate::handshake::{Caller, Inbox, Purpose, Step};
 use crate::socket::{refusal_of, source_towards, Moved, Stream};
 use crate::watch::{Want, READING, WRITING};
 
 /// How long one address is tried, from the first packet to the end of the handshake: TCP asks anew after 1 s, so that one lost
 /// packet is not the end.
 const ATTEMPT_NS: u64 = 3_000_000_000;
+/// The least that a call which is one of several gives to each address, when there are others to be tried in the time of one.
+const SHORTEST_NS: u64 = 1_200_000_000;
+/// How long a peer that is known may take for the handshake at the last address, while its host answers. It may be stopped; a
+/// call that ends leaves a connection in its queue, which has an end.
+const PATIENCE_NS: u64 = 60_000_000_000;
 /// Bytes that are read at once while the handshake goes on.
 pub(crate) const HANDSHAKE_READ: usize = 2048;
 
@@ -25,6 +30,13 @@ pub(crate) const HANDSHAKE_READ: usize = 2048;
 pub(crate) struct Call {
     target: (NodeId, u64),
     generation: u32,
+    purpose: Purpose,
+    /// The peer was reached before.
+    is_known: bool,
+    /// How long each address is tried.
+    attempt_ns: u64,
+    /// Whether the listener of the rail was told that the peer's host answers.
+    told: bool,
     left: VecDeque<SocketAddr>,
     attempt: Option<Attempt>,
     /// Why each address that was tried did not do.
@@ -67,23 +79,55 @@ enum Outcome {
 }
 
 impl Call {
-    /// A call to the fabric at `address`.
+    /// A call to the fabric at `address`, which was reached before if it `is_known`.
     ///
     /// # Errors
     /// [`Error::Unreachable`] when that listens nowhere.
-    pub(crate) fn new(address: &Address, generation: u32) -> Result<Call, Refusal> {
+    pub(crate) fn new(address: &Address, generation: u32, is_known: bool) -> Result<Call, Refusal> {
         let left: VecDeque<SocketAddr> = in_order(address.network.iter()).into();
         if left.is_empty() {
             return Err(Refusal::new(Error::Unreachable, "the peer listens on no network"));
         }
-        Ok(Call {
-            target: (address.node, address.incarnation),
+        let share = ATTEMPT_NS / left.len().max(1) as u64;
+        let attempt_ns = if is_known { share.max(SHORTEST_NS) } else { ATTEMPT_NS };
+        let target = (address.node, address.incarnation);
+        Ok(Call { is_known, attempt_ns, left, ..Call::to(target, generation, Purpose::Link) })
+    }
+
+    /// A call for the pulse of a link of this generation, to where that leads.
+    pub(crate) fn pulse(to: SocketAddr, target: (NodeId, u64), generation: u32) -> Call {
+        Call { left: VecDeque::from([to]), ..Call::to(target, generation, Purpose::Pulse) }
+    }
+
+    fn to(target: (NodeId, u64), generation: u32, purpose: Purpose) -> Call {
+        Call {
+            target,
             generation,
-            left,
+            purpose,
+            is_known: false,
+            attempt_ns: ATTEMPT_NS,
+            told: false,
+            left: VecDeque::new(),
             attempt: None,
             failures: Vec::new(),
             error: Error::Unreachable,
-        })
+        }
+    }
+
+    /// Whether the host of a known peer has answered, and nobody was told.
+    pub(crate) fn is_to_tell(&self) -> bool {
+        self.is_known && !self.told && self.has_answered()
+    }
+
+    /// The same, once.
+    pub(crate) fn tell(&mut self) -> bool {
+        let is_to_tell = self.is_to_tell();
+        self.told |= is_to_tell;
+        is_to_tell
+    }
+
+    fn has_answered(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.handshake.is_some())
     }
 
     /// Grows with each call of this side.
@@ -122,7 +166,7 @@ impl Call {
                 }
                 continue;
             };
-            match attempt.step(config, self.target, self.generation) {
+            match attempt.step(config, self.target, self.generation, self.purpose) {
                 Outcome::Waits(want) => return Progress::Waits(want),
                 Outcome::Crossed => return Progress::Crossed,
                 Outcome::Failed(refusal) => self.give_up(refusal),
@@ -143,22 +187,37 @@ impl Call {
 
     /// Gives an attempt up that takes too long; whether there was one.
     pub(crate) fn check_time(&mut self, now: Time) -> bool {
+        let patience = self.patience_ns();
         let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.outcome.is_none()) else {
             return false;
         };
         let since = *attempt.since.get_or_insert(now);
-        if now.since(since) < ATTEMPT_NS {
+        if now.since(since) < patience {
             return false;
         }
-        let stage = if attempt.handshake.is_some() { "no handshake" } else { "no answer" };
-        self.give_up(Refusal::new(Error::Timeout, format!("{stage} within 3 s")));
+        let (error, stage) = match attempt.handshake {
+            Some(_) => (Error::Timeout, "no handshake"),
+            None => (Error::Unreachable, "no answer"),
+        };
+        let seconds = patience as f64 / 1e9;
+        self.give_up(Refusal::new(error, format!("{stage} within {seconds} s")));
         true
+    }
+
+    /// How long the present attempt may take.
+    fn patience_ns(&self) -> u64 {
+        match self.purpose {
+            // That the host answers is all that is wanted.
+            Purpose::Pulse if self.has_answered() => u64::MAX,
+            Purpose::Link if self.has_answered() && self.is_known && self.left.is_empty() => PATIENCE_NS,
+            _ => self.attempt_ns,
+        }
     }
 
     /// When [`Self::check_time`] is to be called.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let attempt = self.attempt.as_ref().filter(|attempt| attempt.outcome.is_none())?;
-        Some(attempt.since.map_or(Time(0), |since| since.after(ATTEMPT_NS)))
+        Some(attempt.since.map_or(Time(0), |since| since.after(self.patience_ns())))
     }
 
     fn give_up(&mut self, refusal: Refusal) {
@@ -202,18 +261,30 @@ impl Attempt {
         Ok(Attempt { to, stream, handshake: None, since: None, outcome: None })
     }
 
-    fn step(&mut self, config: &TcpConfig, target: (NodeId, u64), generation: u32) -> Outcome {
+    fn step(
+        &mut self,
+        config: &TcpConfig,
+        target: (NodeId, u64),
+        generation: u32,
+        purpose: Purpose,
+    ) -> Outcome {
         if let Some(outcome) = &self.outcome {
             return outcome.clone();
         }
-        let outcome = self.go_on(config, target, generation);
+        let outcome = self.go_on(config, target, generation, purpose);
         if !matches!(outcome, Outcome::Waits(_)) {
             self.outcome = Some(outcome.clone());
         }
         outcome
     }
 
-    fn go_on(&mut self, config: &TcpConfig, target: (NodeId, u64), generation: u32) -> Outcome {
+    fn go_on(
+        &mut self,
+        config: &TcpConfig,
+        target: (NodeId, u64),
+        generation: u32,
+        purpose: Purpose,
+    ) -> Outcome {
         if self.handshake.is_none() {
             match self.stream.is_connected() {
                 Ok(false) => return Outcome::Waits(WRITING),
@@ -224,7 +295,7 @@ impl Attempt {
             if self.stream.local() == Some(self.to) {
                 return Outcome::Failed(Refusal::new(Error::Unreachable, "nobody listens there"));
             }
-            match Caller::begin(&config.local, &config.security, target, generation) {
+            match Caller::begin(&config.local, &config.security, target, generation, purpose) {
                 Ok((caller, hello)) => {
                     if !say(&self.stream, &hello) {
                         return Outcome::Failed(hung_up());

@@ -129,6 +129,13 @@ impl Conn {
         }
     }
 
+    /// How far the peer is, if it has something to take: frames that it has acknowledged, and bytes that went out.
+    pub(crate) fn owed(&self) -> Option<[u64; 2]> {
+        let out = self.line.out();
+        let is_owed = out.is_kept() || out.unsent() > 0 || out.is_full();
+        is_owed.then(|| out.progress())
+    }
+
     /// Whether something waits to be sent, or for the kernel to have room again.
     #[inline]
     pub(crate) fn waits(&self) -> bool {

@@ -4,13 +4,13 @@
 //! other side drops its own.
 
 use gridnet_core::error::Error;
-use gridnet_core::rail::{LinkId, PeerId, Refusal, Sink};
+use gridnet_core::rail::{LinkId, PeerId, Refusal, Sign, Sink};
 use gridnet_core::time::Time;
 use gridnet_core::wire::Address;
 
 use crate::call::{say, Call, Progress};
 use crate::conn::Conn;
-use crate::handshake::{welcome, Stranger};
+use crate::handshake::{welcome, Purpose, Stranger};
 use crate::rail::{Link, State, TcpRail, CROSSING_NS};
 use crate::socket::{accept_next, Stream};
 use crate::visitor::{Visit, Visitor, MAX_VISITORS, VISIT_NS};
@@ -27,11 +27,17 @@ impl TcpRail {
         if address.node == self.config.local.node {
             return Err(Refusal::new(Error::Unreachable, "the address is this fabric's own"));
         }
-        let mut call = Call::new(address, self.generation.wrapping_add(1))?;
+        let is_known = |link: &Link| {
+            let is_same = (link.node, link.incarnation) == (address.node, address.incarnation);
+            is_same && matches!(link.state, State::Broken(..))
+        };
+        let is_known = self.links.iter().any(is_known);
+        let mut call = Call::new(address, self.generation.wrapping_add(1), is_known)?;
         let progress = call.step(&self.config);
         if let Progress::Failed(refusal) = progress {
             return Err(refusal);
         }
+        let tells_more = call.is_to_tell();
         self.generation = call.generation();
         let index = self.links.len() as u32;
         self.enter(Link {
@@ -40,11 +46,12 @@ impl TcpRail {
             incarnation: address.incarnation,
             generation: call.generation(),
             tried: Vec::new(),
+            silent_ns: 0,
             state: State::Calling(Box::new(call)),
         });
         self.calling.push(index);
         match progress {
-            Progress::Waits(want) => {
+            Progress::Waits(want) if !tells_more => {
                 self.watch_call(index, want)?;
                 self.watcher.submit();
             }
@@ -68,11 +75,14 @@ impl TcpRail {
 
     /// Something has come of a call of this side.
     pub(crate) fn go_on_calling<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
-        let Some(Link { state: State::Calling(call), .. }) = self.links.get_mut(index as usize) else {
-            return 0;
-        };
+        let Some(link) = self.links.get_mut(index as usize) else { return 0 };
+        let State::Calling(call) = &mut link.state else { return 0 };
+        let peer = link.peer;
         match call.step(&self.config) {
             Progress::Waits(want) => {
+                if call.tell() {
+                    sink.sign(peer, Sign::HostAnswers);
+                }
                 if let Err(refusal) = self.watch_call(index, want) {
                     self.finish(index, refusal, false, sink);
                 }
@@ -97,6 +107,7 @@ impl TcpRail {
         link.tried = call.path().tried;
         if let Some((stream, rest)) = call.into_parts() {
             self.establish(index, stream, &rest, sink);
+            self.expect_pulse(index);
         }
     }
 
@@ -160,8 +171,12 @@ impl TcpRail {
         match visitor.step(&self.config) {
             Visit::Waits(visitor) => self.await_visitor(number, visitor),
             Visit::Over => {}
+            Visit::Known(visitor, who, bytes) if who.purpose == Purpose::Pulse => {
+                self.admit_pulse(visitor, &who, &bytes);
+            }
             Visit::Known(visitor, who, bytes) => match self.admit(&who, sink) {
                 Ok(index) => {
+                    self.tell_where(index, &visitor, &who, sink);
                     self.generation = self.generation.max(who.generation);
                     let said = [bytes, welcome()].concat();
                     let (stream, rest) = visitor.into_parts();
@@ -173,6 +188,15 @@ impl TcpRail {
                 }
                 Err(refusal) => visitor.refuse_after(&bytes, &refusal),
             },
+        }
+    }
+
+    /// Says where a caller can be called, if it calls from there: else it is behind a gateway, and others have its addresses here.
+    fn tell_where<S: Sink>(&self, index: u32, visitor: &Visitor, who: &Stranger, sink: &mut S) {
+        let Some(link) = self.links.get(index as usize) else { return };
+        let from = visitor.from().map(|from| from.ip());
+        if who.listens.iter().any(|told| Some(told.ip()) == from) {
+            sink.sign(link.peer, Sign::ListensAt(who.listens));
         }
     }
 
@@ -235,7 +259,7 @@ impl TcpRail {
         };
         let Stranger { node, incarnation, generation, .. } = *who;
         let (tried, state) = (Vec::new(), State::Awaiting(None));
-        self.enter(Link { peer, node, incarnation, generation, tried, state });
+        self.enter(Link { peer, node, incarnation, generation, tried, silent_ns: 0, state });
         Ok(index)
     }
 
@@ -270,6 +294,8 @@ impl TcpRail {
                 happened += self.go_on_late(index, sink);
             }
         }
+        self.tend_pulses(now);
+        self.look_for_stalls(now, sink);
         happened
     }
 
@@ -294,6 +320,7 @@ impl TcpRail {
             State::Awaiting(since) => Some(since.map_or(Time(0), |since| since.after(CROSSING_NS + 1))),
             _ => None,
         });
-        visits.chain(calls).chain(self.listen_again).min()
+        let health = self.pulses.next_time().into_iter().chain(self.stalls.next_time());
+        visits.chain(calls).chain(self.listen_again).chain(health).min()
     }
 }

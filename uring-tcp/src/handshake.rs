@@ -13,13 +13,17 @@
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
-use gridnet_core::wire::{Address, Extension, Hello, NodeId, EXTENSION_CRITICAL, MAX_HELLO_BYTES};
+use gridnet_core::wire::{
+    Address, Extension, Hello, NetAddresses, NodeId, EXTENSION_CRITICAL, MAX_HELLO_BYTES,
+};
 
 use crate::auth::{nonce, Role, Security, NONCE_BYTES, PROOF_BYTES};
 
 /// Type of the extension of a handshake that holds an [`Offer`].
 pub(crate) const TCP_OFFER: u16 = EXTENSION_CRITICAL | 2;
 const OFFER_BYTES: usize = 64;
+/// Type of the extension in which a caller says where it listens itself.
+const TCP_LISTENS: u16 = 3;
 const TYPE_HELLO: u8 = b'H';
 const TYPE_PROOF: u8 = b'P';
 const TYPE_WELCOME: u8 = b'W';
@@ -34,7 +38,7 @@ const MAX_PACKET: usize = 1 + MAX_HELLO_BYTES;
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 1 | what is asked of the peer: 0 nothing, 1 a proof |
-/// | 1 | 1 | what the connection is for: 0 a link |
+/// | 1 | 1 | what the connection is for: 0 a link, 1 a [pulse](crate::pulse) |
 /// | 2 | 2 | 0 |
 /// | 4 | 4 | user id of the process |
 /// | 8 | 32 | random number |
@@ -43,6 +47,7 @@ const MAX_PACKET: usize = 1 + MAX_HELLO_BYTES;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Offer {
     security: u8,
+    purpose: Purpose,
     uid: u32,
     nonce: [u8; NONCE_BYTES],
     node: NodeId,
@@ -51,7 +56,7 @@ struct Offer {
 
 impl Offer {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![self.security, 0, 0, 0];
+        let mut bytes = vec![self.security, self.purpose as u8, 0, 0];
         bytes.extend_from_slice(&self.uid.to_le_bytes());
         bytes.extend_from_slice(&self.nonce);
         bytes.extend_from_slice(self.node.bytes());
@@ -64,17 +69,30 @@ impl Offer {
         let (head, tail) = bytes.split_at_checked(8)?;
         let (nonce, tail) = tail.split_at_checked(NONCE_BYTES)?;
         let (node, incarnation) = tail.split_at_checked(16)?;
-        if head.get(1..4)? != [0; 3] {
-            return None;
-        }
+        let (&[security, purpose, 0, 0], uid) = head.split_first_chunk()? else { return None };
+        let purpose = match purpose {
+            0 => Purpose::Link,
+            1 => Purpose::Pulse,
+            _ => return None,
+        };
         Some(Offer {
-            security: *head.first()?,
-            uid: u32::from_le_bytes(head.get(4..)?.try_into().ok()?),
+            security,
+            purpose,
+            uid: u32::from_le_bytes(uid.try_into().ok()?),
             nonce: nonce.try_into().ok()?,
             node: NodeId::new(node.try_into().ok()?)?,
             incarnation: u64::from_le_bytes(incarnation.try_into().ok()?),
         })
     }
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Frames.
+    Link = 0,
+    /// To see whether the other side's host answers.
+    Pulse = 1,
 }
 
 /// One thing that was said.
@@ -180,6 +198,10 @@ pub(crate) struct Stranger {
     pub(crate) uid: u32,
     /// Grows with each call.
     pub(crate) generation: u32,
+    /// What it wants.
+    pub(crate) purpose: Purpose,
+    /// Where it listens, if it says so.
+    pub(crate) listens: NetAddresses,
 }
 
 /// The side that connects.
@@ -200,8 +222,9 @@ impl Caller {
         security: &Security,
         target: (NodeId, u64),
         generation: u32,
+        purpose: Purpose,
     ) -> Result<(Caller, Vec<u8>), Refusal> {
-        let own = greeting(local, security, target, generation)?;
+        let own = greeting(local, security, target, generation, purpose)?;
         let bytes = packet(TYPE_HELLO, &own);
         Ok((Caller { own, target, agreed: false }, bytes))
     }
@@ -286,7 +309,7 @@ impl Called {
         if (offer.node, offer.incarnation) != (local.node, local.incarnation) {
             return Err(stranger_there());
         }
-        let own = greeting(local, security, (who.node, who.incarnation), who.generation)?;
+        let own = greeting(local, security, (who.node, who.incarnation), who.generation, who.purpose)?;
         let step = match security {
             Security::Insecure => Step::Done(packet(TYPE_HELLO, &own)),
             Security::Key(key) => {
@@ -315,8 +338,11 @@ fn examine(hello: &[u8], security: &Security) -> Result<(Stranger, Offer), Refus
     let offer = hello.extension(TCP_OFFER).and_then(Offer::parse);
     let offer = offer.ok_or_else(|| misbehaved("a handshake without an offer"))?;
     security.check(offer.security)?;
+    let listens = hello.extension(TCP_LISTENS).map_or(Some(NetAddresses::NONE), NetAddresses::from_slice);
+    let listens = listens.ok_or_else(|| misbehaved("network addresses that cannot be"))?;
     let Hello { node, incarnation, generation, .. } = hello;
-    let who = Stranger { node, incarnation, uid: offer.uid, generation };
+    let Offer { uid, purpose, .. } = offer;
+    let who = Stranger { node, incarnation, uid, generation, purpose, listens };
     Ok((who, offer))
 }
 
@@ -325,16 +351,21 @@ fn greeting(
     security: &Security,
     target: (NodeId, u64),
     generation: u32,
+    purpose: Purpose,
 ) -> Result<Vec<u8>, Refusal> {
     let mut hello = Hello::new(local.node, local.incarnation, generation);
     let offer = Offer {
         security: security.number(),
+        purpose,
         uid: local.uid,
         nonce: nonce()?,
         node: target.0,
         incarnation: target.1,
     };
     hello.extensions.push(Extension { kind: TCP_OFFER, bytes: offer.encode() });
+    if !local.network.is_empty() {
+        hello.extensions.push(Extension { kind: TCP_LISTENS, bytes: local.network.to_bytes().to_vec() });
+    }
     Ok(hello.encode())
 }
 
@@ -367,8 +398,8 @@ mod tests {
         target: (NodeId, u64),
         mut forge: impl FnMut(usize, &mut Vec<u8>),
     ) -> (Result<(), Refusal>, Result<Stranger, Refusal>) {
-        let (a, b) = (address_of(1, 10), address_of(2, 20));
-        let (mut caller, mut said) = Caller::begin(&a, one, target, 3).unwrap();
+        let (a, b) = (Address { network: at_home(), ..address_of(1, 10) }, address_of(2, 20));
+        let (mut caller, mut said) = Caller::begin(&a, one, target, 3, Purpose::Pulse).unwrap();
         let (mut called, mut to_caller, mut to_called) =
             (Called::default(), Inbox::default(), Inbox::default());
         let silent = || Refusal::new(Error::Timeout, "nobody speaks");
@@ -404,6 +435,10 @@ mod tests {
         (Err(silent()), accepted)
     }
 
+    fn at_home() -> NetAddresses {
+        NetAddresses::new(4711, ["10.0.0.1".parse().unwrap()])
+    }
+
     fn there() -> (NodeId, u64) {
         (address_of(2, 0).node, 1)
     }
@@ -412,7 +447,14 @@ mod tests {
     fn sides_with_one_key_or_none_meet() {
         for security in [Security::Insecure, key(1)] {
             let (caller, called) = talk((&security, &security), there(), |_, _| {});
-            let who = Stranger { node: address_of(1, 0).node, incarnation: 1, uid: 10, generation: 3 };
+            let who = Stranger {
+                node: address_of(1, 0).node,
+                incarnation: 1,
+                uid: 10,
+                generation: 3,
+                purpose: Purpose::Pulse,
+                listens: at_home(),
+            };
             assert_eq!((caller, called), (Ok(()), Ok(who)));
         }
     }

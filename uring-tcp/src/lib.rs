@@ -11,6 +11,7 @@
 //! | `out.rs`, `frame_in.rs` | what goes out and is kept, what comes in |
 //! | `call.rs`, `visitor.rs` | links that this side, or another, is making |
 //! | `greet.rs` | who gets a link |
+//! | `pulse.rs`, `stall.rs` | whether the way to a peer is still there, and whether the peer takes anything |
 //! | `handshake.rs`, `auth.rs` | what is said before frames flow, and who may |
 //! | `candidates.rs`, `listener.rs` | addresses of this host and of peers |
 //! | `watch.rs`, `ring.rs`, `epoll.rs` | sockets on which little happens |
@@ -30,9 +31,11 @@ mod handshake;
 mod line;
 mod listener;
 mod out;
+mod pulse;
 mod rail;
 mod ring;
 mod socket;
+mod stall;
 mod visitor;
 mod watch;
 

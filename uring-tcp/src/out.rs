@@ -38,6 +38,8 @@ pub(crate) struct Out {
     /// Sequenced frames that were posted, and that the peer has acknowledged.
     posted: u64,
     acknowledged: u64,
+    /// Bytes that the kernel has taken, in all.
+    handed: u64,
     /// The kernel took less than it was given.
     is_full: bool,
 }
@@ -60,6 +62,7 @@ impl Out {
             rest_sent: 0,
             posted: 0,
             acknowledged: 0,
+            handed: 0,
             is_full: false,
         }
     }
@@ -75,6 +78,16 @@ impl Out {
     pub(crate) fn has_room(&self) -> bool {
         self.bytes.len() - self.head < self.window.bytes
             && self.posted - self.acknowledged < self.window.frames
+    }
+
+    /// Frames that the peer has acknowledged, and bytes that the kernel has taken.
+    pub(crate) fn progress(&self) -> [u64; 2] {
+        [self.acknowledged, self.handed]
+    }
+
+    /// Whether there are others.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.posted > self.acknowledged
     }
 
     /// The kernel takes no more for now.
@@ -120,6 +133,7 @@ impl Out {
             let asked = waiting.len();
             let len = moved(stream.send(waiting))?;
             self.rest_sent += len;
+            self.handed += len as u64;
             if len < asked {
                 self.is_full = true;
                 return Ok(());
@@ -132,6 +146,7 @@ impl Out {
             let len = moved(stream.send(waiting))?;
             self.is_full = len < waiting.len();
             self.sent += len;
+            self.handed += len as u64;
         }
         Ok(())
     }
@@ -167,6 +182,7 @@ impl Out {
         }));
         let len = moved(stream.send_pieces(&pieces))?;
         self.is_full = len < total;
+        self.handed += len as u64;
         self.sent += len.min(before);
         if len <= before {
             return Ok(Taken::No);

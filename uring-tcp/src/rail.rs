@@ -18,6 +18,9 @@ use crate::courier::Courier;
 use crate::frame_in::{Ended, SCRATCH_BYTES};
 use crate::listener::Listeners;
 use crate::out::Out;
+use crate::pulse::Pulses;
+use crate::socket::refusal_of;
+use crate::stall::Stalls;
 use crate::visitor::Visitor;
 use crate::watch::{Want, Watched, Watcher, READING};
 
@@ -44,6 +47,8 @@ pub(crate) struct Link {
     pub(crate) generation: u32,
     /// Addresses that did not do, and why, once the call has come through.
     pub(crate) tried: Vec<String>,
+    /// How long nobody had answered there when it broke.
+    pub(crate) silent_ns: u64,
     pub(crate) state: State,
 }
 
@@ -84,6 +89,8 @@ pub struct TcpRail {
     pub(crate) listen_again: Option<Time>,
     pub(crate) visitors: HashMap<u32, Visitor>,
     pub(crate) next_visitor: u32,
+    pub(crate) pulses: Pulses,
+    pub(crate) stalls: Stalls,
     pub(crate) watcher: Watcher,
     ready: Vec<Watched>,
     scratch: Box<[u8]>,
@@ -112,6 +119,7 @@ impl TcpRail {
         }
         watcher.submit();
         tracing::debug!(addresses = ?listeners.addresses, engine = watcher.name(), "tcp listens");
+        let local = Address { network: listeners.addresses, ..config.local };
         Ok(TcpRail {
             capabilities: capabilities(),
             links: Vec::new(),
@@ -125,6 +133,8 @@ impl TcpRail {
             listen_again: None,
             visitors: HashMap::new(),
             next_visitor: 0,
+            pulses: Pulses::default(),
+            stalls: Stalls::default(),
             watcher,
             ready: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -133,7 +143,7 @@ impl TcpRail {
             round: 0,
             generation: 0,
             process: std::process::id(),
-            config,
+            config: TcpConfig { local, ..config },
         })
     }
 
@@ -161,6 +171,18 @@ impl TcpRail {
         if let Some(conn) = self.conn(link.0) {
             conn.line.stream.end();
         }
+    }
+
+    /// Number of pulses that both sides know of.
+    #[cfg(feature = "testing")]
+    pub fn pulses(&self) -> usize {
+        self.pulses.open()
+    }
+
+    /// Breaks the pulses, as a network does.
+    #[cfg(feature = "testing")]
+    pub fn cut_pulses(&mut self) {
+        self.pulses.cut();
     }
 
     /// The link with a node, if there is one.
@@ -329,6 +351,10 @@ impl TcpRail {
                 Watched::Listener(place) => self.accept_all(place, sink),
                 Watched::Visitor(number) => self.attend(number, sink),
                 Watched::Link(index) => self.attend_link(index, sink),
+                Watched::Pulse(number) => {
+                    self.attend_pulse(number);
+                    1
+                }
             };
         }
         self.ready = ready;
@@ -363,7 +389,10 @@ impl TcpRail {
                 Ended::Bye(0) => (Refusal::new(Error::PeerGone, "the peer has closed its fabric"), false),
                 Ended::Bye(_) => (Refusal::new(Error::PeerGone, "the peer has ended the link"), false),
                 Ended::Closed => closed("the connection was closed without a word".to_owned()),
-                Ended::Broken(e) => closed(format!("the connection broke: {e}")),
+                Ended::Broken(e) => {
+                    self.note_silence(index, &e);
+                    closed(format!("the connection broke: {e}"))
+                }
                 Ended::Misbehaved(refusal) => {
                     if let Some(link) = self.links.get(index as usize) {
                         let node = link.node;
@@ -394,6 +423,17 @@ impl TcpRail {
         }
     }
 
+    /// A link broke because nobody answered.
+    fn note_silence(&mut self, index: u32, e: &std::io::Error) {
+        if refusal_of(e).error != Error::Unreachable {
+            return;
+        }
+        let silence = self.silence(index).unwrap_or_default();
+        if let Some(link) = self.links.get_mut(index as usize) {
+            link.silent_ns = silence.as_nanos() as u64;
+        }
+    }
+
     /// Takes a link out of everything; its state, unless it was taken down before.
     fn take_down(&mut self, index: u32) -> Option<State> {
         let link = self.links.get_mut(index as usize)?;
@@ -408,6 +448,7 @@ impl TcpRail {
             list.retain(|i| *i != index);
         }
         self.ended.retain(|(i, _)| *i != index);
+        self.pulses.forget(index);
         Some(state)
     }
 
@@ -535,8 +576,15 @@ impl Rail for TcpRail {
         }
     }
 
+    fn silent_ns(&self, link: LinkId) -> u64 {
+        self.links.get(link.0 as usize).map_or(0, |link| link.silent_ns)
+    }
+
     fn arm(&mut self) -> Armed {
         self.watcher.arm();
+        if !self.hot.is_empty() {
+            self.stalls.want_look();
+        }
         self.flush_dirty();
         self.acknowledge_all(false);
         for index in std::mem::take(&mut self.hot) {
@@ -596,6 +644,7 @@ impl Drop for TcpRail {
         if !is_home {
             self.courier.leave();
             self.visitors.drain().for_each(|(_, visitor)| visitor.leave());
+            self.pulses.leave();
         }
         say_farewell(leaving);
     }

@@ -182,6 +182,32 @@ impl Stream {
         (status == 0 && len == 1).then_some(state)
     }
 
+    /// Milliseconds since the other side's system was last heard of, as far as ours tells.
+    pub(crate) fn silent_ms(&self) -> Option<u32> {
+        // SAFETY: all fields are numbers, for which 0 is a value.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the option writes at most `len` bytes to `info`.
+        let status = unsafe {
+            let value = std::ptr::from_mut(&mut info).cast();
+            libc::getsockopt(self.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &mut len)
+        };
+        (status == 0).then(|| info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv))
+    }
+
+    /// Has the kernel ask, after `idle` without traffic, whether the other side's system is there, each second, so many times
+    /// until it gives the connection up. Sockets of which little is expected.
+    pub(crate) fn ask(&self, idle: Duration, times: u32) -> std::io::Result<()> {
+        let often =
+            TcpKeepalive::new().with_time(idle).with_interval(Duration::from_secs(1)).with_retries(times);
+        self.socket.set_tcp_keepalive(&often)
+    }
+
+    /// The address of the other side.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.socket.peer_addr().ok()?.as_socket()
+    }
+
     /// Nothing more will be sent.
     pub(crate) fn end_sending(&self) {
         // An error says that it is over already.
@@ -326,9 +352,11 @@ pub(crate) fn refusal_of(e: &std::io::Error) -> Refusal {
     let error = match e.kind() {
         // The host answers that nobody listens there.
         ErrorKind::ConnectionRefused => Error::PeerGone,
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Error::Unreachable,
+        // Nobody answers, or somebody on the way says that nobody will. `Timeout` is for hosts that answer.
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::TimedOut => {
+            Error::Unreachable
+        }
         ErrorKind::PermissionDenied => Error::Permission,
-        ErrorKind::TimedOut => Error::Timeout,
         _ => Error::System,
     };
     let text = e.to_string().to_lowercase();

@@ -107,6 +107,11 @@ impl Visitor {
         (self.stream, self.inbox.into_rest())
     }
 
+    /// The address that it comes from.
+    pub(crate) fn from(&self) -> Option<SocketAddr> {
+        self.from
+    }
+
     /// Where it comes from.
     pub(crate) fn name(&self) -> String {
         self.from.map_or_else(|| "nowhere".to_owned(), |from| from.to_string())

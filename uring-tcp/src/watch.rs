@@ -19,6 +19,8 @@ pub(crate) enum Watched {
     Visitor(u32),
     /// The socket of the link of this number.
     Link(u32),
+    /// The pulse of this number.
+    Pulse(u32),
 }
 
 impl Watched {
@@ -27,6 +29,7 @@ impl Watched {
             Watched::Listener(i) => (1, i),
             Watched::Visitor(i) => (2, i),
             Watched::Link(i) => (3, i),
+            Watched::Pulse(i) => (4, i),
         };
         kind << 32 | u64::from(index)
     }
@@ -37,6 +40,7 @@ impl Watched {
             1 => Some(Watched::Listener(index)),
             2 => Some(Watched::Visitor(index)),
             3 => Some(Watched::Link(index)),
+            4 => Some(Watched::Pulse(index)),
             _ => None,
         }
     }
@@ -148,7 +152,7 @@ mod tests {
 
     #[test]
     fn tokens_keep_their_meaning() {
-        for what in [Watched::Listener(0), Watched::Visitor(7), Watched::Link(u32::MAX)] {
+        for what in [Watched::Listener(0), Watched::Visitor(7), Watched::Link(u32::MAX), Watched::Pulse(3)] {
             assert_eq!(Watched::from_token(what.token()), Some(what));
         }
         assert_eq!(Watched::from_token(0), None);

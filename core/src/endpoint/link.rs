@@ -10,7 +10,7 @@ use super::Engine;
 use crate::error::Error;
 use crate::matching::Source;
 use crate::mem::{Gather, PeerBytes};
-use crate::rail::{LinkId, PeerId, Rail, Refusal, Sink};
+use crate::rail::{LinkId, PeerId, Rail, Refusal, Sign, Sink};
 use crate::ring::lane::Lane;
 use crate::wire::{Address, Incoming, NodeId};
 
@@ -177,6 +177,10 @@ impl Sink for RailSink<'_> {
         if !self.state.is_stale(peer, self.rail) && !self.state.attempt_failed(peer, self.rail, &reason) {
             self.state.peer_down(peer, &reason);
         }
+    }
+
+    fn sign(&mut self, peer: PeerId, sign: Sign) {
+        self.state.take_sign(peer, self.rail, sign);
     }
 
     fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {

@@ -92,6 +92,8 @@ pub(super) struct Peer {
     pub(super) first_hold: u32,
     /// So that the conversation survives its link, over rails that retain.
     pub(super) recovery: Option<Box<Recovery>>,
+    /// It takes nothing any more, while its host answers.
+    pub(super) stalls: bool,
     /// Open endpoint handles.
     pub(super) handles: usize,
     /// Its process, once the rail knows.
@@ -136,6 +138,7 @@ impl Peer {
             early_bytes: 0,
             first_hold: NO_HOLD,
             recovery: None,
+            stalls: false,
             handles: 0,
             process: None,
             row,
@@ -204,6 +207,15 @@ impl Peer {
             PeerState::Gone(_) => false,
         };
         is_live.then_some((self.rail, self.link))
+    }
+
+    /// Its host answers, its process does not.
+    pub(super) fn is_stalled(&self) -> bool {
+        match &self.state {
+            PeerState::Up => self.stalls,
+            PeerState::Broken(_) => self.recovery.as_ref().is_some_and(|recovery| recovery.host_answers),
+            PeerState::Connecting | PeerState::Gone(_) => false,
+        }
     }
 
     /// The new link carries what was lost with the old one, and nothing else yet.

@@ -104,6 +104,7 @@ impl State {
             rail: p.rail,
             eager_max: p.eager_max,
             state: &p.state,
+            stalled: p.is_stalled(),
             candidates: &p.candidates,
             paths: &p.paths,
             breaks: p.recovery.as_ref().map_or((0, 0), |recovery| (recovery.breaks, recovery.replays)),

@@ -17,7 +17,7 @@ use super::peer::{Peer, PeerState};
 use super::replay::LostFrame;
 use super::state::State;
 use crate::error::Error;
-use crate::rail::{LinkId, PeerId, Refusal};
+use crate::rail::{LinkId, PeerId, Refusal, Sign};
 use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Message};
@@ -91,8 +91,16 @@ pub(super) struct Recovery {
     /// When the way back to a rail that is preferred is sought, and how long the pause after that is.
     pub(super) seek_at: Option<Time>,
     pub(super) seek_pause_ns: u64,
+    /// The peer's host has answered the attempt.
+    pub(super) host_answers: bool,
+    /// How long nobody had answered when the link broke.
+    pub(super) silent_ns: u64,
     /// No path has answered since.
     pub(super) since: Option<Time>,
+    /// The present link has taken frames since, and the peer has not said how far it came.
+    pub(super) up_since: Option<Time>,
+    /// Links over which the peer said nothing, one after the other.
+    pub(super) mute_links: u32,
     /// When the peer is called again, and how long the pause after that is.
     pub(super) next_call: Time,
     pub(super) pause_ns: u64,
@@ -130,6 +138,7 @@ impl Recovery {
 
     pub(super) fn begin_link(&mut self) {
         (self.came_up, self.greeted, self.heard, self.start) = (false, false, None, None);
+        (self.host_answers, self.up_since) = (false, None);
     }
 }
 
@@ -160,7 +169,7 @@ impl State {
     pub(super) fn take_link(&mut self, peer: PeerId, (rail, link): (usize, LinkId), lane: Option<Arc<Lane>>) {
         self.note_change(peer, rail);
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
-        (p.rail, p.link) = (rail, link);
+        (p.rail, p.link, p.stalls) = (rail, link, false);
         p.eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
         p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
         p.lends = p.user.is_none() && self.loans.lender == Some(rail);
@@ -182,7 +191,7 @@ impl State {
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         let Some(recovery) = &mut p.recovery else { return };
         recovery.came_up = true;
-        recovery.since = None;
+        (recovery.since, recovery.host_answers) = (None, false);
         recovery.next_rail = p.rail;
         recovery.carried |= rail_bit(p.rail);
         recovery.seek_at = None;
@@ -205,6 +214,7 @@ impl State {
         }
         self.links.push_back(LinkEvent::Broken(peer, rail, link, start.is_some()));
         p.state = PeerState::Broken(reason.clone());
+        p.stalls = false;
         p.end_direct();
         self.forget_pieces(peer, (rail, link));
         self.look_after(peer);
@@ -233,7 +243,7 @@ impl State {
             (PeerState::Broken(_) | PeerState::Up, Some(recovery))
                 if recovery.attempt == Some((rail, link)) =>
             {
-                recovery.attempt = None;
+                (recovery.attempt, recovery.host_answers) = (None, false);
                 recovery.refusal = Some(reason.clone());
                 self.mend_at = Some(Time(0));
             }
@@ -254,7 +264,7 @@ impl State {
         if recovery.attempt.is_none_or(|(of, _)| of != rail) {
             return false;
         }
-        (recovery.attempt, recovery.lane) = (None, None);
+        (recovery.attempt, recovery.lane, recovery.host_answers) = (None, None, false);
         if p.state == PeerState::Up {
             // Another rail carries the conversation.
             recovery.refusal = Some(reason.clone());
@@ -300,6 +310,28 @@ impl State {
         Ok(peer)
     }
 
+    /// A rail has learnt something of a peer.
+    pub(super) fn take_sign(&mut self, peer: PeerId, rail: usize, sign: Sign) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let before = p.is_stalled();
+        match (sign, &mut p.recovery) {
+            (Sign::ListensAt(network), Some(recovery)) => {
+                // Networks lead to it, whatever its host is.
+                let uid = p.user.unwrap_or(self.local.uid);
+                let (node, incarnation) = (p.node, p.incarnation);
+                recovery.learn(&Address { uid, host: 0, node, incarnation, network });
+            }
+            (Sign::HostAnswers, Some(recovery)) => {
+                recovery.host_answers |= recovery.attempt.is_some_and(|(of, _)| of == rail);
+            }
+            (Sign::Stalled(stalls), _) if p.rail == rail => p.stalls = stalls,
+            (Sign::Stalled(_), _) | (_, None) => {}
+        }
+        if p.is_stalled() != before {
+            self.announce(peer);
+        }
+    }
+
     /// The peer says how far it came.
     ///
     /// # Errors
@@ -328,6 +360,7 @@ impl State {
         }
         recovery.peers_number = conversation;
         recovery.heard = Some(delivered);
+        recovery.mute_links = 0;
         self.links.push_back(LinkEvent::Resumed(peer));
         Ok(())
     }

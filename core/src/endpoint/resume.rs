@@ -44,9 +44,10 @@ impl<R: Rail> Engine<R> {
 
     /// Counts what has come over a link that is over.
     fn take_leave(&mut self, peer: PeerId, (rail, link): (usize, LinkId), keep: bool) {
-        let delivered = self.rails[rail].delivered(link);
+        let (delivered, silent_ns) = (self.rails[rail].delivered(link), self.rails[rail].silent_ns(link));
         if let Some(recovery) = &mut self.state.peers[peer.index()].recovery {
             recovery.delivered += delivered;
+            recovery.silent_ns = silent_ns;
         }
         if !keep {
             self.rails[rail].disconnect(link);

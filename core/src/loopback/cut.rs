@@ -24,8 +24,8 @@ pub(super) struct Connections {
     next: u64,
     /// The newest between two nodes.
     live: HashMap<(NodeId, NodeId), u64>,
-    /// Those that were cut, and when each end notices.
-    cut: HashMap<u64, [(NodeId, Time); 2]>,
+    /// Those that were cut, when, and when each end notices.
+    cut: HashMap<u64, (Time, [(NodeId, Time); 2])>,
     /// Sequenced frames that a node says to have got over a connection.
     acknowledged: HashMap<(u64, NodeId), u64>,
     /// Pairs between which no connection can be made.
@@ -47,16 +47,16 @@ impl Connections {
     }
 
     /// The connection that is cut from now on, if there is one.
-    pub(super) fn cut(&mut self, a: NodeId, b: NodeId, notice: [Time; 2]) -> Option<u64> {
+    pub(super) fn cut(&mut self, now: Time, a: NodeId, b: NodeId, notice: [Time; 2]) -> Option<u64> {
         let connection = self.live.remove(&pair(a, b))?;
-        self.cut.insert(connection, [(a, notice[0]), (b, notice[1])]);
+        self.cut.insert(connection, (now, [(a, notice[0]), (b, notice[1])]));
         Some(connection)
     }
 
     /// One end has fenced a connection: the other notices at once.
-    pub(super) fn end(&mut self, connection: u64, ends: [NodeId; 2]) {
+    pub(super) fn end(&mut self, now: Time, connection: u64, ends: [NodeId; 2]) {
         self.live.retain(|_, live| *live != connection);
-        self.cut.entry(connection).or_insert(ends.map(|node| (node, Time(0))));
+        self.cut.entry(connection).or_insert((now, ends.map(|node| (node, Time(0)))));
     }
 
     pub(super) fn is_cut(&self, connection: u64) -> bool {
@@ -65,8 +65,13 @@ impl Connections {
 
     /// Whether a node has noticed by now that a connection was cut.
     pub(super) fn is_noticed(&self, connection: u64, node: NodeId, now: Time) -> bool {
-        let ends = self.cut.get(&connection);
-        ends.is_some_and(|ends| ends.iter().any(|(of, at)| *of == node && *at <= now))
+        let cut = self.cut.get(&connection);
+        cut.is_some_and(|(_, ends)| ends.iter().any(|(of, at)| *of == node && *at <= now))
+    }
+
+    /// How long a connection has been cut.
+    pub(super) fn silent_ns(&self, connection: u64, now: Time) -> u64 {
+        self.cut.get(&connection).map_or(0, |(since, _)| now.since(*since))
     }
 
     pub(super) fn part(&mut self, a: NodeId, b: NodeId, parted: bool) {

@@ -16,7 +16,7 @@ use super::raw::RawFrame;
 use crate::error::Error;
 use crate::forward_rail;
 use crate::mem::{Gather, PeerBytes};
-use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sign, Sink};
 use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
@@ -359,6 +359,10 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
 
     fn up(&mut self, peer: PeerId) {
         self.sink.up(peer);
+    }
+
+    fn sign(&mut self, peer: PeerId, sign: Sign) {
+        self.sink.sign(peer, sign);
     }
 
     fn down(&mut self, peer: PeerId, reason: Refusal) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::Error;
 use crate::forward_rail;
 use crate::mem::{Gather, PeerBytes};
-use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sign, Sink};
 use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, Kind, NodeId};
@@ -218,6 +218,10 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
     fn up(&mut self, peer: PeerId) {
         self.sink.up(peer);
         (self.tell)(&Event::Up(peer));
+    }
+
+    fn sign(&mut self, peer: PeerId, sign: Sign) {
+        self.sink.sign(peer, sign);
     }
 
     fn down(&mut self, peer: PeerId, reason: Refusal) {

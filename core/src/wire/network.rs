@@ -65,12 +65,18 @@ impl NetAddresses {
         v6.chain(v4.take(usize::from(self.v4_count))).map(|address| SocketAddr::new(address, self.port))
     }
 
-    pub(super) fn to_bytes(self) -> [u8; NETWORK_BYTES] {
+    /// The encoded form.
+    pub fn to_bytes(self) -> [u8; NETWORK_BYTES] {
         let mut bytes = [0; NETWORK_BYTES];
         bytes[..2].copy_from_slice(&self.port.to_le_bytes());
         bytes[2..4].copy_from_slice(&[self.v6_count, self.v4_count]);
         bytes[4..].copy_from_slice(&self.octets);
         bytes
+    }
+
+    /// Reads the encoded form; `None` for bytes that are none.
+    pub fn from_slice(bytes: &[u8]) -> Option<NetAddresses> {
+        NetAddresses::parse(bytes.try_into().ok()?).ok()
     }
 
     pub(super) fn parse(bytes: &[u8; NETWORK_BYTES]) -> Result<NetAddresses, Malformed> {

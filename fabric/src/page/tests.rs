@@ -79,6 +79,7 @@ fn note<'a>(peer: u32, state: &'a PeerState, candidates: &'a [Candidate]) -> Pee
         rail: 0,
         eager_max: 8192,
         state,
+        stalled: false,
         candidates,
         paths: &[],
         breaks: (0, 0),

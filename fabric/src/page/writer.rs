@@ -215,10 +215,11 @@ impl PageLedger {
         }
         match note.state {
             PeerState::Connecting => lines.add("state", &["connecting"]),
-            PeerState::Up => lines.add("state", &["up"]),
+            PeerState::Up => lines.add("state", &[if note.stalled { "stalled" } else { "up" }]),
             PeerState::Gone(why) | PeerState::Broken(why) => {
                 let is_gone = matches!(note.state, PeerState::Gone(_));
-                lines.add("state", &[if is_gone { "gone" } else { "broken" }]);
+                let otherwise = if note.stalled { "stalled" } else { "broken" };
+                lines.add("state", &[if is_gone { "gone" } else { otherwise }]);
                 lines.add("error", &[&why.error.code().to_string(), cut(&why.reason, REASON_BYTES)]);
             }
         }

@@ -18,6 +18,7 @@ pub struct Tcp {
     pub security: Security,
     pub interfaces: &'static str,
     pub window: Window,
+    pub tuning: Tuning,
 }
 
 impl Tcp {
@@ -29,6 +30,7 @@ impl Tcp {
             security: Security::Insecure,
             interfaces: "127.0.0.1",
             window: Window::default(),
+            tuning: Tuning::default(),
         }
     }
 }
@@ -44,7 +46,7 @@ impl Fixture for Tcp {
             security: self.security.clone(),
             engine: self.engine,
             single_thread: true,
-            tuning: Tuning::default(),
+            tuning: self.tuning.clone(),
             window: self.window,
         })
         .expect("the rail opens")

@@ -1,0 +1,148 @@
+//! Whether the way to a peer is still there, and what a peer that is only slow has to fear: nothing.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::Tcp;
+use gridnet_core::endpoint::PeerState;
+use gridnet_core::error::Error;
+use gridnet_core::testing::node::{exactly, SendOptions};
+use gridnet_core::testing::pair::{Fixture, Pair};
+use gridnet_uring_tcp::{Engine, TcpRail, Tuning};
+
+const SYNC: SendOptions = SendOptions { immediate: None, sync: true, always_complete: false };
+const SECOND: Duration = Duration::from_secs(1);
+/// Far more than anything takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_link_has_a_pulse_when_it_is_a_second_old() {
+    for engine in [Engine::Auto, Engine::Epoll] {
+        let mut pair = watchful(engine);
+        pair.run_until_quiet();
+        assert_eq!(pulses(&mut pair), [0, 0], "links that are used for moments need none");
+        until_there_are_pulses(&mut pair);
+        // One that breaks is made again, and the link knows nothing of it.
+        for _ in 0..3 {
+            rail(&mut pair.a).cut_pulses();
+            until(&mut pair, |pair| pulses(pair) == [0, 0]);
+            until_there_are_pulses(&mut pair);
+            rail(&mut pair.b).cut_pulses();
+            until(&mut pair, |pair| pulses(pair) == [0, 0]);
+            until_there_are_pulses(&mut pair);
+        }
+        let (to_a, to_b) = (pair.to_a, pair.to_b);
+        assert_eq!((pair.a.engine().breaks(to_b), pair.b.engine().breaks(to_a)), ((0, 0), (0, 0)));
+        // It ends with its link, and the next one has another.
+        let link = rail(&mut pair.a).link_with(node(&pair.b)).expect("there is a link");
+        rail(&mut pair.a).cut(link);
+        until(&mut pair, |pair| {
+            let breaks = (pair.a.engine().breaks(to_b).0, pair.b.engine().breaks(to_a).0);
+            breaks == (1, 1) && pair.a.state(to_b) == PeerState::Up && pair.b.state(to_a) == PeerState::Up
+        });
+        assert_eq!(pulses(&mut pair), [0, 0]);
+        until_there_are_pulses(&mut pair);
+    }
+}
+
+#[test]
+fn a_caller_that_is_stopped_when_its_link_breaks_is_not_gone() {
+    let mut pair = watchful(Engine::Auto);
+    let send = pair.b.send_with(pair.to_a, &[b"as long as it takes"], 1, SYNC).expect("the send starts");
+    let link = rail(&mut pair.b).link_with(node(&pair.a)).expect("there is a link");
+    rail(&mut pair.b).cut(link);
+    // Nobody drives the caller; its system answers.
+    let to_a = pair.to_a;
+    for _ in 0..300 {
+        pair.fixture.skipped += SECOND / 2;
+        for _ in 0..20 {
+            let now = pair.fixture.tick();
+            pair.b.drive(now);
+        }
+        let state = pair.b.state(to_a);
+        assert!(matches!(state, PeerState::Broken(_)), "{state:?}");
+    }
+    assert!(pair.b.engine().is_stalled(to_a));
+    let receive = pair.a.receive(exactly(pair.to_b, 1), 32);
+    assert_eq!((pair.finish_a(receive).status, pair.finish_b(send).status), (Ok(()), Ok(())));
+    assert!(!pair.b.engine().is_stalled(to_a));
+}
+
+#[test]
+fn a_caller_that_ends_when_its_link_has_broken_is_gone_at_once() {
+    let mut pair = watchful(Engine::Auto);
+    let send = pair.b.send_with(pair.to_a, &[b"too late"], 1, SYNC).expect("the send starts");
+    let link = rail(&mut pair.b).link_with(node(&pair.a)).expect("there is a link");
+    rail(&mut pair.b).cut(link);
+    let (now, start) = (pair.fixture.tick(), Instant::now());
+    pair.b.drive(now);
+    pair.a.close();
+    while !pair.b.is_finished(send) {
+        let now = pair.fixture.tick();
+        pair.b.drive(now);
+        assert!(start.elapsed() < PATIENCE);
+    }
+    assert_eq!(pair.b.take(send).expect("it has ended").status, Err(Error::PeerGone));
+    let PeerState::Gone(why) = pair.b.state(pair.to_a) else { panic!("it is gone") };
+    assert!(why.reason.contains("connection refused"), "{}", why.reason);
+}
+
+#[test]
+fn a_peer_that_takes_nothing_stalls_until_it_does() {
+    let mut pair = watchful(Engine::Auto);
+    let to_b = pair.to_b;
+    let small = pair.a.send_with(to_b, &[b"small"], 1, SYNC).expect("the send starts");
+    let large = pair.a.send(to_b, &vec![3; 20_000_000], 2);
+    let start = Instant::now();
+    while !pair.a.engine().is_stalled(to_b) {
+        pair.fixture.skipped += SECOND / 20;
+        let now = pair.fixture.tick();
+        pair.a.drive(now);
+        assert!(start.elapsed() < PATIENCE, "nobody notices");
+    }
+    assert_eq!(pair.a.state(to_b), PeerState::Up);
+    let receives = [1, 2].map(|tag| pair.b.receive(exactly(pair.to_a, tag), 20_000_000));
+    for receive in receives {
+        assert_eq!(pair.finish_b(receive).status, Ok(()));
+    }
+    assert_eq!((pair.finish_a(small).status, pair.finish_a(large).status), (Ok(()), Ok(())));
+    pair.fixture.skipped += 2 * SECOND;
+    pair.run_until_quiet();
+    assert!(!pair.a.engine().is_stalled(to_b));
+}
+
+/// Two nodes that look after their links.
+fn watchful(engine: Engine) -> Pair<Tcp> {
+    let tuning = Tuning { keep_alive: Some(SECOND), ..Tuning::default() };
+    Pair::new(Tcp { tuning, ..Tcp::new(engine) })
+}
+
+type Node = gridnet_core::testing::node::Node<TcpRail>;
+
+fn rail(node: &mut Node) -> &mut TcpRail {
+    &mut node.engine().rails_mut()[0]
+}
+
+fn node(of: &Node) -> gridnet_core::wire::NodeId {
+    of.address().node
+}
+
+fn pulses(pair: &mut Pair<Tcp>) -> [usize; 2] {
+    [rail(&mut pair.a).pulses(), rail(&mut pair.b).pulses()]
+}
+
+fn until_there_are_pulses(pair: &mut Pair<Tcp>) {
+    until(pair, |pair| {
+        pair.fixture.skipped += SECOND / 100;
+        pulses(pair) == [1, 1]
+    });
+}
+
+fn until(pair: &mut Pair<Tcp>, mut done: impl FnMut(&mut Pair<Tcp>) -> bool) {
+    let start = Instant::now();
+    while !done(pair) {
+        pair.step();
+        assert!(start.elapsed() < PATIENCE, "{:?} pulses", pulses(pair));
+    }
+}
