@@ -1,0 +1,9 @@
+//! Fabrics of several hosts, in the lab: messages while networks and processes do what they do.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod cuts;
+mod ends;
+mod hosts;
+mod many;
+mod slow;

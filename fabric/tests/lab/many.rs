@@ -1,0 +1,107 @@
+//! Many peers over tcp.
+
+use std::time::{Duration, Instant};
+
+use gridnet::core::rail::PeerId;
+use gridnet_testbed::lab_test;
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
+
+use crate::common::{exactly, from_any, Buffer, Party, Scratch, RECEIVE};
+use crate::hosts::{addresses_of, await_pulses, count, kib, open, say_address, two, COUNT, PATIENCE};
+
+const PEERS: usize = 256;
+const ROUNDS: usize = 5;
+const BYTES: usize = 64;
+
+lab_test! {
+    fn as_many_peers_as_that_exchange_messages() {
+        if !allow_descriptors() {
+            return;
+        }
+        let Some(lab) = two(1000) else { return };
+        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+        let peers = b.test("many::echo").unwrap().env(COUNT, PEERS.to_string()).spawn().unwrap();
+        let addresses = addresses_of(&peers, PEERS);
+        a.run(|| {
+            let scratch = Scratch::new();
+            let party = open(&scratch, &[]);
+            let (out, back) = (Buffer::new(BYTES), (0..PEERS).map(|_| Buffer::new(BYTES)).collect::<Vec<_>>());
+            let first = party.connect(&addresses[0]);
+            exchange(&party, &[first], out, &back, 1);
+            let before = kib(std::process::id(), "VmRSS");
+            let start = Instant::now();
+            let all: Vec<PeerId> = addresses.iter().map(|address| party.connect(address)).collect();
+            for round in 0..ROUNDS {
+                exchange(&party, &all, out, &back, round as u8);
+            }
+            let took = start.elapsed();
+            await_pulses(&party, PEERS);
+            let growth = kib(std::process::id(), "VmRSS").saturating_sub(before) * 1024 / (PEERS as u64 - 1);
+            println!("RESULT {PEERS} peers over tcp: {took:?}, {growth} bytes for each at the client");
+            assert!(growth <= 8192, "{growth} bytes for each peer");
+        })
+        .unwrap();
+    }
+
+    #[ignore = "is started by the test above, in a host"]
+    fn echo() {
+        let Some(count) = count() else { return };
+        allow_descriptors();
+        let scratch = Scratch::new();
+        let parties: Vec<Party> =
+            (0..count).map(|_| open(&scratch, &[("GRIDNET_PAGE", "off")])).collect();
+        parties.iter().for_each(say_address);
+        let buffers: Vec<Buffer> = parties.iter().map(|_| Buffer::new(BYTES)).collect();
+        for (party, buffer) in parties.iter().zip(&buffers) {
+            party.receive(from_any(1), *buffer).unwrap();
+        }
+        loop {
+            for (party, buffer) in parties.iter().zip(&buffers) {
+                let mut from = None;
+                party.enter().maintain();
+                party.enter().take(party.cq, |completion| {
+                    if completion.context == RECEIVE {
+                        from = Some(completion.source);
+                    }
+                    true
+                });
+                if let Some(source) = from {
+                    // Short messages are copied at once: the buffer is free again.
+                    party.send_buffer(PeerId::new(source), *buffer, 2).unwrap();
+                    party.receive(from_any(1), *buffer).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// A message to each, and back.
+fn exchange(party: &Party, peers: &[PeerId], out: Buffer, back: &[Buffer], byte: u8) {
+    out.fill(byte);
+    for (peer, buffer) in peers.iter().zip(back) {
+        party.receive(exactly(*peer, 2), *buffer).unwrap();
+        party.send_buffer(*peer, out, 1).unwrap();
+    }
+    let end = Instant::now() + PATIENCE;
+    let mut received = 0;
+    while received < peers.len() {
+        assert!(Instant::now() < end, "{received} answers of {}", peers.len());
+        if let Ok(completion) = party.wait(Duration::from_secs(1)) {
+            assert_eq!(completion.status, 0);
+            received += usize::from(completion.context == RECEIVE);
+        }
+    }
+    assert!(back.iter().take(peers.len()).all(|buffer| buffer.to_vec() == [byte; BYTES]));
+}
+
+/// Allows this process the descriptors that so many fabrics need.
+fn allow_descriptors() -> bool {
+    const NEEDED: u64 = 16_384;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be asked for");
+    if hard < NEEDED {
+        println!("SKIPPED: many::as_many_peers_as_that_exchange_messages: {hard} descriptors are allowed");
+        return false;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(NEEDED), hard).expect("it may be raised");
+    true
+}

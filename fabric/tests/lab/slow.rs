@@ -1,0 +1,117 @@
+//! Peers that are slow: they are waited for, and cost no memory.
+
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+use gridnet_testbed::lab_test;
+use nix::sys::signal::Signal;
+
+use crate::common::Scratch;
+use crate::cuts::linger;
+use crate::hosts::{
+    address_of, await_pulses, breaks, count, is_long, kib, open, receive_all, say_address, send_all, two,
+    Noise, COUNT, PATIENCE, SHORT, SIZES,
+};
+
+/// What a sender or receiver may take beside what its program gave it: buffers, retained frames, the store.
+const BOUND_KIB: u64 = 24 << 10;
+
+lab_test! {
+    /// SIGSTOP of a receiver under full send.
+    fn a_stopped_receiver_is_waited_for() {
+        let Some(lab) = two(1000) else { return };
+        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+        let span = Duration::from_secs(if is_long() { 10 } else { 3 });
+        let messages = 30_000_u64;
+        let receiver = b.test("slow::receives").unwrap().env(COUNT, messages.to_string()).spawn().unwrap();
+        let address = address_of(&receiver);
+        scope(|scope| {
+            scope.spawn(|| {
+                receiver.wait_for("received 1000\n", PATIENCE).unwrap();
+                receiver.signal(Signal::SIGSTOP).unwrap();
+                sleep(span);
+                receiver.signal(Signal::SIGCONT).unwrap();
+            });
+            a.run(|| {
+                let scratch = Scratch::new();
+                let party = open(&scratch, &[]);
+                let to = party.connect(&address);
+                await_pulses(&party, 1);
+                let noise = Noise::new(SHORT);
+                let before = kib(std::process::id(), "VmRSS");
+                let (mut most, mut stalled, mut looks) = (before, false, 0_u32);
+                send_all(&party, to, noise, messages, 2000, || {
+                    looks += 1;
+                    if looks % 16 == 0 {
+                        most = most.max(kib(std::process::id(), "VmRSS"));
+                        stalled |= party.enter().engine.is_stalled(to);
+                    }
+                    stalled |= party.enter().engine.is_stalled(to);
+                });
+                println!("RESULT receiver stopped for {span:?}: {} KiB more at the sender", most - before);
+                assert!(most - before < BOUND_KIB, "{before} KiB before, {most} KiB meanwhile");
+                assert!(stalled, "nobody has noticed");
+                assert_eq!(breaks(&party, to).0, 0, "its host answers");
+            })
+            .unwrap();
+        });
+        receiver.wait(PATIENCE).unwrap().success().unwrap();
+    }
+
+    /// A flood at a process that posts no receive.
+    fn a_flood_fills_no_more_than_the_store() {
+        let Some(lab) = two(1000) else { return };
+        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+        let messages = 12_000_u64;
+        let receiver = b.test("slow::lets_them_come").unwrap().env(COUNT, messages.to_string()).spawn().unwrap();
+        let address = address_of(&receiver);
+        a.run(|| {
+            let scratch = Scratch::new();
+            let party = open(&scratch, &[]);
+            let to = party.connect(&address);
+            send_all(&party, to, Noise::new(SIZES), messages, 2000, || {});
+        })
+        .unwrap();
+        let said = receiver.wait(PATIENCE).unwrap().success().unwrap();
+        said.lines().filter(|line| line.starts_with("RESULT")).for_each(|line| println!("{line}"));
+    }
+
+    #[ignore = "is started by the test above, in a host"]
+    fn receives() {
+        let Some(messages) = count() else { return };
+        let scratch = Scratch::new();
+        let party = open(&scratch, &[]);
+        say_address(&party);
+        receive_all(&party, Noise::new(SHORT), messages, |done| {
+            if done == 1000 {
+                println!("received 1000");
+            }
+        });
+        linger(&party);
+    }
+
+    #[ignore = "is started by the test above, in a host"]
+    fn lets_them_come() {
+        let Some(messages) = count() else { return };
+        let scratch = Scratch::new();
+        let party = open(&scratch, &[("GRIDNET_UNEXPECTED_BYTES", "8m")]);
+        say_address(&party);
+        let noise = Noise::new(SIZES);
+        let before = kib(std::process::id(), "VmRSS");
+        let (mut most, mut stored, mut same) = (before, 0, 0);
+        // Until nothing more comes.
+        while same < 20 {
+            let _ = party.wait(Duration::from_millis(50));
+            most = most.max(kib(std::process::id(), "VmRSS"));
+            let counters = party.enter().engine.counters();
+            let now = counters.unexpected_now;
+            same = if now == stored && counters.peers.backpressure_stops > 0 { same + 1 } else { 0 };
+            stored = now;
+        }
+        println!("RESULT flood: {} KiB more for {stored} messages of {messages}", most - before);
+        assert!(stored < messages / 2, "{stored} messages are in the store");
+        assert!(most - before < BOUND_KIB, "{before} KiB before, {most} KiB meanwhile");
+        receive_all(&party, noise, messages, |_| {});
+        linger(&party);
+    }
+}
