@@ -18,6 +18,11 @@ impl Lines {
         Lines { from, unread: Vec::new(), most }
     }
 
+    /// The same, which takes lines of up to `most` bytes from now on.
+    pub(crate) fn up_to(self, most: usize) -> Lines {
+        Lines { most, ..self }
+    }
+
     /// The next line, without its end; `None` at the end of all. Without `timeout` it is waited for as long as it takes.
     ///
     /// # Errors

@@ -53,10 +53,9 @@ impl Peer {
         Ok(Peer::new(Kind::Child(child), File::from(orders), Lines::new(File::from(reports), LONGEST)))
     }
 
-    /// The peer behind a connection to another host.
-    pub(crate) fn remote(at: SocketAddr, connection: File) -> Result<Peer, Failure> {
-        let reports = Lines::new(connection.try_clone()?, LONGEST);
-        Ok(Peer::new(Kind::Remote(at), connection, reports))
+    /// The peer behind a connection to another host, of which `reports` come.
+    pub(crate) fn remote(at: SocketAddr, connection: File, reports: Lines) -> Peer {
+        Peer::new(Kind::Remote(at), connection, reports.up_to(LONGEST))
     }
 
     fn new(kind: Kind, orders: File, reports: Lines) -> Peer {

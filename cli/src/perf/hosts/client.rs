@@ -32,10 +32,10 @@ pub(in crate::perf) fn call(to: &str, args: &PerfArgs, plan: &mut Plan) -> Resul
         wait: option("GRIDNET_WAIT_MODE"),
         timeout: patience().as_secs(),
     };
-    greeting::call(&stream, &key, &key_path.display().to_string(), &wish, patience())
+    let reports = greeting::call(&stream, &key, &key_path.display().to_string(), &wish, patience())
         .map_err(|failure| failure.during(&at.to_string()))?;
     plan.options.extend(options(stream.local_addr()?.ip(), &key_path, &config)?);
-    Peer::remote(at, File::from(OwnedFd::from(stream)))
+    Ok(Peer::remote(at, File::from(OwnedFd::from(stream)), reports))
 }
 
 /// A connection to the first address that answers.

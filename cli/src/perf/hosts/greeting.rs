@@ -40,14 +40,15 @@ impl Wish {
     }
 }
 
-/// The client's part, up to the server's last word. `key_name` is where the key is from.
+/// The client's part, up to the server's last word; what comes behind it, of which some may be here already. `key_name` is
+/// where the key is from.
 pub(super) fn call(
     stream: &TcpStream,
     key: &Key,
     key_name: &str,
     wish: &Wish,
     patience: Duration,
-) -> Result<(), Failure> {
+) -> Result<Lines, Failure> {
     let mut talk = Talk::over(stream, patience)?;
     let hello = hello()?;
     talk.say(&hello)?;
@@ -70,7 +71,7 @@ pub(super) fn call(
     let verdict = talk.hear()?;
     match verdict.strip_prefix(REFUSED) {
         Some(why) => Err(Failure::Run(format!("the server refuses: {why}"))),
-        None if verdict == WELCOME => Ok(()),
+        None if verdict == WELCOME => Ok(talk.lines),
         None => Err(Failure::Run(format!("the server is out of step: {verdict:?}"))),
     }
 }
@@ -245,13 +246,14 @@ mod tests {
     }
 
     /// A client with this key and wish meets a server with that key, which welcomes it.
-    fn meet(theirs: u8, wish: &Wish, own: u8) -> (Result<(), Failure>, Result<Wish, Failure>) {
+    fn meet(theirs: u8, wish: &Wish, own: u8) -> (Result<Lines, Failure>, Result<Wish, Failure>) {
         let (client, server) = pair();
         std::thread::scope(|scope| {
             let called = scope.spawn(move || call(&client, &key(theirs), "k", wish, PATIENCE));
             let answered = answer(&server, &key(own), PATIENCE);
             if answered.is_ok() {
                 welcome(&server).unwrap();
+                (&server).write_all(b"behind it\n").unwrap();
             }
             drop(server);
             (called.join().unwrap(), answered)
@@ -263,20 +265,24 @@ mod tests {
         let (client, mut server) = pair();
         server.write_all(line.as_bytes()).unwrap();
         server.shutdown(std::net::Shutdown::Write).unwrap();
-        call(&client, &key(1), "k", &wish(), PATIENCE).unwrap_err().text().to_owned()
+        call(&client, &key(1), "k", &wish(), PATIENCE).err().expect("no server").text().to_owned()
     }
 
     #[test]
     fn the_wish_of_a_client_with_the_key_comes_through() {
-        let (called, answered) = meet(1, &wish(), 1);
-        called.unwrap();
-        assert_eq!(answered.unwrap(), wish());
+        for _ in 0..20 {
+            let (called, answered) = meet(1, &wish(), 1);
+            assert_eq!(answered.unwrap(), wish());
+            // Whether or not it came in one piece with the welcome.
+            let behind = called.map_err(|failure| failure.text().to_owned()).unwrap().next(Some(PATIENCE));
+            assert_eq!(behind.unwrap().as_deref(), Some(&b"behind it"[..]));
+        }
     }
 
     #[test]
     fn another_key_is_noticed_by_the_client_first() {
         let (called, answered) = meet(2, &wish(), 1);
-        let why = called.unwrap_err();
+        let why = called.err().expect("it is noticed");
         assert!(why.text().contains("the key in k is not the server's"), "{why:?}");
         assert!(answered.is_err());
     }
@@ -285,7 +291,9 @@ mod tests {
     fn immodest_wishes_are_refused() {
         for bad in [Wish { largest: LARGEST + 1, ..wish() }, Wish { timeout: 0, ..wish() }] {
             let (called, answered) = meet(1, &bad, 1);
-            assert!(called.unwrap_err().text().contains("not to be had") && answered.is_err());
+            assert!(
+                called.err().expect("it is refused").text().contains("not to be had") && answered.is_err()
+            );
         }
     }
 

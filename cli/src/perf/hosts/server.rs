@@ -11,6 +11,7 @@ use gridnet::config::Config;
 use gridnet::proof::Key;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -49,6 +50,7 @@ pub(in crate::perf) fn serve(args: &PerfArgs) -> Result<(), Failure> {
         admitted,
         woken,
         active: None,
+        next: VecDeque::new(),
         end,
     };
     server.run()
@@ -67,6 +69,8 @@ struct Server {
     admitted: mpsc::Receiver<Guest>,
     woken: UnixStream,
     active: Option<Active>,
+    /// Clients that have come while the process of one that has gone is ending.
+    next: VecDeque<Guest>,
     /// Until when a client may come.
     end: Instant,
 }
@@ -84,9 +88,8 @@ impl Server {
                     return if status.success() { Ok(()) } else { Err(Failure::Said(1)) };
                 }
             }
-            while let Ok(guest) = self.admitted.try_recv() {
-                self.admit(guest)?;
-            }
+            self.next.extend(self.admitted.try_iter());
+            self.admit_next()?;
             for door in &self.doors {
                 self.hall.open(door)?;
             }
@@ -122,6 +125,17 @@ impl Server {
         // What was said is in the queue; this only woke us up.
         let _ = (&self.woken).read(&mut [0; 64]);
         Ok(Ready { signal })
+    }
+
+    /// Lets clients in; they wait for a moment where the one before has gone and its process has not.
+    fn admit_next(&mut self) -> Result<(), Failure> {
+        while self.active.as_ref().is_none_or(|active| !has_hung_up(&active.stream)) {
+            match self.next.pop_front() {
+                Some(guest) => self.admit(guest)?,
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     /// Gives a client its peer process, if nobody else has one.
