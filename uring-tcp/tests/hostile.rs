@@ -79,7 +79,7 @@ fn a_valid_greeting_cut_or_changed_anywhere_is_refused() {
 
 #[test]
 fn who_does_not_say_who_it_is_has_to_go() {
-    let mut scene = Scene::new(Tcp::new(Engine::Auto));
+    let mut scene = Scene::new(Tcp { slowness: 100, ..Tcp::new(Engine::Auto) });
     let mut slow = scene.call();
     for byte in [200u8, 0, b'H'] {
         slow.write_all(&[byte]).unwrap();

@@ -14,6 +14,8 @@ pub struct Tcp {
     pub start: Instant,
     /// Time that has passed without anybody waiting for it.
     pub skipped: Duration,
+    /// So many times slower than real time passes: for tests of bounds that a busy machine would reach.
+    pub slowness: u32,
     pub engine: Engine,
     pub security: Security,
     pub interfaces: &'static str,
@@ -26,6 +28,7 @@ impl Tcp {
         Tcp {
             start: Instant::now(),
             skipped: Duration::ZERO,
+            slowness: 1,
             engine: if engine == Engine::IoUring { allowed() } else { engine },
             security: Security::Insecure,
             interfaces: "127.0.0.1",
@@ -59,7 +62,7 @@ impl Fixture for Tcp {
     fn tick(&mut self) -> Time {
         // What the kernel does with packets may be waiting for the core.
         std::thread::yield_now();
-        Time((self.start.elapsed() + self.skipped).as_nanos() as u64)
+        Time((self.start.elapsed() / self.slowness + self.skipped).as_nanos() as u64)
     }
 
     fn quiet_steps(&self) -> usize {

@@ -1,0 +1,218 @@
+//! Peers that come through the handshake, and then say anything: they are cut off, and disturb nobody.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::Tcp;
+use gridnet_core::endpoint::{Limits, PeerState};
+use gridnet_core::testing::node::exactly;
+use gridnet_core::testing::pair::{Fixture, Pair, Setup};
+use gridnet_core::testing::random::Random;
+use gridnet_core::wire::{Address, Extension, Hello, NodeId};
+use gridnet_uring_tcp::Engine;
+
+/// Frames of one peer at most.
+const FRAMES: u64 = 400;
+/// Far more than anything takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn fuzzed_frames_end_their_sender_and_nobody_else() {
+    let total: u64 = if std::env::var_os("GRIDNET_TEST_SOAK").is_some() { 1_000_000 } else { 20_000 };
+    let limits = Limits { unexpected_bytes: 4 << 20, unexpected_messages: 4096, ..Limits::default() };
+    let mut pair = Pair::with(Tcp::new(Engine::Auto), Setup { limits, ..Setup::default() });
+    let mut random = Random::new(11);
+    let (mut said, mut peers, mut cut_off) = (0, 0_u64, 0_u64);
+    while said < total {
+        peers += 1;
+        let mut peer = Peer::greet(&mut pair, peers);
+        let count = 1 + random.below(FRAMES);
+        for number in 0..count {
+            said += 1;
+            let is_last = number + 1 == count;
+            let frame = if number == 0 { resume() } else { fuzzed(&mut random) };
+            let frame = if is_last { shortened(frame, &mut random) } else { frame };
+            if !peer.say(&frame, &mut pair) {
+                break;
+            }
+        }
+        cut_off += u64::from(peer.is_hung_up(&mut pair));
+        drop(peer);
+        pair.step();
+        if peers % 16 == 0 {
+            check_friend(&mut pair, peers);
+        }
+    }
+    check_friend(&mut pair, 0);
+    println!("RESULT {said} fuzzed frames of {peers} peers, of which {cut_off} were cut off");
+    assert!(cut_off * 2 > peers, "{cut_off} of {peers} were cut off: the frames are too good to tell");
+    // Nothing is left of them but what they had sent in good order.
+    pair.run_until(|pair| pair.a.engine().counters().peers_now == 1);
+    assert_eq!(pair.a.engine().counters().peers_now, 1);
+}
+
+#[test]
+fn lengths_that_cannot_be_are_not_waited_for() {
+    let mut pair = Pair::new(Tcp::new(Engine::Auto));
+    // An eager frame may have 8 KiB, others 256 KiB; whoever announces more is not given memory for it.
+    for (number, (kind, len)) in
+        [(1, 8193), (1, u32::MAX), (16, (256 << 10) + 1), (4, u32::MAX), (0xf0, 1)].into_iter().enumerate()
+    {
+        let mut peer = Peer::greet(&mut pair, 1000 + number as u64);
+        assert!(peer.say(&resume(), &mut pair));
+        let extension: &[u64] = match kind {
+            16 => &[1, 0],
+            4 => &[0],
+            _ => &[],
+        };
+        let mut bytes = frame(kind, 1, &[], 0, extension);
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        peer.say(&bytes, &mut pair);
+        assert!(peer.is_hung_up(&mut pair), "kind {kind} with {len} bytes");
+        check_friend(&mut pair, number as u64);
+    }
+}
+
+/// A peer by hand.
+struct Peer(TcpStream);
+
+impl Peer {
+    fn greet(pair: &mut Pair<Tcp>, number: u64) -> Peer {
+        let victim = *pair.a.address();
+        let at: SocketAddr = victim.network.iter().next().expect("it listens");
+        let mut stream = TcpStream::connect(at).expect("somebody listens");
+        stream.set_nodelay(true).unwrap();
+        let hello = hello(&victim, number, pair.fixture.uid());
+        stream.write_all(&hello).unwrap();
+        // Its hello, and its welcome.
+        let mut heard = Vec::new();
+        let start = Instant::now();
+        while !heard.ends_with(&[1, 0, b'W']) {
+            pair.step();
+            assert!(read(&mut stream, &mut heard), "it is refused: {:?}", String::from_utf8_lossy(&heard));
+            assert!(start.elapsed() < PATIENCE, "no welcome");
+        }
+        Peer(stream)
+    }
+
+    /// Says something, as long as somebody listens.
+    fn say(&mut self, bytes: &[u8], pair: &mut Pair<Tcp>) -> bool {
+        let is_said = self.0.write_all(bytes).is_ok();
+        pair.step();
+        is_said && read(&mut self.0, &mut Vec::new())
+    }
+
+    /// Whether the other side hangs up, of what it has heard so far.
+    fn is_hung_up(&mut self, pair: &mut Pair<Tcp>) -> bool {
+        !(0..50).all(|_| {
+            pair.step();
+            read(&mut self.0, &mut Vec::new())
+        })
+    }
+}
+
+/// Reads what is there; false when the other side has hung up.
+fn read(stream: &mut TcpStream, heard: &mut Vec<u8>) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 65_536];
+    let result = stream.read(&mut buffer);
+    stream.set_nonblocking(false).unwrap();
+    match result {
+        Ok(0) => false,
+        Ok(len) => {
+            heard.extend_from_slice(&buffer[..len]);
+            true
+        }
+        Err(e) => e.kind() == ErrorKind::WouldBlock,
+    }
+}
+
+fn hello(victim: &Address, number: u64, uid: u32) -> Vec<u8> {
+    let mut node = [0xee; 16];
+    node[..8].copy_from_slice(&number.to_le_bytes());
+    let mut hello = Hello::new(NodeId::new(node).expect("not zero"), 1, 1);
+    let incarnation = victim.incarnation.to_le_bytes();
+    let offer = [&[0; 4][..], &uid.to_le_bytes(), &[7; 32], victim.node.bytes(), &incarnation].concat();
+    hello.extensions.push(Extension { kind: 0x8002, bytes: offer });
+    let bytes = hello.encode();
+    [&(bytes.len() as u16 + 1).to_le_bytes()[..], b"H", &bytes].concat()
+}
+
+fn resume() -> Vec<u8> {
+    frame(12, 0, &[], 0, &[1, 0])
+}
+
+fn frame(kind: u8, word: u64, payload: &[u8], flags: u8, extension: &[u64]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&[kind, flags, extension.len() as u8, 0]);
+    bytes.extend_from_slice(&word.to_le_bytes());
+    extension.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// A frame of any kind, most often one that could be; now and then with a wrong bit.
+fn fuzzed(random: &mut Random) -> Vec<u8> {
+    let number = |random: &mut Random| match random.below(3) {
+        0 => random.below(8),
+        1 => random.below(1 << 20),
+        _ => random.next_u64(),
+    };
+    // Kind, flags, extension words, payload. What is asked for must not be all that comes.
+    let shapes: [(u8, u8, usize, u64); 16] = [
+        (1, 0, 0, 300),
+        (1, 0, 0, 300),
+        (1, 0, 0, 8192),
+        (1, 1, 1, 100),
+        (1, 2, 1, 100),
+        (1, 3, 2, 100),
+        (2, 0, 2, 0),
+        (2, 1, 3, 0),
+        (7, 0, 0, 0),
+        (8, 0, 0, 0),
+        (0xf0, 0, 0, 0),
+        (16, 8, 2, 1000),
+        (17, 0, 3, 0),
+        (19, 0, 5, 0),
+        (1, 0, 0, 20),
+        (1, 0, 0, 20),
+    ];
+    let (kind, flags, words, most) = random.pick(&shapes);
+    let payload = if most > 0 { random.below(most + 1) } else { 0 };
+    let payload = random.bytes(payload as usize);
+    let word = if kind == 0xf0 { 0 } else { number(random) };
+    let extension: Vec<u64> = (0..words).map(|_| number(random)).collect();
+    let mut bytes = frame(kind, word, &payload, flags, &extension);
+    if random.below(100) == 0 {
+        let at = random.below(16.min(bytes.len() as u64)) as usize;
+        bytes[at] ^= 1 << random.below(8);
+    }
+    bytes
+}
+
+/// The same cut off, or with nonsense behind it.
+fn shortened(mut frame: Vec<u8>, random: &mut Random) -> Vec<u8> {
+    if random.chance(0.5) {
+        frame.truncate(random.below(frame.len() as u64) as usize);
+    } else {
+        frame.extend(random.bytes(40));
+    }
+    frame
+}
+
+/// The friend talks as ever.
+fn check_friend(pair: &mut Pair<Tcp>, round: u64) {
+    for len in [20, 300_000] {
+        let bytes = Random::new(round).bytes(len);
+        let receive = pair.a.receive(exactly(pair.to_b, round), len);
+        pair.b.send(pair.to_a, &bytes, round);
+        let outcome = pair.finish_a(receive);
+        assert_eq!(outcome.status, Ok(()), "round {round}");
+        assert!(outcome.bytes == bytes, "round {round}");
+    }
+    let to_b = pair.to_b;
+    assert_eq!(pair.a.state(to_b), PeerState::Up);
+}
