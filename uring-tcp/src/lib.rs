@@ -17,6 +17,7 @@
 //! | `watch.rs`, `ring.rs`, `epoll.rs` | sockets on which little happens |
 //! | `socket.rs` | sockets |
 //! | `config.rs` | what a rail is opened with |
+//! | `testing.rs` | (feature `testing`) ears for the fuzzer |
 
 mod auth;
 mod call;
@@ -36,6 +37,8 @@ mod rail;
 mod ring;
 mod socket;
 mod stall;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod visitor;
 mod watch;
 

@@ -57,6 +57,12 @@ impl Stream {
         Stream { socket, left: AtomicU32::new(0) }
     }
 
+    /// A stream of any kind.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of_descriptor(descriptor: std::os::fd::OwnedFd) -> Stream {
+        Stream::of(Socket::from(descriptor))
+    }
+
     /// Begins to connect. The port of this side is one of `ports`, if there are any.
     pub(crate) fn call(to: SocketAddr, ports: Option<PortRange>, tuning: &Tuning) -> std::io::Result<Stream> {
         let mut left = ports.map_or(1, |range| range.len().min(PORT_TRIES));
@@ -158,6 +164,16 @@ impl Stream {
 
     /// The kernel's estimate of the time there and back, once it has one.
     fn round_trip_us(&self) -> Option<u32> {
+        self.tcp_info().map(|info| info.tcpi_rtt).filter(|us| *us > 0)
+    }
+
+    /// Milliseconds since the other side's system was last heard of, as far as ours tells.
+    pub(crate) fn silent_ms(&self) -> Option<u32> {
+        self.tcp_info().map(|info| info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv))
+    }
+
+    /// What the kernel knows of the connection.
+    fn tcp_info(&self) -> Option<libc::tcp_info> {
         let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
         let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
         // SAFETY: the option writes at most `len` bytes to `info`, which has as many.
@@ -167,7 +183,7 @@ impl Stream {
         };
         // SAFETY: a struct of integers, for which zeroes are values, as are whatever bytes were written.
         let info = unsafe { info.assume_init() };
-        (status == 0 && info.tcpi_rtt > 0).then_some(info.tcpi_rtt)
+        (status == 0).then_some(info)
     }
 
     /// What TCP calls the state of the connection.
@@ -180,19 +196,6 @@ impl Stream {
             libc::getsockopt(self.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &mut len)
         };
         (status == 0 && len == 1).then_some(state)
-    }
-
-    /// Milliseconds since the other side's system was last heard of, as far as ours tells.
-    pub(crate) fn silent_ms(&self) -> Option<u32> {
-        // SAFETY: all fields are numbers, for which 0 is a value.
-        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
-        // SAFETY: the option writes at most `len` bytes to `info`.
-        let status = unsafe {
-            let value = std::ptr::from_mut(&mut info).cast();
-            libc::getsockopt(self.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &mut len)
-        };
-        (status == 0).then(|| info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv))
     }
 
     /// Has the kernel ask, after `idle` without traffic, whether the other side's system is there, each second, so many times

@@ -35,7 +35,9 @@ fn fuzzed_frames_end_their_sender_and_nobody_else() {
             let is_last = number + 1 == count;
             let frame = if number == 0 { resume() } else { fuzzed(&mut random) };
             let frame = if is_last { shortened(frame, &mut random) } else { frame };
-            if !peer.say(&frame, &mut pair) {
+            // The victim hears several at a time.
+            let is_heard = number % 8 == 0 || is_last;
+            if !if is_heard { peer.say(&frame, &mut pair) } else { peer.0.write_all(&frame).is_ok() } {
                 break;
             }
         }
