@@ -205,6 +205,8 @@ pub(crate) struct PeerArgs {
 pub(crate) enum Op {
     /// One-way time of a tagged message, half a round trip
     TagLat,
+    /// The same while the calling thread changes
+    HandedLat,
     /// One-way time of a loan of which both sides touch the first and the last line
     LoanLat,
     /// Bandwidth with many tagged messages in flight
@@ -248,6 +250,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Op::TagLat => "tag_lat",
+            Op::HandedLat => "handed_lat",
             Op::LoanLat => "loan_lat",
             Op::TagBw => "tag_bw",
             Op::TagRate => "tag_rate",

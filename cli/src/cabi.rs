@@ -103,6 +103,30 @@ impl Fabric {
     }
 }
 
+/// Handles that one thread at a time may use, whichever it is: those of a fabric at the level SERIALIZED.
+///
+/// # Safety
+/// Whoever has a reference uses nothing but such handles, counts of references to them, and memory that is never freed.
+pub(crate) unsafe trait Handles {}
+
+// SAFETY: two handles, and buffers.
+unsafe impl Handles for crate::perf::Link {}
+
+/// Has another thread call, and waits for it.
+pub(crate) fn in_another_thread<L: Handles, T: Send>(handles: &L, work: impl FnOnce(&L) -> T + Send) -> T {
+    struct Lent<'a, L>(&'a L);
+    // SAFETY: `Handles` may go from thread to thread; the one that has them here does nothing until the other has ended.
+    unsafe impl<L: Handles> Send for Lent<'_, L> {}
+    impl<L> Lent<'_, L> {
+        fn get(&self) -> &L {
+            self.0
+        }
+    }
+    let lent = Lent(handles);
+    std::thread::scope(|scope| scope.spawn(move || work(lent.get())).join())
+        .expect("a thread that measures does not panic")
+}
+
 /// What a completion entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

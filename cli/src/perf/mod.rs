@@ -18,7 +18,7 @@ mod session;
 mod stats;
 mod task;
 
-pub(crate) use link::patience;
+pub(crate) use link::{patience, Link};
 pub(crate) use serve::serve;
 
 use crate::args::PerfArgs;

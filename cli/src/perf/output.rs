@@ -168,6 +168,7 @@ const MEANINGS: &[(Op, &str)] = &[
         Op::TagLat,
         "time for one message to reach the other process: half a round trip (below 1 us, means of 16)",
     ),
+    (Op::HandedLat, "as tag_lat, while another thread calls after each 256 round trips, on both sides"),
     (
         Op::LoanLat,
         "half a round trip of loans: taken, written, read where they are, given back; first and last line touched",

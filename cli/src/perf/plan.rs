@@ -155,13 +155,21 @@ fn specs_of(op: Op, args: &PerfArgs) -> Vec<Spec> {
         op if op.is_onesided() && !given.is_empty() => sized(given),
         Op::PutLat | Op::GetLat => sized(vec![8]),
         Op::PutBw | Op::GetBw => sized(vec![1 << 20]),
-        Op::TagLat | Op::LoanLat | Op::TagBw | Op::TagRate | Op::RawTcp if !given.is_empty() => sized(given),
+        Op::TagLat | Op::HandedLat | Op::LoanLat | Op::TagBw | Op::TagRate | Op::RawTcp
+            if !given.is_empty() =>
+        {
+            sized(given)
+        }
         Op::TagLat | Op::TagBw if args.plot.is_some() => sized(PLOT_SIZES.map(|shift| 1 << shift).collect()),
         Op::TagLat | Op::TagBw => sized(vec![8, 1 << 10, 64 << 10, 1 << 20]),
         Op::LoanLat => sized(vec![1 << 20]),
-        Op::TagRate | Op::Canary | Op::RawTcp | Op::PeersOpen | Op::PeersMemory | Op::PeersLat => {
-            sized(vec![8])
-        }
+        Op::HandedLat
+        | Op::TagRate
+        | Op::Canary
+        | Op::RawTcp
+        | Op::PeersOpen
+        | Op::PeersMemory
+        | Op::PeersLat => sized(vec![8]),
         Op::IdleCpu => sized(vec![0]),
         Op::ConnectLat => [PeerState::Polling, PeerState::Asleep]
             .map(|peer| Spec { op, size: super::ops::connect::SIZE, peer: Some(peer) })

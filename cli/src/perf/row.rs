@@ -50,12 +50,19 @@ impl Row {
             return Err(nothing());
         }
         let us = |ns: f64| rounded(ns / 1000.0);
-        let sends =
-            matches!(spec.op, Op::TagLat | Op::TagBw | Op::TagRate | Op::RawTcp) || spec.op.is_onesided();
+        let sends = matches!(spec.op, Op::TagLat | Op::HandedLat | Op::TagBw | Op::TagRate | Op::RawTcp)
+            || spec.op.is_onesided();
         let carries = summary.filter(|_| sends);
         let one_way = matches!(
             spec.op,
-            Op::TagLat | Op::LoanLat | Op::PutLat | Op::AtomicLat | Op::PeersLat | Op::Canary | Op::RawTcp
+            Op::TagLat
+                | Op::HandedLat
+                | Op::LoanLat
+                | Op::PutLat
+                | Op::AtomicLat
+                | Op::PeersLat
+                | Op::Canary
+                | Op::RawTcp
         );
         Ok(Row {
             op: spec.op,

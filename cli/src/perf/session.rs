@@ -132,7 +132,7 @@ impl<'a> Session<'a> {
     /// A row that sends messages over the path.
     fn messages(&mut self, spec: Spec) -> Result<Samples, Failure> {
         let window = match spec.op {
-            Op::TagLat | Op::LoanLat | Op::PutLat | Op::GetLat | Op::AtomicLat => 1,
+            Op::TagLat | Op::HandedLat | Op::LoanLat | Op::PutLat | Op::GetLat | Op::AtomicLat => 1,
             _ => self.plan.counts.window,
         };
         let task = |warmup, rounds| Task { op: spec.op, size: spec.size, warmup, rounds, window };

@@ -44,11 +44,7 @@ pub(crate) fn follow(
     ready()?;
     let mut in_flight = 0;
     for round in 1..=rounds {
-        received(link, &mut in_flight)?;
-        link.send(task.size, TAG, &mut in_flight)?;
-        if round < rounds {
-            link.post(task.size, TAG)?;
-        }
+        answer(link, task.size, round == rounds, &mut in_flight)?;
     }
     while in_flight > 0 {
         link.next()?;
@@ -57,8 +53,19 @@ pub(crate) fn follow(
     link.verify(task.size)
 }
 
+/// Takes a message, answers it, and posts the receive of the next one.
 #[inline]
-fn round_trip(link: &Link, size: usize) -> Result<(), Failure> {
+pub(super) fn answer(link: &Link, size: usize, is_last: bool, in_flight: &mut u64) -> Result<(), Failure> {
+    received(link, in_flight)?;
+    link.send(size, TAG, in_flight)?;
+    if !is_last {
+        link.post(size, TAG)?;
+    }
+    Ok(())
+}
+
+#[inline]
+pub(super) fn round_trip(link: &Link, size: usize) -> Result<(), Failure> {
     let mut in_flight = 0;
     link.send(size, TAG, &mut in_flight)?;
     link.post(size, TAG)?;
@@ -90,7 +97,7 @@ pub(super) fn batch(warmup_ns: u64, warmup_rounds: u64) -> u64 {
     }
 }
 
-const TAG: u64 = 1;
+pub(super) const TAG: u64 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 //! its peer follows.
 
 pub(crate) mod connect;
+pub(crate) mod handed;
 pub(crate) mod latency;
 pub(crate) mod loan;
 pub(crate) mod onesided;
@@ -19,6 +20,7 @@ use crate::failure::Failure;
 pub(crate) fn lead(link: &Link, task: Task) -> Result<Samples, Failure> {
     match task.op {
         Op::TagLat => latency::lead(link, task),
+        Op::HandedLat => handed::lead(link, task),
         Op::LoanLat => loan::lead(link, task),
         Op::TagBw | Op::TagRate => stream::lead(link, task),
         op if op.is_onesided() => onesided::lead(link, task),
@@ -34,6 +36,7 @@ pub(crate) fn follow(
 ) -> Result<(), Failure> {
     match task.op {
         Op::TagLat => latency::follow(link, task, ready),
+        Op::HandedLat => handed::follow(link, task, ready),
         Op::LoanLat => loan::follow(link, task, ready),
         Op::TagBw | Op::TagRate => stream::follow(link, task, ready),
         op if op.is_onesided() => onesided::follow(link, task, ready),
