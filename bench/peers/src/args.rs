@@ -2,8 +2,17 @@
 
 use crate::cores;
 use crate::op::{self, Op, Task};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
+
+/// Over what is measured, and so who is there to be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Table {
+    /// Shared memory of one host
+    Shm,
+    /// TCP over the loopback interface
+    Tcp,
+}
 
 /// Measures gridnet beside other libraries, in turns
 #[derive(Debug, Parser)]
@@ -16,6 +25,10 @@ pub(crate) struct Args {
     /// The `gridnet` command
     #[arg(long, value_name = "FILE")]
     pub(crate) gridnet: PathBuf,
+
+    /// Over what the peers talk; `gridnet` must do the same by itself
+    #[arg(long, value_enum, default_value = "shm")]
+    pub(crate) table: Table,
 
     /// Peers to measure beside gridnet [default: all]
     #[arg(long, value_name = "PEER,..", value_delimiter = ',')]
@@ -87,7 +100,8 @@ impl Args {
             ref some => some.to_vec(),
         };
         let tasks = |op| sizes(op).into_iter().map(move |size| Task { op, size });
-        op::OPS.iter().filter(wanted).flat_map(tasks).collect()
+        let here = |op: &&Op| op.tables.contains(&self.table);
+        op::OPS.iter().filter(here).filter(wanted).flat_map(tasks).collect()
     }
 }
 
@@ -126,6 +140,12 @@ mod tests {
                 "loan_lat 1 MiB"
             ]
         );
+    }
+
+    #[test]
+    fn tables_have_operations_of_their_own() {
+        let names: Vec<&str> = args(&["--table", "tcp"]).tasks().iter().map(|task| task.op.name).collect();
+        assert!(names.contains(&"put_lat") && !names.contains(&"loan_lat"));
     }
 
     #[test]

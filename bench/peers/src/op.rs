@@ -1,6 +1,7 @@
 //! What is measured. A new operation is a new entry of [`OPS`].
 
-use crate::peer::GRIDNET;
+use crate::args::Table;
+use crate::peer::{GRIDNET, RAW};
 use std::fmt;
 
 /// An operation, by the name that `gridnet perf --op` has for it.
@@ -11,8 +12,10 @@ pub(crate) struct Op {
     pub(crate) sizes: &'static [u64],
     /// What ucx_perftest calls it, if it has it.
     pub(crate) ucx: Option<&'static str>,
-    /// Who has it besides gridnet; nobody named: everybody.
+    /// Who has it besides gridnet, in each table; nobody named: everybody.
     pub(crate) peers: &'static [&'static str],
+    /// Only these tables have it.
+    pub(crate) tables: &'static [Table],
 }
 
 /// What of an operation is shown. Ratios are always those of the times of one message.
@@ -40,18 +43,39 @@ pub(crate) const OPS: &[Op] = &[
         sizes: &[8, 1 << 10, 64 << 10, 1 << 20],
         ucx: Some("tag_lat"),
         peers: &[],
+        tables: BOTH,
     },
-    Op { name: "tag_rate", shows: Shows::Rate, sizes: &[8], ucx: Some("tag_bw"), peers: &[] },
-    Op { name: "tag_bw", shows: Shows::Bandwidth, sizes: &[1 << 20], ucx: Some("tag_bw"), peers: &[] },
+    Op { name: "tag_rate", shows: Shows::Rate, sizes: &[8], ucx: Some("tag_bw"), peers: &[], tables: BOTH },
+    Op {
+        name: "tag_bw",
+        shows: Shows::Bandwidth,
+        sizes: &[1 << 20],
+        ucx: Some("tag_bw"),
+        peers: &[],
+        tables: BOTH,
+    },
     Op {
         name: "put_lat",
         shows: Shows::Latency,
         sizes: &[8],
         ucx: Some("ucp_put_lat"),
-        peers: &["ucx", "ucx-debian"],
+        peers: &["ucx", "ucx-debian", "ucx-tcp", "ucx-debian-tcp"],
+        tables: BOTH,
     },
-    Op { name: "loan_lat", shows: Shows::Latency, sizes: &[1 << 20], ucx: None, peers: &["iceoryx2"] },
+    Op {
+        name: "loan_lat",
+        shows: Shows::Latency,
+        sizes: &[1 << 20],
+        ucx: None,
+        peers: &["iceoryx2"],
+        tables: &[Table::Shm],
+    },
 ];
+
+const BOTH: &[Table] = &[Table::Shm, Table::Tcp];
+
+/// Measures a stream of bytes, which has no messages: one operation is all it has.
+const IPERF: &str = "iperf3";
 
 /// The operation of this name.
 pub(crate) fn named(name: &str) -> Result<&'static Op, String> {
@@ -60,9 +84,16 @@ pub(crate) fn named(name: &str) -> Result<&'static Op, String> {
 }
 
 impl Op {
-    /// Whether a peer has this operation at all.
-    pub(crate) fn is_of(&self, peer: &str) -> bool {
-        peer == GRIDNET || self.peers.is_empty() || self.peers.contains(&peer)
+    /// Whether a peer has this operation at all, in this table.
+    pub(crate) fn is_of(&self, peer: &str, table: Table) -> bool {
+        match peer {
+            _ if !self.tables.contains(&table) => false,
+            GRIDNET => true,
+            IPERF => self.shows == Shows::Bandwidth,
+            // A message is a call there: how many of them there are in a second says nothing of how fast the socket can be.
+            RAW if self.shows == Shows::Rate => false,
+            _ => self.peers.is_empty() || self.peers.contains(&peer),
+        }
     }
 }
 
@@ -107,9 +138,12 @@ mod tests {
 
     #[test]
     fn who_has_no_such_operation_has_no_row() {
-        let put = named("put_lat").unwrap();
-        assert!(put.is_of("gridnet") && put.is_of("ucx") && !put.is_of("zeromq"));
-        assert!(named("tag_lat").unwrap().is_of("zeromq"));
+        let has = |op: &str, peer| named(op).unwrap().is_of(peer, Table::Shm);
+        assert!(has("put_lat", "gridnet") && has("put_lat", "ucx") && !has("put_lat", "zeromq"));
+        assert!(has("tag_lat", "zeromq"));
+        let has = |op: &str, peer| named(op).unwrap().is_of(peer, Table::Tcp);
+        assert!(has("tag_bw", "iperf3") && !has("tag_lat", "iperf3") && !has("loan_lat", "gridnet"));
+        assert!(has("tag_lat", "raw") && !has("tag_rate", "raw") && has("put_lat", "ucx-tcp"));
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! itself and says its version when it is called with `version`. Where there is none, `why/` has the reason. A new
 //! peer is a new entry of [`KNOWN`], and a step of `run`.
 
-use crate::args::Args;
+use crate::args::{Args, Table};
 use crate::child::{self, Spec};
-use crate::op::{Shows, Task};
+use crate::op::{Op, Shows, Task};
 use crate::parse::{self, Times};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -18,6 +18,7 @@ use std::time::Duration;
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     speech: Speech,
+    table: Table,
     program: PathBuf,
     /// What it says of itself, or why it cannot run.
     pub(crate) version: Result<String, String>,
@@ -45,38 +46,54 @@ pub(crate) struct Circumstances {
 /// The name of the first peer, to which all others are compared.
 pub(crate) const GRIDNET: &str = "gridnet";
 
-const KNOWN: &[(&str, Speech)] = &[
-    ("ucx", Speech::Ucx),
-    ("ucx-debian", Speech::Ucx),
-    ("libfabric", Speech::Own),
-    ("libfabric-debian", Speech::Own),
-    ("mpich", Speech::Own),
-    ("mpich-debian", Speech::Own),
-    ("openmpi", Speech::Own),
-    ("openmpi-debian", Speech::Own),
-    ("iceoryx2", Speech::Own),
-    ("zeromq", Speech::Own),
+/// The bare socket: what the operating system can do, to which all over TCP are compared.
+pub(crate) const RAW: &str = "raw";
+
+const KNOWN: &[(&str, Speech, Table)] = &[
+    ("ucx", Speech::Ucx, Table::Shm),
+    ("ucx-debian", Speech::Ucx, Table::Shm),
+    ("libfabric", Speech::Own, Table::Shm),
+    ("libfabric-debian", Speech::Own, Table::Shm),
+    ("mpich", Speech::Own, Table::Shm),
+    ("mpich-debian", Speech::Own, Table::Shm),
+    ("openmpi", Speech::Own, Table::Shm),
+    ("openmpi-debian", Speech::Own, Table::Shm),
+    ("iceoryx2", Speech::Own, Table::Shm),
+    ("zeromq", Speech::Own, Table::Shm),
+    (RAW, Speech::Own, Table::Tcp),
+    ("ucx-tcp", Speech::Ucx, Table::Tcp),
+    ("ucx-debian-tcp", Speech::Ucx, Table::Tcp),
+    ("libfabric-tcp", Speech::Own, Table::Tcp),
+    ("openmpi-tcp", Speech::Own, Table::Tcp),
+    ("openmpi-debian-tcp", Speech::Own, Table::Tcp),
+    ("iperf3", Speech::Own, Table::Tcp),
 ];
 
 impl Peer {
     /// gridnet, and the peers that are asked for.
     pub(crate) fn all(args: &Args) -> Result<Vec<Peer>, String> {
-        let strange = |name: &&String| *name != GRIDNET && KNOWN.iter().all(|(known, _)| known != name);
+        let known = || KNOWN.iter().filter(|(_, _, table)| *table == args.table);
+        let strange = |name: &&String| *name != GRIDNET && known().all(|(known, ..)| known != name);
         if let Some(name) = args.only.iter().find(strange) {
-            let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+            let names: Vec<&str> = known().map(|(name, ..)| *name).collect();
             return Err(format!("--only {name}: there is no such peer; there are {}", names.join(", ")));
         }
         let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
         let program = |name: &str| args.dir.join("bin").join(name);
         let gridnet = (GRIDNET, Speech::Gridnet, args.gridnet.clone());
-        let others = KNOWN.iter().filter(|(name, _)| wanted(name));
-        let others = others.map(|(name, speech)| (*name, *speech, program(name)));
+        let others = known().filter(|(name, ..)| wanted(name));
+        let others = others.map(|(name, speech, _)| (*name, *speech, program(name)));
         let peer = |(name, speech, program)| {
-            let mut peer = Peer { name, speech, program, version: Err(String::new()) };
+            let mut peer = Peer { name, speech, table: args.table, program, version: Err(String::new()) };
             peer.version = peer.ask_version(args);
             peer
         };
         Ok(std::iter::once(gridnet).chain(others).map(peer).collect())
+    }
+
+    /// Whether it has this operation at all.
+    pub(crate) fn does(&self, op: &Op) -> bool {
+        op.is_of(self.name, self.table)
     }
 
     /// Runs it once.
@@ -108,7 +125,8 @@ impl Peer {
         let port = free_port()?;
         let spec = |args, core| Spec { program: self.program.clone(), args, core: Some(core) };
         let server = spec(vec!["-p".into(), port.to_string()], here.cores.1);
-        let client = spec(ucx_args(test, task, port, here.ms), here.cores.0);
+        let client =
+            spec(ucx_args(test, task, port, ucx_iterations(task, here.ms, self.table)), here.cores.0);
         parse::ucx(&child::run_both(&server, &client, || listens(port), here.limit)?)
     }
 }
@@ -125,8 +143,7 @@ fn own_args(task: Task, here: Circumstances) -> Vec<String> {
     vec![task.op.name.to_owned(), task.size.to_string(), here.ms.to_string(), pin]
 }
 
-fn ucx_args(test: &str, task: Task, port: u16, ms: u32) -> Vec<String> {
-    let count = ucx_iterations(task, ms);
+fn ucx_args(test: &str, task: Task, port: u16, count: u64) -> Vec<String> {
     let warmup = (count / 10).clamp(1, 10_000);
     let numbers = [
         ("-p", port.to_string()),
@@ -141,10 +158,12 @@ fn ucx_args(test: &str, task: Task, port: u16, ms: u32) -> Vec<String> {
 }
 
 /// ucx_perftest wants a number, not a time: about as many messages as take `ms` by what machines of today do.
-fn ucx_iterations(task: Task, ms: u32) -> u64 {
-    let round_ns = match task.op.shows {
-        Shows::Latency => 2 * (200 + task.size / 10),
-        Shows::Rate | Shows::Bandwidth => 100 + task.size / 10,
+fn ucx_iterations(task: Task, ms: u32, table: Table) -> u64 {
+    let round_ns = match (table, task.op.shows) {
+        (Table::Shm, Shows::Latency) => 2 * (200 + task.size / 10),
+        (Table::Shm, _) => 100 + task.size / 10,
+        (Table::Tcp, Shows::Latency) => 2 * (5_000 + task.size / 8),
+        (Table::Tcp, _) => 4_000 + task.size / 8,
     };
     (u64::from(ms) * 1_000_000 / round_ns).clamp(100, 10_000_000)
 }
@@ -175,7 +194,7 @@ const VERSION_LIMIT: Duration = Duration::from_secs(20);
 impl Peer {
     /// A peer that is only talked about.
     pub(crate) fn fixed(name: &'static str, version: Result<String, String>) -> Peer {
-        Peer { name, speech: Speech::Own, program: PathBuf::new(), version }
+        Peer { name, speech: Speech::Own, table: Table::Shm, program: PathBuf::new(), version }
     }
 }
 
@@ -201,10 +220,12 @@ mod tests {
     #[test]
     fn ucx_gets_a_number_that_takes_about_the_time() {
         let task = |op, size| Task { op: op::named(op).unwrap(), size };
-        assert_eq!(ucx_iterations(task("tag_lat", 8), 250), 625_000);
-        assert_eq!(ucx_iterations(task("tag_lat", 1 << 20), 250), 1_189);
-        assert_eq!(ucx_iterations(task("tag_bw", 1 << 30), 1), 100);
-        let args = ucx_args("tag_lat", task("tag_lat", 8), 4000, 1);
+        let count = |op, size, ms| ucx_iterations(task(op, size), ms, Table::Shm);
+        assert_eq!(count("tag_lat", 8, 250), 625_000);
+        assert_eq!(count("tag_lat", 1 << 20, 250), 1_189);
+        assert_eq!(count("tag_bw", 1 << 30, 1), 100);
+        assert_eq!(ucx_iterations(task("tag_lat", 8), 250, Table::Tcp), 24_995);
+        let args = ucx_args("tag_lat", task("tag_lat", 8), 4000, count("tag_lat", 8, 1));
         let text = args.join(" ");
         assert_eq!(text, "127.0.0.1 -p 4000 -t tag_lat -s 8 -n 2500 -w 250 -f -v");
     }

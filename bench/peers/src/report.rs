@@ -29,7 +29,7 @@ impl Report<'_> {
     fn title(&self, name: &str) -> String {
         let version = self.peers.iter().find(|peer| peer.name == name).map(|peer| &peer.version);
         match version {
-            Some(Ok(version)) if name.ends_with("-debian") => format!("{version}, Debian"),
+            Some(Ok(version)) if name.contains("-debian") => format!("{version}, Debian"),
             Some(Ok(version)) => version.clone(),
             _ => name.to_owned(),
         }
@@ -67,16 +67,27 @@ impl Report<'_> {
             };
             _ = writeln!(table, "{row}");
         }
-        table
+        table + &self.over_raw(&tasks)
+    }
+
+    /// gridnet over the bare socket, where that was measured.
+    fn over_raw(&self, tasks: &[(Task, &[Row])]) -> String {
+        let ratio = |rows: &[Row]| rows.first()?.figures.as_ref().ok()?.to_raw;
+        if tasks.iter().all(|(_, rows)| ratio(rows).is_none()) {
+            return String::new();
+        }
+        let cells: Vec<String> =
+            tasks.iter().map(|(_, rows)| ratio(rows).map_or("-".to_owned(), times)).collect();
+        format!("| gridnet x raw | {} |\n", cells.join(" | "))
     }
 
     fn details(&self, task: Task, rows: &[Row]) -> String {
-        let mut table = "| peer | measured | x gridnet | x canary | canary ns | runs used | spread | |\n|---|---|---|---|---|---|---|---|\n".to_owned();
+        let mut table = "| peer | measured | x gridnet | x raw | x canary | canary ns | runs used | spread | |\n|---|---|---|---|---|---|---|---|---|\n".to_owned();
         for row in rows {
             let title = cell(&self.title(row.peer));
             let line = match &row.figures {
                 Ok(figures) => format!("| {title} | {} |", detail(task, figures)),
-                Err(why) => format!("| {title} | | | | | | | not run: {} |", cell(why)),
+                Err(why) => format!("| {title} | | | | | | | | not run: {} |", cell(why)),
             };
             _ = writeln!(table, "{line}");
         }
@@ -123,6 +134,7 @@ struct Line<'a> {
     canary_ns: Option<f64>,
     ratio_to_canary: Option<f64>,
     ratio_to_gridnet: Option<f64>,
+    ratio_to_raw: Option<f64>,
     runs: usize,
     runs_used_us: Vec<f64>,
     unstable: bool,
@@ -147,6 +159,7 @@ impl<'a> Line<'a> {
             canary_ns: value(|figures| figures.canary_ns),
             ratio_to_canary: value(|figures| figures.to_canary),
             ratio_to_gridnet: value(|figures| figures.to_gridnet),
+            ratio_to_raw: value(|figures| figures.to_raw),
             runs: figures.map_or(0, |figures| figures.runs),
             runs_used_us: figures.map_or(Vec::new(), |figures| {
                 figures.used_ns.iter().map(|ns| rounded(ns / 1_000.0)).collect()
@@ -180,6 +193,7 @@ fn detail(task: Task, figures: &Figures) -> String {
     [
         value(figures.time_ns),
         ratio(figures.to_gridnet),
+        ratio(figures.to_raw),
         ratio(figures.to_canary),
         figures.canary_ns.map_or("-".to_owned(), |ns| format!("{ns:.0}")),
         format!("{} of {}", figures.used_ns.len(), figures.runs),
@@ -223,6 +237,7 @@ const MEANING: &str = "
 - Measured: median over the runs of the run's median one-way time (`_lat`), or of its average (`_rate`, `_bw`).
 - x gridnet: time of a message over gridnet's in the same rounds. Below 1 is faster than gridnet, above 1 slower; also
   for rates and bandwidths.
+- x raw: time over that of a bare TCP socket that both sides poll, in the same rounds; in tables over TCP.
 - x canary: one-way time over that of a bare cache line between the same cores, measured before and after each run.
 - Runs used: those whose two canaries agree within 15 % with each other and with the median of all canaries of the
   table. Where that is half of the runs or less, all are used, and the row is marked `unstable`: do not trust it.

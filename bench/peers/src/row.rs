@@ -2,6 +2,7 @@
 
 use crate::op::{Shows, Task};
 use crate::parse::Times;
+use crate::peer::RAW;
 use crate::stats::{agree, median};
 
 /// One run, between two canaries (ns).
@@ -35,6 +36,8 @@ pub(crate) struct Figures {
     pub(crate) to_canary: Option<f64>,
     /// Time over gridnet's time: below 1 is faster than gridnet.
     pub(crate) to_gridnet: Option<f64>,
+    /// Time over that of the bare socket, where that was measured.
+    pub(crate) to_raw: Option<f64>,
     /// The cores moved in half of the runs or more: all runs were used, and the figures are not to be trusted.
     pub(crate) unstable: bool,
     /// Why a run failed, if one did.
@@ -57,9 +60,12 @@ pub(crate) fn rows(task: Task, runs: &[(&'static str, Runs)]) -> Vec<Row> {
         .iter()
         .map(|(peer, runs)| Row { task, peer, figures: figures(task.op.shows, runs, reference_ns) })
         .collect();
-    let gridnet_ns = rows.first().and_then(|row| row.figures.as_ref().ok()).map(|figures| figures.time_ns);
+    let time_of = |row: &Row| row.figures.as_ref().ok().map(|figures| figures.time_ns);
+    let gridnet_ns = rows.first().and_then(time_of);
+    let raw_ns = rows.iter().find(|row| row.peer == RAW).and_then(time_of);
     for figures in rows.iter_mut().filter_map(|row| row.figures.as_mut().ok()) {
         figures.to_gridnet = gridnet_ns.map(|gridnet_ns| figures.time_ns / gridnet_ns);
+        figures.to_raw = raw_ns.map(|raw_ns| figures.time_ns / raw_ns);
     }
     rows
 }
@@ -85,6 +91,7 @@ fn figures(shows: Shows, runs: &Runs, reference_ns: Option<f64>) -> Result<Figur
         canary_ns,
         to_canary: canary_ns.filter(|_| shows == Shows::Latency).map(|canary_ns| time_ns / canary_ns),
         to_gridnet: None,
+        to_raw: None,
         unstable,
         failure: runs.failure.clone(),
     })
@@ -128,6 +135,14 @@ pub(crate) mod tests {
         assert_eq!((figures(1).time_ns, figures(1).unstable), (205.0, false));
         assert_eq!(figures(1).to_gridnet, Some(205.0 / 101.0));
         assert_eq!(figures(1).to_canary, Some(205.0 / 60.0));
+    }
+
+    #[test]
+    fn where_the_bare_socket_was_measured_all_are_compared_to_it() {
+        let run = |ns| runs(&[(ns, 60.0, 60.0)]);
+        let rows = rows(task("tag_lat"), &[("gridnet", run(110.0)), ("raw", run(100.0)), ("x", run(250.0))]);
+        let to_raw: Vec<Option<f64>> = rows.iter().map(|row| row.figures.clone().unwrap().to_raw).collect();
+        assert_eq!(to_raw, [Some(1.1), Some(1.0), Some(2.5)]);
     }
 
     #[test]

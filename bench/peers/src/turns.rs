@@ -12,8 +12,8 @@ pub(crate) fn take(args: &Args, cores: (usize, usize), peers: &[Peer]) -> Vec<Ro
     let here = Circumstances { cores, ms: args.ms, limit: Duration::from_secs(args.limit.into()) };
     for peer in peers {
         match &peer.version {
-            Ok(version) => println!("{:<18}{version}", peer.name),
-            Err(why) => println!("{:<18}not run: {why}", peer.name),
+            Ok(version) => println!("{:<20}{version}", peer.name),
+            Err(why) => println!("{:<20}not run: {why}", peer.name),
         }
     }
     let mut rows = Vec::new();
@@ -35,7 +35,7 @@ fn measure(
     canary: impl Fn() -> Option<f64>,
 ) -> Vec<Row> {
     let runs = |peer: &Peer| Runs { samples: Vec::new(), failure: peer.version.clone().err() };
-    let peers: Vec<&Peer> = peers.iter().filter(|peer| task.op.is_of(peer.name)).collect();
+    let peers: Vec<&Peer> = peers.iter().filter(|peer| peer.does(task.op)).collect();
     let mut all: Vec<(&'static str, Runs)> = peers.iter().map(|peer| (peer.name, runs(peer))).collect();
     let mut before = canary();
     for _ in 0..rounds {
@@ -69,8 +69,8 @@ fn line(row: &Row) -> String {
             let canary = figures.canary_ns.map_or("-".to_owned(), |ns| format!("{ns:.0} ns"));
             let unstable = if figures.unstable { "  unstable" } else { "" };
             let used = format!("{}/{} runs", figures.used_ns.len(), figures.runs);
-            format!("  {:<18}{value:>12}  {ratio:>16}  canary {canary}  {used}{unstable}", row.peer)
+            format!("  {:<20}{value:>12}  {ratio:>16}  canary {canary}  {used}{unstable}", row.peer)
         }
-        Err(why) => format!("  {:<18}not run: {why}", row.peer),
+        Err(why) => format!("  {:<20}not run: {why}", row.peer),
     }
 }

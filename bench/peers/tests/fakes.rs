@@ -125,6 +125,31 @@ esac"#,
 }
 
 #[test]
+fn over_tcp_there_are_other_peers_and_a_bare_socket() {
+    let fakes = Fakes::new("tcp");
+    if one_core() {
+        return;
+    }
+    let own = |version: &str, ns: u32| {
+        format!(r#"[ "$1" = version ] && echo "{version}" || echo '{{"p50_ns": {ns}, "avg_ns": {ns}}}'"#)
+    };
+    fakes.program("raw", &own("bare socket", 80));
+    fakes.program("iperf3", &own("iperf 3.12", 50));
+    let more = ["--table", "tcp", "--only", "raw,iperf3", "--op", "tag_lat,tag_bw", "--size", "8"];
+    let output = fakes.run(&more);
+    assert!(output.status.success(), "{output:?}");
+    let rows = fakes.rows();
+    let names: Vec<&str> = rows.iter().map(|row| row["peer"].as_str().unwrap()).collect();
+    assert_eq!(names, ["gridnet", "raw", "gridnet", "raw", "iperf3"], "a stream has no latency");
+    assert_eq!((&rows[0]["ratio_to_raw"], &rows[1]["ratio_to_raw"]), (&1.25.into(), &1.0.into()));
+    assert_eq!(rows[4]["ratio_to_gridnet"], 0.25);
+    let page = fs::read_to_string(fakes.dir.join("out/peers.md")).unwrap();
+    assert!(page.contains("| gridnet x raw | 1.25 x | 2.50 x |"), "{page}");
+    // The peers of one table are unknown in the other.
+    assert!(!fakes.run(&["--table", "tcp", "--only", "zeromq"]).status.success());
+}
+
+#[test]
 fn a_peer_that_hangs_is_stopped_with_all_that_it_started() {
     let fakes = Fakes::new("hangs");
     if one_core() {
