@@ -43,6 +43,8 @@ const DIRECT_PER_LOOK: u32 = 256;
 
 /// Polls between two looks at the clock, which costs as much as several polls.
 pub(crate) const POLLS_PER_CLOCK: u32 = 64;
+/// The same where whoever we wait for needs this core: polling only keeps it from answering.
+const POLLS_ON_ONE_CORE: u32 = 2;
 
 /// Messages that are taken the short way between two rounds of polling that look at all;
 const QUICK_TURNS: u32 = 32;
@@ -124,6 +126,8 @@ pub struct Fabric {
     pub(crate) bell_taken: bool,
     /// Senders will ring, and nobody has used up the ring.
     pub(crate) is_armed: bool,
+    /// Whoever was waited for last runs on this core, as far as is known.
+    pub(crate) shares_core: bool,
     /// Rails that would be used if they could be had, and why they cannot.
     missing: Vec<(&'static str, String)>,
     /// The name, where no rail holds it.
@@ -191,6 +195,7 @@ impl Fabric {
             page,
             bell_taken: false,
             is_armed: false,
+            shares_core: false,
             missing,
             _name_holder: name_holder,
         })
@@ -325,10 +330,10 @@ impl Fabric {
     /// Polls that a waiting call does before it looks at the clock, or sleeps.
     #[inline(always)]
     pub fn rounds_before_clock(&self) -> u32 {
-        if self.policy.mode == WaitMode::Block {
-            1
-        } else {
-            POLLS_PER_CLOCK
+        match self.policy.mode {
+            WaitMode::Block => 1,
+            _ if self.shares_core => POLLS_ON_ONE_CORE,
+            _ => POLLS_PER_CLOCK,
         }
     }
 

@@ -25,7 +25,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 
 use crate::config::{Config, ProgressMode, WaitMode};
-use crate::fabric::{sleep_on, Fabric, ARMING_TRIES, POLLS_PER_CLOCK};
+use crate::fabric::{sleep_on, Fabric, ARMING_TRIES};
 use crate::fork::{ForkMark, HOME};
 use crate::lock::{Mutex, MutexGuard};
 use crate::page::{Call, Page, Waiting};
@@ -225,7 +225,8 @@ impl Shared {
             return Err(Error::Timeout);
         }
         // The clock costs half of a short wait: it is not read before some polls were in vain.
-        if guard.policy.mode != WaitMode::Block && guard.poll_until(cq, POLLS_PER_CLOCK) {
+        let rounds = guard.rounds_before_clock();
+        if guard.policy.mode != WaitMode::Block && guard.poll_until(cq, rounds) {
             return Ok(guard.take(cq, out));
         }
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
@@ -257,7 +258,8 @@ impl Shared {
         let mut yields = 0;
         let mut events = guard.events();
         loop {
-            if guard.poll_until(cq, POLLS_PER_CLOCK) {
+            let rounds = guard.rounds_before_clock();
+            if guard.poll_until(cq, rounds) {
                 return Ok(guard);
             }
             if self.locked {
@@ -277,7 +279,8 @@ impl Shared {
             }
             // When whoever we wait for needs this core, spinning keeps it from answering. Offering the core is
             // quicker than sleeping where it must stay on it; else sleep lets the scheduler part the two.
-            if guard.engine.is_peer_on_this_core() {
+            guard.shares_core = guard.engine.is_peer_on_this_core();
+            if guard.shares_core {
                 if !policy.single_core || yields >= YIELDS {
                     return Ok(guard);
                 }
