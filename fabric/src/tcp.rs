@@ -23,6 +23,7 @@ pub(crate) fn open(config: &Config, local: &Address, single_thread: bool) -> Res
         single_thread,
         tuning: tuning(config),
         window: Window { bytes: config.net_window, ..Window::default() },
+        retains: config.reliability,
     })
 }
 

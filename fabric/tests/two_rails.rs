@@ -76,6 +76,7 @@ impl ShmAndTcp {
             single_thread: true,
             tuning: Tuning::default(),
             window: Window::default(),
+            retains: true,
         };
         AnyRail::Tcp(Box::new(TcpRail::open(config).expect("the rail opens")))
     }

@@ -159,9 +159,12 @@ impl Security {
 /// [`Error::System`] when the system gives none.
 pub fn nonce() -> Result<[u8; NONCE_BYTES], Refusal> {
     let mut bytes = [0; NONCE_BYTES];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|e| Refusal::new(Error::System, format!("/dev/urandom: {e}")))?;
+    // SAFETY: the call writes at most so many bytes, which are private. So few come whole, once the system has any.
+    let len = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if usize::try_from(len) != Ok(bytes.len()) {
+        let why = std::io::Error::last_os_error();
+        return Err(Refusal::new(Error::System, format!("no random numbers: {why}")));
+    }
     Ok(bytes)
 }
 

@@ -11,7 +11,7 @@ use gridnet_core::wire::{Address, NodeId};
 use crate::candidates::in_order;
 use crate::config::TcpConfig;
 use crate::handshake::{Caller, Inbox, Purpose, Step};
-use crate::socket::{refusal_of, source_towards, Moved, Stream};
+use crate::socket::{refusal_of, Moved, Stream};
 use crate::watch::{Want, READING, WRITING};
 
 /// How long one address is tried, from the first packet to the end of the handshake: TCP asks anew after 1 s, so that one lost
@@ -83,8 +83,13 @@ impl Call {
     ///
     /// # Errors
     /// [`Error::Unreachable`] when that listens nowhere.
-    pub(crate) fn new(address: &Address, generation: u32, is_known: bool) -> Result<Call, Refusal> {
-        let left: VecDeque<SocketAddr> = in_order(address.network.iter()).into();
+    pub(crate) fn new(
+        address: &Address,
+        generation: u32,
+        config: &TcpConfig,
+        is_known: bool,
+    ) -> Result<Call, Refusal> {
+        let left: VecDeque<SocketAddr> = in_order(address.network.iter(), &config.interfaces).into();
         if left.is_empty() {
             return Err(Refusal::new(Error::Unreachable, "the peer listens on no network"));
         }
@@ -250,12 +255,9 @@ fn rank(error: Error) -> u8 {
 
 impl Attempt {
     fn begin(to: SocketAddr, config: &TcpConfig) -> Result<Attempt, Refusal> {
-        if !config.interfaces.is_automatic() {
-            let source = source_towards(to);
-            if !source.is_some_and(|ip| config.interfaces.allows_source(ip)) {
-                let why = "the way there leaves by an interface that GRIDNET_NET_INTERFACES excludes";
-                return Err(Refusal::new(Error::Unreachable, why));
-            }
+        if !config.interfaces.allows_way_to(to) {
+            let why = "the way there leaves by an interface that GRIDNET_NET_INTERFACES excludes";
+            return Err(Refusal::new(Error::Unreachable, why));
         }
         let stream = Stream::call(to, config.ports, &config.tuning).map_err(|e| refusal_of(&e))?;
         Ok(Attempt { to, stream, handshake: None, since: None, outcome: None })
@@ -292,8 +294,12 @@ impl Attempt {
                 Ok(true) => {}
             }
             // A call to a port of this host where nobody listens can meet itself.
-            if self.stream.local() == Some(self.to) {
+            let from = self.stream.local();
+            if from == Some(self.to) {
                 return Outcome::Failed(Refusal::new(Error::Unreachable, "nobody listens there"));
+            }
+            if from.is_some_and(|from| from.ip() == self.to.ip()) {
+                self.stream.stay_on_host(&config.tuning);
             }
             match Caller::begin(&config.local, &config.security, target, generation, purpose) {
                 Ok((caller, hello)) => {

@@ -8,13 +8,19 @@ use gridnet_core::rail::Refusal;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use crate::socket::source_towards;
+
 /// Interfaces with such names lead to containers and virtual machines of this host: others would not get there.
 const INNER: [&str; 10] =
     ["docker", "veth", "br-", "virbr", "cni", "flannel", "cali", "podman", "lxc", "kube"];
 
 /// Which addresses of this host are used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Interfaces(Vec<Rule>);
+pub struct Interfaces {
+    rules: Vec<Rule>,
+    /// Own addresses that are known to be used: looking for them takes longer than connecting does.
+    known: Vec<IpAddr>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
@@ -26,7 +32,7 @@ enum Rule {
 
 impl Interfaces {
     /// Those that lead to other hosts, as far as one can tell.
-    pub const AUTOMATIC: Interfaces = Interfaces(Vec::new());
+    pub const AUTOMATIC: Interfaces = Interfaces { rules: Vec::new(), known: Vec::new() };
 
     /// Reads names of interfaces, addresses and networks (`10.1.0.0/16`), with commas between them; nothing at all is
     /// [`Self::AUTOMATIC`]. `None` for what is none of these.
@@ -34,12 +40,13 @@ impl Interfaces {
         if text.is_empty() {
             return Some(Interfaces::AUTOMATIC);
         }
-        text.split(',').map(|item| Rule::parse(item.trim())).collect::<Option<_>>().map(Interfaces)
+        let rules = text.split(',').map(|item| Rule::parse(item.trim())).collect::<Option<_>>()?;
+        Some(Interfaces { rules, known: Vec::new() })
     }
 
     /// True when nothing was asked for.
     pub fn is_automatic(&self) -> bool {
-        self.0.is_empty()
+        self.rules.is_empty()
     }
 
     /// The addresses of this host that are used, IPv4 first, each kind in the order of the system.
@@ -72,9 +79,22 @@ impl Interfaces {
         Ok(chosen)
     }
 
-    /// Whether an own address is allowed as the source of a call.
-    pub(crate) fn allows_source(&self, ip: IpAddr) -> bool {
-        if self.is_automatic() {
+    /// Takes note of what [`Self::addresses`] has found.
+    pub(crate) fn remember(&mut self, addresses: &[IpAddr]) {
+        self.known = addresses.to_vec();
+    }
+
+    /// Whether this host may be left towards `to`.
+    pub(crate) fn allows_way_to(&self, to: SocketAddr) -> bool {
+        // An own address is reached from itself.
+        if self.is_automatic() || self.known.contains(&to.ip()) {
+            return true;
+        }
+        source_towards(to).is_some_and(|ip| self.allows_source(ip))
+    }
+
+    fn allows_source(&self, ip: IpAddr) -> bool {
+        if self.known.contains(&ip) {
             return true;
         }
         own_addresses().is_ok_and(|all| all.iter().any(|own| own.ip == ip && self.judge(own).is_ok()))
@@ -89,7 +109,7 @@ impl Interfaces {
             return Err("is link-local");
         }
         if !self.is_automatic() {
-            let allowed = self.0.iter().any(|rule| rule.covers(own));
+            let allowed = self.rules.iter().any(|rule| rule.covers(own));
             return if allowed { Ok(()) } else { Err("was not asked for") };
         }
         match own.ip {
@@ -104,7 +124,7 @@ impl Interfaces {
 
 impl fmt::Display for Interfaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let items: Vec<String> = self.0.iter().map(Rule::to_string).collect();
+        let items: Vec<String> = self.rules.iter().map(Rule::to_string).collect();
         f.pad(&items.join(","))
     }
 }
@@ -142,11 +162,16 @@ impl fmt::Display for Rule {
     }
 }
 
-/// The order in which the addresses of a peer are tried: first those in a network of ours, then as the peer lists them.
-pub(crate) fn in_order(of_peer: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+/// The order in which the addresses of a peer are tried: first those in a network of ours, then as the peer lists them; on this
+/// host IPv4 first, which takes the kernel less.
+pub(crate) fn in_order(of_peer: impl Iterator<Item = SocketAddr>, used: &Interfaces) -> Vec<SocketAddr> {
+    let mut all: Vec<SocketAddr> = of_peer.collect();
+    if all.iter().all(|to| used.known.contains(&to.ip())) {
+        all.sort_by_key(SocketAddr::is_ipv6);
+        return all;
+    }
     let own = own_addresses().unwrap_or_default();
     let is_near = |to: &SocketAddr| own.iter().any(|own| shares_prefix(own.ip, to.ip(), own.prefix));
-    let mut all: Vec<SocketAddr> = of_peer.collect();
     all.sort_by_key(|to| !is_near(to));
     all
 }
@@ -253,12 +278,26 @@ mod tests {
     }
 
     #[test]
+    fn on_this_host_ipv4_is_first_and_elsewhere_the_peer_says() {
+        let there: Vec<SocketAddr> = ["[::1]:7", "127.0.0.1:7"].map(|at| at.parse().unwrap()).into();
+        let mut used = Interfaces::parse("127.0.0.1,::1").unwrap();
+        used.remember(&["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]);
+        assert_eq!(in_order(there.iter().copied(), &used), [there[1], there[0]]);
+        let far: Vec<SocketAddr> = ["[2001:db8::1]:7", "203.0.113.7:7"].map(|at| at.parse().unwrap()).into();
+        assert_eq!(in_order(far.iter().copied(), &used), far);
+    }
+
+    #[test]
     fn the_loopback_interface_is_there_when_asked_for() {
         let addresses = Interfaces::parse("127.0.0.1").unwrap().addresses().unwrap();
         assert_eq!(addresses, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
         let refusal = Interfaces::parse("203.0.113.7").unwrap().addresses().unwrap_err();
         assert!(refusal.error == Error::Config && refusal.reason.contains("was not asked for"));
-        assert!(Interfaces::parse("127.0.0.1").unwrap().allows_source("127.0.0.1".parse().unwrap()));
-        assert!(!Interfaces::parse("eth0").unwrap().allows_source("127.0.0.1".parse().unwrap()));
+        let to = "127.0.0.1:9".parse().unwrap();
+        assert!(Interfaces::parse("127.0.0.1").unwrap().allows_way_to(to));
+        assert!(!Interfaces::parse("eth0").unwrap().allows_way_to(to));
+        let mut some = Interfaces::parse("127.0.0.1").unwrap();
+        some.remember(&addresses);
+        assert!(some.allows_way_to(to) && !some.allows_way_to("203.0.113.7:9".parse().unwrap()));
     }
 }

@@ -26,6 +26,8 @@ pub struct TcpConfig {
     pub tuning: Tuning,
     /// What may be under way to one peer.
     pub window: Window,
+    /// Frames are kept until the peer's rail has them, so that they survive a broken connection.
+    pub retains: bool,
 }
 
 /// What may be under way to one peer, and is kept until its rail has it; bytes of segments do not count. One frame more is

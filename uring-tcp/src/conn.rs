@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gridnet_core::error::Error;
+use gridnet_core::mem::Iov;
 use gridnet_core::rail::{PeerId, Posted, Sink};
 use gridnet_core::wire::{Frame, Header, Kind};
 
@@ -18,9 +19,14 @@ use crate::watch::Want;
 const ACK_FRAMES: u64 = 256;
 /// Frames after which the peer is told with whatever is sent next: telling it of each would cost each some nanoseconds.
 const ACK_ALONG_FRAMES: u64 = 16;
+/// Frames after a sleep for which that does not count: a few bytes more in each are less than one packet more before the next
+/// sleep, which would wake a peer that sleeps, too.
+pub(crate) const CALM_FRAMES: u32 = 32;
 /// Bytes, for [`ACK_FRAMES`]. Both are a quarter of the smallest window, so that the peer need not wait.
 const ACK_BYTES: usize = 64 << 10;
 
+/// Rounds after which frames of a burst leave: the engine polls in the middle of a long one, too.
+const GATHERING_ROUNDS: u32 = 2;
 /// Bytes that wait at most for others to be sent with: more would gain nothing.
 const BATCH_BYTES: usize = 16 << 10;
 
@@ -33,10 +39,19 @@ pub(crate) struct Conn {
     told: u64,
     /// Delivered frames at the last look whether more come.
     seen: u64,
-    /// The round of polling in which a frame was sent at once.
+    /// The last round of polling in which a frame was posted, and how many were posted in it.
     round: u32,
+    in_round: u32,
+    /// More than one was posted in the one before.
+    comes_in_bursts: bool,
+    /// The round in which the first of those was posted that wait for others.
+    waits_since: u32,
     /// Looks since something came.
     pub(crate) empty: u32,
+    /// The core from which the other side spoke last, if it is on this host and that was looked at.
+    pub(crate) peer_core: Option<usize>,
+    /// Frames with which the peer is told at once what has come, as this side slept before: traffic is slow.
+    pub(crate) calm: u32,
     /// It is looked at in each round, and watched by nothing.
     pub(crate) is_hot: bool,
     /// It is in the rail's list of those with something to send.
@@ -59,14 +74,19 @@ pub(crate) struct Outcome {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: Stream, window: Window) -> Conn {
+    pub(crate) fn new(stream: Stream, window: Window, keeps: bool) -> Conn {
         Conn {
-            line: Arc::new(Line::new(stream, Out::new(window))),
+            line: Arc::new(Line::new(stream, Out::new(window, keeps))),
             inbox: In::default(),
             told: 0,
             seen: 0,
             round: u32::MAX,
+            in_round: 0,
+            comes_in_bursts: false,
+            waits_since: 0,
             empty: 0,
+            peer_core: None,
+            calm: 0,
             is_hot: false,
             is_dirty: false,
             is_owing: false,
@@ -79,29 +99,87 @@ impl Conn {
     /// Takes a frame; `round` is the number of the round of polling.
     #[inline]
     pub(crate) fn post(&mut self, frame: &Frame<'_>, round: u32, courier: &mut Courier) -> Outcome {
+        if frame.kind != Kind::Segment {
+            return self.post_with(round, courier, |out| out.append(frame));
+        }
+        let enough = self.enough();
         let Conn { line, inbox, told, broken, .. } = self;
         let mut out = line.out();
         if broken.is_some() {
             return Outcome { posted: Posted::NoResource, waits: false };
         }
-        if frame.kind == Kind::Segment {
-            tell(told, inbox, &mut out, ACK_ALONG_FRAMES);
-            let posted = post_segment(&mut out, &line.stream, frame, broken);
-            return Outcome { posted, waits: waits(&out, broken.is_some()) };
+        tell(told, inbox, &mut out, enough);
+        let posted = post_segment(&mut out, &line.stream, frame, broken);
+        Outcome { posted, waits: waits(&out, broken.is_some()) }
+    }
+
+    /// Takes a whole message without any extension, as [`Self::post`]: the hot path.
+    #[inline]
+    pub(crate) fn post_message(
+        &mut self,
+        tag: u64,
+        message: &Iov,
+        round: u32,
+        courier: &mut Courier,
+    ) -> Outcome {
+        self.post_with(round, courier, |out| {
+            out.append_message(tag, message);
+            Ok(())
+        })
+    }
+
+    #[inline]
+    fn post_with(
+        &mut self,
+        round: u32,
+        courier: &mut Courier,
+        append: impl FnOnce(&mut Out) -> Result<(), Error>,
+    ) -> Outcome {
+        let enough = self.enough();
+        let Conn { line, inbox, told, broken, .. } = self;
+        let mut out = line.out();
+        if broken.is_some() {
+            return Outcome { posted: Posted::NoResource, waits: false };
         }
         if !out.has_room() {
             return Outcome { posted: Posted::NoResource, waits: waits(&out, false) };
         }
-        tell(told, inbox, &mut out, ACK_ALONG_FRAMES);
-        if let Err(error) = out.append(frame) {
+        if out.unsent() == 0 {
+            self.waits_since = round;
+        }
+        tell(told, inbox, &mut out, enough);
+        if let Err(error) = append(&mut out) {
             return Outcome { posted: Posted::Failed(error), waits: waits(&out, false) };
         }
-        // The first frame of a round leaves at once. Those that follow wait for the next round, or for more to go with.
-        let is_first = std::mem::replace(&mut self.round, round) != round;
-        if !out.is_full() && (is_first || out.unsent() >= BATCH_BYTES || !courier.take(line)) {
+        // A frame that is the only one in its round, as far as one can tell, leaves at once. Others wait for the next round, or
+        // for more to go with.
+        if std::mem::replace(&mut self.round, round) != round {
+            self.comes_in_bursts = std::mem::take(&mut self.in_round) > 1;
+        }
+        self.in_round += 1;
+        let is_single = self.in_round == 1 && !self.comes_in_bursts;
+        if !out.is_full() && (is_single || out.unsent() >= BATCH_BYTES || !courier.take(line)) {
             *broken = out.flush(&line.stream).err();
         }
         Outcome { posted: Posted::Done, waits: waits(&out, broken.is_some()) }
+    }
+
+    /// Frames after which the peer is told that they have come, with what is sent next.
+    #[inline]
+    fn enough(&mut self) -> u64 {
+        if self.calm == 0 {
+            return ACK_ALONG_FRAMES;
+        }
+        self.calm -= 1;
+        1
+    }
+
+    /// Whether what waits had better wait until the next round: of a burst, more is coming. `round` is that of now.
+    #[inline]
+    pub(crate) fn is_gathering(&self, round: u32) -> bool {
+        self.comes_in_bursts
+            && round.wrapping_sub(self.waits_since) < GATHERING_ROUNDS
+            && !self.line.out().is_full()
     }
 
     /// Tells the peer now, if there is something to tell.

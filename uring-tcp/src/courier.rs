@@ -1,7 +1,7 @@
 //! Who sends what has waited: a thread, for the case that the program does not call again.
 //!
-//! Of several small messages between two rounds of polling the first is sent at once, the others wait for the next round, or until
-//! there are enough: a call to the kernel costs as much as some hundred frames. A program need not poll for a long time, though.
+//! Of several small messages between two rounds of polling the first is sent at once, unless there were several before as well; the
+//! others wait for the next round, or until there are enough: a call to the kernel costs as much as some hundred frames. A program need not poll for a long time, though.
 //! So connections on which something waits are put into a list, and the thread looks through it every [`LINGER`]. It starts with the
 //! first message that waits, and sleeps while none does. All that it touches is behind the lock of a connection's [`Line`].
 
@@ -16,6 +16,8 @@ use crate::line::Line;
 
 /// How long a message waits for others: much longer than polling programs take between two rounds, and not long for all else.
 const LINGER: Duration = Duration::from_micros(100);
+/// The same while the program has sent by itself what was looked at: each look takes some microseconds of a core.
+const LONG_LINGER: Duration = Duration::from_micros(400);
 /// Looks in vain before the thread sleeps until it is woken, which costs the sender a call.
 const PATIENCE: u32 = 50;
 
@@ -105,8 +107,9 @@ impl Drop for Courier {
 
 fn run(shared: &Shared) {
     let mut idle = 0;
+    let mut linger = LINGER;
     loop {
-        std::thread::sleep(LINGER);
+        std::thread::sleep(linger);
         let mut list = shared.list();
         if list.lines.is_empty() {
             idle += 1;
@@ -118,12 +121,14 @@ fn run(shared: &Shared) {
                     .unwrap_or_else(PoisonError::into_inner);
                 list.is_asleep = false;
                 idle = 0;
+                linger = LINGER;
             }
         } else {
             idle = 0;
             let lines = std::mem::take(&mut list.lines);
             drop(list);
-            lines.iter().for_each(|line| line.deliver());
+            let sent = lines.iter().filter(|line| line.deliver()).count();
+            linger = if sent > 0 { LINGER } else { (linger * 2).min(LONG_LINGER) };
             list = shared.list();
         }
         if list.has_ended {

@@ -9,8 +9,10 @@ use nix::sys::epoll::{Epoll as Instance, EpollCreateFlags, EpollEvent, EpollFlag
 
 use crate::watch::{Want, Watched};
 
-/// Rounds of polling between two looks, each of which is a system call.
+/// Rounds of polling between two looks, each of which is a system call;
 const ROUNDS: u32 = 16;
+/// while nothing comes and nothing but this is looked at, when rounds are short: some microseconds, too.
+const ROUNDS_WHILE_IDLE: u32 = 256;
 /// Events that are taken in one call.
 const EVENTS: usize = 64;
 
@@ -18,7 +20,10 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Epoll {
     instance: Instance,
+    /// Since the last look.
     rounds: u32,
+    /// Between two looks while nothing else is looked at.
+    pause: u32,
 }
 
 impl Epoll {
@@ -28,7 +33,7 @@ impl Epoll {
     /// When there are no descriptors left.
     pub(crate) fn new() -> Result<Epoll, Refusal> {
         let instance = Instance::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
-        Ok(Epoll { instance, rounds: 0 })
+        Ok(Epoll { instance, rounds: 0, pause: ROUNDS })
     }
 
     /// Watches a socket until it is ready once.
@@ -46,17 +51,19 @@ impl Epoll {
         }
     }
 
-    /// True when it is not worth a call to look whether something has happened.
+    /// True when it is not worth a call to look whether something has happened; sockets are read in each round if `is_busy`.
     #[inline]
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        self.rounds = self.rounds.wrapping_add(1);
-        !self.rounds.is_multiple_of(ROUNDS)
+    pub(crate) fn is_quiet(&mut self, is_busy: bool) -> bool {
+        self.rounds += 1;
+        self.rounds < if is_busy { ROUNDS } else { self.pause }
     }
 
     /// Takes what has happened.
     pub(crate) fn collect(&mut self, ready: &mut Vec<Watched>) {
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = self.instance.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        self.rounds = 0;
+        self.pause = if count > 0 { ROUNDS } else { (self.pause * 2).min(ROUNDS_WHILE_IDLE) };
         ready.extend(events.iter().take(count).filter_map(|event| Watched::from_token(event.data())));
     }
 

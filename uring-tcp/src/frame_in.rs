@@ -55,6 +55,8 @@ pub(crate) struct In {
     long: Vec<u8>,
     filled: usize,
     segment: Option<Rest>,
+    /// A segment was the last that came: another one may be next, whose bytes had better be read to their place.
+    is_behind_segment: bool,
     /// Sequenced frames that were delivered.
     pub(crate) delivered: u64,
     /// Bytes that came since the peer was told of frames.
@@ -90,7 +92,6 @@ impl In {
                 None => self.read_frames(stream, scratch, peer, out, sink, &mut taken)?,
             };
             bytes += len;
-            self.bytes += len;
             if len < asked {
                 return Ok((taken, false));
             }
@@ -115,14 +116,17 @@ impl In {
         let kept = self.partial.len();
         let (before, behind) = scratch.split_at_mut(kept.min(READ_BYTES));
         before.copy_from_slice(&self.partial);
-        let buffer = behind.get_mut(..READ_BYTES).unwrap_or_default();
+        let most = if self.is_behind_segment { BEHIND_BYTES } else { READ_BYTES };
+        let buffer = behind.get_mut(..most).unwrap_or_default();
         let len = read(stream.receive(buffer))?;
+        self.bytes += len;
         if len > 0 {
             self.partial.clear();
             let bytes = scratch.get(..kept + len).unwrap_or_default();
             self.take(bytes, peer, out, sink, taken)?;
+            self.is_behind_segment = self.segment.is_some();
         }
-        Ok((len, READ_BYTES))
+        Ok((len, most))
     }
 
     /// Reads the rest of a long frame.
@@ -137,6 +141,7 @@ impl In {
         let buffer = self.long.get_mut(self.filled..).unwrap_or_default();
         let asked = buffer.len();
         let len = read(stream.receive(buffer))?;
+        self.bytes += len;
         self.filled += len;
         if len == asked {
             let whole = std::mem::take(&mut self.long);
@@ -176,6 +181,7 @@ impl In {
             sink.placed(peer, op, offset, placed).map_err(misbehaved)?;
             let rest = Rest { op, offset: offset.wrapping_add(placed as u64), left: left - placed };
             self.segment = (rest.left > 0).then_some(rest);
+            self.is_behind_segment = true;
         }
         if len > left {
             self.take(scratch.get(..len - left).unwrap_or_default(), peer, out, sink, taken)?;

@@ -32,7 +32,7 @@ impl TcpRail {
             is_same && matches!(link.state, State::Broken(..))
         };
         let is_known = self.links.iter().any(is_known);
-        let mut call = Call::new(address, self.generation.wrapping_add(1), is_known)?;
+        let mut call = Call::new(address, self.generation.wrapping_add(1), &self.config, is_known)?;
         let progress = call.step(&self.config);
         if let Progress::Failed(refusal) = progress {
             return Err(refusal);
@@ -116,7 +116,7 @@ impl TcpRail {
         self.calling.retain(|i| *i != index);
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let peer = link.peer;
-        let mut conn = Conn::new(stream, self.config.window);
+        let mut conn = Conn::new(stream, self.config.window, self.config.retains);
         sink.up(peer);
         let begun = conn.begin(rest, peer, sink);
         link.state = State::Live(Box::new(conn));
@@ -133,9 +133,13 @@ impl TcpRail {
         let mut accepted = 0;
         while accepted < ACCEPTED_AT_ONCE {
             let Some(listener) = self.listeners.sockets.get(place as usize) else { return accepted };
-            match accept_next(listener, &self.config.tuning) {
-                Ok(Some((stream, from))) => {
+            match accept_next(listener) {
+                Ok(Some((mut stream, from))) => {
                     accepted += 1;
+                    self.stay_awake();
+                    if from.is_some_and(|from| self.listeners.ip(place) == Some(from.ip())) {
+                        stream.stay_on_host(&self.config.tuning);
+                    }
                     // Callers speak at once: often it is here already.
                     self.hear(None, Visitor::new(stream, from), sink);
                 }
@@ -185,6 +189,7 @@ impl TcpRail {
                         return self.finish(index, why, false, sink);
                     }
                     self.establish(index, stream, &rest, sink);
+                    self.stay_awake();
                 }
                 Err(refusal) => visitor.refuse_after(&bytes, &refusal),
             },

@@ -28,19 +28,23 @@ impl Line {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True for whoever has to put it into the courier's list.
+    /// True for whoever has to put it into the courier's list. To be asked by whoever holds what goes out.
     #[inline]
     pub(crate) fn must_be_listed(&self) -> bool {
-        // Acquire and Release pair with `deliver`: whatever was appended before this says false is seen there.
-        self.listed.swap(1, Ordering::AcqRel) == 0
+        // Relaxed: the lock orders the two. If the courier took it before us, we see that the line is not in the list any more;
+        // if it takes it after us, it sends what we have appended.
+        self.listed.load(Ordering::Relaxed) == 0 && self.listed.swap(1, Ordering::Relaxed) == 0
     }
 
-    /// Sends what waits; the owner learns of what goes wrong when it tries the same.
-    pub(crate) fn deliver(&self) {
-        self.listed.swap(0, Ordering::AcqRel);
+    /// Sends what waits, and says whether anything did; the owner learns of what goes wrong when it tries the same.
+    pub(crate) fn deliver(&self) -> bool {
+        // Relaxed: see `must_be_listed`.
+        self.listed.store(0, Ordering::Relaxed);
         let mut out = self.out();
-        if out.unsent() > 0 && !out.is_full() {
+        let waits = out.unsent() > 0 && !out.is_full();
+        if waits {
             let _ = out.flush(&self.stream);
         }
+        waits
     }
 }

@@ -17,10 +17,17 @@ const PROPOSALS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Listeners {
     pub(crate) sockets: Vec<Socket>,
+    /// Where each of them listens.
+    ips: Vec<IpAddr>,
     pub(crate) addresses: NetAddresses,
 }
 
 impl Listeners {
+    /// The address at which the socket of this place listens.
+    pub(crate) fn ip(&self, place: u32) -> Option<IpAddr> {
+        self.ips.get(place as usize).copied()
+    }
+
     /// Listens at all of `addresses` that can be told to others, never at all addresses of the host at once.
     ///
     /// # Errors
@@ -42,7 +49,8 @@ impl Listeners {
             match listen_at_all(&told, port, tuning) {
                 Ok((listening, port)) => {
                     let (ips, sockets): (Vec<IpAddr>, Vec<Socket>) = listening.into_iter().unzip();
-                    return Ok(Listeners { sockets, addresses: NetAddresses::new(port, ips) });
+                    let addresses = NetAddresses::new(port, ips.iter().copied());
+                    return Ok(Listeners { sockets, ips, addresses });
                 }
                 Err((at, e)) if e.kind() == std::io::ErrorKind::AddrInUse => last = Some((at, e)),
                 Err((at, e)) => return Err(Refusal::new(Error::System, format!("listening at {at}: {e}"))),

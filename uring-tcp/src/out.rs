@@ -12,8 +12,8 @@
 use std::io::IoSlice;
 
 use gridnet_core::error::Error;
-use gridnet_core::mem::{Gather, PeerBytes};
-use gridnet_core::wire::{is_sequenced, Frame, Header, Incoming, HEADER_BYTES};
+use gridnet_core::mem::{Gather, Iov, PeerBytes};
+use gridnet_core::wire::{is_sequenced, Frame, Header, Incoming, Kind, HEADER_BYTES};
 
 use crate::config::Window;
 use crate::socket::{Moved, Stream};
@@ -42,6 +42,8 @@ pub(crate) struct Out {
     handed: u64,
     /// The kernel took less than it was given.
     is_full: bool,
+    /// What was sent is kept until it is acknowledged; else it is forgotten at once.
+    keeps: bool,
 }
 
 /// What became of a segment.
@@ -52,8 +54,9 @@ pub(crate) enum Taken {
 }
 
 impl Out {
-    pub(crate) fn new(window: Window) -> Out {
+    pub(crate) fn new(window: Window, keeps: bool) -> Out {
         Out {
+            keeps,
             window,
             bytes: Vec::new(),
             head: 0,
@@ -109,6 +112,20 @@ impl Out {
         Ok(())
     }
 
+    /// Appends a whole message of at most [`MAX_EAGER`](crate::rail::MAX_EAGER) bytes without any extension, as [`Self::append`]
+    /// does: the hot path.
+    #[inline]
+    pub(crate) fn append_message(&mut self, tag: u64, message: &Iov) {
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&(message.len() as u32).to_le_bytes());
+        header[4] = Kind::Eager as u8;
+        header[8..].copy_from_slice(&tag.to_le_bytes());
+        self.bytes.reserve(HEADER_BYTES + message.len());
+        self.bytes.extend_from_slice(&header);
+        append_payload(&mut self.bytes, &Gather::one(message));
+        self.posted += 1;
+    }
+
     /// Appends a record between rails.
     #[inline]
     pub(crate) fn append_record(&mut self, kind: u8, word: u64) {
@@ -138,17 +155,26 @@ impl Out {
                 self.is_full = true;
                 return Ok(());
             }
-            self.rest = Vec::new();
+            self.rest.clear();
             self.rest_sent = 0;
         }
         let waiting = self.bytes.get(self.sent..).unwrap_or_default();
         if !waiting.is_empty() {
             let len = moved(stream.send(waiting))?;
             self.is_full = len < waiting.len();
-            self.sent += len;
             self.handed += len as u64;
+            self.note_sent(len);
         }
         Ok(())
+    }
+
+    /// So many of the bytes have gone.
+    fn note_sent(&mut self, len: usize) {
+        self.sent += len;
+        if !self.keeps {
+            self.head = self.sent;
+            self.drop_head();
+        }
     }
 
     /// Sends what waits and a segment behind it, all of which is taken or nothing.
@@ -183,7 +209,7 @@ impl Out {
         let len = moved(stream.send_pieces(&pieces))?;
         self.is_full = len < total;
         self.handed += len as u64;
-        self.sent += len.min(before);
+        self.note_sent(len.min(before));
         if len <= before {
             return Ok(Taken::No);
         }
@@ -196,10 +222,18 @@ impl Out {
     /// Keeps what the kernel did not take of a segment, beyond the first `done` bytes.
     #[cold]
     fn keep_rest(&mut self, head: &[u8], payload: &Gather<'_>, done: usize) {
-        self.rest = head.get(done..).unwrap_or_default().to_vec();
+        self.rest.clear();
+        self.rest.extend_from_slice(head.get(done..).unwrap_or_default());
         self.rest_sent = 0;
         let from = done.saturating_sub(head.len());
         append_payload(&mut self.rest, &payload.window(from, usize::MAX));
+    }
+
+    /// Gives memory back that only a stream of segments needs.
+    pub(crate) fn trim(&mut self) {
+        if self.rest.is_empty() {
+            self.rest = Vec::new();
+        }
     }
 
     /// The peer's rail has `count` frames.
@@ -209,6 +243,10 @@ impl Out {
     pub(crate) fn acknowledge(&mut self, count: u64) -> Result<(), Error> {
         if count < self.acknowledged || count > self.posted {
             return Err(Error::PeerMisbehaved);
+        }
+        if !self.keeps {
+            self.acknowledged = count;
+            return Ok(());
         }
         while self.acknowledged < count {
             let (kind, len) = self.frame_at(self.head).ok_or(Error::PeerMisbehaved)?;
@@ -230,6 +268,11 @@ impl Out {
             }
             self.head += len;
         }
+        self.drop_head();
+    }
+
+    /// Gives back the room of what lies before the head.
+    fn drop_head(&mut self) {
         if self.head == self.bytes.len() {
             self.bytes.clear();
             self.bytes.shrink_to(SPARE_BYTES);

@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 
 use gridnet_core::error::Error;
+use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PeerId, Posted, Rail, Refusal, Sink};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
 use crate::call::Call;
 use crate::config::{TcpConfig, Window};
-use crate::conn::{Conn, Outcome};
+use crate::conn::{Conn, Outcome, CALM_FRAMES};
 use crate::courier::Courier;
 use crate::frame_in::{Ended, SCRATCH_BYTES};
 use crate::listener::Listeners;
@@ -32,6 +33,11 @@ pub(crate) const MAX_SEGMENT: usize = 256 << 10;
 const HOT_LINKS: usize = 8;
 /// Looks in vain, over all hot connections, after which one is cold: about half a millisecond.
 const PATIENCE: u32 = 4096;
+/// Rounds of polling, about a microsecond each where sleep is tried after each, in which nobody sleeps after a call was accepted, and
+/// after a link was made of it: the greeting and the first message are on their way, and to be woken for each takes longer.
+const AWAKE_ROUNDS: u32 = 96;
+/// Looks in vain after which the core is asked for from which the peer speaks: it costs a call, as each of them did.
+const LONG_WAIT: u32 = 32;
 /// How long a side that has given way waits for the other's call.
 pub(crate) const CROSSING_NS: u64 = 5_000_000_000;
 /// How long the end of a rail waits for the systems of peers to take what was sent.
@@ -97,6 +103,8 @@ pub struct TcpRail {
     courier: Courier,
     /// Somebody sleeps, or is about to.
     is_armed: bool,
+    /// The round until which nobody sleeps, modulo 2^32: whoever has just called says more at once.
+    awake_until: u32,
     /// Rounds of polling, modulo 2^32.
     round: u32,
     /// That of the last call, made or heard.
@@ -110,8 +118,9 @@ impl TcpRail {
     ///
     /// # Errors
     /// What the system or the configuration does not allow.
-    pub fn open(config: TcpConfig) -> Result<TcpRail, Refusal> {
+    pub fn open(mut config: TcpConfig) -> Result<TcpRail, Refusal> {
         let addresses = config.interfaces.addresses()?;
+        config.interfaces.remember(&addresses);
         let listeners = Listeners::open(&addresses, config.ports, &config.tuning)?;
         let mut watcher = Watcher::open(config.engine, config.single_thread)?;
         for (place, socket) in listeners.sockets.iter().enumerate() {
@@ -121,7 +130,7 @@ impl TcpRail {
         tracing::debug!(addresses = ?listeners.addresses, engine = watcher.name(), "tcp listens");
         let local = Address { network: listeners.addresses, ..config.local };
         Ok(TcpRail {
-            capabilities: capabilities(),
+            capabilities: capabilities(config.retains),
             links: Vec::new(),
             by_node: HashMap::new(),
             hot: Vec::with_capacity(HOT_LINKS),
@@ -140,6 +149,7 @@ impl TcpRail {
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             courier: Courier::default(),
             is_armed: false,
+            awake_until: 0,
             round: 0,
             generation: 0,
             process: std::process::id(),
@@ -203,7 +213,7 @@ impl TcpRail {
         if self.hot.len() < HOT_LINKS {
             if let Some(conn) = self.conn(index).filter(|conn| !conn.is_hot) {
                 conn.is_hot = true;
-                conn.empty = 0;
+                conn.empty = LONG_WAIT;
                 self.hot.push(index);
             }
         }
@@ -213,6 +223,7 @@ impl TcpRail {
     fn watch(&mut self, index: u32, want: Want) {
         let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(index as usize) else { return };
         conn.is_hot = false;
+        conn.line.out().trim();
         // Watches that nothing has come of would pile up.
         if conn.watched.is_some_and(|watched| watched.covers(want)) {
             return;
@@ -227,6 +238,11 @@ impl TcpRail {
     /// Has a connection watched that finds no room among the hot ones.
     pub(crate) fn watch_cold(&mut self, index: u32) {
         self.watch(index, READING);
+    }
+
+    /// Keeps sleepers awake for a moment.
+    pub(crate) fn stay_awake(&mut self) {
+        self.awake_until = self.round.wrapping_add(AWAKE_ROUNDS);
     }
 
     /// Has something looked at in the next round.
@@ -250,6 +266,9 @@ impl TcpRail {
                 0
             }
             Ok((taken, _)) => {
+                if conn.empty >= LONG_WAIT && conn.line.stream.is_on_host {
+                    conn.peer_core = conn.line.stream.last_core();
+                }
                 conn.empty = 0;
                 if conn.owes() && !conn.is_owing {
                     conn.is_owing = true;
@@ -264,11 +283,14 @@ impl TcpRail {
         }
     }
 
-    /// Sends what waited for the end of the round.
-    fn flush_dirty(&mut self) {
-        let mut at = 0;
+    /// Sends what waited for the end of the round; `at_once` also what may gather for another one.
+    fn flush_dirty(&mut self, at_once: bool) {
+        let (mut at, round) = (0, self.round);
         while let Some(&index) = self.dirty.get(at) {
             let waits = self.conn(index).is_some_and(|conn| {
+                if !at_once && conn.is_gathering(round) {
+                    return true;
+                }
                 conn.flush();
                 conn.is_dirty = conn.waits();
                 conn.is_dirty
@@ -415,7 +437,7 @@ impl TcpRail {
         let peer = link.peer;
         tracing::debug!(peer = peer.number(), reason = %reason.reason, "link is over");
         match state {
-            State::Live(conn) if is_broken => {
+            State::Live(conn) if is_broken && self.config.retains => {
                 link.state = broken_off(*conn, self.config.window);
                 sink.broken(peer, LinkId(index), reason);
             }
@@ -491,10 +513,25 @@ impl Rail for TcpRail {
     }
 
     #[inline]
+    fn post_message(&mut self, link: LinkId, tag: u64, message: &Iov) -> Posted {
+        match self.links.get_mut(link.0 as usize).map(|link| &mut link.state) {
+            Some(State::Live(conn)) if message.len() <= MAX_EAGER => {
+                let Outcome { posted, waits } =
+                    conn.post_message(tag, message, self.round, &mut self.courier);
+                if waits != conn.is_dirty || conn.is_broken() {
+                    self.note_sent(link.0);
+                }
+                posted
+            }
+            _ => self.post(link, &Frame::eager(tag, Gather::one(message))),
+        }
+    }
+
+    #[inline]
     fn poll<S: Sink>(&mut self, _budget: usize, sink: &mut S) -> usize {
         self.round = self.round.wrapping_add(1);
         if !self.dirty.is_empty() {
-            self.flush_dirty();
+            self.flush_dirty(false);
         }
         let mut taken = 0;
         let mut at = 0;
@@ -505,7 +542,7 @@ impl Rail for TcpRail {
         if self.round.is_multiple_of(256) && !self.hot.is_empty() {
             self.cool_silent();
         }
-        if !self.ready.is_empty() || !self.watcher.is_quiet() {
+        if !self.ready.is_empty() || !self.watcher.is_quiet(!self.hot.is_empty()) {
             taken += self.look(sink);
         }
         if !self.ended.is_empty() {
@@ -515,15 +552,14 @@ impl Rail for TcpRail {
     }
 
     fn poll_link<S: Sink>(&mut self, link: LinkId, _budget: usize, sink: &mut S) -> usize {
-        self.round = self.round.wrapping_add(1);
-        self.flush_dirty();
+        // Not a round: whoever listens in the middle of what it sends is not done.
         let taken = self.receive(link.0, sink);
         self.finish_ended(sink);
         taken
     }
 
     fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
-        self.flush_dirty();
+        self.flush_dirty(true);
         self.acknowledge_all(true);
         let happened = self.look(sink) + self.check_times(now, sink);
         self.finish_ended(sink);
@@ -581,13 +617,19 @@ impl Rail for TcpRail {
     }
 
     fn arm(&mut self) -> Armed {
+        if (1..=AWAKE_ROUNDS).contains(&self.awake_until.wrapping_sub(self.round)) {
+            return Armed::Busy;
+        }
         self.watcher.arm();
         if !self.hot.is_empty() {
             self.stalls.want_look();
         }
-        self.flush_dirty();
+        self.flush_dirty(true);
         self.acknowledge_all(false);
         for index in std::mem::take(&mut self.hot) {
+            if let Some(conn) = self.conn(index) {
+                conn.calm = CALM_FRAMES;
+            }
             self.watch(index, READING);
         }
         // Those that the kernel has no room for wait for it, too.
@@ -608,6 +650,16 @@ impl Rail for TcpRail {
 
     fn wait_handle(&self) -> Option<i32> {
         Some(self.watcher.descriptor())
+    }
+
+    fn is_peer_on_this_core(&self) -> bool {
+        // SAFETY: it takes nothing and touches no memory of ours; negative where the system does not say.
+        let here = usize::try_from(unsafe { libc::sched_getcpu() }).ok();
+        let speaks_here = |index: &u32| match self.links.get(*index as usize).map(|link| &link.state) {
+            Some(State::Live(conn)) => conn.peer_core.is_some() && conn.peer_core == here,
+            _ => false,
+        };
+        self.hot.iter().any(speaks_here)
     }
 
     fn disconnect(&mut self, link: LinkId) {
@@ -654,7 +706,7 @@ impl Drop for TcpRail {
 fn broken_off(conn: Conn, window: Window) -> State {
     let Conn { line, inbox, .. } = conn;
     line.stream.end();
-    let out = std::mem::replace(&mut *line.out(), Out::new(window));
+    let out = std::mem::replace(&mut *line.out(), Out::new(window, true));
     State::Broken(Box::new(out), inbox.delivered)
 }
 
@@ -679,12 +731,12 @@ fn say_farewell(mut leaving: Vec<Conn>) {
     }
 }
 
-fn capabilities() -> Capabilities {
+fn capabilities(retains: bool) -> Capabilities {
     let mut capabilities = Capabilities::minimal();
     capabilities.max_eager = MAX_EAGER;
     capabilities.max_segment = MAX_SEGMENT;
     capabilities.max_iov = 64;
-    capabilities.retains = true;
+    capabilities.retains = retains;
     // A switched network of 10 Gbit/s. The kernel copies in and out.
     capabilities.latency_ns = 10_000;
     capabilities.bandwidth = 1_250_000_000;

@@ -3,19 +3,21 @@
 use std::io::{ErrorKind, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::time::Duration;
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Path, Refusal};
 use gridnet_core::sync::{AtomicU32, Ordering};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, SockAddrStorage, Socket, TcpKeepalive, Type};
 
 use crate::config::{PortRange, Tuning};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
+/// The congestion control that every system has and allows, and that never waits between two packets.
+const UNPACED: &[u8] = b"reno";
 /// Ports that are tried for one call.
 const PORT_TRIES: u16 = 128;
 
@@ -48,13 +50,15 @@ impl Moved {
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Socket,
+    /// The other side is on this host, as [`Self::stay_on_host`] was told.
+    pub(crate) is_on_host: bool,
     /// 1: not to be shut down, since it belongs to the process that this one was forked from.
     left: AtomicU32,
 }
 
 impl Stream {
     fn of(socket: Socket) -> Stream {
-        Stream { socket, left: AtomicU32::new(0) }
+        Stream { socket, is_on_host: false, left: AtomicU32::new(0) }
     }
 
     /// A stream of any kind.
@@ -97,6 +101,20 @@ impl Stream {
             None => Ok(true),
             Some(e) => Err(e),
         }
+    }
+
+    /// Takes note that the other side is on this host: what goes between the two crosses no network.
+    pub(crate) fn stay_on_host(&mut self, tuning: &Tuning) {
+        self.is_on_host = true;
+        if tuning.congestion.is_none() {
+            // A wish. Without it data goes at the speed that the system chooses for networks.
+            let _ = self.socket.set_tcp_congestion(UNPACED);
+        }
+    }
+
+    /// The core that has taken the last packet from the network: on one host, that of the sender.
+    pub(crate) fn last_core(&self) -> Option<usize> {
+        self.socket.cpu_affinity().ok()
     }
 
     /// The address of this side.
@@ -284,26 +302,33 @@ pub(crate) fn listen_at(address: SocketAddr, tuning: &Tuning) -> std::io::Result
     Ok(socket)
 }
 
-/// The next connection, if there is one.
+/// The next connection, if there is one, and where it comes from. It has the settings of its listener.
 ///
 /// # Errors
 /// When the system has no descriptor or memory for it: it stays in the queue.
-pub(crate) fn accept_next(
-    listener: &Socket,
-    tuning: &Tuning,
-) -> std::io::Result<Option<(Stream, Option<SocketAddr>)>> {
-    match listener.accept() {
-        Ok((socket, from)) => {
-            socket.set_nonblocking(true)?;
-            tune(&socket, tuning)?;
-            Ok(Some((Stream::of(socket), from.as_socket())))
-        }
+pub(crate) fn accept_next(listener: &Socket) -> std::io::Result<Option<(Stream, Option<SocketAddr>)>> {
+    match accept_nonblocking(listener) {
+        Ok((socket, from)) => Ok(Some((Stream::of(socket), from.as_socket()))),
         Err(e) => match e.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Err(e),
             // Nobody is there, or not any more.
             _ => Ok(None),
         },
     }
+}
+
+fn accept_nonblocking(listener: &Socket) -> std::io::Result<(Socket, SockAddr)> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let accept = |storage: *mut SockAddrStorage, len| {
+        // SAFETY: `try_init` hands over memory for an address, and its length.
+        match unsafe { libc::accept4(listener.as_raw_fd(), storage.cast(), len, flags) } {
+            -1 => Err(std::io::Error::last_os_error()),
+            // SAFETY: a descriptor that was made just now, and that nobody else has.
+            fd => Ok(unsafe { Socket::from_raw_fd(fd) }),
+        }
+    };
+    // SAFETY: the call writes an address of a kind that the system has, and its length.
+    unsafe { SockAddr::try_init(accept) }
 }
 
 /// The address from which the system would call `to`. Sends nothing.
@@ -314,8 +339,7 @@ pub(crate) fn source_towards(to: SocketAddr) -> Option<IpAddr> {
 }
 
 fn new_socket(towards: SocketAddr, tuning: &Tuning) -> std::io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(towards), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(towards), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     // Sizes of buffers count for the handshake of TCP, and are inherited by what a listener accepts.
     if tuning.send_buffer > 0 {
         socket.set_send_buffer_size(tuning.send_buffer)?;
@@ -377,9 +401,62 @@ pub(crate) fn pair() -> (Stream, Stream) {
         std::thread::yield_now();
     }
     loop {
-        if let Some((other, _)) = accept_next(&listener, &tuning).unwrap() {
+        if let Some((other, _)) = accept_next(&listener).unwrap() {
             return (one, other);
         }
         std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_has_the_settings_of_its_listener() {
+        let tuning = Tuning {
+            keep_alive: Some(Duration::from_secs(7)),
+            user_timeout: Some(Duration::from_secs(9)),
+            congestion: Some("reno".into()),
+            ..Tuning::default()
+        };
+        let listener = listen_at("127.0.0.1:0".parse().unwrap(), &tuning).unwrap();
+        let at = listener.local_addr().unwrap().as_socket().unwrap();
+        let _one = Stream::call(at, None, &tuning).unwrap();
+        let other = loop {
+            if let Some((other, from)) = accept_next(&listener).unwrap() {
+                assert_eq!(from.map(|from| from.ip()), Some(at.ip()));
+                break other;
+            }
+            std::thread::yield_now();
+        };
+        let socket = &other.socket;
+        assert!(
+            socket.nonblocking().unwrap() && socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap()
+        );
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(7));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(9)));
+        assert!(socket.tcp_congestion().unwrap().starts_with(b"reno"));
+    }
+
+    #[test]
+    fn within_a_host_nothing_is_paced_unless_it_is_asked_for() {
+        let (mut one, mut other) = pair();
+        let chosen = other.socket.tcp_congestion().unwrap();
+        one.stay_on_host(&Tuning::default());
+        assert!(one.is_on_host && one.socket.tcp_congestion().unwrap().starts_with(UNPACED));
+        other.stay_on_host(&Tuning { congestion: Some("as it is".into()), ..Tuning::default() });
+        assert_eq!(other.socket.tcp_congestion().unwrap(), chosen);
+    }
+
+    #[test]
+    fn on_one_host_the_core_of_the_sender_is_known() {
+        let (one, other) = pair();
+        assert!(matches!(one.send(b"x"), Moved::Bytes(1)));
+        while !matches!(other.receive(&mut [0; 8]), Moved::Bytes(1)) {
+            std::thread::yield_now();
+        }
+        let cores = std::thread::available_parallelism().unwrap().get();
+        assert!(other.last_core().is_some_and(|core| core < cores.max(1024)));
     }
 }

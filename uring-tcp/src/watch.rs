@@ -118,12 +118,12 @@ impl Watcher {
         }
     }
 
-    /// True when there is nothing to collect, or it is not worth a look. Costs no call.
+    /// True when there is nothing to collect, or it is not worth a look; sockets are read in each round if `is_busy`. Costs no call.
     #[inline]
-    pub(crate) fn is_quiet(&mut self) -> bool {
+    pub(crate) fn is_quiet(&mut self, is_busy: bool) -> bool {
         match self {
             Watcher::Ring(ring) => ring.is_quiet(),
-            Watcher::Epoll(epoll) => epoll.is_quiet(),
+            Watcher::Epoll(epoll) => epoll.is_quiet(is_busy),
         }
     }
 

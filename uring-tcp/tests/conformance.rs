@@ -10,6 +10,7 @@ conformance_tests!(io_uring, Tcp::new(Engine::IoUring));
 conformance_tests!(epoll, Tcp::new(Engine::Epoll));
 conformance_tests!(smallest, Tcp { window: SMALLEST, ..Tcp::new(Engine::Auto) });
 conformance_tests!(with_a_key, Tcp { security: key(7), interfaces: ipv6(), ..Tcp::new(Engine::Auto) });
+conformance_tests!(without_reliability, Tcp { retains: false, ..Tcp::new(Engine::Auto) });
 reliability_tests!(
     cuts_with_io_uring_and_a_key,
     Tcp { security: key(7), interfaces: ipv6(), ..Tcp::new(Engine::IoUring) }

@@ -139,7 +139,7 @@ variables! {
     net_receive_buffer: usize = "GRIDNET_NET_RECEIVE_BUFFER" "0" ["bytes"] Bytes(0..=GIB),
         "Buffer of the kernel for receiving over one connection; 0 leaves it to the kernel.";
     net_congestion: Option<String> = "GRIDNET_NET_CONGESTION" "" [""] Name,
-        "Congestion control of TCP, as the system calls it; empty is the system's choice.";
+        "Congestion control of TCP, as the system calls it; empty is the system's choice, and reno within a host.";
     net_keep_alive: Duration = "GRIDNET_NET_KEEP_ALIVE" "1s" ["time"] Time(Duration::from_secs(3600)),
         "After how long without traffic, in whole seconds, the kernel asks whether the other side is there; 0 is never.";
     net_user_timeout: Duration = "GRIDNET_NET_USER_TIMEOUT" "0ns" ["time"] Time(Duration::from_secs(3600)),

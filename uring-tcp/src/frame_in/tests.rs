@@ -89,7 +89,7 @@ impl Sink for Kept {
 }
 
 fn new_out() -> Out {
-    Out::new(Window::default())
+    Out::new(Window::default(), true)
 }
 
 /// The frames as they are on the wire; each segment has an operation of its own.

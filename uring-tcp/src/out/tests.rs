@@ -5,7 +5,7 @@ use gridnet_core::wire::{Kind, Message};
 use proptest::prelude::*;
 
 fn out() -> Out {
-    Out::new(Window { bytes: 1 << 20, frames: 8192 })
+    Out::new(Window { bytes: 1 << 20, frames: 8192 }, true)
 }
 
 fn append(out: &mut Out, tag: u64, len: usize) {
@@ -54,13 +54,31 @@ fn frames_are_kept_until_they_are_acknowledged() {
 }
 
 #[test]
+fn without_reliability_what_was_sent_is_forgotten() {
+    let (one, other) = pair();
+    let mut out = Out::new(Window { bytes: 1000, frames: 3 }, false);
+    append(&mut out, 0, 1000);
+    assert!(!out.has_room(), "what waits is bounded");
+    out.flush(&one).unwrap();
+    assert!(out.has_room());
+    assert_eq!((out.bytes.len(), out.head, out.sent, out.unsent()), (0, 0, 0, 0));
+    (1..3).for_each(|tag| append(&mut out, tag, 100));
+    out.flush(&one).unwrap();
+    assert!(!out.has_room(), "frames under way are bounded");
+    assert_eq!((out.acknowledge(4), out.acknowledge(2)), (Err(Error::PeerMisbehaved), Ok(())));
+    assert!(out.has_room());
+    assert_eq!(out.acknowledge(1), Err(Error::PeerMisbehaved));
+    assert!(matches!(other.receive(&mut [0; 4096]), Moved::Bytes(_)));
+}
+
+#[test]
 fn the_window_has_an_end() {
-    let mut out = Out::new(Window { bytes: 1000, frames: 3 });
+    let mut out = Out::new(Window { bytes: 1000, frames: 3 }, true);
     append(&mut out, 1, 900);
     assert!(out.has_room());
     append(&mut out, 2, 100);
     assert!(!out.has_room(), "bytes");
-    let mut out = Out::new(Window { bytes: 1000, frames: 3 });
+    let mut out = Out::new(Window { bytes: 1000, frames: 3 }, true);
     (0..3).for_each(|tag| append(&mut out, tag, 0));
     assert!(!out.has_room(), "frames");
 }

@@ -21,6 +21,7 @@ pub struct Tcp {
     pub interfaces: &'static str,
     pub window: Window,
     pub tuning: Tuning,
+    pub retains: bool,
 }
 
 impl Tcp {
@@ -34,6 +35,7 @@ impl Tcp {
             interfaces: "127.0.0.1",
             window: Window::default(),
             tuning: Tuning::default(),
+            retains: true,
         }
     }
 }
@@ -51,6 +53,7 @@ impl Fixture for Tcp {
             single_thread: true,
             tuning: self.tuning.clone(),
             window: self.window,
+            retains: self.retains,
         })
         .expect("the rail opens")
     }
