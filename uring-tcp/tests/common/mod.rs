@@ -69,7 +69,8 @@ impl Fixture for Tcp {
     }
 
     fn quiet_steps(&self) -> usize {
-        400
+        // Some ten milliseconds: now and then the last packet waits for a timer of the kernel (a probe for lost tails).
+        4000
     }
 
     fn overshoot(&self) -> usize {
