@@ -36,6 +36,7 @@ pub struct Hub {
     without_get: bool,
     places: bool,
     retains: bool,
+    proves: bool,
     /// Longest segment and longest whole message, where that is not what is usual.
     segment: Option<u16>,
     eager: Option<u16>,
@@ -138,6 +139,11 @@ impl Hub {
         Hub { retains: true, ..self.without_get() }
     }
 
+    /// The same hub, whose rails know who their peers are, and do not just believe them.
+    pub fn proving(self) -> Hub {
+        Hub { proves: true, ..self }
+    }
+
     /// The same hub, whose rails reach memory of peers, also when they retain.
     pub fn with_get(self) -> Hub {
         Hub { without_get: false, ..self }
@@ -193,6 +199,7 @@ impl Hub {
         capabilities.atomics = !self.without_get;
         capabilities.can_lose_connection = self.retains;
         capabilities.retains = self.retains;
+        capabilities.proves = self.proves;
         capabilities.latency_ns = u32::try_from(self.latency_ns).unwrap_or(u32::MAX);
         capabilities.bandwidth = 10_000_000_000;
         LoopbackRail { hub: self.clone(), local: *local, capabilities, links: Vec::new() }

@@ -73,6 +73,8 @@ pub struct Capabilities {
     /// What was posted is kept until the peer's rail has said that it came, and handed out when the link breaks: see
     /// [`Sink::broken`] and [`Rail::retained`].
     pub retains: bool,
+    /// The system says which process a peer is, and whether it lives. Without it a rail knows of a peer what that claims.
+    pub proves: bool,
     /// Time in ns until a small frame is seen by a polling peer.
     pub latency_ns: u32,
     /// Payload bytes that pass in a second.
@@ -98,6 +100,7 @@ impl Capabilities {
             reliable: true,
             can_lose_connection: true,
             retains: false,
+            proves: false,
             latency_ns: 1000,
             bandwidth: 1_000_000_000,
             copies: 2,

@@ -9,8 +9,9 @@ use gridnet_core::region::Access;
 use gridnet_core::reliability_tests;
 use gridnet_core::testing::node::{anything, exactly, SendOptions};
 use gridnet_core::testing::pair::{Fixture, Pair, Setup};
+use gridnet_core::testing::raw::RawPeer;
 use gridnet_core::testing::two_rails::TwoRails;
-use gridnet_core::wire::NodeId;
+use gridnet_core::wire::{Address, NodeId};
 
 reliability_tests!(over_two, TwoRails::new());
 
@@ -23,6 +24,11 @@ struct Lab(Pair<TwoRails>);
 impl Lab {
     fn new() -> Lab {
         Lab(Pair::new(TwoRails::new()))
+    }
+
+    /// As [`Self::new`], where the near rail knows who its peers are.
+    fn with_proof() -> Lab {
+        Lab(Pair::new(TwoRails::with_proof()))
     }
 
     fn nodes(&self) -> [NodeId; 2] {
@@ -97,6 +103,58 @@ fn messages_go_on_over_the_second_rail_and_come_back() {
     assert_eq!(breaks, 5, "to go back is no break");
     lab.0.run_until_quiet();
     assert_eq!(lab.0.a.engine().deadline(), None, "nothing has to be looked at any more");
+}
+
+/// Over the far rail somebody claims to be a peer, or the process that has come in its place.
+#[test]
+fn who_only_claims_to_be_a_peer_takes_nobodys_place() {
+    for newer in [0, 1] {
+        let mut lab = Lab::with_proof();
+        let (claimed, called) = (*lab.0.a.address(), *lab.0.b.address());
+        let claimed = Address { incarnation: claimed.incarnation + newer, ..claimed };
+        let rail = lab.0.fixture.hub("far").rail(&claimed);
+        let mut impostor = RawPeer::connect(rail, &called).expect("the rail leads there");
+        for _ in 0..50 {
+            let now = lab.0.fixture.tick();
+            impostor.drive(now);
+            lab.0.b.drive(now);
+        }
+        assert!(!impostor.is_up() && impostor.is_down(), "newer by {newer}");
+        lab.0.run_steps(50);
+        assert_eq!((lab.rails(), lab.is_up()), ([Some("near"); 2], true), "newer by {newer}");
+        assert_eq!(lab.0.b.engine().moves(lab.0.to_a), 0);
+        lab.assert_talks(1);
+    }
+}
+
+/// A rail that knows its peers, and one that does not: the second carries the conversation all the same when the first is cut.
+#[test]
+fn a_link_that_only_one_side_misses_is_replaced_once_the_other_has_noticed() {
+    let mut lab = Lab::with_proof();
+    let [a, b] = lab.nodes();
+    lab.0.fixture.hub("near").part(a, b, true);
+    let cut = Cut { unnoticed_ns: [0, SECOND_NS], ..Cut::default() };
+    assert!(lab.0.fixture.hub("near").cut(a, b, cut));
+    let took = lab.time_until_over("far");
+    assert!((SECOND_NS..2 * SECOND_NS).contains(&took), "{took} ns");
+    lab.assert_talks(1);
+}
+
+/// The first rail was out of order for long, and was fine for long afterwards: its next break is dealt with as the first.
+#[test]
+fn the_pause_before_the_way_back_is_short_again_after_a_while() {
+    let mut lab = Lab::new();
+    lab.part(true);
+    lab.time_until_over("far");
+    lab.0.run_steps(3000);
+    lab.part(false);
+    lab.time_until_over("near");
+    lab.0.run_steps(6000);
+    lab.part(true);
+    lab.time_until_over("far");
+    lab.part(false);
+    let took = lab.time_until_over("near");
+    assert!(took < SECOND_NS / 5, "{took} ns");
 }
 
 /// What a program is told of the rails: which is used, and why the other is not.

@@ -174,7 +174,10 @@ impl Sink for RailSink<'_> {
     }
 
     fn down(&mut self, peer: PeerId, reason: Refusal) {
-        if !self.state.is_stale(peer, self.rail) && !self.state.attempt_failed(peer, self.rail, &reason) {
+        let goes_on = self.state.is_stale(peer, self.rail)
+            || self.state.attempt_failed(peer, self.rail, &reason)
+            || self.state.end_unheard(peer, self.rail, &reason);
+        if !goes_on {
             self.state.peer_down(peer, &reason);
         }
     }
@@ -189,7 +192,7 @@ impl Sink for RailSink<'_> {
 }
 
 impl State {
-    fn accept(
+    pub(super) fn accept(
         &mut self,
         who: (NodeId, Option<u32>),
         incarnation: u64,
@@ -197,6 +200,7 @@ impl State {
         link: LinkId,
     ) -> Result<PeerId, Refusal> {
         if let Some(&known) = self.by_node.get(&who) {
+            self.check_claim(known, rail)?;
             if !self.is_superseded(known, incarnation) {
                 return self.accept_again(known, rail, link);
             }

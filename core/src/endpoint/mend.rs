@@ -142,7 +142,13 @@ impl<R: Rail> Engine<R> {
                 Err(refusal) if refusal.error == Error::PeerGone => {
                     return self.state.peer_down(peer, &refusal);
                 }
-                Err(refusal) => recovery.refusal = Some(refusal),
+                Err(refusal) => {
+                    if refusal.error == Error::Again {
+                        // Too many calls wait there already: the peer is slow.
+                        recovery.since = None;
+                    }
+                    recovery.refusal = Some(refusal);
+                }
             }
         }
     }

@@ -104,6 +104,7 @@ impl<R: Rail> Engine<R> {
         let facts = (eager_max, keeps_memory, retains);
         let mut state = State::new(local, limits, facts, lender, ledger);
         state.names = rails.iter().map(R::name).collect();
+        state.proves = rails.iter().map(|r| r.capabilities().proves).collect();
         Engine { rails, state }
     }
 

@@ -20,20 +20,31 @@ use crate::time::Time;
 const FIRST_PAUSE_NS: u64 = 50_000_000;
 /// The longest wait between two tries: each wakes a process that sleeps.
 const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
+/// After so long over the preferred rail its next break has nothing to do with the one before.
+const SETTLED_NS: u64 = 5_000_000_000;
 
 impl<R: Rail> Engine<R> {
     /// Calls a peer over the rails that come before its present one, when it is time. When to look again.
     pub(super) fn seek_preferred(&mut self, peer: PeerId, now: Time) -> Option<Time> {
-        if !self.state.is_second_choice(peer) {
-            return None;
-        }
+        let is_second_choice = self.state.is_second_choice(peer);
         let p = &mut self.state.peers[peer.index()];
         let recovery = p.recovery.as_mut()?;
+        if !is_second_choice {
+            recovery.settled_since.get_or_insert(now);
+            return None;
+        }
+        if recovery.settled_since.take().is_some_and(|since| now.since(since) > SETTLED_NS) {
+            recovery.seek_pause_ns = 0;
+        }
+        if recovery.attempt.is_some() {
+            // How it ends is looked at then.
+            return None;
+        }
         let address = recovery.address.as_ref().filter(|_| !recovery.gives_way)?;
         let at =
             *recovery.seek_at.get_or_insert_with(|| now.after(recovery.seek_pause_ns.max(FIRST_PAUSE_NS)));
-        if now < at || recovery.attempt.is_some() {
-            return Some(at.max(now.after(FIRST_PAUSE_NS)));
+        if now < at {
+            return Some(at);
         }
         recovery.seek_pause_ns = (recovery.seek_pause_ns * 2).clamp(FIRST_PAUSE_NS, LONGEST_PAUSE_NS);
         let next = now.after(recovery.seek_pause_ns);
@@ -73,7 +84,10 @@ impl State {
         let (rail, link) = (p.rail, p.link);
         // Who has not heard the peer over the present link would take what it says there for what it says here.
         let start = recovery.start.filter(|_| recovery.heard.is_some());
-        let Some(start) = start else { return self.links.push_back(LinkEvent::Over(to.0, to.1)) };
+        let Some(start) = start else {
+            self.links.push_back(LinkEvent::Unused(to.0, to.1));
+            return self.look_after(peer);
+        };
         recovery.begin_link();
         recovery.moves += 1;
         recovery.previous = Some(Previous { rail, link, start });
@@ -81,6 +95,8 @@ impl State {
         p.state = PeerState::Broken(Refusal::new(Error::Unreachable, "the messages move to another rail"));
         p.end_direct();
         self.look_after(peer);
+        // While it is known over which link the peer was told of them.
+        self.forget_pieces(peer, (rail, link));
         self.take_link(peer, to, lane);
     }
 
@@ -138,7 +154,7 @@ mod tests {
 
     fn given_back(state: &State) -> Vec<(usize, LinkId)> {
         let over = |event: &LinkEvent| match event {
-            LinkEvent::Over(rail, link) => Some((*rail, *link)),
+            LinkEvent::Over(rail, link) | LinkEvent::Unused(rail, link) => Some((*rail, *link)),
             _ => None,
         };
         state.links.iter().filter_map(over).collect()

@@ -37,6 +37,8 @@ pub(super) enum LinkEvent {
     Left(PeerId, usize, LinkId),
     /// The link is not needed any more.
     Over(usize, LinkId),
+    /// Another link has taken the place of this one before anything was said over it: the peer is not to take that for the end.
+    Unused(usize, LinkId),
 }
 
 impl LinkEvent {
@@ -91,6 +93,8 @@ pub(super) struct Recovery {
     /// When the way back to a rail that is preferred is sought, and how long the pause after that is.
     pub(super) seek_at: Option<Time>,
     pub(super) seek_pause_ns: u64,
+    /// Since when the preferred rail has carried the conversation, as far as was seen.
+    pub(super) settled_since: Option<Time>,
     /// The peer's host has answered the attempt.
     pub(super) host_answers: bool,
     /// How long nobody had answered when the link broke.
@@ -245,7 +249,7 @@ impl State {
             {
                 (recovery.attempt, recovery.host_answers) = (None, false);
                 recovery.refusal = Some(reason.clone());
-                self.mend_at = Some(Time(0));
+                self.look_after(peer);
             }
             // One that another link has replaced.
             (PeerState::Broken(_) | PeerState::Up, Some(_)) => {}
@@ -268,9 +272,12 @@ impl State {
         if p.state == PeerState::Up {
             // Another rail carries the conversation.
             recovery.refusal = Some(reason.clone());
+            self.look_after(peer);
             return true;
         }
-        if is_final(reason.error, recovery.carried & rail_bit(rail) != 0) {
+        // Who has called and hangs up at once may have given way to a call over another rail.
+        let gave_way = recovery.was_called && reason.error == Error::PeerGone;
+        if !gave_way && is_final(reason.error, recovery.carried & rail_bit(rail) != 0) {
             return false;
         }
         if reason.error == Error::Timeout {
@@ -283,7 +290,41 @@ impl State {
         true
     }
 
-    /// A known node asks for a link: it has lost the one before.
+    /// A link that was not the first has ended before the peer said anything over it. That is not the end of the peer: it may have
+    /// dropped this link for another, and if its process has ended, the next call says so. False when it is no such link.
+    pub(super) fn end_unheard(&mut self, peer: PeerId, rail: usize, reason: &Refusal) -> bool {
+        let Some(p) = self.peers.get(peer.index()) else { return false };
+        let link = p.link;
+        let is_unheard =
+            |r: &Recovery| r.came_up && r.heard.is_none() && r.start.is_none() && r.attempt.is_none();
+        let concerns = p.rail == rail && reason.error == Error::PeerGone;
+        if !concerns || !p.recovery.as_ref().is_some_and(|recovery| is_unheard(recovery)) {
+            return false;
+        }
+        self.link_broken(peer, rail, link, &Refusal::new(Error::Unreachable, reason.reason.as_str()));
+        true
+    }
+
+    /// Whether who calls over a rail may be a peer that is known already. A rail that only has the caller's word takes nobody's
+    /// place whom another rail knows from the system: not while a link over that one is there, and of other users never.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`]: the real peer calls again, and finds that link gone.
+    pub(super) fn check_claim(&self, peer: PeerId, rail: usize) -> Result<(), Refusal> {
+        let proves = |rail: usize| self.proves.get(rail).is_some_and(|proves| *proves);
+        let Some(p) = self.peers.get(peer.index()).filter(|_| !proves(rail)) else { return Ok(()) };
+        let carried = p.recovery.as_ref().map_or(rail_bit(p.rail), |recovery| recovery.carried);
+        let was_proved = (0..self.proves.len()).any(|rail| proves(rail) && carried & rail_bit(rail) != 0);
+        let is_proved = p.live_link().is_some_and(|(rail, _)| proves(rail));
+        if is_proved || p.user.is_some() && was_proved {
+            let why = "this node has a link over a rail that knows its process, and this one does not";
+            return Err(Refusal::new(Error::Unreachable, why));
+        }
+        Ok(())
+    }
+
+    /// A known node asks for a link: it has lost the one before. When calls over two rails cross, that of the smaller node id
+    /// counts, as within a rail: otherwise each side would drop what the other has accepted.
     pub(super) fn accept_again(
         &mut self,
         peer: PeerId,
@@ -301,11 +342,18 @@ impl State {
             PeerState::Broken(_) if !recovery.came_up => {}
             // It has lost that link, or prefers another rail.
             PeerState::Up if rail != p.rail && recovery.heard.is_some() => {}
-            _ => return Err(in_use()),
+            PeerState::Connecting => return Err(in_use()),
+            // No call of ours is under way that the caller could wait for.
+            _ => return Err(Refusal::new(Error::Unreachable, "this node is connected already")),
+        }
+        let crosses = !recovery.was_called && recovery.attempt.is_some_and(|(of, _)| of != rail);
+        if crosses && self.local.node < p.node {
+            let why = "calls over two rails have crossed, and the other one counts";
+            return Err(Refusal::new(Error::Unreachable, why));
         }
         recovery.was_called = true;
         if let Some((rail, link)) = recovery.attempt.replace((rail, link)) {
-            self.links.push_back(LinkEvent::Over(rail, link));
+            self.links.push_back(LinkEvent::Unused(rail, link));
         }
         Ok(peer)
     }
@@ -457,6 +505,71 @@ mod tests {
     use crate::endpoint::Limits;
     use crate::ledger::Unread;
     use crate::wire::{NetAddresses, NodeId};
+
+    const NEAR: usize = 0;
+    const FAR: usize = 1;
+
+    /// A peer of a rail that proves who it is, whose link has broken, and the second rail, which proves nothing.
+    fn broken(own: u8, peers: u8, user: Option<u32>) -> (State, PeerId) {
+        let node = |number| NodeId::new([number; 16]).expect("not zero");
+        let address = |node| Address { uid: 0, host: 1, node, incarnation: 1, network: NetAddresses::NONE };
+        let facts = (vec![64; 2], vec![false; 2], vec![true; 2]);
+        let mut state = State::new(address(node(own)), Limits::default(), facts, None, Box::new(Unread));
+        state.proves = vec![true, false];
+        let called = address(node(peers));
+        let peer = state.add_peer((node(peers), user), 1, NEAR, LinkId(0), Some(&called));
+        state.link_up(peer, NEAR);
+        state.link_broken(peer, NEAR, LinkId(0), &Refusal::new(Error::Unreachable, "it was cut"));
+        state.links.clear();
+        (state, peer)
+    }
+
+    fn recovery(state: &mut State, peer: PeerId) -> &mut Recovery {
+        state.peers[peer.index()].recovery.as_mut().expect("the rail retains")
+    }
+
+    #[test]
+    fn other_users_are_believed_only_where_the_system_knows_them() {
+        for (user, believed) in [(None, true), (Some(7), false)] {
+            for incarnation in [1, 2] {
+                let (mut state, peer) = broken(1, 2, user);
+                let who = (state.peers[peer.index()].node, user);
+                let answer = state.accept(who, incarnation, FAR, LinkId(5));
+                assert_eq!(answer.is_ok(), believed, "{user:?}: {answer:?}");
+                let answer = state.accept(who, incarnation + 1, NEAR, LinkId(1));
+                assert!(answer.is_ok(), "{answer:?}");
+            }
+        }
+    }
+
+    /// Each side calls over another rail: one of the calls counts, and the same on both sides.
+    #[test]
+    fn of_calls_that_cross_one_counts() {
+        for (own, peers) in [(1, 2), (2, 1)] {
+            let (mut state, peer) = broken(own, peers, None);
+            recovery(&mut state, peer).attempt = Some((NEAR, LinkId(1)));
+            let answer = state.accept_again(peer, FAR, LinkId(5));
+            assert_eq!(answer.is_ok(), own > peers, "{answer:?}");
+            let unused = state.links.iter().any(|event| matches!(event, LinkEvent::Unused(NEAR, LinkId(1))));
+            assert_eq!(unused, own > peers);
+            let attempt = recovery(&mut state, peer).attempt;
+            assert_eq!(attempt, Some(if own > peers { (FAR, LinkId(5)) } else { (NEAR, LinkId(1)) }));
+        }
+    }
+
+    #[test]
+    fn a_caller_that_hangs_up_before_it_speaks_is_not_gone() {
+        let gone = Refusal::new(Error::PeerGone, "the peer hung up during the handshake");
+        let (mut state, peer) = broken(2, 1, None);
+        assert_eq!(state.accept_again(peer, FAR, LinkId(5)), Ok(peer));
+        assert!(state.attempt_failed(peer, FAR, &gone));
+        assert_eq!(state.accept_again(peer, FAR, LinkId(6)), Ok(peer));
+        state.link_up(peer, FAR);
+        assert!(state.end_unheard(peer, FAR, &gone));
+        assert!(matches!(state.peers[peer.index()].state, PeerState::Broken(_)));
+        assert!(recovery(&mut state, peer).previous.is_some(), "what was retained is needed still");
+        assert!(!state.end_unheard(peer, FAR, &gone), "it has broken already");
+    }
 
     /// What the rail says of a call decides whether there is another.
     #[test]

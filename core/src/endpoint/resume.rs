@@ -28,6 +28,10 @@ impl<R: Rail> Engine<R> {
                     self.state.forget_pieces(peer, (rail, link));
                     self.take_leave(peer, (rail, link), true);
                 }
+                Some(LinkEvent::Unused(rail, link)) => {
+                    self.rails[rail].fence(link);
+                    self.rails[rail].disconnect(link);
+                }
                 Some(LinkEvent::Over(rail, link)) => self.rails[rail].disconnect(link),
                 None => break,
             }

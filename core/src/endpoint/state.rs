@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) keeps_memory: Vec<bool>,
     /// Whether each rail retains what a peer has not got.
     pub(super) retains: Vec<bool>,
+    /// Whether each rail knows from the system who its peers are.
+    pub(super) proves: Vec<bool>,
     pub(super) peers: Vec<Peer>,
     /// Peers whose link is not over. Another user's may have any node id, also that of a peer of ours.
     pub(super) by_node: HashMap<(NodeId, Option<u32>), PeerId>,
@@ -132,6 +134,7 @@ impl State {
             eager_max,
             keeps_memory,
             retains,
+            proves: Vec::new(),
             peers: Vec::new(),
             by_node: HashMap::new(),
             cqs: Slab::default(),

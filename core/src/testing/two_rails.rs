@@ -36,7 +36,13 @@ impl TwoRails {
         TwoRails { near, far, now: Time(0) }
     }
 
-    /// The same, with a far rail that carries whole messages of at most `len` bytes.
+    /// The same, where the near rail knows who its peers are.
+    pub fn with_proof() -> TwoRails {
+        let two = TwoRails::new();
+        TwoRails { near: two.near.clone().proving(), ..two }
+    }
+
+    /// The same as [`Self::new`], with a far rail that carries whole messages of at most `len` bytes.
     pub fn with_far_eager(len: u16) -> TwoRails {
         let two = TwoRails::new();
         TwoRails { far: two.far.clone().with_eager(len), ..two }
