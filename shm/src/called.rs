@@ -128,24 +128,34 @@ impl ShmRail {
         let (user, node, incarnation) = (greeting.user, greeting.hello.node, greeting.hello.incarnation);
         let block = self.take_block(user)?;
         let index = self.links.len() as u32;
-        let arena = block.arena(&self.arena);
-        let agreed = self.join(arena, block.line, greeting).and_then(|live| {
-            self.say_hello(stream, block.line, block.pair.as_deref())?;
-            kill_point!("connect.answered");
-            // While the peer joins.
-            arena.touch_block(block.line);
-            Ok((live, introduce(sink, user, LinkId(index), (node, incarnation))?))
-        });
-        match agreed {
-            Ok((live, peer)) => {
-                self.enter(Link::new(peer, node, block));
-                Ok((index, live))
-            }
+        // Who is refused does not hear before that he is not: he might leave another link for this one.
+        let agreed = self
+            .join(block.arena(&self.arena), block.line, greeting)
+            .and_then(|live| Ok((live, introduce(sink, user, LinkId(index), (node, incarnation))?)));
+        let (live, peer) = match agreed {
+            Ok(agreed) => agreed,
             Err(refusal) => {
                 self.give_block(block);
-                Err(refusal)
+                return Err(refusal);
             }
+        };
+        self.enter(Link::new(peer, node, block));
+        if let Err(refusal) = self.answer_from(index, stream) {
+            self.finish(index, refusal.clone(), sink);
+            return Err(refusal);
         }
+        Ok((index, live))
+    }
+
+    /// Says what a link has to offer, once it is sure that there is one.
+    fn answer_from(&self, index: u32, stream: &OwnedFd) -> Result<(), Refusal> {
+        let link = &self.links[index as usize];
+        let pair = link.pair.as_deref();
+        self.say_hello(stream, link.block, pair)?;
+        kill_point!("connect.answered");
+        // While the peer joins.
+        pair.map_or(&self.arena, |pair| &pair.arena).touch_block(link.block);
+        Ok(())
     }
 
     /// A node that calls while its link is live here has said before that it has lost that one.

@@ -10,6 +10,9 @@ use crate::link::Live;
 use crate::rail::ShmRail;
 use crate::socket;
 
+#[cfg(test)]
+mod tests;
+
 impl ShmRail {
     /// Takes down the links whose peers broke the protocol.
     #[cold]
@@ -108,6 +111,10 @@ impl ShmRail {
         if let Some(live) = link.live.take().or(link.kept.take().map(|kept| *kept)) {
             self.rung_by_ended += live.rung();
             (left.staging, link.read) = live.end();
+            if link.read.is_some() && !self.read_on.contains(&index) {
+                // The next link to the same peer looks after them.
+                self.read_on.push(index);
+            }
         }
         let node = link.node;
         match link.pair.take() {

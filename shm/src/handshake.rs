@@ -19,6 +19,7 @@ use crate::link::Live;
 use crate::poller::Watched;
 use crate::process::Reach;
 use crate::rail::{Link, ShmRail};
+use crate::repeat::Repeat;
 use crate::segment::PeerSegment;
 use crate::socket::{self, Packet};
 use crate::users::User;
@@ -66,6 +67,9 @@ impl ShmRail {
         }
         kill_point!("connect.hello");
         let index = self.links.len() as u32;
+        if self.links.iter().any(|link| link.peer == peer) {
+            self.repeats.push(Repeat::new(index));
+        }
         // The peer is at work already: what it need not wait for comes after the call.
         block.arena(&self.arena).touch_block(block.line);
         self.enter(Link::new(peer, address.node, block));
@@ -244,8 +248,10 @@ impl ShmRail {
             // To be woken is all that there is to it.
             Ok(Packet::Nothing | Packet::Wake) => {}
             Ok(Packet::Reject(refusal)) if calling && refusal.error == Error::InUse => self.yield_call(index),
-            // The peer lives, and says that it has lost the link.
-            Ok(Packet::Reject(refusal)) if !calling && refusal.error == Error::Unreachable => {
+            // The peer lives, and says that it has lost the link, or has no use for it.
+            Ok(Packet::Reject(refusal))
+                if !calling && matches!(refusal.error, Error::Unreachable | Error::InUse) =>
+            {
                 self.break_link(index, &refusal.reason, sink);
             }
             Ok(Packet::Reject(refusal)) => self.finish(index, refusal, sink),

@@ -72,6 +72,7 @@ mod process;
 mod rail;
 mod ranges;
 mod remote;
+mod repeat;
 mod rundir;
 mod sealed;
 mod segment;

@@ -71,6 +71,8 @@ pub struct Live {
     /// Loans of the peer that are read in its segment, or in those of links before.
     loans_read: u32,
     older_segments: Vec<Arc<PeerSegment>>,
+    /// Some of them came over this link.
+    has_lent: bool,
     /// Frames that are not sequenced: those sent,
     loose_out: u64,
     /// and those that came.
@@ -122,6 +124,7 @@ impl Live {
             choice: CopyChoice::default(),
             loans_read: 0,
             older_segments: Vec::new(),
+            has_lent: false,
             loose_out: 0,
             loose_in: 0,
             corrupt: false,
@@ -320,8 +323,17 @@ impl Live {
     pub fn take_read(&mut self) -> Option<Read> {
         let loans = std::mem::take(&mut self.loans_read);
         let mut segments = std::mem::take(&mut self.older_segments);
-        segments.push(self.segment.clone());
+        // One in which nothing was lent is not kept: links may break again and again while one loan is read.
+        if std::mem::take(&mut self.has_lent) {
+            segments.push(self.segment.clone());
+        }
         (loans > 0).then_some(Read { segments, loans })
+    }
+
+    /// Segments of links before in which loans are read.
+    #[cfg(test)]
+    pub fn older(&self) -> usize {
+        self.older_segments.len()
     }
 
     /// Looks after the loans of links before.
@@ -336,6 +348,7 @@ impl Live {
         self.loans_read = self.loans_read.saturating_sub(1);
         if self.loans_read == 0 && !self.older_segments.is_empty() {
             self.older_segments.clear();
+            self.has_lent = false;
         }
     }
 
@@ -414,6 +427,7 @@ impl Live {
     #[inline(never)]
     fn count_loan(&mut self, kept: bool, published: bool) {
         self.loans_read += u32::from(kept);
+        self.has_lent |= kept;
         self.out().run = 0;
         if published {
             self.ring();

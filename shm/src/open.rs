@@ -81,6 +81,10 @@ pub struct Open {
     pub frames: Vec<(u64, Option<u8>)>,
     /// Why links are over.
     pub down: Vec<Error>,
+    /// Nobody is accepted after all.
+    pub refuses: bool,
+    /// Loans are kept, and all who call are one peer.
+    pub keeps: bool,
 }
 
 impl Sink for Open {
@@ -92,13 +96,16 @@ impl Sink for Open {
     }
 
     fn loan(&mut self, _: PeerId, _: u64, _: Option<u64>, _: u64, _: PeerBytes<'_>) -> bool {
-        false
+        self.keeps
     }
 
     fn sent(&mut self, _: PeerId, _: u64) {}
 
     fn accept(&mut self, link: LinkId, _: NodeId, _: u64) -> Result<PeerId, Refusal> {
-        Ok(PeerId::new(link.0))
+        match self.refuses {
+            true => Err(Refusal::new(Error::InUse, "this node is connected already")),
+            false => Ok(PeerId::new(if self.keeps { 0 } else { link.0 })),
+        }
     }
 
     fn up(&mut self, _: PeerId) {

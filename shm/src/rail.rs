@@ -37,6 +37,7 @@ use crate::loans::LoanSpace;
 use crate::poller::{Poller, Watched};
 use crate::process::{Process, Reach, Way};
 use crate::remote::OwnRecord;
+use crate::repeat::Repeat;
 use crate::rundir::RunDir;
 use crate::segment::OwnSegment;
 use crate::socket;
@@ -128,6 +129,8 @@ pub struct ShmRail {
     pub(crate) greetings: Vec<Option<(OwnedFd, Time)>>,
     /// Links that we have called and that have not answered.
     pub(crate) calls: usize,
+    /// Those of them that had a link before.
+    pub(crate) repeats: Vec<Repeat>,
     /// When the listener is watched again, after descriptors had run out.
     pub(crate) listen_again: Option<Time>,
     pub(crate) registered: bool,
@@ -196,6 +199,7 @@ impl ShmRail {
             poller,
             greetings: Vec::new(),
             calls: 0,
+            repeats: Vec::new(),
             listen_again: None,
             registered,
             has_barrier: registered && barrier::run(),
@@ -365,6 +369,7 @@ impl Rail for ShmRail {
             }
         }
         self.drop_silent(now);
+        happened += self.end_late_calls(now, sink);
         self.cool_silent();
         self.stamp_hot();
         self.find_corrupt();
@@ -376,7 +381,8 @@ impl Rail for ShmRail {
 
     fn deadline(&self) -> Option<Time> {
         let greetings = self.greetings.iter().flatten().map(|(_, since)| since.after(GREETING_NS));
-        greetings.chain(self.listen_again).min()
+        let repeats = self.repeats.iter().map(Repeat::deadline);
+        greetings.chain(repeats).chain(self.listen_again).min()
     }
 
     #[inline]
@@ -563,6 +569,7 @@ fn capabilities(single_copy: SingleCopy) -> Capabilities {
     capabilities.max_iov = usize::MAX;
     capabilities.get = single_copy != SingleCopy::Never;
     capabilities.retains = true;
+    capabilities.proves = true;
     capabilities.latency_ns = 65;
     capabilities.bandwidth = 40_000_000_000;
     capabilities.copies = 2;
