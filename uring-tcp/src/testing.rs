@@ -66,7 +66,7 @@ impl Ear {
         let (near, far) = UnixStream::pair()?;
         near.set_nonblocking(true)?;
         let near = Stream::of_descriptor(OwnedFd::from(near));
-        let (inbox, out) = (In::default(), Out::new(Window::default()));
+        let (inbox, out) = (In::default(), Out::new(Window::default(), true));
         Ok(Ear { far, near, inbox, out, scratch: vec![0; SCRATCH_BYTES] })
     }
 
