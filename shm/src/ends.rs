@@ -57,7 +57,13 @@ impl ShmRail {
     /// live.
     pub(crate) fn fence_link(&mut self, index: u32, why: &str) -> bool {
         let Some(link) = self.links.get_mut(index as usize) else { return false };
-        let Some(mut live) = link.live.take() else { return false };
+        let Some(mut live) = link.live.take() else {
+            // Whoever answers this call yet is not to take its end for that of the process.
+            if let Some(stream) = link.socket.as_ref().filter(|_| link.kept.is_none()) {
+                let _ = socket::send_reject(stream, &Refusal::new(Error::Unreachable, why));
+            }
+            return false;
+        };
         live.fence();
         if let Some(stream) = &link.socket {
             self.poller.forget(stream);

@@ -174,10 +174,7 @@ impl Sink for RailSink<'_> {
     }
 
     fn down(&mut self, peer: PeerId, reason: Refusal) {
-        let goes_on = self.state.is_stale(peer, self.rail)
-            || self.state.attempt_failed(peer, self.rail, &reason)
-            || self.state.end_unheard(peer, self.rail, &reason);
-        if !goes_on {
+        if !self.state.is_stale(peer, self.rail) && !self.state.attempt_failed(peer, self.rail, &reason) {
             self.state.peer_down(peer, &reason);
         }
     }

@@ -113,6 +113,9 @@ impl<R: Rail> Engine<R> {
             self.state.give_up(peer, &Refusal::new(Error::PeerMisbehaved, why));
         } else {
             self.state.link_broken(peer, rail, link, &Refusal::new(Error::Timeout, why));
+            if let Some(recovery) = &mut self.state.peers[peer.index()].recovery {
+                recovery.next_rail = rail + 1;
+            }
         }
         self.settle_links();
         (!is_last).then_some(now)

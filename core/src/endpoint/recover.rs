@@ -290,21 +290,6 @@ impl State {
         true
     }
 
-    /// A link that was not the first has ended before the peer said anything over it. That is not the end of the peer: it may have
-    /// dropped this link for another, and if its process has ended, the next call says so. False when it is no such link.
-    pub(super) fn end_unheard(&mut self, peer: PeerId, rail: usize, reason: &Refusal) -> bool {
-        let Some(p) = self.peers.get(peer.index()) else { return false };
-        let link = p.link;
-        let is_unheard =
-            |r: &Recovery| r.came_up && r.heard.is_none() && r.start.is_none() && r.attempt.is_none();
-        let concerns = p.rail == rail && reason.error == Error::PeerGone;
-        if !concerns || !p.recovery.as_ref().is_some_and(|recovery| is_unheard(recovery)) {
-            return false;
-        }
-        self.link_broken(peer, rail, link, &Refusal::new(Error::Unreachable, reason.reason.as_str()));
-        true
-    }
-
     /// Whether who calls over a rail may be a peer that is known already. A rail that only has the caller's word takes nobody's
     /// place whom another rail knows from the system: not while a link over that one is there, and of other users never.
     ///
@@ -563,12 +548,7 @@ mod tests {
         let (mut state, peer) = broken(2, 1, None);
         assert_eq!(state.accept_again(peer, FAR, LinkId(5)), Ok(peer));
         assert!(state.attempt_failed(peer, FAR, &gone));
-        assert_eq!(state.accept_again(peer, FAR, LinkId(6)), Ok(peer));
-        state.link_up(peer, FAR);
-        assert!(state.end_unheard(peer, FAR, &gone));
-        assert!(matches!(state.peers[peer.index()].state, PeerState::Broken(_)));
-        assert!(recovery(&mut state, peer).previous.is_some(), "what was retained is needed still");
-        assert!(!state.end_unheard(peer, FAR, &gone), "it has broken already");
+        assert_eq!(recovery(&mut state, peer).attempt, None);
     }
 
     /// What the rail says of a call decides whether there is another.

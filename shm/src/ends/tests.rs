@@ -130,3 +130,14 @@ fn a_loan_outlives_a_link_that_is_given_back_at_once() {
     let next = two.link();
     assert_eq!((two.older(next), two.called.links[0].read.is_some()), (1, false));
 }
+
+/// A call that another has made superfluous is dropped before it was answered: its maker lives.
+#[test]
+fn a_call_that_is_dropped_is_not_the_end_of_the_caller() {
+    let mut two = Two::new("dropped");
+    let link = two.call();
+    two.caller.fence(link);
+    two.caller.disconnect(link);
+    two.run();
+    assert_eq!((two.heard[0].up, two.heard[0].down.as_slice()), (1, [Error::Unreachable].as_slice()));
+}
