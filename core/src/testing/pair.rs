@@ -61,6 +61,11 @@ pub trait Cutting: Fixture {
     /// Breaks the link between two nodes, if there is one: of what is under way in each direction some still arrives, and each
     /// side notices at once or later, as the dice say. The rails are those of the two nodes.
     fn cut(&mut self, rails: [&mut Self::Rail; 2], between: [NodeId; 2], random: &mut Random);
+
+    /// Whether what a cut loses is up to the dice alone. Where a kernel has its say, some runs lose nothing.
+    fn is_exact(&self) -> bool {
+        true
+    }
 }
 
 /// Sends between two steps that [`Fixture::overshoot`] counts on.

@@ -80,6 +80,10 @@ impl Fixture for Tcp {
 }
 
 impl Cutting for Tcp {
+    fn is_exact(&self) -> bool {
+        false
+    }
+
     fn cut(&mut self, rails: [&mut TcpRail; 2], between: [NodeId; 2], random: &mut Random) {
         // Which sides lose what they have not read; if none does, the connection ends behind everything that was sent.
         let (losers, quiet) = (random.below(4), random.below(2));

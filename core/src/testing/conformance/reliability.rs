@@ -57,7 +57,7 @@ pub fn messages_survive_many_cuts<F: Cutting>(mut fixture: impl FnMut() -> F) {
         assert_survived(&mut pair, 3);
         breaks += pair.a.engine().breaks(to_b).0;
     }
-    assert!(breaks > 600, "{breaks} breaks are too few to tell");
+    assert!(breaks > 600 || !fixture().is_exact(), "{breaks} breaks are too few to tell");
 }
 
 /// Each cut follows the one before at once: also what is repeated is cut.
@@ -303,7 +303,7 @@ fn assert_survived<F: Cutting>(pair: &mut Pair<F>, least: u64) {
     let (breaks, at_a) = pair.a.engine().breaks(to_b);
     let repeated = at_a + pair.b.engine().breaks(to_a).1;
     assert!(
-        breaks >= least && repeated > 0,
+        breaks >= least && (repeated > 0 || !pair.fixture.is_exact()),
         "{breaks} breaks, {repeated} frames sent again: too few to tell"
     );
 }
