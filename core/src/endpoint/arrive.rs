@@ -39,7 +39,6 @@ impl State {
             cells.messages_received.add(1);
             cells.bytes_received.add(payload.len() as u64);
         }
-        self.pace.note_small();
         let Some(found) = self.posted.first(peer, tag) else {
             return self.keep_eager(peer, tag, immediate, payload);
         };

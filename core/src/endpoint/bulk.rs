@@ -19,11 +19,6 @@ pub(super) const FRAME_COST: usize = 64;
 /// and a network takes in some ten microseconds.
 const MOST_AHEAD: usize = 64 * 1024;
 
-/// Part of a large message that moves at once while small ones come: some microseconds.
-const SHORT_PART: usize = 16 * 1024;
-/// Rounds for which company is remembered, at most.
-const MOST_COMPANY: u32 = 32;
-
 /// Who has large messages under way.
 #[derive(Debug)]
 struct User {
@@ -140,54 +135,9 @@ impl Lead {
     }
 }
 
-/// How much of large messages moves between two looks at what comes. Alone they move in parts that cost little; where small
-/// messages come in most rounds, in parts so short that these hardly notice.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// Small messages that have come.
-    small: u64,
-    seen: u64,
-    /// Grows with rounds in which some came, and falls with those without.
-    company: u32,
-}
-
-impl Pace {
-    /// A small message has come.
-    #[inline(always)]
-    pub(super) fn note_small(&mut self) {
-        self.small = self.small.wrapping_add(1);
-    }
-
-    /// A round in which large messages move begins: the longest part, when others are to be heard after it.
-    pub(super) fn begin(&mut self) -> Option<usize> {
-        let came = self.small != std::mem::replace(&mut self.seen, self.small);
-        self.company =
-            if came { (self.company + 4).min(MOST_COMPANY) } else { self.company.saturating_sub(1) };
-        (self.company > MOST_COMPANY / 4).then_some(SHORT_PART)
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parts_are_short_while_small_messages_come() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.begin(), None);
-        let mut rounds = 0;
-        while pace.begin().is_none() {
-            pace.note_small();
-            rounds += 1;
-        }
-        assert!(rounds < 8, "{rounds} rounds until they are noticed");
-        for _ in 0..100 {
-            (0..3).for_each(|_| assert_eq!(pace.begin(), Some(SHORT_PART)));
-            pace.note_small();
-        }
-        let calm = (0..1000).take_while(|_| pace.begin().is_some()).count();
-        assert!((8..100).contains(&calm), "{calm} rounds until they are alone again");
-    }
     use crate::matching::Slab;
 
     /// Segments of each user in the order of their turns, for so many bytes.

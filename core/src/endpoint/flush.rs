@@ -37,22 +37,20 @@ impl<R: Rail> Engine<R> {
     /// Gives each peer with work one turn; returns the number of frames that went out.
     pub(super) fn flush(&mut self) -> usize {
         let mut moved = if self.state.links.is_empty() { 0 } else { self.settle_links() };
-        let moves_bulk = !self.state.fetches.is_empty() || !self.state.ready.is_empty();
-        let most = if moves_bulk { self.state.pace.begin() } else { None };
-        moved += self.run_fetches(most);
+        moved += self.run_fetches();
         for _ in 0..self.state.ready.len() {
             let Some(peer) = self.state.ready.pop_front() else {
                 break;
             };
             self.state.peers[peer.index()].scheduled = false;
-            moved += self.flush_peer(peer, most);
+            moved += self.flush_peer(peer);
             self.state.schedule(peer);
         }
         self.conceal_finished();
         moved
     }
 
-    fn flush_peer(&mut self, peer: PeerId, most: Option<usize>) -> usize {
+    fn flush_peer(&mut self, peer: PeerId) -> usize {
         let mut moved = 0;
         let mut budget = QUANTUM;
         if self.state.peers[peer.index()].is_replaying() {
@@ -64,11 +62,7 @@ impl<R: Rail> Engine<R> {
                 step = self.flush_message(peer);
             }
             if step == Step::Idle {
-                step = self.flush_bulk(peer, most.unwrap_or(usize::MAX));
-                if most.is_some() {
-                    // Others are heard before the next.
-                    budget = 0;
-                }
+                step = self.flush_bulk(peer);
             }
             match step {
                 Step::Moved(bytes) => {
@@ -177,10 +171,10 @@ impl<R: Rail> Engine<R> {
     }
 
     /// Large messages, operations on the peer's regions and answers to its own, in turn.
-    fn flush_bulk(&mut self, peer: PeerId, most: usize) -> Step {
+    fn flush_bulk(&mut self, peer: PeerId) -> Step {
         for _ in 0..3 {
             let step = match self.state.peers[peer.index()].remote.next_turn() {
-                0 => self.flush_segment(peer, most),
+                0 => self.flush_segment(peer),
                 1 => self.flush_remote(peer),
                 _ => self.flush_reply(peer),
             };
@@ -192,7 +186,7 @@ impl<R: Rail> Engine<R> {
     }
 
     /// The next segment of the large message whose turn it is.
-    fn flush_segment(&mut self, peer: PeerId, most: usize) -> Step {
+    fn flush_segment(&mut self, peer: PeerId) -> Step {
         let p = &mut self.state.peers[peer.index()];
         let Some(key) = p.bulk.front() else {
             return Step::Idle;
@@ -210,7 +204,7 @@ impl<R: Rail> Engine<R> {
         };
         let rail = &mut self.rails[p.rail];
         let left = usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX);
-        let len = rail.segment_len(op.len).min(left).min(most);
+        let len = rail.segment_len(op.len).min(left);
         let window = Gather::all(op.iov.as_slice()).window(piece.offset as usize, len);
         let message = Message::Segment { op: piece.receiver_op, offset: piece.offset };
         match rail.post(p.link, &message.frame(window)) {
@@ -234,22 +228,21 @@ impl<R: Rail> Engine<R> {
     }
 
     /// Fetches the messages that this side may fetch, of each one part.
-    fn run_fetches(&mut self, most: Option<usize>) -> usize {
-        let count = self.state.fetches.len().min(if most.is_some() { 1 } else { usize::MAX });
-        let most = most.map_or(FETCH_PART, |most| most as u64);
+    fn run_fetches(&mut self) -> usize {
+        let count = self.state.fetches.len();
         for _ in 0..count {
             if let Some(key) = self.state.fetches.pop_front() {
-                self.fetch_part(key, most);
+                self.fetch_part(key);
             }
         }
         count
     }
 
-    fn fetch_part(&mut self, key: Key, most: u64) {
+    fn fetch_part(&mut self, key: Key) {
         let Some(incoming) = self.state.incoming.get_mut(key) else { return };
         let Some(source) = incoming.source else { return };
         let (peer, sender_op, from) = (incoming.peer, incoming.sender_op, incoming.received);
-        let len = (incoming.wanted - from).min(most);
+        let len = (incoming.wanted - from).min(FETCH_PART);
         let p = &self.state.peers[peer.index()];
         let target = Gather::all(incoming.receive.iov.as_slice()).window(from as usize, len as usize);
         let rail = &mut self.rails[p.rail];

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::bulk::Pace;
 use super::loan_table::Loans;
 use super::onesided::RemoteState;
 use super::op::{CqId, Early, Incoming, IovList, MoreMemory, RecvOp, SendOp};
@@ -92,8 +91,6 @@ pub(super) struct State {
     pub(super) lending_bytes: u64,
     /// Peers with something to send, each once.
     pub(super) ready: VecDeque<PeerId>,
-    /// How much of large messages moves in a round.
-    pub(super) pace: Pace,
     /// Receives that this side fetches.
     pub(super) fetches: VecDeque<Key>,
     /// Eager messages whose memory a rail still reads.
@@ -149,7 +146,6 @@ impl State {
             loans: Loans::new(lender),
             lending_bytes: 0,
             ready: VecDeque::new(),
-            pace: Pace::default(),
             fetches: VecDeque::new(),
             in_rail: HashMap::new(),
             concealed: Vec::new(),
