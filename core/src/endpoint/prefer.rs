@@ -125,10 +125,16 @@ impl State {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
+    use crate::completion::CompletionQueue;
+    use crate::endpoint::op::{IovList, SendOp, Stage};
     use crate::endpoint::recover::conversation_with;
     use crate::endpoint::Limits;
     use crate::ledger::Unread;
+    use crate::mem::Iov;
+    use crate::rail::RemoteSource;
     use crate::wire::{Address, NetAddresses, NodeId};
 
     const PRESENT: (usize, LinkId) = (1, LinkId(7));
@@ -183,6 +189,28 @@ mod tests {
         assert_eq!(given_back(&state), []);
         state.link_broken(peer, PRESENT.0, LinkId(99), &reason);
         assert_eq!(given_back(&state), [(PRESENT.0, LinkId(99))]);
+    }
+
+    /// What a peer may fetch was exposed on the rail that is left, and is concealed there.
+    #[test]
+    fn what_was_exposed_is_concealed_on_its_own_rail() {
+        let (mut state, peer) = state(true);
+        let source = RemoteSource { rkey: 5, address: 0 };
+        let queue = state.cqs.insert(CompletionQueue::new(1));
+        state.sends.insert(SendOp {
+            peer,
+            owner: 0,
+            cq: queue,
+            context: 0,
+            iov: IovList::One(Iov::EMPTY),
+            len: 0,
+            tag: 0,
+            immediate: None,
+            sync: false,
+            stage: Stage::Announced { pieces: VecDeque::new(), source: Some(source) },
+        });
+        state.link_up(peer, BETTER.0);
+        assert_eq!(state.concealed, [(PRESENT.0, PRESENT.1, source)]);
     }
 
     #[test]
