@@ -56,8 +56,11 @@ struct State {
     register: Register,
     audit: Audit,
     /// The last updates that were sent: from where, to where.
-    encoded: Option<(Version, Version, Arc<[Vec<u8>]>)>,
+    encoded: Option<(Version, Version, Encoded)>,
 }
+
+/// Updates as they are sent, one message each.
+type Encoded = Arc<[Vec<u8>]>;
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -77,7 +80,7 @@ impl Shared {
     }
 
     /// What a follower that is at `known` misses, as it is sent, and where it is then. Made once for all who miss the same.
-    fn updates(&self, known: Version) -> Result<(Arc<[Vec<u8>]>, Version), Error> {
+    fn updates(&self, known: Version) -> Result<(Encoded, Version), Error> {
         let mut state = self.lock();
         let version = state.register.directory.version();
         // Whoever is of another life misses the same: everything.
@@ -88,7 +91,7 @@ impl Shared {
             }
         }
         let updates = state.register.directory.since(known);
-        let encoded: Result<Arc<[Vec<u8>]>, Error> =
+        let encoded: Result<Encoded, Error> =
             updates.into_iter().map(|update| Message::Update(update).encode()).collect();
         let encoded = encoded?;
         state.encoded = Some((known, version, encoded.clone()));
