@@ -112,8 +112,9 @@ fn watch(member: &Member, mut ended: UnixStream, out: &mut impl Write, json: boo
 }
 
 fn is_ended(ended: &mut UnixStream) -> io::Result<bool> {
-    match ended.read(&mut [0]) {
-        Ok(_) => Ok(true),
+    // A read with a time limit is interrupted by the signal that it waits for: `read_exact` goes on.
+    match ended.read_exact(&mut [0]) {
+        Ok(()) => Ok(true),
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(false),
         Err(e) => Err(e),
     }
