@@ -38,15 +38,14 @@ impl Audit {
     /// Notes a refusal.
     pub(crate) fn refused(&mut self, who: String, refusal: Refusal, why: &str, now: Moment) {
         let why: String = why.chars().filter(|c| !c.is_control()).take(TEXT_BYTES_MAX).collect();
-        let kind = refusal;
-        let refusal = kind.name();
-        tracing::warn!(target: "gridnet::audit", "refused {who} {refusal}: {why}");
+        let name = refusal.name();
+        tracing::warn!(target: "gridnet::audit", "refused {who} {name}: {why}");
         // Strangers do not push out what members and tickets are refused for.
-        let kept = if kind == Refusal::Stranger { &mut self.strangers } else { &mut self.known };
+        let kept = if refusal == Refusal::Stranger { &mut self.strangers } else { &mut self.known };
         if kept.len() == KEPT {
             kept.pop_front();
         }
-        kept.push_back(Line { at: now.to_string(), who, refusal: refusal.to_owned(), why });
+        kept.push_back(Line { at: now.to_string(), who, refusal: name.to_owned(), why });
     }
 
     pub(crate) fn lines(&self) -> impl Iterator<Item = &Line> {

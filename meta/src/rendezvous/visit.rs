@@ -115,8 +115,7 @@ async fn greet(
         },
         (Some(tls::ALPN_CONTROL), Some((node, until))) => match reader.next().await? {
             Message::Attach(attach) => {
-                let member = Member::attach(shared, reader, writer, (node, from), &attach).await?;
-                Ok(member.map(|member| Member { until, ..member }))
+                Member::attach(shared, reader, writer, (node, until), from, &attach).await
             }
             other => Err(unexpected(&other)),
         },
@@ -189,7 +188,8 @@ impl Member {
         shared: &Shared,
         reader: Reader,
         mut writer: Writer,
-        (node, from): (NodeId, SocketAddr),
+        (node, until): (NodeId, Moment),
+        from: SocketAddr,
         attach: &Attach,
     ) -> Result<Option<Member>, Error> {
         let attached = {
@@ -199,7 +199,7 @@ impl Member {
         match attached {
             Ok(connection) => {
                 shared.announce();
-                let (known, until) = (attach.known, Moment::now());
+                let known = attach.known;
                 Ok(Some(Member { node, connection, from, reader, writer, known, until }))
             }
             Err(denied) => {
