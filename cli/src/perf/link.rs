@@ -110,6 +110,12 @@ impl Link {
         }
     }
 
+    /// Takes the entries of the sends that are still to end.
+    #[inline]
+    pub(crate) fn take_sent(&self, in_flight: u64) -> Result<(), CallError> {
+        (0..in_flight).try_for_each(|_| self.next().map(drop))
+    }
+
     /// Allocates a region.
     pub(crate) fn allocate(&self, len: usize) -> Result<Region, CallError> {
         self.cq.allocate(len)

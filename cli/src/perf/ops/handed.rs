@@ -35,10 +35,7 @@ pub(crate) fn follow(
         in_another_thread(link, |link| {
             let mut in_flight = 0;
             (1..=count).try_for_each(|round| answer(link, task.size, is_last(round), &mut in_flight))?;
-            while in_flight > 0 {
-                link.next()?;
-                in_flight -= 1;
-            }
+            link.take_sent(in_flight)?;
             Ok::<(), Failure>(())
         })?;
     }

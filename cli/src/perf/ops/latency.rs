@@ -46,10 +46,7 @@ pub(crate) fn follow(
     for round in 1..=rounds {
         answer(link, task.size, round == rounds, &mut in_flight)?;
     }
-    while in_flight > 0 {
-        link.next()?;
-        in_flight -= 1;
-    }
+    link.take_sent(in_flight)?;
     link.verify(task.size)
 }
 
@@ -70,10 +67,7 @@ pub(super) fn round_trip(link: &Link, size: usize) -> Result<(), Failure> {
     link.send(size, TAG, &mut in_flight)?;
     link.post(size, TAG)?;
     received(link, &mut in_flight)?;
-    while in_flight > 0 {
-        link.next()?;
-        in_flight -= 1;
-    }
+    link.take_sent(in_flight)?;
     Ok(())
 }
 

@@ -56,10 +56,7 @@ pub(crate) fn follow(
     await_message(link, 0)?;
     let mut in_flight = 0;
     link.send(0, PARTING, &mut in_flight)?;
-    while in_flight > 0 {
-        link.next()?;
-        in_flight -= 1;
-    }
+    link.take_sent(in_flight)?;
     Ok(())
 }
 

@@ -47,10 +47,7 @@ pub(crate) fn follow(
         }
         link.send(0, ACK, &mut in_flight)?;
     }
-    while in_flight > 0 {
-        link.next()?;
-        in_flight -= 1;
-    }
+    link.take_sent(in_flight)?;
     link.verify(task.size)
 }
 
@@ -62,10 +59,7 @@ fn send_window(link: &Link, task: Task) -> Result<(), Failure> {
         link.send(task.size, DATA, &mut in_flight)?;
     }
     received(link, &mut in_flight)?;
-    while in_flight > 0 {
-        link.next()?;
-        in_flight -= 1;
-    }
+    link.take_sent(in_flight)?;
     Ok(())
 }
 
