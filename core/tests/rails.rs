@@ -326,3 +326,60 @@ fn rails_that_retain_have_one_eager_limit() {
         assert_eq!(counters.sends_rendezvous, by_rendezvous);
     }
 }
+
+/// Both sides open each other at the same time, and prefer different rails: one of the calls is the link, whatever comes first.
+#[test]
+fn first_calls_over_different_rails_that_cross_make_one_link() {
+    for (number, is_proving) in [(1, false), (2, false), (1, true), (2, true)] {
+        for first in [None, Some(true), Some(false)] {
+            let rails = if is_proving { TwoRails::with_proof() } else { TwoRails::new() };
+            let mut pair = Pair::strangers(rails.preferring_far(number), Setup::default());
+            let (address_a, address_b) = (*pair.a.address(), *pair.b.address());
+            pair.to_b = pair.a.engine().open(&address_b).expect("a rail leads there");
+            pair.to_a = pair.b.engine().open(&address_a).expect("a rail leads there");
+            let now = pair.fixture.tick();
+            match first {
+                Some(true) => _ = pair.a.drive(now),
+                Some(false) => _ = pair.b.drive(now),
+                None => {}
+            }
+            let mut lab = Lab(pair);
+            let begin = lab.0.fixture.now();
+            lab.assert_talks(1);
+            let what = format!("{number} prefers the far rail, {is_proving}, a first: {first:?}");
+            let took = lab.0.fixture.now().since(begin);
+            assert!(took < SECOND_NS / 10, "{what}: {took} ns");
+            let Lab(Pair { a, b, to_a, to_b, .. }) = &mut lab;
+            let from_b = b.send_with(*to_a, &[b"back!"], 2, SYNC).expect("the peer lives");
+            let receive = a.receive(exactly(*to_b, 2), 8);
+            assert_eq!(lab.0.finish_a(receive).status, Ok(()), "{what}");
+            assert_eq!(lab.0.finish_b(from_b).status, Ok(()), "{what}");
+            assert!(lab.is_up(), "{what}");
+            let [used, same] = lab.rails();
+            assert_eq!(used, same, "{what}");
+            let smaller = if number == 1 { "far" } else { "near" };
+            let expected = if is_proving { "near" } else { smaller };
+            assert_eq!(used, Some(expected), "{what}");
+            let breaks = [lab.0.a.engine().breaks(lab.0.to_b).0, lab.0.b.engine().breaks(lab.0.to_a).0];
+            assert_eq!(breaks, [0, 0], "{what}");
+        }
+    }
+}
+
+/// The side that waits for the other's call calls itself when none comes.
+#[test]
+fn who_waits_for_a_call_that_does_not_come_calls_again() {
+    let mut pair = Pair::strangers(TwoRails::new().preferring_far(2), Setup::default());
+    let (address_a, address_b) = (*pair.a.address(), *pair.b.address());
+    let nodes = [address_a.node, address_b.node];
+    pair.to_b = pair.a.engine().open(&address_b).expect("a rail leads there");
+    pair.to_a = pair.b.engine().open(&address_a).expect("a rail leads there");
+    // The call that counts is lost, after it was said that it does.
+    let now = pair.fixture.tick();
+    pair.a.drive(now);
+    pair.fixture.part(nodes, true);
+    let send = pair.b.send(pair.to_a, b"hello", 3);
+    let receive = pair.a.receive(anything(), 8);
+    assert_eq!(pair.finish_a(receive).status, Ok(()));
+    assert_eq!(pair.finish_b(send).status, Ok(()));
+}

@@ -9,7 +9,7 @@ use gridnet_core::endpoint::PeerState;
 use gridnet_core::testing::conformance::reliability::loans_survive_cuts;
 use gridnet_core::testing::loans::read;
 use gridnet_core::testing::node::{anything, Node, SendOptions};
-use gridnet_core::testing::pair::{Cutting, Fixture, Pair};
+use gridnet_core::testing::pair::{Cutting, Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
@@ -27,6 +27,8 @@ const MANY_STEPS: usize = 2_000_000;
 /// Shared memory, which fails, and TCP over the loopback interface, which does not.
 struct ShmAndTcp {
     dir: PathBuf,
+    /// The node that prefers TCP, if there is one.
+    prefers_tcp: Option<u8>,
     steps: u64,
     shears: HashMap<NodeId, Shears>,
 }
@@ -37,7 +39,7 @@ impl ShmAndTcp {
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("gridnet-two-rails-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        ShmAndTcp { dir, steps: 0, shears: HashMap::new() }
+        ShmAndTcp { dir, prefers_tcp: None, steps: 0, shears: HashMap::new() }
     }
 
     /// From now on shared memory leads nowhere, or leads to the peer again.
@@ -90,7 +92,11 @@ impl Fixture for ShmAndTcp {
     }
 
     fn rails(&mut self, address: &Address) -> Vec<AnyRail> {
-        vec![self.shm(address), ShmAndTcp::tcp(address)]
+        let mut rails = vec![self.shm(address), ShmAndTcp::tcp(address)];
+        if self.prefers_tcp == address.node.bytes().first().copied() {
+            rails.reverse();
+        }
+        rails
     }
 
     fn reached_at(&self, rail: &AnyRail, address: Address) -> Address {
@@ -221,6 +227,25 @@ fn nothing_is_lost_between_the_two() {
         moves += pair.a.engine().breaks(to_b).0 + pair.a.engine().moves(to_b);
     }
     assert!(moves > 30, "{moves} changes are too few to tell");
+}
+
+/// Each opens the other, and they prefer different rails: shared memory counts, where the system knows the processes.
+#[test]
+fn first_calls_that_cross_make_one_link() {
+    for number in [1, 2] {
+        let mut fixture = ShmAndTcp::new();
+        fixture.prefers_tcp = Some(number);
+        let mut pair = Pair::strangers(fixture, Setup::default());
+        let (address_a, address_b) = (*pair.a.address(), *pair.b.address());
+        pair.to_b = pair.a.engine().open(&address_b).expect("a rail leads there");
+        pair.to_a = pair.b.engine().open(&address_a).expect("a rail leads there");
+        let sends = [pair.a.send(pair.to_b, &[1; 20_000], 1), pair.b.send(pair.to_a, &[2; 20_000], 2)];
+        let receives = [pair.a.receive(anything(), 20_000), pair.b.receive(anything(), 20_000)];
+        assert_eq!(pair.finish_a(receives[0]).bytes, [2; 20_000], "{number} prefers tcp");
+        assert_eq!(pair.finish_b(receives[1]).bytes, [1; 20_000], "{number} prefers tcp");
+        assert_eq!((pair.finish_a(sends[0]).status, pair.finish_b(sends[1]).status), (Ok(()), Ok(())));
+        run_until_over(&mut pair, "shm");
+    }
 }
 
 #[test]

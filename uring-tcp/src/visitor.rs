@@ -92,7 +92,7 @@ impl Visitor {
     /// Says no, and why.
     fn refuse(self, why: &Refusal) {
         // Of two calls that cross one is refused: nothing to be told to people.
-        if why.error == Error::InUse {
+        if matches!(why.error, Error::InUse | Error::Again) {
             tracing::debug!(from = self.name(), reason = %why.reason, "connection refused");
         } else {
             tracing::warn!(from = self.name(), reason = %why.reason, "connection refused");

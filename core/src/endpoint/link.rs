@@ -174,8 +174,12 @@ impl Sink for RailSink<'_> {
     }
 
     fn down(&mut self, peer: PeerId, reason: Refusal) {
-        if !self.state.is_stale(peer, self.rail) && !self.state.attempt_failed(peer, self.rail, &reason) {
-            self.state.peer_down(peer, &reason);
+        let (state, rail) = (&mut *self.state, self.rail);
+        if !state.is_stale(peer, rail)
+            && !state.awaits_call(peer, rail, &reason)
+            && !state.attempt_failed(peer, rail, &reason)
+        {
+            state.peer_down(peer, &reason);
         }
     }
 

@@ -33,6 +33,7 @@
 mod answer;
 mod arrive;
 mod bulk;
+mod crossed;
 mod flush;
 mod link;
 mod loan;

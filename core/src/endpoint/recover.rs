@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::crossed::crossed;
 use super::op::Stage;
 use super::peer::{Peer, PeerState};
 use super::replay::LostFrame;
@@ -294,7 +295,7 @@ impl State {
     /// place whom another rail knows from the system: not while a link over that one is there, and of other users never.
     ///
     /// # Errors
-    /// [`Error::Unreachable`]: the real peer calls again, and finds that link gone.
+    /// [`Error::Unreachable`]: the real peer calls again, and finds that link gone; [`Error::Again`]: its call has crossed ours.
     pub(super) fn check_claim(&self, peer: PeerId, rail: usize) -> Result<(), Refusal> {
         let proves = |rail: usize| self.proves.get(rail).is_some_and(|proves| *proves);
         let Some(p) = self.peers.get(peer.index()).filter(|_| !proves(rail)) else { return Ok(()) };
@@ -302,6 +303,9 @@ impl State {
         let was_proved = (0..self.proves.len()).any(|rail| proves(rail) && carried & rail_bit(rail) != 0);
         let is_proved = p.live_link().is_some_and(|(rail, _)| proves(rail));
         if is_proved || p.user.is_some() && was_proved {
+            if p.state == PeerState::Connecting {
+                return Err(crossed());
+            }
             let why = "this node has a link over a rail that knows its process, and this one does not";
             return Err(Refusal::new(Error::Unreachable, why));
         }
@@ -327,6 +331,7 @@ impl State {
             PeerState::Broken(_) if !recovery.came_up => {}
             // It has lost that link, or prefers another rail.
             PeerState::Up if rail != p.rail && recovery.heard.is_some() => {}
+            PeerState::Connecting if rail != p.rail => return self.cross_first_calls(peer, rail, link),
             PeerState::Connecting => return Err(in_use()),
             // No call of ours is under way that the caller could wait for.
             _ => return Err(Refusal::new(Error::Unreachable, "this node is connected already")),

@@ -1,6 +1,5 @@
 //! How a conversation is taken up over a new link: both sides say how far they came, and send again what was lost.
 
-use super::peer::PeerState;
 use super::recover::{conversation_with, LinkEvent, UNTOLD};
 use super::replay::LostFrame;
 use super::Engine;
@@ -82,7 +81,7 @@ impl<R: Rail> Engine<R> {
             // The rail says so, or has said so.
             Posted::Down | Posted::Failed(_) => return 0,
         }
-        if p.state == PeerState::Connecting {
+        if is_first {
             recovery.spoke_first = recovery.heard.is_none();
             self.state.set_up(peer);
         } else {

@@ -90,7 +90,9 @@ impl Lane {
     /// A closed lane.
     ///
     /// # Safety
-    /// `arming` is valid for atomic access until [`Self::end`]; so is what `producer` and `consumer` point to.
+    /// `arming` is valid for atomic access until [`Self::end`], and after that for as long as the rail works with
+    /// [`Self::ends`]: a link that is left for another is ended by the engine first, and unmapped by the rail later. So is what
+    /// `producer` and `consumer` point to.
     pub unsafe fn new(
         producer: Producer,
         consumer: Consumer,
@@ -176,7 +178,8 @@ impl Lane {
         ends.is_open = is_open && ends.counts.is_some();
     }
 
-    /// The rail's part: nothing goes this way any more, whatever the engine says.
+    /// Nothing goes this way any more, whatever the engine says: the rail's part when the link is over, the engine's when it is
+    /// left for another.
     ///
     /// # Safety
     /// As [`Self::ends`].
@@ -240,7 +243,8 @@ impl Ends {
     /// Wakes the peer if it sleeps. To be called after each publication.
     #[inline(always)]
     pub fn ring(&mut self) {
-        // SAFETY: valid until the end of the lane, by the promise of `Lane::new`; whoever ends it does not send any more.
+        // SAFETY: by the promise of `Lane::new`. A program's call comes here only while the lane is open (`send`, `peek`), so
+        // before its end; the rail, also for a link that was left, as long as it has it mapped.
         let arming = unsafe { self.arming.as_ref() };
         if self.ringer.must_ring(arming, self.order) {
             self.wake();

@@ -18,6 +18,8 @@ const CALL_STEPS: usize = 300;
 pub struct TwoRails {
     near: Hub,
     far: Hub,
+    /// The node that prefers the far rail, if there is one.
+    prefers_far: Option<u8>,
     now: Time,
 }
 
@@ -33,7 +35,7 @@ impl TwoRails {
         let near = Hub::new().named("near").retaining().with_get();
         let far =
             Hub::with_latency(STEP_NS / 2).named("far").retaining().placing().with_segments(FAR_SEGMENT);
-        TwoRails { near, far, now: Time(0) }
+        TwoRails { near, far, prefers_far: None, now: Time(0) }
     }
 
     /// The same, where the near rail knows who its peers are.
@@ -46,6 +48,12 @@ impl TwoRails {
     pub fn with_far_eager(len: u16) -> TwoRails {
         let two = TwoRails::new();
         TwoRails { far: two.far.clone().with_eager(len), ..two }
+    }
+
+    /// The same, where the node of that number asks the far rail first.
+    #[must_use]
+    pub fn preferring_far(self, number: u8) -> TwoRails {
+        TwoRails { prefers_far: Some(number), ..self }
     }
 
     /// Where the rails of that name meet: `near`, or `far`.
@@ -79,7 +87,11 @@ impl Fixture for TwoRails {
     }
 
     fn rails(&mut self, address: &Address) -> Vec<LoopbackRail> {
-        vec![self.near.rail(address), self.far.rail(address)]
+        let mut rails = vec![self.near.rail(address), self.far.rail(address)];
+        if self.prefers_far == address.node.bytes().first().copied() {
+            rails.reverse();
+        }
+        rails
     }
 
     fn tick(&mut self) -> Time {
