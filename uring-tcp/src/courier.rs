@@ -2,8 +2,8 @@
 //!
 //! Of several small messages between two rounds of polling the first is sent at once, unless there were several before as well; the
 //! others wait for the next round, or until there are enough: a call to the kernel costs as much as some hundred frames. A program need not poll for a long time, though.
-//! So connections on which something waits are put into a list, and the thread looks through it every [`LINGER`]. It starts with the
-//! first message that waits, and sleeps while none does. All that it touches is behind the lock of a connection's [`Line`].
+//! So connections on which something waits are put into a list, and the thread looks through it every [`LINGER`]. It starts once
+//! [`EARLY`] messages were to wait, so that nobody waits for it who only connects, and sleeps while none waits. All that it touches is behind the lock of a connection's [`Line`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,9 +21,14 @@ const LONG_LINGER: Duration = Duration::from_micros(400);
 /// Looks in vain before the thread sleeps until it is woken, which costs the sender a call.
 const PATIENCE: u32 = 50;
 
+/// Messages that are sent by themselves instead of waiting, before there is a thread.
+const EARLY: u32 = 64;
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Courier {
+    /// Messages that were to wait before there was a thread.
+    early: u32,
     shared: Option<Arc<Shared>>,
     thread: Option<JoinHandle<()>>,
     /// There is no thread to be had: nothing may wait.
@@ -52,13 +57,18 @@ impl Shared {
 impl Courier {
     /// Has the line looked at some time soon; false when there is nobody who could.
     pub(crate) fn take(&mut self, line: &Arc<Line>) -> bool {
-        if !line.must_be_listed() {
-            return true;
-        }
         if self.thread.is_none() {
+            self.early += 1;
+            if self.early <= EARLY {
+                return false;
+            }
+            self.early = EARLY;
             self.start();
         }
         let Some(shared) = &self.shared else { return false };
+        if !line.must_be_listed() {
+            return true;
+        }
         let mut list = shared.list();
         list.lines.push_back(Arc::clone(line));
         let is_asleep = std::mem::replace(&mut list.is_asleep, false);
@@ -134,5 +144,34 @@ fn run(shared: &Shared) {
         if list.has_ended {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Window;
+    use crate::out::Out;
+    use crate::socket::pair;
+
+    fn line() -> Arc<Line> {
+        Arc::new(Line::new(pair().0, Out::new(Window { bytes: 1 << 20, frames: 64 }, true)))
+    }
+
+    #[test]
+    fn the_thread_starts_when_it_pays() {
+        let (mut courier, line) = (Courier::default(), line());
+        for _ in 0..EARLY {
+            assert!(!courier.take(&line) && courier.thread.is_none());
+        }
+        assert!(courier.take(&line) && courier.thread.is_some());
+    }
+
+    #[test]
+    fn nothing_waits_for_a_thread_that_is_not_to_be_had() {
+        let mut courier = Courier::default();
+        courier.is_absent = true;
+        let line = line();
+        assert!((0..2 * EARLY).all(|_| !courier.take(&line)));
     }
 }

@@ -68,7 +68,7 @@ impl Page {
         let (place, file) = Place::create(dir, who.local.node).map_err(|e| failed("making the page", &e))?;
         let map = ftruncate(&file, PAGE_BYTES as i64)
             .map_err(std::io::Error::from)
-            .and_then(|()| take_memory(&file, 0, ROWS_OFFSET))
+            .and_then(|()| take_memory(&file, 0, ROWS_OFFSET + ROWS_AT_A_TIME * size_of::<PeerRow>()))
             .and_then(|()| MmapOptions::new().len(PAGE_BYTES).map_raw(&file))
             // The page is the parent's: a forked child gets `GRIDNET_ERR_FORKED` before it could write.
             .and_then(|map| map.advise(Advice::DontFork).map(|()| map));
@@ -191,7 +191,8 @@ impl PageLedger {
         if self.used >= self.bound {
             return None;
         }
-        if self.used.is_multiple_of(ROWS_AT_A_TIME) {
+        // For the first it was taken when the page was made: connecting does not wait for it.
+        if self.used > 0 && self.used.is_multiple_of(ROWS_AT_A_TIME) {
             let from = ROWS_OFFSET + self.used * size_of::<PeerRow>();
             let len = ROWS_AT_A_TIME.min(ROWS - self.used) * size_of::<PeerRow>();
             if let Err(e) = take_memory(&self.page.file, from, len) {
