@@ -15,6 +15,7 @@ mod explain;
 mod failure;
 mod info;
 mod lab;
+mod lossy;
 mod perf;
 mod raw_tcp;
 mod session;

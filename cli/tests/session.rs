@@ -3,12 +3,14 @@
 mod common;
 
 use common::{gridnet, run, succeed};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Lines};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
 
 /// A session in a directory of its own, and where its rendez-vous node is to listen.
 struct Session {
@@ -115,6 +117,42 @@ fn members_see_each_other_come_and_go_until_one_is_revoked() {
     assert_eq!(session.status()["refusals"]["revoked"].as_u64(), Some(1));
     assert_eq!(served.end(), Some(0));
     assert!(!session.dir.join("control.sock").exists());
+}
+
+#[test]
+fn a_rendezvous_node_that_nobody_reads_goes_on() {
+    let session = Session::new("unread");
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let mut served = gridnet(&["session", "serve", "--dir", session.dir()]);
+    let served = served.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+    let mut served = Served(served);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(&session.address).is_err() {
+        assert!(Instant::now() < deadline, "it does not listen");
+        std::thread::yield_now();
+    }
+    let strangers = || session.status()["refusals"]["stranger"].as_u64().unwrap_or(0);
+    while strangers() < 100 {
+        assert!(Instant::now() < deadline, "it does not hear strangers any more");
+        (0..20).for_each(|_| drop(TcpStream::connect(&session.address)));
+    }
+    assert!(succeed(&["session", "join", &session.file("ticket")]).starts_with("joined as node "));
+    rustix::process::kill_process(Pid::from_child(&served.0), Signal::INT).unwrap();
+    assert_eq!(served.0.wait().unwrap().code(), Some(0));
+    drop(reader.read(&mut [0; 1]));
+}
+
+/// A rendez-vous node whose words are not read here.
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

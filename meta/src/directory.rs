@@ -1,21 +1,28 @@
-//! The directory of a session: which nodes there are. Kept by the rendez-vous node, followed by all others.
+//! The directory of a session: which nodes there are, and which are revoked. Kept by the rendez-vous node, followed by all others.
 //!
 //! Each change has a number. A follower says how far it is and gets what it misses, so that updates may be lost or late:
 //! the next one repairs it. A rendez-vous node that has been started again begins a new epoch, and its followers begin anew.
+//! Changes are records: a follower counts one of a kind that it does not know, and passes it on.
+
+mod change;
+mod follower;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use gridnet_core::wire::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Moment;
 use crate::name::Name;
+use crate::record::Extras;
+
+pub use change::{Change, Departure, Update};
+pub use follower::{Follower, Gap};
 
 /// Changes that are kept for followers that are behind; who is further behind gets everything.
 const LOG_MAX: usize = 1024;
-/// Entries that a follower takes, far beyond what a rendez-vous node serves.
-const ENTRIES_MAX: usize = 1 << 20;
-/// Entries or changes in one update, which must fit a message.
-pub const UPDATE_ENTRIES_MAX: usize = 256;
+/// Changes in one update take at most so many bytes, which fit a message.
+const UPDATE_BYTES: usize = 48 << 10;
 
 /// A node id, as control messages carry it.
 pub(crate) mod node_bytes {
@@ -44,27 +51,15 @@ pub struct Entry {
     pub label: Name,
     /// When it came, in seconds after 1970 began, by the clock of the rendez-vous node.
     pub since: i64,
+    /// Fields of later versions.
+    pub more: Extras,
 }
 
-/// Why a node is not there any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Departure {
-    /// It said so.
-    Left,
-    /// It was not heard of any more.
-    Lost,
-    /// It was revoked.
-    Revoked,
-}
-
-/// One change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
-    /// A node came, or says something else of itself.
-    Joined(Entry),
-    /// A node went.
-    Left(#[serde(with = "node_bytes")] NodeId, Departure),
+impl Entry {
+    /// Whether it is the same but for when it came: to a rendez-vous node that was started again, that is no news.
+    fn is_same_but_since(&self, other: &Entry) -> bool {
+        *self == Entry { since: self.since, ..other.clone() }
+    }
 }
 
 /// How far a follower is.
@@ -76,42 +71,31 @@ pub struct Version {
     pub number: u64,
 }
 
-/// What a follower gets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Update {
-    /// Changes after `from`, up to `from` and their number.
-    Changes {
-        /// Where they begin.
-        from: Version,
-        /// One after the other.
-        changes: Vec<Change>,
-    },
-    /// A part of all that there is.
-    Snapshot {
-        /// Of which state it is.
-        version: Version,
-        /// Entries before those of this part.
-        before: u64,
-        /// Whether nothing follows.
-        is_last: bool,
-        /// The entries, by node.
-        entries: Vec<Entry>,
-    },
+/// What a follower tells its program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A node came, or something else is said of it.
+    Joined(Entry),
+    /// A node went.
+    Left(NodeId, Departure),
 }
 
-/// The directory as the rendez-vous node keeps it.
-#[derive(Debug)]
+/// The directory as the rendez-vous node keeps it, or as a follower knows it.
+#[derive(Debug, Clone, Default)]
 pub struct Directory {
     version: Version,
     entries: BTreeMap<NodeId, Entry>,
+    /// Revoked nodes, and when the last certificate of each has ended.
+    revoked: BTreeMap<NodeId, Moment>,
     log: VecDeque<Change>,
+    log_max: usize,
 }
 
 impl Directory {
     /// An empty one; `epoch` is another one in each life of the rendez-vous node, and not 0.
     pub fn new(epoch: u64) -> Directory {
         let version = Version { epoch: epoch.max(1), number: 0 };
-        Directory { version, entries: BTreeMap::new(), log: VecDeque::new() }
+        Directory { version, log_max: LOG_MAX, ..Directory::default() }
     }
 
     /// Where it is.
@@ -124,24 +108,53 @@ impl Directory {
         self.entries.values()
     }
 
+    /// What is known of a node.
+    pub fn entry(&self, node: NodeId) -> Option<&Entry> {
+        self.entries.get(&node)
+    }
+
     /// Whether a node is there.
     pub fn contains(&self, node: NodeId) -> bool {
         self.entries.contains_key(&node)
     }
 
+    /// Whether a node was revoked.
+    pub fn is_revoked(&self, node: NodeId) -> bool {
+        self.revoked.contains_key(&node)
+    }
+
+    /// The revoked nodes whose certificates may not have ended.
+    pub fn revoked(&self) -> impl ExactSizeIterator<Item = NodeId> + '_ {
+        self.revoked.keys().copied()
+    }
+
     /// A node has come, or says something else of itself.
     pub fn join(&mut self, entry: Entry) {
         if self.entries.get(&entry.node) != Some(&entry) {
-            self.entries.insert(entry.node, entry.clone());
-            self.note(Change::Joined(entry));
+            self.change(Change::Joined(entry));
         }
     }
 
     /// A node has gone.
     pub fn leave(&mut self, node: NodeId, why: Departure) {
-        if self.entries.remove(&node).is_some() {
-            self.note(Change::Left(node, why));
+        if self.entries.contains_key(&node) {
+            self.change(Change::Left(node, why));
         }
+    }
+
+    /// A node was revoked. It is told until `until`, when its last certificate has ended.
+    pub fn revoke(&mut self, node: NodeId, until: Moment) {
+        self.leave(node, Departure::Revoked);
+        if self.revoked.get(&node) != Some(&until) {
+            self.change(Change::Revoked(node, until));
+        }
+    }
+
+    /// Forgets revocations of nodes whose certificates have ended.
+    pub fn forget_ended(&mut self, now: Moment) {
+        let ended: Vec<NodeId> =
+            self.revoked.iter().filter(|(_, until)| now >= **until).map(|(node, _)| *node).collect();
+        ended.into_iter().for_each(|node| drop(self.change(Change::Forgotten(node))));
     }
 
     /// What a follower that is at `known` misses, in parts; nothing when it is up to date.
@@ -158,152 +171,81 @@ impl Directory {
         }
     }
 
-    fn note(&mut self, change: Change) {
-        self.version.number += 1;
+    /// Does a change, and keeps it for those that are behind.
+    fn change(&mut self, change: Change) -> Option<Event> {
+        let event = self.apply(&change);
+        self.version.number = self.version.number.wrapping_add(1);
         self.log.push_back(change);
-        if self.log.len() > LOG_MAX {
+        if self.log.len() > self.log_max {
             self.log.pop_front();
+        }
+        event
+    }
+
+    fn apply(&mut self, change: &Change) -> Option<Event> {
+        match change {
+            Change::Joined(entry) => {
+                let before = self.entries.insert(entry.node, entry.clone());
+                (before.as_ref() != Some(entry)).then(|| Event::Joined(entry.clone()))
+            }
+            Change::Left(node, why) => self.entries.remove(node).map(|_| Event::Left(*node, *why)),
+            Change::Revoked(node, until) => {
+                self.revoked.insert(*node, *until);
+                None
+            }
+            Change::Forgotten(node) => {
+                self.revoked.remove(node);
+                None
+            }
+            Change::Other(..) => None,
         }
     }
 
     fn changes(&self, known: Version, first: usize) -> Vec<Update> {
-        let missing: Vec<&Change> = self.log.range(first..).collect();
         let mut from = known;
         let mut updates = Vec::new();
-        for part in missing.chunks(UPDATE_ENTRIES_MAX) {
-            updates.push(Update::Changes {
-                from,
-                changes: part.iter().map(|change| (*change).clone()).collect(),
-            });
-            from.number += part.len() as u64;
+        for changes in parts(self.log.range(first..).cloned()) {
+            let count = changes.len() as u64;
+            updates.push(Update::Changes { from, changes });
+            from.number += count;
         }
         updates
     }
 
     fn snapshot(&self) -> Vec<Update> {
-        let entries: Vec<&Entry> = self.entries.values().collect();
-        let parts: Vec<&[&Entry]> = match entries.is_empty() {
-            true => vec![&[]],
-            false => entries.chunks(UPDATE_ENTRIES_MAX).collect(),
-        };
+        let entries = self.entries.values().cloned().map(Change::Joined);
+        let revoked = self.revoked.iter().map(|(node, until)| Change::Revoked(*node, *until));
+        let mut parts = parts(entries.chain(revoked));
+        if parts.is_empty() {
+            parts.push(Vec::new());
+        }
         let last = parts.len() - 1;
-        let part = |(index, entries): (usize, &&[&Entry])| Update::Snapshot {
-            version: self.version,
-            before: (index * UPDATE_ENTRIES_MAX) as u64,
-            is_last: index == last,
-            entries: entries.iter().map(|entry| (*entry).clone()).collect(),
+        let mut before = 0;
+        let part = |(index, changes): (usize, Vec<Change>)| {
+            let (first, count) = (before, changes.len() as u64);
+            before += count;
+            Update::Snapshot { version: self.version, before: first, is_last: index == last, changes }
         };
-        parts.iter().enumerate().map(part).collect()
+        parts.into_iter().enumerate().map(part).collect()
     }
 }
 
-/// What a follower tells its program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A node came.
-    Joined(Entry),
-    /// A node went.
-    Left(NodeId, Departure),
-}
-
-/// An update does not go on where the follower is: it is to ask for what it misses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap;
-
-/// The directory as a follower knows it.
-#[derive(Debug, Default)]
-pub struct Follower {
-    version: Version,
-    entries: BTreeMap<NodeId, Entry>,
-    /// The snapshot that is coming.
-    coming: Option<(Version, BTreeMap<NodeId, Entry>)>,
-}
-
-impl Follower {
-    /// How far it is.
-    pub fn version(&self) -> Version {
-        self.version
-    }
-
-    /// Who is there.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.entries.values()
-    }
-
-    /// Takes an update; what has changed by it.
-    ///
-    /// # Errors
-    /// [`Gap`] when something is missing before it. Nothing has changed then.
-    pub fn take(&mut self, update: Update) -> Result<Vec<Event>, Gap> {
-        match update {
-            Update::Changes { from, changes } => self.take_changes(from, changes),
-            Update::Snapshot { version, before, is_last, entries } => {
-                self.take_snapshot(version, before, is_last, entries)
-            }
+/// As many changes together as surely fit a message.
+fn parts(changes: impl Iterator<Item = Change>) -> Vec<Vec<Change>> {
+    let mut parts: Vec<Vec<Change>> = Vec::new();
+    let mut room = 0;
+    for change in changes {
+        let size = change.size_max();
+        if size > room {
+            parts.push(Vec::new());
+            room = UPDATE_BYTES;
+        }
+        room = room.saturating_sub(size);
+        if let Some(part) = parts.last_mut() {
+            part.push(change);
         }
     }
-
-    fn take_changes(&mut self, from: Version, changes: Vec<Change>) -> Result<Vec<Event>, Gap> {
-        if from.epoch != self.version.epoch || from.number > self.version.number {
-            return Err(Gap);
-        }
-        self.coming = None;
-        // What is known already comes again when an update was late.
-        let known = usize::try_from(self.version.number - from.number).unwrap_or(usize::MAX);
-        let mut events = Vec::new();
-        for change in changes.into_iter().skip(known) {
-            self.version.number = self.version.number.wrapping_add(1);
-            match change {
-                Change::Joined(entry) => {
-                    self.entries.insert(entry.node, entry.clone());
-                    events.push(Event::Joined(entry));
-                }
-                Change::Left(node, why) => {
-                    if self.entries.remove(&node).is_some() {
-                        events.push(Event::Left(node, why));
-                    }
-                }
-            }
-        }
-        Ok(events)
-    }
-
-    fn take_snapshot(
-        &mut self,
-        version: Version,
-        before: u64,
-        is_last: bool,
-        entries: Vec<Entry>,
-    ) -> Result<Vec<Event>, Gap> {
-        if version.epoch == self.version.epoch && version.number <= self.version.number {
-            // It is late: that and more is known.
-            return Ok(Vec::new());
-        }
-        let mut coming = match self.coming.take() {
-            _ if before == 0 => BTreeMap::new(),
-            Some((of, coming))
-                if of == version && coming.len() as u64 == before && coming.len() < ENTRIES_MAX =>
-            {
-                coming
-            }
-            _ => return Err(Gap),
-        };
-        coming.extend(entries.into_iter().map(|entry| (entry.node, entry)));
-        if !is_last {
-            self.coming = Some((version, coming));
-            return Ok(Vec::new());
-        }
-        let earlier = std::mem::replace(&mut self.entries, coming);
-        self.version = version;
-        let gone = earlier.keys().filter(|node| !self.entries.contains_key(node));
-        let mut events: Vec<Event> = gone.map(|node| Event::Left(*node, Departure::Lost)).collect();
-        // When it came back to a rendez-vous node that was started again is no news.
-        let is_same = |a: &Entry, b: &Entry| (&a.cluster, &a.label) == (&b.cluster, &b.label);
-        let come =
-            self.entries.iter().filter(|(node, entry)| !earlier.get(node).is_some_and(|e| is_same(e, entry)));
-        events.extend(come.map(|(_, entry)| Event::Joined(entry.clone())));
-        Ok(events)
-    }
+    parts
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | `authority.rs`, `identity.rs` | who certifies, and who is certified |
 //! | `tls.rs` | connections, with both sides proved |
 //! | `message.rs`, `channel.rs` | what is said over them |
+//! | `record.rs` | how all of that stays open to what comes later |
 //! | `directory.rs` | who is there, and how those who follow keep up |
 //! | `register.rs`, `rate.rs`, `audit.rs` | the rendez-vous node's judgement, without I/O, and what it has refused |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
@@ -31,6 +32,7 @@ pub mod name;
 mod private;
 mod random;
 mod rate;
+pub mod record;
 mod register;
 pub mod rendezvous;
 pub mod secret;

@@ -146,6 +146,11 @@ impl Member {
         self.shared.lock().follower.entries().cloned().collect()
     }
 
+    /// Whether a node was revoked, as far as this member knows the directory: also when nobody serves the session any more.
+    pub fn is_revoked(&self, node: NodeId) -> bool {
+        self.shared.lock().follower.directory().is_revoked(node)
+    }
+
     /// Who is there, and from now on events tell what changes.
     pub fn watch_nodes(&self) -> Vec<Entry> {
         let mut state = self.shared.lock();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::directory::{node_bytes, Update, Version};
 use crate::error::{Error, Refusal};
 use crate::name::Name;
+use crate::record::{fields, raw, Extras};
 use gridnet_core::wire::NodeId;
 
 /// Bit of a kind that must be understood.
@@ -29,6 +30,7 @@ pub struct Join {
     /// Proves to know its secret, on this connection, for this request.
     pub proof: [u8; 32],
     /// Request for a certificate (PKCS #10, RFC 2986), in DER.
+    #[serde(with = "raw")]
     pub request: Vec<u8>,
 }
 
@@ -39,6 +41,7 @@ pub struct Joined {
     #[serde(with = "node_bytes")]
     pub node: NodeId,
     /// Its certificate, in DER.
+    #[serde(with = "raw")]
     pub certificate: Vec<u8>,
     /// What the clock of the rendez-vous node says, in seconds after 1970 began.
     pub clock: i64,
@@ -53,6 +56,8 @@ pub struct Attach {
     pub label: Name,
     /// How far it knows the directory.
     pub known: Version,
+    /// Fields of later versions: they go into its entry.
+    pub more: Extras,
 }
 
 /// A refusal, after which the connection ends.
@@ -168,18 +173,17 @@ impl Message {
     }
 }
 
-fn fields_of<Body: DeserializeOwned>(kind: u16, fields: &[u8]) -> Result<Body, Error> {
+fn fields_of<Body: DeserializeOwned>(kind: u16, bytes: &[u8]) -> Result<Body, Error> {
     // What comes behind the fields was added later.
-    let taken = postcard::take_from_bytes(fields);
-    taken
-        .map(|(body, _)| body)
-        .map_err(|e| Error::Peer(format!("control message {kind:#06x} makes no sense: {e}")))
+    fields(bytes).map_err(|e| Error::Peer(format!("control message {kind:#06x} makes no sense: {e}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::{Change, Departure, Entry, UPDATE_ENTRIES_MAX};
+    use crate::clock::Moment;
+    use crate::directory::{Change, Departure, Directory, Entry};
+    use crate::record::EXTRAS_BYTES_MAX;
     use proptest::prelude::*;
 
     fn node(byte: u8) -> NodeId {
@@ -191,18 +195,26 @@ mod tests {
     }
 
     fn some() -> Vec<Message> {
-        let entry = Entry { node: node(1), cluster: name("c"), label: name("h.1"), since: 9 };
-        let changes = vec![Change::Joined(entry.clone()), Change::Left(node(2), Departure::Lost)];
+        let more = Extras::default().with(5, b"new").unwrap();
+        let entry =
+            Entry { node: node(1), cluster: name("c"), label: name("h.1"), since: 9, more: more.clone() };
+        let changes = vec![
+            Change::Joined(entry),
+            Change::Left(node(2), Departure::Lost),
+            Change::Revoked(node(3), Moment::from_unix(7)),
+            Change::Forgotten(node(4)),
+            Change::Other(99, Box::from(&b"later"[..])),
+        ];
         let version = Version { epoch: 3, number: 4 };
         vec![
             Message::Join(Join { ticket: node(1), proof: [7; 32], request: vec![1, 2] }),
             Message::Joined(Joined { node: node(1), certificate: vec![4], clock: -5 }),
-            Message::Attach(Attach { cluster: name("c"), label: name("l"), known: version }),
+            Message::Attach(Attach { cluster: name("c"), label: name("l"), known: version, more }),
             Message::Renew(vec![1]),
             Message::Renewed(vec![2]),
             Message::Refused(Refused { refusal: Refusal::UsedUp, reason: "why".into() }),
-            Message::Update(Update::Changes { from: version, changes }),
-            Message::Update(Update::Snapshot { version, before: 1, is_last: true, entries: vec![entry] }),
+            Message::Update(Update::Changes { from: version, changes: changes.clone() }),
+            Message::Update(Update::Snapshot { version, before: 1, is_last: true, changes }),
             Message::Missing(version),
             Message::Ping(1),
             Message::Pong(u64::MAX),
@@ -240,16 +252,22 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_update_fits() {
+    fn the_largest_updates_fit() {
         let longest = name(&"n".repeat(crate::name::NAME_BYTES_MAX));
-        let entry = Entry { node: node(255), cluster: longest.clone(), label: longest, since: i64::MAX };
-        let version = Version { epoch: u64::MAX, number: u64::MAX };
-        let changes = vec![Change::Joined(entry.clone()); UPDATE_ENTRIES_MAX];
-        Message::Update(Update::Changes { from: version, changes }).encode().unwrap();
-        let entries = vec![entry; UPDATE_ENTRIES_MAX];
-        Message::Update(Update::Snapshot { version, before: u64::MAX, is_last: false, entries })
-            .encode()
-            .unwrap();
+        let more = Extras::default().with(u16::MAX, &[7; EXTRAS_BYTES_MAX - 4]).unwrap();
+        let mut directory = Directory::new(u64::MAX);
+        for number in 1..=500u128 {
+            let node = NodeId::new((number << 64 | 1).to_be_bytes()).unwrap();
+            let (cluster, label, more) = (longest.clone(), longest.clone(), more.clone());
+            directory.join(Entry { node, cluster, label, since: i64::MIN, more });
+        }
+        let at = directory.version();
+        let mut known = vec![Version::default(), Version { number: at.number - 300, ..at }];
+        while let Some(known) = known.pop() {
+            let updates = directory.since(known);
+            assert!(updates.len() > 4);
+            updates.into_iter().for_each(|update| drop(Message::Update(update).encode().unwrap()));
+        }
     }
 
     proptest! {

@@ -1,12 +1,12 @@
 //! The rendez-vous node's judgement: who may join, who is there. No sockets, no clock: both are handed in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
 
-use crate::authority::Authority;
+use crate::authority::{Authority, CLOCK_SKEW};
 use crate::clock::Moment;
 use crate::directory::{Departure, Directory, Entry};
 use crate::error::{Error, Refusal};
@@ -52,6 +52,9 @@ impl Default for Rules {
 /// Requests of one node for the directory, a certificate or a new connection, per second.
 const ASKED_PER_SECOND: u32 = 10;
 
+/// Revoked nodes that are kept, and told to members: some 300 KB of the directory.
+const REVOKED_MAX: usize = 16_384;
+
 /// A refusal, and what it says.
 pub(crate) type Denied = (Refusal, String);
 
@@ -61,7 +64,8 @@ pub(crate) struct Register {
     authority: Authority,
     rules: Rules,
     pub(crate) tickets: BTreeMap<NodeId, TicketState>,
-    pub(crate) revoked: BTreeSet<NodeId>,
+    /// Revoked nodes, and when the last certificate of each has surely ended.
+    pub(crate) revoked: BTreeMap<NodeId, Moment>,
     pub(crate) directory: Directory,
     /// The connection over which a node is there.
     attached: BTreeMap<NodeId, u64>,
@@ -79,7 +83,7 @@ impl Register {
             authority,
             rules,
             tickets: BTreeMap::new(),
-            revoked: BTreeSet::new(),
+            revoked: BTreeMap::new(),
             directory: Directory::new(epoch),
             attached: BTreeMap::new(),
             connections: 0,
@@ -152,7 +156,7 @@ impl Register {
 
     /// A member is there; the number of its connection. The one it had before counts no more.
     pub(crate) fn attach(&mut self, node: NodeId, attach: &Attach, clock: Moment) -> Result<u64, Denied> {
-        let refused = if self.revoked.contains(&node) {
+        let refused = if self.revoked.contains_key(&node) {
             Some((Refusal::Revoked, format!("node {node} was revoked")))
         } else if self.directory.entries().len() >= self.rules.nodes_max && !self.directory.contains(node) {
             Some((Refusal::Limit, format!("{} nodes are there, which is the most", self.rules.nodes_max)))
@@ -166,7 +170,8 @@ impl Register {
         self.connections += 1;
         self.attached.insert(node, self.connections);
         let (cluster, label) = (attach.cluster.clone(), attach.label.clone());
-        self.directory.join(Entry { node, cluster, label, since: clock.unix() });
+        let more = attach.more.clone();
+        self.directory.join(Entry { node, cluster, label, since: clock.unix(), more });
         Ok(self.connections)
     }
 
@@ -185,7 +190,7 @@ impl Register {
 
     /// A new certificate for a member.
     pub(crate) fn renew(&mut self, node: NodeId, request: &[u8], clock: Moment) -> Result<Vec<u8>, Denied> {
-        if self.revoked.contains(&node) {
+        if self.revoked.contains_key(&node) {
             self.count(Refusal::Revoked);
             return Err((Refusal::Revoked, format!("node {node} was revoked")));
         }
@@ -196,11 +201,36 @@ impl Register {
         })
     }
 
-    /// Takes a node out of the session, for good. Whether it was there.
-    pub(crate) fn revoke(&mut self, node: NodeId) -> bool {
-        self.revoked.insert(node);
-        self.directory.leave(node, Departure::Revoked);
-        self.attached.remove(&node).is_some()
+    /// Takes a node out of the session, for good. Whether it was there; `None` when there is no room for more.
+    pub(crate) fn revoke(&mut self, node: NodeId, clock: Moment) -> Option<bool> {
+        self.directory.forget_ended(clock);
+        if self.revoked.len() >= REVOKED_MAX && !self.revoked.contains_key(&node) {
+            // Who has no certificate any more is refused without being known.
+            self.revoked.retain(|_, until| clock < *until);
+            if self.revoked.len() >= REVOKED_MAX {
+                return None;
+            }
+        }
+        let end = self.last_certificates_end(clock);
+        let until = *self.revoked.entry(node).or_insert(end);
+        self.directory.revoke(node, until);
+        Some(self.attached.remove(&node).is_some())
+    }
+
+    /// Nodes that were revoked before this start; `None`: it is not known until when it matters.
+    pub(crate) fn revoked_before(&mut self, revoked: BTreeMap<NodeId, Option<Moment>>, clock: Moment) {
+        let end = self.last_certificates_end(clock);
+        self.revoked = revoked.into_iter().map(|(node, until)| (node, until.unwrap_or(end))).collect();
+        for (node, until) in &self.revoked {
+            if clock < *until {
+                self.directory.revoke(*node, *until);
+            }
+        }
+    }
+
+    /// When certificates have ended that were made until now, by any clock that is right enough.
+    fn last_certificates_end(&self, clock: Moment) -> Moment {
+        clock.after(self.rules.certificate_lifetime).after(2 * CLOCK_SKEW)
     }
 
     /// Counts a refusal.

@@ -108,7 +108,10 @@ impl Shared {
     fn revoke(&self, node: gridnet_core::wire::NodeId) -> Result<bool, Error> {
         let (was_there, kept) = {
             let mut state = self.lock();
-            (state.register.revoke(node), self.store.keep_revoked(&state.register.revoked))
+            let was_there = state.register.revoke(node, Moment::now()).ok_or_else(|| {
+                Error::Config("as many nodes are revoked as can be told: it is time for a new session".into())
+            })?;
+            (was_there, self.store.keep_revoked(&state.register.revoked))
         };
         self.announce();
         kept.map(|()| was_there)
@@ -129,7 +132,7 @@ impl Shared {
             session: self.store.session().to_string(),
             nodes: state.register.directory.entries().cloned().map(NodeStatus::from).collect(),
             joined: state.register.joined,
-            revoked: state.register.revoked.iter().map(ToString::to_string).collect(),
+            revoked: state.register.revoked.keys().map(ToString::to_string).collect(),
             refusals: refusals.map(|(refusal, count)| (refusal.name().to_owned(), *count)).collect(),
             refused: state.audit.lines().cloned().collect(),
         }
@@ -212,7 +215,7 @@ impl Rendezvous {
         let tls = tls::server(authority.certificate(), tls::always(certified))?;
         let mut register = Register::new(authority, rules, crate::random::word()?);
         register.tickets = store.tickets(now)?;
-        register.revoked = store.revoked()?;
+        register.revoked_before(store.revoked()?, now);
         let admin = admin::listen(&store)?;
         let listeners = store.listen().iter().map(listen).collect::<Result<Vec<_>, _>>()?;
         let address =
@@ -249,7 +252,8 @@ impl Rendezvous {
     /// Takes a node out of the session for good. Whether it was there.
     ///
     /// # Errors
-    /// [`Error::System`] when that cannot be kept on disk; it holds until the next start then.
+    /// [`Error::System`] when that cannot be kept on disk; it holds until the next start then. [`Error::Config`] when 16,384
+    /// are revoked whose certificates may be valid.
     pub fn revoke(&self, node: gridnet_core::wire::NodeId) -> Result<bool, Error> {
         self.shared.revoke(node)
     }

@@ -5,11 +5,11 @@
 //! | `session.toml` | the session's id, where it listens, how it is called |
 //! | `authority.pem`, `authority.key` | the authority |
 //! | `tickets.toml` | tickets: secret, end, how many may still join |
-//! | `revoked` | revoked nodes, one a line |
+//! | `revoked` | revoked nodes, one a line, and when their last certificates end (seconds after 1970 began) |
 //! | `ticket` | the first ticket, to be handed out |
 //! | `lock` | locked by whoever changes anything of it |
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -234,24 +234,41 @@ impl Store {
         private::write(&self.file("tickets.toml"), text.as_bytes())
     }
 
-    /// The revoked nodes.
-    pub(crate) fn revoked(&self) -> Result<BTreeSet<NodeId>, Error> {
+    /// The revoked nodes, and when the last certificate of each ends, where that is known.
+    pub(crate) fn revoked(&self) -> Result<BTreeMap<NodeId, Option<Moment>>, Error> {
         let path = self.file("revoked");
         if !path.exists() {
-            return Ok(BTreeSet::new());
+            return Ok(BTreeMap::new());
         }
         let text = private::read(&path)?;
         let node = |(at, line): (usize, &str)| {
-            let wrong =
-                |_| Error::Config(format!("{}, line {}: 32 hexadecimal digits", path.display(), at + 1));
-            line.parse().map_err(wrong)
+            let wrong = || {
+                let expected = "32 hexadecimal digits, and a number of seconds";
+                Error::Config(format!("{}, line {}: {expected}", path.display(), at + 1))
+            };
+            let (node, until) =
+                line.split_once(' ').map_or((line, None), |(node, until)| (node, Some(until)));
+            let until =
+                until.map(|until| until.parse().map(Moment::from_unix).map_err(|_| wrong())).transpose()?;
+            Ok((node.parse().map_err(|_| wrong())?, until))
         };
         text.lines().enumerate().map(node).collect()
     }
 
-    pub(crate) fn keep_revoked(&self, revoked: &BTreeSet<NodeId>) -> Result<(), Error> {
-        let lines: String = revoked.iter().map(|node| format!("{node}\n")).collect();
-        private::write(&self.file("revoked"), lines.as_bytes())
+    pub(crate) fn keep_revoked(&self, revoked: &BTreeMap<NodeId, Moment>) -> Result<(), Error> {
+        let line = |(node, until): (&NodeId, &Moment)| format!("{node} {}\n", until.unix());
+        private::write(&self.file("revoked"), revoked.iter().map(line).collect::<String>().as_bytes())
+    }
+
+    /// One more, while nobody serves the session: the next who does says until when it matters.
+    pub(crate) fn add_revoked(&self, node: NodeId) -> Result<(), Error> {
+        let mut revoked = self.revoked()?;
+        revoked.entry(node).or_insert(None);
+        let line = |(node, until): (&NodeId, &Option<Moment>)| match until {
+            Some(until) => format!("{node} {}\n", until.unix()),
+            None => format!("{node}\n"),
+        };
+        private::write(&self.file("revoked"), revoked.iter().map(line).collect::<String>().as_bytes())
     }
 
     /// Keeps all others from serving the session, or changing it, as long as it is held; `None` when somebody else holds it.
@@ -338,15 +355,17 @@ mod tests {
         let once = NewTicket { lifetime: HOUR, uses: Some(1) };
         let second = store.new_ticket(&store.authority().unwrap(), once, now).unwrap();
         let mut tickets = store.tickets(now).unwrap();
-        assert_eq!(tickets.keys().copied().collect::<BTreeSet<_>>(), BTreeSet::from([first.id, second.id]));
+        assert!(tickets.keys().eq(BTreeMap::from([(first.id, ()), (second.id, ())]).keys()));
         assert_eq!((tickets[&first.id].left, tickets[&second.id].left), (None, Some(1)));
         tickets.get_mut(&second.id).unwrap().left = Some(0);
         store.keep_tickets(&tickets).unwrap();
         let later = now.after(2 * HOUR);
         assert_eq!(store.tickets(later).unwrap()[&second.id].left, Some(0), "kept, so that it is told why");
         assert!(store.tickets(now.after(HOUR * 24 * 60)).unwrap().is_empty());
-        let revoked = BTreeSet::from([first.id, second.id]);
-        store.keep_revoked(&revoked).unwrap();
+        store.keep_revoked(&BTreeMap::from([(first.id, later)])).unwrap();
+        store.add_revoked(first.id).unwrap();
+        store.add_revoked(second.id).unwrap();
+        let revoked = BTreeMap::from([(first.id, Some(later)), (second.id, None)]);
         assert_eq!(store.revoked().unwrap(), revoked);
         assert!(store
             .new_ticket(&store.authority().unwrap(), NewTicket { lifetime: HOUR, uses: Some(0) }, now)

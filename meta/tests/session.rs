@@ -285,11 +285,25 @@ fn a_revoked_node_is_out_at_once_and_for_good() {
         matches!(connection, Connection::Refused(Error::Refused(Refusal::Revoked, _)))
     };
     assert!(goes.wait_for_connection(LONG, is_refused));
-    // Also when nobody serves the session while it is said, and after a new start.
+    // One that comes later knows it, too; also when nobody serves the session any more.
+    let late = scene.join("late").unwrap();
+    let knows = |member: &Member, node: NodeId| {
+        let deadline = Instant::now() + LONG;
+        while !member.is_revoked(node) {
+            assert!(Instant::now() < deadline, "node {node}");
+            std::thread::yield_now();
+        }
+    };
+    knows(&stays, goes.node());
+    knows(&late, goes.node());
     scene.stop();
+    assert!(late.is_revoked(goes.node()) && !late.is_revoked(stays.node()));
+    // Also when nobody serves the session while it is said, and after a new start.
     assert_eq!(revoke(&store, stays.node()).unwrap(), None);
     scene.start();
     assert!(stays.wait_for_connection(LONG, is_refused));
+    knows(&late, stays.node());
+    knows(&late, goes.node());
     assert_eq!(scene.rendezvous().status().revoked.len(), 2);
 }
 

@@ -6,6 +6,7 @@ mod output;
 pub(crate) use args::SessionArgs;
 
 use crate::failure::Failure;
+use crate::lossy::Lossy;
 use crate::signals::ending;
 use args::{JoinArgs, SessionCommand};
 use gridnet_meta::clock::Moment;
@@ -15,12 +16,16 @@ use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rende
 use gridnet_meta::store::{NewSession, Store};
 use gridnet_meta::ticket::Ticket;
 use gridnet_meta::Rules;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// How often somebody who watches looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long the last lines may take when the rendez-vous node ends.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Does what the command line says.
 pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
@@ -55,22 +60,32 @@ pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
 }
 
 fn serve(store: Store) -> Result<(), Failure> {
-    // Refusals are lines of the log, on standard error.
-    let _ = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::INFO).try_init();
+    // Refusals are lines of the log, on standard error. Whoever started this need not read them, nor what is said below.
+    let (out, log) =
+        (Lossy::start("gridnet-out", own(io::stdout())?)?, Lossy::start("gridnet-log", own(io::stderr())?)?);
+    let writer = log.clone();
+    let log_to = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    let _ = log_to.with_max_level(tracing::Level::INFO).try_init();
     let mut ended = ending()?;
     let session = store.session();
     let rendezvous = Rendezvous::start(store, Rules::default())?;
     let at: Vec<String> = rendezvous.listening().iter().map(ToString::to_string).collect();
-    println!("session {session}: rendez-vous node at {}", at.join(", "));
-    // Whoever started this may wait for the line.
-    io::stdout().flush()?;
+    out.line(format!("session {session}: rendez-vous node at {}\n", at.join(", ")).as_bytes());
     ended.set_read_timeout(Some(LOOK))?;
     while !is_ended(&mut ended)? {
         if !rendezvous.is_running() {
             return Err(Failure::Run("the rendez-vous node has ended by a defect".into()));
         }
     }
+    drop(rendezvous);
+    out.finish(LAST_WORDS);
+    log.finish(LAST_WORDS);
     Ok(())
+}
+
+/// A descriptor of our own: whoever is stuck writing to it holds no lock that others want.
+fn own(stream: impl AsFd) -> io::Result<File> {
+    Ok(stream.as_fd().try_clone_to_owned()?.into())
 }
 
 fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {

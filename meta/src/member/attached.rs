@@ -15,6 +15,7 @@ use crate::clock::Moment;
 use crate::error::{Error, Refusal};
 use crate::identity::NodeKey;
 use crate::message::{Attach, Message, MESSAGE_BYTES_MAX};
+use crate::record::Extras;
 use crate::tls;
 
 /// A member says this often that it is there.
@@ -96,7 +97,8 @@ impl Attached {
         let stream = connect(&shared.addresses, tls::member(&shared.authority, &identity)?).await?;
         let (reader, mut writer) = tokio::io::split(stream);
         let (cluster, label) = (shared.about.cluster.clone(), shared.about.label.clone());
-        send(&mut writer, &Message::Attach(Attach { cluster, label, known })).await?;
+        let more = Extras::default();
+        send(&mut writer, &Message::Attach(Attach { cluster, label, known, more })).await?;
         Ok(Attached {
             reader: Inbox::new(reader, MESSAGE_BYTES_MAX),
             writer,

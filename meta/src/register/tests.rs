@@ -1,6 +1,7 @@
 use super::*;
 use crate::directory::Version;
 use crate::identity::{Certificate, NodeKey};
+use crate::record::Extras;
 
 const KEYING: &[u8] = b"this connection";
 
@@ -45,7 +46,7 @@ impl Scene {
 
     fn attach(&mut self, node: NodeId) -> Result<u64, Refusal> {
         let (cluster, label) = ("c".parse().unwrap(), "l".parse().unwrap());
-        let attach = Attach { cluster, label, known: Version::default() };
+        let attach = Attach { cluster, label, known: Version::default(), more: Extras::default() };
         self.register.attach(node, &attach, self.clock).map_err(|(refusal, _)| refusal)
     }
 }
@@ -116,12 +117,34 @@ fn a_revoked_node_is_out_for_good() {
     let mut scene = Scene::new(None);
     let node = scene.member();
     let connection = scene.attach(node).unwrap();
-    assert!(scene.register.revoke(node));
+    assert_eq!(scene.register.revoke(node, scene.clock), Some(true));
+    assert!(scene.register.directory.is_revoked(node));
     assert!(!scene.register.is_current(node, connection) && !scene.register.directory.contains(node));
     assert_eq!(scene.attach(node), Err(Refusal::Revoked));
     let request = NodeKey::create().unwrap();
     assert_eq!(scene.register.renew(node, request.request(), scene.clock).unwrap_err().0, Refusal::Revoked);
-    assert!(!scene.register.revoke(node));
+    assert_eq!(scene.register.revoke(node, scene.clock), Some(false));
+}
+
+#[test]
+fn revocations_are_bounded_and_told_as_long_as_they_matter() {
+    let mut scene = Scene::new(None);
+    let number = |n: u128| NodeId::new(n.to_be_bytes()).unwrap();
+    let before = (1..REVOKED_MAX as u128).map(|n| (number(n), None)).collect();
+    scene.register.revoked_before(before, scene.clock);
+    assert_eq!(scene.register.revoke(number(1 << 98), scene.clock), Some(false));
+    assert_eq!(scene.register.revoke(number(1 << 100), scene.clock), None);
+    assert_eq!(scene.register.directory.revoked().len(), REVOKED_MAX);
+    // Another life: those of unknown end count from now.
+    let kept: BTreeMap<NodeId, Option<Moment>> =
+        scene.register.revoked.iter().map(|(node, until)| (*node, Some(*until))).collect();
+    let mut again = Scene::new(None);
+    again.clock = scene.clock.after(Duration::from_secs(86_400 + 2 * 3600));
+    again.register.revoked_before(kept.into_iter().chain([(number(1 << 99), None)]).collect(), again.clock);
+    assert_eq!(again.register.directory.revoked().collect::<Vec<_>>(), [number(1 << 99)]);
+    assert_eq!(again.attach(number(7)), Err(Refusal::Revoked), "also one that is not told any more");
+    assert_eq!(again.register.revoke(number(1 << 100), again.clock), Some(false));
+    assert_eq!(again.register.revoked.len(), 2, "those that matter no more made room");
 }
 
 #[test]

@@ -62,12 +62,7 @@ pub fn revoke(store: &Store, node: NodeId) -> Result<Option<bool>, Error> {
     match ask(store.dir(), &Question::Revoke(node.to_string())) {
         Ok(Answer::Revoked(was_there)) => Ok(Some(was_there)),
         Ok(other) => Err(unexpected(other)),
-        Err(e) => unserved(store, e, || {
-            let mut revoked = store.revoked()?;
-            revoked.insert(node);
-            store.keep_revoked(&revoked)
-        })
-        .map(|()| None),
+        Err(e) => unserved(store, e, || store.add_revoked(node)).map(|()| None),
     }
 }
 
