@@ -2,7 +2,6 @@
 # The example copier moves a big file between two processes: ci/copier.sh BYTES
 . "$(dirname "$0")/lib.sh"
 
-unset GRIDNET_TEST_SOAK GRIDNET_TEST_BIG # gridnet refuses variables that it does not know
 BYTES=${1:-1000000000}
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK" "$LOGS"' EXIT

@@ -5,11 +5,12 @@
 FUZZ_SECONDS=900
 . "$(dirname "$0")/lib.sh"
 
-export GRIDNET_TEST_SOAK=1 GRIDNET_TEST_BIG=1
+# Not GRIDNET_*: gridnet refuses variables that it does not know.
+export TEST_SOAK=1 TEST_BIG=1
 PART_LIMIT=${CI_PART_LIMIT:-14400}
 RESULT=ci/results/full-last.txt
 PARTS+=(
-    "model env GRIDNET_TEST_SEEDS=20000 cargo test --release -p gridnet-core --test matching_model"
+    "model env TEST_SEEDS=20000 cargo test --release -p gridnet-core --test matching_model"
     "kills env TEST_KILL_ROUNDS=2000 TEST_KILL_VISITS=12 cargo test --release -p gridnet
         --test kills --test kill_points --test processes --test loans -- --nocapture"
     "copier ci/copier.sh 1000000000"

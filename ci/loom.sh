@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # One more multiplies the time by five: 4 take seconds, 6 two minutes.
-export LOOM_MAX_PREEMPTIONS=${LOOM_MAX_PREEMPTIONS:-$([ "${GRIDNET_TEST_SOAK:-}" = 1 ] && echo 6 || echo 4)}
+export LOOM_MAX_PREEMPTIONS=${LOOM_MAX_PREEMPTIONS:-$([ "${TEST_SOAK:-}" = 1 ] && echo 6 || echo 4)}
 
 out=$(mktemp)
 RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$TARGET_DIR/loom \

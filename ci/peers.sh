@@ -2,9 +2,6 @@
 # gridnet beside other libraries, a short run. A peer that is missing is no failure.
 . "$(dirname "$0")/lib.sh"
 
-# gridnet refuses variables that it does not know.
-unset GRIDNET_TEST_SOAK GRIDNET_TEST_BIG
-
 [ "$(nproc)" -ge 2 ] || { skipped "peers" "two cores are needed"; exit $EXIT_SKIPPED; }
 bench/peers/run --quick --out "$TARGET_DIR/peers/results"
 for why in "$TARGET_DIR"/peers/why/*; do

@@ -23,7 +23,7 @@ say "address sanitizer"
 # than there is, and are to be told so, not ended.
 export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1 ${ASAN_OPTIONS:-}"
 # Sanitizers keep memory that was given back: tests that measure it leave themselves out, and say so.
-export GRIDNET_TEST_SANITIZED=1
+export TEST_SANITIZED=1
 sanitize address "-Zsanitizer=address" --lib --tests -p gridnet-core -p gridnet-shm -p gridnet
 sanitize address "-Zsanitizer=address" --lib --test hostile --test hostile_frames --test health -p gridnet-uring-tcp
 

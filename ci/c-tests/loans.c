@@ -411,7 +411,7 @@ static double available_gib(void)
 static void three_gib(const char *name)
 {
     if (!test_wants("TEST_BIG") || available_gib() < 6) {
-        printf("SKIPPED: loan of 3 GiB: needs GRIDNET_TEST_BIG=1 and 6 GiB of memory\n");
+        printf("SKIPPED: loan of 3 GiB: needs TEST_BIG=1 and 6 GiB of memory\n");
         return;
     }
     pid_t pid = test_spawn(reader, (void *)name);

@@ -37,7 +37,7 @@ static double available_gib(void)
 int main(void)
 {
     if (!test_wants("TEST_BIG") || available_gib() < 12) {
-        printf("SKIPPED: message of 2 GiB: needs GRIDNET_TEST_BIG=1 and 12 GiB of memory\n");
+        printf("SKIPPED: message of 2 GiB: needs TEST_BIG=1 and 12 GiB of memory\n");
         return EXIT_SUCCESS;
     }
     test_limit(100);

@@ -55,6 +55,7 @@ fn a_peer_that_dies_at_any_step_leaves_nothing_behind() {
         let status = live_through(&mut survivor, &scratch.0, &[]);
         assert!(status.success(), "a child that is not killed ends with {status}");
     }
+    survivor.settle(LIMIT);
     let baseline = account(&survivor);
     let points = points();
     assert!(points.len() > 30, "only {} points are found in the sources", points.len());

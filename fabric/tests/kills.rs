@@ -54,6 +54,7 @@ fn random_kills_leave_nothing_behind() {
         // The first rounds take what is taken for good. A connection of the dead that waits to be heard goes in a moment.
         let account = |survivor: &Survivor| (descriptors(), mappings(), survivor.usage());
         if round >= 8 {
+            survivor.settle(LIMIT);
             let baseline = baseline.get_or_insert_with(|| account(&survivor)).clone();
             while account(&survivor) != baseline {
                 survivor.serve();

@@ -45,7 +45,7 @@ fn loans_survive_whoever_is_killed() {
     for round in 0..rounds {
         survive(&survivor, &scratch.0, &mut Random::new(round));
         assert_eq!(survivor.enter().engine.loans(), 0, "after round {round}");
-        survivor.assert_nothing_in_use();
+        survivor.settle();
         // The first round has opened whatever is opened once.
         let now = (descriptors(), mappings());
         assert_eq!(*baseline.get_or_insert(now), now, "after round {round}");

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn fuzzed_frames_end_their_sender_and_nobody_else() {
-    let total: u64 = if std::env::var_os("GRIDNET_TEST_SOAK").is_some() { 1_000_000 } else { 20_000 };
+    let total: u64 = if std::env::var_os("TEST_SOAK").is_some() { 1_000_000 } else { 20_000 };
     let limits = Limits { unexpected_bytes: 4 << 20, unexpected_messages: 4096, ..Limits::default() };
     let mut pair = Pair::with(Tcp::new(Engine::Auto), Setup { limits, ..Setup::default() });
     let mut random = Random::new(11);

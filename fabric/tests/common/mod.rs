@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, RecvTimeoutError};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gridnet::config::Config;
 use gridnet::core::completion::Completion;
@@ -95,9 +95,18 @@ impl Party {
     }
 
     /// No peer is connected, and none has left anything.
-    pub fn assert_nothing_in_use(&self) {
+    pub fn is_nothing_in_use(&self) -> bool {
         let Usage { arena, exposures, links, .. } = self.usage();
-        assert_eq!((arena, exposures, links), (0, 0, 0), "the dead hold memory");
+        (arena, exposures, links) == (0, 0, 0)
+    }
+
+    /// Waits until that is so, and no more comes: a connection of the dead that waits to be heard goes in a moment.
+    pub fn settle(&self) {
+        let start = Instant::now();
+        while !self.is_nothing_in_use() {
+            assert_eq!(self.wait(Duration::from_millis(1)).err(), Some(Error::Timeout));
+            assert!(start.elapsed() < PATIENCE, "the dead hold memory: {:?}", self.usage());
+        }
     }
 
     pub fn address(&self) -> Address {

@@ -22,7 +22,7 @@ pub const COUNT: &str = "LAB_COUNT";
 
 /// Hosts a and b, on a cable of so many Mbit/s; none, aloud, where what a lab needs is not installed.
 pub fn two(mbit: u64) -> Option<Lab> {
-    if std::env::var_os("GRIDNET_TEST_SANITIZED").is_some() {
+    if std::env::var_os("TEST_SANITIZED").is_some() {
         println!("SKIPPED: fabrics of several hosts: they measure memory, of which a sanitizer takes much");
         return None;
     }
@@ -40,7 +40,7 @@ pub fn two(mbit: u64) -> Option<Lab> {
 
 /// Whether counts are to be those of the long run.
 pub fn is_long() -> bool {
-    std::env::var_os("GRIDNET_TEST_SOAK").is_some()
+    std::env::var_os("TEST_SOAK").is_some()
 }
 
 /// A number for this part, if it is one that a test has started.
