@@ -226,7 +226,7 @@ fn nothing_is_lost_between_the_two() {
         }
         moves += pair.a.engine().breaks(to_b).0 + pair.a.engine().moves(to_b);
     }
-    assert!(moves > 30, "{moves} changes are too few to tell");
+    assert!(moves > 12, "{moves} changes are too few to tell");
 }
 
 /// Each opens the other, and they prefer different rails: shared memory counts, where the system knows the processes.
