@@ -152,6 +152,18 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.is_connecting())
         }
 
+        fn post_segment(
+            &mut self,
+            path: $crate::rail::PathId,
+            frame: &$crate::wire::Frame<'_>,
+        ) -> $crate::rail::Posted {
+            $each!(self, rail => rail.post_segment(path, frame))
+        }
+
+        fn further_paths(&self, link: $crate::rail::LinkId) -> Vec<$crate::rail::Path> {
+            $each!(self, rail => rail.further_paths(link))
+        }
+
         fn expose(
             &mut self,
             link: $crate::rail::LinkId,

@@ -5,19 +5,23 @@
 //! moves when somebody moves it, which is how the protocol is tested in virtual time.
 
 mod cut;
+mod paths;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::mem::{Gather, PeerBytes};
-use crate::rail::{Armed, Capabilities, LinkId, Offered, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
+use crate::rail::{
+    Armed, Capabilities, LinkId, Offered, PathId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
+};
 use crate::region::{Access, RemoteKey, Watch, Window};
 use crate::ring::bell::Order;
 use crate::sync::{AtomicU64, Ordering};
 use crate::time::Time;
 use crate::wire::{is_sequenced, Address, Frame, Header, Incoming, Kind, NodeId};
 use cut::{Books, Connections};
+use paths::Roads;
 
 pub use cut::Cut;
 
@@ -50,6 +54,7 @@ struct Shared {
     /// The incarnation of each node.
     incarnations: HashMap<NodeId, u64>,
     connections: Connections,
+    roads: Roads,
     /// Frames on their way from the first to the second.
     under_way: HashMap<(NodeId, NodeId), usize>,
     exposed: HashMap<u64, Exposed>,
@@ -400,11 +405,14 @@ impl LoopbackRail {
         };
         match delivered {
             Ok(()) => self.note_delivered(from, bytes.get(4).copied().unwrap_or(0)),
-            Err(error) => {
-                self.end(from, sink, Refusal::new(error, "frame that breaks the protocol"));
-                self.hub.send(self.local.node, from, connection, Parcel::Goodbye);
-            }
+            Err(error) => self.misbehaved(from, error, sink),
         }
+    }
+
+    fn misbehaved<S: Sink>(&mut self, from: NodeId, error: Error, sink: &mut S) {
+        let connection = self.connection_to(from).unwrap_or_default();
+        self.end(from, sink, Refusal::new(error, "frame that breaks the protocol"));
+        self.hub.send(self.local.node, from, connection, Parcel::Goodbye);
     }
 
     fn end<S: Sink>(&mut self, from: NodeId, sink: &mut S, reason: Refusal) {
@@ -480,6 +488,9 @@ impl LoopbackRail {
                 }
             }
         }
+        if self.hub.retains {
+            taken += self.poll_paths(sink);
+        }
         taken
     }
 
@@ -546,6 +557,10 @@ impl Rail for LoopbackRail {
         } else {
             Posted::Down
         }
+    }
+
+    fn post_segment(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
+        self.post_on(path, frame)
     }
 
     #[inline(always)]

@@ -42,6 +42,15 @@ impl PeerId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkId(pub u32);
 
+/// One of the paths of a link beside the first, for rails that have such. They carry segments only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PathId {
+    /// The link.
+    pub link: LinkId,
+    /// Number of the path in its link, not 0; never used again there.
+    pub number: u32,
+}
+
 /// What a rail can do. Constant while it is open.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
@@ -221,6 +230,13 @@ pub trait Rail {
         self.post(link, &Frame::loan(tag, loan, position, len))
     }
 
+    /// Hands over a segment that the peer has asked for over a path beside the first. [`Posted::Down`] when that path is over:
+    /// the peer asks again elsewhere. [`Posted::Failed`] when there never was such a path.
+    fn post_segment(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
+        let _ = (path, frame);
+        Posted::Failed(Error::PeerMisbehaved)
+    }
+
     /// Delivers at most about `budget` frames; returns how many. No system call.
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize;
 
@@ -395,6 +411,12 @@ pub trait Rail {
         Path::default()
     }
 
+    /// The same of its paths beside the first.
+    fn further_paths(&self, link: LinkId) -> Vec<Path> {
+        let _ = link;
+        Vec::new()
+    }
+
     /// [Sequenced](crate::wire::is_sequenced) frames that have come through a link and were delivered; also of a broken one,
     /// where no more can come: it is fenced before [`Sink::broken`] is called. Only for rails that retain.
     fn delivered(&self, link: LinkId) -> u64 {
@@ -443,6 +465,8 @@ pub struct Path {
     pub remote: Option<String>,
     /// Time there and back, in ns, as the network measures it by itself.
     pub round_trip_ns: Option<u64>,
+    /// Bytes that went there and that came from there, where the link has several paths.
+    pub moved: Option<[u64; 2]>,
     /// Addresses that were tried before and did not do, each with the reason.
     pub tried: Vec<String>,
 }
@@ -483,6 +507,55 @@ pub trait Sink {
     fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
         let _ = (peer, op, offset, len);
         Err(Error::Unsupported)
+    }
+
+    /// From now on pieces may be asked for over this path. It is over with its link, or by [`Self::path_over`].
+    fn path_up(&mut self, peer: PeerId, path: PathId) {
+        let _ = (peer, path);
+    }
+
+    /// Nothing comes over this path any more, whatever the network still holds; the link goes on.
+    fn path_over(&mut self, peer: PeerId, path: PathId) {
+        let _ = (peer, path);
+    }
+
+    /// As [`Self::place`], for a segment that comes over a path beside the first.
+    fn place_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        len: usize,
+    ) -> Option<Gather<'_>> {
+        let _ = (peer, path, op, offset, len);
+        None
+    }
+
+    /// As [`Self::placed`], for a place of [`Self::place_on`].
+    fn placed_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), Error> {
+        let _ = (peer, path, op, offset, len);
+        Err(Error::Unsupported)
+    }
+
+    /// A segment, or a part of one, has come over a path beside the first. An error means what it means for [`Self::frame`].
+    fn segment_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        payload: &PeerBytes<'_>,
+    ) -> Result<(), Error> {
+        let _ = (peer, path, op, offset, payload);
+        Err(Error::PeerMisbehaved)
     }
 
     /// A message of `peer` in memory that it lends under the number `loan`, which a [`crate::wire::Kind::Return`] names.

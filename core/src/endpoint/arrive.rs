@@ -93,10 +93,10 @@ impl State {
                 self.take_rts(peer, tag, (len, op), immediate, source);
                 Ok(())
             }
-            Message::Rtr { op, receiver_op, offset, len } => {
-                self.take_rtr(peer, op, receiver_op, offset, len)
+            Message::Rtr { op, receiver_op, offset, len, path } => {
+                self.take_rtr(peer, (op, path), receiver_op, offset, len)
             }
-            Message::Segment { op, offset } => self.take_segment(peer, op, offset, &frame.payload),
+            Message::Segment { op, offset } => self.take_segment(peer, 0, op, offset, &frame.payload),
             Message::Fin { op, status } => self.take_fin(peer, op, status),
             Message::Matched { op } => self.take_matched(peer, op),
             Message::Abort { op, error } => self.take_abort(peer, op, error),
@@ -180,6 +180,7 @@ impl State {
                     total: len,
                     wanted: 0,
                     received: 0,
+                    missing: None,
                     source,
                 };
                 self.begin_incoming(incoming, Some(OpId::Receive(key).to_bits()));
@@ -194,7 +195,7 @@ impl State {
     fn take_rtr(
         &mut self,
         peer: PeerId,
-        op: u64,
+        (op, path): (u64, u32),
         receiver_op: u64,
         offset: u64,
         len: u64,
@@ -214,6 +215,9 @@ impl State {
         if pieces.len() >= MAX_PIECES || len == 0 {
             return Err(Error::PeerMisbehaved);
         }
+        if path != 0 {
+            return self.take_rtr_on(peer, path, key, Piece { receiver_op, offset, end });
+        }
         pieces.push_back(Piece { receiver_op, offset, end });
         let cq = send.cq;
         if pieces.len() == 1 {
@@ -229,35 +233,45 @@ impl State {
         Ok(())
     }
 
-    fn take_segment(
+    /// Takes a segment that has come over a path, of which 0 is the first.
+    pub(super) fn take_segment(
         &mut self,
         peer: PeerId,
+        path: u32,
         op: u64,
         offset: u64,
         payload: &PeerBytes<'_>,
     ) -> Result<(), Error> {
-        let incoming = self.awaited(peer, op, offset, payload.len()).ok_or(Error::PeerMisbehaved)?;
+        let incoming = self.awaited(peer, (path, op), offset, payload.len()).ok_or(Error::PeerMisbehaved)?;
         let all = Gather::all(incoming.receive.iov.as_slice());
         payload.copy_to(&all.window(offset as usize, payload.len()));
-        self.note_segment(peer, op, payload.len());
+        self.note_segment(peer, (path, op), offset, payload.len());
         Ok(())
     }
 
-    /// The receive that such a segment is for: the one that comes next of what was asked for.
-    fn awaited(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<&mut Incoming> {
-        let incoming = self.incoming.get_mut(Key::from_bits(op)).filter(|i| i.peer == peer)?;
+    /// The receive that such a segment is for: what comes next of what was asked for over this path.
+    fn awaited(&self, peer: PeerId, (path, op): (u32, u64), offset: u64, len: usize) -> Option<&Incoming> {
+        let incoming = self.incoming.get(Key::from_bits(op)).filter(|i| i.peer == peer)?;
+        if incoming.missing.is_some() {
+            return self.is_piece(incoming, (path, op), offset, len).then_some(incoming);
+        }
         // Rails here keep the order, and one piece is asked for: segments follow one another.
         let left = incoming.wanted - incoming.received;
-        (offset == incoming.received && len != 0 && len as u64 <= left).then_some(incoming)
+        let is_next = path == 0 && offset == incoming.received;
+        (is_next && len != 0 && len as u64 <= left).then_some(incoming)
     }
 
     /// So many bytes of an awaited segment are where they belong.
-    fn note_segment(&mut self, peer: PeerId, op: u64, len: usize) {
+    fn note_segment(&mut self, peer: PeerId, (path, op): (u32, u64), offset: u64, len: usize) {
         let key = Key::from_bits(op);
         let Some(incoming) = self.incoming.get_mut(key) else { return };
         incoming.received += len as u64;
-        if incoming.received == incoming.wanted {
-            let sender_op = incoming.sender_op;
+        let (is_divided, is_whole) = (incoming.missing.is_some(), incoming.received == incoming.wanted);
+        let sender_op = incoming.sender_op;
+        if is_divided {
+            self.note_piece(peer, (path, op), offset, len);
+        }
+        if is_whole {
             self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
             self.complete_incoming(key, Ok(()));
         }
@@ -268,11 +282,12 @@ impl State {
     pub(super) fn place_segment(
         &mut self,
         peer: PeerId,
+        path: u32,
         op: u64,
         offset: u64,
         len: usize,
     ) -> Option<Gather<'_>> {
-        let incoming = self.awaited(peer, op, offset, len)?;
+        let incoming = self.awaited(peer, (path, op), offset, len)?;
         let place = Gather::all(incoming.receive.iov.as_slice()).window(offset as usize, len);
         (place.len() == len).then_some(place)
     }
@@ -281,12 +296,13 @@ impl State {
     pub(super) fn take_placed(
         &mut self,
         peer: PeerId,
+        path: u32,
         op: u64,
         offset: u64,
         len: usize,
     ) -> Result<(), Error> {
-        self.awaited(peer, op, offset, len).ok_or(Error::PeerMisbehaved)?;
-        self.note_segment(peer, op, len);
+        self.awaited(peer, (path, op), offset, len).ok_or(Error::PeerMisbehaved)?;
+        self.note_segment(peer, (path, op), offset, len);
         Ok(())
     }
 

@@ -72,6 +72,10 @@ impl<R: Rail> Engine<R> {
                 Step::Idle | Step::Full => break,
             }
         }
+        let p = &self.state.peers[peer.index()];
+        if !p.outlets.is_empty() && p.state == PeerState::Up {
+            moved += self.flush_outlets(peer);
+        }
         self.state.peers[peer.index()].refresh_direct();
         moved
     }
@@ -265,8 +269,7 @@ impl<R: Rail> Engine<R> {
             // gave up; if it has gone, the end of the link says so.
             Posted::NoResource | Posted::Down | Posted::Failed(_) => {
                 incoming.source = None;
-                let (op, len) = (sender_op, incoming.wanted - from);
-                self.state.say(peer, Message::Rtr { op, receiver_op: key.to_bits(), offset: from, len });
+                self.state.ask(key);
             }
         }
     }

@@ -10,7 +10,7 @@ use super::Engine;
 use crate::error::Error;
 use crate::matching::Source;
 use crate::mem::{Gather, PeerBytes};
-use crate::rail::{LinkId, PeerId, Rail, Refusal, Sign, Sink};
+use crate::rail::{LinkId, PathId, PeerId, Rail, Refusal, Sign, Sink};
 use crate::ring::lane::Lane;
 use crate::wire::{Address, Incoming, NodeId};
 
@@ -120,11 +120,52 @@ impl Sink for RailSink<'_> {
     }
 
     fn place(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<Gather<'_>> {
-        self.state.place_segment(peer, op, offset, len)
+        self.state.place_segment(peer, 0, op, offset, len)
     }
 
     fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
-        self.state.take_placed(peer, op, offset, len)
+        self.state.take_placed(peer, 0, op, offset, len)
+    }
+
+    fn path_up(&mut self, peer: PeerId, path: PathId) {
+        self.state.path_up(peer, self.rail, path);
+    }
+
+    fn path_over(&mut self, peer: PeerId, path: PathId) {
+        self.state.path_over(peer, self.rail, path);
+    }
+
+    fn place_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        len: usize,
+    ) -> Option<Gather<'_>> {
+        self.state.place_on(peer, (self.rail, path), op, offset, len)
+    }
+
+    fn placed_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), Error> {
+        self.state.take_placed_on(peer, (self.rail, path), op, offset, len)
+    }
+
+    fn segment_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        payload: &PeerBytes<'_>,
+    ) -> Result<(), Error> {
+        self.state.take_segment_on(peer, (self.rail, path), op, offset, payload)
     }
 
     fn loan(
@@ -266,6 +307,7 @@ impl State {
         p.urgent.clear();
         p.pending.clear();
         p.bulk.clear();
+        p.outlets.clear();
         p.remote.clear();
         let who = (p.node, p.user);
         if self.by_node.get(&who) == Some(&peer) {

@@ -19,6 +19,7 @@
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `bulk.rs` | large messages, by users and in turn |
+//! | `stripe.rs`, `outlet.rs` | several paths at a time: what the receiver asks for over which, and how it goes out |
 //! | `link.rs` | peers coming and going |
 //! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
 //! | `prefer.rs` | the way back to a rail that is preferred |
@@ -43,6 +44,7 @@ mod loan_table;
 mod mend;
 mod onesided;
 mod op;
+mod outlet;
 mod peer;
 mod prefer;
 mod publish;
@@ -57,6 +59,7 @@ mod resume;
 mod send;
 mod serve;
 mod state;
+mod stripe;
 
 pub use onesided::RemoteArgs;
 pub use op::CqId;
@@ -147,6 +150,9 @@ impl<R: Rail> Engine<R> {
             happened += self.flush();
         }
         self.choose_favourite();
+        if !self.state.wide.is_empty() {
+            self.show_paths(now);
+        }
         self.introduce();
         happened
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::loan_table::{LendingMemory, Loaned};
+use super::stripe::Missing;
 use crate::loan::LentSlot;
 use crate::matching::Key;
 use crate::mem::Iov;
@@ -192,8 +193,10 @@ pub(super) struct Incoming {
     pub(super) total: u64,
     /// Bytes that fit into the buffer.
     pub(super) wanted: u64,
-    /// Bytes that have come.
+    /// Bytes that have come: the first ones, unless the message is divided.
     pub(super) received: u64,
+    /// The message is divided, and this was not asked for.
+    pub(super) missing: Option<Box<Missing>>,
     pub(super) source: Option<RemoteSource>,
 }
 

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::bulk::{Bulk, Lead};
 use super::loan_table::NO_HOLD;
+use super::outlet::Outlet;
 use super::recover::Recovery;
 use super::remote_line::RemoteLine;
+use super::stripe::Stripes;
 use crate::error::Error;
 use crate::ledger::{Kept, PeerCounts, Row};
 use crate::matching::Key;
@@ -81,6 +83,10 @@ pub(super) struct Peer {
     pub(super) bulk: Bulk,
     /// How far messages in order are ahead of them.
     pub(super) lead: Lead,
+    /// Pieces that it has asked for over further paths.
+    pub(super) outlets: Vec<Outlet>,
+    /// What it was asked for in pieces, once its link has several paths.
+    pub(super) stripes: Option<Box<Stripes>>,
     /// Operations on its regions, and its own on ours.
     pub(super) remote: RemoteLine,
     /// In the engine's list of peers with work.
@@ -132,6 +138,8 @@ impl Peer {
             pending: VecDeque::new(),
             bulk: Bulk::default(),
             lead: Lead::default(),
+            outlets: Vec::new(),
+            stripes: None,
             remote: RemoteLine::default(),
             scheduled: false,
             early_messages: 0,
@@ -229,6 +237,7 @@ impl Peer {
             || self.state == PeerState::Up
                 && (!self.urgent.is_empty()
                     || !self.bulk.is_empty()
+                    || !self.outlets.is_empty()
                     || self.remote.has_work()
                     || !self.stopped && !self.pending.is_empty())
     }

@@ -6,6 +6,10 @@ use super::Engine;
 use crate::error::Error;
 use crate::ledger::{Kept, PeerCounts, PeerGauges, PeerNote, Row};
 use crate::rail::{LinkId, Path, PeerId, Rail, Refusal};
+use crate::time::Time;
+
+/// Time between two looks at how much paths have carried: each takes some calls to the system.
+const SHOW_NS: u64 = 1_000_000_000;
 
 impl<R: Rail> Engine<R> {
     /// Tells the ledger of peers whose link has just come up; only now does the rail know their process.
@@ -19,6 +23,17 @@ impl<R: Rail> Engine<R> {
         }
     }
 
+    /// Tells the ledger now and then how much each path has carried, of links that have several. Nobody is woken for that.
+    pub(super) fn show_paths(&mut self, now: Time) {
+        if now < self.state.show_at {
+            return;
+        }
+        self.state.show_at = now.after(SHOW_NS);
+        let State { wide, peers, fresh, .. } = &mut self.state;
+        wide.retain(|peer| peers.get(peer.index()).is_some_and(Peer::is_wide));
+        fresh.extend(wide.iter());
+    }
+
     /// Where the links to a peer lead now, by the names of their rails. May take calls to the system.
     pub fn paths(&self, peer: PeerId) -> Vec<(&'static str, Path)> {
         let Some(p) = self.state.peers.get(peer.index()) else { return Vec::new() };
@@ -27,12 +42,14 @@ impl<R: Rail> Engine<R> {
         let present = p.live_link().filter(|present| Some(*present) != attempt);
         let path = |(rail, link): (usize, LinkId)| {
             let rail = self.rails.get(rail)?;
-            Some((rail.name(), rail.path(link)))
+            let all = std::iter::once(rail.path(link)).chain(rail.further_paths(link));
+            Some(all.map(|path| (rail.name(), path)))
         };
         present
             .into_iter()
             .chain(attempt)
             .filter_map(path)
+            .flatten()
             .filter(|(_, path)| *path != Path::default())
             .collect()
     }
@@ -49,6 +66,10 @@ impl<R: Rail> Engine<R> {
 }
 
 impl Peer {
+    fn is_wide(&self) -> bool {
+        self.stripes.as_ref().is_some_and(|stripes| stripes.is_wide())
+    }
+
     fn last_call(&self) -> Option<&Refusal> {
         let recovery = self.recovery.as_ref().filter(|_| matches!(self.state, PeerState::Broken(_)));
         recovery?.refusal.as_ref()

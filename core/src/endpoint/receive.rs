@@ -254,10 +254,7 @@ impl State {
         } else if source.is_some() {
             self.fetches.push_back(key);
         } else {
-            self.say(
-                peer,
-                Message::Rtr { op: sender_op, receiver_op: key.to_bits(), offset: 0, len: wanted },
-            );
+            self.ask(key);
         }
         number
     }
@@ -309,6 +306,7 @@ impl State {
                     total: early.len,
                     wanted: 0,
                     received: 0,
+                    missing: None,
                     source,
                 },
                 None,

@@ -200,6 +200,7 @@ impl State {
         recovery.next_rail = p.rail;
         recovery.carried |= rail_bit(p.rail);
         recovery.seek_at = None;
+        p.stripes.iter_mut().for_each(|stripes| stripes.begin_link());
         self.links.push_back(LinkEvent::Up(peer));
     }
 
@@ -428,6 +429,7 @@ impl State {
         }
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.bulk.clear();
+            p.outlets.clear();
             p.publish();
         }
     }
@@ -441,14 +443,17 @@ impl State {
             .incoming
             .iter()
             .filter(|(_, incoming)| incoming.peer == peer && incoming.source.is_none())
+            .filter(|(_, incoming)| incoming.missing.is_none())
             .map(|(key, incoming)| {
                 let (op, offset) = (incoming.sender_op, incoming.received);
-                Message::Rtr { op, receiver_op: key.to_bits(), offset, len: incoming.wanted - offset }
+                let len = incoming.wanted - offset;
+                Message::Rtr { op, receiver_op: key.to_bits(), offset, len, path: 0 }
             })
             .collect();
         for message in missing {
             self.say(peer, message);
         }
+        self.ask_for_pieces_again(peer);
     }
 
     /// Whether a node with this incarnation has taken the place of a peer whose path may be mended.

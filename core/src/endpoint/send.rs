@@ -188,8 +188,8 @@ impl super::state::State {
         let Some(op) = self.sends.get(key) else { return };
         let peer = op.peer;
         if let Stage::Announced { pieces, .. } = &op.stage {
-            if let Some(piece) = pieces.front() {
-                let op = piece.receiver_op;
+            let waiting = pieces.front().map(|piece| piece.receiver_op);
+            if let Some(op) = waiting.or_else(|| self.waits_at_outlet(peer, key)) {
                 self.say(peer, Message::Abort { op, error });
             }
         }

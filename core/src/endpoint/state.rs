@@ -111,6 +111,9 @@ pub(super) struct State {
     pub(super) engine: Kept<EngineCells>,
     /// Peers whose link has come up, of which the ledger is to be told.
     pub(super) fresh: Vec<PeerId>,
+    /// Peers whose link has several paths, and when the ledger is told next how much each has carried.
+    pub(super) wide: Vec<PeerId>,
+    pub(super) show_at: Time,
     /// Peers that have gone and may still have a row in the ledger, the first to go first.
     pub(super) gone: VecDeque<PeerId>,
 }
@@ -157,6 +160,8 @@ impl State {
             ledger,
             engine,
             fresh: Vec::new(),
+            wide: Vec::new(),
+            show_at: Time(0),
             gone: VecDeque::new(),
         }
     }
@@ -236,6 +241,9 @@ impl State {
         self.engine.incoming_now.set(self.incoming.len() as u64);
         if let Err(error) = status {
             self.note_failure(op.peer, error);
+        }
+        if let Some(missing) = op.missing.take() {
+            self.end_pieces(op.peer, key, &missing);
         }
         let truncated = if op.wanted < op.total { Err(Error::Truncated) } else { Ok(()) };
         let status = status.and(truncated);

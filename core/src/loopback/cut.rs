@@ -53,6 +53,11 @@ impl Connections {
         Some(connection)
     }
 
+    /// The newest connection between two nodes.
+    pub(super) fn between(&self, a: NodeId, b: NodeId) -> Option<u64> {
+        self.live.get(&pair(a, b)).copied()
+    }
+
     /// One end has fenced a connection: the other notices at once.
     pub(super) fn end(&mut self, now: Time, connection: u64, ends: [NodeId; 2]) {
         self.live.retain(|_, live| *live != connection);

@@ -16,7 +16,9 @@ use super::raw::RawFrame;
 use crate::error::Error;
 use crate::forward_rail;
 use crate::mem::{Gather, PeerBytes};
-use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sign, Sink};
+use crate::rail::{
+    Armed, Capabilities, LinkId, PathId, PeerId, Posted, Rail, Refusal, RemoteSource, Sign, Sink,
+};
 use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, NodeId};
@@ -317,6 +319,47 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
 
     fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
         self.sink.placed(peer, op, offset, len)
+    }
+
+    fn path_up(&mut self, peer: PeerId, path: PathId) {
+        self.sink.path_up(peer, path);
+    }
+
+    fn path_over(&mut self, peer: PeerId, path: PathId) {
+        self.sink.path_over(peer, path);
+    }
+
+    fn place_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        len: usize,
+    ) -> Option<Gather<'_>> {
+        self.sink.place_on(peer, path, op, offset, len)
+    }
+
+    fn placed_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), Error> {
+        self.sink.placed_on(peer, path, op, offset, len)
+    }
+
+    fn segment_on(
+        &mut self,
+        peer: PeerId,
+        path: PathId,
+        op: u64,
+        offset: u64,
+        payload: &PeerBytes<'_>,
+    ) -> Result<(), Error> {
+        self.sink.segment_on(peer, path, op, offset, payload)
     }
 
     fn loan(

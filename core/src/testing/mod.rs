@@ -11,6 +11,7 @@
 //! | `pair.rs` | two nodes over two rails, driven step by step |
 //! | `loopback.rs` | the fixture of the loopback rail, in virtual time |
 //! | `two_rails.rs` | that of two of them between the same nodes |
+//! | `wide.rs` | that of one whose links have several paths |
 //! | `fault.rs` | a rail that drops, doubles, delays, reorders, disconnects |
 //! | `trace.rs` | a rail that tells what passes |
 //! | `kill.rs` | named places at which a test ends its process |
@@ -31,3 +32,4 @@ pub mod raw;
 pub mod remote;
 pub mod trace;
 pub mod two_rails;
+pub mod wide;

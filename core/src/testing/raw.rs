@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::mem::{Gather, Iov, PeerBytes};
-use crate::rail::{LinkId, PeerId, Posted, Rail, Refusal, Sink};
+use crate::rail::{LinkId, PathId, PeerId, Posted, Rail, Refusal, Sink};
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, Kind, Message, NodeId, FLAG_IMMEDIATE, MAX_EXTENSION};
 
@@ -38,6 +38,11 @@ impl RawFrame {
 
     /// Posts it to a rail. The payload is used until the rail says otherwise, as for [`Rail::post`].
     pub fn post<R: Rail>(&mut self, rail: &mut R, link: LinkId) -> Posted {
+        self.post_with(|frame| rail.post(link, frame))
+    }
+
+    /// The same, in whatever way.
+    pub fn post_with(&mut self, post: impl FnOnce(&Frame<'_>) -> Posted) -> Posted {
         let Some(kind) = Kind::from_number(self.kind) else {
             return Posted::Down;
         };
@@ -45,17 +50,14 @@ impl RawFrame {
         let extension_len = crate::wire::extension_words(self.kind, self.flags).unwrap_or(MAX_EXTENSION);
         // SAFETY: `self` keeps the bytes, and its owner keeps `self` for as long as the rail may read it.
         let iov = unsafe { Iov::new(self.payload.as_mut_ptr(), self.payload.len()) };
-        rail.post(
-            link,
-            &Frame {
-                kind,
-                flags: self.flags,
-                word: self.word,
-                extension: self.extension,
-                extension_len,
-                payload: Gather::one(&iov),
-            },
-        )
+        post(&Frame {
+            kind,
+            flags: self.flags,
+            word: self.word,
+            extension: self.extension,
+            extension_len,
+            payload: Gather::one(&iov),
+        })
     }
 }
 
@@ -151,6 +153,19 @@ impl Sink for Heard<'_> {
     fn frame(&mut self, _peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
         let Incoming { kind, flags, word, extension, payload } = frame;
         self.frames.push(RawFrame { kind, flags, word, extension, payload: payload.to_vec() });
+        Ok(())
+    }
+
+    fn segment_on(
+        &mut self,
+        _peer: PeerId,
+        _path: PathId,
+        op: u64,
+        offset: u64,
+        payload: &PeerBytes<'_>,
+    ) -> Result<(), Error> {
+        let (kind, payload) = (Kind::Segment as u8, payload.to_vec());
+        self.frames.push(RawFrame { kind, flags: 0, word: op, extension: [offset, 0, 0, 0, 0], payload });
         Ok(())
     }
 

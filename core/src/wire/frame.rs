@@ -30,6 +30,8 @@ pub const FLAG_SYNC: u8 = 2;
 pub const FLAG_SOURCE: u8 = 4;
 /// The last part of a put: the owner answers.
 pub const FLAG_LAST: u8 = 8;
+/// The piece is to come over another path of the link than the first; its number is an extension word.
+pub const FLAG_PATH: u8 = 16;
 
 /// Kinds of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,7 +121,7 @@ pub fn extension_words(kind: u8, flags: u8) -> Result<usize, Malformed> {
     let (base, allowed) = match Kind::from_number(kind).ok_or(Malformed("unknown kind of frame"))? {
         Kind::Eager => (0, FLAG_IMMEDIATE | FLAG_SYNC),
         Kind::Rts => (2, FLAG_IMMEDIATE | FLAG_SOURCE),
-        Kind::Rtr => (3, 0),
+        Kind::Rtr => (3, FLAG_PATH),
         Kind::Segment => (1, 0),
         Kind::Fin | Kind::Abort => (1, 0),
         Kind::Loan => (3, FLAG_IMMEDIATE),
@@ -137,7 +139,8 @@ pub fn extension_words(kind: u8, flags: u8) -> Result<usize, Malformed> {
     let immediate = usize::from(flags & FLAG_IMMEDIATE != 0);
     let sync = usize::from(flags & FLAG_SYNC != 0);
     let source = usize::from(flags & FLAG_SOURCE != 0) * 2;
-    Ok(base + immediate + sync + source)
+    let path = usize::from(flags & FLAG_PATH != 0);
+    Ok(base + immediate + sync + source + path)
 }
 
 /// A frame to be sent.
@@ -287,7 +290,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip(kind in 1..=20u8, flags in 0..16u8, word: u64, ext: [u64; MAX_EXTENSION], payload_len: u32) {
+        fn headers_round_trip(kind in 1..=20u8, flags in 0..32u8, word: u64, ext: [u64; MAX_EXTENSION], payload_len: u32) {
             let Ok(words) = extension_words(kind, flags) else { return Ok(()) };
             let mut extension = ext;
             extension[words..].fill(0);
@@ -319,5 +322,6 @@ mod tests {
         assert!(extension_words(Kind::Loan as u8, FLAG_SYNC).is_err());
         assert!(extension_words(Kind::Return as u8, FLAG_IMMEDIATE).is_err());
         assert!(extension_words(Kind::Rts as u8, 0x80).is_err());
+        assert!(extension_words(Kind::Segment as u8, FLAG_PATH).is_err());
     }
 }

@@ -30,8 +30,10 @@ pub const VERSION_MIN: u16 = 1;
 pub const VERSION_MAX: u16 = 1;
 /// Byte order of this host, as the handshake says it.
 pub const BYTE_ORDER: u8 = if cfg!(target_endian = "little") { 1 } else { 2 };
-/// Features that this library understands: none are defined yet.
-const FEATURES: u64 = 0;
+/// A link may have several paths: pieces are asked for over the one that the receiver chooses.
+pub const FEATURE_PATHS: u64 = 1;
+/// Features that this library understands.
+const FEATURES: u64 = FEATURE_PATHS;
 /// Extensions with this bit in their type must be understood.
 pub const EXTENSION_CRITICAL: u16 = 0x8000;
 

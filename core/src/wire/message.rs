@@ -1,7 +1,7 @@
 //! The meaning of a frame.
 
 use super::frame::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
-use super::frame::{FLAG_IMMEDIATE, FLAG_LAST, FLAG_SOURCE, FLAG_SYNC};
+use super::frame::{FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC};
 use super::Malformed;
 use crate::error::Error;
 use crate::mem::Gather;
@@ -43,6 +43,8 @@ pub enum Message {
         offset: u64,
         /// Its length in bytes.
         len: u64,
+        /// The path of the link over which it is to come; 0 is the first.
+        path: u32,
     },
     /// A part of a piece; the payload is the part.
     Segment {
@@ -183,7 +185,8 @@ impl Message {
             Kind::Rtr => {
                 let (receiver_op, offset, len) = (next(), next(), next());
                 offset.checked_add(len).ok_or(Malformed("piece that ends beyond 2^64"))?;
-                Message::Rtr { op: frame.word, receiver_op, offset, len }
+                let path = if has(FLAG_PATH) { parse_path(next())? } else { 0 };
+                Message::Rtr { op: frame.word, receiver_op, offset, len, path }
             }
             Kind::Segment => Message::Segment { op: frame.word, offset: next() },
             Kind::Fin => Message::Fin { op: frame.word, status: parse_status(next())? },
@@ -235,8 +238,9 @@ impl Message {
                     push(&mut frame, &[source.rkey, source.address]);
                 }
             }
-            Message::Rtr { op, receiver_op, offset, len } => {
+            Message::Rtr { op, receiver_op, offset, len, path } => {
                 set(&mut frame, Kind::Rtr, op, &[receiver_op, offset, len]);
+                push_flagged(&mut frame, FLAG_PATH, (path != 0).then_some(path.into()));
             }
             Message::Segment { op, offset } => set(&mut frame, Kind::Segment, op, &[offset]),
             Message::Fin { op, status } => {
@@ -281,6 +285,10 @@ fn parse_resume(delivered: u64, conversation: u64, yours: u64) -> Result<Message
         return Err(Malformed("conversation without a number"));
     }
     Ok(Message::Resume { delivered, conversation, yours })
+}
+
+fn parse_path(word: u64) -> Result<u32, Malformed> {
+    u32::try_from(word).ok().filter(|path| *path != 0).ok_or(Malformed("number of a path that cannot be"))
 }
 
 fn status_word(error: Error) -> u64 {
@@ -334,11 +342,8 @@ mod tests {
             (any::<(u64, u64, u64, Option<u64>)>(), source).prop_map(
                 |((tag, len, op, immediate), source)| { Message::Rts { tag, len, op, immediate, source } }
             ),
-            any::<(u64, u64, u32, u32)>().prop_map(|(op, receiver_op, offset, len)| Message::Rtr {
-                op,
-                receiver_op,
-                offset: offset.into(),
-                len: len.into()
+            any::<(u64, u64, u32, u32, u32)>().prop_map(|(op, receiver_op, offset, len, path)| {
+                Message::Rtr { op, receiver_op, offset: offset.into(), len: len.into(), path }
             }),
             any::<(u64, u64)>().prop_map(|(op, offset)| Message::Segment { op, offset }),
             (any::<u64>(), prop::option::of(prop::sample::select(Error::ALL.to_vec())))

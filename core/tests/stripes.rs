@@ -1,0 +1,294 @@
+//! Several paths at a time, in virtual time: they share by their speed, end while pieces are under way, and are misused.
+
+use gridnet_core::endpoint::PeerState;
+use gridnet_core::error::Error;
+use gridnet_core::mem::Gather;
+use gridnet_core::rail::{LinkId, PathId, Posted, Rail};
+use gridnet_core::reliability_tests;
+use gridnet_core::testing::node::{anything, exactly, Ticket};
+use gridnet_core::testing::pair::{Fixture, Pair};
+use gridnet_core::testing::random::Random;
+use gridnet_core::testing::raw::{RawFrame, RawPeer};
+use gridnet_core::testing::wide::Wide;
+use gridnet_core::wire::{Kind, Message, FLAG_PATH};
+
+reliability_tests!(cuts_of_paths, Wide::new(&[2 * Wide::FIRST, Wide::FIRST / 4]));
+
+const MIB: usize = 1 << 20;
+
+fn nodes(pair: &Pair<Wide>) -> [gridnet_core::wire::NodeId; 2] {
+    [pair.a.address().node, pair.b.address().node]
+}
+
+/// Two nodes whose link has all of its paths.
+fn wide(speeds: &[u64]) -> Pair<Wide> {
+    let mut pair = Pair::new(Wide::new(speeds));
+    pair.fixture.widen(nodes(&pair));
+    pair.run_steps(5);
+    pair
+}
+
+fn begin(pair: &mut Pair<Wide>, bytes: &[u8], tag: u64) -> (Ticket, Ticket) {
+    let send = pair.a.send(pair.to_b, bytes, tag);
+    (send, pair.b.receive(exactly(pair.to_a, tag), bytes.len()))
+}
+
+fn finish(pair: &mut Pair<Wide>, (send, receive): (Ticket, Ticket), bytes: &[u8]) {
+    let outcome = pair.finish_b(receive);
+    assert_eq!(outcome.status, Ok(()));
+    assert!(outcome.bytes == bytes, "the message differs");
+    assert_eq!(pair.finish_a(send).status, Ok(()));
+}
+
+/// Sends a message; how many steps it took.
+fn time(pair: &mut Pair<Wide>, bytes: &[u8]) -> u64 {
+    let before = pair.fixture.now();
+    let tickets = begin(pair, bytes, 1);
+    finish(pair, tickets, bytes);
+    pair.fixture.now().since(before) / 1_000_000
+}
+
+#[test]
+fn two_paths_carry_together_what_both_can() {
+    let bytes = Random::new(1).bytes(16 * MIB);
+    for times in [1, 3] {
+        let mut pair = wide(&[times * Wide::FIRST]);
+        time(&mut pair, &bytes);
+        let took = time(&mut pair, &bytes);
+        let ideal = bytes.len() as u64 / ((1 + times) * Wide::FIRST);
+        // The announcement and the last word take their time.
+        assert!((took - 4) * 9 <= ideal * 10, "{took} steps, where both together take {ideal}");
+        let mut alone = Pair::new(Wide::new(&[]));
+        assert!(time(&mut alone, &bytes) > took * times.min(2), "the second path gains nothing");
+    }
+}
+
+#[test]
+fn several_messages_share_the_paths() {
+    let mut pair = wide(&[2 * Wide::FIRST]);
+    let messages: Vec<Vec<u8>> = (0..12).map(|seed| Random::new(seed).bytes(MIB + seed as usize)).collect();
+    let before = pair.fixture.now();
+    let mut under_way = Vec::new();
+    for (tag, bytes) in (0..).zip(&messages) {
+        under_way.push(begin(&mut pair, bytes, tag));
+    }
+    for (tickets, bytes) in under_way.into_iter().zip(&messages) {
+        finish(&mut pair, tickets, bytes);
+    }
+    let took = pair.fixture.now().since(before) / 1_000_000;
+    let ideal = 12 * MIB as u64 / (3 * Wide::FIRST);
+    assert!(took * 8 <= ideal * 10, "{took} steps, where both together take {ideal}");
+}
+
+#[test]
+fn what_a_path_owed_when_it_ended_comes_over_the_others() {
+    let bytes = Random::new(2).bytes(4 * MIB);
+    for steps in [1, 2, 5, 8, 11] {
+        for arrives in [0, 1, 7] {
+            let mut pair = wide(&[Wide::FIRST, 2 * Wide::FIRST]);
+            let tickets = begin(&mut pair, &bytes, 1);
+            pair.run_steps(steps);
+            let [a, b] = nodes(&pair);
+            for path in pair.fixture.hub().paths_between(a, b) {
+                pair.fixture.hub().end_path(path, arrives);
+            }
+            finish(&mut pair, tickets, &bytes);
+            assert_eq!(pair.a.engine().breaks(pair.to_b), (0, 0), "the link goes on");
+        }
+    }
+}
+
+/// The link breaks while pieces are under way on each path, and some come over the next one.
+#[test]
+fn pieces_survive_the_end_of_their_link() {
+    let bytes = Random::new(3).bytes(3 * MIB);
+    let mut random = Random::new(9);
+    for seed in 0..60 {
+        let mut pair = wide(&[Wide::FIRST, 3 * Wide::FIRST]);
+        let tickets = begin(&mut pair, &bytes, seed);
+        for _ in 0..4 {
+            pair.run_steps(1 + random.below(6) as usize);
+            pair.cut(&mut random);
+        }
+        finish(&mut pair, tickets, &bytes);
+        pair.run_until_quiet();
+        assert_eq!(pair.b.engine().counters().pending_now, 0);
+    }
+}
+
+/// A cancelled send ends its receive, whose memory is not written afterwards (each buffer is watched), and disturbs no other.
+#[test]
+fn a_message_that_is_given_up_ends_on_both_sides() {
+    let bytes = Random::new(4).bytes(2 * MIB);
+    for steps in 1..12 {
+        let mut pair = wide(&[Wide::FIRST, 3 * Wide::FIRST]);
+        let (send, receive) = begin(&mut pair, &bytes, 1);
+        let other = begin(&mut pair, &bytes, 2);
+        pair.run_steps(steps);
+        pair.a.cancel(send).expect("it is under way");
+        let outcome = pair.finish_b(receive);
+        assert_eq!(outcome.status, Err(Error::Canceled), "after {steps} steps");
+        finish(&mut pair, other, &bytes);
+        assert_eq!(pair.a.state(pair.to_b), PeerState::Up);
+        assert_eq!(time(&mut pair, &bytes).min(1), 1);
+    }
+}
+
+#[test]
+fn the_queue_of_a_receive_can_go_while_pieces_come() {
+    let bytes = Random::new(5).bytes(2 * MIB);
+    let mut pair = wide(&[Wide::FIRST]);
+    begin(&mut pair, &bytes, 1);
+    pair.run_steps(3);
+    pair.b.renew_cq(64);
+    pair.run_until_quiet();
+    assert_eq!(pair.a.state(pair.to_b), PeerState::Up);
+    time(&mut pair, &bytes);
+}
+
+/// A node, and a peer of it that does as it likes over a link with one further path.
+struct Misuse {
+    pair: Pair<Wide>,
+    raw: RawPeer<<Wide as Fixture>::Rail>,
+    path: u32,
+}
+
+impl Misuse {
+    fn new() -> Misuse {
+        let mut pair = Pair::new(Wide::new(&[]));
+        let rail = pair.open_rail(3);
+        let address = *pair.a.address();
+        let raw = RawPeer::connect(rail, &address).expect("the rail leads there");
+        let mut misuse = Misuse { pair, raw, path: 0 };
+        misuse.run(20);
+        let node = misuse.pair.fixture.address(3).node;
+        misuse.path = misuse.pair.fixture.hub().open_path(node, address.node, Wide::FIRST).expect("it is up");
+        misuse.run(5);
+        assert!(misuse.raw.is_up());
+        misuse
+    }
+
+    fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            let now = self.pair.fixture.tick();
+            self.raw.drive(now);
+            self.pair.a.drive(now);
+        }
+    }
+
+    /// The node has a receive for a message that the peer announces; what it asks for: path, operation, offset, length.
+    fn announce(&mut self, len: u64) -> Vec<(u32, u64, u64, u64)> {
+        self.pair.a.receive(anything(), len as usize);
+        let rts = Message::Rts { tag: 1, len, op: 77, immediate: None, source: None };
+        assert!(self.raw.post(&RawFrame::of(&rts.frame(Gather::EMPTY))));
+        self.run(5);
+        let asked =
+            std::mem::take(&mut self.raw.frames).into_iter().filter(|frame| frame.kind == Kind::Rtr as u8);
+        asked
+            .map(|frame| {
+                let [op, offset, len, path, _] = frame.extension;
+                (if frame.flags & FLAG_PATH != 0 { path as u32 } else { 0 }, op, offset, len)
+            })
+            .collect()
+    }
+
+    fn post_on(&mut self, number: u32, op: u64, offset: u64, len: usize) -> Posted {
+        let payload = vec![7; len];
+        let mut frame = RawFrame::of(&Message::Segment { op, offset }.frame(Gather::EMPTY));
+        frame.payload = payload;
+        frame.post_with(|frame| self.raw.rail().post_segment(PathId { link: LinkId(0), number }, frame))
+    }
+
+    fn is_cut_off(&mut self) -> bool {
+        self.run(10);
+        self.raw.is_down()
+    }
+}
+
+#[test]
+fn pieces_are_taken_over_the_path_that_they_were_asked_for() {
+    let mut misuse = Misuse::new();
+    let path = misuse.path;
+    let asked = misuse.announce(200_000);
+    assert!(asked.iter().any(|piece| piece.0 == path) && asked.iter().any(|piece| piece.0 == 0), "{asked:?}");
+    let &(_, op, offset, _) = asked.iter().find(|piece| piece.0 == path).expect("just seen");
+    assert_eq!(misuse.post_on(path, op, offset, 1000), Posted::Done);
+    assert!(!misuse.is_cut_off());
+    // The same once more: it overlaps what has come.
+    assert_eq!(misuse.post_on(path, op, offset, 1000), Posted::Done);
+    assert!(misuse.is_cut_off());
+}
+
+#[test]
+fn what_was_not_asked_for_over_a_path_ends_the_peer() {
+    type Choice = fn(&[(u32, u64, u64, u64)], u32) -> (u64, u64, usize);
+    let cases: [(&str, Choice); 4] = [
+        ("of another path", |asked, _| {
+            let piece = asked.iter().find(|piece| piece.0 == 0).expect("some comes over the first");
+            (piece.1, piece.2, 100)
+        }),
+        ("behind its beginning", |asked, path| {
+            let piece = asked.iter().find(|piece| piece.0 == path).expect("some comes over it");
+            (piece.1, piece.2 + 1, 100)
+        }),
+        ("longer than it", |asked, path| {
+            let piece = asked.iter().find(|piece| piece.0 == path).expect("some comes over it");
+            (piece.1, piece.2, piece.3 as usize + 1)
+        }),
+        ("of nothing", |asked, path| {
+            let piece = asked.iter().find(|piece| piece.0 == path).expect("some comes over it");
+            (piece.1, piece.2, 0)
+        }),
+    ];
+    for (name, choose) in cases {
+        let mut misuse = Misuse::new();
+        let path = misuse.path;
+        let asked = misuse.announce(200_000);
+        let (op, offset, len) = choose(&asked, path);
+        assert_eq!(misuse.post_on(path, op, offset, len), Posted::Done, "{name}");
+        assert!(misuse.is_cut_off(), "{name}");
+    }
+}
+
+/// What was given up meanwhile may still come over a path, and is nobody's.
+#[test]
+fn segments_of_nothing_are_ignored() {
+    let mut misuse = Misuse::new();
+    let path = misuse.path;
+    let asked = misuse.announce(200_000);
+    let &(_, op, offset, _) = asked.iter().find(|piece| piece.0 == path).expect("some comes over it");
+    let abort = Message::Abort { op, error: Error::Canceled };
+    assert!(misuse.raw.post(&RawFrame::of(&abort.frame(Gather::EMPTY))));
+    misuse.run(5);
+    assert_eq!(misuse.post_on(path, op, offset, 1000), Posted::Done);
+    assert!(!misuse.is_cut_off());
+}
+
+/// A message that the node announces, asked for in ways that cannot be.
+#[test]
+fn pieces_of_paths_that_never_were_end_the_peer() {
+    type Ask = fn(u32) -> (u32, u64, u64, usize);
+    let cases: [(&str, bool, Ask); 5] = [
+        ("a path that is there", true, |path| (path, 0, 1000, 1)),
+        ("another path", false, |path| (path + 1, 0, 1000, 1)),
+        ("beyond the message", false, |path| (path, 1, 200_000, 1)),
+        ("of nothing", false, |path| (path, 0, 0, 1)),
+        ("too often", false, |path| (path, 0, 200_000, 200)),
+    ];
+    for (name, is_fine, ask) in cases {
+        let mut misuse = Misuse::new();
+        let node = misuse.pair.fixture.address(3).node;
+        let to = misuse.pair.a.peer_of(node).expect("it has called");
+        misuse.pair.a.send(to, &vec![1; 200_000], 5);
+        misuse.run(5);
+        let rts =
+            misuse.raw.frames.iter().find(|frame| frame.kind == Kind::Rts as u8).expect("it is announced");
+        let op = rts.extension[1];
+        let (path, offset, len, times) = ask(misuse.path);
+        for _ in 0..times {
+            let rtr = Message::Rtr { op, receiver_op: 9, offset, len, path };
+            misuse.raw.post(&RawFrame::of(&rtr.frame(Gather::EMPTY)));
+        }
+        assert_eq!(misuse.is_cut_off(), !is_fine, "{name}");
+    }
+}
