@@ -39,6 +39,9 @@ fn words(path: &Path) -> String {
     if let Some(ns) = path.round_trip_ns {
         let _ = write!(words, ", {} us there and back", ns as f64 / 1000.0);
     }
+    if let Some([sent, received]) = path.moved {
+        let _ = write!(words, ", {sent} B sent, {received} B received");
+    }
     words
 }
 

@@ -22,6 +22,7 @@ pub(crate) fn open(config: &Config, local: &Address, single_thread: bool) -> Res
         engine: config.net_engine,
         single_thread,
         tuning: tuning(config),
+        multirail: config.multirail,
         window: Window { bytes: config.net_window, ..Window::default() },
         retains: config.reliability,
     })

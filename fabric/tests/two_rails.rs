@@ -15,7 +15,7 @@ use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
 use gridnet_shm::testing::Shears;
 use gridnet_shm::{ShmConfig, ShmRail, SingleCopy};
-use gridnet_uring_tcp::{Engine, Interfaces, Security, TcpConfig, TcpRail, Tuning, Window};
+use gridnet_uring_tcp::{Engine, Interfaces, Multirail, Security, TcpConfig, TcpRail, Tuning, Window};
 
 /// Time that passes in a step: the systems of both sides are this one, which needs some of them for what TCP says.
 const STEP_NS: u64 = 100_000;
@@ -78,6 +78,7 @@ impl ShmAndTcp {
             single_thread: true,
             tuning: Tuning::default(),
             window: Window::default(),
+            multirail: Multirail::Auto,
             retains: true,
         };
         AnyRail::Tcp(Box::new(TcpRail::open(config).expect("the rail opens")))

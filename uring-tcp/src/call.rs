@@ -1,16 +1,16 @@
 //! A link that is being made by this side: the addresses of the peer are tried in turn, each for a bounded time.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Path, Refusal};
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 
 use crate::candidates::in_order;
 use crate::config::TcpConfig;
-use crate::handshake::{Caller, Inbox, Purpose, Step};
+use crate::handshake::{Agreed, Caller, Inbox, Purpose, Step, Ticket};
 use crate::socket::{refusal_of, Moved, Stream};
 use crate::watch::{Want, READING, WRITING};
 
@@ -37,6 +37,10 @@ pub(crate) struct Call {
     attempt_ns: u64,
     /// Whether the listener of the rail was told that the peer's host answers.
     told: bool,
+    /// The address of this side, if that is not left to the system.
+    from: Option<IpAddr>,
+    /// All addresses of the peer, and those that were not tried yet.
+    there: NetAddresses,
     left: VecDeque<SocketAddr>,
     attempt: Option<Attempt>,
     /// Why each address that was tried did not do.
@@ -96,7 +100,19 @@ impl Call {
         let share = ATTEMPT_NS / left.len().max(1) as u64;
         let attempt_ns = if is_known { share.max(SHORTEST_NS) } else { ATTEMPT_NS };
         let target = (address.node, address.incarnation);
-        Ok(Call { is_known, attempt_ns, left, ..Call::to(target, generation, Purpose::Link) })
+        let there = address.network;
+        Ok(Call { is_known, attempt_ns, there, left, ..Call::to(target, generation, Purpose::Link) })
+    }
+
+    /// A call for a further path of a link of this generation, between these two addresses.
+    pub(crate) fn further(
+        (from, to): (IpAddr, SocketAddr),
+        target: (NodeId, u64),
+        generation: u32,
+        ticket: Ticket,
+    ) -> Call {
+        let left = VecDeque::from([to]);
+        Call { from: Some(from), left, ..Call::to(target, generation, Purpose::Path(ticket)) }
     }
 
     /// A call for the pulse of a link of this generation, to where that leads.
@@ -112,6 +128,8 @@ impl Call {
             is_known: false,
             attempt_ns: ATTEMPT_NS,
             told: false,
+            from: None,
+            there: NetAddresses::NONE,
             left: VecDeque::new(),
             attempt: None,
             failures: Vec::new(),
@@ -140,6 +158,11 @@ impl Call {
         self.generation
     }
 
+    /// All addresses of the peer, if it was called by them.
+    pub(crate) fn there(&self) -> NetAddresses {
+        self.there
+    }
+
     /// Where the call is.
     pub(crate) fn path(&self) -> Path {
         let remote = self.attempt.as_ref().map(|attempt| attempt.to.to_string());
@@ -163,7 +186,7 @@ impl Call {
         loop {
             let Some(attempt) = &mut self.attempt else {
                 match self.left.pop_front() {
-                    Some(to) => match Attempt::begin(to, config) {
+                    Some(to) => match Attempt::begin(self.from, to, config) {
                         Ok(attempt) => self.attempt = Some(attempt),
                         Err(refusal) => self.note(to, refusal),
                     },
@@ -180,14 +203,14 @@ impl Call {
         }
     }
 
-    /// The connection, and what came behind the handshake; none unless the peer wants the link.
-    pub(crate) fn into_parts(self) -> Option<(Stream, Vec<u8>)> {
-        let Attempt { stream, handshake: Some((_, inbox)), outcome: Some(Outcome::Linked), .. } =
+    /// The connection, what came behind the handshake, and what both sides know; none unless the peer wants the link.
+    pub(crate) fn into_parts(self) -> Option<(Stream, Vec<u8>, Option<Agreed>)> {
+        let Attempt { stream, handshake: Some((caller, inbox)), outcome: Some(Outcome::Linked), .. } =
             self.attempt?
         else {
             return None;
         };
-        Some((stream, inbox.into_rest()))
+        Some((stream, inbox.into_rest(), caller.into_agreed()))
     }
 
     /// Gives an attempt up that takes too long; whether there was one.
@@ -254,12 +277,12 @@ fn rank(error: Error) -> u8 {
 }
 
 impl Attempt {
-    fn begin(to: SocketAddr, config: &TcpConfig) -> Result<Attempt, Refusal> {
-        if !config.interfaces.allows_way_to(to) {
+    fn begin(from: Option<IpAddr>, to: SocketAddr, config: &TcpConfig) -> Result<Attempt, Refusal> {
+        if from.is_none() && !config.interfaces.allows_way_to(to) {
             let why = "the way there leaves by an interface that GRIDNET_NET_INTERFACES excludes";
             return Err(Refusal::new(Error::Unreachable, why));
         }
-        let stream = Stream::call(to, config.ports, &config.tuning).map_err(|e| refusal_of(&e))?;
+        let stream = Stream::call(from, to, config.ports, &config.tuning).map_err(|e| refusal_of(&e))?;
         Ok(Attempt { to, stream, handshake: None, since: None, outcome: None })
     }
 

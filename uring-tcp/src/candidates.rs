@@ -84,6 +84,13 @@ impl Interfaces {
         self.known = addresses.to_vec();
     }
 
+    /// Number of the interfaces whose addresses are known to be used.
+    pub(crate) fn count(&self) -> usize {
+        let own = own_addresses().unwrap_or_default();
+        let used = own.iter().filter(|own| self.known.contains(&own.ip)).map(|own| own.name.as_str());
+        used.collect::<std::collections::HashSet<_>>().len()
+    }
+
     /// Whether this host may be left towards `to`.
     pub(crate) fn allows_way_to(&self, to: SocketAddr) -> bool {
         // An own address is reached from itself.
@@ -186,6 +193,46 @@ struct OwnAddress {
     is_up: bool,
 }
 
+/// Pairs of addresses between which further paths to a peer may lead: each of another interface of this host, and to another
+/// address of the peer, than those of `taken` and of one another. First those in a network of ours. None to this host.
+pub(crate) fn further_pairs(
+    taken: &[(IpAddr, IpAddr)],
+    there: impl Iterator<Item = SocketAddr>,
+    used: &Interfaces,
+) -> Vec<(IpAddr, SocketAddr)> {
+    let own = own_addresses().unwrap_or_default();
+    pairs_of(&own, taken, there.collect(), |own| used.judge(own).is_ok())
+}
+
+fn pairs_of(
+    own: &[OwnAddress],
+    taken: &[(IpAddr, IpAddr)],
+    there: Vec<SocketAddr>,
+    may_be_used: impl Fn(&OwnAddress) -> bool,
+) -> Vec<(IpAddr, SocketAddr)> {
+    if there.iter().any(|to| own.iter().any(|own| own.ip == to.ip())) {
+        return Vec::new();
+    }
+    let is_taken = |own: &&OwnAddress| taken.iter().any(|(from, _)| *from == own.ip);
+    let mut busy: Vec<&str> = own.iter().filter(is_taken).map(|own| own.name.as_str()).collect();
+    let mut left = there;
+    left.retain(|to| taken.iter().all(|(_, taken)| *taken != to.ip()));
+    let mut pairs = Vec::new();
+    for is_near in [true, false] {
+        for own in own.iter().filter(|own| may_be_used(own)) {
+            let fits = |to: &SocketAddr| {
+                to.is_ipv4() == own.ip.is_ipv4() && (!is_near || shares_prefix(own.ip, to.ip(), own.prefix))
+            };
+            let Some(at) = left.iter().position(fits).filter(|_| !busy.contains(&own.name.as_str())) else {
+                continue;
+            };
+            busy.push(&own.name);
+            pairs.push((own.ip, left.remove(at)));
+        }
+    }
+    pairs
+}
+
 fn own_addresses() -> Result<Vec<OwnAddress>, Refusal> {
     let all = getifaddrs().map_err(|e| Refusal::new(Error::System, format!("getifaddrs: {}", e.desc())))?;
     let read = |storage: &nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
@@ -285,6 +332,43 @@ mod tests {
         assert_eq!(in_order(there.iter().copied(), &used), [there[1], there[0]]);
         let far: Vec<SocketAddr> = ["[2001:db8::1]:7", "203.0.113.7:7"].map(|at| at.parse().unwrap()).into();
         assert_eq!(in_order(far.iter().copied(), &used), far);
+    }
+
+    #[test]
+    fn each_further_path_has_its_own_interface_and_address() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let own: Vec<OwnAddress> = [
+            ("eth0", "10.0.0.1"),
+            ("eth0", "10.0.9.1"),
+            ("eth1", "10.0.1.1"),
+            ("eth2", "10.0.2.1"),
+            ("eth1", "fd00::1"),
+        ]
+        .map(|(name, ip)| self::own(name, ip))
+        .into();
+        let pairs = |taken: &[(&str, &str)], there: &[&str]| -> Vec<(String, String)> {
+            let taken: Vec<_> = taken.iter().map(|(a, b)| (ip(a), ip(b))).collect();
+            let there = there.iter().map(|to| SocketAddr::new(ip(to), 7)).collect();
+            let found = pairs_of(&own, &taken, there, |own| own.name != "eth2");
+            found.into_iter().map(|(a, b)| (a.to_string(), b.ip().to_string())).collect()
+        };
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let first = [("10.0.0.1", "10.0.0.2")];
+        assert_eq!(pairs(&first, &["10.0.0.2", "10.0.1.2"]), [pair("10.0.1.1", "10.0.1.2")]);
+        // A further address of the same interface is none of another one.
+        assert_eq!(pairs(&first, &["10.0.0.2"]), []);
+        assert_eq!(
+            pairs(&[("10.0.1.1", "10.0.1.2")], &["10.0.1.2", "10.0.9.2"]),
+            [pair("10.0.9.1", "10.0.9.2")]
+        );
+        // Whoever is far is reached from wherever there is an interface left.
+        assert_eq!(pairs(&first, &["10.0.0.2", "192.0.2.7", "192.0.2.8"]), [pair("10.0.1.1", "192.0.2.7")]);
+        assert_eq!(pairs(&first, &["10.0.0.2", "fd00::2"]), [pair("fd00::1", "fd00::2")]);
+        assert_eq!(pairs(&first, &["10.0.0.2", "10.0.1.1"]), [], "it is this host");
+        // The first path is between addresses that are gone.
+        let gone = [("10.0.7.1", "10.0.7.2")];
+        let both = [pair("10.0.0.1", "10.0.0.2"), pair("10.0.1.1", "10.0.1.2")];
+        assert_eq!(pairs(&gone, &["10.0.7.2", "10.0.0.2", "10.0.1.2"]), both);
     }
 
     #[test]

@@ -26,8 +26,37 @@ pub struct TcpConfig {
     pub tuning: Tuning,
     /// What may be under way to one peer.
     pub window: Window,
+    /// How many paths a link may have at a time.
+    pub multirail: Multirail,
     /// Frames are kept until the peer's rail has them, so that they survive a broken connection.
     pub retains: bool,
+}
+
+/// How many paths a link may have at a time, each between other addresses of the two hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Multirail {
+    /// One.
+    Off,
+    /// One for each pair of interfaces, at most [`MAX_PATHS`].
+    Auto,
+    /// The same, at most so many.
+    AtMost(u32),
+    /// So many, all between the same two addresses, also on one host: for tests.
+    Alike(u32),
+}
+
+/// Most paths of a link: more than hosts have interfaces.
+pub const MAX_PATHS: u32 = 8;
+
+impl Multirail {
+    /// The number of paths, at most.
+    pub(crate) fn most(self) -> u32 {
+        match self {
+            Multirail::Off => 1,
+            Multirail::Auto => MAX_PATHS,
+            Multirail::AtMost(most) | Multirail::Alike(most) => most.clamp(1, MAX_PATHS),
+        }
+    }
 }
 
 /// What may be under way to one peer, and is kept until its rail has it; bytes of segments do not count. One frame more is

@@ -11,7 +11,7 @@ use crate::config::Window;
 use crate::courier::Courier;
 use crate::frame_in::{Ended, In};
 use crate::line::Line;
-use crate::out::{Out, Taken, RECORD_ACK, RECORD_BYE};
+use crate::out::{Out, Taken, RECORD_ACK, RECORD_BYE, RECORD_PATH_OVER};
 use crate::socket::Stream;
 use crate::watch::Want;
 
@@ -250,6 +250,12 @@ impl Conn {
     /// Delivers what came behind the handshake.
     pub(crate) fn begin<S: Sink>(&mut self, rest: &[u8], peer: PeerId, sink: &mut S) -> Result<(), Ended> {
         self.inbox.begin(rest, peer, &mut self.line.out(), sink)
+    }
+
+    /// Tells the peer that a path of the link is over.
+    pub(crate) fn end_path(&mut self, number: u32) {
+        self.line.out().append_record(RECORD_PATH_OVER, number.into());
+        self.flush();
     }
 
     /// Says the last word, and hangs up as far as the kernel takes it; [`Self::finish_hanging_up`] does the rest.

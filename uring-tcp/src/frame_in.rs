@@ -10,7 +10,7 @@ use gridnet_core::rail::{PeerId, Refusal, Sink};
 use gridnet_core::wire::{is_sequenced, Header, Incoming, Kind, HEADER_BYTES};
 use socket2::MaybeUninitSlice;
 
-use crate::out::{Out, RECORD_ACK, RECORD_BYE};
+use crate::out::{Out, RECORD_ACK, RECORD_BYE, RECORD_PATH_OVER};
 use crate::rail::{MAX_EAGER, MAX_SEGMENT};
 use crate::socket::{Moved, Stream};
 
@@ -30,6 +30,8 @@ const PIECES: usize = 16;
 pub(crate) enum Ended {
     /// The peer has said so: 0, or the number of an error.
     Bye(u64),
+    /// Not the link, but its path of this number, as the peer says.
+    Path(u64),
     /// The peer broke the protocol.
     Misbehaved(Refusal),
     /// The other side's end of the connection is closed, without a word.
@@ -61,6 +63,8 @@ pub(crate) struct In {
     pub(crate) delivered: u64,
     /// Bytes that came since the peer was told of frames.
     pub(crate) bytes: usize,
+    /// Paths of the link that are over, as the peer says, and that nobody has looked at.
+    pub(crate) paths_over: Vec<u64>,
 }
 
 impl In {
@@ -218,7 +222,7 @@ impl In {
                 continue;
             }
             if fixed[4] >= RECORD_ACK {
-                take_record(fixed, word, out)?;
+                self.take_record(fixed, word, out)?;
                 left = left.get(HEADER_BYTES..).unwrap_or_default();
                 continue;
             }
@@ -230,6 +234,18 @@ impl In {
         }
         self.partial.extend_from_slice(left);
         Ok(())
+    }
+
+    fn take_record(&mut self, fixed: &[u8; HEADER_BYTES], word: u64, out: &mut Out) -> Result<(), Ended> {
+        match fixed {
+            [0, 0, 0, 0, RECORD_ACK, 0, 0, 0, ..] => out.acknowledge(word).map_err(misbehaved),
+            [0, 0, 0, 0, RECORD_BYE, 0, 0, 0, ..] => Err(Ended::Bye(word)),
+            [0, 0, 0, 0, RECORD_PATH_OVER, 0, 0, 0, ..] => {
+                self.paths_over.push(word);
+                Ok(())
+            }
+            _ => Err(Ended::Misbehaved(refusal("unknown kind of frame"))),
+        }
     }
 
     /// Takes one frame of any kind: what comes behind it, or `None` when it is not all there.
@@ -304,14 +320,6 @@ impl In {
             }
         }
         Ok(())
-    }
-}
-
-fn take_record(fixed: &[u8; HEADER_BYTES], word: u64, out: &mut Out) -> Result<(), Ended> {
-    match fixed {
-        [0, 0, 0, 0, RECORD_ACK, 0, 0, 0, ..] => out.acknowledge(word).map_err(misbehaved),
-        [0, 0, 0, 0, RECORD_BYE, 0, 0, 0, ..] => Err(Ended::Bye(word)),
-        _ => Err(Ended::Misbehaved(refusal("unknown kind of frame"))),
     }
 }
 

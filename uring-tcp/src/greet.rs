@@ -47,6 +47,8 @@ impl TcpRail {
             generation: call.generation(),
             tried: Vec::new(),
             silent_ns: 0,
+            paths: None,
+            part_of: None,
             state: State::Calling(Box::new(call)),
         });
         self.calling.push(index);
@@ -105,9 +107,11 @@ impl TcpRail {
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let State::Calling(call) = std::mem::replace(&mut link.state, State::Awaiting(None)) else { return };
         link.tried = call.path().tried;
-        if let Some((stream, rest)) = call.into_parts() {
+        let there = call.there();
+        if let Some((stream, rest, agreed)) = call.into_parts() {
             self.establish(index, stream, &rest, sink);
             self.expect_pulse(index);
+            self.expect_paths(index, agreed, Some(there));
         }
     }
 
@@ -178,8 +182,12 @@ impl TcpRail {
             Visit::Known(visitor, who, bytes) if who.purpose == Purpose::Pulse => {
                 self.admit_pulse(visitor, &who, &bytes);
             }
+            Visit::Known(visitor, who @ Stranger { purpose: Purpose::Path(ticket), .. }, bytes) => {
+                self.admit_path(visitor, &who, ticket, &bytes, sink);
+            }
             Visit::Known(visitor, who, bytes) => match self.admit(&who, sink) {
                 Ok(index) => {
+                    let agreed = visitor.agreed();
                     self.tell_where(index, &visitor, &who, sink);
                     self.generation = self.generation.max(who.generation);
                     let said = [bytes, welcome()].concat();
@@ -189,6 +197,7 @@ impl TcpRail {
                         return self.finish(index, why, false, sink);
                     }
                     self.establish(index, stream, &rest, sink);
+                    self.expect_paths(index, agreed, None);
                     self.stay_awake();
                 }
                 Err(refusal) => visitor.refuse_after(&bytes, &refusal),
@@ -263,8 +272,17 @@ impl TcpRail {
             sink.accept_foreign(id, who.node, who.incarnation, who.uid)?
         };
         let Stranger { node, incarnation, generation, .. } = *who;
-        let (tried, state) = (Vec::new(), State::Awaiting(None));
-        self.enter(Link { peer, node, incarnation, generation, tried, silent_ns: 0, state });
+        self.enter(Link {
+            peer,
+            node,
+            incarnation,
+            generation,
+            tried: Vec::new(),
+            silent_ns: 0,
+            paths: None,
+            part_of: None,
+            state: State::Awaiting(None),
+        });
         Ok(index)
     }
 
@@ -300,6 +318,7 @@ impl TcpRail {
             }
         }
         self.tend_pulses(now);
+        self.tend_paths(now, sink);
         self.look_for_stalls(now, sink);
         happened
     }
@@ -326,6 +345,6 @@ impl TcpRail {
             _ => None,
         });
         let health = self.pulses.next_time().into_iter().chain(self.stalls.next_time());
-        visits.chain(calls).chain(self.listen_again).chain(health).min()
+        visits.chain(calls).chain(self.listen_again).chain(health).chain(self.next_path_time()).min()
     }
 }

@@ -14,16 +14,20 @@
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{
-    Address, Extension, Hello, NetAddresses, NodeId, EXTENSION_CRITICAL, MAX_HELLO_BYTES,
+    Address, Extension, Hello, NetAddresses, NodeId, EXTENSION_CRITICAL, FEATURE_PATHS, MAX_HELLO_BYTES,
 };
 
-use crate::auth::{nonce, Role, Security, NONCE_BYTES, PROOF_BYTES};
+use crate::auth::{nonce, Key, Role, Security, NONCE_BYTES, PROOF_BYTES};
 
 /// Type of the extension of a handshake that holds an [`Offer`].
 pub(crate) const TCP_OFFER: u16 = EXTENSION_CRITICAL | 2;
 const OFFER_BYTES: usize = 64;
 /// Type of the extension in which a caller says where it listens itself.
 const TCP_LISTENS: u16 = 3;
+/// Type of the extension in which a caller says to which link a further path is to belong: number of the path (4 bytes), proof.
+const TCP_PATH: u16 = 4;
+/// What the proof for a further path is good for.
+const PATH_PURPOSE: &str = "gridnet tcp 1 path";
 const TYPE_HELLO: u8 = b'H';
 const TYPE_PROOF: u8 = b'P';
 const TYPE_WELCOME: u8 = b'W';
@@ -38,7 +42,7 @@ const MAX_PACKET: usize = 1 + MAX_HELLO_BYTES;
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 1 | what is asked of the peer: 0 nothing, 1 a proof |
-/// | 1 | 1 | what the connection is for: 0 a link, 1 a [pulse](crate::pulse) |
+/// | 1 | 1 | what the connection is for: 0 a link, 1 a [pulse](crate::pulse), 2 a [further path](crate::paths) |
 /// | 2 | 2 | 0 |
 /// | 4 | 4 | user id of the process |
 /// | 8 | 32 | random number |
@@ -47,7 +51,8 @@ const MAX_PACKET: usize = 1 + MAX_HELLO_BYTES;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Offer {
     security: u8,
-    purpose: Purpose,
+    /// Number of a [`Purpose`].
+    purpose: u8,
     uid: u32,
     nonce: [u8; NONCE_BYTES],
     node: NodeId,
@@ -56,7 +61,7 @@ struct Offer {
 
 impl Offer {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![self.security, self.purpose as u8, 0, 0];
+        let mut bytes = vec![self.security, self.purpose, 0, 0];
         bytes.extend_from_slice(&self.uid.to_le_bytes());
         bytes.extend_from_slice(&self.nonce);
         bytes.extend_from_slice(self.node.bytes());
@@ -70,11 +75,6 @@ impl Offer {
         let (nonce, tail) = tail.split_at_checked(NONCE_BYTES)?;
         let (node, incarnation) = tail.split_at_checked(16)?;
         let (&[security, purpose, 0, 0], uid) = head.split_first_chunk()? else { return None };
-        let purpose = match purpose {
-            0 => Purpose::Link,
-            1 => Purpose::Pulse,
-            _ => return None,
-        };
         Some(Offer {
             security,
             purpose,
@@ -90,9 +90,81 @@ impl Offer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Frames.
-    Link = 0,
+    Link,
     /// To see whether the other side's host answers.
-    Pulse = 1,
+    Pulse,
+    /// Segments, beside the connection of a link.
+    Path(Ticket),
+}
+
+impl Purpose {
+    fn number(self) -> u8 {
+        match self {
+            Purpose::Link => 0,
+            Purpose::Pulse => 1,
+            Purpose::Path(_) => 2,
+        }
+    }
+
+    /// The purpose of this number, in a handshake that may say more of it.
+    fn of(number: u8, hello: &Hello) -> Option<Purpose> {
+        match number {
+            0 => Some(Purpose::Link),
+            1 => Some(Purpose::Pulse),
+            2 => hello.extension(TCP_PATH).and_then(Ticket::parse).map(Purpose::Path),
+            _ => None,
+        }
+    }
+}
+
+/// What lets a connection be a further path of a link: only the two sides of the link can make one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    /// Number of the path in its link.
+    pub(crate) number: u32,
+    proof: [u8; PROOF_BYTES],
+}
+
+impl Ticket {
+    /// The ticket for the path of this number.
+    pub(crate) fn new(number: u32, secret: &Key) -> Ticket {
+        Ticket { number, proof: secret.sign(PATH_PURPOSE, &[&number.to_le_bytes()]) }
+    }
+
+    /// Whether it is for a path of the link that has this secret. Takes the same time wherever it is wrong.
+    pub(crate) fn is_for(&self, secret: &Key) -> bool {
+        secret.accepts(PATH_PURPOSE, &[&self.number.to_le_bytes()], &self.proof)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        [&self.number.to_le_bytes()[..], &self.proof].concat()
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Ticket> {
+        let (number, proof) = bytes.split_first_chunk()?;
+        let number = u32::from_le_bytes(*number);
+        (number != 0).then_some(Ticket { number, proof: proof.try_into().ok()? })
+    }
+}
+
+/// What both sides know once they have greeted one another.
+#[derive(Debug)]
+pub(crate) struct Agreed {
+    /// Made of the random numbers of both: nobody else has heard them who does not hear everything.
+    pub(crate) secret: Key,
+    /// The other side knows what further paths are.
+    pub(crate) takes_paths: bool,
+}
+
+impl Agreed {
+    fn of(caller: &[u8], called: &[u8], theirs: &Hello) -> Option<Agreed> {
+        let number = |greeting: &[u8]| {
+            let hello = Hello::parse(greeting).ok()?;
+            hello.extension(TCP_OFFER).and_then(Offer::parse).map(|offer| offer.nonce)
+        };
+        let secret = Key::new(&[number(caller)?, number(called)?].concat()).ok()?;
+        Some(Agreed { secret, takes_paths: theirs.features & FEATURE_PATHS != 0 })
+    }
 }
 
 /// One thing that was said.
@@ -209,7 +281,7 @@ pub(crate) struct Stranger {
 pub(crate) struct Caller {
     own: Vec<u8>,
     target: (NodeId, u64),
-    agreed: bool,
+    agreed: Option<Agreed>,
 }
 
 impl Caller {
@@ -226,7 +298,7 @@ impl Caller {
     ) -> Result<(Caller, Vec<u8>), Refusal> {
         let own = greeting(local, security, target, generation, purpose)?;
         let bytes = packet(TYPE_HELLO, &own);
-        Ok((Caller { own, target, agreed: false }, bytes))
+        Ok((Caller { own, target, agreed: None }, bytes))
     }
 
     /// Takes the next packet out of `inbox`.
@@ -237,13 +309,20 @@ impl Caller {
         match inbox.next()? {
             None => Ok(Step::Wait),
             Some(Packet::Refuse(refusal)) => Err(refusal),
-            Some(Packet::Welcome) if self.agreed => Ok(Step::Done(Vec::new())),
-            Some(Packet::Hello(theirs)) if !self.agreed => match self.hear_hello(&theirs, security)? {
-                Step::Wait => self.step(inbox, security),
-                step => Ok(step),
-            },
+            Some(Packet::Welcome) if self.agreed.is_some() => Ok(Step::Done(Vec::new())),
+            Some(Packet::Hello(theirs)) if self.agreed.is_none() => {
+                match self.hear_hello(&theirs, security)? {
+                    Step::Wait => self.step(inbox, security),
+                    step => Ok(step),
+                }
+            }
             Some(_) => Err(misbehaved("a packet of the handshake is out of its turn")),
         }
+    }
+
+    /// What both sides know, after the last step.
+    pub(crate) fn into_agreed(self) -> Option<Agreed> {
+        self.agreed
     }
 
     fn hear_hello(&mut self, theirs: &[u8], security: &Security) -> Result<Step, Refusal> {
@@ -253,7 +332,8 @@ impl Caller {
         if (who.node, who.incarnation) != self.target {
             return Err(stranger_there());
         }
-        self.agreed = true;
+        let parsed = Hello::parse(hello).map_err(|e| misbehaved(e.0))?;
+        self.agreed = Agreed::of(&self.own, hello, &parsed);
         let (Security::Key(key), Some(proof)) = (security, proof) else { return Ok(Step::Wait) };
         let greetings = [self.own.as_slice(), hello];
         if !key.verifies(Role::Called, greetings, &proof) {
@@ -304,6 +384,12 @@ impl Called {
         self.heard.as_ref().map(|(_, who)| *who)
     }
 
+    /// What both sides know, once it is known who calls.
+    pub(crate) fn agreed(&self) -> Option<Agreed> {
+        let ([theirs, own], _) = self.heard.as_ref()?;
+        Agreed::of(theirs, own, &Hello::parse(theirs).ok()?)
+    }
+
     fn hear_hello(&mut self, theirs: Vec<u8>, local: &Address, security: &Security) -> Result<Step, Refusal> {
         let (who, offer) = examine(&theirs, security)?;
         if (offer.node, offer.incarnation) != (local.node, local.incarnation) {
@@ -340,8 +426,10 @@ fn examine(hello: &[u8], security: &Security) -> Result<(Stranger, Offer), Refus
     security.check(offer.security)?;
     let listens = hello.extension(TCP_LISTENS).map_or(Some(NetAddresses::NONE), NetAddresses::from_slice);
     let listens = listens.ok_or_else(|| misbehaved("network addresses that cannot be"))?;
+    let purpose = Purpose::of(offer.purpose, &hello);
+    let purpose = purpose.ok_or_else(|| misbehaved("a handshake without an offer"))?;
     let Hello { node, incarnation, generation, .. } = hello;
-    let Offer { uid, purpose, .. } = offer;
+    let uid = offer.uid;
     let who = Stranger { node, incarnation, uid, generation, purpose, listens };
     Ok((who, offer))
 }
@@ -356,13 +444,16 @@ fn greeting(
     let mut hello = Hello::new(local.node, local.incarnation, generation);
     let offer = Offer {
         security: security.number(),
-        purpose,
+        purpose: purpose.number(),
         uid: local.uid,
         nonce: nonce()?,
         node: target.0,
         incarnation: target.1,
     };
     hello.extensions.push(Extension { kind: TCP_OFFER, bytes: offer.encode() });
+    if let Purpose::Path(ticket) = purpose {
+        hello.extensions.push(Extension { kind: TCP_PATH, bytes: ticket.encode() });
+    }
     if !local.network.is_empty() {
         hello.extensions.push(Extension { kind: TCP_LISTENS, bytes: local.network.to_bytes().to_vec() });
     }

@@ -11,6 +11,7 @@
 //! | `out.rs`, `frame_in.rs` | what goes out and is kept, what comes in |
 //! | `call.rs`, `visitor.rs` | links that this side, or another, is making |
 //! | `greet.rs` | who gets a link |
+//! | `paths.rs`, `path.rs` | several paths of a link: which there are to be, and what one carries |
 //! | `pulse.rs`, `stall.rs` | whether the way to a peer is still there, and whether the peer takes anything |
 //! | `handshake.rs`, `auth.rs` | what is said before frames flow, and who may |
 //! | `candidates.rs`, `listener.rs` | addresses of this host and of peers |
@@ -32,6 +33,8 @@ mod handshake;
 mod line;
 mod listener;
 mod out;
+mod path;
+mod paths;
 mod pulse;
 mod rail;
 mod ring;
@@ -52,5 +55,5 @@ pub fn io_uring() -> Result<(), gridnet_core::rail::Refusal> {
 
 pub use auth::{nonce, Key, Security, NONCE_BYTES, PROOF_BYTES};
 pub use candidates::Interfaces;
-pub use config::{Engine, PortRange, TcpConfig, Tuning, Window};
+pub use config::{Engine, Multirail, PortRange, TcpConfig, Tuning, Window, MAX_PATHS};
 pub use rail::TcpRail;

@@ -26,6 +26,9 @@ pub(crate) const RECORD_ACK: u8 = 0xf0;
 /// Kind of a record between rails: the link ends, for the reason of this number, 0 for none.
 pub(crate) const RECORD_BYE: u8 = 0xf1;
 
+/// Kind of a record between rails: the path of this number is over.
+pub(crate) const RECORD_PATH_OVER: u8 = 0xf2;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Out {

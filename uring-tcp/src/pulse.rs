@@ -206,7 +206,7 @@ impl TcpRail {
                 Progress::Crossed => {
                     return Err(Refusal::new(Error::InUse, "the link is not there any more"))
                 }
-                Progress::Linked => call.into_parts().map(|(stream, _)| stream).ok_or_else(ended)?,
+                Progress::Linked => call.into_parts().map(|(stream, ..)| stream).ok_or_else(ended)?,
             },
         };
         match stream.receive(&mut [0; 16]) {

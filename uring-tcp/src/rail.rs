@@ -8,17 +8,19 @@ use std::collections::HashMap;
 
 use gridnet_core::error::Error;
 use gridnet_core::mem::{Gather, Iov};
-use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PeerId, Posted, Rail, Refusal, Sink};
+use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PathId, PeerId, Posted, Rail, Refusal, Sink};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
 use crate::call::Call;
-use crate::config::{TcpConfig, Window};
+use crate::config::{Multirail, TcpConfig, Window};
 use crate::conn::{Conn, Outcome, CALM_FRAMES};
 use crate::courier::Courier;
 use crate::frame_in::{Ended, SCRATCH_BYTES};
 use crate::listener::Listeners;
 use crate::out::Out;
+use crate::path::receive_on;
+use crate::paths::{PathOf, PathTable, Paths};
 use crate::pulse::Pulses;
 use crate::socket::refusal_of;
 use crate::stall::Stalls;
@@ -55,6 +57,10 @@ pub(crate) struct Link {
     pub(crate) tried: Vec<String>,
     /// How long nobody had answered there when it broke.
     pub(crate) silent_ns: u64,
+    /// Its paths beside the first, where there may be some.
+    pub(crate) paths: Option<Box<Paths>>,
+    /// It is no link of its own, but a further path of one.
+    pub(crate) part_of: Option<PathOf>,
     pub(crate) state: State,
 }
 
@@ -96,17 +102,18 @@ pub struct TcpRail {
     pub(crate) visitors: HashMap<u32, Visitor>,
     pub(crate) next_visitor: u32,
     pub(crate) pulses: Pulses,
+    pub(crate) paths: PathTable,
     pub(crate) stalls: Stalls,
     pub(crate) watcher: Watcher,
     ready: Vec<Watched>,
     scratch: Box<[u8]>,
-    courier: Courier,
+    pub(crate) courier: Courier,
     /// Somebody sleeps, or is about to.
     is_armed: bool,
     /// The round until which nobody sleeps, modulo 2^32: whoever has just called says more at once.
     awake_until: u32,
     /// Rounds of polling, modulo 2^32.
-    round: u32,
+    pub(crate) round: u32,
     /// That of the last call, made or heard.
     pub(crate) generation: u32,
     /// The process that opened the rail.
@@ -121,6 +128,10 @@ impl TcpRail {
     pub fn open(mut config: TcpConfig) -> Result<TcpRail, Refusal> {
         let addresses = config.interfaces.addresses()?;
         config.interfaces.remember(&addresses);
+        let is_alone = addresses.len() < 2 || config.interfaces.count() < 2;
+        if is_alone && !matches!(config.multirail, Multirail::Alike(_)) {
+            config.multirail = Multirail::Off;
+        }
         let listeners = Listeners::open(&addresses, config.ports, &config.tuning)?;
         let mut watcher = Watcher::open(config.engine, config.single_thread)?;
         for (place, socket) in listeners.sockets.iter().enumerate() {
@@ -143,6 +154,7 @@ impl TcpRail {
             visitors: HashMap::new(),
             next_visitor: 0,
             pulses: Pulses::default(),
+            paths: PathTable::default(),
             stalls: Stalls::default(),
             watcher,
             ready: Vec::new(),
@@ -260,7 +272,15 @@ impl TcpRail {
     fn receive<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
         let Some(link) = self.links.get_mut(index as usize) else { return 0 };
         let State::Live(conn) = &mut link.state else { return 0 };
-        match conn.receive(&mut self.scratch, link.peer, sink) {
+        let received = match link.part_of {
+            None => conn.receive(&mut self.scratch, link.peer, sink),
+            Some(path) => receive_on(conn, path.id(), &mut self.scratch, link.peer, sink),
+        };
+        if !conn.inbox.paths_over.is_empty() {
+            let over = std::mem::take(&mut conn.inbox.paths_over);
+            self.ended.extend(over.into_iter().map(|number| (index, Ended::Path(number))));
+        }
+        match received {
             Ok((0, _)) => {
                 conn.empty += 1;
                 0
@@ -323,7 +343,7 @@ impl TcpRail {
 
     /// Something was given to a connection to be sent.
     #[inline]
-    fn note_sent(&mut self, index: u32) {
+    pub(crate) fn note_sent(&mut self, index: u32) {
         let Some(conn) = self.conn(index) else { return };
         if conn.waits() && !conn.is_dirty {
             conn.is_dirty = true;
@@ -388,7 +408,12 @@ impl TcpRail {
         if let Some(conn) = self.conn(index) {
             conn.watched = None;
         }
-        match self.links.get(index as usize).map(|link| &link.state) {
+        let found = self.links.get(index as usize);
+        match found.map(|link| &link.state) {
+            Some(State::Calling(_)) if found.is_some_and(|link| link.part_of.is_some()) => {
+                self.go_on_calling_path(index, sink);
+                1
+            }
             Some(State::Calling(_)) => self.go_on_calling(index, sink),
             Some(State::Live(conn)) if !conn.is_hot => {
                 self.heat(index);
@@ -406,10 +431,18 @@ impl TcpRail {
     #[cold]
     pub(crate) fn finish_ended<S: Sink>(&mut self, sink: &mut S) {
         while let Some((index, ended)) = self.ended.pop() {
+            if self.links.get(index as usize).is_some_and(|link| link.part_of.is_some()) {
+                self.finish_path(index, ended, sink);
+                continue;
+            }
             let closed = |why: String| (Refusal::new(Error::PeerGone, why), true);
             let (reason, is_broken) = match ended {
                 Ended::Bye(0) => (Refusal::new(Error::PeerGone, "the peer has closed its fabric"), false),
                 Ended::Bye(_) => (Refusal::new(Error::PeerGone, "the peer has ended the link"), false),
+                Ended::Path(number) => {
+                    self.hear_of_end(index, number, sink);
+                    continue;
+                }
                 Ended::Closed => closed("the connection was closed without a word".to_owned()),
                 Ended::Broken(e) => {
                     self.note_silence(index, &e);
@@ -457,7 +490,7 @@ impl TcpRail {
     }
 
     /// Takes a link out of everything; its state, unless it was taken down before.
-    fn take_down(&mut self, index: u32) -> Option<State> {
+    pub(crate) fn take_down(&mut self, index: u32) -> Option<State> {
         let link = self.links.get_mut(index as usize)?;
         let state = std::mem::replace(&mut link.state, State::Over);
         if matches!(state, State::Over | State::Broken(..)) {
@@ -471,6 +504,7 @@ impl TcpRail {
         }
         self.ended.retain(|(i, _)| *i != index);
         self.pulses.forget(index);
+        self.drop_paths(index);
         Some(state)
     }
 
@@ -527,6 +561,10 @@ impl Rail for TcpRail {
         }
     }
 
+    fn post_segment(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
+        self.post_on(path, frame)
+    }
+
     #[inline]
     fn poll<S: Sink>(&mut self, _budget: usize, sink: &mut S) -> usize {
         self.round = self.round.wrapping_add(1);
@@ -577,10 +615,20 @@ impl Rail for TcpRail {
     fn path(&self, link: LinkId) -> Path {
         let Some(found) = self.links.get(link.0 as usize) else { return Path::default() };
         match &found.state {
-            State::Live(conn) => Path { tried: found.tried.clone(), ..conn.line.stream.path() },
+            State::Live(conn) => {
+                let stream = &conn.line.stream;
+                // Beside others it matters how much each carries.
+                let is_wide = found.paths.as_ref().is_some_and(|paths| paths.is_wide());
+                let moved = is_wide.then(|| stream.moved()).flatten();
+                Path { tried: found.tried.clone(), moved, ..stream.path() }
+            }
             State::Calling(call) => call.path(),
             _ => Path::default(),
         }
+    }
+
+    fn further_paths(&self, link: LinkId) -> Vec<Path> {
+        self.paths_of(link)
     }
 
     fn delivered(&self, link: LinkId) -> u64 {
@@ -685,6 +733,8 @@ impl Drop for TcpRail {
         for link in self.links.drain(..) {
             match link.state {
                 State::Live(conn) if !is_home => conn.line.stream.leave(),
+                // What it carries is worth nothing without its link.
+                State::Live(_) if link.part_of.is_some() => {}
                 State::Live(mut conn) => {
                     conn.hang_up(0);
                     leaving.push(*conn);

@@ -67,15 +67,22 @@ impl Stream {
         Stream::of(Socket::from(descriptor))
     }
 
-    /// Begins to connect. The port of this side is one of `ports`, if there are any.
-    pub(crate) fn call(to: SocketAddr, ports: Option<PortRange>, tuning: &Tuning) -> std::io::Result<Stream> {
+    /// Begins to connect, from that address if there is one. The port of this side is one of `ports`, if there are any.
+    pub(crate) fn call(
+        from: Option<IpAddr>,
+        to: SocketAddr,
+        ports: Option<PortRange>,
+        tuning: &Tuning,
+    ) -> std::io::Result<Stream> {
         let mut left = ports.map_or(1, |range| range.len().min(PORT_TRIES));
         let mut ports = ports.into_iter().flat_map(|range| range.shuffled());
         loop {
             left -= 1;
             let socket = new_socket(to, tuning)?;
-            if let Some(port) = ports.next() {
-                if let Err(e) = socket.bind(&SockAddr::from(SocketAddr::new(any_of(to), port))) {
+            let port = ports.next();
+            if from.is_some() || port.is_some() {
+                let own = SocketAddr::new(from.unwrap_or_else(|| any_of(to)), port.unwrap_or(0));
+                if let Err(e) = socket.bind(&SockAddr::from(own)) {
                     if e.kind() == ErrorKind::AddrInUse && left > 0 {
                         continue;
                     }
@@ -176,8 +183,25 @@ impl Stream {
             local: self.local().map(|at| at.to_string()),
             remote: remote.map(|at| at.to_string()),
             round_trip_ns: self.round_trip_us().map(|us| u64::from(us) * 1000),
+            moved: None,
             tried: Vec::new(),
         }
+    }
+
+    /// Payload bytes that the other side's system has acknowledged, and that came from there, as the kernel counts them.
+    pub(crate) fn moved(&self) -> Option<[u64; 2]> {
+        // `tcpi_bytes_acked` and `tcpi_bytes_received`, which stand behind what the library's struct has (linux/tcp.h).
+        const OFFSETS: [usize; 2] = [120, 128];
+        let mut info = [0u8; 136];
+        let mut len = info.len() as libc::socklen_t;
+        // SAFETY: the option writes at most `len` bytes to `info`, which has as many.
+        let status = unsafe {
+            let value = info.as_mut_ptr().cast();
+            libc::getsockopt(self.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &mut len)
+        };
+        let word = |at: usize| info.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+        let is_whole = status == 0 && len as usize == info.len();
+        is_whole.then(|| Some([word(OFFSETS[0])?, word(OFFSETS[1])?])).flatten()
     }
 
     /// The kernel's estimate of the time there and back, once it has one.
@@ -222,6 +246,12 @@ impl Stream {
         let often =
             TcpKeepalive::new().with_time(idle).with_interval(Duration::from_secs(1)).with_retries(times);
         self.socket.set_tcp_keepalive(&often)
+    }
+
+    /// Has the kernel give the connection up when nothing of what was sent has been taken for so long. For connections
+    /// that are not missed.
+    pub(crate) fn give_up_after(&self, time: Duration) -> std::io::Result<()> {
+        self.socket.set_tcp_user_timeout(Some(time))
     }
 
     /// The address of the other side.
@@ -396,7 +426,7 @@ pub(crate) fn pair() -> (Stream, Stream) {
     let tuning = Tuning { send_buffer: 64 << 10, receive_buffer: 64 << 10, ..Tuning::default() };
     let listener = listen_at("127.0.0.1:0".parse().unwrap(), &tuning).unwrap();
     let at = listener.local_addr().unwrap().as_socket().unwrap();
-    let one = Stream::call(at, None, &tuning).unwrap();
+    let one = Stream::call(None, at, None, &tuning).unwrap();
     while !one.is_connected().unwrap() {
         std::thread::yield_now();
     }
@@ -422,7 +452,7 @@ mod tests {
         };
         let listener = listen_at("127.0.0.1:0".parse().unwrap(), &tuning).unwrap();
         let at = listener.local_addr().unwrap().as_socket().unwrap();
-        let _one = Stream::call(at, None, &tuning).unwrap();
+        let _one = Stream::call(None, at, None, &tuning).unwrap();
         let other = loop {
             if let Some((other, from)) = accept_next(&listener).unwrap() {
                 assert_eq!(from.map(|from| from.ip()), Some(at.ip()));

@@ -9,7 +9,7 @@ use gridnet_core::testing::pair::address_of;
 
 use crate::auth::{Key, Security};
 use crate::config::Window;
-use crate::frame_in::{Ended, In, SCRATCH_BYTES};
+use crate::frame_in::{In, SCRATCH_BYTES};
 use crate::handshake::{Called, Caller, Inbox, Purpose, Step};
 use crate::out::Out;
 use crate::socket::Stream;
@@ -80,7 +80,7 @@ impl Ear {
             match inbox.receive(near, scratch, PeerId::new(0), out, sink) {
                 Ok((0, false)) => return true,
                 Ok(_) => {}
-                Err(Ended::Bye(_) | Ended::Misbehaved(_) | Ended::Closed | Ended::Broken(_)) => return false,
+                Err(_) => return false,
             }
         }
     }

@@ -8,7 +8,7 @@ use gridnet_core::time::Time;
 
 use crate::call::{say, HANDSHAKE_READ};
 use crate::config::TcpConfig;
-use crate::handshake::{refusal, Called, Inbox, Step, Stranger};
+use crate::handshake::{refusal, Agreed, Called, Inbox, Step, Stranger};
 use crate::socket::{Moved, Stream};
 
 /// How long a visitor may take to say who it is.
@@ -91,8 +91,8 @@ impl Visitor {
 
     /// Says no, and why.
     fn refuse(self, why: &Refusal) {
-        // Of two calls that cross one is refused: nothing to be told to people.
-        if matches!(why.error, Error::InUse | Error::Again) {
+        // Of two calls that cross one is refused, and so is a path that is not wanted: nothing to be told to people.
+        if matches!(why.error, Error::InUse | Error::Again | Error::Unsupported | Error::Limit) {
             tracing::debug!(from = self.name(), reason = %why.reason, "connection refused");
         } else {
             tracing::warn!(from = self.name(), reason = %why.reason, "connection refused");
@@ -100,6 +100,11 @@ impl Visitor {
         say(&self.stream, &refusal(why));
         self.stream.end_sending();
         self.stream.discard(HANDSHAKE_READ * 2);
+    }
+
+    /// What both sides know, once it is known who it is.
+    pub(crate) fn agreed(&self) -> Option<Agreed> {
+        self.called.agreed()
     }
 
     /// The connection, and what came behind the handshake.

@@ -160,7 +160,10 @@ fn links(out: &mut impl Write, peer: &PeerView) -> io::Result<()> {
         let time = link
             .round_trip_ns
             .map_or(String::new(), |ns| format!(", {} there and back when it came up", duration(ns)));
-        writeln!(out, "  link {}{ends}{time}", link.rail)?;
+        let moved = link
+            .moved
+            .map_or(String::new(), |[sent, received]| format!(", {sent} B sent, {received} B received"));
+        writeln!(out, "  link {}{ends}{time}{moved}", link.rail)?;
         for why in &link.tried {
             writeln!(out, "    tried before: {why}")?;
         }

@@ -11,7 +11,7 @@ mod rails;
 mod table;
 
 pub use error::ConfigError;
-pub use gridnet_uring_tcp::{Interfaces, PortRange};
+pub use gridnet_uring_tcp::{Interfaces, Multirail, PortRange};
 pub use parse::{HugePages, NetEngine, ProgressMode, SingleCopy, WaitMode};
 pub use rails::{RailSelection, KNOWN_RAILS};
 pub use table::{Config, Variable, VARIABLES};

@@ -1,7 +1,7 @@
 //! The kinds of values that variables about networks have.
 
 use super::parse::Kind;
-use gridnet_uring_tcp::{Interfaces, PortRange};
+use gridnet_uring_tcp::{Interfaces, Multirail, PortRange, MAX_PATHS};
 
 /// Names of interfaces, addresses and networks with commas between them; empty means automatic.
 pub(super) struct InterfaceList;
@@ -47,9 +47,49 @@ impl Kind for Ports {
     }
 }
 
+/// How many paths a link may have.
+pub(super) struct PathCount;
+
+impl Kind for PathCount {
+    type Value = Multirail;
+
+    fn parse(&self, text: &str) -> Option<Multirail> {
+        match text {
+            "auto" => Some(Multirail::Auto),
+            "off" => Some(Multirail::Off),
+            _ => {
+                let most = text.parse().ok().filter(|most| (2..=MAX_PATHS).contains(most))?;
+                text.bytes().all(|byte| byte.is_ascii_digit()).then_some(Multirail::AtMost(most))
+            }
+        }
+    }
+
+    fn show(&self, value: &Multirail) -> String {
+        match value {
+            Multirail::Auto => "auto".to_owned(),
+            Multirail::Off => "off".to_owned(),
+            Multirail::AtMost(most) | Multirail::Alike(most) => most.to_string(),
+        }
+    }
+
+    fn accepted(&self) -> String {
+        format!("auto, off, or a number from 2 to {MAX_PATHS}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_counted_from_two() {
+        for text in ["auto", "off", "2", "8"] {
+            assert_eq!(PathCount.parse(text).map(|paths| PathCount.show(&paths)).as_deref(), Some(text));
+        }
+        for text in ["", "0", "1", "9", "+2", "on", "2 "] {
+            assert_eq!(PathCount.parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn ranges_of_ports_have_two_ends_in_order() {

@@ -1,10 +1,10 @@
 //! The table of variables: one row holds all there is to say about one of them.
 
-use super::net::{InterfaceList, Ports};
+use super::net::{InterfaceList, PathCount, Ports};
 use super::parse::{Bytes, Choice, Count, Directory, Kind, LogFilter, Name, PowerOfTwo, Rails, Time, Uids};
 use super::parse::{GIB, KIB, MIB};
 use super::{
-    ConfigError, HugePages, Interfaces, NetEngine, Origin, PortRange, ProgressMode, RailSelection,
+    ConfigError, HugePages, Interfaces, Multirail, NetEngine, Origin, PortRange, ProgressMode, RailSelection,
     SingleCopy, WaitMode,
 };
 use std::path::PathBuf;
@@ -129,6 +129,8 @@ variables! {
     net_insecure: bool = "GRIDNET_NET_INSECURE" "off" [""]
         Choice(&[("off", false), ("on", true), ("0", false), ("1", true)]),
         "Whether networks are used without any key, when both sides say so.";
+    multirail: Multirail = "GRIDNET_MULTIRAIL" "auto" [""] PathCount,
+        "Over how many pairs of interfaces large messages to one peer go at a time; auto is each pair.";
     net_engine: NetEngine = "GRIDNET_NET_ENGINE" "auto" [""]
         Choice(&[("auto", NetEngine::Auto), ("io_uring", NetEngine::IoUring), ("epoll", NetEngine::Epoll)]),
         "What watches sockets on which little happens.";

@@ -202,6 +202,8 @@ pub struct LinkView {
     pub ends: [String; 2],
     /// Time there and back in ns, as the network measured it.
     pub round_trip_ns: Option<u64>,
+    /// Bytes that went there and that came from there, where it is one of several paths.
+    pub moved: Option<[u64; 2]>,
     /// Addresses that were tried before and did not do, each with the reason.
     pub tried: Vec<String>,
 }
@@ -380,8 +382,14 @@ fn peer_of(row: &[u8], torn: bool) -> Option<PeerView> {
                 rail: value(0),
                 ends: [value(1), value(2)],
                 round_trip_ns: value(3).parse().ok(),
+                moved: None,
                 tried: Vec::new(),
             }),
+            "moved" => {
+                let moved = value(0).parse().ok().zip(value(1).parse().ok());
+                let link = peer.links.last_mut();
+                link.into_iter().for_each(|link| link.moved = moved.map(|(sent, received)| [sent, received]));
+            }
             "tried" => {
                 let link = peer.links.last_mut().filter(|link| link.rail == value(0));
                 link.into_iter().for_each(|link| link.tried.push(value(1)));

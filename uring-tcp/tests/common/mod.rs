@@ -7,7 +7,7 @@ use gridnet_core::testing::pair::{Cutting, Fixture};
 use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
-use gridnet_uring_tcp::{Engine, Interfaces, Key, Security, TcpConfig, TcpRail, Tuning, Window};
+use gridnet_uring_tcp::{Engine, Interfaces, Key, Multirail, Security, TcpConfig, TcpRail, Tuning, Window};
 
 /// Rails on the loopback interface.
 pub struct Tcp {
@@ -21,6 +21,7 @@ pub struct Tcp {
     pub interfaces: &'static str,
     pub window: Window,
     pub tuning: Tuning,
+    pub multirail: Multirail,
     pub retains: bool,
 }
 
@@ -35,6 +36,7 @@ impl Tcp {
             interfaces: "127.0.0.1",
             window: Window::default(),
             tuning: Tuning::default(),
+            multirail: Multirail::Auto,
             retains: true,
         }
     }
@@ -53,6 +55,7 @@ impl Fixture for Tcp {
             single_thread: true,
             tuning: self.tuning.clone(),
             window: self.window,
+            multirail: self.multirail,
             retains: self.retains,
         })
         .expect("the rail opens")
@@ -85,6 +88,12 @@ impl Cutting for Tcp {
     }
 
     fn cut(&mut self, rails: [&mut TcpRail; 2], between: [NodeId; 2], random: &mut Random) {
+        // Where there are several paths, one time in three only one of the others.
+        if matches!(self.multirail, Multirail::Alike(_)) && random.below(3) == 0 {
+            let [a, b] = rails;
+            let (rail, other) = if random.below(2) == 0 { (a, between[1]) } else { (b, between[0]) };
+            return rail.link_with(other).into_iter().for_each(|link| rail.cut_path(link));
+        }
         // Which sides lose what they have not read; if none does, the connection ends behind everything that was sent.
         let (losers, quiet) = (random.below(4), random.below(2));
         for (side, (rail, other)) in (0..).zip(rails.into_iter().zip([between[1], between[0]])) {

@@ -1,0 +1,497 @@
+//! Several paths of one link: connections between other addresses of the two hosts, over which segments go beside the first.
+//!
+//! Whoever has called for the link calls for its further paths, one after the other, each from another interface to another
+//! address of the peer, and again when one has ended. The handshake is that of a link, and says besides to which link the path
+//! belongs, by a proof that only the two sides of that link can make. The kernel gives up a path over which nobody answers; its
+//! number is told over the first path, and never used again.
+//!
+//! In the tables of the rail a path is a link that its peer does not know of.
+
+use std::time::Duration;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::{LinkId, Path, PathId, Posted, Refusal, Sink};
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Frame, NetAddresses};
+
+use crate::auth::Key;
+use crate::call::{say, Call, Progress};
+use crate::candidates::further_pairs;
+use crate::config::Multirail;
+use crate::conn::{Conn, Outcome};
+use crate::frame_in::Ended;
+use crate::handshake::{welcome, Agreed, Stranger, Ticket};
+use crate::path::begin_on;
+use crate::rail::{Link, State, TcpRail};
+use crate::socket::Stream;
+use crate::visitor::Visitor;
+use crate::watch::{Want, Watched};
+
+/// How long to wait after a path has ended or could not be made; doubled after each further time.
+const FIRST_PAUSE_NS: u64 = 50_000_000;
+/// The longest such wait: each try wakes a process that sleeps.
+const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
+/// How long a path may say nothing beyond the time after which its kernel asks: two questions.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Questions of the kernel that stay without an answer.
+const QUESTIONS: u32 = 2;
+
+/// Which path of which link an entry of the rail's table is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PathOf {
+    pub(crate) link: u32,
+    pub(crate) number: u32,
+}
+
+impl PathOf {
+    pub(crate) fn id(self) -> PathId {
+        PathId { link: LinkId(self.link), number: self.number }
+    }
+}
+
+/// The paths of a link beside its first.
+#[derive(Debug)]
+pub(crate) struct Paths {
+    secret: Key,
+    /// Where the peer listens, if this side calls for paths.
+    there: Option<NetAddresses>,
+    /// Numbers of the paths that are there, and their places in the rail's table.
+    live: Vec<(u32, u32)>,
+    /// The path that is being called for.
+    calling: Option<(u32, u32)>,
+    /// The highest number that was ever used.
+    last: u32,
+    /// When another path is called for, or after how long from now on.
+    due: Option<Time>,
+    due_in_ns: Option<u64>,
+    /// The same, when somebody looks anyhow: there are no addresses left now, or the peer has enough.
+    look_at: Option<Time>,
+    is_enough: bool,
+    pause_ns: u64,
+    /// Calls that have failed, one after the other.
+    failures: usize,
+}
+
+impl Paths {
+    fn new(secret: Key, there: Option<NetAddresses>) -> Paths {
+        let due_in_ns = there.is_some().then_some(0);
+        Paths {
+            secret,
+            there,
+            live: Vec::new(),
+            calling: None,
+            last: 0,
+            due: None,
+            due_in_ns,
+            look_at: None,
+            is_enough: false,
+            pause_ns: FIRST_PAUSE_NS,
+            failures: 0,
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = u32> + '_ {
+        self.live.iter().chain(&self.calling).map(|(_, place)| *place)
+    }
+
+    /// There is one.
+    pub(crate) fn is_wide(&self) -> bool {
+        !self.live.is_empty()
+    }
+
+    fn place_of(&self, number: u32) -> Option<u32> {
+        self.live.iter().chain(&self.calling).find(|(of, _)| *of == number).map(|(_, place)| *place)
+    }
+
+    /// Another path is to be called for after a pause.
+    fn try_later(&mut self) {
+        if self.there.is_some() {
+            self.due_in_ns = Some(self.pause_ns);
+            self.pause_ns = (self.pause_ns * 2).min(LONGEST_PAUSE_NS);
+        }
+    }
+
+    fn is_due(&mut self, now: Time) -> bool {
+        if let Some(ns) = self.due_in_ns.take() {
+            self.due = Some(now.after(ns));
+        }
+        if std::mem::take(&mut self.is_enough) {
+            self.look_at = Some(now.after(LONGEST_PAUSE_NS));
+        }
+        let is_due = self.due.is_some_and(|at| at <= now) || self.look_at.is_some_and(|at| at <= now);
+        if is_due {
+            (self.due, self.look_at) = (None, None);
+        }
+        is_due && self.calling.is_none()
+    }
+}
+
+/// What a rail keeps of the paths of all links.
+#[derive(Debug, Default)]
+pub(crate) struct PathTable {
+    /// Links for which this side calls for paths.
+    callers: Vec<u32>,
+    /// Places of the rail's table that were those of paths.
+    spare: Vec<u32>,
+}
+
+impl TcpRail {
+    /// A link has come up: the peer may call for further paths, or this side does, if it knows the addresses of the peer.
+    pub(crate) fn expect_paths(&mut self, index: u32, agreed: Option<Agreed>, there: Option<NetAddresses>) {
+        let most = self.config.multirail.most();
+        // Without questions of the kernel nobody would notice a path that has fallen silent.
+        if most == 1 || self.config.tuning.keep_alive.is_none() {
+            return;
+        }
+        let is_alike = matches!(self.config.multirail, Multirail::Alike(_));
+        let several = |addresses: NetAddresses| is_alike || addresses.iter().count() > 1;
+        let Some(Agreed { secret, takes_paths: true }) = agreed else { return };
+        let can_be = several(self.listeners.addresses) && there.is_none_or(several);
+        if !can_be || self.conn(index).is_none_or(|conn| conn.line.stream.is_on_host && !is_alike) {
+            return;
+        }
+        if there.is_some() {
+            self.paths.callers.push(index);
+        }
+        if let Some(link) = self.links.get_mut(index as usize) {
+            link.paths = Some(Box::new(Paths::new(secret, there)));
+        }
+    }
+
+    /// Calls for the paths that are due, and ends calls that take too long.
+    pub(crate) fn tend_paths<S: Sink>(&mut self, now: Time, sink: &mut S) {
+        for at in (0..self.paths.callers.len()).rev() {
+            let Some(&index) = self.paths.callers.get(at) else { continue };
+            let Some(paths) = self.links.get_mut(index as usize).and_then(|link| link.paths.as_mut()) else {
+                self.paths.callers.swap_remove(at);
+                continue;
+            };
+            let (is_due, calling) = (paths.is_due(now), paths.calling);
+            if is_due {
+                self.call_for_path(index, now, sink);
+            } else if let Some((_, place)) = calling {
+                if let Some(State::Calling(call)) = self.links.get_mut(place as usize).map(|l| &mut l.state) {
+                    if call.check_time(now) {
+                        self.go_on_calling_path(place, sink);
+                    }
+                }
+            }
+        }
+        self.watcher.submit();
+    }
+
+    /// When [`Self::tend_paths`] has to be called.
+    pub(crate) fn next_path_time(&self) -> Option<Time> {
+        let times = self.paths.callers.iter().filter_map(|index| {
+            let paths = self.links.get(*index as usize)?.paths.as_ref()?;
+            let call = paths.calling.and_then(|(_, place)| self.links.get(place as usize));
+            let deadline = match call.map(|link| &link.state) {
+                Some(State::Calling(call)) => call.deadline(),
+                _ => None,
+            };
+            paths.due_in_ns.map(|_| Time(0)).or(paths.due).into_iter().chain(deadline).min()
+        });
+        times.min()
+    }
+
+    fn call_for_path<S: Sink>(&mut self, index: u32, now: Time, sink: &mut S) {
+        let pairs = self.further_pairs_of(index);
+        let Some(link) = self.links.get_mut(index as usize) else { return };
+        let (peer, target, generation) = (link.peer, (link.node, link.incarnation), link.generation);
+        let Some(paths) = &mut link.paths else { return };
+        if paths.live.len() as u32 + 1 >= self.config.multirail.most() {
+            return;
+        }
+        if pairs.is_empty() {
+            // Addresses come and go. Nobody is woken for that.
+            paths.look_at = Some(now.after(LONGEST_PAUSE_NS));
+            return;
+        }
+        let Some(&pair) = pairs.get(paths.failures % pairs.len()) else { return };
+        paths.last += 1;
+        let number = paths.last;
+        let ticket = Ticket::new(number, &paths.secret);
+        let call = Call::further(pair, target, generation, ticket);
+        let place = self.take_place(Link {
+            peer,
+            node: target.0,
+            incarnation: target.1,
+            generation,
+            tried: Vec::new(),
+            silent_ns: 0,
+            paths: None,
+            part_of: Some(PathOf { link: index, number }),
+            state: State::Calling(Box::new(call)),
+        });
+        if let Some(paths) = self.links.get_mut(index as usize).and_then(|link| link.paths.as_mut()) {
+            paths.calling = Some((number, place));
+        }
+        self.go_on_calling_path(place, sink);
+    }
+
+    /// Between which addresses further paths of a link may be.
+    fn further_pairs_of(&self, index: u32) -> Vec<(std::net::IpAddr, std::net::SocketAddr)> {
+        let Some(Link { paths: Some(paths), .. }) = self.links.get(index as usize) else { return Vec::new() };
+        let ends = |place: u32| match &self.links.get(place as usize)?.state {
+            State::Live(conn) => Some((conn.line.stream.local()?, conn.line.stream.remote()?)),
+            _ => None,
+        };
+        if matches!(self.config.multirail, Multirail::Alike(_)) {
+            return ends(index).map(|(from, to)| (from.ip(), to)).into_iter().collect();
+        }
+        let taken = paths.places().chain([index]).filter_map(ends).map(|(from, to)| (from.ip(), to.ip()));
+        let taken: Vec<_> = taken.collect();
+        paths.there.map_or(Vec::new(), |there| further_pairs(&taken, there.iter(), &self.config.interfaces))
+    }
+
+    fn take_place(&mut self, link: Link) -> u32 {
+        if let Some(place) = self.paths.spare.pop() {
+            if let Some(found) = self.links.get_mut(place as usize) {
+                *found = link;
+                return place;
+            }
+        }
+        self.links.push(link);
+        self.links.len() as u32 - 1
+    }
+
+    /// Something has come of a call for a path.
+    pub(crate) fn go_on_calling_path<S: Sink>(&mut self, place: u32, sink: &mut S) {
+        let Some(link) = self.links.get_mut(place as usize) else { return };
+        let (Some(of), State::Calling(call)) = (link.part_of, &mut link.state) else { return };
+        let refusal = match call.step(&self.config) {
+            Progress::Waits(want) => match self.watch_path(place, want) {
+                Ok(()) => return,
+                Err(refusal) => refusal,
+            },
+            Progress::Linked => {
+                let state = std::mem::replace(&mut link.state, State::Over);
+                let State::Calling(call) = state else { return };
+                let Some((stream, rest, _)) = call.into_parts() else { return };
+                return self.establish_path(place, of, stream, &rest, sink);
+            }
+            Progress::Crossed => Refusal::new(Error::InUse, "the link is not there any more"),
+            Progress::Failed(refusal) => refusal,
+        };
+        self.end_path(place, &refusal, sink);
+    }
+
+    fn watch_path(&mut self, place: u32, want: Want) -> Result<(), Refusal> {
+        let Some(Link { state: State::Calling(call), .. }) = self.links.get(place as usize) else {
+            return Ok(());
+        };
+        call.stream().map_or(Ok(()), |stream| self.watcher.watch(stream, Watched::Link(place), want))
+    }
+
+    /// A peer has called for a further path of its link; `bytes` of the handshake are to be said.
+    pub(crate) fn admit_path<S: Sink>(
+        &mut self,
+        visitor: Visitor,
+        who: &Stranger,
+        ticket: Ticket,
+        bytes: &[u8],
+        sink: &mut S,
+    ) {
+        let index = match self.check_ticket(who, ticket) {
+            Ok(index) => index,
+            Err(refusal) => return visitor.refuse_after(bytes, &refusal),
+        };
+        let (stream, rest) = visitor.into_parts();
+        if !say(&stream, &[bytes, &welcome()].concat()) {
+            return;
+        }
+        let Some(link) = self.links.get(index as usize) else { return };
+        let of = PathOf { link: index, number: ticket.number };
+        let place = self.take_place(Link {
+            peer: link.peer,
+            node: link.node,
+            incarnation: link.incarnation,
+            generation: link.generation,
+            tried: Vec::new(),
+            silent_ns: 0,
+            paths: None,
+            part_of: Some(of),
+            state: State::Over,
+        });
+        self.establish_path(place, of, stream, &rest, sink);
+    }
+
+    /// The link to which the path of a caller is to belong.
+    fn check_ticket(&mut self, who: &Stranger, ticket: Ticket) -> Result<u32, Refusal> {
+        let most = self.config.multirail.most();
+        let is_meant = |link: &&mut Link| {
+            let which = (link.incarnation, link.generation) == (who.incarnation, who.generation);
+            which && matches!(link.state, State::Live(_))
+        };
+        let known = self.by_node.get(&who.node).copied();
+        let link = known.and_then(|at| self.links.get_mut(at as usize)).filter(is_meant);
+        let (Some(index), Some(link)) = (known, link) else {
+            return Err(Refusal::new(Error::InUse, "the link is not there any more"));
+        };
+        let Some(paths) = &mut link.paths else {
+            return Err(Refusal::new(Error::Unsupported, "this side takes one path for each link"));
+        };
+        if !ticket.is_for(&paths.secret) {
+            let why = "a path for a link by somebody who has not made it";
+            return Err(Refusal::new(Error::Permission, why));
+        }
+        if ticket.number <= paths.last || paths.live.len() as u32 + 1 >= most {
+            return Err(Refusal::new(Error::Limit, "the link has this path, or enough of them"));
+        }
+        paths.last = ticket.number;
+        Ok(index)
+    }
+
+    /// Segments may come and go over a path from now on.
+    fn establish_path<S: Sink>(&mut self, place: u32, of: PathOf, stream: Stream, rest: &[u8], sink: &mut S) {
+        let idle = self.config.tuning.keep_alive.unwrap_or_default();
+        // What the kernel does not accept was not told before, either.
+        let _ = stream.ask(idle, QUESTIONS);
+        let _ = stream.give_up_after(idle + SILENCE);
+        let Some(main) = self.links.get_mut(of.link as usize) else { return };
+        let (peer, Some(paths)) = (main.peer, &mut main.paths) else { return };
+        paths.calling = paths.calling.filter(|(number, _)| *number != of.number);
+        paths.live.push((of.number, place));
+        paths.failures = 0;
+        // There may be more.
+        paths.due_in_ns = paths.there.map(|_| 0);
+        tracing::debug!(peer = peer.number(), number = of.number, path = ?stream.path(), "another path");
+        let mut conn = Conn::new(stream, self.config.window, false);
+        sink.path_up(peer, of.id());
+        let begun = begin_on(&mut conn, of.id(), rest, peer, sink);
+        if let Some(link) = self.links.get_mut(place as usize) {
+            link.state = State::Live(Box::new(conn));
+        }
+        // It is read in each round once something comes.
+        self.watch_cold(place);
+        if let Err(ended) = begun {
+            self.end(place, ended);
+        }
+    }
+
+    /// A path has come to its end.
+    pub(crate) fn finish_path<S: Sink>(&mut self, place: u32, ended: Ended, sink: &mut S) {
+        let reason = match ended {
+            Ended::Misbehaved(refusal) => refusal,
+            Ended::Bye(_) | Ended::Path(_) => Refusal::new(Error::PeerGone, "the peer has ended it"),
+            Ended::Closed => Refusal::new(Error::Unreachable, "it was closed"),
+            Ended::Broken(e) => Refusal::new(Error::Unreachable, format!("it broke: {e}")),
+        };
+        self.end_path(place, &reason, sink);
+    }
+
+    /// The peer says that the path of this number is over.
+    pub(crate) fn hear_of_end<S: Sink>(&mut self, index: u32, number: u64, sink: &mut S) {
+        let paths = self.links.get(index as usize).and_then(|link| link.paths.as_ref());
+        let place = paths.zip(u32::try_from(number).ok()).and_then(|(paths, number)| paths.place_of(number));
+        if let Some(place) = place {
+            self.end_path(place, &Refusal::new(Error::PeerGone, "the peer has ended it"), sink);
+        }
+    }
+
+    /// Ends a path, on both sides: its connection is closed before anybody hears of it.
+    fn end_path<S: Sink>(&mut self, place: u32, reason: &Refusal, sink: &mut S) {
+        let Some(of) = self.links.get(place as usize).and_then(|link| link.part_of) else { return };
+        let Some(state) = self.take_down(place) else { return };
+        let was_live = matches!(state, State::Live(_));
+        drop(state);
+        self.paths.spare.push(place);
+        let Some(main) = self.links.get_mut(of.link as usize) else { return };
+        let peer = main.peer;
+        tracing::debug!(peer = peer.number(), number = of.number, reason = %reason.reason, "path is over");
+        if let State::Live(conn) = &mut main.state {
+            conn.end_path(of.number);
+        }
+        if let Some(paths) = &mut main.paths {
+            paths.live.retain(|(number, _)| *number != of.number);
+            paths.calling = paths.calling.filter(|(number, _)| *number != of.number);
+            if was_live {
+                paths.pause_ns = FIRST_PAUSE_NS;
+            } else {
+                paths.failures += 1;
+            }
+            if reason.error == Error::Unsupported {
+                // The peer wants none.
+                paths.there = None;
+            }
+            match reason.error {
+                Error::Limit => paths.is_enough = true,
+                _ => paths.try_later(),
+            }
+        }
+        self.note_sent(of.link);
+        if was_live {
+            sink.path_over(peer, of.id());
+        }
+        if reason.error == Error::PeerMisbehaved {
+            self.end(of.link, Ended::Misbehaved(reason.clone()));
+        }
+    }
+
+    /// The link is over, and with it all of its paths: nothing comes over them any more.
+    pub(crate) fn drop_paths(&mut self, index: u32) {
+        let Some(paths) = self.links.get_mut(index as usize).and_then(|link| link.paths.take()) else {
+            return;
+        };
+        for place in paths.places() {
+            // The connection is closed here.
+            drop(self.take_down(place));
+            self.paths.spare.push(place);
+        }
+        self.paths.callers.retain(|other| *other != index);
+    }
+
+    /// Hands a segment to a path.
+    pub(crate) fn post_on(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
+        let Some(Link { state: State::Live(_), paths, .. }) = self.links.get(path.link.0 as usize) else {
+            return Posted::Down;
+        };
+        let paths = paths.as_ref().filter(|paths| path.number <= paths.last);
+        let Some(paths) = paths else { return Posted::Failed(Error::PeerMisbehaved) };
+        let Some(place) = paths.place_of(path.number) else { return Posted::Down };
+        // The peer may have heard before this side that the path is there.
+        let Some(conn) = self.conn(place) else { return Posted::NoResource };
+        let (is_dirty, round) = (conn.is_dirty, self.round);
+        let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(place as usize) else {
+            return Posted::NoResource;
+        };
+        let Outcome { posted, waits } = conn.post(frame, round, &mut self.courier);
+        if waits != is_dirty || conn.is_broken() {
+            self.note_sent(place);
+        }
+        posted
+    }
+
+    /// Where the further paths of a link lead.
+    pub(crate) fn paths_of(&self, link: LinkId) -> Vec<Path> {
+        let Some(Link { paths: Some(paths), .. }) = self.links.get(link.0 as usize) else {
+            return Vec::new();
+        };
+        let path = |(_, place): &(u32, u32)| match &self.links.get(*place as usize)?.state {
+            State::Live(conn) => {
+                let stream = &conn.line.stream;
+                Some(Path { moved: stream.moved(), ..stream.path() })
+            }
+            _ => None,
+        };
+        paths.live.iter().filter_map(path).collect()
+    }
+
+    /// Number of further paths of a link.
+    #[cfg(feature = "testing")]
+    pub fn further(&self, link: LinkId) -> usize {
+        let paths = self.links.get(link.0 as usize).and_then(|link| link.paths.as_ref());
+        paths.map_or(0, |paths| paths.live.len())
+    }
+
+    /// Breaks a further path of a link, as a network does, if there is one.
+    #[cfg(feature = "testing")]
+    pub fn cut_path(&mut self, link: LinkId) {
+        let paths = self.links.get(link.0 as usize).and_then(|link| link.paths.as_ref());
+        if let Some(&(_, place)) = paths.and_then(|paths| paths.live.first()) {
+            if let Some(conn) = self.conn(place) {
+                conn.line.stream.reset();
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Several paths of one link. On one host they lead from one address to the same other one, for want of a second interface;
+//! `fabric/tests/lab` has paths over different ones.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use common::{key, Tcp};
+use gridnet_core::endpoint::PeerState;
+use gridnet_core::rail::LinkId;
+use gridnet_core::reliability_tests;
+use gridnet_core::testing::node::exactly;
+use gridnet_core::testing::pair::Pair;
+use gridnet_core::testing::random::Random;
+use gridnet_core::wire::{Extension, Hello, NodeId};
+use gridnet_uring_tcp::{Engine, Multirail, Security, Tuning};
+
+fn several(paths: u32) -> Tcp {
+    let tuning = Tuning { keep_alive: Some(Duration::from_secs(1)), ..Tuning::default() };
+    Tcp { multirail: Multirail::Alike(paths), tuning, ..Tcp::new(Engine::Auto) }
+}
+
+reliability_tests!(over_three, several(3));
+
+const MIB: usize = 1 << 20;
+
+fn link_of(pair: &mut Pair<Tcp>) -> LinkId {
+    let other = pair.b.address().node;
+    pair.a.engine().rails()[0].link_with(other).expect("there is a link")
+}
+
+fn further(pair: &mut Pair<Tcp>) -> [usize; 2] {
+    let of = |node: &mut gridnet_core::testing::node::Node<_>, other: NodeId| {
+        let rail: &gridnet_uring_tcp::TcpRail = &node.engine().rails()[0];
+        rail.link_with(other).map_or(0, |link| rail.further(link))
+    };
+    let nodes = [pair.a.address().node, pair.b.address().node];
+    [of(&mut pair.a, nodes[1]), of(&mut pair.b, nodes[0])]
+}
+
+/// Two nodes whose link has so many paths.
+fn wide(fixture: Tcp, paths: usize) -> Pair<Tcp> {
+    let mut pair = Pair::new(fixture);
+    assert!(pair.run_until(|pair| further(pair) == [paths - 1; 2]), "{:?} further paths", further(&mut pair));
+    pair
+}
+
+/// Sends a message, and does something in the middle of it.
+fn transfer(pair: &mut Pair<Tcp>, tag: u64, len: usize, meanwhile: impl FnOnce(&mut Pair<Tcp>)) {
+    let bytes = Random::new(tag).bytes(len);
+    let receive = pair.b.receive(exactly(pair.to_a, tag), len);
+    let send = pair.a.send(pair.to_b, &bytes, tag);
+    let begun = |pair: &mut Pair<Tcp>| pair.b.engine().bytes_under_way() < len as u64 / 2;
+    pair.run_until(|pair| pair.b.engine().bytes_under_way() > 0);
+    pair.run_until(begun);
+    meanwhile(pair);
+    assert!(pair.finish_b(receive).bytes == bytes, "message {tag} differs");
+    pair.finish_a(send);
+}
+
+fn moved(pair: &mut Pair<Tcp>) -> Vec<u64> {
+    let to_b = pair.to_b;
+    let paths = pair.a.engine().paths(to_b);
+    paths.iter().map(|(_, path)| path.moved.expect("beside others it is counted")[0]).collect()
+}
+
+#[test]
+fn each_path_carries_a_part() {
+    for security in [Security::Insecure, key(1)] {
+        let mut pair = wide(Tcp { security, ..several(4) }, 4);
+        let before = moved(&mut pair);
+        assert_eq!(before.len(), 4);
+        for tag in 0..4 {
+            transfer(&mut pair, tag, 16 * MIB, |_| {});
+        }
+        let parts: Vec<u64> = moved(&mut pair).iter().zip(before).map(|(now, before)| now - before).collect();
+        let all: u64 = parts.iter().sum();
+        assert!((63 * MIB as u64..66 * MIB as u64).contains(&all), "{parts:?}");
+        assert!(parts.iter().all(|part| *part > 2 * MIB as u64), "{parts:?}");
+    }
+}
+
+#[test]
+fn a_path_that_breaks_is_replaced_and_nothing_is_lost() {
+    let mut pair = wide(several(3), 3);
+    for tag in 0..10 {
+        transfer(&mut pair, tag, 8 * MIB, |pair| {
+            let link = link_of(pair);
+            pair.a.engine().rails_mut()[0].cut_path(link);
+        });
+        assert_eq!(pair.a.engine().breaks(pair.to_b), (0, 0), "the link goes on");
+        pair.fixture.skipped += Duration::from_secs(10);
+        assert!(pair.run_until(|pair| further(pair) == [2, 2]), "{:?} further paths", further(&mut pair));
+    }
+}
+
+#[test]
+fn with_the_link_all_paths_are_made_anew() {
+    let mut pair = wide(several(3), 3);
+    for tag in 0..5 {
+        transfer(&mut pair, tag, 8 * MIB, |pair| {
+            let link = link_of(pair);
+            pair.a.engine().rails_mut()[0].cut(link);
+        });
+        assert_eq!(pair.a.engine().breaks(pair.to_b).0, tag + 1);
+        assert!(pair.run_until(|pair| further(pair) == [2, 2]), "{:?} further paths", further(&mut pair));
+    }
+}
+
+#[test]
+fn who_takes_one_path_only_is_not_asked_again() {
+    for mine in [true, false] {
+        let mut pair = Pair::strangers(several(3), Default::default());
+        pair.fixture.multirail = Multirail::Off;
+        if mine {
+            pair.a.close();
+            pair.a = pair.stranger(1, Default::default());
+        } else {
+            pair.b.close();
+            pair.b = pair.stranger(2, Default::default());
+        }
+        pair.meet();
+        transfer(&mut pair, 1, MIB, |_| {});
+        pair.fixture.skipped += Duration::from_secs(10);
+        pair.run_until_quiet();
+        assert_eq!(further(&mut pair), [0, 0]);
+        transfer(&mut pair, 2, MIB, |_| {});
+    }
+}
+
+#[test]
+fn on_one_host_there_is_one_path() {
+    let mut pair = Pair::new(Tcp::new(Engine::Auto));
+    pair.run_until_quiet();
+    assert_eq!(further(&mut pair), [0, 0]);
+}
+
+/// What somebody says who claims to be node `a` and to have made its link, and asks `b` for a further path.
+fn ask_for_path(pair: &Pair<Tcp>, generation: u32, number: u32, proof: [u8; 32]) -> Vec<u8> {
+    let (a, b) = (*pair.a.address(), *pair.b.address());
+    let mut hello = Hello::new(a.node, a.incarnation, generation);
+    let mut offer = vec![0, 2, 0, 0];
+    offer.extend_from_slice(&a.uid.to_le_bytes());
+    offer.extend_from_slice(&[9; 32]);
+    offer.extend_from_slice(b.node.bytes());
+    offer.extend_from_slice(&b.incarnation.to_le_bytes());
+    hello.extensions.push(Extension { kind: 0x8002, bytes: offer });
+    hello.extensions.push(Extension { kind: 4, bytes: [&number.to_le_bytes()[..], &proof].concat() });
+    let bytes = hello.encode();
+    [&(bytes.len() as u16 + 1).to_le_bytes()[..], b"H", &bytes].concat()
+}
+
+#[test]
+fn a_stranger_makes_no_path_of_a_link() {
+    let mut pair = wide(several(2), 2);
+    for (generation, number, says) in
+        [(1, 50, "has not made it"), (7, 50, "not there any more"), (1, 0, "without an offer")]
+    {
+        let to = pair.b.address().network.iter().next().expect("it listens");
+        let mut stranger = TcpStream::connect(to).expect("it accepts");
+        stranger.write_all(&ask_for_path(&pair, generation, number, [3; 32])).expect("there is room");
+        stranger.set_read_timeout(Some(Duration::from_millis(5))).expect("it can be set");
+        let mut answer = Vec::new();
+        let hung_up = pair.run_until(|_| {
+            let mut buffer = [0; 2048];
+            match stranger.read(&mut buffer) {
+                Ok(0) => true,
+                Ok(len) => {
+                    answer.extend_from_slice(&buffer[..len]);
+                    false
+                }
+                Err(_) => false,
+            }
+        });
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        assert!(hung_up && text.contains(says), "{text:?}");
+        assert_eq!(further(&mut pair), [1, 1]);
+    }
+    assert_eq!(pair.b.state(pair.to_a), PeerState::Up);
+    transfer(&mut pair, 1, MIB, |_| {});
+}
