@@ -22,12 +22,16 @@ pub const COUNT: &str = "LAB_COUNT";
 
 /// Hosts a and b, on a cable of so many Mbit/s; none, aloud, where what a lab needs is not installed.
 pub fn two(mbit: u64) -> Option<Lab> {
+    let rate = Impairment::default().mbit(mbit);
+    open_lab(Topology::new().host("a").host("b").link(LinkSpec::between("a", "b").with(rate)))
+}
+
+/// The lab; none, aloud, where what it needs is not installed.
+pub fn open_lab(topology: Topology) -> Option<Lab> {
     if std::env::var_os("TEST_SANITIZED").is_some() {
         println!("SKIPPED: fabrics of several hosts: they measure memory, of which a sanitizer takes much");
         return None;
     }
-    let rate = Impairment::default().mbit(mbit);
-    let topology = Topology::new().host("a").host("b").link(LinkSpec::between("a", "b").with(rate));
     match Lab::open_unchecked(topology) {
         Ok(lab) => Some(lab),
         Err(gridnet_testbed::Error::Unavailable(why)) => {
@@ -104,11 +108,14 @@ const NOISE_BYTES: usize = 1 << 20;
 pub const SIZES: &[usize] = &[0, 8, 100, 3000, 8192, 8193, 40_000, 70_000];
 /// Those that go at once, whether the receiver is ready or not.
 pub const SHORT: &[usize] = &[8, 100, 3000, 8192];
-pub const LONGEST: usize = 70_000;
 
 impl Noise {
     pub fn new(sizes: &'static [usize]) -> Noise {
         Noise { bytes: Box::leak(Random::new(7).bytes(NOISE_BYTES).into_boxed_slice()), sizes }
+    }
+
+    fn longest(self) -> usize {
+        self.sizes.iter().copied().max().unwrap_or_default()
     }
 
     /// What message `number` is.
@@ -147,7 +154,7 @@ pub fn send_all(party: &Party, to: PeerId, noise: Noise, count: u64, window: u64
 /// Receives `count` numbered messages in order, each of which has to be right; `each` hears of them.
 pub fn receive_all(party: &Party, noise: Noise, count: u64, mut each: impl FnMut(u64)) {
     const AT_ONCE: usize = 32;
-    let mut free: Vec<Buffer> = (0..AT_ONCE).map(|_| Buffer::new(LONGEST)).collect();
+    let mut free: Vec<Buffer> = (0..AT_ONCE).map(|_| Buffer::new(noise.longest())).collect();
     let anything = Pattern { source: Source::Any, tag: 0, ignore: u64::MAX };
     let mut posted = HashMap::new();
     let mut next = 0;

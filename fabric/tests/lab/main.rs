@@ -6,4 +6,5 @@ mod cuts;
 mod ends;
 mod hosts;
 mod many;
+mod several;
 mod slow;
