@@ -332,12 +332,16 @@ impl TcpRail {
             if self.conn(index).is_some_and(is_later) {
                 continue;
             }
-            self.owing.swap_remove(at);
-            if let Some(conn) = self.conn(index) {
-                conn.is_owing = false;
+            let still_owes = self.conn(index).is_some_and(|conn| {
                 conn.acknowledge();
-                self.note_sent(index);
+                // Where the kernel takes nothing, nothing was said.
+                conn.is_owing = conn.owes() && !conn.is_broken();
+                conn.is_owing
+            });
+            if !still_owes {
+                self.owing.swap_remove(at);
             }
+            self.note_sent(index);
         }
     }
 
@@ -539,6 +543,9 @@ impl Rail for TcpRail {
                 _ => Posted::Down,
             };
         };
+        if !conn.is_hot {
+            self.stalls.want_look();
+        }
         let Outcome { posted, waits } = conn.post(frame, self.round, &mut self.courier);
         if waits != conn.is_dirty || conn.is_broken() {
             self.note_sent(link.0);
@@ -550,6 +557,9 @@ impl Rail for TcpRail {
     fn post_message(&mut self, link: LinkId, tag: u64, message: &Iov) -> Posted {
         match self.links.get_mut(link.0 as usize).map(|link| &mut link.state) {
             Some(State::Live(conn)) if message.len() <= MAX_EAGER => {
+                if !conn.is_hot {
+                    self.stalls.want_look();
+                }
                 let Outcome { posted, waits } =
                     conn.post_message(tag, message, self.round, &mut self.courier);
                 if waits != conn.is_dirty || conn.is_broken() {

@@ -29,7 +29,8 @@ struct Mark {
 }
 
 impl Stalls {
-    /// There was traffic, and now there is sleep.
+    /// There was traffic, and now there is sleep; or something goes to a peer from which nothing has come for long, so that nothing
+    /// else says so.
     pub(crate) fn want_look(&mut self) {
         self.is_wanted = true;
     }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use common::Tcp;
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
+use gridnet_core::rail::Armed;
 use gridnet_core::testing::node::{exactly, SendOptions};
 use gridnet_core::testing::pair::{Fixture, Pair};
-use gridnet_uring_tcp::{Engine, TcpRail, Tuning};
+use gridnet_uring_tcp::{Engine, TcpRail, Tuning, Window};
 
 const SYNC: SendOptions = SendOptions { immediate: None, sync: true, always_complete: false };
 const SECOND: Duration = Duration::from_secs(1);
@@ -111,6 +112,82 @@ fn a_peer_that_takes_nothing_stalls_until_it_does() {
     pair.fixture.skipped += 2 * SECOND;
     pair.run_until_quiet();
     assert!(!pair.a.engine().is_stalled(to_b));
+}
+
+/// Whoever sleeps after a message to a peer from which nothing came for long is woken to see whether it was taken.
+#[test]
+fn a_message_over_an_idle_link_is_looked_after_by_whoever_sleeps() {
+    let mut pair = Pair::new(Tcp { slowness: 1_000_000, ..Tcp::new(Engine::Auto) });
+    let to_b = pair.to_b;
+    pair.run_until_quiet();
+    fall_asleep(&mut pair);
+    // The last look finds nothing to be taken: none is wanted any more.
+    pair.fixture.skipped += 2 * SECOND;
+    let now = pair.fixture.tick();
+    pair.a.drive(now);
+    fall_asleep(&mut pair);
+    assert_eq!(pair.a.engine().deadline(), None, "who has nothing under way is not woken");
+    pair.a.send(to_b, b"x", 1);
+    fall_asleep(&mut pair);
+    for _ in 0..3 {
+        let at = pair.a.engine().deadline().expect("it is looked at again");
+        assert!(at.since(now) <= 3_000_000_000, "{:?}", at.since(now));
+        pair.fixture.skipped += SECOND;
+        let now = pair.fixture.tick();
+        pair.a.drive(now);
+        if pair.a.engine().is_stalled(to_b) {
+            return;
+        }
+        fall_asleep(&mut pair);
+    }
+    panic!("nobody notices");
+}
+
+/// What came while the kernel took nothing is acknowledged once it does: the peer keeps it until then, and takes this side for one
+/// that has stopped.
+#[test]
+fn what_comes_while_nothing_can_be_said_is_acknowledged_later() {
+    let tuning = Tuning { send_buffer: 8 << 10, receive_buffer: 8 << 10, ..Tuning::default() };
+    let window = Window { bytes: 8 << 20, frames: 4096 };
+    let mut pair = Pair::new(Tcp { tuning, window, slowness: 1000, ..Tcp::new(Engine::Auto) });
+    let (to_a, to_b) = (pair.to_a, pair.to_b);
+    pair.run_until_quiet();
+    // More than the kernel takes, and all of it within the window: nothing is left that could carry the word later.
+    for _ in 0..500 {
+        pair.a.send(to_b, &[7; 4000], 1);
+    }
+    assert_eq!(pair.a.engine().counters().pending_now, 0);
+    pair.b.send(to_a, b"while it is full", 2);
+    let receive = pair.a.receive(exactly(to_b, 2), 32);
+    let start = Instant::now();
+    while !pair.a.is_finished(receive) {
+        let now = pair.fixture.tick();
+        pair.a.drive(now);
+        assert!(start.elapsed() < PATIENCE);
+    }
+    // The moment in which it would be said: nothing more comes.
+    for _ in 0..10 {
+        let now = pair.fixture.tick();
+        pair.a.drive(now);
+    }
+    fall_asleep(&mut pair);
+    pair.run_until_quiet();
+    for _ in 0..4 {
+        pair.fixture.skipped += SECOND;
+        pair.run_until_quiet();
+    }
+    assert!(!pair.b.engine().is_stalled(to_a), "it has taken everything");
+}
+
+/// The first node goes to sleep, and is awake again.
+fn fall_asleep(pair: &mut Pair<Tcp>) {
+    let start = Instant::now();
+    while pair.a.engine().arm() == Armed::Busy {
+        let now = pair.fixture.tick();
+        pair.a.drive(now);
+        assert!(start.elapsed() < PATIENCE, "it does not sleep");
+    }
+    pair.a.engine().disarm();
 }
 
 /// Two nodes that look after their links.
