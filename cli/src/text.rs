@@ -23,6 +23,11 @@ pub(crate) fn size(bytes: usize) -> String {
     exact.map_or_else(|| format!("{bytes} B"), |(shift, name)| format!("{} {name}", bytes >> shift))
 }
 
+/// What somebody else wrote, fit for a terminal: without characters that would do something there.
+pub(crate) fn readable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 fn line<'a>(out: &mut impl Write, cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> io::Result<()> {
     let padded: Vec<String> = cells.zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
     writeln!(out, "{}", padded.join("  ").trim_end())
@@ -38,6 +43,11 @@ mod tests {
         let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), String::new()]];
         columns(&mut out, &["x", "y"], &rows).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "x     y\na     b\nlong\n");
+    }
+
+    #[test]
+    fn what_others_write_does_nothing_to_a_terminal() {
+        assert_eq!(readable("größe\u{1b}[2J\u{9b}31m\r\n"), "größe?[2J?31m??");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::plan::Plan;
 use super::scale::Footprint;
 use super::task::{Here, Order, Report};
 use crate::failure::Failure;
+use crate::text;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
@@ -183,11 +184,14 @@ impl Peer {
             }
             Err(error) => return Err(Failure::Run(format!("{}: {error}", self.name()))),
         };
-        serde_json::from_slice(&line).map(Some).map_err(|error| {
+        let report: Result<Report, _> = serde_json::from_slice(&line);
+        report.map(|report| Some(report.readable())).map_err(|error| {
             let why = match self.kind {
                 Kind::Child(_) => "",
                 Kind::Remote(_) => "; is it another version of gridnet?",
             };
+            // What it has said may be part of the error.
+            let error = text::readable(&error.to_string());
             Failure::Run(format!("{} said something strange: {error}{why}", self.name()))
         })
     }

@@ -4,6 +4,7 @@
 use super::scale::Footprint;
 use crate::args::{Op, LARGEST, MOST_ITERS, MOST_PEERS, MOST_WINDOW};
 use crate::failure::Failure;
+use crate::text;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -117,6 +118,23 @@ impl Order {
     }
 }
 
+impl Report {
+    /// The same, fit to be shown.
+    pub(crate) fn readable(self) -> Report {
+        let plain = |said: String| text::readable(&said);
+        match self {
+            Report::Failed(text) => Report::Failed(plain(text)),
+            Report::Here(Here { address, version, host, processor }) => Report::Here(Here {
+                address,
+                version: plain(version),
+                host: plain(host),
+                processor: plain(processor),
+            }),
+            other => other,
+        }
+    }
+}
+
 impl Task {
     fn fits(&self, largest: usize) -> bool {
         let counts = self.warmup <= MOST_ITERS && self.rounds <= MOST_ITERS;
@@ -127,6 +145,16 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_host_says_of_itself_does_nothing_to_the_terminal() {
+        let said = || "x\u{1b}[2J".to_owned();
+        let here = Here { address: vec![1], version: said(), host: said(), processor: said() };
+        for report in [Report::Here(here), Report::Failed(said())] {
+            let line = serde_json::to_string(&report.readable()).unwrap();
+            assert!(line.contains("x?[2J") && !line.contains("u001b"), "{line}");
+        }
+    }
 
     #[test]
     fn orders_beyond_what_was_agreed_on_are_refused() {

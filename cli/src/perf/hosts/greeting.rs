@@ -13,6 +13,7 @@ use crate::args::{LARGEST, MOST_SECONDS};
 use crate::cabi;
 use crate::failure::Failure;
 use crate::perf::lines::Lines;
+use crate::text;
 use gridnet::proof::{self, Key};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -36,7 +37,9 @@ pub(super) struct Wish {
 
 impl Wish {
     fn is_modest(&self) -> bool {
-        self.largest <= LARGEST && (1..=MOST_SECONDS).contains(&self.timeout)
+        let texts = [&self.rails, &self.wait];
+        let is_plain = texts.into_iter().flatten().all(|text| text::readable(text) == *text);
+        is_plain && self.largest <= LARGEST && (1..=MOST_SECONDS).contains(&self.timeout)
     }
 }
 
@@ -183,7 +186,8 @@ impl<'a> Talk<'a> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let why = match self.lines.next(Some(left)) {
             Ok(Some(line)) => match String::from_utf8(line) {
-                Ok(line) => return Ok(line),
+                // Of what is meant nothing is lost. Much of it is shown, and until there is a proof anybody may have said it.
+                Ok(line) => return Ok(text::readable(&line)),
                 Err(_) => "it speaks something else",
             },
             Ok(None) => "it hangs up",
@@ -289,7 +293,13 @@ mod tests {
 
     #[test]
     fn immodest_wishes_are_refused() {
-        for bad in [Wish { largest: LARGEST + 1, ..wish() }, Wish { timeout: 0, ..wish() }] {
+        let coloured = Some("\u{1b}[31mtcp".to_owned());
+        for bad in [
+            Wish { largest: LARGEST + 1, ..wish() },
+            Wish { timeout: 0, ..wish() },
+            Wish { rails: coloured.clone(), ..wish() },
+            Wish { wait: coloured, ..wish() },
+        ] {
             let (called, answered) = meet(1, &bad, 1);
             assert!(
                 called.err().expect("it is refused").text().contains("not to be had") && answered.is_err()
@@ -332,6 +342,19 @@ mod tests {
         // The proof of the server, sent back, is none of a client.
         let (why, _) = refusal(b"gridnet-perf 1 0.1.0 00\n00 {}\n");
         assert_eq!(why, "it has another key");
+    }
+
+    /// Before there is a proof anybody may have said it.
+    #[test]
+    fn what_strangers_say_does_nothing_to_the_terminal() {
+        let newer = told("gridnet-perf 2 9\u{1b}[2J9 00 00\n");
+        assert!(newer.contains("gridnet 9?[2J9"), "{newer:?}");
+        let refused = told("gridnet-perf 1 9.9.9 refused \u{1b}]0;all is well\u{7}\n");
+        assert!(refused.ends_with("refuses: ?]0;all is well?"), "{refused:?}");
+        let (mut client, server) = pair();
+        client.write_all("gridnet-perf 9 9\u{9b}2J9 00\n".as_bytes()).unwrap();
+        let failure = answer(&server, &key(1), PATIENCE).unwrap_err();
+        assert!(failure.text().contains("gridnet 9?2J9"), "{failure:?}");
     }
 
     #[test]
