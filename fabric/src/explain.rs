@@ -1,85 +1,74 @@
-//! Where the links to a peer lead, how they were found, and what waits: the end of what [`Fabric::explain`] says.
+//! What a program is told of the path to a peer, and of what waits there.
 
 use std::fmt::Write as _;
 
-use gridnet_core::ledger::PeerGauges;
+use gridnet_core::endpoint::PeerState;
+use gridnet_core::error::Error;
 use gridnet_core::rail::{Path, PeerId};
-use gridnet_core::stats::PeerCounters;
 
 use crate::fabric::Fabric;
+use crate::verdict::Verdict;
+use crate::words::{self, Waiting};
 
 impl Fabric {
-    pub(crate) fn explain_path(&self, peer: PeerId, text: &mut String) {
-        // Writing to a string does not fail.
-        for (rail, path) in self.engine.paths(peer) {
-            let _ = writeln!(text, "link {rail}{}", words(&path));
-            for why in &path.tried {
-                let _ = writeln!(text, "tried {rail} {why}");
-            }
+    /// What is to be said of the path to a peer: the rails, which was chosen, and why; where links lead, and what waits.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without such a peer.
+    pub fn explain(&self, peer: PeerId) -> Result<String, Error> {
+        let (node, incarnation, state, candidates) = self.engine.peer(peer)?;
+        let (number, state) = (peer.number(), state_words(state, self.engine.is_stalled(peer)));
+        let mut lines = vec![format!("peer {number} node {node} incarnation {incarnation}"), state];
+        let (breaks, replays) = self.engine.breaks(peer);
+        lines.extend(words::breaks(breaks, replays));
+        let moves = self.engine.moves(peer);
+        if moves > 0 {
+            lines.push(format!("moved {moves} times to another rail while the path was up"));
         }
-        if let Some(why) = self.engine.last_call(peer) {
-            let _ = writeln!(text, "last call failed: {}", why.reason);
-        }
+        let chosen = self.engine.rail_name(peer).unwrap_or("none");
+        lines.extend(Verdict::all(candidates, chosen, &self.config.rails).iter().map(words::verdict));
+        lines.extend(self.missing.iter().map(|(rail, why)| format!("rail {rail} not used: {why}")));
+        self.explain_links(peer, &mut lines);
         if let Some(counters) = self.engine.peer_counters(peer) {
-            exchanged(&counters, text);
+            lines.push(words::exchanged(&counters));
+            lines.extend(words::regions(&counters));
         }
-        if let Some(gauges) = self.engine.gauges(peer) {
-            waiting(gauges, text);
+        lines.extend(self.engine.gauges(peer).into_iter().flat_map(|gauges| Waiting::from(gauges).lines()));
+        Ok(lines.iter().map(|line| format!("{line}\n")).collect())
+    }
+
+    /// Where the links lead, and how they were found.
+    fn explain_links(&self, peer: PeerId, lines: &mut Vec<String>) {
+        for (rail, path) in self.engine.paths(peer) {
+            lines.push(link(rail, &path));
+            lines.extend(path.tried.iter().map(|why| format!("tried {rail} {why}")));
         }
+        let last_call = self.engine.last_call(peer);
+        lines.extend(last_call.map(|why| format!("last call failed: {}", why.reason)));
     }
 }
 
-fn words(path: &Path) -> String {
-    let mut words = String::new();
-    for (word, value) in [("from", &path.local), ("to", &path.remote)] {
-        if let Some(value) = value {
-            let _ = write!(words, " {word} {value}");
+fn state_words(state: &PeerState, is_stalled: bool) -> String {
+    match state {
+        PeerState::Connecting => "state connecting: the peer has not answered yet".to_owned(),
+        PeerState::Up if is_stalled => {
+            "state stalled: its host answers, the process takes nothing".to_owned()
         }
+        PeerState::Up => "state up".to_owned(),
+        PeerState::Broken(why) if is_stalled => {
+            format!("state stalled: its host answers, the process does not; before that: {}", why.reason)
+        }
+        PeerState::Broken(why) => format!("state broken: {}; another path is sought", why.reason),
+        PeerState::Gone(why) => format!("state gone: {}", why.reason),
     }
+}
+
+fn link(rail: &str, path: &Path) -> String {
+    let [local, remote] = [&path.local, &path.remote].map(|end| end.as_deref().unwrap_or_default());
+    let mut words = words::link(rail, local, remote);
     if let Some(ns) = path.round_trip_ns {
+        // Writing to a string does not fail.
         let _ = write!(words, ", {} us there and back", ns as f64 / 1000.0);
     }
-    if let Some([sent, received]) = path.moved {
-        let _ = write!(words, ", {sent} B sent, {received} B received");
-    }
-    words
-}
-
-fn exchanged(c: &PeerCounters, text: &mut String) {
-    let _ = writeln!(
-        text,
-        "sent {} messages ({} B; {} whole, {} announced), received {} ({} B; {} unexpected)",
-        c.messages_sent,
-        c.bytes_sent,
-        c.sends_eager,
-        c.sends_rendezvous,
-        c.messages_received,
-        c.bytes_received,
-        c.unexpected_total
-    );
-    if c.region_operations() > 0 || c.served > 0 {
-        let _ = writeln!(
-            text,
-            "regions: {} puts, {} gets, {} atomic operations, {} of them by messages; served {}",
-            c.puts, c.gets, c.atomics, c.by_message, c.served
-        );
-    }
-}
-
-fn waiting(gauges: &PeerGauges, text: &mut String) {
-    let _ = writeln!(
-        text,
-        "waiting: {} to be sent, {} large ones under way, {} unexpected ({} B); {} operations failed",
-        gauges.pending.value(),
-        gauges.bulk.value(),
-        gauges.unexpected.value(),
-        gauges.unexpected_bytes.value(),
-        gauges.failures.value()
-    );
-    if gauges.stopped.value() != 0 {
-        text.push_str("it takes no messages now: its store of unexpected messages is full\n");
-    }
-    if gauges.stopping.value() != 0 {
-        text.push_str("it was told to stop: the store of unexpected messages here is full\n");
-    }
+    words + &path.moved.map_or(String::new(), words::moved)
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gridnet_core::completion::Completion;
-use gridnet_core::endpoint::{CqId, Engine, Limits, PeerState, Quick};
+use gridnet_core::endpoint::{CqId, Engine, Limits, Quick};
 use gridnet_core::error::Error;
 use gridnet_core::ledger::{Ledger, Unread};
-use gridnet_core::rail::{Armed, PeerId, Rail, Refusal};
+use gridnet_core::rail::{Armed, Rail, Refusal};
 use gridnet_core::time::Time;
 use gridnet_core::wire::Address;
 use gridnet_shm::{NameHolder, RunDir, SelfGuard};
@@ -24,7 +24,6 @@ use crate::identity;
 use crate::logging;
 use crate::page::{Identity, Page, PageLedger};
 use crate::rails::{open_rails, AnyRail, Opened};
-use crate::verdict::Verdict;
 
 /// Tells the loans of the fabrics of a process apart; 0 is given to none of the first.
 static NEXT_MARK: AtomicU32 = AtomicU32::new(1);
@@ -98,7 +97,7 @@ struct CqDescriptor {
 pub struct Fabric {
     /// The protocol engine.
     pub engine: Engine<AnyRail>,
-    config: Config,
+    pub(crate) config: Config,
     run_dir: Option<RunDir>,
     start: Instant,
     /// Rounds of polling until the next maintenance.
@@ -129,7 +128,7 @@ pub struct Fabric {
     /// Whoever was waited for last runs on this core, as far as is known.
     pub(crate) shares_core: bool,
     /// Rails that would be used if they could be had, and why they cannot.
-    missing: Vec<(&'static str, String)>,
+    pub(crate) missing: Vec<(&'static str, String)>,
     /// The name, where no rail holds it.
     _name_holder: Option<NameHolder>,
 }
@@ -601,42 +600,6 @@ impl Fabric {
                 .map_err(|e| Refusal::new(Error::System, format!("copying a descriptor: {e}")))
         };
         self.engine.wait_handles().map(copy).collect()
-    }
-
-    /// What is to be said of the path to a peer: the rails, which was chosen, and why.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] without such a peer.
-    pub fn explain(&self, peer: PeerId) -> Result<String, Error> {
-        let (node, incarnation, state, candidates) = self.engine.peer(peer)?;
-        let mut text = format!("peer {} node {node} incarnation {incarnation}\n", peer.number());
-        text += &match state {
-            PeerState::Connecting => "state connecting: the peer has not answered yet\n".to_owned(),
-            PeerState::Up if self.engine.is_stalled(peer) => {
-                "state stalled: its host answers, the process takes nothing\n".to_owned()
-            }
-            PeerState::Up => "state up\n".to_owned(),
-            PeerState::Broken(why) => format!("state broken: {}; another path is sought\n", why.reason),
-            PeerState::Gone(why) => format!("state gone: {}\n", why.reason),
-        };
-        let (breaks, repeated) = self.engine.breaks(peer);
-        if breaks > 0 {
-            text += &format!("path broken {breaks} times, {repeated} frames sent again\n");
-        }
-        let moves = self.engine.moves(peer);
-        if moves > 0 {
-            text += &format!("moved {moves} times to another rail while the path was up\n");
-        }
-        let chosen = self.engine.rail_name(peer).unwrap_or("none");
-        for verdict in Verdict::all(candidates, chosen, &self.config.rails) {
-            let used = if verdict.in_use { "in use" } else { "not used" };
-            text += &format!("rail {} {used}: {}\n", verdict.rail, verdict.reason);
-        }
-        for (rail, why) in &self.missing {
-            text += &format!("rail {rail} not used: {why}\n");
-        }
-        self.explain_path(peer, &mut text);
-        Ok(text)
     }
 }
 

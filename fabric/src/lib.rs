@@ -10,7 +10,7 @@
 //! | `identity.rs` | node id, host number |
 //! | `rails.rs`, `tcp.rs` | the rails as one type; how one of them is opened |
 //! | `fabric.rs` | an engine with a clock and descriptors |
-//! | `explain.rs` | where links lead, and what waits |
+//! | `explain.rs`, `words.rs` | what people are told of a path, and of what waits |
 //! | `regions.rs` | ending regions |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
 //! | `outlet.rs` | the short way out of an endpoint |
@@ -34,6 +34,7 @@ mod regions;
 mod shared;
 mod tcp;
 mod verdict;
+pub mod words;
 
 pub use fabric::{Fabric, WaitCounters};
 pub use gridnet_core as core;

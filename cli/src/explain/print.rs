@@ -3,6 +3,7 @@
 use super::Names;
 use gridnet::core::stats::PeerCounters;
 use gridnet::page::{Activity, PageView, PeerView, WaitView, Who};
+use gridnet::words::{self, Waiting};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -93,17 +94,12 @@ fn activity(out: &mut impl Write, a: &Activity) -> io::Result<()> {
 
 /// Operations on regions, if there were any.
 fn regions(out: &mut impl Write, c: &PeerCounters) -> io::Result<()> {
-    if c.region_operations() > 0 {
-        writeln!(
-            out,
-            "  on regions there: {} puts ({} B), {} gets ({} B), {} atomic operations; {} of them by messages",
-            c.puts, c.bytes_put, c.gets, c.bytes_got, c.atomics, c.by_message
-        )?;
-    }
-    if c.served > 0 {
-        writeln!(out, "  on regions here: {} operations by messages ({} B)", c.served, c.bytes_served)?;
-    }
-    Ok(())
+    words::regions(c).iter().try_for_each(|line| indented(out, line))
+}
+
+/// A line about a fabric or a peer, below its name.
+fn indented(out: &mut impl Write, line: &str) -> io::Result<()> {
+    writeln!(out, "  {line}")
 }
 
 fn peer(out: &mut impl Write, peer: &PeerView, names: &Names) -> io::Result<()> {
@@ -117,60 +113,29 @@ fn peer(out: &mut impl Write, peer: &PeerView, names: &Names) -> io::Result<()> 
     if peer.torn {
         writeln!(out, "  its process was stopped while it wrote this: what follows may be mixed up")?;
     }
-    for v in &peer.verdicts {
-        let used = if v.in_use { "in use" } else { "not used" };
-        writeln!(out, "  rail {} {used}: {}", v.rail, v.reason)?;
-    }
+    peer.verdicts.iter().try_for_each(|verdict| indented(out, &words::verdict(verdict)))?;
     links(out, peer)?;
     let figures: Vec<String> = peer.figures.iter().map(|(name, value)| format!("{name} {value}")).collect();
     writeln!(out, "  rail {}: {}", peer.rail, figures.join(", "))?;
-    let c = &peer.counters;
-    writeln!(
-        out,
-        "  sent {} messages ({} B; {} whole, {} announced), received {} ({} B; {} unexpected)",
-        c.messages_sent,
-        c.bytes_sent,
-        c.sends_eager,
-        c.sends_rendezvous,
-        c.messages_received,
-        c.bytes_received,
-        c.unexpected_total
-    )?;
-    regions(out, c)?;
-    writeln!(
-        out,
-        "  waiting: {} to be sent, {} large ones under way, {} unexpected ({} B); {} operations failed",
-        peer.pending, peer.bulk, peer.unexpected, peer.unexpected_bytes, peer.failures
-    )?;
-    if peer.stopped {
-        writeln!(out, "  it takes no messages now: its store of unexpected messages is full")?;
-    }
-    if peer.stopping {
-        writeln!(out, "  it was told to stop: the store of unexpected messages here is full")?;
-    }
-    Ok(())
+    indented(out, &words::exchanged(&peer.counters))?;
+    regions(out, &peer.counters)?;
+    Waiting::from(peer).lines().iter().try_for_each(|line| indented(out, line))
 }
 
 /// Where the links lead, and what has become of them.
 fn links(out: &mut impl Write, peer: &PeerView) -> io::Result<()> {
     for link in &peer.links {
         let [local, remote] = &link.ends;
-        let ends = [("from", local), ("to", remote)].into_iter().filter(|(_, at)| !at.is_empty());
-        let ends: String = ends.map(|(word, at)| format!(" {word} {at}")).collect();
         let time = link
             .round_trip_ns
             .map_or(String::new(), |ns| format!(", {} there and back when it came up", duration(ns)));
-        let moved = link
-            .moved
-            .map_or(String::new(), |[sent, received]| format!(", {sent} B sent, {received} B received"));
-        writeln!(out, "  link {}{ends}{time}{moved}", link.rail)?;
+        let moved = link.moved.map_or(String::new(), words::moved);
+        writeln!(out, "  {}{time}{moved}", words::link(&link.rail, local, remote))?;
         for why in &link.tried {
             writeln!(out, "    tried before: {why}")?;
         }
     }
-    if peer.breaks > 0 {
-        writeln!(out, "  path broken {} times, {} frames sent again", peer.breaks, peer.replays)?;
-    }
+    words::breaks(peer.breaks, peer.replays).iter().try_for_each(|line| indented(out, line))?;
     match &peer.last_call {
         Some((code, reason)) => writeln!(out, "  last call failed ({code}): {reason}"),
         None => Ok(()),
@@ -196,23 +161,6 @@ fn age_ns(since: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn operations_on_regions_are_shown_if_there_were_any() {
-        let shown = |counters: &PeerCounters| {
-            let mut out = Vec::new();
-            regions(&mut out, counters).unwrap();
-            String::from_utf8(out).unwrap()
-        };
-        let mut counters = PeerCounters { messages_sent: 9, ..PeerCounters::default() };
-        assert_eq!(shown(&counters), "");
-        (counters.puts, counters.bytes_put, counters.atomics, counters.by_message) = (2, 16, 3, 1);
-        let there =
-            "  on regions there: 2 puts (16 B), 0 gets (0 B), 3 atomic operations; 1 of them by messages\n";
-        assert_eq!(shown(&counters), there);
-        (counters.served, counters.bytes_served) = (4, 8);
-        assert!(shown(&counters).ends_with("\n  on regions here: 4 operations by messages (8 B)\n"));
-    }
 
     #[test]
     fn times_have_a_unit_that_suits_them() {
