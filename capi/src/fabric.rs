@@ -47,6 +47,7 @@ pub struct gridnet_fabric_params {
 // SAFETY: of this form; numbers and pointers.
 unsafe impl Growing for gridnet_fabric_params {
     const NAME: &'static str = "gridnet_fabric_params";
+    const FIRST: usize = 32;
 }
 
 /// How a fabric is reached: opaque, the same for its whole life, to be handed to peers by any means.

@@ -17,8 +17,8 @@ use crate::boundary::{null, Failure};
 pub(crate) unsafe trait Growing: Copy {
     /// What it is called.
     const NAME: &'static str;
-    /// Its size when it was published: programs have no shorter one.
-    const FIRST: usize = size_of::<Self>();
+    /// Its size when it was published: programs have no shorter one. A number, which does not grow with the struct.
+    const FIRST: usize;
 }
 
 /// The largest struct that is believed to be one: far more than any will grow to.

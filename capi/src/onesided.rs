@@ -59,6 +59,7 @@ pub struct gridnet_atomic_params {
 // SAFETY: of this form; numbers and pointers.
 unsafe impl Growing for gridnet_atomic_params {
     const NAME: &'static str = "gridnet_atomic_params";
+    const FIRST: usize = 64;
 }
 
 /// Copies `len` bytes from `buf` to `offset` of a peer's region.

@@ -48,6 +48,7 @@ pub struct gridnet_region_params {
 // SAFETY: of this form; numbers and pointers.
 unsafe impl Growing for gridnet_region_params {
     const NAME: &'static str = "gridnet_region_params";
+    const FIRST: usize = 40;
 }
 
 /// The key of a region, as plain bytes to be handed to peers by any means.

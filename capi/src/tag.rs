@@ -49,6 +49,7 @@ pub struct gridnet_send_params {
 // SAFETY: of this form; numbers and pointers.
 unsafe impl Growing for gridnet_send_params {
     const NAME: &'static str = "gridnet_send_params";
+    const FIRST: usize = 56;
 }
 
 /// A receive with everything that can be said of it.
@@ -78,6 +79,7 @@ pub struct gridnet_recv_params {
 // SAFETY: of this form; numbers and pointers.
 unsafe impl Growing for gridnet_recv_params {
     const NAME: &'static str = "gridnet_recv_params";
+    const FIRST: usize = 64;
 }
 
 /// Sends `len` bytes with `tag`.
