@@ -58,6 +58,15 @@ enum PulseState {
     Open(Stream),
 }
 
+impl PulseState {
+    fn stream(&self) -> Option<&Stream> {
+        match self {
+            PulseState::Calling(call) => call.stream(),
+            PulseState::Open(stream) => Some(stream),
+        }
+    }
+}
+
 impl Pulses {
     fn enter(&mut self, pulse: Pulse) -> u32 {
         self.forget(pulse.link);
@@ -174,11 +183,10 @@ impl TcpRail {
     /// Something has happened to a pulse.
     pub(crate) fn attend_pulse(&mut self, number: u32) {
         let Some(Pulse { link, is_ours, state }) = self.pulses.by_number.remove(&number) else { return };
+        // Nobody can be asked once it is over.
+        let silence = state.stream().and_then(Stream::silence);
         let watched = self.step_pulse(state).and_then(|(state, want)| {
-            let stream = match &state {
-                PulseState::Calling(call) => call.stream(),
-                PulseState::Open(stream) => Some(stream),
-            };
+            let stream = state.stream();
             stream.map_or(Ok(()), |stream| self.watcher.watch(stream, Watched::Pulse(number), want))?;
             Ok(state)
         });
@@ -188,7 +196,7 @@ impl TcpRail {
             }
             Err(why) => {
                 self.pulses.of_link.remove(&link);
-                self.lose_pulse(link, is_ours, why);
+                self.lose_pulse(link, is_ours, silence, why);
             }
         }
     }
@@ -226,10 +234,13 @@ impl TcpRail {
         }
     }
 
-    /// A pulse is over. The link is, too, when its peer is not there any more, or when nobody answers on either connection.
-    fn lose_pulse(&mut self, link: u32, is_ours: bool, why: Refusal) {
+    /// A pulse is over, on which nothing had come for so long. The link is, too, when its peer is not there any more, or when
+    /// nobody answers on either connection.
+    fn lose_pulse(&mut self, link: u32, is_ours: bool, on_pulse: Option<Duration>, why: Refusal) {
         tracing::debug!(link, reason = %why.reason, "pulse lost");
-        let silence = self.silence(link);
+        // The link of a peer that is full is silent for minutes before anything breaks.
+        let on_link = self.silence(link);
+        let silence = on_link.min(on_pulse.or(on_link));
         let is_over = match why.error {
             Error::PeerGone => true,
             Error::Unreachable => {
@@ -255,8 +266,7 @@ impl TcpRail {
 
     /// How long nothing has come from the system at the other end of a link.
     pub(crate) fn silence(&mut self, link: u32) -> Option<Duration> {
-        let ms = self.conn(link)?.line.stream.silent_ms()?;
-        Some(Duration::from_millis(ms.into()))
+        self.conn(link)?.line.stream.silence()
     }
 }
 

@@ -209,9 +209,10 @@ impl Stream {
         self.tcp_info().map(|info| info.tcpi_rtt).filter(|us| *us > 0)
     }
 
-    /// Milliseconds since the other side's system was last heard of, as far as ours tells.
-    pub(crate) fn silent_ms(&self) -> Option<u32> {
-        self.tcp_info().map(|info| info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv))
+    /// Time since the other side's system was last heard of, as far as ours tells.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let ms = |info: libc::tcp_info| info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv);
+        self.tcp_info().map(|info| Duration::from_millis(ms(info).into()))
     }
 
     /// What the kernel knows of the connection.
