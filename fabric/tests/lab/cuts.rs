@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
+use gridnet::core::error::Error;
 use gridnet_testbed::{lab_test, Running};
 
 use crate::common::{from_any, Buffer, Scratch};
@@ -77,11 +78,15 @@ lab_test! {
         let messages = if is_long() { 100 } else { 10_u64 };
         let receiver = b.test("cuts::receives_large").unwrap().env(COUNT, messages.to_string()).spawn().unwrap();
         let address = address_of(&receiver);
+        // The cable was pulled; and it was put back.
+        let (pulled, back) = (AtomicBool::new(false), AtomicBool::new(false));
         scope(|scope| {
             scope.spawn(|| {
                 receiver.wait_for("received 3\n", PATIENCE).unwrap();
                 lab.link("a-b").unwrap().blackout(true).unwrap();
+                pulled.store(true, Ordering::Relaxed);
                 sleep(Duration::from_secs(3));
+                back.store(true, Ordering::Relaxed);
                 lab.link("a-b").unwrap().blackout(false).unwrap();
             });
             a.run(|| {
@@ -89,11 +94,18 @@ lab_test! {
                 let party = open(&scratch, &[]);
                 let to = party.connect(&address);
                 let buffer = Buffer::new(LARGE);
+                let end = Instant::now() + PATIENCE;
                 for number in 0..messages {
+                    // However late the cable is pulled, one message has to wait for it.
+                    while number + 1 == messages && !pulled.load(Ordering::Relaxed) {
+                        assert!(Instant::now() < end, "nobody pulls the cable");
+                        assert_eq!(party.wait(Duration::from_millis(1)).unwrap_err(), Error::Timeout);
+                    }
                     buffer.fill(number as u8);
                     assert!(party.send_buffer(to, buffer, number).unwrap());
                     assert_eq!(party.wait(PATIENCE).expect("it is only delayed").status, 0);
                 }
+                assert!(back.load(Ordering::Relaxed), "something passes through a cable that is pulled");
                 println!("RESULT blackout of 3 s: {} breaks", breaks(&party, to).0);
             })
             .unwrap();

@@ -202,10 +202,25 @@ pub fn await_pulses(party: &Party, count: usize) {
 
 /// A figure of a process in KiB, such as `VmRSS`.
 pub fn kib(pid: u32, what: &str) -> u64 {
+    let figure = status(pid, what);
+    figure.parse().unwrap_or_else(|_| panic!("{what} is {figure}"))
+}
+
+/// Waits until a process is stopped.
+pub fn await_stopped(pid: u32) {
+    let end = Instant::now() + PATIENCE;
+    while status(pid, "State") != "T" {
+        assert!(Instant::now() < end, "process {pid} is not stopped");
+        std::thread::yield_now();
+    }
+}
+
+/// The first word that the system says of this of a process.
+fn status(pid: u32, what: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
-    let figure = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    figure.unwrap_or_else(|| panic!("no {what} in {status}"))
+    let word = line.and_then(|line| line.split_whitespace().next());
+    word.unwrap_or_else(|| panic!("no {what} in {status}")).to_owned()
 }
 
 /// Nothing in the network of this thread listens on every address.

@@ -4,13 +4,13 @@ use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use gridnet_testbed::lab_test;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{raise, Signal};
 
 use crate::common::Scratch;
 use crate::cuts::linger;
 use crate::hosts::{
-    address_of, await_pulses, breaks, count, is_long, kib, open, receive_all, say_address, send_all, two,
-    Noise, COUNT, PATIENCE, SHORT, SIZES,
+    address_of, await_pulses, await_stopped, breaks, count, is_long, kib, open, receive_all, say_address,
+    send_all, two, Noise, COUNT, PATIENCE, SHORT, SIZES,
 };
 
 /// What a sender or receiver may take beside what its program gave it: buffers, retained frames, the store.
@@ -27,8 +27,7 @@ lab_test! {
         let address = address_of(&receiver);
         scope(|scope| {
             scope.spawn(|| {
-                receiver.wait_for("received 1000\n", PATIENCE).unwrap();
-                receiver.signal(Signal::SIGSTOP).unwrap();
+                await_stopped(receiver.pid());
                 sleep(span);
                 receiver.signal(Signal::SIGCONT).unwrap();
             });
@@ -83,8 +82,9 @@ lab_test! {
         let party = open(&scratch, &[]);
         say_address(&party);
         receive_all(&party, Noise::new(SHORT), messages, |done| {
+            // By itself: whoever stopped it from outside might come too late.
             if done == 1000 {
-                println!("received 1000");
+                raise(Signal::SIGSTOP).expect("it may stop itself");
             }
         });
         linger(&party);
