@@ -3,14 +3,16 @@
 use crate::failure::Failure;
 use gridnet::config::Config;
 use gridnet::proof::{self, Key};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A fresh key in a file of mode 0600, which is removed when this is dropped.
+/// A fresh key in a file of mode 0600, which is removed when this is dropped, and locked until then: so others see that it is
+/// in use, whatever they can see of this process.
 pub(super) struct KeyFile {
     path: PathBuf,
+    _locked: File,
 }
 
 impl KeyFile {
@@ -35,9 +37,11 @@ impl KeyFile {
                     _ => failed(error),
                 }
             })?;
-        let created = KeyFile { path: path.clone() };
-        file.write_all(text()?.as_bytes()).map_err(failed)?;
-        Ok(created)
+        // Where files cannot be locked, the number of the process has to do.
+        let _ = file.try_lock();
+        let written = text().and_then(|text| file.write_all(text.as_bytes()).map_err(failed));
+        let created = KeyFile { path: path.clone(), _locked: file };
+        written.map(|()| created)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -76,11 +80,17 @@ fn remove_left_over(dir: &Path) {
             .and_then(|name| name.strip_prefix("perf-")?.strip_suffix(".key")?.parse::<u32>().ok());
         let is_over =
             |process: u32| process == std::process::id() || !Path::new(&format!("/proc/{process}")).exists();
-        if process.is_some_and(is_over) {
+        if process.is_some_and(is_over) && !is_locked(&entry.path()) {
             // Another server may have been faster.
             let _ = std::fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether a server uses the key, which may be in a container that shares the directory, where processes have other numbers.
+fn is_locked(path: &Path) -> bool {
+    let looked = File::open(path).map(|file| file.try_lock());
+    matches!(looked, Ok(Err(TryLockError::WouldBlock)))
 }
 
 #[cfg(test)]
@@ -107,8 +117,13 @@ mod tests {
         others.iter().for_each(|path| std::fs::write(path, "x").unwrap());
         let second = KeyFile::create(None, &config).unwrap();
         assert_ne!(std::fs::read(second.path()).unwrap(), first);
-        assert_eq!(others.map(|path| path.exists()), [false, true, true]);
+        assert_eq!(others.each_ref().map(|path| path.exists()), [false, true, true]);
         drop(second);
+        // The number of no process here, but a server in another namespace.
+        let elsewhere = KeyFile::create(Some(&others[0]), &config).unwrap();
+        let third = KeyFile::create(None, &config).unwrap();
+        assert!(elsewhere.path().exists());
+        drop((elsewhere, third));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }
