@@ -1,6 +1,7 @@
 //! The picture: a panel for each operation and size, a bar for each peer: its time of a message over gridnet's.
 
 use crate::op::Task;
+use crate::palette::{letters, BLUE, INK, VERMILION};
 use crate::peer::GRIDNET;
 use crate::report::{times, Report};
 use crate::row::Row;
@@ -122,7 +123,7 @@ impl Scale {
 }
 
 fn write(root: &Area, text: &str, at: (i32, i32), size: u32, side: HPos, color: &RGBColor) -> Drawn {
-    let style = ("sans-serif", size).into_font().color(color).pos(Pos::new(side, VPos::Center));
+    let style = letters(size, color).pos(Pos::new(side, VPos::Center));
     root.draw(&Text::new(text.to_owned(), at, style))
 }
 
@@ -140,13 +141,10 @@ const LINE: i32 = 21;
 const NAMES: i32 = 128;
 const VALUES: i32 = 60;
 
-const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
 const SOFT: RGBColor = RGBColor(0x77, 0x77, 0x77);
 const FAINT: RGBColor = RGBColor(0xbb, 0xbb, 0xbb);
-
-/// Blue and vermilion of the palette by Okabe and Ito, which colour-blind people tell apart.
-const SLOWER: RGBColor = RGBColor(0x00, 0x72, 0xb2);
-const FASTER: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
+const SLOWER: RGBColor = BLUE;
+const FASTER: RGBColor = VERMILION;
 const UNSTABLE: RGBColor = RGBColor(0xcc, 0xcc, 0xcc);
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! | [`op`] | what is measured |
 //! | [`peer`] | who is measured, and how each is called |
 //! | [`parse`] | what the programs print |
-//! | [`canary`], [`cores`] | the bare cores: the files of the `gridnet` command |
+//! | [`canary`], [`cores`], [`palette`] | the bare cores, colours: the files of the `gridnet` command |
 //! | [`child`] | other programs, under a time limit |
 //! | [`turns`] | the order of the runs |
 //! | [`row`], [`stats`] | what the samples of a peer say |
@@ -27,6 +27,8 @@ mod child;
 mod cores;
 mod machine;
 mod op;
+#[path = "../../../cli/src/perf/palette.rs"]
+mod palette;
 mod parse;
 mod peer;
 mod report;

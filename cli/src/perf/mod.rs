@@ -8,6 +8,7 @@ mod lines;
 mod link;
 mod ops;
 mod output;
+mod palette;
 mod peer;
 mod plan;
 mod plot;

@@ -1,5 +1,6 @@
 //! The picture: latency and bandwidth against message size, side by side.
 
+use super::palette::{letters, BLUE, INK, VERMILION};
 use super::row::Row;
 use crate::args::Op;
 use crate::failure::Failure;
@@ -178,7 +179,7 @@ fn size_label(power: f64) -> String {
 }
 
 fn text_style(size: u32) -> TextStyle<'static> {
-    ("sans-serif", size).into_font().color(&INK)
+    letters(size, &INK)
 }
 
 /// Pixels; a slide is 16 to 9, and the picture takes most of one.
@@ -186,12 +187,9 @@ const WIDTH: u32 = 1280;
 const HEIGHT: u32 = 640;
 const MARGIN: u32 = 18;
 
-const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
 const FAINT: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
-
-/// Blue and vermilion of the palette by Okabe and Ito, which colour-blind people tell apart.
-const LATENCY_COLOR: RGBColor = RGBColor(0x00, 0x72, 0xb2);
-const BANDWIDTH_COLOR: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
+const LATENCY_COLOR: RGBColor = BLUE;
+const BANDWIDTH_COLOR: RGBColor = VERMILION;
 
 #[cfg(test)]
 mod tests {
