@@ -37,6 +37,8 @@ pub(crate) struct Pulses {
     by_number: HashMap<u32, Pulse>,
     /// Numbers of pulses by their links.
     of_link: HashMap<u32, u32>,
+    /// Numbers of those that are being called, and of some that were: all others need nobody until something happens.
+    calling: Vec<u32>,
     /// Links whose pulse is to begin, and when; none before the first look at the clock.
     due: Vec<(u32, Option<Time>)>,
     next: u32,
@@ -97,7 +99,7 @@ impl Pulses {
     /// When there is something to do.
     pub(crate) fn next_time(&self) -> Option<Time> {
         let due = self.due.iter().map(|(_, at)| at.unwrap_or(Time(0)));
-        let calls = self.by_number.values().filter_map(|pulse| match &pulse.state {
+        let calls = self.calling.iter().filter_map(|number| match &self.by_number.get(number)?.state {
             PulseState::Calling(call) => call.deadline(),
             PulseState::Open(_) => None,
         });
@@ -138,11 +140,14 @@ impl TcpRail {
             !is_due
         });
         let mut late = Vec::new();
-        for (number, pulse) in &mut self.pulses.by_number {
-            if let PulseState::Calling(call) = &mut pulse.state {
+        let Pulses { by_number, calling, .. } = &mut self.pulses;
+        calling.retain(|number| match by_number.get_mut(number).map(|pulse| &mut pulse.state) {
+            Some(PulseState::Calling(call)) => {
                 late.extend(call.check_time(now).then_some(*number));
+                true
             }
-        }
+            _ => false,
+        });
         begin.into_iter().for_each(|link| self.call_for_pulse(link));
         late.into_iter().for_each(|number| self.attend_pulse(number));
         self.watcher.submit();
@@ -158,6 +163,7 @@ impl TcpRail {
         let call = Call::pulse(to, (*node, *incarnation), *generation);
         let state = PulseState::Calling(Box::new(call));
         let number = self.pulses.enter(Pulse { link, is_ours: true, state });
+        self.pulses.calling.push(number);
         self.attend_pulse(number);
     }
 
