@@ -153,11 +153,6 @@ impl Call {
         self.attempt.as_ref().is_some_and(|attempt| attempt.handshake.is_some())
     }
 
-    /// Grows with each call of this side.
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation
-    }
-
     /// All addresses of the peer, if it was called by them.
     pub(crate) fn there(&self) -> NetAddresses {
         self.there

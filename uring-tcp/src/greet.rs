@@ -32,19 +32,23 @@ impl TcpRail {
             is_same && matches!(link.state, State::Broken(..))
         };
         let is_known = self.links.iter().any(is_known);
-        let mut call = Call::new(address, self.generation.wrapping_add(1), &self.config, is_known)?;
+        // Later than all calls between the two. What others say of theirs counts for them only.
+        let between = self.links.iter().filter(|link| link.node == address.node);
+        let last = between.map(|link| link.generation).max().unwrap_or(0);
+        let generation = self.generation.max(last).wrapping_add(1);
+        let mut call = Call::new(address, generation, &self.config, is_known)?;
         let progress = call.step(&self.config);
         if let Progress::Failed(refusal) = progress {
             return Err(refusal);
         }
         let tells_more = call.is_to_tell();
-        self.generation = call.generation();
+        self.generation = self.generation.wrapping_add(1);
         let index = self.links.len() as u32;
         self.enter(Link {
             peer,
             node: address.node,
             incarnation: address.incarnation,
-            generation: call.generation(),
+            generation,
             tried: Vec::new(),
             silent_ns: 0,
             paths: None,
@@ -189,7 +193,6 @@ impl TcpRail {
                 Ok(index) => {
                     let agreed = visitor.agreed();
                     self.tell_where(index, &visitor, &who, sink);
-                    self.generation = self.generation.max(who.generation);
                     let said = [bytes, welcome()].concat();
                     let (stream, rest) = visitor.into_parts();
                     if !say(&stream, &said) {
@@ -249,6 +252,9 @@ impl TcpRail {
                 return Err(Refusal::new(Error::Internal, "a link without its place"));
             };
             match &link.state {
+                State::Calling(_) | State::Awaiting(_) if link.incarnation != who.incarnation => {
+                    return Err(Refusal::new(Error::Again, "another incarnation of this node is called"));
+                }
                 State::Calling(_) if local.node < who.node => {
                     return Err(Refusal::new(Error::InUse, "calls have crossed, and the other one counts"));
                 }

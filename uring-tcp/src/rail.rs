@@ -114,7 +114,7 @@ pub struct TcpRail {
     awake_until: u32,
     /// Rounds of polling, modulo 2^32.
     pub(crate) round: u32,
-    /// That of the last call, made or heard.
+    /// Number of calls of this side.
     pub(crate) generation: u32,
     /// The process that opened the rail.
     process: u32,

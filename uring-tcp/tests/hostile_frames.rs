@@ -3,19 +3,21 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::Tcp;
 use gridnet_core::endpoint::{Limits, PeerState};
 use gridnet_core::testing::node::exactly;
-use gridnet_core::testing::pair::{Fixture, Pair, Setup};
+use gridnet_core::testing::pair::{address_of, Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
-use gridnet_core::wire::{Address, Extension, Hello, NodeId};
+use gridnet_core::wire::{Address, Extension, Hello, NetAddresses, NodeId};
 use gridnet_uring_tcp::Engine;
 
 /// Frames of one peer at most.
 const FRAMES: u64 = 400;
+/// The last packet of a handshake that has come about.
+const WELCOME: &[u8] = &[1, 0, b'W'];
 /// Far more than anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -78,21 +80,84 @@ fn lengths_that_cannot_be_are_not_waited_for() {
     }
 }
 
+/// Calls are numbered between two: whoever says a large number makes no later call to others look old.
+#[test]
+fn how_a_stranger_numbers_its_call_is_nothing_to_others() {
+    let mut pair = Pair::new(Tcp::new(Engine::Auto));
+    let stranger = Hello::new(node(1), 1, u32::MAX);
+    let _peer = Peer::greet_as(&mut pair, stranger);
+    let (listener, address) = somebody(7);
+    pair.a.engine().open(&address).expect("the call starts");
+    let (mut called, _) = listener.accept().expect("it calls");
+    let mut heard = Vec::new();
+    let start = Instant::now();
+    while heard.len() < 100 {
+        pair.step();
+        assert!(read(&mut called, &mut heard) && start.elapsed() < PATIENCE, "it says nothing");
+    }
+    let hello = Hello::parse(heard.get(3..).unwrap()).expect("it greets");
+    // The first one was to the friend.
+    assert_eq!(hello.generation, 2);
+}
+
+/// A call crosses another only if both lead to the same incarnation.
+#[test]
+fn who_calls_in_the_place_of_another_incarnation_does_not_get_its_link() {
+    let mut pair = Pair::new(Tcp::new(Engine::Auto));
+    let (_listener, mut address) = somebody(7);
+    // Of two calls that cross, that of the smaller node counts.
+    let mut bytes = [0; 16];
+    bytes[15] = 7;
+    address.node = NodeId::new(bytes).expect("not zero");
+    let called = pair.a.engine().open(&address).expect("the call starts");
+    for (incarnation, is_welcome) in [(2, false), (1, true)] {
+        let mut peer = Peer::call(&pair, Hello::new(address.node, incarnation, 1));
+        let mut heard = Vec::new();
+        let start = Instant::now();
+        // Frames may be behind it.
+        let is_heard = |heard: &[u8]| heard.windows(WELCOME.len()).any(|bytes| bytes == WELCOME);
+        while !is_heard(&heard) && read(&mut peer.0, &mut heard) {
+            pair.step();
+            assert!(start.elapsed() < PATIENCE, "no answer");
+        }
+        assert_eq!(is_heard(&heard), is_welcome, "{:?}", String::from_utf8_lossy(&heard));
+        let state = pair.a.state(called);
+        assert_eq!(state == PeerState::Connecting, !is_welcome, "{state:?}");
+    }
+}
+
+/// Where somebody listens who says nothing.
+fn somebody(number: u8) -> (TcpListener, Address) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    let at = listener.local_addr().expect("it has one");
+    let network = NetAddresses::new(at.port(), [at.ip()]);
+    (listener, Address { network, ..address_of(number, 0) })
+}
+
 /// A peer by hand.
 struct Peer(TcpStream);
 
 impl Peer {
     fn greet(pair: &mut Pair<Tcp>, number: u64) -> Peer {
+        Peer::greet_as(pair, Hello::new(node(number), 1, 1))
+    }
+
+    /// Calls the first node of the pair, and says that.
+    fn call(pair: &Pair<Tcp>, hello: Hello) -> Peer {
         let victim = *pair.a.address();
         let at: SocketAddr = victim.network.iter().next().expect("it listens");
         let mut stream = TcpStream::connect(at).expect("somebody listens");
         stream.set_nodelay(true).unwrap();
-        let hello = hello(&victim, number, pair.fixture.uid());
-        stream.write_all(&hello).unwrap();
+        stream.write_all(&packet(hello, &victim, pair.fixture.uid())).unwrap();
+        Peer(stream)
+    }
+
+    fn greet_as(pair: &mut Pair<Tcp>, hello: Hello) -> Peer {
+        let Peer(mut stream) = Peer::call(pair, hello);
         // Its hello, and its welcome.
         let mut heard = Vec::new();
         let start = Instant::now();
-        while !heard.ends_with(&[1, 0, b'W']) {
+        while !heard.ends_with(WELCOME) {
             pair.step();
             assert!(read(&mut stream, &mut heard), "it is refused: {:?}", String::from_utf8_lossy(&heard));
             assert!(start.elapsed() < PATIENCE, "no welcome");
@@ -132,10 +197,14 @@ fn read(stream: &mut TcpStream, heard: &mut Vec<u8>) -> bool {
     }
 }
 
-fn hello(victim: &Address, number: u64, uid: u32) -> Vec<u8> {
+fn node(number: u64) -> NodeId {
     let mut node = [0xee; 16];
     node[..8].copy_from_slice(&number.to_le_bytes());
-    let mut hello = Hello::new(NodeId::new(node).expect("not zero"), 1, 1);
+    NodeId::new(node).expect("not zero")
+}
+
+/// A hello with what the rail adds.
+fn packet(mut hello: Hello, victim: &Address, uid: u32) -> Vec<u8> {
     let incarnation = victim.incarnation.to_le_bytes();
     let offer = [&[0; 4][..], &uid.to_le_bytes(), &[7; 32], victim.node.bytes(), &incarnation].concat();
     hello.extensions.push(Extension { kind: 0x8002, bytes: offer });
