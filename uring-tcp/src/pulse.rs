@@ -240,21 +240,19 @@ impl TcpRail {
         }
     }
 
-    /// A pulse is over, on which nothing had come for so long. The link is, too, when its peer is not there any more, or when
-    /// nobody answers on either connection.
+    /// A pulse is over, on which nothing had come for so long. The link is, too, when nothing comes over that either, and nobody
+    /// answers or the peer is not there any more: somebody on the way may refuse what is new, and let pass what there is.
     fn lose_pulse(&mut self, link: u32, is_ours: bool, on_pulse: Option<Duration>, why: Refusal) {
         tracing::debug!(link, reason = %why.reason, "pulse lost");
-        // The link of a peer that is full is silent for minutes before anything breaks.
         let on_link = self.silence(link);
-        let silence = on_link.min(on_pulse.or(on_link));
-        let is_over = match why.error {
-            Error::PeerGone => true,
-            Error::Unreachable => {
-                let usual = self.config.tuning.keep_alive.unwrap_or_default() + SLACK;
-                silence.is_some_and(|silence| silence > usual)
-            }
-            _ => false,
+        let silence = match why.error {
+            // The link of a peer that is full is silent for minutes before anything breaks.
+            Error::Unreachable => on_link.min(on_pulse.or(on_link)),
+            _ => on_link,
         };
+        let usual = self.config.tuning.keep_alive.unwrap_or_default() + SLACK;
+        let is_over = matches!(why.error, Error::PeerGone | Error::Unreachable)
+            && silence.is_some_and(|silence| silence > usual);
         if is_over {
             if let Some(found) = self.links.get_mut(link as usize).filter(|_| why.error == Error::Unreachable)
             {

@@ -2,14 +2,16 @@
 
 mod common;
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::Tcp;
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Armed;
-use gridnet_core::testing::node::{exactly, SendOptions};
-use gridnet_core::testing::pair::{Fixture, Pair};
+use gridnet_core::testing::node::{exactly, from_any, SendOptions};
+use gridnet_core::testing::pair::{Fixture, Pair, Setup};
+use gridnet_core::wire::{Address, NetAddresses};
 use gridnet_uring_tcp::{Engine, TcpRail, Tuning, Window};
 
 const SYNC: SendOptions = SendOptions { immediate: None, sync: true, always_complete: false };
@@ -112,6 +114,49 @@ fn a_peer_that_takes_nothing_stalls_until_it_does() {
     pair.fixture.skipped += 2 * SECOND;
     pair.run_until_quiet();
     assert!(!pair.a.engine().is_stalled(to_b));
+}
+
+/// A gateway, or a firewall, may let nobody else in: the link that is there is none the worse for it.
+#[test]
+fn a_link_outlives_the_way_by_which_it_was_made() {
+    let tuning = Tuning { keep_alive: Some(SECOND), ..Tuning::default() };
+    let fixture = Tcp { tuning, slowness: 1000, ..Tcp::new(Engine::Auto) };
+    let mut pair = Pair::strangers(fixture, Setup::default());
+    let address = *pair.b.address();
+    let network = gateway_for_one(address.network.iter().next().expect("it listens"));
+    let to_b = pair.a.engine().open(&Address { network, ..address }).expect("the call starts");
+    let talk = |pair: &mut Pair<Tcp>, tag| {
+        let receive = pair.b.receive(from_any(tag), 8);
+        let send = pair.a.send_with(to_b, &[b"hello"], tag, SYNC).expect("the send starts");
+        assert_eq!((pair.finish_b(receive).status, pair.finish_a(send).status), (Ok(()), Ok(())));
+    };
+    talk(&mut pair, 1);
+    for tag in 2..12 {
+        // Time for the next attempt at a pulse, which is refused.
+        pair.fixture.skipped += 2 * SECOND;
+        pair.run_until_quiet();
+        talk(&mut pair, tag);
+    }
+    assert_eq!(pulses(&mut pair), [0, 0], "nobody else gets in");
+    assert_eq!(pair.a.engine().breaks(to_b), (0, 0));
+}
+
+/// Where the first connection leads on to `to`, and all others are refused.
+fn gateway_for_one(to: SocketAddr) -> NetAddresses {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    let at = listener.local_addr().expect("it has one");
+    std::thread::spawn(move || {
+        let (near, _) = listener.accept().expect("somebody calls");
+        drop(listener);
+        let far = TcpStream::connect(to).expect("it listens");
+        let carry = |from: &TcpStream, to: &TcpStream| {
+            let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+            // An error says that one of the two has ended.
+            std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)))
+        };
+        [carry(&near, &far), carry(&far, &near)]
+    });
+    NetAddresses::new(at.port(), [at.ip()])
 }
 
 /// Whoever sleeps after a message to a peer from which nothing came for long is woken to see whether it was taken.
