@@ -58,7 +58,10 @@ impl TcpRail {
         self.calling.push(index);
         match progress {
             Progress::Waits(want) if !tells_more => {
-                self.watch_call(index, want)?;
+                if let Err(refusal) = self.watch_call(index, want) {
+                    self.take_down(index);
+                    return Err(refusal);
+                }
                 self.watcher.submit();
             }
             // Whoever listens to the rail is told with the next look.

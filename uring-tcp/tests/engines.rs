@@ -3,8 +3,10 @@
 mod common;
 
 use common::Tcp;
-use gridnet_core::rail::{Armed, Rail};
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Armed, PeerId, Rail};
 use gridnet_core::testing::pair::{Fixture, Pair};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use gridnet_uring_tcp::Engine;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
@@ -21,6 +23,39 @@ fn where_io_uring_is_forbidden_epoll_takes_its_place() {
         pair.fixture.rail(&address).engine()
     });
     assert_eq!(used.join().unwrap(), "epoll");
+}
+
+/// A call that cannot be watched has failed, and nothing of it is left that would come about later.
+#[test]
+fn where_no_more_can_be_watched_a_call_leaves_nothing() {
+    if common::allowed() != Engine::IoUring {
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    let at = listener.local_addr().expect("it has one");
+    std::thread::spawn(move || {
+        let mut fixture = Tcp::new(Engine::IoUring);
+        let own = fixture.address(1);
+        let mut rail = fixture.rail(&own);
+        // The ring is there, and takes no requests any more.
+        forbid(libc::SYS_io_uring_enter);
+        for number in 0..5000_u32 {
+            let mut node = [7; 16];
+            node[..4].copy_from_slice(&number.to_le_bytes());
+            let node = NodeId::new(node).expect("not zero");
+            let network = NetAddresses::new(at.port(), [at.ip()]);
+            let peer = PeerId::new(number);
+            if let Err(refusal) = rail.connect(peer, &Address { node, network, ..own }) {
+                assert_eq!(refusal.error, Error::Limit, "{}", refusal.reason);
+                assert_eq!(rail.link_with(node), None);
+                return;
+            }
+            assert!(rail.link_with(node).is_some());
+        }
+        panic!("the filter has no effect");
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]
@@ -72,13 +107,18 @@ fn is_readable(pair: &mut Pair<Tcp>, timeout: PollTimeout) -> bool {
 
 /// Has the system refuse io_uring to this thread from now on.
 fn forbid_io_uring() {
+    forbid(libc::SYS_io_uring_setup);
+}
+
+/// Has the system refuse this call to this thread from now on.
+fn forbid(call: libc::c_long) {
     const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut filter = [
         step(LOAD_NUMBER, 0, 0, 0),
-        step(IS, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(IS, 0, 1, call as u32),
         step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
         step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
