@@ -423,6 +423,17 @@ impl LoopbackRail {
     }
 }
 
+/// A frame as on a byte stream; none for one that cannot be.
+fn encoded(frame: &Frame<'_>) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(64 + frame.payload.len());
+    Header::of(frame).and_then(|header| header.encode(&mut bytes)).ok()?;
+    let start = bytes.len();
+    bytes.resize(start + frame.payload.len(), 0);
+    // SAFETY: the vector has just been made long enough; it is private.
+    unsafe { frame.payload.copy_out(bytes.as_mut_ptr().add(start)) };
+    Some(bytes)
+}
+
 fn incoming<'a>(header: &Header, payload: &'a [u8]) -> Incoming<'a> {
     let Header { kind, flags, word, extension, .. } = *header;
     Incoming { kind, flags, word, extension, payload: PeerBytes::from_slice(payload) }
@@ -541,14 +552,7 @@ impl Rail for LoopbackRail {
         if link.books.is_full(connection) {
             return Posted::NoResource;
         }
-        let mut bytes = Vec::with_capacity(64 + frame.payload.len());
-        let Ok(()) = Header::of(frame).and_then(|header| header.encode(&mut bytes)) else {
-            return Posted::Down;
-        };
-        let start = bytes.len();
-        bytes.resize(start + frame.payload.len(), 0);
-        // SAFETY: the vector has just been made long enough; it is private.
-        unsafe { frame.payload.copy_out(bytes.as_mut_ptr().add(start)) };
+        let Some(bytes) = encoded(frame) else { return Posted::Down };
         if self.hub.retains {
             link.books.keep(frame.kind as u8, &bytes);
         }

@@ -131,6 +131,23 @@ fn who_takes_one_path_only_is_not_asked_again() {
 }
 
 #[test]
+fn the_smaller_number_of_paths_counts() {
+    for mine in [2, 4] {
+        let mut pair = Pair::strangers(several(6 - mine), Default::default());
+        pair.a.close();
+        pair.fixture.multirail = Multirail::Alike(mine);
+        pair.a = pair.stranger(1, Default::default());
+        pair.meet();
+        for _ in 0..3 {
+            pair.fixture.skipped += Duration::from_secs(10);
+            pair.run_until_quiet();
+            assert_eq!(further(&mut pair), [1, 1], "{mine} and {}", 6 - mine);
+        }
+        transfer(&mut pair, 1, MIB, |_| {});
+    }
+}
+
+#[test]
 fn on_one_host_there_is_one_path() {
     let mut pair = Pair::new(Tcp::new(Engine::Auto));
     pair.run_until_quiet();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{incoming, Hub, LoopbackRail};
+use super::{encoded, incoming, Hub, LoopbackRail};
 use crate::error::Error;
 use crate::mem::PeerBytes;
 use crate::rail::{LinkId, PathId, PeerId, Posted, Sink};
@@ -168,16 +168,6 @@ impl Roads {
         numbers.sort_unstable();
         numbers
     }
-}
-
-fn encoded(frame: &Frame<'_>) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(64 + frame.payload.len());
-    Header::of(frame).and_then(|header| header.encode(&mut bytes)).ok()?;
-    let start = bytes.len();
-    bytes.resize(start + frame.payload.len(), 0);
-    // SAFETY: the vector has just been made long enough; it is private.
-    unsafe { frame.payload.copy_out(bytes.as_mut_ptr().add(start)) };
-    Some(bytes)
 }
 
 fn tell<S: Sink>(sink: &mut S, peer: PeerId, path: PathId, news: &News) -> Result<(), Error> {

@@ -99,6 +99,9 @@ lab_test! {
             await_paths(&party, to, 2);
             let noise = noise();
             send_large(&party, to, noise, 0..1);
+            let said = party.enter().explain(to).expect("there is the peer");
+            let paths = said.lines().filter(|line| line.starts_with("link tcp from 10."));
+            assert_eq!(paths.filter(|line| line.contains(" B sent, ")).count(), 2, "{said}");
             let mut best: f64 = 0.0;
             // A machine that has much else to do makes it slower, and never faster.
             for round in 0..3 {
