@@ -269,8 +269,10 @@ impl State {
     pub(super) fn end_pieces(&mut self, peer: PeerId, key: Key, missing: &Missing) {
         let stripes = self.peers.get_mut(peer.index()).and_then(|p| p.stripes.as_mut());
         let Some(stripes) = stripes else { return };
-        stripes.missing -= missing.len().min(stripes.missing);
-        stripes.line.retain(|other| *other != key);
+        if missing.len() > 0 {
+            stripes.missing -= missing.len().min(stripes.missing);
+            stripes.line.retain(|other| *other != key);
+        }
         if !stripes.take_back(|asked| asked.message == key).is_empty() {
             self.ask_for_pieces(peer);
         }
