@@ -13,6 +13,7 @@ PARTS+=(
     "model env TEST_SEEDS=20000 cargo test --release -p gridnet-core --test matching_model"
     "kills env TEST_KILL_ROUNDS=2000 TEST_KILL_VISITS=12 cargo test --release -p gridnet
         --test kills --test kill_points --test processes --test loans -- --nocapture"
+    "members cargo test --release -p gridnet-meta --test many -- --nocapture"
     "copier ci/copier.sh 1000000000"
     "peers ci/peers.sh"
 )

@@ -120,6 +120,40 @@ fn members_see_each_other_come_and_go_until_one_is_revoked() {
 }
 
 #[test]
+fn processes_of_one_host_get_a_leader_and_the_status_shows_it() {
+    let session = Session::new("leader");
+    let _served = session.serve();
+    let ticket = session.file("ticket");
+    let watch = |label: &str, lead: &str| {
+        let args = ["session", "join", &ticket, "--watch", "--json", "--label", label, "--lead", lead];
+        let mut member = Running::start(&args);
+        let joined: Value = serde_json::from_str(&member.line()).unwrap();
+        (member, joined["node"].as_str().unwrap().to_owned())
+    };
+    let (_first, follower) = watch("first", "never");
+    let (_second, leader) = watch("second", "always");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_led = |status: &Value| status["leaders"][0]["nodes"].as_u64() == Some(1);
+    while !is_led(&session.status()) {
+        assert!(Instant::now() < deadline, "{:#}", session.status());
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    let status = session.status();
+    assert_eq!(status["leaders"][0]["node"].as_str(), Some(&leader[..]));
+    assert!(status["leaders"][0]["addresses"][0].as_str().unwrap().starts_with("127.0.0.1:"));
+    let nodes = status["nodes"].as_array().unwrap();
+    let below = nodes.iter().find(|node| node["node"] == follower[..]).unwrap();
+    assert_eq!((below["via"].as_str(), below["leads"].as_bool()), (Some(&leader[..]), Some(false)));
+    assert!(below["cluster"].as_str().unwrap().starts_with("host-"));
+    let table = succeed(&["session", "status", "--dir", session.dir()]);
+    for part in
+        [&format!("through {leader}"), "direct, leads", "listens at", "tls/tcp", "packets: 0 passed on"]
+    {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+}
+
+#[test]
 fn a_rendezvous_node_that_nobody_reads_goes_on() {
     let session = Session::new("unread");
     let (mut reader, mut writer) = std::io::pipe().unwrap();

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Moment;
 use crate::error::Error;
+use crate::secret::JoinSecret;
 use crate::ticket::Fingerprint;
 
 /// What the names of nodes end with.
@@ -108,6 +109,12 @@ impl Authority {
         let params = leaf(&node_name(node), now, lifetime)?;
         let certificate = params.signed_by(&request.public_key, &self.issuer).map_err(|e| internal(&e))?;
         Ok(certificate.der().clone())
+    }
+
+    /// The secret by which the rendez-vous node knows what it has said itself, in each of its lives.
+    pub(crate) fn own_secret(&self) -> JoinSecret {
+        let key = Zeroizing::new(self.issuer.key().serialize_der());
+        JoinSecret::derived(&key)
     }
 
     /// A certificate of the rendez-vous node itself, for this key.

@@ -14,39 +14,69 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes that are asked for at once.
 const READ_BYTES: usize = 4096;
 
-/// What comes in. Waiting for the next message may be given up and begun again: nothing is lost.
+/// Bytes that come in, and the messages in them.
 #[derive(Debug)]
-pub(crate) struct Inbox<Stream> {
-    stream: Stream,
+pub(crate) struct Frames {
     bytes: Vec<u8>,
     taken: usize,
     longest: usize,
 }
 
+/// What comes in. Waiting for the next message may be given up and begun again: nothing is lost.
+#[derive(Debug)]
+pub(crate) struct Inbox<Stream> {
+    stream: Stream,
+    frames: Frames,
+}
+
 impl<Stream: AsyncRead + Unpin> Inbox<Stream> {
     /// Takes messages of at most `longest` bytes.
     pub(crate) fn new(stream: Stream, longest: usize) -> Inbox<Stream> {
-        Inbox { stream, bytes: Vec::new(), taken: 0, longest }
+        Inbox { stream, frames: Frames::new(longest) }
+    }
+
+    /// The same, for messages of at most `longest` bytes from now on.
+    pub(crate) fn longest(mut self, longest: usize) -> Inbox<Stream> {
+        self.frames.longest = longest;
+        self
     }
 
     /// The next message that is known.
     pub(crate) async fn next(&mut self) -> Result<Message, Error> {
         loop {
-            if let Some(message) = self.take()? {
+            if let Some(message) = self.frames.next()? {
                 return Ok(message);
             }
-            self.bytes.drain(..self.taken);
-            self.taken = 0;
-            self.bytes.reserve(READ_BYTES);
-            match self.stream.read_buf(&mut self.bytes).await {
+            self.frames.make_room();
+            match self.stream.read_buf(&mut self.frames.bytes).await {
                 Ok(0) => return Err(Error::Unreachable("the connection was closed".into())),
                 Ok(_) => (),
                 Err(e) => return Err(broken(&e)),
             }
         }
     }
+}
 
-    fn take(&mut self) -> Result<Option<Message>, Error> {
+impl Frames {
+    /// For messages of at most `longest` bytes.
+    pub(crate) fn new(longest: usize) -> Frames {
+        Frames { bytes: Vec::new(), taken: 0, longest }
+    }
+
+    /// Takes what has come.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.make_room();
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn make_room(&mut self) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        self.bytes.reserve(READ_BYTES);
+    }
+
+    /// The next message that is known, if it is there as a whole.
+    pub(crate) fn next(&mut self) -> Result<Option<Message>, Error> {
         loop {
             let left = self.bytes.get(self.taken..).unwrap_or_default();
             let Some((length, rest)) = left.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };

@@ -39,6 +39,25 @@ pub(crate) mod node_bytes {
     }
 }
 
+/// The same for one that there may be.
+mod maybe_node_bytes {
+    use super::NodeId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(node: &Option<NodeId>, serializer: S) -> Result<S::Ok, S::Error> {
+        node.map(|node| *node.bytes()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<NodeId>, D::Error> {
+        let bytes = Option::<[u8; 16]>::deserialize(deserializer)?;
+        bytes
+            .map(|bytes| NodeId::new(bytes).ok_or_else(|| serde::de::Error::custom("node id is zero")))
+            .transpose()
+    }
+}
+
 /// What is known of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -51,6 +70,13 @@ pub struct Entry {
     pub label: Name,
     /// When it came, in seconds after 1970 began, by the clock of the rendez-vous node.
     pub since: i64,
+    /// As which one it came, of all since the rendez-vous node was started.
+    pub order: u64,
+    /// Whether it leads its cluster.
+    pub leads: bool,
+    /// The leader through which it is reached; `None`: it is connected to the rendez-vous node.
+    #[serde(with = "maybe_node_bytes")]
+    pub via: Option<NodeId>,
     /// Fields of later versions.
     pub more: Extras,
 }
@@ -58,7 +84,7 @@ pub struct Entry {
 impl Entry {
     /// Whether it is the same but for when it came: to a rendez-vous node that was started again, that is no news.
     fn is_same_but_since(&self, other: &Entry) -> bool {
-        *self == Entry { since: self.since, ..other.clone() }
+        *self == Entry { since: self.since, order: self.order, ..other.clone() }
     }
 }
 

@@ -48,6 +48,16 @@ pub enum Refusal {
     Trouble = 9,
     /// The connection ended before somebody was known: no TLS, no certificate, silence.
     Stranger = 10,
+    /// Nobody knows the way to that node.
+    NoRoute = 11,
+    /// A packet has come too far.
+    Hops = 12,
+    /// The node does not answer such requests.
+    Service = 13,
+    /// No answer has come in time.
+    Late = 14,
+    /// A node that was not sent to that leader.
+    Pass = 15,
 }
 
 impl From<Refusal> for u16 {
@@ -58,8 +68,14 @@ impl From<Refusal> for u16 {
 
 impl From<u16> for Refusal {
     fn from(number: u16) -> Refusal {
-        use Refusal::{Expired, Limit, Malformed, Rate, Revoked, Secret, Stranger, Ticket, Trouble, UsedUp};
-        let known = [Secret, Expired, UsedUp, Ticket, Revoked, Rate, Malformed, Limit, Trouble, Stranger];
+        use Refusal::{
+            Expired, Hops, Late, Limit, Malformed, NoRoute, Pass, Rate, Revoked, Secret, Service, Stranger,
+            Ticket, Trouble, UsedUp,
+        };
+        let known = [
+            Secret, Expired, UsedUp, Ticket, Revoked, Rate, Malformed, Limit, Trouble, Stranger, NoRoute,
+            Hops, Service, Late, Pass,
+        ];
         known.into_iter().find(|refusal| *refusal as u16 == number).unwrap_or(Refusal::Other)
     }
 }
@@ -78,6 +94,11 @@ impl Refusal {
             Refusal::Limit => "limit",
             Refusal::Trouble => "trouble",
             Refusal::Stranger => "stranger",
+            Refusal::NoRoute => "no_route",
+            Refusal::Hops => "hops",
+            Refusal::Service => "service",
+            Refusal::Late => "late",
+            Refusal::Pass => "pass",
             Refusal::Other => "other",
         }
     }

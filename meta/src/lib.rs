@@ -13,8 +13,11 @@
 //! | `record.rs` | how all of that stays open to what comes later |
 //! | `directory.rs` | who is there, and how those who follow keep up |
 //! | `register.rs`, `rate.rs`, `audit.rs` | the rendez-vous node's judgement, without I/O, and what it has refused |
+//! | `cluster.rs`, `pass.rs` | who leads which cluster, and who was sent to whom |
+//! | `packet.rs`, `conversation.rs`, `office.rs` | what members say to one another through leaders and the rendez-vous node, sealed |
+//! | `hub.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
-//! | `member.rs` | all others |
+//! | `member.rs`, `driver.rs` | all others, and the threads they live in |
 //! | `private.rs`, `clock.rs`, `name.rs`, `hex.rs`, `random.rs` | files, time, names, digits, random numbers |
 #![forbid(unsafe_code)]
 
@@ -22,13 +25,20 @@ mod audit;
 pub mod authority;
 mod channel;
 pub mod clock;
+pub mod cluster;
+mod conversation;
 pub mod directory;
+pub mod driver;
 pub mod error;
 mod hex;
+mod hub;
 pub mod identity;
 pub mod member;
 pub mod message;
 pub mod name;
+mod office;
+pub mod packet;
+pub mod pass;
 mod private;
 mod random;
 mod rate;

@@ -1,53 +1,56 @@
-//! A member of a session: joins, stays attached to the rendez-vous node, and knows who else is there.
+//! A member of a session: joins, stays connected to the rendez-vous node or to its leader, and knows who else is there.
 //!
 //! One thread does it, with all signals blocked. When the rendez-vous node is lost, what is known stays, and the member comes
-//! back by itself; its certificate is renewed in time.
+//! back by itself; its certificate is renewed in time. A member that is appointed leads its cluster: see `lead.rs`.
 
-mod attached;
+mod connect;
+mod lead;
+mod link;
+mod post;
+mod state;
+mod uplink;
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
-use rustls::pki_types::CertificateDer;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::TlsConnector;
 
-use crate::channel::{broken, send, Inbox};
+use crate::audit::Line;
 use crate::clock::Moment;
-use crate::directory::{Entry, Event, Follower, Version};
+use crate::cluster::Will;
+use crate::directory::{Entry, Event, Version};
+use crate::driver::Driver;
 use crate::error::Error;
-use crate::identity::{Identity, NodeKey};
-use crate::message::{Join, Message, MESSAGE_BYTES_MAX};
 use crate::name::Name;
-use crate::rendezvous::spawn;
 use crate::ticket::Ticket;
-use crate::tls;
+use state::{Shared, State};
 
-/// How long an address is tried, to the end of the handshake.
-const ADDRESS_LIMIT: Duration = Duration::from_secs(3);
-/// How long the rendez-vous node may take to answer a request.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// Pauses between tries to come back: the first, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Events that wait to be taken; beyond, the oldest are dropped, and that is told.
-const EVENTS_MAX: usize = 4096;
+pub use post::{Answered, Handler, ECHO};
 
-/// What a member says of itself.
+/// What a member says of itself, and how it is to behave.
 #[derive(Debug, Clone)]
 pub struct About {
-    /// Its cluster: nodes that reach one another by a network of their own.
-    pub cluster: Name,
+    /// Its cluster: nodes that reach one another by a network of their own. `None`: that of its host.
+    pub cluster: Option<Name>,
     /// For people: host and process.
     pub label: Name,
+    /// Whether it is to lead its cluster.
+    pub will: Will,
+    /// Where it listens for its cluster when it leads. `None`: at the address from which it has reached the rendez-vous node, or
+    /// 127.0.0.1 when all of the cluster is on this host; at a port that the system chooses.
+    pub listen: Option<SocketAddr>,
 }
 
-/// Whether the rendez-vous node hears us.
+impl About {
+    /// One that is in the cluster of its host, and leads it if it is elected.
+    pub fn new(label: Name) -> About {
+        About { cluster: None, label, will: Will::Willing, listen: None }
+    }
+}
+
+/// Whether the rendez-vous node hears us, by itself or through our leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Connection {
     /// It does.
@@ -58,40 +61,13 @@ pub enum Connection {
     Refused(Error),
 }
 
-struct State {
-    follower: Follower,
-    events: VecDeque<Event>,
-    /// Whether events were dropped.
-    missed: bool,
-    connection: Connection,
-    identity: Identity,
-}
-
-pub(crate) struct Shared {
-    addresses: Vec<String>,
-    about: About,
-    authority: CertificateDer<'static>,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nobody panics while holding it but by a defect; what is there is whole all the same.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-}
-
 /// A process's place in a session, which ends when this is dropped.
 pub struct Member {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
+    /// The one that runs this member alone.
+    _driver: Option<Driver>,
 }
 
 impl std::fmt::Debug for Member {
@@ -107,14 +83,29 @@ impl Member {
     /// [`Error::Refused`] with the reason; [`Error::Unreachable`] with what each address answered; [`Error::Peer`] when who
     /// answers is not the rendez-vous node of the ticket.
     pub fn join(ticket: Ticket, about: About, limit: Duration) -> Result<Member, Error> {
+        let driver = Driver::start()?;
+        let mut member = Member::join_by(&driver, ticket, about, limit)?;
+        member._driver = Some(driver);
+        Ok(member)
+    }
+
+    /// The same, run by a driver that others use, too, and that lives longer.
+    ///
+    /// # Errors
+    /// As [`Member::join`].
+    pub fn join_by(driver: &Driver, ticket: Ticket, about: About, limit: Duration) -> Result<Member, Error> {
         let deadline = Instant::now() + limit;
         let late = || Error::Unreachable(format!("the session was not joined within {limit:?}"));
         let (stop, stopped) = watch::channel(false);
         let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let thread = spawn("gridnet-member", move || be_member(ticket, about, deadline, &tell, stopped))?;
+        let (end, ended) = std::sync::mpsc::sync_channel(1);
+        driver.run(async move {
+            be_member(ticket, about, deadline, tell, stopped).await;
+            drop(end);
+        });
         // However long the system takes to look up a name, this call ends in time.
         let shared = told.recv_timeout(limit).map_err(|_| late())??;
-        let member = Member { shared, stop, thread: Some(thread) };
+        let member = Member { shared, stop, ended: Mutex::new(ended), _driver: None };
         let is_there = |state: &State| {
             state.follower.version() != Version::default()
                 || matches!(state.connection, Connection::Refused(_))
@@ -128,7 +119,12 @@ impl Member {
 
     /// Who this is.
     pub fn node(&self) -> NodeId {
-        self.shared.lock().identity.node()
+        self.shared.node
+    }
+
+    /// Its cluster.
+    pub fn cluster(&self) -> &Name {
+        &self.shared.cluster
     }
 
     /// Until when its certificate is valid.
@@ -141,6 +137,21 @@ impl Member {
         self.shared.lock().connection.clone()
     }
 
+    /// The leader that it is connected to; `None` when it is connected to the rendez-vous node itself, or to nobody.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.shared.lock().uplink.as_ref()?.leader
+    }
+
+    /// Where it listens for its cluster, when it leads it.
+    pub fn leads_at(&self) -> Option<Vec<SocketAddr>> {
+        self.shared.lock().leading.as_ref().map(|leading| leading.addresses.clone())
+    }
+
+    /// The last that this member has refused itself, as a leader.
+    pub fn refused(&self) -> Vec<Line> {
+        self.shared.lock().audit.lines().cloned().collect()
+    }
+
     /// Who is there, itself among them, by node id.
     pub fn nodes(&self) -> Vec<Entry> {
         self.shared.lock().follower.entries().cloned().collect()
@@ -149,6 +160,11 @@ impl Member {
     /// Whether a node was revoked, as far as this member knows the directory: also when nobody serves the session any more.
     pub fn is_revoked(&self, node: NodeId) -> bool {
         self.shared.lock().follower.directory().is_revoked(node)
+    }
+
+    /// How far this member knows the directory.
+    pub fn version(&self) -> Version {
+        self.shared.lock().follower.version()
     }
 
     /// Who is there, and from now on events tell what changes.
@@ -172,6 +188,11 @@ impl Member {
         self.wait(Instant::now() + limit, |state| {
             holds(&state.follower.entries().cloned().collect::<Vec<_>>())
         })
+    }
+
+    /// Waits until so many nodes are there; whether they were in time.
+    pub fn wait_for_count(&self, limit: Duration, count: usize) -> bool {
+        self.wait(Instant::now() + limit, |state| state.follower.entries().len() == count)
     }
 
     /// Waits for a change of [`Member::connection`]; whether `holds` was true of it in time.
@@ -199,135 +220,46 @@ impl Drop for Member {
     /// Tells the rendez-vous node, in bounded time.
     fn drop(&mut self) {
         let _ = self.stop.send(true);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        // It ends when the task does: nothing is ever sent.
+        let ended = self.ended.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _ = ended.recv_timeout(LAST_WORD_LIMIT);
     }
 }
+
+/// How long the end of a member may take.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(2);
 
 type Told = std::sync::mpsc::SyncSender<Result<Arc<Shared>, Error>>;
 
-/// The life of a member, in its thread.
-fn be_member(ticket: Ticket, about: About, deadline: Instant, tell: &Told, stopped: watch::Receiver<bool>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => return drop(tell.send(Err(Error::System(format!("runtime: {e}"))))),
-    };
-    match runtime.block_on(join_in_time(&ticket, deadline)) {
-        Ok((identity, authority)) => {
-            let shared = Arc::new(Shared {
-                addresses: ticket.addresses.clone(),
-                about,
-                authority,
-                state: Mutex::new(State {
-                    follower: Follower::default(),
-                    events: VecDeque::new(),
-                    missed: false,
-                    connection: Connection::Lost(
-                        Moment::now(),
-                        Error::Unreachable("not attached yet".into()),
-                    ),
-                    identity,
-                }),
-                changed: Condvar::new(),
-            });
-            // The secret is not needed any more.
-            drop(ticket);
-            if tell.send(Ok(shared.clone())).is_ok() {
-                runtime.block_on(attached::run(shared, stopped));
-            }
-        }
-        Err(e) => drop(tell.send(Err(e))),
-    }
-    // Looking up a name may take as long as it likes: nobody waits for it.
-    runtime.shutdown_background();
-}
-
-/// Joins; again and again while nobody answers, or too many ask.
-async fn join_in_time(
-    ticket: &Ticket,
+/// The life of a member.
+async fn be_member(
+    ticket: Ticket,
+    about: About,
     deadline: Instant,
-) -> Result<(Identity, CertificateDer<'static>), Error> {
-    let mut pause = PAUSES.0;
-    loop {
-        let e = match join(ticket).await {
-            Err(e @ (Error::Unreachable(_) | Error::Refused(crate::error::Refusal::Rate, _))) => e,
-            joined => return joined,
+    tell: Told,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let joined = tokio::select! {
+        joined = connect::join_in_time(&ticket, deadline) => joined,
+        _ = stopped.wait_for(|stop| *stop) => return,
+    };
+    let shared = joined.and_then(|(identity, authority)| {
+        Shared::new(ticket.addresses.clone(), about, identity, authority).map(Arc::new)
+    });
+    // The secret is not needed any more.
+    drop(ticket);
+    if let Ok(shared) = &shared {
+        let (shared, stopped) = (shared.clone(), stopped.clone());
+        let live = async {
+            tokio::join!(
+                uplink::run(shared.clone(), stopped.clone()),
+                post::look_after(shared.clone(), stopped)
+            )
         };
-        let next = Instant::now() + jittered(pause);
-        if next >= deadline {
-            return Err(e);
+        if tell.send(Ok(shared.clone())).is_ok() {
+            live.await;
         }
-        tokio::time::sleep_until(next.into()).await;
-        pause = (2 * pause).min(PAUSES.1);
+        return lead::end(&shared);
     }
-}
-
-/// Members that were lost together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    let random = crate::random::word().unwrap_or(u64::MAX / 2) as f64 / u64::MAX as f64;
-    pause.mul_f64(0.5 + 0.5 * random)
-}
-
-/// Proves the secret; what one is from then on, and the authority that says so.
-async fn join(ticket: &Ticket) -> Result<(Identity, CertificateDer<'static>), Error> {
-    let now = Moment::now();
-    if now >= ticket.expires {
-        let why = format!("the ticket expired at {}; it is {now}", ticket.expires);
-        return Err(Error::Refused(crate::error::Refusal::Expired, why));
-    }
-    let key = NodeKey::create()?;
-    let stream = connect(&ticket.addresses, tls::joining(ticket.authority)?).await?;
-    let connection = stream.get_ref().1;
-    let keying = tls::keying(connection)?;
-    let authority = authority_of(connection.peer_certificates(), ticket)?;
-    let (reader, mut writer) = tokio::io::split(stream);
-    let request = key.request().to_vec();
-    let proof = ticket.secret.prove(&keying, &[ticket.id.bytes(), &request]);
-    send(&mut writer, &Message::Join(Join { ticket: ticket.id, proof, request })).await?;
-    let answer = timeout(ANSWER_LIMIT, Inbox::new(reader, MESSAGE_BYTES_MAX).next()).await;
-    let silent = |_| Error::Unreachable(format!("no answer to the request to join within {ANSWER_LIMIT:?}"));
-    match answer.map_err(silent)?? {
-        Message::Joined(joined) => Ok((key.certified(joined.node, &joined.certificate)?, authority)),
-        Message::Refused(refused) => Err(Error::Refused(refused.refusal, refused.reason)),
-        _ => Err(Error::Peer("the rendez-vous node answers something else than was asked".into())),
-    }
-}
-
-fn authority_of(
-    shown: Option<&[CertificateDer<'_>]>,
-    ticket: &Ticket,
-) -> Result<CertificateDer<'static>, Error> {
-    let is_it =
-        |certificate: &&CertificateDer<'_>| crate::authority::fingerprint(certificate) == ticket.authority;
-    let found = shown.unwrap_or_default().iter().find(is_it);
-    found
-        .map(|certificate| certificate.clone().into_owned())
-        .ok_or_else(|| Error::Peer("no authority was shown".into()))
-}
-
-/// Connects to the rendez-vous node, at the first of its addresses that answers.
-async fn connect(
-    addresses: &[String],
-    tls: Arc<rustls::ClientConfig>,
-) -> Result<TlsStream<TcpStream>, Error> {
-    let mut reasons = Vec::new();
-    let mut worst = None;
-    for address in addresses {
-        let tried = timeout(ADDRESS_LIMIT, connect_to(address, tls.clone())).await;
-        match tried {
-            Ok(Ok(stream)) => return Ok(stream),
-            // Somebody answers who is not the rendez-vous node: that is graver than nobody.
-            Ok(Err(e @ Error::Peer(_))) => worst = worst.or(Some(Error::Peer(format!("{address}: {e}")))),
-            Ok(Err(e)) => reasons.push(format!("{address}: {e}")),
-            Err(_) => reasons.push(format!("{address}: no answer within {ADDRESS_LIMIT:?}")),
-        }
-    }
-    Err(worst.unwrap_or_else(|| Error::Unreachable(format!("the rendez-vous node: {}", reasons.join("; ")))))
-}
-
-async fn connect_to(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<TlsStream<TcpStream>, Error> {
-    let stream = TcpStream::connect(address).await.map_err(|e| broken(&e))?;
-    let _ = stream.set_nodelay(true);
-    TlsConnector::from(tls).connect(tls::rendezvous()?, stream).await.map_err(|e| broken(&e))
+    let _ = tell.send(shared);
 }

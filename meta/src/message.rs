@@ -4,12 +4,17 @@
 //! [postcard](https://postcard.jamesmunns.com/wire-format) writes them. A kind with the bit [`MUST_KNOW`] ends the
 //! connection where it is not known; any other is skipped. Fields that are added later come last, and are skipped, too.
 
+use std::net::SocketAddr;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::directory::{node_bytes, Update, Version};
+use crate::cluster::Will;
+use crate::directory::{node_bytes, Departure, Update, Version};
 use crate::error::{Error, Refusal};
 use crate::name::Name;
+use crate::packet::Packet;
+use crate::pass::Pass;
 use crate::record::{fields, raw, Extras};
 use gridnet_core::wire::NodeId;
 
@@ -56,8 +61,84 @@ pub struct Attach {
     pub label: Name,
     /// How far it knows the directory.
     pub known: Version,
+    /// Whether it is to lead its cluster.
+    pub will: Will,
+    /// Where it listens for its cluster, if it leads it.
+    pub leads: Vec<SocketAddr>,
+    /// By which the rendez-vous node has sent it to this leader.
+    pub pass: Option<Pass>,
     /// Fields of later versions: they go into its entry.
     pub more: Extras,
+}
+
+/// Go to this leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follow {
+    /// Who it is.
+    #[serde(with = "node_bytes")]
+    pub leader: NodeId,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// To be shown there.
+    pub pass: Pass,
+}
+
+/// A node is connected to this leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Present {
+    /// Which one.
+    #[serde(with = "node_bytes")]
+    pub node: NodeId,
+    /// What it has said.
+    pub about: Attach,
+}
+
+/// A node is not connected to this leader any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absent {
+    /// Which one.
+    #[serde(with = "node_bytes")]
+    pub node: NodeId,
+    /// Why.
+    pub why: Departure,
+}
+
+/// A node that a leader has named may not be below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// Which one.
+    #[serde(with = "node_bytes")]
+    pub node: NodeId,
+    /// Why.
+    pub why: Refused,
+}
+
+/// What a member asks of another, sealed in packets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Number of the request, the asker's own for this member.
+    pub id: u64,
+    /// The answers to all below this number have come, or are not waited for.
+    pub done: u64,
+    /// What kind of request it is.
+    pub service: u16,
+    /// How long its answer is waited for, in milliseconds.
+    pub left_ms: u32,
+    /// What is asked.
+    #[serde(with = "raw")]
+    pub body: Vec<u8>,
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Number of the request.
+    pub id: u64,
+    /// Why there is none.
+    pub refusal: Option<Refusal>,
+    /// What is answered, or the reason for people.
+    #[serde(with = "raw")]
+    pub body: Vec<u8>,
 }
 
 /// A refusal, after which the connection ends.
@@ -115,12 +196,32 @@ messages! {
     0x8007 Update(Update),
     /// I miss changes after these.
     0x8008 Missing(Version),
+    /// Listen for your cluster.
+    0x8009 Lead(()),
+    /// Go to this leader.
+    0x800a Follow(Follow),
+    /// I listen for my cluster, here.
+    0x800b Leading(Vec<SocketAddr>),
+    /// This node is connected to me.
+    0x800c Present(Present),
+    /// This one is not any more.
+    0x800d Absent(Absent),
+    /// This one may not be.
+    0x800e Denied(Denied),
+    /// Pass this on.
+    0x800f Packet(Packet),
+    /// Do this, once. Sealed in packets.
+    0x8010 Request(Request),
+    /// It was done. Sealed in packets.
+    0x8011 Answer(Answer),
     /// Are you there?
     0x0001 Ping(u64),
     /// I am, and this is what you said.
     0x0002 Pong(u64),
     /// I go, and do not come back.
     0x0003 Leave(()),
+    /// Whether this leader has a connection to the rendez-vous node.
+    0x0004 Uplink(bool),
 }
 
 impl Message {
@@ -179,105 +280,4 @@ fn fields_of<Body: DeserializeOwned>(kind: u16, bytes: &[u8]) -> Result<Body, Er
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Moment;
-    use crate::directory::{Change, Departure, Directory, Entry};
-    use crate::record::EXTRAS_BYTES_MAX;
-    use proptest::prelude::*;
-
-    fn node(byte: u8) -> NodeId {
-        NodeId::new([byte; 16]).unwrap()
-    }
-
-    fn name(text: &str) -> Name {
-        text.parse().unwrap()
-    }
-
-    fn some() -> Vec<Message> {
-        let more = Extras::default().with(5, b"new").unwrap();
-        let entry =
-            Entry { node: node(1), cluster: name("c"), label: name("h.1"), since: 9, more: more.clone() };
-        let changes = vec![
-            Change::Joined(entry),
-            Change::Left(node(2), Departure::Lost),
-            Change::Revoked(node(3), Moment::from_unix(7)),
-            Change::Forgotten(node(4)),
-            Change::Other(99, Box::from(&b"later"[..])),
-        ];
-        let version = Version { epoch: 3, number: 4 };
-        vec![
-            Message::Join(Join { ticket: node(1), proof: [7; 32], request: vec![1, 2] }),
-            Message::Joined(Joined { node: node(1), certificate: vec![4], clock: -5 }),
-            Message::Attach(Attach { cluster: name("c"), label: name("l"), known: version, more }),
-            Message::Renew(vec![1]),
-            Message::Renewed(vec![2]),
-            Message::Refused(Refused { refusal: Refusal::UsedUp, reason: "why".into() }),
-            Message::Update(Update::Changes { from: version, changes: changes.clone() }),
-            Message::Update(Update::Snapshot { version, before: 1, is_last: true, changes }),
-            Message::Missing(version),
-            Message::Ping(1),
-            Message::Pong(u64::MAX),
-            Message::Leave(()),
-        ]
-    }
-
-    #[test]
-    fn messages_come_out_as_they_went_in() {
-        for message in some() {
-            let bytes = message.encode().unwrap();
-            let (length, rest) = bytes.split_first_chunk().unwrap();
-            assert_eq!(Message::length(*length).unwrap(), rest.len());
-            assert_eq!(Message::decode(rest).unwrap(), Some(message.clone()));
-            // A later version adds fields at the end.
-            let longer = [rest, &[1, 2, 3]].concat();
-            assert_eq!(Message::decode(&longer).unwrap(), Some(message));
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_and_what_need_not_be_known_is_skipped() {
-        assert_eq!(Message::decode(&[0x77, 0x00, 1, 2]).unwrap(), None);
-        let error = Message::decode(&[0x77, 0x80, 1, 2]).unwrap_err().to_string();
-        assert!(error.contains("unknown kind 0x8077"), "{error}");
-        assert!(Message::decode(&[1]).is_err());
-        for length in [0, 1, MESSAGE_BYTES_MAX as u32 + 1, u32::MAX] {
-            assert!(Message::length(length.to_le_bytes()).is_err());
-        }
-        let zero = Message::Joined(Joined { node: node(1), certificate: vec![], clock: 0 }).encode().unwrap();
-        let zeroed: Vec<u8> = zero[4..].iter().map(|byte| if *byte == 1 { 0 } else { *byte }).collect();
-        assert!(Message::decode(&zeroed).unwrap_err().to_string().contains("makes no sense"));
-        let long = Message::Renew(vec![0; MESSAGE_BYTES_MAX]);
-        assert!(matches!(long.encode(), Err(Error::Config(_))));
-    }
-
-    #[test]
-    fn the_largest_updates_fit() {
-        let longest = name(&"n".repeat(crate::name::NAME_BYTES_MAX));
-        let more = Extras::default().with(u16::MAX, &[7; EXTRAS_BYTES_MAX - 4]).unwrap();
-        let mut directory = Directory::new(u64::MAX);
-        for number in 1..=500u128 {
-            let node = NodeId::new((number << 64 | 1).to_be_bytes()).unwrap();
-            let (cluster, label, more) = (longest.clone(), longest.clone(), more.clone());
-            directory.join(Entry { node, cluster, label, since: i64::MIN, more });
-        }
-        let at = directory.version();
-        let mut known = vec![Version::default(), Version { number: at.number - 300, ..at }];
-        while let Some(known) = known.pop() {
-            let updates = directory.since(known);
-            assert!(updates.len() > 4);
-            updates.into_iter().for_each(|update| drop(Message::Update(update).encode().unwrap()));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_borne(bytes: Vec<u8>, which in 0..12usize, at: usize, flip: u8) {
-            let _ = Message::decode(&bytes);
-            let mut mutated = some()[which].encode().unwrap();
-            let at = at % mutated.len();
-            mutated[at] ^= flip;
-            let _ = Message::decode(&mutated[4..]);
-        }
-    }
-}
+pub(crate) mod tests;

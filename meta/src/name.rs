@@ -3,6 +3,9 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
 
 /// Longest name.
 pub const NAME_BYTES_MAX: usize = 64;
@@ -17,6 +20,20 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The cluster of a node that declares none: that of all processes that share this host's memory and network.
+///
+/// # Errors
+/// [`Error::System`] when the host does not tell what it is.
+pub fn of_host() -> Result<Name, Error> {
+    let failed = |what: &str, e: std::io::Error| Error::System(format!("{what}: {e}"));
+    let boot = "/proc/sys/kernel/random/boot_id";
+    let boot = std::fs::read_to_string(boot).map_err(|e| failed(boot, e))?;
+    let network = "/proc/self/ns/net";
+    let network = std::fs::read_link(network).map_err(|e| failed(network, e))?;
+    let digest = Sha256::digest(format!("{} {}", boot.trim(), network.display()));
+    Name::try_from(format!("host-{}", crate::hex::encode(&digest[..8]))).map_err(Error::System)
 }
 
 impl TryFrom<String> for Name {

@@ -11,20 +11,26 @@ const CALLERS_MAX: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Rates<Caller> {
     per_second: u32,
+    callers_max: usize,
     /// When the bucket of a caller will be full, unless it asks again.
     full_at: HashMap<Caller, Instant>,
 }
 
 impl<Caller: Eq + Hash> Rates<Caller> {
     pub(crate) fn new(per_second: u32) -> Rates<Caller> {
-        Rates { per_second: per_second.max(1), full_at: HashMap::new() }
+        Rates { per_second: per_second.max(1), callers_max: CALLERS_MAX, full_at: HashMap::new() }
+    }
+
+    /// The same, for so many callers.
+    pub(crate) fn callers(self, callers_max: usize) -> Rates<Caller> {
+        Rates { callers_max, ..self }
     }
 
     /// Takes a token, if there is one.
     pub(crate) fn allows(&mut self, caller: Caller, now: Instant) -> bool {
-        if self.full_at.len() >= CALLERS_MAX && !self.full_at.contains_key(&caller) {
+        if self.full_at.len() >= self.callers_max && !self.full_at.contains_key(&caller) {
             self.full_at.retain(|_, full_at| *full_at > now);
-            if self.full_at.len() >= CALLERS_MAX {
+            if self.full_at.len() >= self.callers_max {
                 return false;
             }
         }

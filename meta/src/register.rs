@@ -1,5 +1,7 @@
 //! The rendez-vous node's judgement: who may join, who is there. No sockets, no clock: both are handed in.
 
+mod places;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -8,11 +10,13 @@ use gridnet_core::wire::NodeId;
 
 use crate::authority::{Authority, CLOCK_SKEW};
 use crate::clock::Moment;
-use crate::directory::{Departure, Directory, Entry};
+use crate::cluster::Clusters;
+use crate::directory::{Departure, Directory};
 use crate::error::{Error, Refusal};
-use crate::message::{Attach, Join, Joined};
+use crate::message::{Join, Joined};
 use crate::rate::Rates;
 use crate::secret::JoinSecret;
+use places::Places;
 
 /// A ticket, as the rendez-vous node knows it.
 #[derive(Debug, Clone)]
@@ -51,6 +55,8 @@ impl Default for Rules {
 
 /// Requests of one node for the directory, a certificate or a new connection, per second.
 const ASKED_PER_SECOND: u32 = 10;
+/// Packets of one node, and of a leader and those below it, per second.
+const SENT_PER_SECOND: (u32, u32) = (500, 10_000);
 
 /// Revoked nodes that are kept, and told to members: some 300 KB of the directory.
 const REVOKED_MAX: usize = 16_384;
@@ -67,28 +73,38 @@ pub(crate) struct Register {
     /// Revoked nodes, and when the last certificate of each has surely ended.
     pub(crate) revoked: BTreeMap<NodeId, Moment>,
     pub(crate) directory: Directory,
-    /// The connection over which a node is there.
-    attached: BTreeMap<NodeId, u64>,
-    connections: u64,
+    pub(crate) clusters: Clusters,
+    places: Places,
+    /// By which it knows its own passes.
+    secret: JoinSecret,
     joins: Rates<IpAddr>,
     /// What members ask for that costs more than an answer.
     asked: Rates<NodeId>,
+    /// Packets.
+    sent: Rates<NodeId>,
+    sent_by_leaders: Rates<NodeId>,
     pub(crate) refusals: BTreeMap<Refusal, u64>,
     pub(crate) joined: u64,
 }
 
 impl Register {
-    pub(crate) fn new(authority: Authority, rules: Rules, epoch: u64) -> Register {
+    pub(crate) fn new(authority: Authority, rules: Rules, epoch: u64, clock: Moment) -> Register {
+        let mut places = Places::default();
+        places.begin(clock);
+        let of_nodes = |per_second| Rates::new(per_second).callers(rules.nodes_max);
         Register {
+            clusters: Clusters::default(),
+            places,
+            secret: authority.own_secret(),
             authority,
             rules,
             tickets: BTreeMap::new(),
             revoked: BTreeMap::new(),
             directory: Directory::new(epoch),
-            attached: BTreeMap::new(),
-            connections: 0,
             joins: Rates::new(rules.joins_per_second),
-            asked: Rates::new(ASKED_PER_SECOND),
+            asked: of_nodes(ASKED_PER_SECOND),
+            sent: of_nodes(SENT_PER_SECOND.0),
+            sent_by_leaders: of_nodes(SENT_PER_SECOND.1),
             refusals: BTreeMap::new(),
             joined: 0,
         }
@@ -154,42 +170,14 @@ impl Register {
         Err((Refusal::Rate, format!("node {node} asks more than {ASKED_PER_SECOND} times a second")))
     }
 
-    /// A member is there; the number of its connection. The one it had before counts no more.
-    pub(crate) fn attach(&mut self, node: NodeId, attach: &Attach, clock: Moment) -> Result<u64, Denied> {
-        let refused = if self.revoked.contains_key(&node) {
-            Some((Refusal::Revoked, format!("node {node} was revoked")))
-        } else if self.directory.entries().len() >= self.rules.nodes_max && !self.directory.contains(node) {
-            Some((Refusal::Limit, format!("{} nodes are there, which is the most", self.rules.nodes_max)))
-        } else {
-            None
-        };
-        if let Some(denied) = refused {
-            self.count(denied.0);
-            return Err(denied);
-        }
-        self.connections += 1;
-        self.attached.insert(node, self.connections);
-        let (cluster, label) = (attach.cluster.clone(), attach.label.clone());
-        let more = attach.more.clone();
-        self.directory.join(Entry { node, cluster, label, since: clock.unix(), more });
-        Ok(self.connections)
-    }
-
-    /// Whether a connection is the one over which its node is there.
-    pub(crate) fn is_current(&self, node: NodeId, connection: u64) -> bool {
-        self.attached.get(&node) == Some(&connection)
-    }
-
-    /// A connection has ended; its node is gone, unless it has another one.
-    pub(crate) fn detach(&mut self, node: NodeId, connection: u64, why: Departure) {
-        if self.is_current(node, connection) {
-            self.attached.remove(&node);
-            self.directory.leave(node, why);
-        }
-    }
-
     /// A new certificate for a member.
-    pub(crate) fn renew(&mut self, node: NodeId, request: &[u8], clock: Moment) -> Result<Vec<u8>, Denied> {
+    pub(crate) fn renew(
+        &mut self,
+        node: NodeId,
+        request: &[u8],
+        (now, clock): (Instant, Moment),
+    ) -> Result<Vec<u8>, Denied> {
+        self.ask(node, now)?;
         if self.revoked.contains_key(&node) {
             self.count(Refusal::Revoked);
             return Err((Refusal::Revoked, format!("node {node} was revoked")));
@@ -202,7 +190,7 @@ impl Register {
     }
 
     /// Takes a node out of the session, for good. Whether it was there; `None` when there is no room for more.
-    pub(crate) fn revoke(&mut self, node: NodeId, clock: Moment) -> Option<bool> {
+    pub(crate) fn revoke(&mut self, node: NodeId, (now, clock): (Instant, Moment)) -> Option<bool> {
         self.directory.forget_ended(clock);
         if self.revoked.len() >= REVOKED_MAX && !self.revoked.contains_key(&node) {
             // Who has no certificate any more is refused without being known.
@@ -213,8 +201,9 @@ impl Register {
         }
         let end = self.last_certificates_end(clock);
         let until = *self.revoked.entry(node).or_insert(end);
+        let was_there = self.remove(node, Departure::Revoked, now);
         self.directory.revoke(node, until);
-        Some(self.attached.remove(&node).is_some())
+        Some(was_there)
     }
 
     /// Nodes that were revoked before this start; `None`: it is not known until when it matters.

@@ -4,39 +4,47 @@
 //! another: it can be stopped and started again, and is filled again by those who come back.
 
 mod admin;
+mod route;
+mod status;
 mod visit;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use gridnet_core::wire::NodeId;
 use nix::fcntl::Flock;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{watch, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::audit::{Audit, Line};
+use crate::audit::Audit;
 use crate::authority;
 use crate::clock::Moment;
-use crate::directory::{Departure, Entry, Version};
+use crate::cluster::Order;
+use crate::directory::{Departure, Version};
 use crate::error::{Error, Refusal};
+use crate::hub::{Encoded, Encoder, Queue};
 use crate::identity::certified_key;
-use crate::message::Message;
+use crate::message::{Follow, Message};
 use crate::register::{Register, Rules};
 use crate::store::Store;
 use crate::tls;
 
 pub use admin::{ask_status, end_ticket, new_ticket, revoke};
+pub use status::{LeaderStatus, LinkStatus, NodeStatus, PacketCounts, Status};
+pub(crate) use visit::LONGEST_OF_MEMBER;
 
 /// Strangers that are heard at a time; others wait in the system's queue.
 const STRANGERS_MAX: usize = 256;
 /// How long the certificate of the rendez-vous node is valid; it is made when it starts.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// How often those that were appointed to lead are looked after.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// After a start, members of an earlier life are given so long to come back before the others hear who is there.
 pub(crate) const SETTLING: Duration = Duration::from_secs(3);
 
@@ -55,12 +63,18 @@ pub(crate) struct Shared {
 struct State {
     register: Register,
     audit: Audit,
-    /// The last updates that were sent: from where, to where.
-    encoded: Option<(Version, Version, Encoded)>,
+    encoder: Encoder,
+    /// Connections of members.
+    links: HashMap<NodeId, Link>,
+    packets: PacketCounts,
 }
 
-/// Updates as they are sent, one message each.
-type Encoded = Arc<[Vec<u8>]>;
+/// The connection of a member.
+struct Link {
+    connection: u64,
+    from: SocketAddr,
+    queue: Queue,
+}
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,35 +96,44 @@ impl Shared {
     /// What a follower that is at `known` misses, as it is sent, and where it is then. Made once for all who miss the same.
     fn updates(&self, known: Version) -> Result<(Encoded, Version), Error> {
         let mut state = self.lock();
-        let version = state.register.directory.version();
-        // Whoever is of another life misses the same: everything.
-        let known = if known.epoch == version.epoch { known } else { Version::default() };
-        if let Some((from, to, encoded)) = &state.encoded {
-            if (*from, *to) == (known, version) {
-                return Ok((encoded.clone(), version));
-            }
-        }
-        let updates = state.register.directory.since(known);
-        let encoded: Result<Encoded, Error> =
-            updates.into_iter().map(|update| Message::Update(update).encode()).collect();
-        let encoded = encoded?;
-        state.encoded = Some((known, version, encoded.clone()));
-        Ok((encoded, version))
+        let state = &mut *state;
+        state.encoder.updates(&state.register.directory, known)
     }
 
-    /// Tells those who wait that the directory has changed, if it has.
+    /// Tells those who wait that the directory has changed, if it has, and leaders and others what is asked of them.
     fn announce(&self) {
-        let number = self.lock().register.directory.version().number;
+        let number = {
+            let mut state = self.lock();
+            for order in state.register.take_orders() {
+                state.give(order);
+            }
+            state.register.directory.version().number
+        };
         self.changed.send_if_modified(|last| std::mem::replace(last, number) != number);
     }
 
+    /// The connection of a member has ended.
+    fn detach(&self, node: NodeId, connection: u64, why: Departure) {
+        {
+            let mut state = self.lock();
+            state.register.detach(node, connection, why, Instant::now());
+            if state.links.get(&node).is_some_and(|link| link.connection == connection) {
+                state.links.remove(&node);
+            }
+        }
+        self.announce();
+    }
+
     /// Takes a node out of the session.
-    fn revoke(&self, node: gridnet_core::wire::NodeId) -> Result<bool, Error> {
+    fn revoke(&self, node: NodeId) -> Result<bool, Error> {
         let (was_there, kept) = {
             let mut state = self.lock();
-            let was_there = state.register.revoke(node, Moment::now()).ok_or_else(|| {
-                Error::Config("as many nodes are revoked as can be told: it is time for a new session".into())
-            })?;
+            let was_there =
+                state.register.revoke(node, (Instant::now(), Moment::now())).ok_or_else(|| {
+                    Error::Config(
+                        "as many nodes are revoked as can be told: it is time for a new session".into(),
+                    )
+                })?;
             (was_there, self.store.keep_revoked(&state.register.revoked))
         };
         self.announce();
@@ -124,58 +147,20 @@ impl Shared {
         state.register.tickets = self.store.tickets(Moment::now())?;
         Ok(())
     }
-
-    fn status(&self) -> Status {
-        let state = self.lock();
-        let refusals = state.register.refusals.iter();
-        Status {
-            session: self.store.session().to_string(),
-            nodes: state.register.directory.entries().cloned().map(NodeStatus::from).collect(),
-            joined: state.register.joined,
-            revoked: state.register.revoked.keys().map(ToString::to_string).collect(),
-            refusals: refusals.map(|(refusal, count)| (refusal.name().to_owned(), *count)).collect(),
-            refused: state.audit.lines().cloned().collect(),
-        }
-    }
 }
 
-/// What `gridnet session status` shows.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
-    /// The session.
-    pub session: String,
-    /// Who is there.
-    pub nodes: Vec<NodeStatus>,
-    /// How many have joined since the rendez-vous node was started.
-    pub joined: u64,
-    /// Who was revoked.
-    pub revoked: Vec<String>,
-    /// How many were refused since the start, by reason.
-    pub refusals: BTreeMap<String, u64>,
-    /// The last of them.
-    pub refused: Vec<Line>,
-}
-
-/// A node, as [`Status`] shows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// Its id.
-    pub node: String,
-    /// Its cluster.
-    pub cluster: String,
-    /// What it says of itself.
-    pub label: String,
-    /// When it came, as RFC 3339 writes it.
-    pub since: String,
-}
-
-impl From<Entry> for NodeStatus {
-    fn from(entry: Entry) -> NodeStatus {
-        NodeStatus {
-            node: entry.node.to_string(),
-            cluster: entry.cluster.to_string(),
-            label: entry.label.to_string(),
-            since: Moment::from_unix(entry.since).to_string(),
+impl State {
+    /// Tells a member what is asked of it. When its queue is full it is not told: then another one leads, or it stays where it is.
+    fn give(&mut self, order: Order) {
+        let (node, message) = match order {
+            Order::Lead(node) => (node, Message::Lead(())),
+            Order::Follow(node, leader) => {
+                let pass = self.register.pass(node, leader.node);
+                (node, Message::Follow(Follow { leader: leader.node, addresses: leader.addresses, pass }))
+            }
+        };
+        if let (Some(link), Ok(bytes)) = (self.links.get(&node), message.encode()) {
+            let _ = link.queue.try_send(bytes);
         }
     }
 }
@@ -213,7 +198,7 @@ impl Rendezvous {
         let certificate = authority.certify_rendezvous(&key, now, CERTIFICATE_LIFETIME)?;
         let certified = certified_key(&key, certificate, authority.certificate())?;
         let tls = tls::server(authority.certificate(), tls::always(certified))?;
-        let mut register = Register::new(authority, rules, crate::random::word()?);
+        let mut register = Register::new(authority, rules, crate::random::word()?, now);
         register.tickets = store.tickets(now)?;
         register.revoked_before(store.revoked()?, now);
         let admin = admin::listen(&store)?;
@@ -222,7 +207,13 @@ impl Rendezvous {
             |listener: &std::net::TcpListener| listener.local_addr().map_err(|e| failed("listening", &e));
         let listening = listeners.iter().map(address).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { register, audit: Audit::default(), encoded: None }),
+            state: Mutex::new(State {
+                register,
+                audit: Audit::default(),
+                encoder: Encoder::default(),
+                links: HashMap::new(),
+                packets: PacketCounts::default(),
+            }),
             store,
             changed: watch::Sender::new(0),
             started: Instant::now(),
@@ -254,7 +245,7 @@ impl Rendezvous {
     /// # Errors
     /// [`Error::System`] when that cannot be kept on disk; it holds until the next start then. [`Error::Config`] when 16,384
     /// are revoked whose certificates may be valid.
-    pub fn revoke(&self, node: gridnet_core::wire::NodeId) -> Result<bool, Error> {
+    pub fn revoke(&self, node: NodeId) -> Result<bool, Error> {
         self.shared.revoke(node)
     }
 
@@ -319,10 +310,20 @@ async fn serve(
             Err(e) => tracing::error!("rendez-vous: {e}"),
         }
     }
-    tasks.spawn(admin::serve(admin, shared));
+    tasks.spawn(admin::serve(admin, shared.clone()));
+    tasks.spawn(look_after(shared));
     // When the sender is gone, so is who could want more.
     let _ = stopped.wait_for(|stop| *stop).await;
     tasks.shutdown().await;
+}
+
+/// Looks after leaders that were appointed.
+async fn look_after(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        shared.lock().register.look(Instant::now());
+        shared.announce();
+    }
 }
 
 async fn accept(
@@ -359,3 +360,6 @@ fn departure(ended: &Result<(), Error>) -> Departure {
         Err(_) => Departure::Lost,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! derive (RFC 8446, 7.5), and what is asked for; so it is worth nothing on another connection.
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::error::Error;
@@ -26,6 +26,12 @@ impl JoinSecret {
         let mut bytes = [0; SECRET_BYTES];
         crate::random::fill(&mut bytes)?;
         Ok(JoinSecret(bytes))
+    }
+
+    /// One that follows from a key, and from which the key does not.
+    pub(crate) fn derived(key: &[u8]) -> JoinSecret {
+        let parent = JoinSecret(Sha256::digest(key).into());
+        JoinSecret(parent.prove(b"derived", &[]))
     }
 
     /// Reads 64 hexadecimal digits.

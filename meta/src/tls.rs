@@ -3,32 +3,38 @@
 //! | who calls | knows the peer by | shows |
 //! |---|---|---|
 //! | one who joins | the authority's fingerprint in the ticket, and the name of the rendez-vous node | nothing: it proves the secret inside |
-//! | a member | the authority, and the name of the node or of the rendez-vous node | its certificate |
+//! | a member | the authority, and the name of the rendez-vous node, of its leader, or of the member that it asks | its certificate |
 //!
 //! No session is resumed, so every connection has proved its certificate anew, and revocation works from the next connection on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
 };
 
-use crate::authority::{fingerprint, RENDEZVOUS_NAME};
+use crate::authority::{fingerprint, node_name, RENDEZVOUS_NAME};
 use crate::error::Error;
 use crate::identity::{Certificate, Identity};
 use crate::ticket::Fingerprint;
+use gridnet_core::wire::NodeId;
 
 /// What is spoken inside: joining.
 pub(crate) const ALPN_JOIN: &[u8] = b"gridnet-join/1";
-/// What is spoken inside: control messages of members.
+/// What is spoken inside: control messages of members with the rendez-vous node.
 pub(crate) const ALPN_CONTROL: &[u8] = b"gridnet-control/1";
+/// The same with a leader.
+const ALPN_LEADER: &[u8] = b"gridnet-leader/1";
+/// What is sealed in packets: requests of members, and answers.
+const ALPN_SEALED: &[u8] = b"gridnet-sealed/1";
 
 /// Label of the keying material that a proof is bound to (RFC 8446, 7.5).
 const EXPORTER: &[u8] = b"EXPORTER-gridnet-join";
@@ -48,10 +54,50 @@ pub(crate) fn joining(authority: Fingerprint) -> Result<Arc<ClientConfig>, Error
     Ok(Arc::new(config))
 }
 
-/// The caller's side of a member.
+/// The caller's side of a member that calls the rendez-vous node.
 pub(crate) fn member(
     authority: &CertificateDer<'static>,
     identity: &Identity,
+) -> Result<Arc<ClientConfig>, Error> {
+    client(authority, identity, ALPN_CONTROL)
+}
+
+/// The same, of one that calls its leader.
+pub(crate) fn below(
+    authority: &CertificateDer<'static>,
+    identity: &Identity,
+) -> Result<Arc<ClientConfig>, Error> {
+    client(authority, identity, ALPN_LEADER)
+}
+
+/// The same, of one that asks another inside of packets.
+pub(crate) fn asking(
+    authority: &CertificateDer<'static>,
+    identity: &Identity,
+) -> Result<Arc<ClientConfig>, Error> {
+    client(authority, identity, ALPN_SEALED)
+}
+
+/// The side of a leader, which takes members only.
+pub(crate) fn leader(
+    authority: &CertificateDer<'static>,
+    key: Arc<CurrentKey>,
+) -> Result<Arc<ServerConfig>, Error> {
+    members_only(authority, key, ALPN_LEADER)
+}
+
+/// The side of a member that is asked inside of packets.
+pub(crate) fn asked(
+    authority: &CertificateDer<'static>,
+    key: Arc<CurrentKey>,
+) -> Result<Arc<ServerConfig>, Error> {
+    members_only(authority, key, ALPN_SEALED)
+}
+
+fn client(
+    authority: &CertificateDer<'static>,
+    identity: &Identity,
+    alpn: &[u8],
 ) -> Result<Arc<ClientConfig>, Error> {
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(authority)?, provider())
         .build()
@@ -61,7 +107,7 @@ pub(crate) fn member(
         .map_err(internal)?
         .with_webpki_verifier(verifier)
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified_key(authority)?)));
-    finish(&mut config, ALPN_CONTROL);
+    finish(&mut config, alpn);
     Ok(Arc::new(config))
 }
 
@@ -74,12 +120,29 @@ pub(crate) fn server(
         .allow_unauthenticated()
         .build()
         .map_err(internal)?;
+    serving(verifier, key, &[ALPN_CONTROL, ALPN_JOIN])
+}
+
+fn members_only(
+    authority: &CertificateDer<'static>,
+    key: Arc<CurrentKey>,
+    alpn: &[u8],
+) -> Result<Arc<ServerConfig>, Error> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider());
+    serving(verifier.build().map_err(internal)?, key, &[alpn])
+}
+
+fn serving(
+    verifier: Arc<dyn ClientCertVerifier>,
+    key: Arc<dyn ResolvesServerCert>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(internal)?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(key);
-    config.alpn_protocols = vec![ALPN_CONTROL.to_vec(), ALPN_JOIN.to_vec()];
+    config.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -94,6 +157,32 @@ pub(crate) fn always(key: CertifiedKey) -> Arc<dyn ResolvesServerCert> {
 /// The name by which the rendez-vous node is called.
 pub(crate) fn rendezvous() -> Result<ServerName<'static>, Error> {
     ServerName::try_from(RENDEZVOUS_NAME).map_err(internal)
+}
+
+/// The name of a node.
+pub(crate) fn node(node: NodeId) -> Result<ServerName<'static>, Error> {
+    ServerName::try_from(node_name(node)).map_err(internal)
+}
+
+/// The key of a member, which is renewed while it listens.
+#[derive(Debug)]
+pub(crate) struct CurrentKey(Mutex<Arc<CertifiedKey>>);
+
+impl CurrentKey {
+    pub(crate) fn new(key: CertifiedKey) -> CurrentKey {
+        CurrentKey(Mutex::new(Arc::new(key)))
+    }
+
+    /// Shows another one from now on.
+    pub(crate) fn set(&self, key: CertifiedKey) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(key);
+    }
+}
+
+impl ResolvesServerCert for CurrentKey {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+    }
 }
 
 /// The certificate that the other side has shown; TLS has found it valid.

@@ -1,100 +1,21 @@
 //! Whole sessions on one host: rendez-vous node and members, over real sockets.
 
+mod common;
+
+use common::{calm, ids, join, until, Scene, DAY, LONG};
 use gridnet_core::wire::NodeId;
 use gridnet_meta::clock::Moment;
 use gridnet_meta::directory::{Departure, Event};
 use gridnet_meta::error::{Error, Refusal};
 use gridnet_meta::member::{About, Connection, Member};
 use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rendezvous};
-use gridnet_meta::store::{NewSession, NewTicket, Store};
+use gridnet_meta::store::{NewTicket, Store};
 use gridnet_meta::ticket::Ticket;
 use gridnet_meta::Rules;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
-
-/// Far longer than anything here takes on a busy machine.
-const LONG: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// Rules under which nobody is lost because a machine is busy.
-fn calm() -> Rules {
-    Rules { joins_per_second: 10_000, silence: LONG, ..Rules::default() }
-}
-
-struct Scene {
-    dir: PathBuf,
-    ticket: Ticket,
-    address: SocketAddr,
-    rules: Rules,
-    rendezvous: Option<Rendezvous>,
-}
-
-impl Scene {
-    fn new(what: &str) -> Scene {
-        Scene::with(what, calm(), None)
-    }
-
-    fn with(what: &str, rules: Rules, uses: Option<u64>) -> Scene {
-        let dir = std::env::temp_dir().join(format!("gridnet-session-{what}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        let address = free_address();
-        let ticket = NewTicket { lifetime: DAY, uses };
-        let new = NewSession { listen: vec![address], addresses: Vec::new(), ticket };
-        let (_, ticket) = Store::create(&dir, &new, Moment::now()).unwrap();
-        let mut scene = Scene { dir, ticket, address, rules, rendezvous: None };
-        scene.start();
-        scene
-    }
-
-    fn start(&mut self) {
-        self.rendezvous = Some(Rendezvous::start(Store::open(&self.dir).unwrap(), self.rules).unwrap());
-    }
-
-    fn stop(&mut self) {
-        self.rendezvous = None;
-    }
-
-    fn rendezvous(&self) -> &Rendezvous {
-        self.rendezvous.as_ref().unwrap()
-    }
-
-    fn join(&self, label: &str) -> Result<Member, Error> {
-        join(&self.ticket, label)
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.stop();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-fn join(ticket: &Ticket, label: &str) -> Result<Member, Error> {
-    let about = About { cluster: "here".parse().unwrap(), label: label.parse().unwrap() };
-    Member::join(ticket.clone(), about, LONG)
-}
-
-/// A port below those that the system gives to connections.
-fn free_address() -> SocketAddr {
-    static TRIED: AtomicU64 = AtomicU64::new(0);
-    let seed = u64::from(std::process::id()) * 7919;
-    loop {
-        let next = seed + TRIED.fetch_add(1, Ordering::Relaxed);
-        let address = SocketAddr::from(([127, 0, 0, 1], 20_000 + u16::try_from(next % 12_000).unwrap()));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-}
-
-fn ids(member: &Member) -> BTreeSet<NodeId> {
-    member.nodes().iter().map(|entry| entry.node).collect()
-}
 
 #[test]
 fn all_know_all_within_a_moment_and_see_who_goes() {
@@ -287,13 +208,7 @@ fn a_revoked_node_is_out_at_once_and_for_good() {
     assert!(goes.wait_for_connection(LONG, is_refused));
     // One that comes later knows it, too; also when nobody serves the session any more.
     let late = scene.join("late").unwrap();
-    let knows = |member: &Member, node: NodeId| {
-        let deadline = Instant::now() + LONG;
-        while !member.is_revoked(node) {
-            assert!(Instant::now() < deadline, "node {node}");
-            std::thread::yield_now();
-        }
-    };
+    let knows = |member: &Member, node: NodeId| until("it is revoked", || member.is_revoked(node));
     knows(&stays, goes.node());
     knows(&late, goes.node());
     scene.stop();
@@ -366,7 +281,7 @@ fn one_process_serves_a_session_and_leaves_nothing_behind() {
     scene.stop();
     assert!(!scene.dir.join("control.sock").exists());
     assert!(matches!(ask_status(&scene.dir), Err(Error::Unreachable(_))));
-    let about = About { cluster: "here".parse().unwrap(), label: "x".parse().unwrap() };
+    let about = About::new("x".parse().unwrap());
     let refused = Member::join(scene.ticket.clone(), about, Duration::from_secs(2)).unwrap_err();
     assert!(
         matches!(&refused, Error::Unreachable(text) if text.contains(&scene.address.to_string())),

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use gridnet::core::wire::NodeId;
+use gridnet_meta::cluster::Will;
 use gridnet_meta::name::Name;
 use gridnet_meta::store::NewTicket;
 use std::net::SocketAddr;
@@ -72,9 +73,16 @@ pub(crate) struct JoinArgs {
     /// The ticket
     #[arg(value_name = "TICKET")]
     pub(crate) ticket: PathBuf,
-    /// The cluster that this process says it belongs to
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub(crate) cluster: Name,
+    /// The cluster that this process says it belongs to [default: that of its host]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<Name>,
+    /// Whether it leads its cluster: if it is elected, before those that are elected, or never
+    #[arg(long, value_name = "WHEN", default_value = "elected")]
+    pub(crate) lead: Lead,
+    /// Where it listens for its cluster when it leads [default: at the address from which it reaches the rendez-vous node, or
+    /// 127.0.0.1 where the cluster is that of the host; any port]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_any_port)]
+    pub(crate) listen: Option<SocketAddr>,
     /// What it says of itself [default: HOST.PID]
     #[arg(long, value_name = "NAME")]
     pub(crate) label: Option<Name>,
@@ -110,6 +118,29 @@ impl From<TicketArgs> for NewTicket {
     fn from(args: TicketArgs) -> NewTicket {
         NewTicket { lifetime: args.expires, uses: args.uses }
     }
+}
+
+/// Whether a process leads its cluster.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Lead {
+    Elected,
+    Always,
+    Never,
+}
+
+impl From<Lead> for Will {
+    fn from(lead: Lead) -> Will {
+        match lead {
+            Lead::Elected => Will::Willing,
+            Lead::Always => Will::Configured,
+            Lead::Never => Will::Unwilling,
+        }
+    }
+}
+
+fn listen_any_port(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<SocketAddr>().ok().filter(|address| !address.ip().is_unspecified());
+    address.ok_or_else(|| "accepted are 192.0.2.1:0 (any port) or [2001:db8::1]:7411".to_owned())
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {

@@ -4,7 +4,7 @@ use crate::text;
 use gridnet::core::wire::NodeId;
 use gridnet_meta::directory::{Departure, Entry, Event};
 use gridnet_meta::member::{Connection, Member};
-use gridnet_meta::rendezvous::Status;
+use gridnet_meta::rendezvous::{NodeStatus, Status};
 use gridnet_meta::store::Store;
 use gridnet_meta::ticket::Ticket;
 use serde_json::{json, Value};
@@ -43,9 +43,24 @@ pub(super) fn status(out: &mut impl Write, status: &Status, json: bool) -> io::R
     let nodes: Vec<Vec<String>> = status
         .nodes
         .iter()
-        .map(|n| vec![n.node.clone(), n.cluster.clone(), n.label.clone(), n.since.clone()])
+        .map(|n| vec![n.node.clone(), n.cluster.clone(), n.label.clone(), n.since.clone(), route(n)])
         .collect();
-    text::columns(out, &["node", "cluster", "label", "since"], &nodes)?;
+    text::columns(out, &["node", "cluster", "label", "since", "route"], &nodes)?;
+    if !status.leaders.is_empty() {
+        writeln!(out)?;
+        let leaders = status.leaders.iter();
+        let leaders = leaders
+            .map(|l| vec![l.cluster.clone(), l.node.clone(), l.nodes.to_string(), l.addresses.join(", ")]);
+        text::columns(out, &["cluster", "leader", "nodes", "listens at"], &leaders.collect::<Vec<_>>())?;
+    }
+    if !status.links.is_empty() {
+        writeln!(out)?;
+        let links =
+            status.links.iter().map(|link| vec![link.node.clone(), link.from.clone(), link.stack.clone()]);
+        text::columns(out, &["link of", "from", "stack"], &links.collect::<Vec<_>>())?;
+    }
+    let packets = status.packets;
+    writeln!(out, "\npackets: {} passed on, {} could not be", packets.passed_on, packets.undelivered)?;
     if !status.refused.is_empty() {
         let counts: Vec<String> =
             status.refusals.iter().map(|(name, count)| format!("{count} {name}")).collect();
@@ -58,6 +73,15 @@ pub(super) fn status(out: &mut impl Write, status: &Status, json: bool) -> io::R
         text::columns(out, &["at", "who", "reason", "what"], &lines)?;
     }
     Ok(())
+}
+
+/// How a node is reached.
+fn route(node: &NodeStatus) -> String {
+    match &node.via {
+        Some(leader) => format!("through {leader}"),
+        None if node.leads => "direct, leads".to_owned(),
+        None => "direct".to_owned(),
+    }
 }
 
 /// What became of a node that is no member any more.
@@ -116,7 +140,8 @@ pub(super) fn connection(out: &mut impl Write, connection: &Connection, json: bo
 }
 
 fn entry(entry: &Entry) -> Value {
-    json!({"node": entry.node.to_string(), "cluster": entry.cluster.as_str(), "label": entry.label.as_str(), "since": entry.since})
+    json!({"node": entry.node.to_string(), "cluster": entry.cluster.as_str(), "label": entry.label.as_str(), "since": entry.since,
+        "leads": entry.leads, "via": entry.via.map(|leader| leader.to_string())})
 }
 
 fn departure(why: Departure) -> &'static str {

@@ -62,8 +62,8 @@ struct OfNode<Rest>(#[serde(with = "node_bytes")] NodeId, Rest);
 impl Change {
     /// Bytes that it takes at most in a message.
     pub(super) fn size_max(&self) -> usize {
-        // A node id, numbers of at most ten bytes, and lengths of at most three.
-        const FIXED: usize = 96;
+        // Node ids, numbers of at most ten bytes, and lengths of at most three.
+        const FIXED: usize = 128;
         match self {
             Change::Joined(entry) => {
                 FIXED + entry.cluster.as_str().len() + entry.label.as_str().len() + entry.more.size()

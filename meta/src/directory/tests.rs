@@ -6,7 +6,8 @@ fn entry(byte: u16) -> Entry {
     let mut bytes = [1; 16];
     bytes[..2].copy_from_slice(&byte.to_le_bytes());
     let (cluster, label) = ("c".parse().unwrap(), "host.1".parse().unwrap());
-    Entry { node: NodeId::new(bytes).unwrap(), cluster, label, since: 7, more: Extras::default() }
+    let (node, more) = (NodeId::new(bytes).unwrap(), Extras::default());
+    Entry { node, cluster, label, since: 7, order: 1, leads: false, via: None, more }
 }
 
 fn take_all(follower: &mut Follower, updates: Vec<Update>) -> Vec<Event> {
@@ -69,7 +70,7 @@ fn a_new_life_of_the_rendezvous_begins_with_everything_and_tells_differences_onl
     (1..=5).for_each(|i| directory.join(entry(i)));
     catch_up(&mut follower, &directory);
     let mut directory = Directory::new(6);
-    (2..=4).for_each(|i| directory.join(Entry { since: 8, ..entry(i) }));
+    (2..=4).for_each(|i| directory.join(Entry { since: 8, order: 9, ..entry(i) }));
     directory.join(entry(6));
     directory.revoke(entry(5).node, Moment::from_unix(1000));
     let left = |i: u16, why| Event::Left(entry(i).node, why);

@@ -7,18 +7,19 @@ use std::time::{Duration, Instant};
 use gridnet_core::wire::NodeId;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep_until, timeout};
+use tokio::sync::{watch, OwnedSemaphorePermit};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::{departure, Shared, SETTLING};
-use crate::channel::{broken, send, send_encoded, Inbox};
+use super::{departure, Link, Shared, SETTLING};
+use crate::channel::{broken, send, Inbox};
 use crate::clock::Moment;
 use crate::directory::Version;
 use crate::error::{Error, Refusal};
+use crate::hub::{queue, refuse, unexpected, Encoded, Hub, Said, Served, Visitor};
 use crate::identity::Certificate;
-use crate::message::{Attach, Join, Message, Refused};
+use crate::message::{Attach, Denied as Unwanted, Join, Message, Refused};
 use crate::register::Denied;
 use crate::tls;
 
@@ -26,15 +27,16 @@ use crate::tls;
 const STRANGER_LIMIT: Duration = Duration::from_secs(5);
 /// Strangers of one address that are heard at a time.
 const STRANGERS_OF_ADDRESS: usize = 64;
-/// Longest message that is taken here: a request for a certificate, and what goes with it.
-const LONGEST: usize = 4096;
-/// Changes are told together when they come faster than this.
-const UPDATE_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a member may leave what it misses where it is.
-const UPDATE_LIMIT: Duration = Duration::from_secs(10);
+/// Longest message that is taken of a stranger: a request for a certificate, and what goes with it.
+const LONGEST_OF_STRANGER: usize = 4096;
+/// Longest message that is taken of a member: a packet, and what is around it.
+pub(crate) const LONGEST_OF_MEMBER: usize = crate::packet::PACKET_BYTES_MAX + 1024;
+/// Changes are told together when they come faster than this; and for each member there is, this later.
+const UPDATE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_micros(100));
 
-type Reader = Inbox<ReadHalf<TlsStream<TcpStream>>>;
-type Writer = WriteHalf<TlsStream<TcpStream>>;
+type Stream = TlsStream<TcpStream>;
+type Reader = Inbox<ReadHalf<Stream>>;
+type Writer = WriteHalf<Stream>;
 
 /// Serves one connection to its end.
 pub(super) async fn visit(
@@ -61,9 +63,9 @@ pub(super) async fn visit(
     };
     if let Some(mut member) = member {
         let ended = member.serve(&shared).await;
-        tracing::debug!("rendez-vous: node {} from {from}: {ended:?}", member.node);
-        shared.lock().register.detach(member.node, member.connection, departure(&ended));
-        shared.announce();
+        let Visitor { node, connection, .. } = member.visitor;
+        tracing::debug!("rendez-vous: node {node} from {from}: {ended:?}");
+        shared.detach(node, connection, departure(&ended));
     }
 }
 
@@ -99,14 +101,14 @@ async fn greet(
     tls: Arc<rustls::ServerConfig>,
     stream: TcpStream,
     from: SocketAddr,
-) -> Result<Option<Member>, Error> {
+) -> Result<Option<Served<Stream>>, Error> {
     let stream = TlsAcceptor::from(tls).accept(stream).await.map_err(|e| broken(&e))?;
     let connection = stream.get_ref().1;
     let wants = connection.alpn_protocol().map(<[u8]>::to_vec);
     let certificate = tls::shown(connection.peer_certificates())?;
     let keying = tls::keying(connection)?;
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = Inbox::new(reader, LONGEST);
+    let mut reader = Inbox::new(reader, LONGEST_OF_STRANGER);
     let certified = certificate.and_then(|certificate| Some((certificate.node?, certificate.until)));
     match (wants.as_deref(), certified) {
         (Some(tls::ALPN_JOIN), _) => match reader.next().await? {
@@ -115,8 +117,11 @@ async fn greet(
         },
         (Some(tls::ALPN_CONTROL), Some((node, until))) => match reader.next().await? {
             Message::Attach(attach) => {
-                Member::attach(shared, reader, writer, (node, until), from, &attach).await
+                let visitor = Visitor { node, connection: 0, from, until };
+                attach_member(shared, reader, writer, visitor, &attach).await
             }
+            // One that is connected to its leader, and not to us.
+            Message::Renew(request) => renew(shared, &mut writer, node, &request, from).await.map(|()| None),
             other => Err(unexpected(&other)),
         },
         (Some(tls::ALPN_CONTROL), None) => Err(Error::Peer("shows no certificate of a node".into())),
@@ -151,170 +156,145 @@ async fn join_in(
     };
     match judged {
         Ok(joined) => send(writer, &Message::Joined(joined)).await,
-        Err(denied) => refuse(shared, writer, from.to_string(), denied).await,
+        Err(denied) => deny(shared, writer, from.to_string(), denied).await,
     }
 }
 
-async fn refuse(shared: &Shared, writer: &mut Writer, who: String, denied: Denied) -> Result<(), Error> {
-    let (refusal, reason) = denied;
-    shared.lock().audit.refused(who, refusal, &reason, Moment::now());
-    send(writer, &Message::Refused(Refused { refusal, reason })).await?;
-    // The end of the stream says that nothing was cut off; whoever has gone already need not hear it.
-    let _ = tokio::io::AsyncWriteExt::shutdown(writer).await;
-    Ok(())
-}
-
-fn unexpected(message: &Message) -> Error {
-    let text = format!("{message:?}");
-    let name = text.split('(').next().unwrap_or_default();
-    Error::Peer(format!("a message that makes no sense here: {name}"))
-}
-
-/// A member that is there.
-struct Member {
+async fn renew(
+    shared: &Shared,
+    writer: &mut Writer,
     node: NodeId,
-    connection: u64,
+    request: &[u8],
     from: SocketAddr,
-    reader: Reader,
-    writer: Writer,
-    /// How far it knows the directory.
-    known: Version,
-    /// When its certificate ends, and with it the connection.
-    until: Moment,
+) -> Result<(), Error> {
+    let renewed = shared.lock().register.renew(node, request, (Instant::now(), Moment::now()));
+    match renewed {
+        Ok(certificate) => send(writer, &Message::Renewed(certificate)).await,
+        Err(denied) => deny(shared, writer, format!("{from} node {node}"), denied).await,
+    }
 }
 
-impl Member {
-    async fn attach(
-        shared: &Shared,
-        reader: Reader,
-        mut writer: Writer,
-        (node, until): (NodeId, Moment),
-        from: SocketAddr,
-        attach: &Attach,
-    ) -> Result<Option<Member>, Error> {
-        let attached = {
-            let register = &mut shared.lock().register;
-            register.ask(node, Instant::now()).and_then(|()| register.attach(node, attach, Moment::now()))
-        };
-        match attached {
-            Ok(connection) => {
-                shared.announce();
-                let known = attach.known;
-                Ok(Some(Member { node, connection, from, reader, writer, known, until }))
-            }
-            Err(denied) => {
-                refuse(shared, &mut writer, format!("{from} node {node}"), denied).await?;
-                Ok(None)
-            }
+/// Tells somebody of a refusal, which was counted.
+async fn deny(shared: &Shared, writer: &mut Writer, who: String, denied: Denied) -> Result<(), Error> {
+    shared.lock().audit.refused(who, denied.0, &denied.1, Moment::now());
+    refuse(writer, &denied).await
+}
+
+async fn attach_member(
+    shared: &Shared,
+    reader: Reader,
+    mut writer: Writer,
+    visitor: Visitor,
+    attach: &Attach,
+) -> Result<Option<Served<Stream>>, Error> {
+    let (sender, queue) = queue();
+    let attached = {
+        let mut state = shared.lock();
+        let attached = state.register.attach(visitor.node, attach, (Instant::now(), Moment::now()));
+        if let Ok(connection) = attached {
+            state.links.insert(visitor.node, Link { connection, from: visitor.from, queue: sender });
         }
+        attached
+    };
+    shared.announce();
+    match attached {
+        Ok(connection) => {
+            let (visitor, reader) = (Visitor { connection, ..visitor }, reader.longest(LONGEST_OF_MEMBER));
+            Ok(Some(Served { visitor, reader, writer, known: attach.known, queue }))
+        }
+        Err(denied) => deny(shared, &mut writer, visitor.who(), denied).await.map(|()| None),
+    }
+}
+
+impl Hub for Arc<Shared> {
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
-    /// Until it leaves, which is `Ok`, or is lost.
-    async fn serve(&mut self, shared: &Shared) -> Result<(), Error> {
-        let mut changed = shared.changed.subscribe();
-        changed.mark_changed();
-        let mut silent_at = tokio::time::Instant::now() + shared.rules.silence;
-        let mut update_at = self.first_update_at(shared);
-        loop {
-            tokio::select! {
-                message = self.reader.next() => {
-                    silent_at = tokio::time::Instant::now() + shared.rules.silence;
-                    if self.take(shared, message?).await? {
-                        return Ok(());
-                    }
-                }
-                () = sleep_until(silent_at) => {
-                    return Err(Error::Unreachable(format!("nothing was heard for {:?}", shared.rules.silence)));
-                }
-                _ = async { sleep_until(update_at).await; changed.changed().await } => {
-                    self.update(shared).await?;
-                    update_at = tokio::time::Instant::now() + UPDATE_INTERVAL;
-                }
-            }
-            check(shared, (self.node, self.connection), self.until)?;
-        }
+    fn silence(&self) -> Duration {
+        self.rules.silence
+    }
+
+    fn update_pause(&self) -> Duration {
+        let members = u32::try_from(self.lock().links.len()).unwrap_or(u32::MAX);
+        UPDATE_PAUSE.0 + members * UPDATE_PAUSE.1
     }
 
     /// One that knows an earlier life of ours is told who is there when the others have had time to come back.
-    fn first_update_at(&self, shared: &Shared) -> tokio::time::Instant {
-        let epoch = shared.lock().register.directory.version().epoch;
-        let is_of_earlier_life = self.known.epoch != 0 && self.known.epoch != epoch;
+    fn first_update_at(&self, known: Version) -> tokio::time::Instant {
+        let epoch = self.lock().register.directory.version().epoch;
+        let is_of_earlier_life = known.epoch != 0 && known.epoch != epoch;
         match is_of_earlier_life {
-            true => (shared.started + SETTLING).into(),
+            true => (self.started + SETTLING).into(),
             false => tokio::time::Instant::now(),
         }
     }
 
-    /// Takes a message; whether it was the last.
-    async fn take(&mut self, shared: &Shared, message: Message) -> Result<bool, Error> {
-        match message {
-            Message::Ping(word) => send(&mut self.writer, &Message::Pong(word)).await?,
-            Message::Leave(()) => return Ok(true),
-            Message::Missing(known) => {
-                let allowed = shared.lock().register.ask(self.node, Instant::now());
-                self.unless_denied(shared, allowed).await?;
-                self.known = known;
-                self.update(shared).await?;
-            }
+    fn updates(&self, known: Version) -> Result<(Encoded, Version), Error> {
+        Shared::updates(self.as_ref(), known)
+    }
+
+    fn check(&self, visitor: &Visitor) -> Result<(), Error> {
+        match self.lock().register.is_current(visitor.node, visitor.connection) {
+            true => Ok(()),
+            false => Err(Error::Peer("revoked, or here by another connection".into())),
+        }
+    }
+
+    fn may_ask(&self, visitor: &Visitor) -> Result<(), Denied> {
+        self.lock().register.ask(visitor.node, Instant::now())
+    }
+
+    fn take(&self, visitor: &mut Visitor, message: Message) -> Result<Said, Error> {
+        let now = (Instant::now(), Moment::now());
+        Ok(match message {
             Message::Renew(request) => {
-                let renewed = {
-                    let register = &mut shared.lock().register;
-                    let allowed = register.ask(self.node, Instant::now());
-                    allowed.and_then(|()| register.renew(self.node, &request, Moment::now()))
-                };
-                let certificate = self.unless_denied(shared, renewed).await?;
-                self.until = Certificate::read(&certificate)?.until;
-                send(&mut self.writer, &Message::Renewed(certificate)).await?;
+                let renewed = self.lock().register.renew(visitor.node, &request, now);
+                match renewed {
+                    Ok(certificate) => {
+                        visitor.until = Certificate::read(&certificate)?.until;
+                        Said::Answer(Message::Renewed(certificate))
+                    }
+                    Err(denied) => Said::Denied(denied),
+                }
+            }
+            Message::Packet(packet) => self.pass_on(visitor, packet),
+            Message::Leading(addresses) => {
+                {
+                    let mut state = self.lock();
+                    state.register.leads(visitor.node, addresses, now.0);
+                    state.register.has_said_all(visitor.node, now.0);
+                }
+                self.announce();
+                Said::Nothing
+            }
+            Message::Present(present) => {
+                let node = present.node;
+                let denied = self.lock().register.present(visitor.node, &present, now).err();
+                self.announce();
+                match denied {
+                    None => Said::Nothing,
+                    Some((refusal, reason)) => {
+                        let who = format!("node {node} through {}", visitor.who());
+                        self.lock().audit.refused(who, refusal, &reason, now.1);
+                        Said::Answer(Message::Denied(Unwanted { node, why: Refused { refusal, reason } }))
+                    }
+                }
+            }
+            Message::Absent(absent) => {
+                self.lock().register.absent(visitor.node, absent.node, absent.why, now.0);
+                self.announce();
+                Said::Nothing
             }
             other => {
                 let why = unexpected(&other);
-                shared.refused(self.who(), Refusal::Malformed, &why.to_string());
+                self.refused(visitor.who(), Refusal::Malformed, &why.to_string());
                 return Err(why);
             }
-        }
-        Ok(false)
+        })
     }
 
-    /// Tells the member of a refusal, which ends its connection.
-    async fn unless_denied<T>(&mut self, shared: &Shared, judged: Result<T, Denied>) -> Result<T, Error> {
-        match judged {
-            Ok(value) => Ok(value),
-            Err((refusal, reason)) => {
-                let who = self.who();
-                refuse(shared, &mut self.writer, who, (refusal, reason.clone())).await?;
-                Err(Error::Refused(refusal, reason))
-            }
-        }
+    fn note(&self, visitor: &Visitor, denied: &Denied) {
+        self.lock().audit.refused(visitor.who(), denied.0, &denied.1, Moment::now());
     }
-
-    fn who(&self) -> String {
-        format!("{} node {}", self.from, self.node)
-    }
-
-    async fn update(&mut self, shared: &Shared) -> Result<(), Error> {
-        let (updates, version) = shared.updates(self.known)?;
-        let (here, until) = ((self.node, self.connection), self.until);
-        let all = async {
-            for update in updates.iter() {
-                check(shared, here, until)?;
-                send_encoded(&mut self.writer, update).await?;
-            }
-            Ok(())
-        };
-        let late = |_| Error::Unreachable(format!("it does not take the directory within {UPDATE_LIMIT:?}"));
-        timeout(UPDATE_LIMIT, all).await.map_err(late)??;
-        self.known = version;
-        Ok(())
-    }
-}
-
-/// Whether a connection still is the one by which its node is here.
-fn check(shared: &Shared, (node, connection): (NodeId, u64), until: Moment) -> Result<(), Error> {
-    if !shared.lock().register.is_current(node, connection) {
-        return Err(Error::Peer("revoked, or here by another connection".into()));
-    }
-    if Moment::now() >= until {
-        return Err(Error::Peer(format!("its certificate ended at {until}")));
-    }
-    Ok(())
 }

@@ -1,0 +1,54 @@
+//! The thread in which members live: one for each, or one for many.
+
+use std::future::Future;
+use std::thread::JoinHandle;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::rendezvous::spawn;
+
+/// Threads for what may wait: looking up names, and answering requests.
+const WAITING_THREADS: usize = 4;
+
+/// A thread in which members live, with all signals blocked. It ends when this is dropped, and they with it.
+#[derive(Debug)]
+pub struct Driver {
+    handle: Handle,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Driver {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there are no threads.
+    pub fn start() -> Result<Driver, Error> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().max_blocking_threads(WAITING_THREADS).thread_name("gridnet-wait");
+        let runtime = builder.build().map_err(|e| Error::System(format!("runtime: {e}")))?;
+        let handle = runtime.handle().clone();
+        let (stop, mut stopped) = watch::channel(false);
+        let thread = spawn("gridnet-member", move || {
+            runtime.block_on(async { drop(stopped.wait_for(|stop| *stop).await) });
+            // Looking up a name may take as long as it likes: nobody waits for it.
+            runtime.shutdown_background();
+        })?;
+        Ok(Driver { handle, stop, thread: Some(thread) })
+    }
+
+    pub(crate) fn run(&self, member: impl Future<Output = ()> + Send + 'static) {
+        drop(self.handle.spawn(member));
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

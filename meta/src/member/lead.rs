@@ -1,0 +1,306 @@
+//! A member that leads its cluster: it listens for the others, and is their way to the rendez-vous node.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridnet_core::wire::NodeId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{watch, OwnedSemaphorePermit, Semaphore};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout, Instant};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::post::Origin;
+use super::state::Shared;
+use crate::channel::{broken, Inbox};
+use crate::clock::Moment;
+use crate::directory::{Departure, Version};
+use crate::error::{Error, Refusal};
+use crate::hub::{queue, refuse, unexpected, Encoded, Hub, Queue, Said, Served, Visitor};
+use crate::message::{Absent, Message, Present};
+use crate::register::Denied;
+use crate::rendezvous::LONGEST_OF_MEMBER;
+use crate::tls;
+
+/// Callers that have not said who they are, at a time.
+const STRANGERS_MAX: usize = 64;
+/// How long each of them may take.
+const STRANGER_LIMIT: Duration = Duration::from_secs(5);
+/// A member of which nothing is heard for so long is lost.
+const SILENCE_LIMIT: Duration = Duration::from_secs(3);
+/// Changes are told together when they come faster than this; and for each member there is, this later.
+const UPDATE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_micros(100));
+
+/// What one that leads knows of those it leads.
+pub(super) struct Leading {
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) members: BTreeMap<NodeId, Below>,
+    connections: u64,
+    /// Of whom the rendez-vous node is to be told: that it is here, or why it is not any more.
+    reports: BTreeMap<NodeId, Option<Departure>>,
+    accepting: AbortHandle,
+}
+
+/// A member that is connected to this one.
+pub(super) struct Below {
+    connection: u64,
+    pub(super) queue: Queue,
+    pub(super) present: Present,
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        // With it go the connections.
+        self.accepting.abort();
+    }
+}
+
+/// Listens for the cluster, unless it does already; where.
+pub(super) fn begin(shared: &Arc<Shared>, own: IpAddr) -> Result<Vec<SocketAddr>, Error> {
+    if let Some(leading) = &shared.lock().leading {
+        return Ok(leading.addresses.clone());
+    }
+    let at = shared.about.listen.unwrap_or_else(|| match shared.about.cluster.is_some() {
+        true => SocketAddr::new(own, 0),
+        // All of it is on this host.
+        false => SocketAddr::from(([127, 0, 0, 1], 0)),
+    });
+    let failed = |e: std::io::Error| Error::System(format!("listening at {at}: {e}"));
+    let listener = std::net::TcpListener::bind(at).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listening = listener.local_addr().map_err(failed)?;
+    if listening.ip().is_unspecified() {
+        return Err(Error::Config(format!("{listening} are all addresses of this host: a leader needs one")));
+    }
+    let listener = TcpListener::from_std(listener).map_err(failed)?;
+    let tls = tls::leader(&shared.authority, shared.key.clone())?;
+    let mut state = shared.lock();
+    let task = tokio::spawn(accept(listener, shared.clone(), tls));
+    let (addresses, accepting) = (vec![listening], task.abort_handle());
+    state.follower.keep_changes();
+    state.leading = Some(Leading {
+        addresses: addresses.clone(),
+        members: BTreeMap::new(),
+        connections: 0,
+        reports: BTreeMap::new(),
+        accepting,
+    });
+    tracing::info!("session: this node leads its cluster, at {listening}");
+    Ok(addresses)
+}
+
+/// Leads no more: those below go elsewhere.
+pub(super) fn end(shared: &Shared) {
+    drop(shared.lock().leading.take());
+}
+
+/// The rendez-vous node does not know a member that is here.
+pub(super) fn drop_member(shared: &Shared, node: NodeId) {
+    if let Some(leading) = &mut shared.lock().leading {
+        leading.members.remove(&node);
+    }
+    shared.versions.send_modify(|version| *version += 1);
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Arc<rustls::ServerConfig>) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let mut visits = JoinSet::new();
+    loop {
+        let Ok(stranger) = strangers.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                drop(visits.spawn(visit(shared.clone(), tls.clone(), stream, from, stranger)))
+            }
+            Err(e) => {
+                tracing::warn!("session: accepting: {e}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+        while visits.try_join_next().is_some() {}
+    }
+}
+
+async fn visit(
+    shared: Arc<Shared>,
+    tls: Arc<rustls::ServerConfig>,
+    stream: TcpStream,
+    from: SocketAddr,
+    stranger: OwnedSemaphorePermit,
+) {
+    let _ = stream.set_nodelay(true);
+    let greeting = timeout(STRANGER_LIMIT, greet(&shared, tls, stream, from)).await;
+    drop(stranger);
+    let why = match greeting {
+        Ok(Ok(mut member)) => {
+            let ended = member.serve(&shared).await;
+            let Visitor { node, connection, .. } = member.visitor;
+            tracing::debug!("session: node {node} below: {ended:?}");
+            let why = if ended.is_ok() { Departure::Left } else { Departure::Lost };
+            return shared.member_gone(node, connection, why);
+        }
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => format!("said not who it is within {STRANGER_LIMIT:?}"),
+    };
+    shared.refused_one(from.to_string(), Refusal::Stranger, &why);
+}
+
+async fn greet(
+    shared: &Shared,
+    tls: Arc<rustls::ServerConfig>,
+    stream: TcpStream,
+    from: SocketAddr,
+) -> Result<Served<TlsStream<TcpStream>>, Error> {
+    let stream = TlsAcceptor::from(tls).accept(stream).await.map_err(|e| broken(&e))?;
+    let certificate = tls::shown(stream.get_ref().1.peer_certificates())?;
+    let certified = certificate.and_then(|certificate| Some((certificate.node?, certificate.until)));
+    let (node, until) = certified.ok_or_else(|| Error::Peer("shows no certificate of a node".into()))?;
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut reader = Inbox::new(reader, LONGEST_OF_MEMBER);
+    let attach = match reader.next().await? {
+        Message::Attach(attach) => attach,
+        other => return Err(unexpected(&other)),
+    };
+    let (known, (sender, queue)) = (attach.known, queue());
+    match shared.member_came(Present { node, about: attach }, sender) {
+        Ok(connection) => {
+            let visitor = Visitor { node, connection, from, until };
+            Ok(Served { visitor, reader, writer, known, queue })
+        }
+        Err(denied) => {
+            refuse(&mut writer, &denied).await?;
+            Err(Error::Refused(denied.0, denied.1))
+        }
+    }
+}
+
+impl Shared {
+    /// Judges whether a node may be below this one, which the rendez-vous node judges, too; the number of its connection.
+    fn member_came(&self, present: Present, queue: Queue) -> Result<u64, Denied> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let node = present.node;
+        if state.follower.directory().is_revoked(node) {
+            return Err((Refusal::Revoked, format!("node {node} was revoked")));
+        }
+        let stands = state.uplink.is_some();
+        let Some(leading) = &mut state.leading else {
+            return Err((Refusal::NoRoute, "this node leads nobody".into()));
+        };
+        leading.connections += 1;
+        let connection = leading.connections;
+        if !stands {
+            let _ = Message::Uplink(false).encode().map(|bytes| queue.try_send(bytes));
+        }
+        leading.members.insert(node, Below { connection, queue, present });
+        leading.reports.insert(node, None);
+        self.report.notify_one();
+        Ok(connection)
+    }
+
+    fn member_gone(&self, node: NodeId, connection: u64, why: Departure) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(leading) = &mut state.leading else { return };
+        if leading.members.get(&node).is_some_and(|below| below.connection == connection) {
+            leading.members.remove(&node);
+            leading.reports.insert(node, Some(why));
+            self.report.notify_one();
+        }
+    }
+
+    /// What the rendez-vous node is to be told of those below; of all of them when it has not heard anything yet.
+    pub(super) fn reports(&self, is_all: bool) -> Vec<Message> {
+        let mut state = self.lock();
+        let Some(leading) = &mut state.leading else { return Vec::new() };
+        let reports = std::mem::take(&mut leading.reports);
+        let of_node = |(node, gone): (NodeId, Option<Departure>)| match (gone, leading.members.get(&node)) {
+            (Some(why), None) => Some(Message::Absent(Absent { node, why })),
+            (_, below) => Some(Message::Present(below?.present.clone())),
+        };
+        match is_all {
+            true => leading.members.values().map(|below| Message::Present(below.present.clone())).collect(),
+            false => reports.into_iter().filter_map(of_node).collect(),
+        }
+    }
+
+    /// Tells those below whether this leader has a connection to the rendez-vous node.
+    pub(super) fn tell_below(&self, stands: bool) {
+        let state = self.lock();
+        let (Some(leading), Ok(message)) = (&state.leading, Message::Uplink(stands).encode()) else { return };
+        leading.members.values().for_each(|below| drop(below.queue.try_send(message.clone())));
+    }
+
+    /// Notes somebody who was refused here.
+    pub(super) fn refused_one(&self, who: String, refusal: Refusal, why: &str) {
+        self.lock().audit.refused(who, refusal, why, Moment::now());
+    }
+}
+
+impl Hub for Arc<Shared> {
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.versions.subscribe()
+    }
+
+    fn silence(&self) -> Duration {
+        SILENCE_LIMIT
+    }
+
+    fn update_pause(&self) -> Duration {
+        let members = self.lock().leading.as_ref().map_or(0, |leading| leading.members.len());
+        UPDATE_PAUSE.0 + u32::try_from(members).unwrap_or(u32::MAX) * UPDATE_PAUSE.1
+    }
+
+    fn first_update_at(&self, _known: Version) -> Instant {
+        Instant::now()
+    }
+
+    fn updates(&self, known: Version) -> Result<(Encoded, Version), Error> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        state.encoder.updates(state.follower.directory(), known)
+    }
+
+    fn check(&self, visitor: &Visitor) -> Result<(), Error> {
+        let state = self.lock();
+        let below = state.leading.as_ref().and_then(|leading| leading.members.get(&visitor.node));
+        if below.is_none_or(|below| below.connection != visitor.connection) {
+            return Err(Error::Peer("not known, or here by another connection".into()));
+        }
+        match state.follower.directory().is_revoked(visitor.node) {
+            true => Err(Error::Refused(Refusal::Revoked, format!("node {} was revoked", visitor.node))),
+            false => Ok(()),
+        }
+    }
+
+    fn may_ask(&self, visitor: &Visitor) -> Result<(), Denied> {
+        match self.lock().asked.allows(visitor.node, std::time::Instant::now()) {
+            true => Ok(()),
+            false => Err((Refusal::Rate, format!("node {} asks too often", visitor.node))),
+        }
+    }
+
+    fn take(&self, visitor: &mut Visitor, message: Message) -> Result<Said, Error> {
+        let Message::Packet(packet) = message else {
+            let why = unexpected(&message);
+            self.refused_one(visitor.who(), Refusal::Malformed, &why.to_string());
+            return Err(why);
+        };
+        if packet.from != visitor.node || !packet.trail.nodes().is_empty() {
+            let why = "a packet in the name of another".to_owned();
+            return Ok(Said::Denied((Refusal::Malformed, why)));
+        }
+        if !self.lock().sent.allows(visitor.node, std::time::Instant::now()) {
+            let told = packet.undelivered(self.node, Refusal::Rate);
+            return Ok(Said::TooMuch(told.map(Message::Packet)));
+        }
+        self.receive(packet, Origin::Below(visitor.node));
+        Ok(Said::Nothing)
+    }
+
+    fn note(&self, visitor: &Visitor, denied: &Denied) {
+        self.refused_one(visitor.who(), denied.0, &denied.1);
+    }
+}

@@ -1,0 +1,197 @@
+//! Packets and requests of a member: where they go, and who takes them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use gridnet_core::wire::NodeId;
+use tokio::sync::{watch, Notify};
+
+use super::state::Shared;
+use super::Member;
+use crate::clock::Moment;
+use crate::error::{Error, Refusal};
+use crate::message::Message;
+use crate::office::{Call, Office, Told, LIMIT_MAX, REQUEST_BYTES_MAX};
+use crate::packet::{Packet, Trail};
+
+/// The service that every member has: it answers with what it was asked.
+pub const ECHO: u16 = 0;
+
+/// Whoever answers requests for a service: who asks, and what; the answer, or why there is none.
+pub type Handler = Arc<dyn Fn(NodeId, &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
+
+/// An answer, and how it has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// What was answered.
+    pub body: Vec<u8>,
+    /// By whom it has come.
+    pub trail: Trail,
+}
+
+/// Where a packet has come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Here,
+    Uplink,
+    Below(NodeId),
+}
+
+/// What a member asks and answers.
+pub(super) struct Post {
+    office: Mutex<Office>,
+    handlers: Mutex<HashMap<u16, Handler>>,
+    /// The office is to be looked at earlier.
+    due: Notify,
+}
+
+impl Post {
+    pub(super) fn new(office: Office) -> Post {
+        Post { office: Mutex::new(office), handlers: Mutex::default(), due: Notify::new() }
+    }
+
+    pub(super) fn office(&self) -> MutexGuard<'_, Office> {
+        self.office.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn handlers(&self) -> MutexGuard<'_, HashMap<u16, Handler>> {
+        self.handlers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    /// Asks another member for something, over the bootstrap channel, and waits for the answer. The request takes effect once, or
+    /// not at all; when there was no answer in time, that is not known. What is asked and answered is sealed between the two.
+    ///
+    /// `body` has at most 20 KiB, `limit` is at most a minute.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what the other, or somebody on the way, says: [`Refusal::NoRoute`] when nobody knows the way (any
+    /// more), [`Refusal::Service`] when the other does not answer such requests, [`Refusal::Late`] when no answer came in time.
+    /// [`Error::Config`] when it cannot be asked at all.
+    pub fn ask(&self, to: NodeId, service: u16, body: &[u8], limit: Duration) -> Result<Answered, Error> {
+        let wrong = |why: &str| Err(Error::Config(why.to_owned()));
+        if to == self.node() {
+            return wrong("a member does not ask itself");
+        }
+        if body.len() > REQUEST_BYTES_MAX || limit > LIMIT_MAX {
+            return wrong("a request has at most 20 KiB, and takes at most a minute");
+        }
+        if self.is_revoked(to) {
+            return Err(Error::Refused(Refusal::Revoked, format!("node {to} was revoked")));
+        }
+        let (tell, told) = std::sync::mpsc::sync_channel::<Told>(1);
+        let now = Instant::now();
+        let tell = Box::new(move |outcome| drop(tell.send(outcome)));
+        self.shared.post.office().ask(to, (service, body.to_vec()), (now, now + limit), tell);
+        self.shared.send_all();
+        // The office ends what is late; this is for one whose thread has ended.
+        match told.recv_timeout(limit + Duration::from_secs(1)) {
+            Ok(Told { outcome, trail }) => outcome.map(|body| Answered { body, trail }),
+            Err(_) => Err(Error::Refused(Refusal::Late, "this member has ended".into())),
+        }
+    }
+
+    /// Answers requests for a service from now on; each is done once. The handler runs in a thread of its own, of which there are
+    /// few: it must not wait for long.
+    pub fn serve<F>(&self, service: u16, handler: F)
+    where
+        F: Fn(NodeId, &[u8]) -> Result<Vec<u8>, String> + Send + Sync + 'static,
+    {
+        self.shared.post.handlers().insert(service, Arc::new(handler));
+    }
+}
+
+/// Says again what was not answered, until the member is stopped.
+pub(super) async fn look_after(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let next = shared.post.office().next_look();
+        let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => return,
+            () = shared.post.due.notified() => continue,
+            () = tokio::time::sleep_until(next.into()) => (),
+        }
+        shared.post.office().look((Instant::now(), Moment::now()));
+        shared.send_all();
+    }
+}
+
+impl Shared {
+    /// Takes a packet that is for this node, or passes it on.
+    pub(super) fn receive(self: &Arc<Shared>, packet: Packet, origin: Origin) {
+        if packet.to == self.node {
+            return self.deliver(&packet);
+        }
+        let passed_on = packet.passed_on(self.node).and_then(|packet| self.route(packet, origin));
+        let Err((packet, why)) = passed_on else { return };
+        let told = packet.undelivered(self.node, why);
+        let back = told.map(|told| match origin {
+            Origin::Below(_) => self.route(told, Origin::Uplink),
+            Origin::Uplink | Origin::Here => self.route(told, Origin::Here),
+        });
+        drop(back);
+    }
+
+    fn deliver(self: &Arc<Shared>, packet: &Packet) {
+        let is_revoked = self.lock().follower.directory().is_revoked(packet.from);
+        let now = (Instant::now(), Moment::now());
+        let calls = self.post.office().take(packet, is_revoked, now);
+        calls.into_iter().for_each(|call| self.serve(call));
+        self.send_all();
+    }
+
+    fn serve(self: &Arc<Shared>, call: Call) {
+        if call.service == ECHO {
+            return self.post.office().answer(&call, Ok(call.body.clone()), Instant::now());
+        }
+        let Some(handler) = self.post.handlers().get(&call.service).cloned() else {
+            let why = (Refusal::Service, format!("node {} has no service {}", self.node, call.service));
+            return self.post.office().answer(&call, Err(why), Instant::now());
+        };
+        let shared = self.clone();
+        tokio::task::spawn_blocking(move || {
+            // Nobody waits any more: better not begun.
+            if Instant::now() < call.deadline {
+                let outcome = handler(call.from, &call.body).map_err(|why| (Refusal::Other, why));
+                shared.post.office().answer(&call, outcome, Instant::now());
+                shared.send_all();
+            }
+        });
+    }
+
+    /// Sends what the office has to say.
+    pub(super) fn send_all(&self) {
+        loop {
+            let packets = self.post.office().take_packets();
+            if packets.is_empty() {
+                break;
+            }
+            for packet in packets {
+                if let Err((packet, why)) = self.route(packet, Origin::Here) {
+                    self.post.office().undelivered(&packet, why, Instant::now());
+                }
+            }
+        }
+        self.post.due.notify_one();
+    }
+
+    /// Puts a packet into the queue of the next hop.
+    fn route(&self, packet: Packet, origin: Origin) -> Result<(), (Packet, Refusal)> {
+        let state = self.lock();
+        let below = state.leading.as_ref().and_then(|leading| leading.members.get(&packet.to));
+        let queue = match (below, &state.uplink, origin) {
+            (Some(below), ..) => &below.queue,
+            (None, Some(uplink), Origin::Here | Origin::Below(_)) => &uplink.queue,
+            _ => return Err((packet, Refusal::NoRoute)),
+        };
+        let message = Message::Packet(packet);
+        let sent = message.encode().ok().map(|bytes| queue.try_send(bytes));
+        match (sent, message) {
+            (Some(Ok(())), _) => Ok(()),
+            (_, Message::Packet(packet)) => Err((packet, Refusal::Rate)),
+            _ => Ok(()),
+        }
+    }
+}

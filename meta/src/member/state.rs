@@ -1,0 +1,209 @@
+//! What the parts of a member share.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use gridnet_core::wire::NodeId;
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use tokio::sync::{watch, Notify};
+
+use super::{lead, post, About, Connection};
+use crate::audit::Audit;
+use crate::clock::Moment;
+use crate::directory::{Departure, Event, Follower, Update, Version};
+use crate::error::{Error, Refusal};
+use crate::hub::{Encoder, Queue};
+use crate::identity::Identity;
+use crate::message::Attach;
+use crate::name::Name;
+use crate::office::Office;
+use crate::pass::Pass;
+use crate::rate::Rates;
+use crate::record::Extras;
+use crate::tls::{self, CurrentKey};
+
+/// Events that wait to be taken; beyond, the oldest are dropped, and that is told.
+const EVENTS_MAX: usize = 4096;
+/// Requests of one that is below for the directory, and packets of it, per second.
+const BELOW_PER_SECOND: (u32, u32) = (10, 500);
+
+/// The connection of the moment.
+pub(super) struct Uplink {
+    pub(super) queue: Queue,
+    /// The leader at the other end; `None`: the rendez-vous node.
+    pub(super) leader: Option<NodeId>,
+}
+
+pub(super) struct State {
+    pub(super) follower: Follower,
+    pub(super) encoder: Encoder,
+    pub(super) events: VecDeque<Event>,
+    /// Whether events were dropped.
+    pub(super) missed: bool,
+    pub(super) connection: Connection,
+    pub(super) identity: Identity,
+    pub(super) uplink: Option<Uplink>,
+    pub(super) leading: Option<lead::Leading>,
+    /// The leader that could not be reached.
+    pub(super) unreached: Option<NodeId>,
+    pub(super) asked: Rates<NodeId>,
+    pub(super) sent: Rates<NodeId>,
+    pub(super) audit: Audit,
+}
+
+pub(crate) struct Shared {
+    pub(super) node: NodeId,
+    pub(super) addresses: Vec<String>,
+    pub(super) about: About,
+    pub(super) cluster: Name,
+    pub(super) authority: CertificateDer<'static>,
+    pub(super) key: Arc<CurrentKey>,
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Condvar,
+    /// Counts changes of the directory, for those below.
+    pub(super) versions: watch::Sender<u64>,
+    /// There is something to report to the rendez-vous node.
+    pub(super) report: Notify,
+    pub(super) post: post::Post,
+}
+
+impl Shared {
+    pub(super) fn new(
+        addresses: Vec<String>,
+        about: About,
+        identity: Identity,
+        authority: CertificateDer<'static>,
+    ) -> Result<Shared, Error> {
+        let node = identity.node();
+        let cluster = about.cluster.clone().map_or_else(crate::name::of_host, Ok)?;
+        let key = Arc::new(CurrentKey::new(identity.certified_key(&authority)?));
+        let sealing = (tls::asking(&authority, &identity)?, tls::asked(&authority, key.clone())?);
+        let not_yet = Connection::Lost(Moment::now(), Error::Unreachable("not attached yet".into()));
+        let state = State {
+            follower: Follower::default(),
+            encoder: Encoder::default(),
+            events: VecDeque::new(),
+            missed: false,
+            connection: not_yet,
+            identity,
+            uplink: None,
+            leading: None,
+            unreached: None,
+            asked: Rates::new(BELOW_PER_SECOND.0),
+            sent: Rates::new(BELOW_PER_SECOND.1),
+            audit: Audit::default(),
+        };
+        Ok(Shared {
+            node,
+            addresses,
+            about,
+            cluster,
+            authority,
+            key,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            versions: watch::Sender::new(0),
+            report: Notify::new(),
+            post: post::Post::new(Office::new(node, sealing)),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nobody panics while holding it but by a defect; what is there is whole all the same.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.lock().identity.clone()
+    }
+
+    /// What it says to whom it attaches; to its leader with a pass.
+    pub(super) fn attach(&self, pass: Option<Pass>) -> Attach {
+        let state = self.lock();
+        Attach {
+            cluster: self.cluster.clone(),
+            label: self.about.label.clone(),
+            known: state.follower.version(),
+            will: self.about.will,
+            leads: state.leading.as_ref().map(|leading| leading.addresses.clone()).unwrap_or_default(),
+            pass,
+            more: Extras::default(),
+        }
+    }
+
+    /// Another connection is the one of the moment.
+    pub(super) fn linked(&self, queue: &Queue, leader: Option<NodeId>) {
+        self.change(|state| state.uplink = Some(Uplink { queue: queue.clone(), leader }));
+        self.tell_below(true);
+    }
+
+    /// There is none.
+    pub(super) fn unlinked(&self) {
+        self.change(|state| {
+            state.uplink = None;
+            state.unreached = None;
+        });
+        self.tell_below(false);
+    }
+
+    pub(super) fn renewed(&self, identity: Identity) -> Result<(), Error> {
+        self.key.set(identity.certified_key(&self.authority)?);
+        let sealing =
+            (tls::asking(&self.authority, &identity)?, tls::asked(&self.authority, self.key.clone())?);
+        self.post.office().renewed(sealing);
+        self.change(|state| state.identity = identity);
+        Ok(())
+    }
+
+    /// The rendez-vous node hears this member.
+    pub(super) fn attached(&self) {
+        if self.lock().connection != Connection::Attached {
+            self.change(|state| state.connection = Connection::Attached);
+        }
+    }
+
+    /// The rendez-vous node does not hear this member, for this reason.
+    pub(super) fn lost(&self, why: Error) {
+        self.change(|state| {
+            let since = match &state.connection {
+                Connection::Lost(since, _) => *since,
+                _ => Moment::now(),
+            };
+            state.connection = Connection::Lost(since, why);
+        });
+    }
+
+    /// Takes what has changed of the directory, by which the rendez-vous node shows that it hears us, unless our leader has lost it; where it is when something is missing before.
+    pub(super) fn take_update(&self, update: Update, is_heard: bool) -> Option<Version> {
+        let (mut gap, mut revoked) = (None, Vec::new());
+        self.change(|state| match state.follower.take(update) {
+            Ok(events) => {
+                revoked.extend(events.iter().filter_map(|event| match event {
+                    Event::Left(node, Departure::Revoked) => Some(*node),
+                    _ => None,
+                }));
+                if is_heard {
+                    state.connection = Connection::Attached;
+                }
+                state.events.extend(events);
+                while state.events.len() > EVENTS_MAX {
+                    state.events.pop_front();
+                    state.missed = true;
+                }
+            }
+            Err(_) => gap = Some(state.follower.version()),
+        });
+        for node in revoked {
+            let why = Error::Refused(Refusal::Revoked, format!("node {node} was revoked"));
+            self.post.office().forget(node, &why);
+        }
+        self.versions.send_modify(|version| *version += 1);
+        gap
+    }
+}

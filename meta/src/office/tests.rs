@@ -1,0 +1,187 @@
+use super::*;
+use crate::testing::Parties;
+use proptest::prelude::*;
+use std::sync::mpsc::{channel, Receiver};
+
+/// Two members, and a way between them that may lose what is on it.
+struct Scene {
+    offices: [Office; 2],
+    now: Instant,
+    /// How often each number was said by a request that was done.
+    done: HashMap<Vec<u8>, u32>,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        static PARTIES: std::sync::OnceLock<Parties> = std::sync::OnceLock::new();
+        let parties = PARTIES.get_or_init(Parties::new);
+        let office = |party| Office::new(parties.node(party), parties.sealing(party));
+        Scene { offices: [office(0), office(1)], now: Instant::now(), done: HashMap::new() }
+    }
+
+    fn ask(&mut self, body: &[u8], limit: Duration) -> Receiver<Told> {
+        let (tell, told) = channel();
+        let (to, times) = (self.offices[1].node, (self.now, self.now + limit));
+        self.offices[0].ask(to, (7, body.to_vec()), times, Box::new(move |outcome| drop(tell.send(outcome))));
+        told
+    }
+
+    /// Carries what both have to say, until they are silent; `fate` says of each packet whether it gets there.
+    fn run(&mut self, mut fate: impl FnMut(&Packet) -> Fate) {
+        loop {
+            let packets: Vec<Packet> = self.offices.iter_mut().flat_map(Office::take_packets).collect();
+            if packets.is_empty() {
+                return;
+            }
+            for packet in packets {
+                let from = usize::from(packet.from != self.offices[0].node);
+                match fate(&packet) {
+                    Fate::Arrives => self.arrive(1 - from, &packet),
+                    Fate::Lost => (),
+                    Fate::Told => self.offices[from].undelivered(&packet, Refusal::NoRoute, self.now),
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, at: usize, packet: &Packet) {
+        let times = (self.now, Moment::now());
+        for call in self.offices[at].take(packet, false, times) {
+            *self.done.entry(call.body.clone()).or_default() += 1;
+            let answer = call.body.iter().rev().copied().collect();
+            self.offices[at].answer(&call, Ok(answer), self.now);
+        }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now += span;
+        self.offices.iter_mut().for_each(|office| office.look((self.now, Moment::now())));
+    }
+}
+
+enum Fate {
+    Arrives,
+    Lost,
+    Told,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn body_of(told: &Receiver<Told>) -> Vec<u8> {
+    told.try_recv().unwrap().outcome.unwrap()
+}
+
+#[test]
+fn a_request_is_done_once_and_answered() {
+    let mut scene = Scene::new();
+    let (one, two) = (scene.ask(b"abc", SECOND), scene.ask(&[9; REQUEST_BYTES_MAX], SECOND));
+    scene.run(|_| Fate::Arrives);
+    assert_eq!((body_of(&one), body_of(&two).len()), (b"cba".to_vec(), REQUEST_BYTES_MAX));
+    let three = scene.ask(b"def", SECOND);
+    let mut packets = 0;
+    scene.run(|_| {
+        packets += 1;
+        Fate::Arrives
+    });
+    assert_eq!((body_of(&three), packets), (b"fed".to_vec(), 2), "the conversation stands: there and back");
+    assert_eq!(scene.done.values().copied().collect::<Vec<_>>(), [1, 1, 1]);
+}
+
+#[test]
+fn an_answer_that_was_lost_is_said_again_and_nothing_is_done_twice() {
+    let mut scene = Scene::new();
+    let first = scene.ask(b"x", 10 * SECOND);
+    scene.run(|_| Fate::Arrives);
+    body_of(&first);
+    let told = scene.ask(b"ab", 10 * SECOND);
+    let answerer = scene.offices[1].node;
+    scene.run(|packet| if packet.from == answerer { Fate::Lost } else { Fate::Arrives });
+    assert!(told.try_recv().is_err());
+    scene.pass(2 * SECOND);
+    scene.run(|_| Fate::Arrives);
+    assert_eq!((body_of(&told), scene.done[&b"ab"[..]]), (b"ba".to_vec(), 1));
+}
+
+#[test]
+fn who_cannot_be_reached_is_told_with_the_reason_when_time_is_over() {
+    let mut scene = Scene::new();
+    let told = scene.ask(b"ab", 3 * SECOND);
+    scene.run(|_| Fate::Told);
+    for _ in 0..60 {
+        scene.pass(SECOND / 20);
+        scene.run(|_| Fate::Told);
+    }
+    let outcome = told.try_recv().unwrap().outcome;
+    assert!(matches!(&outcome, Err(Error::Refused(Refusal::NoRoute, _))), "{outcome:?}");
+    let told = scene.ask(b"cd", 3 * SECOND);
+    scene.run(|_| Fate::Lost);
+    scene.pass(3 * SECOND);
+    let outcome = told.try_recv().unwrap().outcome;
+    assert!(matches!(&outcome, Err(Error::Refused(Refusal::Late, _))), "{outcome:?}");
+    // When the way is there again, so is the other.
+    let told = scene.ask(b"ef", 30 * SECOND);
+    for _ in 0..6 {
+        scene.pass(2 * SECOND);
+        scene.run(|_| Fate::Arrives);
+    }
+    assert_eq!(body_of(&told), b"fe");
+    assert!(scene.offices[0].next_look().is_none());
+}
+
+#[test]
+fn one_that_was_started_again_is_spoken_to_anew() {
+    let mut scene = Scene::new();
+    let first = scene.ask(b"x", SECOND);
+    scene.run(|_| Fate::Arrives);
+    body_of(&first);
+    // It has forgotten its conversations, as one does that had too many.
+    scene.offices[1].talks.clear();
+    let told = scene.ask(b"ab", SECOND);
+    scene.run(|_| Fate::Arrives);
+    assert_eq!((body_of(&told), scene.done[&b"ab"[..]]), (b"ba".to_vec(), 1), "within the same second");
+}
+
+#[test]
+fn requests_wait_for_their_turn_and_fail_when_the_other_is_revoked() {
+    let mut scene = Scene::new();
+    let told: Vec<_> = (0..3 * OPEN_MAX).map(|n| scene.ask(&n.to_le_bytes(), SECOND)).collect();
+    scene.run(|_| Fate::Arrives);
+    assert!(told.iter().all(|told| told.try_recv().unwrap().outcome.is_ok()));
+    assert_eq!(scene.done.values().filter(|count| **count == 1).count(), told.len());
+    let waits = scene.ask(b"x", SECOND);
+    let node = scene.offices[1].node;
+    scene.offices[0].forget(node, &Error::Refused(Refusal::Revoked, String::new()));
+    assert!(matches!(waits.try_recv().unwrap().outcome, Err(Error::Refused(Refusal::Revoked, _))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Whatever is lost, refused, or comes twice: each request is done at most once, and ends in time.
+    #[test]
+    fn each_is_done_at_most_once_and_ends(fates in prop::collection::vec(0..12u8, 1..200), count in 1..20u64) {
+        let mut scene = Scene::new();
+        let mut fates = fates.into_iter();
+        let told: Vec<_> = (0..count).map(|n| scene.ask(&n.to_le_bytes(), 20 * SECOND)).collect();
+        for _ in 0..40 {
+            let mut again = Vec::new();
+            scene.run(|packet| match fates.next() {
+                Some(0 | 1) => Fate::Lost,
+                Some(2) => Fate::Told,
+                Some(3) => {
+                    again.push(packet.clone());
+                    Fate::Arrives
+                }
+                _ => Fate::Arrives,
+            });
+            for packet in again {
+                let at = usize::from(packet.to != scene.offices[0].node);
+                scene.arrive(at, &packet);
+            }
+            scene.pass(SECOND / 2);
+        }
+        for told in &told {
+            prop_assert!(told.try_recv().is_ok());
+        }
+        prop_assert!(scene.done.values().all(|count| *count == 1));
+    }
+}

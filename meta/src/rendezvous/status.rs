@@ -1,0 +1,130 @@
+//! What there is to tell of a session.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Shared;
+use crate::audit::Line;
+use crate::clock::Moment;
+use crate::directory::Entry;
+
+/// What `gridnet session status` shows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The session.
+    pub session: String,
+    /// Who is there.
+    pub nodes: Vec<NodeStatus>,
+    /// Who leads which cluster.
+    pub leaders: Vec<LeaderStatus>,
+    /// Connections of members to the rendez-vous node.
+    pub links: Vec<LinkStatus>,
+    /// Packets between members that came by.
+    pub packets: PacketCounts,
+    /// How many have joined since the rendez-vous node was started.
+    pub joined: u64,
+    /// Who was revoked.
+    pub revoked: Vec<String>,
+    /// How many were refused since the start, by reason.
+    pub refusals: BTreeMap<String, u64>,
+    /// The last of them.
+    pub refused: Vec<Line>,
+}
+
+/// A node, as [`Status`] shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its id.
+    pub node: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// What it says of itself.
+    pub label: String,
+    /// When it came, as RFC 3339 writes it.
+    pub since: String,
+    /// Whether it leads its cluster.
+    pub leads: bool,
+    /// The leader through which it is reached; `None`: it is connected to the rendez-vous node.
+    pub via: Option<String>,
+}
+
+/// A leader, as [`Status`] shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeaderStatus {
+    /// Its cluster.
+    pub cluster: String,
+    /// Its id.
+    pub node: String,
+    /// Where it listens for its cluster.
+    pub addresses: Vec<String>,
+    /// How many nodes are reached through it.
+    pub nodes: usize,
+}
+
+/// A connection to the rendez-vous node, as [`Status`] shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The member.
+    pub node: String,
+    /// Its address.
+    pub from: String,
+    /// How it is made and secured.
+    pub stack: String,
+}
+
+/// Packets between members.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketCounts {
+    /// Passed on.
+    pub passed_on: u64,
+    /// Which could not be; their senders were told.
+    pub undelivered: u64,
+}
+
+impl From<Entry> for NodeStatus {
+    fn from(entry: Entry) -> NodeStatus {
+        NodeStatus {
+            node: entry.node.to_string(),
+            cluster: entry.cluster.to_string(),
+            label: entry.label.to_string(),
+            since: Moment::from_unix(entry.since).to_string(),
+            leads: entry.leads,
+            via: entry.via.map(|leader| leader.to_string()),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn status(&self) -> Status {
+        let state = self.lock();
+        let leaders = state.register.leaders().map(|(cluster, leader, nodes)| LeaderStatus {
+            cluster: cluster.to_string(),
+            node: leader.node.to_string(),
+            addresses: leader.addresses.iter().map(ToString::to_string).collect(),
+            nodes,
+        });
+        let mut links: Vec<LinkStatus> = state
+            .links
+            .iter()
+            .map(|(node, link)| LinkStatus {
+                node: node.to_string(),
+                from: link.from.to_string(),
+                stack: "tls/tcp".into(),
+            })
+            .collect();
+        links.sort_by(|a, b| a.node.cmp(&b.node));
+        let refusals = state.register.refusals.iter();
+        Status {
+            session: self.store.session().to_string(),
+            nodes: state.register.directory.entries().cloned().map(NodeStatus::from).collect(),
+            leaders: leaders.collect(),
+            links,
+            packets: state.packets,
+            joined: state.register.joined,
+            revoked: state.register.revoked.keys().map(ToString::to_string).collect(),
+            refusals: refusals.map(|(refusal, count)| (refusal.name().to_owned(), *count)).collect(),
+            refused: state.audit.lines().cloned().collect(),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Sessions of tests: rendez-vous node and members on one host, over real sockets.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use gridnet_core::wire::NodeId;
+use gridnet_meta::clock::Moment;
+use gridnet_meta::error::Error;
+use gridnet_meta::member::{About, Member};
+use gridnet_meta::rendezvous::Rendezvous;
+use gridnet_meta::store::{NewSession, NewTicket, Store};
+use gridnet_meta::ticket::Ticket;
+use gridnet_meta::Rules;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Far longer than anything here takes on a busy machine.
+pub const LONG: Duration = Duration::from_secs(60);
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+/// Rules under which nobody is lost because a machine is busy.
+pub fn calm() -> Rules {
+    Rules { joins_per_second: 10_000, silence: LONG, ..Rules::default() }
+}
+
+pub struct Scene {
+    pub dir: PathBuf,
+    pub ticket: Ticket,
+    pub address: SocketAddr,
+    pub rules: Rules,
+    rendezvous: Option<Rendezvous>,
+}
+
+impl Scene {
+    pub fn new(what: &str) -> Scene {
+        Scene::with(what, calm(), None)
+    }
+
+    pub fn with(what: &str, rules: Rules, uses: Option<u64>) -> Scene {
+        let dir = std::env::temp_dir().join(format!("gridnet-session-{what}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let address = free_address();
+        let ticket = NewTicket { lifetime: DAY, uses };
+        let new = NewSession { listen: vec![address], addresses: Vec::new(), ticket };
+        let (_, ticket) = Store::create(&dir, &new, Moment::now()).unwrap();
+        let mut scene = Scene { dir, ticket, address, rules, rendezvous: None };
+        scene.start();
+        scene
+    }
+
+    pub fn start(&mut self) {
+        self.rendezvous = Some(Rendezvous::start(Store::open(&self.dir).unwrap(), self.rules).unwrap());
+    }
+
+    pub fn stop(&mut self) {
+        self.rendezvous = None;
+    }
+
+    pub fn rendezvous(&self) -> &Rendezvous {
+        self.rendezvous.as_ref().unwrap()
+    }
+
+    pub fn join(&self, label: &str) -> Result<Member, Error> {
+        join(&self.ticket, label)
+    }
+
+    /// One that is in a cluster of its own, so that there are no leaders.
+    pub fn join_alone(&self, label: &str) -> Result<Member, Error> {
+        self.join_in(label, label)
+    }
+
+    pub fn join_in(&self, cluster: &str, label: &str) -> Result<Member, Error> {
+        let about = About { cluster: Some(cluster.parse().unwrap()), ..About::new(label.parse().unwrap()) };
+        Member::join(self.ticket.clone(), about, LONG)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub fn join(ticket: &Ticket, label: &str) -> Result<Member, Error> {
+    let about = About { cluster: Some("here".parse().unwrap()), ..About::new(label.parse().unwrap()) };
+    Member::join(ticket.clone(), about, LONG)
+}
+
+/// A port below those that the system gives to connections.
+pub fn free_address() -> SocketAddr {
+    static TRIED: AtomicU64 = AtomicU64::new(0);
+    let seed = u64::from(std::process::id()) * 7919;
+    loop {
+        let next = seed + TRIED.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from(([127, 0, 0, 1], 20_000 + u16::try_from(next % 12_000).unwrap()));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+pub fn ids(member: &Member) -> BTreeSet<NodeId> {
+    member.nodes().iter().map(|entry| entry.node).collect()
+}
+
+/// Waits until it is so.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,296 @@
+//! Sessions over bad ways: two sites of three processes, one behind a masquerading gateway and one behind a firewall, with the
+//! rendez-vous node on the public network.
+
+mod common;
+
+use common::{calm, LONG};
+use gridnet_core::wire::NodeId;
+use gridnet_meta::clock::Moment;
+use gridnet_meta::directory::{Entry, Event};
+use gridnet_meta::member::{About, Connection, Member, ECHO};
+use gridnet_meta::rendezvous::Rendezvous;
+use gridnet_meta::store::{NewSession, NewTicket, Store};
+use gridnet_meta::ticket::Ticket;
+use gridnet_meta::Rules;
+use gridnet_testbed::{lab_test, Host, HostSpec, Impairment, Lab, Running, Site, SiteKind, Topology};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 7411;
+const HOSTS: [&str; 6] = ["a1", "a2", "a3", "b1", "b2", "b3"];
+
+/// Both sites, and one process on each of their hosts.
+struct Scene<'lab> {
+    lab: &'lab Lab,
+    dir: PathBuf,
+    rendezvous: Option<Rendezvous>,
+    members: Vec<(&'static str, Running)>,
+}
+
+fn topology() -> Topology {
+    let far = Impairment::default().delay(Duration::from_millis(10));
+    Topology::new()
+        .host(HostSpec::new("p").public(Impairment::default()))
+        .site(Site::new("a", SiteKind::Masquerading).hosts(3).uplink(far))
+        .site(Site::new("b", SiteKind::Firewalled).hosts(3).uplink(far))
+}
+
+impl<'lab> Scene<'lab> {
+    fn new(lab: &'lab Lab, what: &str) -> Scene<'lab> {
+        let dir = std::env::temp_dir().join(format!("gridnet-lab-session-{what}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let listen = (lab.host("p").unwrap().address().unwrap(), PORT).into();
+        let ticket = NewTicket { lifetime: common::DAY, uses: None };
+        let new = NewSession { listen: vec![listen], addresses: Vec::new(), ticket };
+        Store::create(&dir, &new, Moment::now()).unwrap();
+        let mut scene = Scene { lab, dir, rendezvous: None, members: Vec::new() };
+        scene.start();
+        for host in HOSTS {
+            let run = scene.host(host).test("child_member").unwrap();
+            let run = run
+                .env("SESSION_TEST_TICKET", scene.dir.join("ticket"))
+                .env("SESSION_TEST_CLUSTER", &host[..1]);
+            let run = run.env("SESSION_TEST_LABEL", host).spawn().unwrap();
+            scene.members.push((host, run));
+        }
+        scene
+    }
+
+    fn host(&self, name: &str) -> Host<'lab> {
+        self.lab.host(name).unwrap()
+    }
+
+    fn start(&mut self) {
+        let start = || {
+            let rules = Rules { silence: Duration::from_secs(3), ..calm() };
+            Rendezvous::start(Store::open(&self.dir).unwrap(), rules).unwrap()
+        };
+        self.rendezvous = Some(self.host("p").run(start).unwrap());
+    }
+
+    fn stop(&mut self) {
+        self.rendezvous = None;
+    }
+
+    fn member(&self, host: &str) -> &Running {
+        &self.members.iter().find(|(name, _)| *name == host).unwrap().1
+    }
+
+    /// Waits until a member has said a line for the `count`th time; the last such line.
+    fn line(&self, host: &str, begin: &str, count: usize) -> String {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let said = self.member(host).said();
+            let lines: Vec<&str> = said[0].lines().filter(|line| line.starts_with(begin)).collect();
+            if let Some(line) = lines.get(count - 1) {
+                return line.to_string();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{host} does not say {begin:?} {count} times: {}",
+                said.join("\n")
+            );
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    fn count(&self, host: &str, begin: &str) -> usize {
+        self.member(host).said()[0].lines().filter(|line| line.starts_with(begin)).count()
+    }
+
+    /// Waits until each process has asked all others `rounds` times; the most hops of the last time.
+    fn all_have_asked(&self, hosts: &[&str], others: usize, rounds: usize) -> usize {
+        let begin = format!("asked {others} ");
+        let hops = hosts.iter().map(|host| {
+            let line = self.line(host, &begin, rounds);
+            line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()
+        });
+        hops.max().unwrap()
+    }
+
+    /// Waits for a state of the session, as the rendez-vous node sees it.
+    fn until(&self, what: &str, holds: impl Fn(&gridnet_meta::rendezvous::Status) -> bool) {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let status = self.rendezvous.as_ref().unwrap().status();
+            if holds(&status) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {status:#?}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// The host of the leader of a cluster.
+    fn leader(&self, cluster: &str) -> &'static str {
+        let status = self.rendezvous.as_ref().unwrap().status();
+        let leader = status.nodes.iter().find(|node| node.leads && node.cluster == cluster);
+        let label = leader.unwrap_or_else(|| panic!("{status:#?}")).label.clone();
+        HOSTS.into_iter().find(|host| *host == label).unwrap()
+    }
+
+    /// A column of what `ss` says of a host's TCP sockets.
+    fn sockets(&self, host: &str, args: &[&str], column: usize) -> Vec<String> {
+        let ss = self.host(host).command("ss").args(["-H", "-t", "-n"]).args(args);
+        let said = ss.output(LONG).unwrap().success().unwrap();
+        said.lines().filter_map(|line| line.split_whitespace().nth(column).map(str::to_owned)).collect()
+    }
+}
+
+impl Drop for Scene<'_> {
+    fn drop(&mut self) {
+        self.members.clear();
+        self.stop();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Whether both clusters of three have a leader, by which the others are reached.
+fn is_settled(status: &gridnet_meta::rendezvous::Status) -> bool {
+    status.nodes.len() == 6
+        && status.leaders.len() == 2
+        && status.leaders.iter().all(|leader| leader.nodes == 2)
+}
+
+lab_test! {
+    fn two_closed_sites_reach_each_other_by_their_leaders() {
+        let lab = Lab::open_unchecked(topology()).unwrap();
+        let scene = Scene::new(&lab, "reach");
+        scene.until("both have leaders", is_settled);
+        assert_eq!(scene.all_have_asked(&HOSTS, 5, 1), 4);
+        // Only leaders are connected to the rendez-vous node, only they listen, and the others have one connection: to them.
+        let p = format!("{}:{PORT}", lab.host("p").unwrap().address().unwrap());
+        let leaders = ["a", "b"].map(|cluster| scene.leader(cluster));
+        scene.until("the connections of the beginning have ended", |status| status.links.len() == 2);
+        for host in HOSTS {
+            let peers = scene.sockets(host, &["state", "established"], 3);
+            let listens = scene.sockets(host, &["-l"], 3);
+            let is_leader = leaders.contains(&host);
+            assert_eq!(peers.contains(&p), is_leader, "{host}: {peers:?}");
+            assert_eq!((peers.len(), listens.len()), if is_leader { (3, 1) } else { (1, 0) }, "{host}: {peers:?} {listens:?}");
+            assert!(listens.iter().all(|at| !at.starts_with("0.0.0.0") && !at.starts_with('*') && !at.starts_with("[::]")));
+        }
+    }
+
+    fn a_leader_is_killed_and_the_rendezvous_node_started_again() {
+        let lab = Lab::open_unchecked(topology()).unwrap();
+        let mut scene = Scene::new(&lab, "killed");
+        scene.until("both have leaders", is_settled);
+        scene.all_have_asked(&HOSTS, 5, 1);
+        // The rendez-vous node goes and comes: nobody seems to have gone, and all reach all again.
+        scene.stop();
+        HOSTS.iter().for_each(|host| drop(scene.line(host, "lost", 1)));
+        scene.start();
+        scene.until("all are back", is_settled);
+        scene.all_have_asked(&HOSTS, 5, 2);
+        assert!(HOSTS.iter().all(|host| scene.count(host, "left ") == 0));
+        // A leader is killed: the others of its cluster are back with another one.
+        let killed = scene.leader("a");
+        let at = scene.members.iter().position(|(name, _)| *name == killed).unwrap();
+        scene.members.remove(at).1.kill().unwrap();
+        let is_replaced = |status: &gridnet_meta::rendezvous::Status| {
+            status.nodes.len() == 5 && status.leaders.iter().map(|leader| leader.nodes).sum::<usize>() == 3
+        };
+        scene.until("it is replaced", is_replaced);
+        let left: Vec<&str> = HOSTS.into_iter().filter(|host| *host != killed).collect();
+        assert_eq!(scene.all_have_asked(&left, 4, 1), 4);
+        // Each of the other site was told of that cluster, and of nobody else.
+        for host in ["b1", "b2", "b3"] {
+            let said = scene.member(host).said();
+            let gone: Vec<&str> = said[0].lines().filter(|line| line.starts_with("left ")).collect();
+            assert!(!gone.is_empty() && gone.iter().all(|line| line.ends_with(" a")), "{gone:?}");
+        }
+    }
+
+    fn a_leader_that_is_cut_off_loses_its_cluster_and_comes_back() {
+        let lab = Lab::open_unchecked(topology()).unwrap();
+        let scene = Scene::new(&lab, "cut");
+        scene.until("both have leaders", is_settled);
+        scene.all_have_asked(&HOSTS, 5, 1);
+        let cut = scene.leader("a");
+        let nft = |line: &str| {
+            let nft = scene.host(cut).command("nft").args([line]);
+            nft.output(LONG).unwrap().success().unwrap();
+        };
+        nft("add table inet cut");
+        nft("add chain inet cut out { type filter hook output priority 0; }");
+        nft(&format!("add rule inet cut out tcp dport {PORT} drop"));
+        let begun = Instant::now();
+        // All of the cluster are gone for the others, within the time of silence; one that is lost may come back at once.
+        ["b1", "b2", "b3"].iter().for_each(|host| drop(scene.line(host, "left ", 3)));
+        println!("gone after {:?}", begun.elapsed());
+        // Those that reach the rendez-vous node themselves are back with another leader.
+        scene.until("another leads", |status| {
+            let of_a = status.leaders.iter().find(|leader| leader.cluster == "a");
+            status.nodes.len() == 5 && of_a.is_some_and(|leader| leader.nodes == 1)
+        });
+        assert_ne!(scene.leader("a"), cut);
+        nft("delete table inet cut");
+        scene.until("it is back, and all of the cluster have one leader", is_settled);
+        scene.all_have_asked(&HOSTS, 5, 2);
+        for host in ["b1", "b2", "b3"] {
+            assert!(scene.member(host).said()[0].lines().filter(|line| line.starts_with("left ")).all(|line| line.ends_with(" a")));
+        }
+    }
+}
+
+#[test]
+#[ignore = "run by the tests of this file, as a process of its own"]
+fn child_member() {
+    let Some(path) = std::env::var_os("SESSION_TEST_TICKET") else { return };
+    let [cluster, label] =
+        ["CLUSTER", "LABEL"].map(|name| std::env::var(format!("SESSION_TEST_{name}")).unwrap());
+    let about = About { cluster: Some(cluster.parse().unwrap()), ..About::new(label.parse().unwrap()) };
+    let member = Member::join(Ticket::read(path.as_ref()).unwrap(), about, LONG).unwrap();
+    // What the test program says stands in the same line.
+    println!();
+    let mut known: Vec<Entry> = member.watch_nodes();
+    let (mut asked, mut was_attached) = (Vec::new(), true);
+    loop {
+        let (events, _) = member.take_events();
+        for event in events {
+            match event {
+                Event::Joined(entry) => {
+                    known.retain(|other| other.node != entry.node);
+                    known.push(entry);
+                }
+                Event::Left(node, _) => {
+                    let cluster =
+                        known.iter().find(|entry| entry.node == node).map(|entry| entry.cluster.to_string());
+                    println!("left {node} {}", cluster.unwrap_or_default());
+                }
+            }
+        }
+        let is_attached = member.connection() == Connection::Attached;
+        if !is_attached && was_attached {
+            println!("lost");
+        }
+        // Asked again whenever who leads has changed, or the rendez-vous node was away.
+        let nodes = member.nodes();
+        let leads: Vec<NodeId> = nodes.iter().filter(|entry| entry.leads).map(|entry| entry.node).collect();
+        let state = (member.version().epoch, leads, nodes.len());
+        let is_whole = nodes.iter().all(|entry| entry.leads != entry.via.is_some()) && state.1.len() == 2;
+        if is_attached && is_whole && !asked.contains(&state) {
+            println!("asked {} {}", nodes.len() - 1, ask_all(&member, &nodes));
+            asked.push(state);
+        }
+        was_attached = is_attached;
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Asks all others; the most hops.
+fn ask_all(member: &Member, nodes: &[Entry]) -> usize {
+    let mut most = 0;
+    for to in nodes.iter().map(|entry| entry.node).filter(|to| *to != member.node()) {
+        let nonce = [member.node().bytes().as_slice(), to.bytes(), &[7; 968]].concat();
+        match member.ask(to, ECHO, &nonce, LONG) {
+            Ok(answer) => {
+                assert_eq!(answer.body, nonce);
+                most = most.max(answer.trail.hops());
+            }
+            Err(e) => println!("not asked {to}: {e}"),
+        }
+    }
+    most
+}

@@ -1,0 +1,260 @@
+//! Clusters, their leaders, and what members say to each other through them.
+
+mod common;
+
+use common::{calm, ids, until, Scene, DAY, LONG};
+use gridnet_core::wire::NodeId;
+use gridnet_meta::clock::Moment;
+use gridnet_meta::cluster::Will;
+use gridnet_meta::directory::{Departure, Entry, Event};
+use gridnet_meta::error::{Error, Refusal};
+use gridnet_meta::member::{About, Connection, Member, ECHO};
+use gridnet_meta::Rules;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What is asked in tests.
+const SERVICE: u16 = 1000;
+
+/// Waits until each of a cluster but one is below that one; which one.
+fn led(members: &[Member]) -> NodeId {
+    let all: BTreeSet<NodeId> = members.iter().map(Member::node).collect();
+    let leader = || members.iter().find(|member| member.leads_at().is_some()).map(Member::node);
+    let is_led = || {
+        let leader = leader();
+        leader.is_some() && members.iter().all(|m| Some(m.node()) == leader || m.leader() == leader)
+    };
+    until("all but one are below that one", is_led);
+    let leader = leader().unwrap();
+    let is_told = |entries: &[Entry]| {
+        let mut ours = entries.iter().filter(|entry| all.contains(&entry.node));
+        ours.all(|e| e.leads == (e.node == leader) && e.via == (e.node != leader).then_some(leader))
+    };
+    for member in members {
+        assert!(member.wait_for_nodes(LONG, is_told), "{:?}", member.nodes());
+    }
+    leader
+}
+
+/// All ask all; the most hops.
+fn all_ask_all(members: &[Member]) -> usize {
+    let mut most = 0;
+    for from in members {
+        for to in members.iter().filter(|to| to.node() != from.node()) {
+            let nonce = [from.node().bytes().as_slice(), to.node().bytes(), &[7; 968]].concat();
+            let answer = from.ask(to.node(), ECHO, &nonce, LONG).unwrap();
+            assert_eq!(answer.body, nonce);
+            most = most.max(answer.trail.hops());
+        }
+    }
+    most
+}
+
+fn two_clusters(scene: &Scene) -> [Vec<Member>; 2] {
+    ["a", "b"].map(|cluster| {
+        let members: Vec<Member> =
+            (1..=3).map(|i| scene.join_in(cluster, &format!("{cluster}{i}")).unwrap()).collect();
+        led(&members);
+        members
+    })
+}
+
+#[test]
+fn clusters_have_leaders_and_all_reach_all_by_them() {
+    let scene = Scene::new("tree");
+    let [a, b] = two_clusters(&scene);
+    let leaders = [led(&a), led(&b)];
+    let all: Vec<Member> = a.into_iter().chain(b).collect();
+    until("only leaders are connected to the rendez-vous node", || {
+        scene.rendezvous().status().links.len() == 2
+    });
+    let status = scene.rendezvous().status();
+    assert_eq!(status.leaders.iter().map(|leader| leader.nodes).collect::<Vec<_>>(), [2, 2]);
+    assert!(status.links.iter().all(|link| leaders.iter().any(|leader| leader.to_string() == link.node)));
+    assert_eq!(all_ask_all(&all), 4);
+    let ways =
+        |from: &Member, to: &Member| from.ask(to.node(), ECHO, b"", LONG).unwrap().trail.nodes().to_vec();
+    let below = |cluster: &str| {
+        let of_it = all.iter().filter(|m| m.cluster().as_str() == cluster && m.leader().is_some());
+        of_it.collect::<Vec<_>>()
+    };
+    let (a, b) = (below("a"), below("b"));
+    assert_eq!(ways(a[0], a[1]), [leaders[0]], "within a cluster");
+    let session = scene.ticket.session;
+    assert_eq!(ways(a[0], b[0]), [leaders[1], session, leaders[0]], "the answer comes back that way");
+    assert!(scene.rendezvous().status().packets.passed_on > 0);
+}
+
+#[test]
+fn a_request_takes_effect_once_and_is_refused_by_name() {
+    let scene = Scene::new("requests");
+    let [a, b] = two_clusters(&scene);
+    let (asker, answerer) = (&a[2], &b[2]);
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let (from, list) = (asker.node(), done.clone());
+    answerer.serve(SERVICE, move |who, body| {
+        assert_eq!(who, from);
+        list.lock().unwrap().push(body.to_vec());
+        match body {
+            b"no" => Err("because".into()),
+            body => Ok(body.repeat(2)),
+        }
+    });
+    for n in 0..100u8 {
+        assert_eq!(asker.ask(answerer.node(), SERVICE, &[n], LONG).unwrap().body, [n, n]);
+    }
+    assert!(done.lock().unwrap().iter().map(|body| body[0]).eq(0..100));
+    let ask = |to, service, body: &[u8], limit| asker.ask(to, service, body, limit).unwrap_err();
+    let no = ask(answerer.node(), SERVICE, b"no", LONG);
+    assert!(matches!(&no, Error::Refused(Refusal::Other, why) if why == "because"), "{no}");
+    assert!(matches!(ask(answerer.node(), 9, b"", LONG), Error::Refused(Refusal::Service, _)));
+    let nobody = NodeId::new([9; 16]).unwrap();
+    let short = Duration::from_millis(300);
+    assert!(matches!(ask(nobody, ECHO, b"", short), Error::Refused(Refusal::NoRoute, _)));
+    assert!(matches!(ask(answerer.node(), SERVICE, &[0; 21_000], LONG), Error::Config(_)));
+    assert!(matches!(ask(asker.node(), ECHO, b"", LONG), Error::Config(_)));
+    // One that does not answer in time: the error says that it is not known whether it was done.
+    answerer.serve(SERVICE + 1, |_, _| {
+        std::thread::park_timeout(Duration::from_secs(2));
+        Ok(Vec::new())
+    });
+    let begun = Instant::now();
+    assert!(matches!(ask(answerer.node(), SERVICE + 1, b"", short), Error::Refused(Refusal::Late, _)));
+    assert!(begun.elapsed() >= short);
+    // Long ones, from both sides at once.
+    std::thread::scope(|scope| {
+        for (from, to) in [(asker, answerer), (answerer, asker), (&a[0], &b[0]), (&b[1], &a[1])] {
+            scope.spawn(move || {
+                let body = vec![from.node().bytes()[0]; 20_000];
+                assert_eq!(from.ask(to.node(), ECHO, &body, LONG).unwrap().body, body);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_leader_that_goes_is_replaced_and_its_cluster_told() {
+    let scene = Scene::new("replaced");
+    let [mut a, b] = two_clusters(&scene);
+    let first = led(&a);
+    b.iter().for_each(|member| assert!(member.wait_for_count(LONG, 6)));
+    b.iter().for_each(|member| drop(member.take_events()));
+    let at = a.iter().position(|member| member.node() == first).unwrap();
+    drop(a.remove(at));
+    let second = led(&a);
+    assert_ne!(first, second);
+    let ours: BTreeSet<NodeId> = a.iter().map(Member::node).chain([first]).collect();
+    for member in &b {
+        assert!(member.wait_for_count(LONG, 5));
+        until("the leader is gone", || !ids(member).contains(&first));
+        let (events, _) = member.take_events();
+        let left: Vec<NodeId> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Left(node, _) => Some(*node),
+                Event::Joined(_) => None,
+            })
+            .collect();
+        assert!(left.contains(&first) && left.iter().all(|node| ours.contains(node)), "{events:?}");
+    }
+    let all: Vec<Member> = a.into_iter().chain(b).collect();
+    assert!(all_ask_all(&all) <= 4);
+}
+
+#[test]
+fn the_rendezvous_node_goes_and_comes_and_members_of_a_cluster_stay_together() {
+    let mut scene = Scene::new("again");
+    let [a, b] = two_clusters(&scene);
+    let leaders = [led(&a), led(&b)];
+    let all: Vec<&Member> = a.iter().chain(&b).collect();
+    all.iter().for_each(|member| assert!(member.wait_for_count(LONG, 6)));
+    all.iter().for_each(|member| drop(member.take_events()));
+    scene.stop();
+    let is_lost = |connection: &Connection| matches!(connection, Connection::Lost(..));
+    for member in all.iter().filter(|member| leaders.contains(&member.node())) {
+        assert!(member.wait_for_connection(LONG, is_lost));
+    }
+    // Within a cluster it goes on.
+    let below: Vec<&Member> = a.iter().filter(|member| member.leader().is_some()).collect();
+    assert_eq!(below[0].ask(below[1].node(), ECHO, b"x", LONG).unwrap().body, b"x");
+    // To the other it is tried until it can be done.
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| below[0].ask(b[1].node(), ECHO, b"y", LONG));
+        scene.start();
+        assert_eq!(waits.join().unwrap().unwrap().body, b"y");
+    });
+    until("the directory is full again", || scene.rendezvous().status().nodes.len() == 6);
+    until("both lead again", || scene.rendezvous().status().leaders.len() == 2);
+    assert_eq!([led(&a), led(&b)], leaders);
+    for member in all {
+        until("it knows the new life", || {
+            member.nodes().iter().filter(|entry| entry.order < 100).count() == 6
+        });
+        let (events, _) = member.take_events();
+        assert!(!events.iter().any(|event| matches!(event, Event::Left(..))), "nobody went: {events:?}");
+    }
+}
+
+#[test]
+fn a_configured_leader_takes_over_and_unwilling_ones_never_lead() {
+    let scene = Scene::new("configured");
+    let join = |label: &str, will| {
+        let cluster = Some("c".parse().unwrap());
+        let about = About { cluster, will, ..About::new(label.parse().unwrap()) };
+        Member::join(scene.ticket.clone(), about, LONG).unwrap()
+    };
+    let mut members = vec![join("never", Will::Unwilling), join("elected", Will::Willing)];
+    assert_eq!(led(&members), members[1].node());
+    members.push(join("configured", Will::Configured));
+    let configured = members[2].node();
+    until("it has taken over", || {
+        members.iter().all(|m| m.node() == configured || m.leader() == Some(configured))
+    });
+    assert_eq!(led(&members), configured);
+    assert!(members[1].leads_at().is_none());
+    assert!(all_ask_all(&members) <= 2);
+}
+
+#[test]
+fn a_revoked_node_is_put_out_by_its_leader_and_heard_by_nobody() {
+    let scene = Scene::new("put-out");
+    let [a, b] = two_clusters(&scene);
+    let leader = led(&a);
+    let out = a.iter().find(|member| member.node() != leader).unwrap();
+    assert_eq!(out.ask(b[0].node(), ECHO, b"", LONG).unwrap().body, b"");
+    assert!(scene.rendezvous().revoke(out.node()).unwrap());
+    let is_refused = |connection: &Connection| {
+        matches!(connection, Connection::Refused(Error::Refused(Refusal::Revoked, _)))
+    };
+    assert!(out.wait_for_connection(LONG, is_refused));
+    for member in b.iter().chain(a.iter().filter(|member| member.node() != out.node())) {
+        until("it knows", || member.is_revoked(out.node()));
+        let refused = member.ask(out.node(), ECHO, b"", LONG).unwrap_err();
+        assert!(matches!(refused, Error::Refused(Refusal::Revoked, _)));
+        let (events, _) = member.take_events();
+        assert!(events.contains(&Event::Left(out.node(), Departure::Revoked)), "{events:?}");
+    }
+}
+
+#[test]
+fn certificates_of_nodes_below_a_leader_are_renewed_and_they_stay_there() {
+    let rules = Rules { certificate_lifetime: Duration::from_secs(15), ..calm() };
+    let mut scene = Scene::with("renewed-below", rules, None);
+    let members: Vec<Member> = (1..=3).map(|i| scene.join_in("c", &format!("m{i}")).unwrap()).collect();
+    let leader = led(&members);
+    let first: Vec<Moment> = members.iter().map(Member::certified_until).collect();
+    // From now on certificates are for a day.
+    scene.stop();
+    scene.rules.certificate_lifetime = DAY;
+    scene.start();
+    for (member, first) in members.iter().zip(&first) {
+        until("it is renewed", || member.certified_until() > first.after(DAY / 2));
+    }
+    // Beyond the end of the first ones, all are where they were.
+    let latest = first.iter().max().unwrap();
+    until("the first certificates have ended", || Moment::now() > *latest);
+    assert_eq!(led(&members), leader);
+    assert!(members.iter().all(|member| member.connection() == Connection::Attached));
+    assert!(all_ask_all(&members) <= 2);
+}
