@@ -143,6 +143,11 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.segment_len(total))
         }
 
+        #[inline]
+        fn short_segment_len(&mut self, link: $crate::rail::LinkId) -> usize {
+            $each!(self, rail => rail.short_segment_len(link))
+        }
+
         fn deadline(&self) -> Option<$crate::time::Time> {
             $each!(self, rail => rail.deadline())
         }

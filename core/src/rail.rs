@@ -207,6 +207,14 @@ pub trait Rail {
         self.capabilities().max_segment
     }
 
+    /// Length in bytes of the next segment, or of what is fetched in one go, while small messages come and go beside large ones:
+    /// it moves in a few times what one of them takes. 0 when too much is on its way already, and nothing more had better be
+    /// posted now.
+    fn short_segment_len(&mut self, link: LinkId) -> usize {
+        let _ = link;
+        self.capabilities().max_segment.min(20 << 10)
+    }
+
     /// Starts a link to the fabric of `address`, which this fabric calls `peer`. It may be used at once;
     /// frames are refused with [`Posted::NoResource`] until [`Sink::up`].
     ///

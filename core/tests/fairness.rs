@@ -131,3 +131,66 @@ fn peers_share_by_bytes_and_not_by_messages() {
     receives.into_iter().for_each(|receive| assert_eq!(pair.finish_b(receive).status, Ok(())));
     sends.into_iter().for_each(|send| assert_eq!(pair.finish_a(send).status, Ok(())));
 }
+
+/// Large messages that come while a small one goes there and back are few; when small ones have ceased, large ones move as
+/// before.
+fn ping_pong_beside_bulk(get: bool) {
+    const BULK: usize = 64 * 1024;
+    const WAITING: usize = 8;
+    const ROUNDS: usize = 200;
+    /// Ping-pongs until company is noticed; and parts of 20 KiB that move in the steps of one, in each of which a node looks twice.
+    const FIRST: usize = 4;
+    const MOST_PARTS: usize = 8;
+    let mut pair = Pair::new(Loopback::new(0, get));
+    let (to_a, to_b) = (pair.to_a, pair.to_b);
+    let (mut sends, mut receives) = (Vec::new(), Vec::new());
+    let mut came = 0;
+    let mut go_on = |pair: &mut Pair<Loopback>| {
+        sends.retain(|send| pair.a.take(*send).is_none());
+        let before = receives.len();
+        receives.retain(|receive| pair.b.take(*receive).is_none());
+        came += before - receives.len();
+        while receives.len() < WAITING {
+            receives.push(pair.b.receive(exactly(to_a, 1), BULK));
+            sends.push(pair.a.send(to_b, &[1; BULK], 1));
+        }
+        pair.step();
+        came
+    };
+    let alone: usize = (0..30).map(|_| go_on(&mut pair)).last().unwrap_or(0);
+    let (mut before, mut in_company) = (0, 0);
+    for round in 0..ROUNDS {
+        let (ping, pong) = (pair.b.receive(exactly(to_a, 2), 8), pair.a.receive(exactly(to_b, 3), 8));
+        pair.a.send(to_b, b"ping", 2);
+        while !pair.b.is_finished(ping) {
+            go_on(&mut pair);
+        }
+        pair.b.send(to_a, b"pong", 3);
+        while !pair.a.is_finished(pong) {
+            in_company = go_on(&mut pair);
+        }
+        assert_eq!((pair.b.take(ping).is_some(), pair.a.take(pong).is_some()), (true, true));
+        if round == FIRST {
+            before = in_company;
+        }
+    }
+    let bytes = (in_company - before) * BULK / (ROUNDS - FIRST);
+    assert!(bytes > 0, "large messages starve");
+    assert!(bytes <= MOST_PARTS * 20 * 1024, "{bytes} bytes of large messages for each ping-pong");
+    (0..300).for_each(|_| {
+        go_on(&mut pair);
+    });
+    let forgotten = go_on(&mut pair);
+    let again = (0..30).map(|_| go_on(&mut pair)).last().unwrap_or(0) - forgotten;
+    assert!(again * 10 >= alone * 9, "{again} alone again, {alone} before");
+}
+
+#[test]
+fn segments_leave_room_for_a_ping_pong() {
+    ping_pong_beside_bulk(false);
+}
+
+#[test]
+fn fetches_leave_room_for_a_ping_pong() {
+    ping_pong_beside_bulk(true);
+}

@@ -39,6 +39,7 @@ impl State {
             cells.messages_received.add(1);
             cells.bytes_received.add(payload.len() as u64);
         }
+        self.pace.note_small();
         let Some(found) = self.posted.first(peer, tag) else {
             return self.keep_eager(peer, tag, immediate, payload);
         };
@@ -318,6 +319,9 @@ impl State {
                     p.publish();
                 }
                 self.complete_send(key, status);
+                if self.sends.is_empty() {
+                    self.pace.end_bulk();
+                }
                 Ok(())
             }
             Some(_) => Err(Error::PeerMisbehaved),

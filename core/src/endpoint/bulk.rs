@@ -112,11 +112,13 @@ pub(super) struct Lead {
 }
 
 impl Lead {
-    /// Takes note of what went past the arbiter: `sends` whole messages there were ever. Nothing is ahead of nothing.
-    pub(super) fn note(&mut self, sends: u64, bulk_waits: bool) {
-        let passed = sends.wrapping_sub(std::mem::replace(&mut self.seen, sends));
-        let passed = usize::try_from(passed).unwrap_or(usize::MAX).saturating_mul(FRAME_COST);
+    /// Takes note of what went past the arbiter: `sends` whole messages there were ever. Nothing is ahead of nothing. How many
+    /// are new.
+    pub(super) fn note(&mut self, sends: u64, bulk_waits: bool) -> u64 {
+        let count = sends.wrapping_sub(std::mem::replace(&mut self.seen, sends));
+        let passed = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(FRAME_COST);
         self.bytes = if bulk_waits { self.bytes.saturating_add(passed) } else { 0 };
+        count
     }
 
     /// A message in order has gone: besides the frame, which is counted elsewhere, so many bytes.

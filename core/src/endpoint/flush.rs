@@ -8,6 +8,7 @@
 
 use super::bulk::FRAME_COST;
 use super::op::{Piece, SendOp, Stage};
+use super::pace::Measure;
 use super::peer::PeerState;
 use super::state::State;
 use super::Engine;
@@ -37,20 +38,21 @@ impl<R: Rail> Engine<R> {
     /// Gives each peer with work one turn; returns the number of frames that went out.
     pub(super) fn flush(&mut self) -> usize {
         let mut moved = if self.state.links.is_empty() { 0 } else { self.settle_links() };
-        moved += self.run_fetches();
+        let measure = self.state.pace.begin();
+        moved += self.run_fetches(measure);
         for _ in 0..self.state.ready.len() {
             let Some(peer) = self.state.ready.pop_front() else {
                 break;
             };
             self.state.peers[peer.index()].scheduled = false;
-            moved += self.flush_peer(peer);
+            moved += self.flush_peer(peer, measure);
             self.state.schedule(peer);
         }
         self.conceal_finished();
         moved
     }
 
-    fn flush_peer(&mut self, peer: PeerId) -> usize {
+    fn flush_peer(&mut self, peer: PeerId, measure: Measure) -> usize {
         let mut moved = 0;
         let mut budget = QUANTUM;
         if self.state.peers[peer.index()].is_replaying() {
@@ -61,10 +63,17 @@ impl<R: Rail> Engine<R> {
             if step == Step::Idle && self.may_lead(peer) {
                 step = self.flush_message(peer);
             }
+            let mut is_bulk = false;
             if step == Step::Idle {
-                step = self.flush_bulk(peer);
+                step = self.flush_bulk(peer, measure);
+                is_bulk = true;
             }
             match step {
+                // Others are heard before the next.
+                Step::Moved(1..) if is_bulk && measure == Measure::Short => {
+                    moved += 1;
+                    break;
+                }
                 Step::Moved(bytes) => {
                     moved += 1;
                     budget = budget.saturating_sub(bytes + FRAME_COST);
@@ -74,7 +83,7 @@ impl<R: Rail> Engine<R> {
         }
         let p = &self.state.peers[peer.index()];
         if !p.outlets.is_empty() && p.state == PeerState::Up {
-            moved += self.flush_outlets(peer);
+            moved += self.flush_outlets(peer, measure);
         }
         self.state.peers[peer.index()].refresh_direct();
         moved
@@ -83,7 +92,11 @@ impl<R: Rail> Engine<R> {
     /// Whether the next message in order goes before segments that wait.
     fn may_lead(&mut self, peer: PeerId) -> bool {
         let p = &mut self.state.peers[peer.index()];
-        p.lead.note(p.counts.cells.sends_eager.value(), !p.bulk.is_empty());
+        let bulk_waits = !p.bulk.is_empty();
+        let sent = p.lead.note(p.counts.cells.sends_eager.value(), bulk_waits);
+        if bulk_waits {
+            self.state.pace.note_sent(sent);
+        }
         !p.lead.is_used_up()
     }
 
@@ -175,10 +188,10 @@ impl<R: Rail> Engine<R> {
     }
 
     /// Large messages, operations on the peer's regions and answers to its own, in turn.
-    fn flush_bulk(&mut self, peer: PeerId) -> Step {
+    fn flush_bulk(&mut self, peer: PeerId, measure: Measure) -> Step {
         for _ in 0..3 {
             let step = match self.state.peers[peer.index()].remote.next_turn() {
-                0 => self.flush_segment(peer),
+                0 => self.flush_segment(peer, measure),
                 1 => self.flush_remote(peer),
                 _ => self.flush_reply(peer),
             };
@@ -190,9 +203,9 @@ impl<R: Rail> Engine<R> {
     }
 
     /// The next segment of the large message whose turn it is.
-    fn flush_segment(&mut self, peer: PeerId) -> Step {
+    fn flush_segment(&mut self, peer: PeerId, measure: Measure) -> Step {
         let p = &mut self.state.peers[peer.index()];
-        let Some(key) = p.bulk.front() else {
+        let Some(key) = p.bulk.front().filter(|_| measure != Measure::Nothing) else {
             return Step::Idle;
         };
         let Some(op) = self.state.sends.get_mut(key) else {
@@ -208,7 +221,11 @@ impl<R: Rail> Engine<R> {
         };
         let rail = &mut self.rails[p.rail];
         let left = usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX);
-        let len = rail.segment_len(op.len).min(left);
+        let most = if measure == Measure::Short { rail.short_segment_len(p.link) } else { usize::MAX };
+        let len = rail.segment_len(op.len).min(left).min(most);
+        if len == 0 {
+            return Step::Full;
+        }
         let window = Gather::all(op.iov.as_slice()).window(piece.offset as usize, len);
         let message = Message::Segment { op: piece.receiver_op, offset: piece.offset };
         match rail.post(p.link, &message.frame(window)) {
@@ -221,6 +238,7 @@ impl<R: Rail> Engine<R> {
                 }
                 p.bulk.turn(len, !finished || !pieces.is_empty());
                 p.lead.shrink(len);
+                self.state.pace.moved(len);
                 Step::Moved(len)
             }
             Posted::Failed(error) => {
@@ -231,23 +249,33 @@ impl<R: Rail> Engine<R> {
         }
     }
 
-    /// Fetches the messages that this side may fetch, of each one part.
-    fn run_fetches(&mut self) -> usize {
-        let count = self.state.fetches.len();
+    /// Fetches the messages that this side may fetch, of each one part, or of one a short one.
+    fn run_fetches(&mut self, measure: Measure) -> usize {
+        let most = match measure {
+            Measure::Alone => usize::MAX,
+            Measure::Short => 1,
+            Measure::Nothing => 0,
+        };
+        let count = self.state.fetches.len().min(most);
         for _ in 0..count {
             if let Some(key) = self.state.fetches.pop_front() {
-                self.fetch_part(key);
+                self.fetch_part(key, measure);
             }
         }
         count
     }
 
-    fn fetch_part(&mut self, key: Key) {
+    fn fetch_part(&mut self, key: Key, measure: Measure) {
         let Some(incoming) = self.state.incoming.get_mut(key) else { return };
         let Some(source) = incoming.source else { return };
         let (peer, sender_op, from) = (incoming.peer, incoming.sender_op, incoming.received);
-        let len = (incoming.wanted - from).min(FETCH_PART);
         let p = &self.state.peers[peer.index()];
+        let most = if measure == Measure::Short {
+            self.rails[p.rail].short_segment_len(p.link) as u64
+        } else {
+            FETCH_PART
+        };
+        let len = (incoming.wanted - from).min(most.max(1));
         let target = Gather::all(incoming.receive.iov.as_slice()).window(from as usize, len as usize);
         let rail = &mut self.rails[p.rail];
         let fetched = if from > 0 || rail.prefers_get(p.link, incoming.wanted) {
@@ -259,6 +287,7 @@ impl<R: Rail> Engine<R> {
         match fetched {
             Posted::Done | Posted::Accepted(_) => {
                 incoming.received += len;
+                self.state.pace.moved(len as usize);
                 if incoming.received < incoming.wanted {
                     return self.state.fetches.push_back(key);
                 }

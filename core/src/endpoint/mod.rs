@@ -20,6 +20,7 @@
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `bulk.rs` | large messages, by users and in turn |
 //! | `stripe.rs`, `outlet.rs` | several paths at a time: what the receiver asks for over which, and how it goes out |
+//! | `pace.rs` | how much of them moves at once |
 //! | `link.rs` | peers coming and going |
 //! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
 //! | `prefer.rs` | the way back to a rail that is preferred |
@@ -45,6 +46,7 @@ mod mend;
 mod onesided;
 mod op;
 mod outlet;
+mod pace;
 mod peer;
 mod prefer;
 mod publish;
@@ -132,6 +134,7 @@ impl<R: Rail> Engine<R> {
             moved += rail.poll(budget, &mut RailSink { state: &mut self.state, rail: index });
         }
         if self.state.has_deferred_work() {
+            self.state.pace.looked();
             moved += self.flush();
         }
         moved
@@ -147,6 +150,7 @@ impl<R: Rail> Engine<R> {
             self.mend(now);
         }
         if self.state.has_deferred_work() {
+            self.state.pace.looked();
             happened += self.flush();
         }
         self.choose_favourite();

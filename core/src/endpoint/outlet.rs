@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::flush::Step;
 use super::op::{Piece, Stage, MAX_PIECES};
+use super::pace::Measure;
 use super::recover::LinkEvent;
 use super::state::State;
 use super::Engine;
@@ -16,6 +17,8 @@ use crate::wire::Message;
 
 /// Bytes that go over a path before it is another peer's turn: a few segments.
 const QUANTUM: usize = 512 * 1024;
+/// The same while small messages come and go beside large ones: one segment, which takes the processor for moments only.
+const SHORT: usize = 32 << 10;
 
 /// Pieces that go out over one path, in order.
 #[derive(Debug)]
@@ -58,12 +61,18 @@ impl State {
 
 impl<R: Rail> Engine<R> {
     /// Sends what the paths take; returns the number of frames.
-    pub(super) fn flush_outlets(&mut self, peer: PeerId) -> usize {
+    pub(super) fn flush_outlets(&mut self, peer: PeerId, measure: Measure) -> usize {
+        let quantum = match measure {
+            Measure::Alone => QUANTUM,
+            Measure::Short => SHORT,
+            Measure::Nothing => return 0,
+        };
         let mut moved = 0;
         for at in 0..self.state.peers[peer.index()].outlets.len() {
-            let mut budget = QUANTUM;
-            while let Step::Moved(len) = self.flush_outlet(peer, at) {
+            let mut budget = quantum;
+            while let Step::Moved(len) = self.flush_outlet(peer, at, budget) {
                 moved += 1;
+                self.state.pace.moved(len);
                 budget = budget.saturating_sub(len);
                 if budget == 0 {
                     break;
@@ -74,8 +83,8 @@ impl<R: Rail> Engine<R> {
         moved
     }
 
-    /// The next segment over one path.
-    fn flush_outlet(&mut self, peer: PeerId, at: usize) -> Step {
+    /// The next segment over one path, of at most so many bytes.
+    fn flush_outlet(&mut self, peer: PeerId, at: usize, most: usize) -> Step {
         let p = &mut self.state.peers[peer.index()];
         let Some(Outlet { path, pieces }) = p.outlets.get_mut(at) else { return Step::Idle };
         let Some((key, piece)) = pieces.front_mut() else { return Step::Idle };
@@ -87,7 +96,7 @@ impl<R: Rail> Engine<R> {
         };
         let rail = &mut self.rails[p.rail];
         let left = usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX);
-        let len = rail.segment_len(op.len).min(left);
+        let len = rail.segment_len(op.len).min(left).min(most);
         let window = Gather::all(op.iov.as_slice()).window(piece.offset as usize, len);
         let message = Message::Segment { op: piece.receiver_op, offset: piece.offset };
         match rail.post_segment(PathId { link: p.link, number: *path }, &message.frame(window)) {

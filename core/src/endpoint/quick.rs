@@ -107,6 +107,7 @@ impl State {
         unsafe { out.write(done) };
         probes::operation_completed(done.context, done.status, done.length);
         queue.unreserve();
+        self.pace.note_small();
         cells.messages_received.add(1);
         cells.bytes_received.add(len as u64);
         // One piece of memory: nothing to drop.

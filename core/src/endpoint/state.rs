@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::loan_table::Loans;
 use super::onesided::RemoteState;
 use super::op::{CqId, Early, Incoming, IovList, MoreMemory, RecvOp, SendOp};
+use super::pace::Pace;
 use super::peer::{Peer, PeerState};
 use super::receive::HeldMessage;
 use super::recover::LinkEvent;
@@ -91,6 +92,8 @@ pub(super) struct State {
     pub(super) lending_bytes: u64,
     /// Peers with something to send, each once.
     pub(super) ready: VecDeque<PeerId>,
+    /// How much of large messages moves in a round.
+    pub(super) pace: Pace,
     /// Receives that this side fetches.
     pub(super) fetches: VecDeque<Key>,
     /// Eager messages whose memory a rail still reads.
@@ -149,6 +152,7 @@ impl State {
             loans: Loans::new(lender),
             lending_bytes: 0,
             ready: VecDeque::new(),
+            pace: Pace::default(),
             fetches: VecDeque::new(),
             in_rail: HashMap::new(),
             concealed: Vec::new(),
