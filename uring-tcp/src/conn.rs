@@ -1,6 +1,7 @@
 //! One connection over which frames flow.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use gridnet_core::error::Error;
 use gridnet_core::mem::Iov;
@@ -12,6 +13,7 @@ use crate::courier::Courier;
 use crate::frame_in::{Ended, In};
 use crate::line::Line;
 use crate::out::{Out, Taken, RECORD_ACK, RECORD_BYE, RECORD_PATH_OVER};
+use crate::shallow::{Room, Shallow};
 use crate::socket::Stream;
 use crate::watch::Want;
 
@@ -52,6 +54,8 @@ pub(crate) struct Conn {
     pub(crate) peer_core: Option<usize>,
     /// Frames with which the peer is told at once what has come, as this side slept before: traffic is slow.
     pub(crate) calm: u32,
+    /// How much of large messages is on its way.
+    shallow: Shallow,
     /// It is looked at in each round, and watched by nothing.
     pub(crate) is_hot: bool,
     /// It is in the rail's list of those with something to send.
@@ -87,6 +91,7 @@ impl Conn {
             empty: 0,
             peer_core: None,
             calm: 0,
+            shallow: Shallow::default(),
             is_hot: false,
             is_dirty: false,
             is_owing: false,
@@ -111,6 +116,15 @@ impl Conn {
         tell(told, inbox, &mut out, enough);
         let posted = post_segment(&mut out, &line.stream, frame, broken);
         Outcome { posted, waits: waits(&out, broken.is_some()) }
+    }
+
+    /// Room for a segment of at most `most` bytes while small messages come and go.
+    pub(crate) fn room(&mut self, most: usize) -> Room {
+        match self.line.stream.flow() {
+            // Within a host nothing is narrower than the processes themselves.
+            Some(flow) if !self.line.stream.is_on_host => self.shallow.room(&flow, Instant::now(), most),
+            _ => Room::Bytes(most),
+        }
     }
 
     /// Takes a whole message without any extension, as [`Self::post`]: the hot path.

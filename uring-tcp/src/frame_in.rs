@@ -18,8 +18,10 @@ use crate::socket::{Moved, Stream};
 const READ_BYTES: usize = 16 << 10;
 /// Bytes of the buffer that the connections of a rail share: what one has kept, and what it reads.
 pub(crate) const SCRATCH_BYTES: usize = 2 * READ_BYTES;
-/// Bytes that are read at once behind a segment, to see what comes next.
+/// Bytes that are read at once behind a segment, to see what comes next: another segment,
 const BEHIND_BYTES: usize = 256;
+/// or small frames, where such came between segments before.
+const MIXED_BYTES: usize = 2 << 10;
 /// Bytes of segments that are read before other connections have their turn.
 const TURN_BYTES: usize = 512 << 10;
 /// Pieces of a place that are read to at once.
@@ -59,8 +61,12 @@ pub(crate) struct In {
     segment: Option<Rest>,
     /// A segment was the last that came: another one may be next, whose bytes had better be read to their place.
     is_behind_segment: bool,
+    /// Small frames come between segments.
+    is_mixed: bool,
     /// Sequenced frames that were delivered.
     pub(crate) delivered: u64,
+    /// Those of them that are no plain messages.
+    others: u64,
     /// Bytes that came since the peer was told of frames.
     pub(crate) bytes: usize,
     /// Paths of the link that are over, as the peer says, and that nobody has looked at.
@@ -88,7 +94,8 @@ impl In {
         out: &mut Out,
         sink: &mut S,
     ) -> Result<(usize, bool), Ended> {
-        let (mut taken, mut bytes) = (0, 0);
+        let (mut taken, mut bytes, before) = (0, 0, self.messages());
+        let mut has_segments = self.segment.is_some();
         loop {
             let (len, asked) = match self.segment {
                 Some(rest) => self.read_segment(stream, scratch, peer, rest, out, sink, &mut taken)?,
@@ -96,13 +103,32 @@ impl In {
                 None => self.read_frames(stream, scratch, peer, out, sink, &mut taken)?,
             };
             bytes += len;
+            let has_news = self.messages() != before;
+            has_segments |= self.segment.is_some();
+            self.is_mixed = bytes < TURN_BYTES && (self.is_mixed || has_news && has_segments);
             if len < asked {
                 return Ok((taken, false));
             }
-            // Small frames take turns with other work after each read; what is long is better read to its end.
-            if self.segment.is_none() && self.long.is_empty() || bytes >= TURN_BYTES {
+            // Small frames take turns with other work after each read, messages so that they are answered before more comes of what
+            // is long. Else that is better read to its end.
+            if has_news || self.segment.is_none() && self.long.is_empty() || bytes >= TURN_BYTES {
                 return Ok((taken, true));
             }
+        }
+    }
+
+    /// Whole messages that were delivered.
+    #[inline]
+    fn messages(&self) -> u64 {
+        self.delivered - self.others
+    }
+
+    /// Bytes that are read behind a segment.
+    fn behind(&self) -> usize {
+        if self.is_mixed {
+            MIXED_BYTES
+        } else {
+            BEHIND_BYTES
         }
     }
 
@@ -120,7 +146,7 @@ impl In {
         let kept = self.partial.len();
         let (before, behind) = scratch.split_at_mut(kept.min(READ_BYTES));
         before.copy_from_slice(&self.partial);
-        let most = if self.is_behind_segment { BEHIND_BYTES } else { READ_BYTES };
+        let most = if self.is_behind_segment { self.behind() } else { READ_BYTES };
         let buffer = behind.get_mut(..most).unwrap_or_default();
         let len = read(stream.receive(buffer))?;
         self.bytes += len;
@@ -177,7 +203,7 @@ impl In {
             }
             return Ok((len, asked));
         };
-        let behind = scratch.get_mut(..BEHIND_BYTES).unwrap_or_default();
+        let behind = scratch.get_mut(..self.behind()).unwrap_or_default();
         let (len, asked) = read_to(stream, &place, behind)?;
         let placed = len.min(left);
         if placed > 0 {
@@ -282,6 +308,7 @@ impl In {
         let frame = Incoming { kind, flags, word, extension, payload: PeerBytes::from_slice(payload) };
         sink.frame(peer, frame).map_err(misbehaved)?;
         self.delivered += u64::from(is_sequenced(kind));
+        self.others += u64::from(is_sequenced(kind));
         Ok(behind.get(len..))
     }
 

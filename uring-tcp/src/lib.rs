@@ -9,6 +9,7 @@
 //! | `conn.rs` | one connection over which frames flow |
 //! | `line.rs`, `courier.rs` | who sends what has waited when the program does not call again |
 //! | `out.rs`, `frame_in.rs` | what goes out and is kept, what comes in |
+//! | `shallow.rs`, `bell.rs` | how much of large messages is on its way while small ones come and go, and what wakes whoever waits for that |
 //! | `call.rs`, `visitor.rs` | links that this side, or another, is making |
 //! | `greet.rs` | who gets a link |
 //! | `paths.rs`, `path.rs` | several paths of a link: which there are to be, and what one carries |
@@ -21,6 +22,7 @@
 //! | `testing.rs` | (feature `testing`) ears for the fuzzer |
 
 mod auth;
+mod bell;
 mod call;
 mod candidates;
 mod config;
@@ -38,6 +40,7 @@ mod paths;
 mod pulse;
 mod rail;
 mod ring;
+mod shallow;
 mod socket;
 mod stall;
 #[cfg(feature = "testing")]

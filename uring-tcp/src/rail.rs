@@ -5,6 +5,7 @@
 //! thousand looks in vain.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use gridnet_core::error::Error;
 use gridnet_core::mem::{Gather, Iov};
@@ -12,6 +13,7 @@ use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PathId, PeerId, Post
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
+use crate::bell::Bell;
 use crate::call::Call;
 use crate::config::{Multirail, TcpConfig, Window};
 use crate::conn::{Conn, Outcome, CALM_FRAMES};
@@ -22,6 +24,7 @@ use crate::out::Out;
 use crate::path::receive_on;
 use crate::paths::{PathOf, PathTable, Paths};
 use crate::pulse::Pulses;
+use crate::shallow::Room;
 use crate::socket::refusal_of;
 use crate::stall::Stalls;
 use crate::visitor::Visitor;
@@ -31,6 +34,8 @@ use crate::watch::{Want, Watched, Watcher, READING};
 pub(crate) const MAX_EAGER: usize = 8 << 10;
 /// Longest payload of a segment: the kernel moves pieces of this length fastest.
 pub(crate) const MAX_SEGMENT: usize = 256 << 10;
+/// The same while small messages come and go: the kernel takes some 10 us for it, as for a message there and back.
+const SHORT_SEGMENT: usize = 20 << 10;
 /// Connections that are read in each round.
 const HOT_LINKS: usize = 8;
 /// Looks in vain, over all hot connections, after which one is cold: about half a millisecond.
@@ -106,6 +111,9 @@ pub struct TcpRail {
     pub(crate) stalls: Stalls,
     pub(crate) watcher: Watcher,
     ready: Vec<Watched>,
+    /// Segments are held back, for about so long.
+    held: Option<Duration>,
+    bell: Option<Bell>,
     scratch: Box<[u8]>,
     pub(crate) courier: Courier,
     /// Somebody sleeps, or is about to.
@@ -158,6 +166,8 @@ impl TcpRail {
             stalls: Stalls::default(),
             watcher,
             ready: Vec::new(),
+            held: None,
+            bell: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             courier: Courier::default(),
             is_armed: false,
@@ -401,6 +411,10 @@ impl TcpRail {
                     self.attend_pulse(number);
                     1
                 }
+                Watched::Bell => {
+                    self.bell.iter_mut().for_each(|bell| bell.is_watched = false);
+                    1
+                }
             };
         }
         self.ready = ready;
@@ -512,6 +526,23 @@ impl TcpRail {
         Some(state)
     }
 
+    /// Has a sleeper woken when segments that are held back may go. Where there is no timer to be had, it does not sleep.
+    fn set_bell(&mut self) -> Armed {
+        let Some(span) = self.held.take() else { return Armed::Yes };
+        if self.bell.is_none() {
+            self.bell = Bell::new();
+        }
+        let Some(bell) = self.bell.as_mut().filter(|bell| bell.ring_after(span)) else { return Armed::Busy };
+        if !bell.is_watched {
+            bell.is_watched = self.watcher.watch(bell, Watched::Bell, READING).is_ok();
+        }
+        if bell.is_watched {
+            Armed::Yes
+        } else {
+            Armed::Busy
+        }
+    }
+
     /// Whether something could be done at once.
     fn has_news(&mut self) -> bool {
         self.watcher.submit();
@@ -528,6 +559,17 @@ impl Rail for TcpRail {
     #[inline]
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn short_segment_len(&mut self, link: LinkId) -> usize {
+        match self.conn(link.0).map(|conn| conn.room(SHORT_SEGMENT)) {
+            Some(Room::Bytes(len)) => len,
+            Some(Room::After(span)) => {
+                self.held = Some(self.held.map_or(span, |held| held.min(span)));
+                0
+            }
+            None => SHORT_SEGMENT,
+        }
     }
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
@@ -694,7 +736,7 @@ impl Rail for TcpRail {
         for at in 0..self.dirty.len() {
             self.watch(self.dirty[at], Want { reading: true, writing: true });
         }
-        self.is_armed = !self.has_news();
+        self.is_armed = self.set_bell() == Armed::Yes && !self.has_news();
         if self.is_armed {
             Armed::Yes
         } else {

@@ -13,6 +13,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, SockAddrStorage, Socket, TcpKeepalive, Type};
 
 use crate::config::{PortRange, Tuning};
+use crate::shallow::Flow;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -227,6 +228,29 @@ impl Stream {
         // SAFETY: a struct of integers, for which zeroes are values, as are whatever bytes were written.
         let info = unsafe { info.assume_init() };
         (status == 0).then_some(info)
+    }
+
+    /// How full the path is, where the system says all of that.
+    pub(crate) fn flow(&self) -> Option<Flow> {
+        // Of the kernel's `struct tcp_info`, whose fields keep their places; that of the C library ends before most of them.
+        const LEN: usize = 168;
+        let mut info = [0u8; LEN];
+        let mut len = LEN as libc::socklen_t;
+        // SAFETY: the option writes at most `len` bytes to `info`, which has as many.
+        let status = unsafe {
+            let value = info.as_mut_ptr().cast();
+            libc::getsockopt(self.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &mut len)
+        };
+        if status != 0 || (len as usize) < LEN {
+            return None;
+        }
+        let word = |at: usize| info.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes);
+        let long = |at: usize| info.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes);
+        let (packet, packets_out, unsent) = (word(16)?, word(24)?, word(144)?);
+        let on_the_way = u64::from(packets_out) * u64::from(packet) + u64::from(unsent);
+        // All bits are set while no time was measured.
+        let least_us = word(148).filter(|us| *us != u32::MAX)?;
+        Some(Flow { on_the_way, acknowledged: long(120)?, least_us, rate: long(160)?, packet })
     }
 
     /// What TCP calls the state of the connection.

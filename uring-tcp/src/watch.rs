@@ -21,6 +21,8 @@ pub(crate) enum Watched {
     Link(u32),
     /// The pulse of this number.
     Pulse(u32),
+    /// The timer for what is held back.
+    Bell,
 }
 
 impl Watched {
@@ -30,6 +32,7 @@ impl Watched {
             Watched::Visitor(i) => (2, i),
             Watched::Link(i) => (3, i),
             Watched::Pulse(i) => (4, i),
+            Watched::Bell => (5, 0),
         };
         kind << 32 | u64::from(index)
     }
@@ -41,6 +44,7 @@ impl Watched {
             2 => Some(Watched::Visitor(index)),
             3 => Some(Watched::Link(index)),
             4 => Some(Watched::Pulse(index)),
+            5 => Some(Watched::Bell),
             _ => None,
         }
     }
@@ -152,7 +156,14 @@ mod tests {
 
     #[test]
     fn tokens_keep_their_meaning() {
-        for what in [Watched::Listener(0), Watched::Visitor(7), Watched::Link(u32::MAX), Watched::Pulse(3)] {
+        let all = [
+            Watched::Listener(0),
+            Watched::Visitor(7),
+            Watched::Link(u32::MAX),
+            Watched::Pulse(3),
+            Watched::Bell,
+        ];
+        for what in all {
             assert_eq!(Watched::from_token(what.token()), Some(what));
         }
         assert_eq!(Watched::from_token(0), None);

@@ -22,8 +22,12 @@ pub const COUNT: &str = "LAB_COUNT";
 
 /// Hosts a and b, on a cable of so many Mbit/s; none, aloud, where what a lab needs is not installed.
 pub fn two(mbit: u64) -> Option<Lab> {
-    let rate = Impairment::default().mbit(mbit);
-    open_lab(Topology::new().host("a").host("b").link(LinkSpec::between("a", "b").with(rate)))
+    over(Impairment::default().mbit(mbit))
+}
+
+/// The same, on any cable.
+pub fn over(path: Impairment) -> Option<Lab> {
+    open_lab(Topology::new().host("a").host("b").link(LinkSpec::between("a", "b").with(path)))
 }
 
 /// The lab; none, aloud, where what it needs is not installed.

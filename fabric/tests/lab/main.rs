@@ -7,4 +7,5 @@ mod ends;
 mod hosts;
 mod many;
 mod several;
+mod shares;
 mod slow;

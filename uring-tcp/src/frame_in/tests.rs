@@ -206,3 +206,27 @@ fn records_are_taken_and_others_refused() {
     flagged[5] = 1;
     assert!(matches!(take(&flagged), Err(Ended::Misbehaved(_))));
 }
+
+/// A message that comes between segments is answered before more of them is read.
+#[test]
+fn a_message_ends_the_turn_of_segments() {
+    let (one, other) = pair();
+    let frames: Vec<(u8, usize)> = [(Kind::Segment as u8, 20 << 10), (Kind::Eager as u8, 8)].repeat(8);
+    let (bytes, meant) = encode(&frames);
+    let (mut inbox, mut out, mut kept) = (In::default(), new_out(), Kept { places: true, ..Kept::default() });
+    let mut scratch = vec![0; SCRATCH_BYTES];
+    let mut left = bytes.as_slice();
+    while kept.count() < meant.len() {
+        // As much as there is room for: several segments.
+        while let Moved::Bytes(len) = one.send(left) {
+            left = &left[len..];
+            if left.is_empty() {
+                break;
+            }
+        }
+        let before = inbox.messages();
+        inbox.receive(&other, &mut scratch, PeerId::new(0), &mut out, &mut kept).unwrap();
+        assert!(inbox.messages() - before <= 1, "{} messages in a turn", inbox.messages() - before);
+    }
+    assert!(kept.frames == meant);
+}

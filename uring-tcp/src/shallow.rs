@@ -1,0 +1,196 @@
+//! How much of large messages may be on its way while small ones come and go.
+//!
+//! What was sent waits in the kernel, and then at the narrowest place of the network: a small message behind a MiB of a large one
+//! waits for all of it. So segments are held back while more is on its way than keeps the path full: twice what passes in the time
+//! there and back of an empty path, as BBR has it (Cardwell et al. 2016). Half of that is a queue at most, and a small message
+//! takes about twice as long as alone. Where the path could carry more, more passes, and the bound grows with what passes.
+
+use std::time::{Duration, Instant};
+
+/// What the kernel knows of the path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// Bytes that were given to the kernel, and that the other side's has not acknowledged.
+    pub(crate) on_the_way: u64,
+    /// Bytes that it has.
+    pub(crate) acknowledged: u64,
+    /// Microseconds there and back, at best; 0 when that is not known.
+    pub(crate) least_us: u32,
+    /// Bytes a second, as the kernel has measured them.
+    pub(crate) rate: u64,
+    /// Bytes of a packet.
+    pub(crate) packet: u32,
+}
+
+/// Spans that are remembered: of the last ones the best counts, as in a bad one there may have been nothing to send.
+const SPANS: usize = 8;
+/// Times there and back that a span has at least,
+const SPAN_TRIPS: u32 = 4;
+/// and at most, if anything is to be learnt from it.
+const LONGEST_SPAN_TRIPS: u32 = 64;
+/// A span is not shorter, since acknowledgements come in bursts.
+const SHORTEST_SPAN: Duration = Duration::from_millis(2);
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(crate) struct Shallow {
+    /// When the span began, and what was acknowledged by then.
+    began: Option<(Instant, u64)>,
+    /// Bytes a second in the last spans.
+    rates: [u64; SPANS],
+    next: usize,
+}
+
+/// What may go now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// A segment of so many bytes.
+    Bytes(usize),
+    /// Nothing, for about as long.
+    After(Duration),
+}
+
+impl Shallow {
+    /// Room for a segment of at most `most` bytes.
+    pub(crate) fn room(&mut self, flow: &Flow, now: Instant, most: usize) -> Room {
+        let trip = Duration::from_micros(flow.least_us.into());
+        self.measure(flow, now, trip);
+        let rate = self.rates.iter().copied().max().filter(|rate| *rate > 0).unwrap_or(flow.rate);
+        if rate == 0 || trip.is_zero() {
+            return Room::Bytes(most);
+        }
+        let passes = (u128::from(rate) * trip.as_micros() / 1_000_000) as u64;
+        let bound = (2 * passes).max(4 * u64::from(flow.packet));
+        // A few parts, so that the path does not run dry between two.
+        let part = most.min((bound / 4) as usize).max(flow.packet as usize).min(most);
+        if flow.on_the_way + part as u64 <= bound {
+            return Room::Bytes(part);
+        }
+        let beyond = (flow.on_the_way + part as u64 - bound).max(bound / 8);
+        Room::After(Duration::from_nanos((u128::from(beyond) * 1_000_000_000 / u128::from(rate)) as u64))
+    }
+
+    fn measure(&mut self, flow: &Flow, now: Instant, trip: Duration) {
+        let Some((began, before)) = self.began else {
+            self.began = Some((now, flow.acknowledged));
+            return;
+        };
+        let took = now.saturating_duration_since(began);
+        let least = (trip * SPAN_TRIPS).max(SHORTEST_SPAN);
+        if took < least {
+            return;
+        }
+        self.began = Some((now, flow.acknowledged));
+        if took <= least * (LONGEST_SPAN_TRIPS / SPAN_TRIPS) {
+            let passed = flow.acknowledged.saturating_sub(before);
+            self.rates[self.next] = (u128::from(passed) * 1_000_000_000 / took.as_nanos().max(1)) as u64;
+            self.next = (self.next + 1) % SPANS;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 32 << 10;
+    const STEP: Duration = Duration::from_micros(10);
+
+    /// A path of so many bytes a second: what is sent is acknowledged after the queue and the way there and back.
+    struct PathModel {
+        rate: u64,
+        trip: Duration,
+        now: Instant,
+        /// When the queue is empty again, and what is acknowledged when.
+        free: Instant,
+        under_way: std::collections::VecDeque<(Instant, u64)>,
+        flow: Flow,
+        /// The longest time that a byte took.
+        longest: Duration,
+    }
+
+    impl PathModel {
+        fn new(rate: u64, trip: Duration) -> PathModel {
+            let now = Instant::now();
+            let flow =
+                Flow { least_us: trip.as_micros() as u32, packet: 1448, rate: rate / 20, ..Flow::default() };
+            let (free, under_way) = (now, std::collections::VecDeque::new());
+            PathModel { rate, trip, now, free, under_way, flow, longest: Duration::ZERO }
+        }
+
+        fn send(&mut self, bytes: u64) {
+            self.free = self.free.max(self.now) + Duration::from_nanos(bytes * 1_000_000_000 / self.rate);
+            let arrives = self.free + self.trip;
+            self.longest = self.longest.max(arrives - self.now);
+            self.under_way.push_back((arrives, bytes));
+            self.flow.on_the_way += bytes;
+        }
+
+        fn step(&mut self) {
+            self.now += STEP;
+            while let Some((_, bytes)) = self.under_way.pop_front_if(|(at, _)| *at <= self.now) {
+                self.flow.on_the_way -= bytes;
+                self.flow.acknowledged += bytes;
+            }
+        }
+
+        /// Sends as much as there is room for; what was acknowledged a second.
+        fn run(&mut self, shallow: &mut Shallow, span: Duration) -> u64 {
+            let (began, before) = (self.now, self.flow.acknowledged);
+            let mut held_until = self.now;
+            while self.now - began < span {
+                self.step();
+                while self.now >= held_until {
+                    match shallow.room(&self.flow, self.now, MOST) {
+                        Room::Bytes(len) => self.send(len as u64),
+                        Room::After(wait) => held_until = self.now + wait.max(STEP),
+                    }
+                }
+            }
+            ((self.flow.acknowledged - before) as f64 / span.as_secs_f64()) as u64
+        }
+    }
+
+    #[test]
+    fn a_path_is_full_and_has_no_long_queue() {
+        for (mbit, trip_us) in [(100, 1000), (300, 4000), (1000, 200), (10_000, 100), (20, 50_000)] {
+            let trip = Duration::from_micros(trip_us);
+            let mut path = PathModel::new(mbit * 125_000, trip);
+            let mut shallow = Shallow::default();
+            path.run(&mut shallow, trip * 200 + Duration::from_millis(50));
+            path.longest = Duration::ZERO;
+            let rate = path.run(&mut shallow, trip * 100 + Duration::from_millis(50));
+            assert!(rate * 10 > path.rate * 9, "{mbit} mbit, {trip_us} us: {rate} of {} bytes/s", path.rate);
+            assert!(path.longest < trip * 5 / 2, "{mbit} mbit, {trip_us} us: {:?}", path.longest);
+        }
+    }
+
+    #[test]
+    fn the_bound_follows_a_path_that_changes() {
+        let trip = Duration::from_millis(2);
+        let mut path = PathModel::new(100 * 125_000, trip);
+        let mut shallow = Shallow::default();
+        path.run(&mut shallow, Duration::from_secs(1));
+        path.rate *= 8;
+        path.run(&mut shallow, Duration::from_secs(1));
+        let rate = path.run(&mut shallow, Duration::from_secs(1));
+        assert!(rate * 10 > path.rate * 9, "{rate} of {} bytes/s", path.rate);
+        path.rate /= 8;
+        path.run(&mut shallow, Duration::from_secs(1));
+        path.longest = Duration::ZERO;
+        path.run(&mut shallow, Duration::from_secs(1));
+        assert!(path.longest < trip * 5 / 2, "{:?}", path.longest);
+    }
+
+    #[test]
+    fn what_is_not_known_bounds_nothing() {
+        let mut shallow = Shallow::default();
+        let now = Instant::now();
+        for flow in
+            [Flow::default(), Flow { rate: 1000, ..Flow::default() }, Flow { least_us: 9, ..Flow::default() }]
+        {
+            let flow = Flow { on_the_way: 1 << 30, packet: 1448, ..flow };
+            assert_eq!(shallow.room(&flow, now, MOST), Room::Bytes(MOST));
+        }
+    }
+}
