@@ -1,5 +1,5 @@
-//! Three users of one fabric on one path: a ping-pong, many small calls, and large messages. Each alone, then all together: how
-//! much of a third of its own each keeps, and how long the ping-pong takes.
+//! Three users of one fabric on one path: a ping-pong, many small calls, and large messages. Each alone, then all together, in
+//! several rounds: how much of a third of its own each keeps, and how long the ping-pong takes. Medians of the rounds.
 //!
 //! `cargo bench -p gridnet-bench --bench sharing -- shm` or `tcp`. Both sides are threads of this process, on two cores.
 
@@ -23,8 +23,10 @@ const LARGE: usize = 1 << 20;
 const CALLS: usize = 64;
 /// and large messages under way.
 const LARGES: usize = 4;
-/// How long each is measured.
-const SPAN: Duration = Duration::from_secs(2);
+/// How long each is measured,
+const SPAN: Duration = Duration::from_millis(500);
+/// and how often.
+const ROUNDS: usize = 7;
 
 /// Who sends: tag, and completion queue at the caller.
 const PING: usize = 0;
@@ -198,20 +200,33 @@ fn measure(rail: &'static str) {
     let address = told.recv().expect("the other side opens its fabric");
     let mut caller = Caller::new(open(rail, &dir), &address);
     caller.run(&[PING]);
-    let alone = [PING, CALL, BULK].map(|user| caller.run(&[user]));
-    let together = caller.run(&[PING, CALL, BULK]);
+    let rounds: Vec<_> = (0..ROUNDS)
+        .map(|_| ([PING, CALL, BULK].map(|user| caller.run(&[user])), caller.run(&[PING, CALL, BULK])))
+        .collect();
+    // Alone, together, and the ratio of the two in one round.
+    let medians = |alone: &dyn Fn(&[Outcome; 3]) -> f64, together: &dyn Fn(&Outcome) -> f64| {
+        let pairs = rounds.iter().map(|(one, all)| (alone(one), together(all)));
+        let (one, all): (Vec<_>, Vec<_>) = pairs.unzip();
+        let ratios = one.iter().zip(&all).map(|(one, all)| all / one).collect();
+        [one, all, ratios].map(median)
+    };
     println!("rail {rail}: messages per second alone, together, and together over a third of alone");
     for user in [PING, CALL, BULK] {
-        let (one, all) = (alone[user].rate(user), together.rate(user));
-        println!("  {:<10} {one:>12.0} {all:>12.0} {:>8.2}", NAMES[user], all / one * 3.0);
+        let [one, all, ratio] = medians(&|alone| alone[user].rate(user), &|together| together.rate(user));
+        println!("  {:<10} {one:>12.0} {all:>12.0} {:>8.2}", NAMES[user], ratio * 3.0);
     }
     for (what, quantile) in [("median", 0.5), ("p99", 0.99)] {
-        let (one, all) = (alone[PING].time(quantile), together.time(quantile));
-        println!("  ping-pong {what}: {one:.2} us alone, {all:.2} us together, {:.2} x", all / one);
+        let [one, all, ratio] = medians(&|alone| alone[PING].time(quantile), &|all| all.time(quantile));
+        println!("  ping-pong {what}: {one:.2} us alone, {all:.2} us together, {ratio:.2} x");
     }
     is_over.store(true, Ordering::Relaxed);
     server.join().expect("the other side ends well");
     let _ = std::fs::remove_dir_all(dir);
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 fn main() {
