@@ -10,6 +10,7 @@ mod post;
 mod state;
 mod uplink;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -170,17 +171,17 @@ impl Member {
     /// Who is there, and from now on events tell what changes.
     pub fn watch_nodes(&self) -> Vec<Entry> {
         let mut state = self.shared.lock();
-        state.events.clear();
+        state.events = Some(VecDeque::new());
         state.missed = false;
         state.follower.entries().cloned().collect()
     }
 
-    /// What has changed since the last call, in order, and whether some of it was dropped since nobody took it: then
-    /// [`Member::nodes`] is to be looked at.
+    /// What has changed since [`Member::watch_nodes`], or the last call, in order, and whether some of it was dropped since nobody took
+    /// it: then [`Member::nodes`] is to be looked at.
     pub fn take_events(&self) -> (Vec<Event>, bool) {
         let mut state = self.shared.lock();
         let missed = std::mem::take(&mut state.missed);
-        (state.events.drain(..).collect(), missed)
+        (state.events.iter_mut().flat_map(|events| events.drain(..)).collect(), missed)
     }
 
     /// Waits until the nodes that are there satisfy `holds`; whether they did in time.

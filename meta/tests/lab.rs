@@ -13,6 +13,8 @@ use gridnet_meta::store::{NewSession, NewTicket, Store};
 use gridnet_meta::ticket::Ticket;
 use gridnet_meta::Rules;
 use gridnet_testbed::{lab_test, Host, HostSpec, Impairment, Lab, Running, Site, SiteKind, Topology};
+use nix::sys::socket::{recv, socket, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,44 @@ struct Scene<'lab> {
     dir: PathBuf,
     rendezvous: Option<Rendezvous>,
     members: Vec<(&'static str, Running)>,
+}
+
+/// What nobody on the way may see.
+const NONCE: &[u8] = b"nobody reads it!";
+
+/// Everything that passes a host.
+struct Capture {
+    stop: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<Vec<u8>>,
+}
+
+impl Capture {
+    fn start(host: Host<'_>) -> Capture {
+        let open =
+            || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll);
+        let socket = host.run(open).unwrap().unwrap();
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let (mut passed, mut frame) = (Vec::new(), vec![0; 70_000]);
+            loop {
+                // Once more after the end: what has passed by then is there.
+                let is_last = stopped.try_recv() != Err(std::sync::mpsc::TryRecvError::Empty);
+                while let Ok(len) = recv(socket.as_raw_fd(), &mut frame, MsgFlags::empty()) {
+                    passed.extend_from_slice(&frame[..len]);
+                }
+                if is_last {
+                    return passed;
+                }
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+        });
+        Capture { stop, thread }
+    }
+
+    fn stop(self) -> Vec<u8> {
+        drop(self.stop);
+        self.thread.join().unwrap()
+    }
 }
 
 fn topology() -> Topology {
@@ -155,9 +195,15 @@ fn is_settled(status: &gridnet_meta::rendezvous::Status) -> bool {
 lab_test! {
     fn two_closed_sites_reach_each_other_by_their_leaders() {
         let lab = Lab::open_unchecked(topology()).unwrap();
+        let capture = Capture::start(lab.host("internet").unwrap());
         let scene = Scene::new(&lab, "reach");
         scene.until("both have leaders", is_settled);
         assert_eq!(scene.all_have_asked(&HOSTS, 5, 1), 4);
+        let passed = capture.stop();
+        // The 18 pairs across the sites, there and back: so much went by, and none of it can be read.
+        assert!(passed.len() > 18 * 2 * 1000, "{}", passed.len());
+        assert!(passed.windows(5).any(|part| part.starts_with(b"\x17\x03\x03")), "records of TLS");
+        assert!(!passed.windows(NONCE.len()).any(|part| part == NONCE));
         // Only leaders are connected to the rendez-vous node, only they listen, and the others have one connection: to them.
         let p = format!("{}:{PORT}", lab.host("p").unwrap().address().unwrap());
         let leaders = ["a", "b"].map(|cluster| scene.leader(cluster));
@@ -283,7 +329,7 @@ fn child_member() {
 fn ask_all(member: &Member, nodes: &[Entry]) -> usize {
     let mut most = 0;
     for to in nodes.iter().map(|entry| entry.node).filter(|to| *to != member.node()) {
-        let nonce = [member.node().bytes().as_slice(), to.bytes(), &[7; 968]].concat();
+        let nonce = [member.node().bytes().as_slice(), to.bytes(), &NONCE.repeat(968 / NONCE.len())].concat();
         match member.ask(to, ECHO, &nonce, LONG) {
             Ok(answer) => {
                 assert_eq!(answer.body, nonce);

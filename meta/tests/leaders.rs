@@ -139,7 +139,7 @@ fn a_leader_that_goes_is_replaced_and_its_cluster_told() {
     let [mut a, b] = two_clusters(&scene);
     let first = led(&a);
     b.iter().for_each(|member| assert!(member.wait_for_count(LONG, 6)));
-    b.iter().for_each(|member| drop(member.take_events()));
+    b.iter().for_each(|member| drop(member.watch_nodes()));
     let at = a.iter().position(|member| member.node() == first).unwrap();
     drop(a.remove(at));
     let second = led(&a);
@@ -169,7 +169,7 @@ fn the_rendezvous_node_goes_and_comes_and_members_of_a_cluster_stay_together() {
     let leaders = [led(&a), led(&b)];
     let all: Vec<&Member> = a.iter().chain(&b).collect();
     all.iter().for_each(|member| assert!(member.wait_for_count(LONG, 6)));
-    all.iter().for_each(|member| drop(member.take_events()));
+    all.iter().for_each(|member| drop(member.watch_nodes()));
     scene.stop();
     let is_lost = |connection: &Connection| matches!(connection, Connection::Lost(..));
     for member in all.iter().filter(|member| leaders.contains(&member.node())) {
@@ -223,6 +223,7 @@ fn a_revoked_node_is_put_out_by_its_leader_and_heard_by_nobody() {
     let leader = led(&a);
     let out = a.iter().find(|member| member.node() != leader).unwrap();
     assert_eq!(out.ask(b[0].node(), ECHO, b"", LONG).unwrap().body, b"");
+    a.iter().chain(&b).for_each(|member| drop(member.watch_nodes()));
     assert!(scene.rendezvous().revoke(out.node()).unwrap());
     let is_refused = |connection: &Connection| {
         matches!(connection, Connection::Refused(Error::Refused(Refusal::Revoked, _)))

@@ -28,6 +28,7 @@ fn all_know_all_within_a_moment_and_see_who_goes() {
         assert_eq!(ids(member), all);
         assert_eq!(member.connection(), Connection::Attached);
     }
+    members.iter().for_each(|member| drop(member.watch_nodes()));
     let gone = members.pop().unwrap();
     let node = gone.node();
     drop(gone);
@@ -46,7 +47,7 @@ fn members_come_back_after_the_rendezvous_was_away_and_nobody_seems_to_go() {
     let members: Vec<Member> = (0..4).map(|i| scene.join(&format!("m{i}")).unwrap()).collect();
     let all: BTreeSet<NodeId> = members.iter().map(Member::node).collect();
     members.iter().for_each(|member| assert!(member.wait_for_nodes(LONG, |nodes| nodes.len() == 4)));
-    members.iter().for_each(|member| drop(member.take_events()));
+    members.iter().for_each(|member| drop(member.watch_nodes()));
     scene.stop();
     for member in &members {
         assert!(member.wait_for_connection(LONG, |connection| matches!(connection, Connection::Lost(..))));
@@ -68,6 +69,7 @@ fn members_come_back_after_the_rendezvous_was_away_and_nobody_seems_to_go() {
 fn a_member_that_says_no_more_is_lost() {
     let scene = Scene::with("lost", Rules { silence: Duration::from_secs(3), ..calm() }, None);
     let stays = scene.join("stays").unwrap();
+    stays.watch_nodes();
     // Another process joins and is stopped: its connection stays, and nothing comes over it.
     let stopped = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "child_that_stops"])
@@ -197,6 +199,7 @@ fn tickets_are_made_while_the_session_is_served_and_while_not() {
 fn a_revoked_node_is_out_at_once_and_for_good() {
     let mut scene = Scene::new("revoked");
     let (stays, goes) = (scene.join("stays").unwrap(), scene.join("goes").unwrap());
+    stays.watch_nodes();
     assert!(stays.wait_for_nodes(LONG, |nodes| nodes.len() == 2));
     let store = Store::open(&scene.dir).unwrap();
     assert_eq!(revoke(&store, goes.node()).unwrap(), Some(true));

@@ -38,7 +38,8 @@ pub(super) struct Uplink {
 pub(super) struct State {
     pub(super) follower: Follower,
     pub(super) encoder: Encoder,
-    pub(super) events: VecDeque<Event>,
+    /// From the moment on when somebody wants them: of thousands of nodes they take as much room as the directory.
+    pub(super) events: Option<VecDeque<Event>>,
     /// Whether events were dropped.
     pub(super) missed: bool,
     pub(super) connection: Connection,
@@ -83,7 +84,7 @@ impl Shared {
         let state = State {
             follower: Follower::default(),
             encoder: Encoder::default(),
-            events: VecDeque::new(),
+            events: None,
             missed: false,
             connection: not_yet,
             identity,
@@ -191,10 +192,12 @@ impl Shared {
                 if is_heard {
                     state.connection = Connection::Attached;
                 }
-                state.events.extend(events);
-                while state.events.len() > EVENTS_MAX {
-                    state.events.pop_front();
-                    state.missed = true;
+                if let Some(waiting) = &mut state.events {
+                    waiting.extend(events);
+                    while waiting.len() > EVENTS_MAX {
+                        waiting.pop_front();
+                        state.missed = true;
+                    }
                 }
             }
             Err(_) => gap = Some(state.follower.version()),
