@@ -1,6 +1,7 @@
 //! Very many members: all of them in this process, by the real protocol.
 //!
-//! 60 as a rule; `TEST_SOAK=1` makes it 400, and 2,000 in a release build, which are to take 2 GB and a minute at most:
+//! 60 as a rule; `TEST_SOAK=1` makes it 400, and 2,000 in a release build, which are to take 2 GB at most, and a minute where nothing else
+//! runs:
 //! `TEST_SOAK=1 cargo test --release -p gridnet-meta --test many -- --nocapture`.
 
 mod common;
@@ -11,7 +12,7 @@ use gridnet_meta::directory::Entry;
 use gridnet_meta::driver::Driver;
 use gridnet_meta::member::{About, Member, ECHO};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Nodes of one cluster.
 const CLUSTER: usize = 20;
@@ -72,7 +73,8 @@ fn very_many_members_have_the_same_directory() {
     println!("RESULT members: {count} nodes, at most {memory} MiB");
     println!("{count} nodes: joined in {joined:?}, known to all after {known:?}, led after {settled:?}");
     if is_soak && !cfg!(debug_assertions) {
-        assert!(memory < 2048 && settled < Duration::from_secs(60), "{memory} MiB, {settled:?}");
+        // How long it takes is for people to read: a busy machine is no fault.
+        assert!(memory < 2048, "{memory} MiB");
     }
     // All at once: the last of so many would see each of the others leave.
     scene.stop();
