@@ -22,6 +22,8 @@ pub(crate) struct Flow {
     pub(crate) packet: u32,
 }
 
+/// A path is not taken for a shorter one: a process that slept needs about as long to send more, and the path would run dry.
+const LEAST_TRIP: Duration = Duration::from_millis(1);
 /// Spans that are remembered: of the last ones the best counts, as in a bad one there may have been nothing to send.
 const SPANS: usize = 8;
 /// Times there and back that a span has at least,
@@ -59,7 +61,7 @@ impl Shallow {
         if rate == 0 || trip.is_zero() {
             return Room::Bytes(most);
         }
-        let passes = (u128::from(rate) * trip.as_micros() / 1_000_000) as u64;
+        let passes = (u128::from(rate) * trip.max(LEAST_TRIP).as_micros() / 1_000_000) as u64;
         let bound = (2 * passes).max(4 * u64::from(flow.packet));
         // A few parts, so that the path does not run dry between two.
         let part = most.min((bound / 4) as usize).max(flow.packet as usize).min(most);
@@ -161,7 +163,11 @@ mod tests {
             path.longest = Duration::ZERO;
             let rate = path.run(&mut shallow, trip * 100 + Duration::from_millis(50));
             assert!(rate * 10 > path.rate * 9, "{mbit} mbit, {trip_us} us: {rate} of {} bytes/s", path.rate);
-            assert!(path.longest < trip * 5 / 2, "{mbit} mbit, {trip_us} us: {:?}", path.longest);
+            assert!(
+                path.longest < trip + trip.max(LEAST_TRIP) * 2,
+                "{mbit} mbit, {trip_us} us: {:?}",
+                path.longest
+            );
         }
     }
 
