@@ -29,6 +29,8 @@ use crate::watch::{Want, Watched};
 
 /// How long to wait after a path has ended or could not be made; doubled after each further time.
 const FIRST_PAUSE_NS: u64 = 50_000_000;
+/// Bytes after which a path is one that carries segments: its handshake has fewer.
+const CARRIED_MIN: u64 = 4096;
 /// The longest such wait: each try wakes a process that sleeps.
 const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
 /// How long a path may say nothing beyond the time after which its kernel asks: two questions.
@@ -335,6 +337,9 @@ impl TcpRail {
             let why = "a path for a link by somebody who has not made it";
             return Err(Refusal::new(Error::Permission, why));
         }
+        if paths.there.is_some() {
+            return Err(Refusal::new(Error::Invalid, "this side calls for the paths of the link"));
+        }
         if ticket.number <= paths.last || paths.live.len() as u32 + 1 >= most {
             return Err(Refusal::new(Error::Limit, "the link has this path, or enough of them"));
         }
@@ -394,6 +399,12 @@ impl TcpRail {
         let Some(of) = self.links.get(place as usize).and_then(|link| link.part_of) else { return };
         let Some(state) = self.take_down(place) else { return };
         let was_live = matches!(state, State::Live(_));
+        let has_carried = match &state {
+            State::Live(conn) => {
+                conn.line.stream.moved().is_some_and(|both| both.iter().any(|n| *n > CARRIED_MIN))
+            }
+            _ => false,
+        };
         drop(state);
         self.paths.spare.push(place);
         let Some(main) = self.links.get_mut(of.link as usize) else { return };
@@ -405,7 +416,7 @@ impl TcpRail {
         if let Some(paths) = &mut main.paths {
             paths.live.retain(|(number, _)| *number != of.number);
             paths.calling = paths.calling.filter(|(number, _)| *number != of.number);
-            if was_live {
+            if has_carried {
                 paths.pause_ns = FIRST_PAUSE_NS;
             } else {
                 paths.failures += 1;
@@ -423,7 +434,8 @@ impl TcpRail {
         if was_live {
             sink.path_over(peer, of.id());
         }
-        if reason.error == Error::PeerMisbehaved {
+        // Who does not take the call need not be the peer: the address may be another host's here.
+        if was_live && reason.error == Error::PeerMisbehaved {
             self.end(of.link, Ended::Misbehaved(reason.clone()));
         }
     }

@@ -4,8 +4,10 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use common::{key, Tcp};
 use gridnet_core::endpoint::PeerState;
@@ -14,7 +16,7 @@ use gridnet_core::reliability_tests;
 use gridnet_core::testing::node::exactly;
 use gridnet_core::testing::pair::Pair;
 use gridnet_core::testing::random::Random;
-use gridnet_core::wire::{Extension, Hello, NodeId};
+use gridnet_core::wire::{Address, Extension, Hello, NetAddresses, NodeId};
 use gridnet_uring_tcp::{Engine, Multirail, Security, Tuning};
 
 fn several(paths: u32) -> Tcp {
@@ -152,6 +154,47 @@ fn on_one_host_there_is_one_path() {
     let mut pair = Pair::new(Tcp::new(Engine::Auto));
     pair.run_until_quiet();
     assert_eq!(further(&mut pair), [0, 0]);
+}
+
+/// Where the first connection leads on to `to`; who answers all others is something else.
+fn gateway_with_strangers(to: SocketAddr) -> (NetAddresses, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    let at = listener.local_addr().expect("it has one");
+    let strangers = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&strangers);
+    std::thread::spawn(move || {
+        let (near, _) = listener.accept().expect("somebody calls");
+        let far = TcpStream::connect(to).expect("it listens");
+        for (from, to) in [(&near, &far), (&far, &near)] {
+            let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+            // An error says that one of the two has ended.
+            std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
+        }
+        for other in listener.incoming() {
+            let _ = other.expect("somebody calls").write_all(b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n");
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (NetAddresses::new(at.port(), [at.ip()]), strangers)
+}
+
+/// An address of the peer may be another host's in our network.
+#[test]
+fn a_link_does_not_suffer_from_who_else_has_an_address_of_the_peer() {
+    let mut pair = Pair::strangers(Tcp { slowness: 1000, ..several(3) }, Default::default());
+    let address = *pair.b.address();
+    let (network, strangers) = gateway_with_strangers(address.network.iter().next().expect("it listens"));
+    let to_b = pair.a.engine().open(&Address { network, ..address }).expect("the call starts");
+    pair.to_b = to_b;
+    let start = Instant::now();
+    while strangers.load(Ordering::Relaxed) < 3 || pair.a.state(to_b) != PeerState::Up {
+        assert!(start.elapsed() < Duration::from_secs(100), "no further path is called for");
+        pair.fixture.skipped += Duration::from_millis(1);
+        pair.step();
+    }
+    pair.fixture.skipped += Duration::from_secs(1);
+    pair.run_steps(1000);
+    assert_eq!((pair.a.state(to_b), pair.a.engine().breaks(to_b)), (PeerState::Up, (0, 0)));
 }
 
 /// What somebody says who claims to be node `a` and to have made its link, and asks `b` for a further path.

@@ -309,6 +309,8 @@ impl State {
         p.bulk.clear();
         p.outlets.clear();
         p.remote.clear();
+        // Nothing is asked of it any more while its operations end.
+        p.stripes = None;
         let who = (p.node, p.user);
         if self.by_node.get(&who) == Some(&peer) {
             self.by_node.remove(&who);
