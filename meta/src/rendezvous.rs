@@ -37,7 +37,7 @@ use crate::tls;
 
 pub use admin::{ask_status, end_ticket, new_ticket, revoke};
 pub use status::{LeaderStatus, LinkStatus, NodeStatus, PacketCounts, Status};
-pub(crate) use visit::LONGEST_OF_MEMBER;
+pub(crate) use visit::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
 
 /// Strangers that are heard at a time; others wait in the system's queue.
 const STRANGERS_MAX: usize = 256;

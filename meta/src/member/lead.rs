@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gridnet_core::wire::NodeId;
+use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{watch, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
@@ -20,9 +21,9 @@ use crate::clock::Moment;
 use crate::directory::{Departure, Version};
 use crate::error::{Error, Refusal};
 use crate::hub::{queue, refuse, unexpected, Encoded, Hub, Queue, Said, Served, Visitor};
-use crate::message::{Absent, Message, Present};
+use crate::message::{Absent, Attach, Message, Present};
 use crate::register::Denied;
-use crate::rendezvous::LONGEST_OF_MEMBER;
+use crate::rendezvous::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
 use crate::tls;
 
 /// Callers that have not said who they are, at a time.
@@ -158,11 +159,7 @@ async fn greet(
     let certified = certificate.and_then(|certificate| Some((certificate.node?, certificate.until)));
     let (node, until) = certified.ok_or_else(|| Error::Peer("shows no certificate of a node".into()))?;
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = Inbox::new(reader, LONGEST_OF_MEMBER);
-    let attach = match reader.next().await? {
-        Message::Attach(attach) => attach,
-        other => return Err(unexpected(&other)),
-    };
+    let (attach, reader) = attach(reader).await?;
     let (known, (sender, queue)) = (attach.known, queue());
     match shared.member_came(Present { node, about: attach }, sender) {
         Ok(connection) => {
@@ -173,6 +170,21 @@ async fn greet(
             refuse(&mut writer, &denied).await?;
             Err(Error::Refused(denied.0, denied.1))
         }
+    }
+}
+
+/// Takes the first message of a caller. It goes on to the rendez-vous node, with more around it than it came with.
+async fn attach<Stream>(reader: Stream) -> Result<(Attach, Inbox<Stream>), Error>
+where
+    Stream: AsyncRead + Unpin,
+{
+    let mut reader = Inbox::new(reader, LONGEST_OF_STRANGER);
+    match reader.next().await? {
+        // Who is below one leads nobody.
+        Message::Attach(attach) => {
+            Ok((Attach { leads: Vec::new(), ..attach }, reader.longest(LONGEST_OF_MEMBER)))
+        }
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -302,5 +314,43 @@ impl Hub for Arc<Shared> {
 
     fn note(&self, visitor: &Visitor, denied: &Denied) {
         self.refused_one(visitor.who(), denied.0, &denied.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Will;
+    use crate::record::Extras;
+    use tokio::io::AsyncWriteExt;
+
+    #[test]
+    fn what_a_caller_says_first_goes_on_whatever_it_is() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let name = "n".repeat(8).parse::<crate::name::Name>().unwrap();
+        let mut taken = 0;
+        for count in [0, 1, 100, 300, 700, 2000, 3000, 3640, 3655] {
+            let about = Attach {
+                cluster: name.clone(),
+                label: name.clone(),
+                known: Version::default(),
+                will: Will::Willing,
+                leads: vec![SocketAddr::from(([9; 4], 9)); count],
+                pass: None,
+                more: Extras::default(),
+            };
+            let sent = Message::Attach(about).encode().unwrap();
+            let first = runtime.block_on(async {
+                let (mut to, from) = tokio::io::duplex(1 << 16);
+                to.write_all(&sent).await.unwrap();
+                attach(from).await
+            });
+            let Ok((about, _)) = first else { continue };
+            let node = NodeId::new([1; 16]).unwrap();
+            let told = Message::Present(Present { node, about }).encode().unwrap();
+            assert!(told.len() <= LONGEST_OF_STRANGER, "{} bytes of {}", told.len(), sent.len());
+            taken += 1;
+        }
+        assert!((1..9).contains(&taken), "{taken}: some are too long to be taken");
     }
 }

@@ -28,7 +28,7 @@ const STRANGER_LIMIT: Duration = Duration::from_secs(5);
 /// Strangers of one address that are heard at a time.
 const STRANGERS_OF_ADDRESS: usize = 64;
 /// Longest message that is taken of a stranger: a request for a certificate, and what goes with it.
-const LONGEST_OF_STRANGER: usize = 4096;
+pub(crate) const LONGEST_OF_STRANGER: usize = 4096;
 /// Longest message that is taken of a member: a packet, and what is around it.
 pub(crate) const LONGEST_OF_MEMBER: usize = crate::packet::PACKET_BYTES_MAX + 1024;
 /// Changes are told together when they come faster than this; and for each member there is, this later.
