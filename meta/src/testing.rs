@@ -43,6 +43,11 @@ impl Parties {
         (tls::asking(authority, identity).unwrap(), tls::asked(authority, key).unwrap())
     }
 
+    /// What one is, and the authority that says so.
+    pub(crate) fn member(&self, party: usize) -> (Identity, rustls::pki_types::CertificateDer<'static>) {
+        (self.identities[party].clone(), self.authority.certificate().clone())
+    }
+
     /// A conversation that one begins with another, which takes it for one with `claimed`.
     pub(crate) fn talk(&self, from: usize, to: usize, claimed: usize) -> (Talk, Talk) {
         let begun = Talk::begin(self.node(to), 5, self.sealing(from).0).unwrap();

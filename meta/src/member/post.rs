@@ -42,13 +42,16 @@ pub(super) enum Origin {
 pub(super) struct Post {
     office: Mutex<Office>,
     handlers: Mutex<HashMap<u16, Handler>>,
+    /// Held from taking packets out of the office until they are in queues: a conversation ends where pieces pass one another.
+    /// Nobody takes it who holds the office or the state.
+    sending: Mutex<()>,
     /// The office is to be looked at earlier.
     due: Notify,
 }
 
 impl Post {
     pub(super) fn new(office: Office) -> Post {
-        Post { office: Mutex::new(office), handlers: Mutex::default(), due: Notify::new() }
+        Post { office: Mutex::new(office), handlers: Mutex::default(), sending: Mutex::default(), due: Notify::new() }
     }
 
     pub(super) fn office(&self) -> MutexGuard<'_, Office> {
@@ -163,6 +166,7 @@ impl Shared {
 
     /// Sends what the office has to say.
     pub(super) fn send_all(&self) {
+        let sending = self.post.sending.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         loop {
             let packets = self.post.office().take_packets();
             if packets.is_empty() {
@@ -174,6 +178,7 @@ impl Shared {
                 }
             }
         }
+        drop(sending);
         self.post.due.notify_one();
     }
 
@@ -195,3 +200,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
