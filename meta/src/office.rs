@@ -53,7 +53,6 @@ pub(crate) struct Office {
     asking: HashMap<NodeId, Asking>,
     asked: Asked,
     start: Instant,
-    packets: u64,
     /// To whom each of the last packets went.
     last: std::collections::VecDeque<(u64, Key)>,
     out: Vec<Packet>,
@@ -68,7 +67,6 @@ impl Office {
             asking: HashMap::new(),
             asked: Asked::default(),
             start: Instant::now(),
-            packets: 0,
             last: std::collections::VecDeque::new(),
             out: Vec::new(),
         }
@@ -110,7 +108,7 @@ impl Office {
                 Vec::new()
             }
             Some(Load::Undelivered { number, why }) => {
-                // Whoever is on the way may say so; it is heard only of what was sent.
+                // Whoever is on the way may say so; nobody else knows the numbers of what was sent.
                 let of = self.last.iter().find(|(sent, _)| *sent == number).map(|(_, key)| *key);
                 if let Some(key) = of {
                     let reason = format!("node {} cannot be reached ({})", key.0, why.name());
@@ -224,12 +222,13 @@ impl Office {
     fn send(&mut self, key: Key) {
         let Some(kept) = self.talks.get_mut(&key) else { return };
         for load in kept.talk.pieces() {
-            self.packets += 1;
-            self.last.push_back((self.packets, key));
+            // Without one it is as if it were lost.
+            let Ok(number) = crate::random::word() else { continue };
+            self.last.push_back((number, key));
             if self.last.len() > LAST_MAX {
                 self.last.pop_front();
             }
-            self.out.push(Packet::new(self.node, key.0, self.packets, &load));
+            self.out.push(Packet::new(self.node, key.0, number, &load));
         }
     }
 
@@ -307,8 +306,8 @@ impl Office {
     }
 
     fn tell_unknown(&mut self, key: Key) {
-        self.packets += 1;
-        self.out.push(Packet::new(self.node, key.0, self.packets, &Load::Unknown(key.1)));
+        let Ok(number) = crate::random::word() else { return };
+        self.out.push(Packet::new(self.node, key.0, number, &Load::Unknown(key.1)));
     }
 
     /// A conversation is over; what was said by it and not answered is said again by another.

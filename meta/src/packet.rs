@@ -24,7 +24,7 @@ pub struct Packet {
     /// For whom it is.
     #[serde(with = "node_bytes")]
     pub to: NodeId,
-    /// The sender's number of it, for those who have to say that it did not get there.
+    /// The sender's number of it, by chance, for those who have to say that it did not get there.
     pub number: u64,
     /// Who has passed it on; the rendez-vous node by the number of the session.
     pub trail: Trail,

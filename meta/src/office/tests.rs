@@ -142,6 +142,21 @@ fn one_that_was_started_again_is_spoken_to_anew() {
 }
 
 #[test]
+fn nobody_breaks_a_conversation_who_has_not_seen_its_packets() {
+    let mut scene = Scene::new();
+    let told = scene.ask(b"ab", SECOND);
+    let (node, now) = (scene.offices[0].node, (scene.now, Moment::now()));
+    for number in 0..2 * LAST_MAX as u64 {
+        let load = Load::Undelivered { number, why: Refusal::NoRoute };
+        let stranger = NodeId::new([77; 16]).unwrap();
+        scene.offices[0].take(&Packet::new(stranger, node, 0, &load), false, now);
+    }
+    assert_eq!(scene.offices[0].talks.len(), 1);
+    scene.run(|_| Fate::Arrives);
+    assert_eq!(body_of(&told), b"ba");
+}
+
+#[test]
 fn requests_wait_for_their_turn_and_fail_when_the_other_is_revoked() {
     let mut scene = Scene::new();
     let told: Vec<_> = (0..3 * OPEN_MAX).map(|n| scene.ask(&n.to_le_bytes(), SECOND)).collect();
