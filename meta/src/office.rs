@@ -7,7 +7,7 @@
 mod asked;
 mod asking;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ type Key = (NodeId, Conversation);
 
 struct Kept {
     talk: Talk,
+    /// Requests that go out when it is open.
+    carries: BTreeSet<u64>,
     begun: Instant,
     used: Instant,
 }
@@ -190,6 +192,9 @@ impl Office {
             Err(why) => return self.forget(to, &why),
         };
         for request in due {
+            if let Some(kept) = self.talks.get_mut(&key) {
+                kept.carries.insert(request.id);
+            }
             self.say(key, &Message::Request(request), now);
         }
     }
@@ -207,15 +212,27 @@ impl Office {
             let oldest = self.talks.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
             oldest.into_iter().for_each(|key| drop(self.talks.remove(&key)));
         }
-        self.talks.insert(key, Kept { talk, begun: now, used: now });
+        self.talks.insert(key, Kept { talk, carries: BTreeSet::new(), begun: now, used: now });
     }
 
     fn say(&mut self, key: Key, message: &Message, now: Instant) {
         let Some(kept) = self.talks.get_mut(&key) else { return };
         kept.used = now;
         match kept.talk.say(message) {
-            Ok(()) => self.send(key),
+            Ok(()) => {
+                self.carried(key);
+                self.send(key);
+            }
             Err(why) => self.end(key, Some(why), now),
+        }
+    }
+
+    /// What was said by a conversation goes out once it is open.
+    fn carried(&mut self, key: Key) {
+        let Some(kept) = self.talks.get_mut(&key).filter(|kept| kept.talk.is_open()) else { return };
+        let carried = std::mem::take(&mut kept.carries);
+        if let Some(asking) = self.asking.get_mut(&key.0) {
+            carried.into_iter().for_each(|id| asking.may_be_done(id));
         }
     }
 
@@ -257,6 +274,7 @@ impl Office {
             true => Err(Error::Peer("its certificate has ended".into())),
             false => kept.talk.take(piece),
         };
+        self.carried(key);
         match heard {
             Ok(messages) => {
                 self.send(key);

@@ -70,8 +70,9 @@ impl Member {
     /// `body` has at most 20 KiB, `limit` is at most a minute.
     ///
     /// # Errors
-    /// [`Error::Refused`] with what the other, or somebody on the way, says: [`Refusal::NoRoute`] when nobody knows the way (any
-    /// more), [`Refusal::Service`] when the other does not answer such requests, [`Refusal::Late`] when no answer came in time.
+    /// [`Error::Refused`] with what the other, or somebody on the way, says: [`Refusal::NoRoute`] when nobody knows the way,
+    /// [`Refusal::Service`] when the other does not answer such requests, [`Refusal::Late`] when no answer came in time, or the way
+    /// was lost after the request may have come there: only then it is not known whether it was done.
     /// [`Error::Config`] when it cannot be asked at all.
     pub fn ask(&self, to: NodeId, service: u16, body: &[u8], limit: Duration) -> Result<Answered, Error> {
         let wrong = |why: &str| Err(Error::Config(why.to_owned()));

@@ -35,6 +35,8 @@ struct Open {
     pause: Duration,
     /// Why it was not answered yet.
     why: Option<Error>,
+    /// Whether the other may have heard it.
+    maybe_done: bool,
 }
 
 /// Requests to one member, by their numbers.
@@ -54,7 +56,8 @@ impl Asking {
 
     pub(crate) fn ask(&mut self, service: u16, body: Vec<u8>, deadline: Instant, tell: Tell) {
         let again_at = Instant::now();
-        self.waiting.push_back(Open { service, body, deadline, tell, again_at, pause: AGAIN.0, why: None });
+        let (pause, why, maybe_done) = (AGAIN.0, None, false);
+        self.waiting.push_back(Open { service, body, deadline, tell, again_at, pause, why, maybe_done });
     }
 
     /// Requests that are to be said now.
@@ -97,6 +100,13 @@ impl Asking {
         open.chain(self.waiting.iter().map(|open| open.deadline)).min()
     }
 
+    /// A request was said by a conversation in which the other can hear it.
+    pub(crate) fn may_be_done(&mut self, id: u64) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.maybe_done = true;
+        }
+    }
+
     pub(crate) fn answered(&mut self, answer: Answer, trail: &Trail) {
         // One that comes twice, or too late, is nobody's.
         let Some(open) = self.open.remove(&answer.id) else { return };
@@ -122,9 +132,7 @@ impl Asking {
     }
 
     pub(crate) fn fail(self, why: &Error) {
-        for open in self.open.into_values().chain(self.waiting) {
-            (open.tell)(Told { outcome: Err(why.clone()), trail: Trail::default() });
-        }
+        self.open.into_values().chain(self.waiting).for_each(|open| open.end(why.clone()));
     }
 
     /// Whether it can be forgotten.
@@ -135,10 +143,18 @@ impl Asking {
 }
 
 impl Open {
-    fn late(self) {
-        let outcome = Err(self.why.unwrap_or_else(|| {
-            Error::Refused(Refusal::Late, "no answer came in time; whether it was done is not known".into())
-        }));
-        (self.tell)(Told { outcome, trail: Trail::default() });
+    fn late(mut self) {
+        let late = || Error::Refused(Refusal::Late, "no answer came in time".into());
+        let why = self.why.take().unwrap_or_else(late);
+        self.end(why);
+    }
+
+    /// There will be no answer. What is said of a request that was surely not done is the reason alone.
+    fn end(self, why: Error) {
+        let why = match self.maybe_done {
+            true => Error::Refused(Refusal::Late, format!("whether it was done is not known: {why}")),
+            false => why,
+        };
+        (self.tell)(Told { outcome: Err(why), trail: Trail::default() });
     }
 }

@@ -142,6 +142,44 @@ fn one_that_was_started_again_is_spoken_to_anew() {
 }
 
 #[test]
+fn only_what_was_surely_not_done_is_said_to_have_failed() {
+    let mut scene = Scene::new();
+    let answerer = scene.offices[1].node;
+    for is_first in [true, false] {
+        let told = scene.ask(&[u8::from(is_first)], 3 * SECOND);
+        // It is done, and from then on the other cannot be reached.
+        let mut is_done = false;
+        let of_answer = |packet: &Packet| packet.from == answerer;
+        let mut hello = is_first;
+        scene.run(|packet| match of_answer(packet) {
+            true if std::mem::take(&mut hello) => Fate::Arrives,
+            from_answerer => {
+                is_done |= from_answerer;
+                if from_answerer { Fate::Lost } else { Fate::Arrives }
+            }
+        });
+        assert!(is_done && scene.done[&[u8::from(is_first)][..]] == 1);
+        for _ in 0..60 {
+            scene.pass(SECOND / 20);
+            scene.run(|_| Fate::Told);
+        }
+        let outcome = told.try_recv().unwrap().outcome;
+        let is_unsure = |why: &str| why.contains("not known") && why.contains(Refusal::NoRoute.name());
+        assert!(
+            matches!(&outcome, Err(Error::Refused(Refusal::Late, why)) if is_unsure(why)),
+            "{outcome:?}"
+        );
+        // The conversation stands again.
+        let told = scene.ask(b"x", 30 * SECOND);
+        for _ in 0..6 {
+            scene.run(|_| Fate::Arrives);
+            scene.pass(2 * SECOND);
+        }
+        body_of(&told);
+    }
+}
+
+#[test]
 fn nobody_breaks_a_conversation_who_has_not_seen_its_packets() {
     let mut scene = Scene::new();
     let told = scene.ask(b"ab", SECOND);
@@ -165,6 +203,13 @@ fn requests_wait_for_their_turn_and_fail_when_the_other_is_revoked() {
     assert_eq!(scene.done.values().filter(|count| **count == 1).count(), told.len());
     let waits = scene.ask(b"x", SECOND);
     let node = scene.offices[1].node;
+    scene.offices[0].forget(node, &Error::Refused(Refusal::Revoked, String::new()));
+    // It was said by a conversation that stands.
+    let outcome = waits.try_recv().unwrap().outcome;
+    assert!(matches!(&outcome, Err(Error::Refused(Refusal::Late, why)) if why.contains("revoked")), "{outcome:?}");
+    let mut scene = Scene::new();
+    let waits = scene.ask(b"y", SECOND);
+    scene.run(|_| Fate::Lost);
     scene.offices[0].forget(node, &Error::Refused(Refusal::Revoked, String::new()));
     assert!(matches!(waits.try_recv().unwrap().outcome, Err(Error::Refused(Refusal::Revoked, _))));
 }
@@ -194,8 +239,14 @@ proptest! {
             }
             scene.pass(SECOND / 2);
         }
-        for told in &told {
-            prop_assert!(told.try_recv().is_ok());
+        for (n, told) in (0..count).zip(&told) {
+            let outcome = told.try_recv().unwrap().outcome;
+            let is_done = scene.done.contains_key(&n.to_le_bytes()[..]);
+            match &outcome {
+                Ok(_) => prop_assert!(is_done),
+                Err(Error::Refused(Refusal::Late, _)) => (),
+                Err(_) => prop_assert!(!is_done, "{:?}", outcome),
+            }
         }
         prop_assert!(scene.done.values().all(|count| *count == 1));
     }
