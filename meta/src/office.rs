@@ -184,7 +184,9 @@ impl Office {
         if due.is_empty() {
             return;
         }
-        let of_it = self.talks.iter().filter(|(key, _)| key.0 == to);
+        // One that somebody else has begun may be anybody's until it is open, and TLS says what waits before we look.
+        let is_its = |key: &Key, kept: &Kept| key.0 == to && (key.1.is_mine || kept.talk.is_open());
+        let of_it = self.talks.iter().filter(|(key, kept)| is_its(key, kept));
         // One that stands, before one that is being made.
         let best = of_it.max_by_key(|(_, kept)| (kept.talk.is_open(), kept.begun)).map(|(key, _)| *key);
         let key = match best.map_or_else(|| self.begin(to, now), Ok) {

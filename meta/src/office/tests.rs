@@ -11,10 +11,14 @@ struct Scene {
     done: HashMap<Vec<u8>, u32>,
 }
 
+fn parties() -> &'static Parties {
+    static PARTIES: std::sync::OnceLock<Parties> = std::sync::OnceLock::new();
+    PARTIES.get_or_init(Parties::new)
+}
+
 impl Scene {
     fn new() -> Scene {
-        static PARTIES: std::sync::OnceLock<Parties> = std::sync::OnceLock::new();
-        let parties = PARTIES.get_or_init(Parties::new);
+        let parties = parties();
         let office = |party| Office::new(parties.node(party), parties.sealing(party));
         Scene { offices: [office(0), office(1)], now: Instant::now(), done: HashMap::new() }
     }
@@ -177,6 +181,28 @@ fn only_what_was_surely_not_done_is_said_to_have_failed() {
         }
         body_of(&told);
     }
+}
+
+#[test]
+fn nothing_is_said_to_one_who_only_claims_to_be_the_other() {
+    let mut scene = Scene::new();
+    // Somebody on the way begins a conversation in the name of another.
+    let (victim, claimed) = (scene.offices[1].node, scene.offices[0].node);
+    scene.offices[0] = Office::new(claimed, parties().sealing(2));
+    let told = scene.ask(b"x", SECOND);
+    let hello = scene.offices[0].take_packets();
+    hello.iter().for_each(|packet| scene.arrive(1, packet));
+    let (now, clock) = (scene.now, Moment::now());
+    scene.offices[1].ask(claimed, (7, b"secret".to_vec()), (now, now + SECOND), Box::new(drop));
+    for _ in 0..10 {
+        for at in [0, 1] {
+            for packet in scene.offices[1 - at].take_packets() {
+                let heard = scene.offices[at].take(&packet, false, (now, clock));
+                assert!(heard.is_empty(), "{heard:?}");
+            }
+        }
+    }
+    assert!(told.try_recv().is_err() && victim != claimed);
 }
 
 #[test]
