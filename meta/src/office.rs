@@ -157,11 +157,12 @@ impl Office {
             self.speak(to, now);
         }
         self.asking.retain(|_, asking| !asking.is_idle(now));
+        self.asked.forget(now);
     }
 
     /// When to look again, if anything waits.
     pub(crate) fn next_look(&self) -> Option<Instant> {
-        self.asking.values().filter_map(Asking::next_look).min()
+        self.asking.values().filter_map(Asking::next_look).chain(self.asked.next_look()).min()
     }
 
     /// A member was revoked, or is gone for good: nothing more is said to it.

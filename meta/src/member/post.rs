@@ -51,7 +51,12 @@ pub(super) struct Post {
 
 impl Post {
     pub(super) fn new(office: Office) -> Post {
-        Post { office: Mutex::new(office), handlers: Mutex::default(), sending: Mutex::default(), due: Notify::new() }
+        Post {
+            office: Mutex::new(office),
+            handlers: Mutex::default(),
+            sending: Mutex::default(),
+            due: Notify::new(),
+        }
     }
 
     pub(super) fn office(&self) -> MutexGuard<'_, Office> {

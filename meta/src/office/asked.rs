@@ -1,6 +1,6 @@
 //! What others ask of this member: each request is done once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
@@ -12,6 +12,11 @@ use crate::message::Answer;
 const ASKERS_MAX: usize = 16_384;
 /// After that no request is said again that was said before.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(2 * LIMIT_MAX.as_secs());
+
+/// Bytes of answers that are remembered; beyond, the oldest are forgotten.
+const REMEMBERED_BYTES_MAX: usize = 64 << 20;
+/// The order of requests is looked through for those that were forgotten when it has grown to this, or to twice what was left.
+const ORDER_MIN: usize = 1024;
 
 /// A request that is to be done.
 #[derive(Debug, Clone)]
@@ -38,20 +43,52 @@ pub(super) enum Judged {
 }
 
 struct Asker {
-    /// Requests below have been answered, and the other side knows.
+    /// Requests below have been answered, and the other side knows; or they were forgotten, and are not done any more.
     floor: u64,
     answers: BTreeMap<u64, Option<Answer>>,
     used: Instant,
 }
 
-#[derive(Default)]
+impl Asker {
+    /// Forgets requests below; the bytes of their answers.
+    fn raise(&mut self, floor: u64) -> usize {
+        self.floor = self.floor.max(floor);
+        let kept = self.answers.split_off(&self.floor);
+        let gone = std::mem::replace(&mut self.answers, kept);
+        gone.values().flatten().map(bytes_of).sum()
+    }
+}
+
+fn bytes_of(answer: &Answer) -> usize {
+    size_of::<Answer>() + answer.body.len()
+}
+
 pub(super) struct Asked {
     askers: HashMap<NodeId, Asker>,
+    /// Requests as they have come, also some that were forgotten already.
+    order: VecDeque<(Instant, NodeId, u64)>,
+    order_max: usize,
+    /// Of all answers.
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked::new(REMEMBERED_BYTES_MAX)
+    }
 }
 
 impl Asked {
+    fn new(bytes_max: usize) -> Asked {
+        let (askers, order) = (HashMap::new(), VecDeque::new());
+        Asked { askers, order, order_max: ORDER_MIN, bytes: 0, bytes_max }
+    }
+
     pub(super) fn judge(&mut self, from: NodeId, id: u64, done: u64, now: Instant) -> Judged {
         if self.askers.len() >= ASKERS_MAX && !self.askers.contains_key(&from) {
+            self.forget(now);
+            // What these have asked is forgotten already.
             self.askers.retain(|_, asker| now.saturating_duration_since(asker.used) < FORGOTTEN_AFTER);
             if self.askers.len() >= ASKERS_MAX {
                 return Judged::Full;
@@ -60,8 +97,7 @@ impl Asked {
         let new = || Asker { floor: 0, answers: BTreeMap::new(), used: now };
         let asker = self.askers.entry(from).or_insert_with(new);
         asker.used = now;
-        asker.floor = asker.floor.max(done);
-        asker.answers = asker.answers.split_off(&asker.floor);
+        self.bytes -= asker.raise(done);
         if id < asker.floor || id - asker.floor >= OPEN_MAX {
             return Judged::Known;
         }
@@ -70,6 +106,7 @@ impl Asked {
             Some(None) => Judged::Known,
             None => {
                 asker.answers.insert(id, None);
+                self.keep_order((now, from, id));
                 Judged::New
             }
         }
@@ -79,8 +116,43 @@ impl Asked {
         let Some(asker) = self.askers.get_mut(&from) else { return };
         asker.used = now;
         if let Some(place) = asker.answers.get_mut(&answer.id) {
-            *place = Some(answer);
+            self.bytes += bytes_of(&answer);
+            self.bytes -= place.replace(answer).as_ref().map_or(0, bytes_of);
         }
+        while self.bytes > self.bytes_max && self.forget_oldest() {}
+    }
+
+    /// Forgets what nobody can say again: neither it nor its answer is on its way after so long.
+    pub(super) fn forget(&mut self, now: Instant) {
+        let is_over = |at: Instant| now.saturating_duration_since(at) >= FORGOTTEN_AFTER;
+        while self.order.front().is_some_and(|(at, ..)| is_over(*at)) && self.forget_oldest() {}
+    }
+
+    /// When there is something to forget.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.order.front().map(|(at, ..)| *at + FORGOTTEN_AFTER)
+    }
+
+    /// Whether there was one.
+    fn forget_oldest(&mut self) -> bool {
+        let Some((_, from, id)) = self.order.pop_front() else { return false };
+        if let Some(asker) = self.askers.get_mut(&from) {
+            // It is not done again, if it comes again after all.
+            self.bytes -= asker.raise(id.saturating_add(1));
+        }
+        true
+    }
+
+    fn keep_order(&mut self, request: (Instant, NodeId, u64)) {
+        if self.order.len() >= self.order_max {
+            let askers = &self.askers;
+            let is_kept = |from: &NodeId, id: &u64| {
+                askers.get(from).is_some_and(|asker| asker.answers.contains_key(id))
+            };
+            self.order.retain(|(_, from, id)| is_kept(from, id));
+            self.order_max = ORDER_MIN.max(2 * self.order.len());
+        }
+        self.order.push_back(request);
     }
 }
 
@@ -120,5 +192,51 @@ mod tests {
         assert_eq!(asked.judge(id(1 << 100), 1, 1, now), Judged::Full);
         assert_eq!(asked.judge(id(1 << 100), 1, 1, now + FORGOTTEN_AFTER), Judged::New);
         assert_eq!(asked.askers.len(), 1);
+    }
+
+    #[test]
+    fn answers_are_forgotten_in_time_and_nothing_is_done_again() {
+        let (mut asked, now) = (Asked::default(), Instant::now());
+        let one = NodeId::new([1; 16]).unwrap();
+        let later = now + Duration::from_secs(1);
+        for (id, at) in [(5, now), (6, later)] {
+            assert_eq!(asked.judge(one, id, 5, at), Judged::New);
+            asked.answered(one, answer(id), at);
+        }
+        assert_eq!(asked.next_look(), Some(now + FORGOTTEN_AFTER));
+        asked.forget(now + FORGOTTEN_AFTER);
+        assert_eq!(asked.judge(one, 5, 5, later), Judged::Known);
+        assert_eq!(asked.judge(one, 6, 5, later), Judged::Answered(answer(6)));
+        asked.forget(later + FORGOTTEN_AFTER);
+        assert_eq!(asked.judge(one, 6, 5, later), Judged::Known);
+        assert_eq!((asked.bytes, asked.next_look(), asked.askers[&one].answers.len()), (0, None, 0));
+        assert_eq!(asked.judge(one, 7, 5, later), Judged::New);
+    }
+
+    #[test]
+    fn answers_take_so_many_bytes_and_the_oldest_go_first() {
+        let id = |n: u8| NodeId::new([n; 16]).unwrap();
+        let size = bytes_of(&answer(1));
+        let (mut asked, now) = (Asked::new(10 * size), Instant::now());
+        for n in 1..=20 {
+            assert_eq!(asked.judge(id(n), 1, 1, now), Judged::New);
+            asked.answered(id(n), answer(1), now);
+            assert!(asked.bytes <= 10 * size);
+        }
+        for n in 1..=20 {
+            let judged = asked.judge(id(n), 1, 1, now);
+            assert_eq!(judged, if n <= 10 { Judged::Known } else { Judged::Answered(answer(1)) });
+            asked.judge(id(n), 2, 2, now);
+        }
+        assert_eq!(asked.bytes, 0, "all have come");
+    }
+
+    #[test]
+    fn the_order_does_not_grow_by_what_was_forgotten() {
+        let (mut asked, now) = (Asked::default(), Instant::now());
+        for n in 0..20 * ORDER_MIN as u64 {
+            assert_eq!(asked.judge(NodeId::new([1; 16]).unwrap(), n, n, now), Judged::New);
+            assert!(asked.order.len() <= ORDER_MIN);
+        }
     }
 }

@@ -159,7 +159,11 @@ fn only_what_was_surely_not_done_is_said_to_have_failed() {
             true if std::mem::take(&mut hello) => Fate::Arrives,
             from_answerer => {
                 is_done |= from_answerer;
-                if from_answerer { Fate::Lost } else { Fate::Arrives }
+                if from_answerer {
+                    Fate::Lost
+                } else {
+                    Fate::Arrives
+                }
             }
         });
         assert!(is_done && scene.done[&[u8::from(is_first)][..]] == 1);
@@ -169,10 +173,7 @@ fn only_what_was_surely_not_done_is_said_to_have_failed() {
         }
         let outcome = told.try_recv().unwrap().outcome;
         let is_unsure = |why: &str| why.contains("not known") && why.contains(Refusal::NoRoute.name());
-        assert!(
-            matches!(&outcome, Err(Error::Refused(Refusal::Late, why)) if is_unsure(why)),
-            "{outcome:?}"
-        );
+        assert!(matches!(&outcome, Err(Error::Refused(Refusal::Late, why)) if is_unsure(why)), "{outcome:?}");
         // The conversation stands again.
         let told = scene.ask(b"x", 30 * SECOND);
         for _ in 0..6 {
@@ -232,7 +233,10 @@ fn requests_wait_for_their_turn_and_fail_when_the_other_is_revoked() {
     scene.offices[0].forget(node, &Error::Refused(Refusal::Revoked, String::new()));
     // It was said by a conversation that stands.
     let outcome = waits.try_recv().unwrap().outcome;
-    assert!(matches!(&outcome, Err(Error::Refused(Refusal::Late, why)) if why.contains("revoked")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Err(Error::Refused(Refusal::Late, why)) if why.contains("revoked")),
+        "{outcome:?}"
+    );
     let mut scene = Scene::new();
     let waits = scene.ask(b"y", SECOND);
     scene.run(|_| Fate::Lost);
