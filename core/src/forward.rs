@@ -294,3 +294,51 @@ macro_rules! forward_rail {
         }
     };
 }
+
+/// Methods of a [`Sink`](crate::rail::Sink) that hand on what a rail says of paths beside the first of a link, for the body of an
+/// `impl` with the sink inside as `self.sink`.
+macro_rules! forward_paths {
+    () => {
+        fn path_up(&mut self, peer: crate::rail::PeerId, path: crate::rail::PathId) {
+            self.sink.path_up(peer, path);
+        }
+
+        fn path_over(&mut self, peer: crate::rail::PeerId, path: crate::rail::PathId) {
+            self.sink.path_over(peer, path);
+        }
+
+        fn place_on(
+            &mut self,
+            peer: crate::rail::PeerId,
+            path: crate::rail::PathId,
+            op: u64,
+            offset: u64,
+            len: usize,
+        ) -> Option<crate::mem::Gather<'_>> {
+            self.sink.place_on(peer, path, op, offset, len)
+        }
+
+        fn placed_on(
+            &mut self,
+            peer: crate::rail::PeerId,
+            path: crate::rail::PathId,
+            op: u64,
+            offset: u64,
+            len: usize,
+        ) -> Result<(), crate::error::Error> {
+            self.sink.placed_on(peer, path, op, offset, len)
+        }
+
+        fn segment_on(
+            &mut self,
+            peer: crate::rail::PeerId,
+            path: crate::rail::PathId,
+            op: u64,
+            offset: u64,
+            payload: &crate::mem::PeerBytes<'_>,
+        ) -> Result<(), crate::error::Error> {
+            self.sink.segment_on(peer, path, op, offset, payload)
+        }
+    };
+}
+pub(crate) use forward_paths;

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::Error;
 use crate::forward_rail;
 use crate::mem::{Gather, PeerBytes};
-use crate::rail::{
-    Armed, Capabilities, LinkId, PathId, PeerId, Posted, Rail, Refusal, RemoteSource, Sign, Sink,
-};
+use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sign, Sink};
 use crate::ring::lane::Lane;
 use crate::time::Time;
 use crate::wire::{Address, Frame, Incoming, Kind, NodeId};
@@ -175,46 +173,7 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
         answer
     }
 
-    fn path_up(&mut self, peer: PeerId, path: PathId) {
-        self.sink.path_up(peer, path);
-    }
-
-    fn path_over(&mut self, peer: PeerId, path: PathId) {
-        self.sink.path_over(peer, path);
-    }
-
-    fn place_on(
-        &mut self,
-        peer: PeerId,
-        path: PathId,
-        op: u64,
-        offset: u64,
-        len: usize,
-    ) -> Option<Gather<'_>> {
-        self.sink.place_on(peer, path, op, offset, len)
-    }
-
-    fn placed_on(
-        &mut self,
-        peer: PeerId,
-        path: PathId,
-        op: u64,
-        offset: u64,
-        len: usize,
-    ) -> Result<(), Error> {
-        self.sink.placed_on(peer, path, op, offset, len)
-    }
-
-    fn segment_on(
-        &mut self,
-        peer: PeerId,
-        path: PathId,
-        op: u64,
-        offset: u64,
-        payload: &PeerBytes<'_>,
-    ) -> Result<(), Error> {
-        self.sink.segment_on(peer, path, op, offset, payload)
-    }
+    crate::forward::forward_paths!();
 
     fn loan(
         &mut self,
