@@ -4,7 +4,6 @@
 use gridnet_core::ledger::PeerGauges;
 use gridnet_core::stats::PeerCounters;
 
-use crate::page::PeerView;
 use crate::verdict::Verdict;
 
 /// A rail, and why it is used, or not.
@@ -104,20 +103,6 @@ impl From<&PeerGauges> for Waiting {
             failures: gauges.failures.value(),
             stopped: gauges.stopped.value() != 0,
             stopping: gauges.stopping.value() != 0,
-        }
-    }
-}
-
-impl From<&PeerView> for Waiting {
-    fn from(view: &PeerView) -> Waiting {
-        Waiting {
-            pending: view.pending,
-            bulk: view.bulk,
-            unexpected: view.unexpected,
-            unexpected_bytes: view.unexpected_bytes,
-            failures: view.failures,
-            stopped: view.stopped,
-            stopping: view.stopping,
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::Names;
 use gridnet::core::stats::PeerCounters;
 use gridnet::page::{Activity, PageView, PeerView, WaitView, Who};
-use gridnet::words::{self, Waiting};
+use gridnet::words;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -119,7 +119,7 @@ fn peer(out: &mut impl Write, peer: &PeerView, names: &Names) -> io::Result<()> 
     writeln!(out, "  rail {}: {}", peer.rail, figures.join(", "))?;
     indented(out, &words::exchanged(&peer.counters))?;
     regions(out, &peer.counters)?;
-    Waiting::from(peer).lines().iter().try_for_each(|line| indented(out, line))
+    peer.waiting.lines().iter().try_for_each(|line| indented(out, line))
 }
 
 /// Where the links lead, and what has become of them.

@@ -67,7 +67,7 @@ fn peer_row(view: &PageView, peer: &PeerView, rates: Option<Rates>, names: &Name
     let pid = peer.pid.map(|pid| pid.to_string());
     let known: Vec<String> = [pid, name].into_iter().flatten().collect();
     let who = if known.is_empty() { peer.node.chars().take(8).collect() } else { known.join(" ") };
-    let stopped = if peer.stopped { ", stopped" } else { "" };
+    let stopped = if peer.waiting.stopped { ", stopped" } else { "" };
     let mut row = vec![
         view.who.pid.to_string(),
         label(view),
@@ -76,7 +76,8 @@ fn peer_row(view: &PageView, peer: &PeerView, rates: Option<Rates>, names: &Name
         format!("{}{stopped}", peer.state),
     ];
     row.extend(rate_cells(rates));
-    row.extend([peer.pending, peer.bulk, peer.unexpected, peer.failures].map(|n| n.to_string()));
+    let w = &peer.waiting;
+    row.extend([w.pending, w.bulk, w.unexpected, w.failures].map(|n| n.to_string()));
     row
 }
 

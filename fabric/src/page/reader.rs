@@ -17,6 +17,7 @@ use super::place;
 use super::text;
 use super::waits::{now_ns, Call};
 use crate::verdict::Verdict;
+use crate::words::Waiting;
 
 /// Times that the rows are read again when some are being written. A writer takes less than a microsecond; only one that
 /// was stopped in the middle leaves a row torn for longer.
@@ -175,20 +176,8 @@ pub struct PeerView {
     pub last_call: Option<(i32, String)>,
     /// What happened.
     pub counters: PeerCounters,
-    /// Messages that wait to be sent.
-    pub pending: u64,
-    /// Large messages of which the peer has asked for pieces.
-    pub bulk: u64,
-    /// Its messages in the unexpected store.
-    pub unexpected: u64,
-    /// Their bytes.
-    pub unexpected_bytes: u64,
-    /// Operations that ended with an error.
-    pub failures: u64,
-    /// It takes no messages now.
-    pub stopped: bool,
-    /// We take none of its messages now.
-    pub stopping: bool,
+    /// What waits, and who takes nothing now.
+    pub waiting: Waiting,
     /// The text was being written when its process was stopped: it may be mixed up.
     pub torn: bool,
 }
@@ -238,7 +227,7 @@ impl PageView {
         let mut activity = activity(&live, now);
         for peer in &peers {
             activity.peers.add(&peer.counters);
-            activity.failures = activity.failures.saturating_add(peer.failures);
+            activity.failures = activity.failures.saturating_add(peer.waiting.failures);
         }
         let more_peers = (activity.peers_total).saturating_sub(peers.len() as u64);
         let hidden_alive = more_peers
@@ -403,10 +392,15 @@ fn peer_of(row: &[u8], torn: bool) -> Option<PeerView> {
         }
     }
     let gauge = |index: usize| word(row, size_of::<PeerCells>() + index * 8);
-    (peer.pending, peer.bulk) = (gauge(0), gauge(1));
-    (peer.unexpected, peer.unexpected_bytes) = (gauge(2), gauge(3));
-    peer.failures = gauge(4);
-    (peer.stopped, peer.stopping) = (gauge(5) != 0, gauge(6) != 0);
+    peer.waiting = Waiting {
+        pending: gauge(0),
+        bulk: gauge(1),
+        unexpected: gauge(2),
+        unexpected_bytes: gauge(3),
+        failures: gauge(4),
+        stopped: gauge(5) != 0,
+        stopping: gauge(6) != 0,
+    };
     Some(peer)
 }
 

@@ -158,7 +158,7 @@ fn a_reader_sees_who_and_what_and_why() {
     );
     let peer = &view.peers[0];
     assert_eq!((peer.peer, peer.pid, peer.state.as_str(), peer.rail.as_str()), (0, Some(4711), "up", "shm"));
-    assert_eq!((peer.pending, peer.counters.bytes_sent, peer.torn), (9, 100, false));
+    assert_eq!((peer.waiting.pending, peer.counters.bytes_sent, peer.torn), (9, 100, false));
     assert_eq!((peer.counters.puts, view.activity.peers.bytes_served), (4, 7));
     let verdicts: Vec<_> = peer.verdicts.iter().map(|v| (v.rail.as_str(), v.in_use)).collect();
     assert_eq!(verdicts, [("shm", true), ("self", false)]);
