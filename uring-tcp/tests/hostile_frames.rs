@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::Tcp;
 use gridnet_core::endpoint::{Limits, PeerState};
-use gridnet_core::testing::node::exactly;
+use gridnet_core::testing::node::{anything, exactly};
 use gridnet_core::testing::pair::{address_of, Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
 use gridnet_core::wire::{Address, Extension, Hello, NetAddresses, NodeId};
@@ -48,6 +48,7 @@ fn fuzzed_frames_end_their_sender_and_nobody_else() {
         pair.step();
         if peers % 16 == 0 {
             check_friend(&mut pair, peers);
+            take_all(&mut pair);
         }
     }
     check_friend(&mut pair, 0);
@@ -56,6 +57,35 @@ fn fuzzed_frames_end_their_sender_and_nobody_else() {
     // Nothing is left of them but what they had sent in good order.
     pair.run_until(|pair| pair.a.engine().counters().peers_now == 1);
     assert_eq!(pair.a.engine().counters().peers_now, 1);
+}
+
+/// What a peer sent stays when it goes. Who comes again and again under another name is not let in any more when that is too much.
+#[test]
+fn who_comes_under_many_names_fills_no_memory() {
+    let limits = Limits { unexpected_messages: 64, ..Limits::default() };
+    let mut pair = Pair::with(Tcp::new(Engine::Auto), Setup { limits, ..Setup::default() });
+    let mut names = 0..;
+    let mut come = |pair: &mut Pair<Tcp>| -> Result<(), String> {
+        let hello = Hello::new(node(names.next().unwrap()), 1, 1);
+        let mut peer = Peer::try_greet_as(pair, hello)?;
+        let messages =
+            [resume(), (0..20).flat_map(|_| frame(1, 7, b"mine", 0, &[])).collect::<Vec<u8>>()].concat();
+        assert!(peer.say(&messages, pair));
+        let before = pair.a.engine().counters().unexpected_now;
+        pair.run_until(|pair| pair.a.engine().counters().unexpected_now == before + 20);
+        // Whoever says what cannot be has gone at once.
+        peer.say(&[0xff; 40], pair);
+        assert!(peer.is_hung_up(pair));
+        Ok(())
+    };
+    for turn in 0..3 {
+        // 60 messages are below the bound.
+        (0..4).for_each(|_| assert_eq!(come(&mut pair), Ok(()), "turn {turn}"));
+        let refused = come(&mut pair).expect_err("80 messages wait");
+        assert!(refused.contains("GRIDNET_UNEXPECTED_MESSAGES=64"), "{refused}");
+        check_friend(&mut pair, turn);
+        take_all(&mut pair);
+    }
 }
 
 #[test]
@@ -153,16 +183,23 @@ impl Peer {
     }
 
     fn greet_as(pair: &mut Pair<Tcp>, hello: Hello) -> Peer {
+        Peer::try_greet_as(pair, hello).expect("it is welcome")
+    }
+
+    /// Comes through the handshake, or hears why not.
+    fn try_greet_as(pair: &mut Pair<Tcp>, hello: Hello) -> Result<Peer, String> {
         let Peer(mut stream) = Peer::call(pair, hello);
         // Its hello, and its welcome.
         let mut heard = Vec::new();
         let start = Instant::now();
         while !heard.ends_with(WELCOME) {
             pair.step();
-            assert!(read(&mut stream, &mut heard), "it is refused: {:?}", String::from_utf8_lossy(&heard));
+            if !read(&mut stream, &mut heard) {
+                return Err(String::from_utf8_lossy(&heard).into_owned());
+            }
             assert!(start.elapsed() < PATIENCE, "no welcome");
         }
-        Peer(stream)
+        Ok(Peer(stream))
     }
 
     /// Says something, as long as somebody listens.
@@ -272,6 +309,14 @@ fn shortened(mut frame: Vec<u8>, random: &mut Random) -> Vec<u8> {
         frame.extend(random.bytes(40));
     }
     frame
+}
+
+/// Receives what strangers have left.
+fn take_all(pair: &mut Pair<Tcp>) {
+    while let Some(found) = pair.a.engine().probe(&anything()) {
+        // What was only announced fails when its sender is given up: that is not waited for.
+        pair.a.receive(anything(), found.len.min(8192) as usize);
+    }
 }
 
 /// The friend talks as ever.

@@ -249,6 +249,7 @@ impl State {
             let why = "the process has gone, and another has come in its place";
             self.give_up(known, &Refusal::new(Error::PeerGone, why));
         }
+        self.orphans.check(&self.limits)?;
         let peer = self.add_peer(who, incarnation, rail, link, None);
         let why = match who.1 {
             None => "the peer chose the rail".to_owned(),
@@ -309,6 +310,7 @@ impl State {
         p.bulk.clear();
         p.outlets.clear();
         p.remote.clear();
+        self.orphans.add(p.early_messages, p.early_bytes);
         // Nothing is asked of it any more while its operations end.
         p.stripes = None;
         let who = (p.node, p.user);

@@ -45,6 +45,7 @@ mod loan_table;
 mod mend;
 mod onesided;
 mod op;
+mod orphans;
 mod outlet;
 mod pace;
 mod peer;

@@ -333,6 +333,9 @@ impl State {
         crate::probes::message_unexpected(peer, tag, early.len);
         p.early_messages += 1;
         p.early_bytes += cost;
+        if p.error().is_some() {
+            self.orphans.add(1, cost);
+        }
         self.unexpected_bytes += cost;
         self.unexpected.insert(peer, tag, early);
         let full = self.unexpected_bytes > self.limits.unexpected_bytes
@@ -364,6 +367,9 @@ impl State {
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.early_messages -= 1;
             p.early_bytes -= early.cost();
+            if p.error().is_some() {
+                self.orphans.remove(early.cost());
+            }
         }
         self.publish_unexpected(peer);
         if !self.stopping.is_empty() {

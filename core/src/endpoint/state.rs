@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::loan_table::Loans;
 use super::onesided::RemoteState;
 use super::op::{CqId, Early, Incoming, IovList, MoreMemory, RecvOp, SendOp};
+use super::orphans::Orphans;
 use super::pace::Pace;
 use super::peer::{Peer, PeerState};
 use super::receive::HeldMessage;
@@ -86,6 +87,7 @@ pub(super) struct State {
     pub(super) incoming: Slab<Incoming>,
     pub(super) unexpected: Unexpected<Early>,
     pub(super) unexpected_bytes: usize,
+    pub(super) orphans: Orphans,
     pub(super) held: Slab<HeldMessage>,
     pub(super) loans: Loans,
     /// Bytes that were taken for announced messages to receives of loans, and have not all come.
@@ -148,6 +150,7 @@ impl State {
             incoming: Slab::default(),
             unexpected: Unexpected::default(),
             unexpected_bytes: 0,
+            orphans: Orphans::default(),
             held: Slab::default(),
             loans: Loans::new(lender),
             lending_bytes: 0,
