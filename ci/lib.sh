@@ -36,7 +36,7 @@ need() {
 
 PART_LIMIT=${CI_PART_LIMIT:-2400}
 passed=0 failed=0 left_out=0
-summary=() skips=()
+summary=() skips=() faults=()
 declare -A verdicts
 LOGS=$(mktemp -d)
 trap 'rm -rf "$LOGS"' EXIT
@@ -55,7 +55,15 @@ run_part() {
     summary+=("$(printf '%-10s %5d s  %s' "$name" $((SECONDS - start)) "$verdict")")
     local line
     while IFS= read -r line; do skips+=("$name: $line"); done < <(grep -a '^SKIPPED' "$LOGS/$name" || true)
+    case $verdict in
+        FAILED*) while IFS= read -r line; do faults+=("$name: $line"); done < <(what_failed "$LOGS/$name") ;;
+    esac
     verdicts[$name]=$verdict
+}
+
+# The lines of a log that say what failed and why, so that the end of the output has them; if there are none, its last lines.
+what_failed() {
+    grep -a -A3 -E '^test .*FAILED$|panicked at|^error|^FAILED|Sanitizer: ' "$1" | grep -av '^--$' | head -60 | grep . || tail -15 "$1"
 }
 
 # Prints what was run; the last line is the verdict, the exit code follows it.
@@ -63,6 +71,7 @@ finish() {
     say "summary ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
     printf '%s\n' "${summary[@]}"
     [ ${#skips[@]} = 0 ] || { echo; printf '!! %s\n' "${skips[@]}"; }
+    [ ${#faults[@]} = 0 ] || { echo; printf '>> %s\n' "${faults[@]}"; }
     echo
     printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$left_out"
     [ "$failed" = 0 ]
