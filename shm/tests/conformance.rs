@@ -129,6 +129,14 @@ impl Fixture for Shm {
         }
     }
 
+    fn patience(&self) -> usize {
+        if self.is_cut {
+            CALL_STEPS
+        } else {
+            1_000_000
+        }
+    }
+
     fn overshoot(&self) -> usize {
         self.ring_slots as usize + 64
     }

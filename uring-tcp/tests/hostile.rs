@@ -116,12 +116,10 @@ fn without_the_key_nobody_gets_in() {
         let address = *scene.pair.a.address();
         let to_a = stranger.engine().open(&address).expect("the call starts");
         let send = stranger.send(to_a, b"let me in", 1);
-        let mut ended = false;
-        scene.pair.run_until(|pair| {
+        let ended = scene.pair.run_until(|pair| {
             let now = pair.fixture.tick();
             stranger.drive(now);
-            ended = stranger.is_finished(send);
-            ended
+            stranger.is_finished(send)
         });
         assert!(ended, "the send does not end");
         assert_eq!(stranger.take(send).unwrap().status, Err(Error::Permission));
@@ -141,7 +139,10 @@ fn a_call_that_nobody_answers_says_which_addresses_were_tried() {
     let reason = match refused {
         Err(refusal) => refusal.reason,
         Ok(to_b) => {
-            pair.run_until(|pair| matches!(pair.a.state(to_b), PeerState::Gone(_)));
+            assert!(
+                pair.run_until(|pair| matches!(pair.a.state(to_b), PeerState::Gone(_))),
+                "nobody is there"
+            );
             let PeerState::Gone(why) = pair.a.state(to_b) else { panic!("nobody is there") };
             assert_eq!(why.error, Error::PeerGone, "{}", why.reason);
             why.reason
@@ -161,11 +162,12 @@ fn another_fabric_at_the_address_is_not_taken_for_the_one_that_was_meant() {
     let mut earlier = *pair.a.address();
     earlier.incarnation -= 1;
     let to_a = stranger.engine().open(&earlier).expect("the call starts");
-    pair.run_until(|pair| {
+    let is_refused = pair.run_until(|pair| {
         let now = pair.fixture.tick();
         stranger.drive(now);
         matches!(stranger.state(to_a), PeerState::Gone(_))
     });
+    assert!(is_refused, "it is taken for another");
     let PeerState::Gone(why) = stranger.state(to_a) else { panic!("it is taken for another") };
     assert!(why.error == Error::PeerGone && why.reason.contains("unknown incarnation"), "{}", why.reason);
 }

@@ -54,9 +54,11 @@ fn transfer(pair: &mut Pair<Tcp>, tag: u64, len: usize, meanwhile: impl FnOnce(&
     let bytes = Random::new(tag).bytes(len);
     let receive = pair.b.receive(exactly(pair.to_a, tag), len);
     let send = pair.a.send(pair.to_b, &bytes, tag);
-    let begun = |pair: &mut Pair<Tcp>| pair.b.engine().bytes_under_way() < len as u64 / 2;
-    pair.run_until(|pair| pair.b.engine().bytes_under_way() > 0);
-    pair.run_until(begun);
+    let is_halfway = |pair: &mut Pair<Tcp>| {
+        let left = pair.b.engine().bytes_under_way();
+        pair.b.is_finished(receive) || left > 0 && left < len as u64 / 2
+    };
+    assert!(pair.run_until(is_halfway), "message {tag} does not come");
     meanwhile(pair);
     assert!(pair.finish_b(receive).bytes == bytes, "message {tag} differs");
     pair.finish_a(send);

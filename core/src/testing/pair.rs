@@ -34,6 +34,11 @@ pub trait Fixture {
         64
     }
 
+    /// Number of such steps after which something that has to come is given up: more, where a busy machine lets it wait.
+    fn patience(&self) -> usize {
+        self.quiet_steps()
+    }
+
     /// Most messages that can still arrive from a peer after it was told to stop, when it is driven after every
     /// [`BURST`] sends: what is on its way, and what it sends until it hears.
     fn overshoot(&self) -> usize {
@@ -174,23 +179,32 @@ impl<F: Fixture> Pair<F> {
     }
 
     /// Runs until `done`; false when nothing happens any more before.
-    pub fn run_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> bool {
-        let mut idle = 0;
-        for _ in 0..MAX_STEPS {
-            if done(self) {
-                return true;
-            }
-            idle = if self.step() == 0 { idle + 1 } else { 0 };
-            if idle > self.fixture.quiet_steps() {
-                return done(self);
-            }
-        }
-        panic!("no end after {MAX_STEPS} steps");
+    #[must_use = "what was waited for may not have come"]
+    pub fn run_until(&mut self, done: impl FnMut(&mut Self) -> bool) -> bool {
+        self.run(self.fixture.patience(), done)
     }
 
     /// Runs until nothing happens any more.
     pub fn run_until_quiet(&mut self) {
-        self.run_until(|_| false);
+        self.run(self.fixture.quiet_steps(), |_| false);
+    }
+
+    fn run(&mut self, most_idle: usize, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let (mut idle, mut busy) = (0, 0);
+        while busy < MAX_STEPS {
+            if done(self) {
+                return true;
+            }
+            if self.step() > 0 {
+                (idle, busy) = (0, busy + 1);
+                continue;
+            }
+            idle += 1;
+            if idle > most_idle {
+                return done(self);
+            }
+        }
+        panic!("no end after {MAX_STEPS} steps in which something happened");
     }
 
     /// Runs until an operation of `a` has ended.

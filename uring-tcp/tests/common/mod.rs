@@ -76,6 +76,11 @@ impl Fixture for Tcp {
         4000
     }
 
+    fn patience(&self) -> usize {
+        // Ten seconds and more.
+        4_000_000
+    }
+
     fn overshoot(&self) -> usize {
         // What is under way, and what was read at once before the word to stop was sent.
         self.window.frames as usize + 2 * 16384 / 24
