@@ -10,6 +10,7 @@
 //! | `identity.rs` | node id, host number |
 //! | `rails.rs`, `tcp.rs` | the rails as one type; how one of them is opened |
 //! | `fabric.rs` | an engine with a clock and descriptors |
+//! | `open.rs`, `take.rs`, `sleep.rs` | what it finds on its host; how completions are taken; how callers sleep |
 //! | `explain.rs`, `words.rs` | what people are told of a path, and of what waits |
 //! | `regions.rs` | ending regions |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
@@ -27,11 +28,14 @@ mod fork;
 mod identity;
 mod lock;
 mod logging;
+mod open;
 mod outlet;
 pub mod page;
 mod rails;
 mod regions;
 mod shared;
+mod sleep;
+mod take;
 mod tcp;
 mod verdict;
 pub mod words;

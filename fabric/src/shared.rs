@@ -25,10 +25,11 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 
 use crate::config::{Config, ProgressMode, WaitMode};
-use crate::fabric::{sleep_on, Fabric, ARMING_TRIES};
+use crate::fabric::Fabric;
 use crate::fork::{ForkMark, HOME};
 use crate::lock::{Mutex, MutexGuard};
 use crate::page::{Call, Page, Waiting};
+use crate::sleep::{sleep_on, ARMING_TRIES};
 
 /// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
 const YIELDS: u32 = 10;

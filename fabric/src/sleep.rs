@@ -1,0 +1,168 @@
+//! How callers sleep: the rails are armed, and descriptors become readable when something has happened.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use gridnet_core::endpoint::CqId;
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Armed, Refusal};
+use nix::poll::{ppoll, PollFd, PollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+
+use crate::fabric::Fabric;
+
+/// Times that somebody tries to arm the rails for others who sleep.
+pub(crate) const ARMING_TRIES: u32 = 16;
+
+/// The descriptor of a completion queue.
+#[derive(Debug)]
+pub(crate) struct CqDescriptor {
+    cq: CqId,
+    epoll: Epoll,
+    /// Written when somebody else's polling fills an armed queue.
+    kick: EventFd,
+}
+
+impl Fabric {
+    /// The end of sleep.
+    pub(crate) fn disarm(&mut self) {
+        self.is_armed = false;
+        self.engine.disarm();
+    }
+
+    /// Prepares rails for sleep, after everything that is known to have happened was handled.
+    pub(crate) fn arm(&mut self) -> Armed {
+        if self.maintain() + self.engine.progress() > 0 {
+            return Armed::Busy;
+        }
+        // A new arming, so that senders that rang for an earlier one ring again.
+        self.engine.disarm();
+        let armed = self.engine.arm();
+        self.is_armed = armed == Armed::Yes;
+        armed
+    }
+
+    /// Time after which a sleeper has to look at timers.
+    pub(crate) fn timer(&self) -> Option<Duration> {
+        let at = self.engine.deadline()?;
+        Some(Duration::from_nanos(at.0).saturating_sub(self.start.elapsed()))
+    }
+
+    /// The descriptor of a queue: readable, after [`Self::arm_cq`] said yes, once something has happened.
+    ///
+    /// # Errors
+    /// [`Error::Handle`] without such a queue, [`Error::System`] without free descriptors.
+    pub fn cq_descriptor(&mut self, cq: CqId) -> Result<RawFd, Refusal> {
+        self.engine.cq(cq).ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        if let Some(known) = self.descriptors.iter().find(|d| d.cq == cq) {
+            return Ok(known.epoll.0.as_raw_fd());
+        }
+        let failed =
+            |e: nix::Error| Refusal::new(Error::System, format!("descriptor of a queue: {}", e.desc()));
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+        let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
+        let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
+        epoll.add(kick.as_fd(), readable()).map_err(failed)?;
+        for handle in self.engine.wait_handles() {
+            // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
+            epoll.add(unsafe { BorrowedFd::borrow_raw(handle) }, readable()).map_err(failed)?;
+        }
+        let descriptor = epoll.0.as_raw_fd();
+        self.descriptors.push(CqDescriptor { cq, epoll, kick });
+        Ok(descriptor)
+    }
+
+    /// Arms the descriptor of a queue: BUSY when there is something to be taken already.
+    ///
+    /// # Errors
+    /// [`Error::Handle`] without such a queue.
+    pub fn arm_cq(&mut self, cq: CqId) -> Result<Armed, Refusal> {
+        self.cq_descriptor(cq)?;
+        if let Some(known) = self.descriptors.iter().find(|d| d.cq == cq) {
+            // An error says that it was not kicked.
+            let _ = known.kick.read();
+        }
+        let busy = self.arm() == Armed::Busy;
+        let queue =
+            self.engine.cq(cq).ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        queue.armed = !busy && queue.is_empty();
+        Ok(if queue.armed { Armed::Yes } else { Armed::Busy })
+    }
+
+    /// Makes the descriptors readable of armed queues that somebody else's polling has filled, and arms the rails again
+    /// for the others when somebody else's waiting has disarmed them.
+    #[inline(always)]
+    pub(crate) fn kick_armed(&mut self) {
+        if !self.descriptors.is_empty() {
+            self.kick_some();
+        }
+    }
+
+    #[cold]
+    fn kick_some(&mut self) {
+        for _ in 0..ARMING_TRIES {
+            if !self.kick_full() || self.is_armed || self.arm() == Armed::Yes {
+                return;
+            }
+            self.engine.progress();
+        }
+        // Something keeps happening: whoever sleeps looks for himself.
+        for descriptor in &self.descriptors {
+            if let Some(queue) = self.engine.cq(descriptor.cq).filter(|queue| queue.armed) {
+                queue.armed = false;
+                let _ = descriptor.kick.write(1);
+            }
+        }
+    }
+
+    /// Kicks armed queues that are not empty; whether others stay armed.
+    fn kick_full(&mut self) -> bool {
+        let mut others = false;
+        for descriptor in &self.descriptors {
+            let Some(queue) = self.engine.cq(descriptor.cq).filter(|queue| queue.armed) else {
+                continue;
+            };
+            if queue.is_empty() {
+                others = true;
+            } else {
+                queue.armed = false;
+                let _ = descriptor.kick.write(1);
+            }
+        }
+        others
+    }
+
+    /// Forgets the descriptor of a queue that is destroyed.
+    pub fn close_cq(&mut self, cq: CqId) {
+        self.descriptors.retain(|d| d.cq != cq);
+        self.engine.destroy_cq(cq);
+    }
+
+    /// Sleeps until a rail's wait handle or `extra` is readable, at most for `span`.
+    pub(crate) fn sleep_on_rails(&self, span: Option<Duration>, extra: Option<BorrowedFd<'_>>) {
+        // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
+        let handles = self.engine.wait_handles().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+        sleep_on(handles.chain(extra), span);
+    }
+
+    /// Copies of the descriptors that a sleeper has to watch.
+    pub(crate) fn wait_handles(&self) -> Result<Vec<OwnedFd>, Refusal> {
+        let copy = |fd: RawFd| {
+            // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+            borrowed
+                .try_clone_to_owned()
+                .map_err(|e| Refusal::new(Error::System, format!("copying a descriptor: {e}")))
+        };
+        self.engine.wait_handles().map(copy).collect()
+    }
+}
+
+/// Sleeps until one of some descriptors is readable, a signal comes, or `span` is over.
+pub(crate) fn sleep_on<'a>(files: impl Iterator<Item = BorrowedFd<'a>>, span: Option<Duration>) {
+    let mut files: Vec<PollFd<'a>> = files.map(|file| PollFd::new(file, PollFlags::POLLIN)).collect();
+    // An error is a signal: whoever sleeps looks again.
+    let _ = ppoll(&mut files, span.map(TimeSpec::from), None);
+}
