@@ -6,7 +6,7 @@ FUZZ_SECONDS=900
 . "$(dirname "$0")/lib.sh"
 
 # Not GRIDNET_*: gridnet refuses variables that it does not know.
-export TEST_SOAK=1 TEST_BIG=1
+export TEST_SOAK=1 TEST_BIG=1 CI_ONCE=1
 PART_LIMIT=${CI_PART_LIMIT:-14400}
 RESULT=ci/results/full-last.txt
 PARTS+=(

@@ -8,5 +8,5 @@ need ip iproute2 || exit $EXIT_SKIPPED
 need nft nftables || exit $EXIT_SKIPPED
 need ping iputils-ping || exit $EXIT_SKIPPED
 
-cargo test -p gridnet-testbed
-cargo test -p gridnet-cli --test lab
+cargo_test -p gridnet-testbed
+cargo_test -p gridnet-cli --test lab

@@ -7,4 +7,4 @@ PATH=$PATH:/usr/sbin:/sbin
 need ip iproute2 || true
 need nft nftables || true
 
-cargo test --no-fail-fast --workspace --exclude gridnet-testbed
+cargo_test --workspace --exclude gridnet-testbed
