@@ -120,11 +120,12 @@ impl Conn {
 
     /// Room for a segment of at most `most` bytes while small messages come and go.
     pub(crate) fn room(&mut self, most: usize) -> Room {
-        match self.line.stream.flow() {
+        let stream = &self.line.stream;
+        if stream.is_on_host {
             // Within a host nothing is narrower than the processes themselves.
-            Some(flow) if !self.line.stream.is_on_host => self.shallow.room(&flow, Instant::now(), most),
-            _ => Room::Bytes(most),
+            return Room::Bytes(most);
         }
+        self.shallow.room(Instant::now(), most, || stream.flow())
     }
 
     /// Takes a whole message without any extension, as [`Self::post`]: the hot path.

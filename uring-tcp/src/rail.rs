@@ -13,7 +13,7 @@ use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PathId, PeerId, Post
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
-use crate::bell::Bell;
+use crate::bell::Alarm;
 use crate::call::Call;
 use crate::config::{Multirail, TcpConfig, Window};
 use crate::conn::{Conn, Outcome, CALM_FRAMES};
@@ -111,9 +111,7 @@ pub struct TcpRail {
     pub(crate) stalls: Stalls,
     pub(crate) watcher: Watcher,
     ready: Vec<Watched>,
-    /// Segments are held back, for about so long.
-    held: Option<Duration>,
-    bell: Option<Bell>,
+    alarm: Alarm,
     scratch: Box<[u8]>,
     pub(crate) courier: Courier,
     /// Somebody sleeps, or is about to.
@@ -166,8 +164,7 @@ impl TcpRail {
             stalls: Stalls::default(),
             watcher,
             ready: Vec::new(),
-            held: None,
-            bell: None,
+            alarm: Alarm::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             courier: Courier::default(),
             is_armed: false,
@@ -412,7 +409,7 @@ impl TcpRail {
                     1
                 }
                 Watched::Bell => {
-                    self.bell.iter_mut().for_each(|bell| bell.is_watched = false);
+                    self.alarm.rang();
                     1
                 }
             };
@@ -526,21 +523,15 @@ impl TcpRail {
         Some(state)
     }
 
-    /// Has a sleeper woken when segments that are held back may go. Where there is no timer to be had, it does not sleep.
-    fn set_bell(&mut self) -> Armed {
-        let Some(span) = self.held.take() else { return Armed::Yes };
-        if self.bell.is_none() {
-            self.bell = Bell::new();
+    /// Segments are held back. False when nobody could be woken who sleeps already.
+    fn hold_back(&mut self, span: Duration) -> bool {
+        self.alarm.note(self.round, span);
+        if !self.is_armed {
+            return true;
         }
-        let Some(bell) = self.bell.as_mut().filter(|bell| bell.ring_after(span)) else { return Armed::Busy };
-        if !bell.is_watched {
-            bell.is_watched = self.watcher.watch(bell, Watched::Bell, READING).is_ok();
-        }
-        if bell.is_watched {
-            Armed::Yes
-        } else {
-            Armed::Busy
-        }
+        let is_set = self.alarm.set(self.round, &mut self.watcher) == Armed::Yes;
+        self.watcher.submit();
+        is_set
     }
 
     /// Whether something could be done at once.
@@ -564,11 +555,8 @@ impl Rail for TcpRail {
     fn short_segment_len(&mut self, link: LinkId) -> usize {
         match self.conn(link.0).map(|conn| conn.room(SHORT_SEGMENT)) {
             Some(Room::Bytes(len)) => len,
-            Some(Room::After(span)) => {
-                self.held = Some(self.held.map_or(span, |held| held.min(span)));
-                0
-            }
-            None => SHORT_SEGMENT,
+            Some(Room::After(span)) if self.hold_back(span) => 0,
+            _ => SHORT_SEGMENT,
         }
     }
 
@@ -736,7 +724,8 @@ impl Rail for TcpRail {
         for at in 0..self.dirty.len() {
             self.watch(self.dirty[at], Want { reading: true, writing: true });
         }
-        self.is_armed = self.set_bell() == Armed::Yes && !self.has_news();
+        let is_set = self.alarm.set(self.round, &mut self.watcher) == Armed::Yes;
+        self.is_armed = is_set && !self.has_news();
         if self.is_armed {
             Armed::Yes
         } else {

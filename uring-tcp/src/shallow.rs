@@ -4,6 +4,9 @@
 //! waits for all of it. So segments are held back while more is on its way than keeps the path full: twice what passes in the time
 //! there and back of an empty path, as BBR has it (Cardwell et al. 2016). Half of that is a queue at most, and a small message
 //! takes about twice as long as alone. Where the path could carry more, more passes, and the bound grows with what passes.
+//!
+//! To ask the kernel is a call. When it has said that too much is on its way, it is not asked again before some of that can have
+//! arrived; and where nothing arrives, as at a peer that is stopped, ever more seldom.
 
 use std::time::{Duration, Instant};
 
@@ -32,6 +35,9 @@ const SPAN_TRIPS: u32 = 4;
 const LONGEST_SPAN_TRIPS: u32 = 64;
 /// A span is not shorter, since acknowledgements come in bursts.
 const SHORTEST_SPAN: Duration = Duration::from_millis(2);
+/// Whatever was estimated, and however long nothing has arrived, the kernel is asked again after so long: a peer that goes on after
+/// a while has to wait for the next segment no longer.
+const LONGEST_HOLD: Duration = Duration::from_millis(100);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -41,6 +47,10 @@ pub(crate) struct Shallow {
     /// Bytes a second in the last spans.
     rates: [u64; SPANS],
     next: usize,
+    /// Until when nothing more goes, whatever the kernel would say.
+    held_until: Option<Instant>,
+    /// Since when nothing has been acknowledged while there was no room, and what had been by then.
+    stuck: Option<(Instant, u64)>,
 }
 
 /// What may go now.
@@ -53,8 +63,21 @@ pub(crate) enum Room {
 }
 
 impl Shallow {
-    /// Room for a segment of at most `most` bytes.
-    pub(crate) fn room(&mut self, flow: &Flow, now: Instant, most: usize) -> Room {
+    /// Room for a segment of at most `most` bytes. `ask` is a call to the kernel, which is made only when something may have
+    /// changed since the last one; without an answer nothing is held back.
+    pub(crate) fn room(&mut self, now: Instant, most: usize, ask: impl FnOnce() -> Option<Flow>) -> Room {
+        if let Some(until) = self.held_until.filter(|until| now < *until) {
+            return Room::After(until - now);
+        }
+        let room = ask().map_or(Room::Bytes(most), |flow| self.room_in(&flow, now, most));
+        self.held_until = match room {
+            Room::Bytes(_) => None,
+            Room::After(span) => Some(now + span),
+        };
+        room
+    }
+
+    fn room_in(&mut self, flow: &Flow, now: Instant, most: usize) -> Room {
         let trip = Duration::from_micros(flow.least_us.into());
         self.measure(flow, now, trip);
         let rate = self.rates.iter().copied().max().filter(|rate| *rate > 0).unwrap_or(flow.rate);
@@ -66,10 +89,16 @@ impl Shallow {
         // A few parts, so that the path does not run dry between two.
         let part = most.min((bound / 4) as usize).max(flow.packet as usize).min(most);
         if flow.on_the_way + part as u64 <= bound {
+            self.stuck = None;
             return Room::Bytes(part);
         }
         let beyond = (flow.on_the_way + part as u64 - bound).max(bound / 8);
-        Room::After(Duration::from_nanos((u128::from(beyond) * 1_000_000_000 / u128::from(rate)) as u64))
+        let passes = u64::try_from(u128::from(beyond) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX);
+        // Who has taken nothing for a while is left alone for half as long again.
+        let stuck = self.stuck.filter(|(_, acknowledged)| *acknowledged == flow.acknowledged);
+        let (since, _) = *self.stuck.insert(stuck.unwrap_or((now, flow.acknowledged)));
+        let quiet = now.saturating_duration_since(since);
+        Room::After(Duration::from_nanos(passes).max(quiet / 2).min(LONGEST_HOLD))
     }
 
     fn measure(&mut self, flow: &Flow, now: Instant, trip: Duration) {
@@ -109,6 +138,8 @@ mod tests {
         flow: Flow,
         /// The longest time that a byte took.
         longest: Duration,
+        /// How often it was asked how full it is.
+        asked: usize,
     }
 
     impl PathModel {
@@ -117,7 +148,7 @@ mod tests {
             let flow =
                 Flow { least_us: trip.as_micros() as u32, packet: 1448, rate: rate / 20, ..Flow::default() };
             let (free, under_way) = (now, std::collections::VecDeque::new());
-            PathModel { rate, trip, now, free, under_way, flow, longest: Duration::ZERO }
+            PathModel { rate, trip, now, free, under_way, flow, longest: Duration::ZERO, asked: 0 }
         }
 
         fn send(&mut self, bytes: u64) {
@@ -136,17 +167,21 @@ mod tests {
             }
         }
 
-        /// Sends as much as there is room for; what was acknowledged a second.
+        fn room(&mut self, shallow: &mut Shallow) -> Room {
+            let PathModel { now, flow, asked, .. } = self;
+            shallow.room(*now, MOST, || {
+                *asked += 1;
+                Some(*flow)
+            })
+        }
+
+        /// Sends as much as there is room for, by somebody who looks all the time; what was acknowledged a second.
         fn run(&mut self, shallow: &mut Shallow, span: Duration) -> u64 {
             let (began, before) = (self.now, self.flow.acknowledged);
-            let mut held_until = self.now;
             while self.now - began < span {
                 self.step();
-                while self.now >= held_until {
-                    match shallow.room(&self.flow, self.now, MOST) {
-                        Room::Bytes(len) => self.send(len as u64),
-                        Room::After(wait) => held_until = self.now + wait.max(STEP),
-                    }
+                while let Room::Bytes(len) = self.room(shallow) {
+                    self.send(len as u64);
                 }
             }
             ((self.flow.acknowledged - before) as f64 / span.as_secs_f64()) as u64
@@ -196,7 +231,56 @@ mod tests {
             [Flow::default(), Flow { rate: 1000, ..Flow::default() }, Flow { least_us: 9, ..Flow::default() }]
         {
             let flow = Flow { on_the_way: 1 << 30, packet: 1448, ..flow };
-            assert_eq!(shallow.room(&flow, now, MOST), Room::Bytes(MOST));
+            assert_eq!(shallow.room(now, MOST, || Some(flow)), Room::Bytes(MOST));
         }
+        assert_eq!(shallow.room(now, MOST, || None), Room::Bytes(MOST));
+    }
+
+    /// Who looks in each round does not ask in each.
+    #[test]
+    fn the_kernel_is_asked_when_something_may_have_changed() {
+        for (mbit, trip_us) in [(100, 1000), (1000, 4000), (20, 50_000)] {
+            let trip = Duration::from_micros(trip_us);
+            let mut path = PathModel::new(mbit * 125_000, trip);
+            let mut shallow = Shallow::default();
+            path.run(&mut shallow, trip * 20);
+            path.asked = 0;
+            let (span, before) = (trip * 40, path.flow.acknowledged);
+            path.run(&mut shallow, span);
+            let segments = ((path.flow.acknowledged - before) / u64::from(path.flow.packet)) as usize;
+            let rounds = (span.as_micros() / STEP.as_micros()) as usize;
+            // Once for each segment, which is a packet at least, and at most eight times while as much passes as may be on its way.
+            let most = (segments + 40 * 8).min(rounds / 2);
+            assert!(path.asked <= most, "{mbit} mbit, {trip_us} us: {} of {rounds} rounds", path.asked);
+        }
+    }
+
+    /// A sleeper is woken for a peer that is stopped only now and then, and soon for one that goes on.
+    #[test]
+    fn a_peer_that_takes_nothing_is_looked_at_ever_more_seldom() {
+        let trip = Duration::from_micros(100);
+        let mut path = PathModel::new(10_000 * 125_000, trip);
+        let mut shallow = Shallow::default();
+        path.run(&mut shallow, Duration::from_millis(100));
+        // It is stopped: nothing is acknowledged any more.
+        let (began, mut woken, mut segments) = (path.now, 0, 0);
+        path.asked = 0;
+        while path.now - began < Duration::from_secs(10) {
+            match path.room(&mut shallow) {
+                Room::Bytes(len) => {
+                    path.send(len as u64);
+                    segments += 1;
+                }
+                Room::After(span) => {
+                    assert!(span <= LONGEST_HOLD, "{span:?}");
+                    path.now += span;
+                    woken += 1;
+                }
+            }
+        }
+        assert!(woken <= 10 * 10 + 30 && segments < 200, "woken {woken} times, {segments} segments");
+        assert!(path.asked <= woken + segments, "asked {} times", path.asked);
+        path.step();
+        assert!(matches!(path.room(&mut shallow), Room::Bytes(_)), "all has arrived");
     }
 }
