@@ -10,7 +10,7 @@ use gridnet_core::wire::{Address, NetAddresses, NodeId};
 
 use crate::candidates::in_order;
 use crate::config::TcpConfig;
-use crate::handshake::{Agreed, Caller, Inbox, Purpose, Step, Ticket};
+use crate::handshake::{Agreed, Caller, Inbox, Purpose, Standing, Step, Ticket};
 use crate::socket::{refusal_of, Moved, Stream};
 use crate::watch::{Want, READING, WRITING};
 
@@ -43,6 +43,8 @@ pub(crate) struct Call {
     there: NetAddresses,
     left: VecDeque<SocketAddr>,
     attempt: Option<Attempt>,
+    /// How far the other side was at the address that was tried last.
+    standing: Standing,
     /// Why each address that was tried did not do.
     failures: Vec<String>,
     error: Error,
@@ -132,6 +134,7 @@ impl Call {
             there: NetAddresses::NONE,
             left: VecDeque::new(),
             attempt: None,
+            standing: Standing::Stranger,
             failures: Vec::new(),
             error: Error::Unreachable,
         }
@@ -151,6 +154,11 @@ impl Call {
 
     fn has_answered(&self) -> bool {
         self.attempt.as_ref().is_some_and(|attempt| attempt.handshake.is_some())
+    }
+
+    /// How far the other side has come at the address of the moment, or at the last one.
+    pub(crate) fn standing(&self) -> Standing {
+        self.attempt.as_ref().map_or(self.standing, Attempt::standing)
     }
 
     /// All addresses of the peer, if it was called by them.
@@ -245,6 +253,7 @@ impl Call {
 
     fn give_up(&mut self, refusal: Refusal) {
         if let Some(attempt) = self.attempt.take() {
+            self.standing = attempt.standing();
             self.note(attempt.to, refusal);
         }
     }
@@ -279,6 +288,10 @@ impl Attempt {
         }
         let stream = Stream::call(from, to, config.ports, &config.tuning).map_err(|e| refusal_of(&e))?;
         Ok(Attempt { to, stream, handshake: None, since: None, outcome: None })
+    }
+
+    fn standing(&self) -> Standing {
+        self.handshake.as_ref().map_or(Standing::Stranger, |(caller, _)| caller.standing())
     }
 
     fn step(
@@ -348,7 +361,10 @@ impl Attempt {
                     match self.stream.receive(&mut buffer) {
                         Moved::Bytes(len) => inbox.push(buffer.get(..len).unwrap_or_default()),
                         Moved::Nothing => return Ok(Outcome::Waits(READING)),
-                        Moved::End => return Err(hung_up()),
+                        Moved::End => {
+                            caller.hear_end();
+                            return Err(hung_up());
+                        }
                         Moved::Broken(e) => return Err(refusal_of(&e)),
                     }
                 }

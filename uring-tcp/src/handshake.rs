@@ -276,12 +276,24 @@ pub(crate) struct Stranger {
     pub(crate) listens: NetAddresses,
 }
 
+/// How far the side that was called has come, as far as the caller can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It cannot have taken the call. What was said may be somebody else's word.
+    Stranger,
+    /// It may have taken the call.
+    MayHaveTaken,
+    /// It has shown that it is who was called, as far as anybody here has to, and has refused.
+    Refused,
+}
+
 /// The side that connects.
 #[derive(Debug)]
 pub(crate) struct Caller {
     own: Vec<u8>,
     target: (NodeId, u64),
     agreed: Option<Agreed>,
+    standing: Standing,
 }
 
 impl Caller {
@@ -298,7 +310,22 @@ impl Caller {
     ) -> Result<(Caller, Vec<u8>), Refusal> {
         let own = greeting(local, security, target, generation, purpose)?;
         let bytes = packet(TYPE_HELLO, &own);
-        Ok((Caller { own, target, agreed: None }, bytes))
+        // Who asks for no proof may say yes at once.
+        let standing = match security {
+            Security::Insecure => Standing::MayHaveTaken,
+            Security::Key(_) => Standing::Stranger,
+        };
+        Ok((Caller { own, target, agreed: None, standing }, bytes))
+    }
+
+    /// How far the other side has come.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// The other side has ended the connection, and so knows that it is over.
+    pub(crate) fn hear_end(&mut self) {
+        self.standing = Standing::Stranger;
     }
 
     /// Takes the next packet out of `inbox`.
@@ -306,13 +333,21 @@ impl Caller {
     /// # Errors
     /// Why there will be no link.
     pub(crate) fn step(&mut self, inbox: &mut Inbox, security: &Security) -> Result<Step, Refusal> {
+        let step = self.hear(inbox, security);
+        if step.is_err() {
+            self.standing = if self.agreed.is_some() { Standing::Refused } else { Standing::Stranger };
+        }
+        step
+    }
+
+    fn hear(&mut self, inbox: &mut Inbox, security: &Security) -> Result<Step, Refusal> {
         match inbox.next()? {
             None => Ok(Step::Wait),
             Some(Packet::Refuse(refusal)) => Err(refusal),
             Some(Packet::Welcome) if self.agreed.is_some() => Ok(Step::Done(Vec::new())),
             Some(Packet::Hello(theirs)) if self.agreed.is_none() => {
                 match self.hear_hello(&theirs, security)? {
-                    Step::Wait => self.step(inbox, security),
+                    Step::Wait => self.hear(inbox, security),
                     step => Ok(step),
                 }
             }
@@ -333,13 +368,18 @@ impl Caller {
             return Err(stranger_there());
         }
         let parsed = Hello::parse(hello).map_err(|e| misbehaved(e.0))?;
-        self.agreed = Agreed::of(&self.own, hello, &parsed);
-        let (Security::Key(key), Some(proof)) = (security, proof) else { return Ok(Step::Wait) };
+        let agreed = Agreed::of(&self.own, hello, &parsed);
+        let (Security::Key(key), Some(proof)) = (security, proof) else {
+            self.agreed = agreed;
+            return Ok(Step::Wait);
+        };
         let greetings = [self.own.as_slice(), hello];
         if !key.verifies(Role::Called, greetings, &proof) {
             return Err(other_key());
         }
-        Ok(Step::Send(packet(TYPE_PROOF, &key.prove(Role::Caller, greetings))))
+        let own_proof = packet(TYPE_PROOF, &key.prove(Role::Caller, greetings));
+        (self.agreed, self.standing) = (agreed, Standing::MayHaveTaken);
+        Ok(Step::Send(own_proof))
     }
 }
 
@@ -564,6 +604,51 @@ mod tests {
             assert_eq!(caller.unwrap_err().error, error);
             assert!(called.is_err());
         }
+    }
+
+    /// Only who has shown who it is can refuse; and whether it may have taken the call is known, too.
+    #[test]
+    fn a_refusal_is_the_peers_word_when_it_has_shown_who_it_is() {
+        let (a, b) = (address_of(1, 0), address_of(2, 0));
+        let no = refusal(&Refusal::new(Error::Unsupported, "this side takes one path for each link"));
+        for (security, at_first) in
+            [(Security::Insecure, Standing::MayHaveTaken), (key(1), Standing::Stranger)]
+        {
+            for knows_peer in [false, true] {
+                let begun = Caller::begin(&a, &security, there(), 1, Purpose::Pulse);
+                let (mut caller, hello) = begun.expect("there is randomness");
+                assert_eq!(caller.standing(), at_first);
+                let (mut called, mut to_called, mut inbox) =
+                    (Called::default(), Inbox::default(), Inbox::default());
+                to_called.push(&hello);
+                if knows_peer {
+                    let (Ok(Step::Send(answer)) | Ok(Step::Done(answer))) =
+                        called.step(&mut to_called, &b, &security)
+                    else {
+                        panic!("the hello is right");
+                    };
+                    inbox.push(&answer);
+                    assert!(caller.step(&mut inbox, &security).is_ok());
+                    assert_eq!(caller.standing(), Standing::MayHaveTaken);
+                }
+                inbox.push(&no);
+                assert_eq!(
+                    caller.step(&mut inbox, &security).map_err(|no| no.error),
+                    Err(Error::Unsupported)
+                );
+                let expected = if knows_peer { Standing::Refused } else { Standing::Stranger };
+                assert_eq!(caller.standing(), expected);
+            }
+        }
+        // Who does not have the key has shown nothing.
+        let (mut caller, hello) = Caller::begin(&a, &key(1), there(), 1, Purpose::Pulse).expect("it begins");
+        let (mut called, mut to_called, mut inbox) = (Called::default(), Inbox::default(), Inbox::default());
+        to_called.push(&hello);
+        let Ok(Step::Send(answer)) = called.step(&mut to_called, &b, &key(2)) else { panic!("it answers") };
+        inbox.push(&answer);
+        inbox.push(&no);
+        assert_eq!(caller.step(&mut inbox, &key(1)).map_err(|no| no.error), Err(Error::Permission));
+        assert_eq!(caller.standing(), Standing::Stranger);
     }
 
     #[test]

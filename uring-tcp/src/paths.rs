@@ -20,7 +20,7 @@ use crate::candidates::further_pairs;
 use crate::config::Multirail;
 use crate::conn::{Conn, Outcome};
 use crate::frame_in::Ended;
-use crate::handshake::{welcome, Agreed, Stranger, Ticket};
+use crate::handshake::{welcome, Agreed, Standing, Stranger, Ticket};
 use crate::path::begin_on;
 use crate::rail::{Link, State, TcpRail};
 use crate::socket::Stream;
@@ -33,6 +33,8 @@ const FIRST_PAUSE_NS: u64 = 50_000_000;
 const CARRIED_MIN: u64 = 4096;
 /// The longest such wait: each try wakes a process that sleeps.
 const LONGEST_PAUSE_NS: u64 = 5_000_000_000;
+/// How long to wait after the peer has said that it takes no further path at all.
+const UNWANTED_PAUSE_NS: u64 = 60_000_000_000;
 /// How long a path may say nothing beyond the time after which its kernel asks: two questions.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Questions of the kernel that stay without an answer.
@@ -68,7 +70,7 @@ pub(crate) struct Paths {
     due_in_ns: Option<u64>,
     /// The same, when somebody looks anyhow: there are no addresses left now, or the peer has enough.
     look_at: Option<Time>,
-    is_enough: bool,
+    look_in_ns: Option<u64>,
     pause_ns: u64,
     /// Calls that have failed, one after the other.
     failures: usize,
@@ -86,7 +88,7 @@ impl Paths {
             due: None,
             due_in_ns,
             look_at: None,
-            is_enough: false,
+            look_in_ns: None,
             pause_ns: FIRST_PAUSE_NS,
             failures: 0,
         }
@@ -113,12 +115,26 @@ impl Paths {
         }
     }
 
+    /// A path has ended, or a call for one: when there is to be another. Only the peer itself can say that it wants none now.
+    fn note_end(&mut self, reason: Error, is_word_of_peer: bool, has_carried: bool) {
+        if has_carried {
+            self.pause_ns = FIRST_PAUSE_NS;
+        } else {
+            self.failures += 1;
+        }
+        match reason {
+            Error::Unsupported if is_word_of_peer => self.look_in_ns = Some(UNWANTED_PAUSE_NS),
+            Error::Limit if is_word_of_peer => self.look_in_ns = Some(LONGEST_PAUSE_NS),
+            _ => self.try_later(),
+        }
+    }
+
     fn is_due(&mut self, now: Time) -> bool {
         if let Some(ns) = self.due_in_ns.take() {
             self.due = Some(now.after(ns));
         }
-        if std::mem::take(&mut self.is_enough) {
-            self.look_at = Some(now.after(LONGEST_PAUSE_NS));
+        if let Some(ns) = self.look_in_ns.take() {
+            self.look_at = Some(now.after(ns));
         }
         let is_due = self.due.is_some_and(|at| at <= now) || self.look_at.is_some_and(|at| at <= now);
         if is_due {
@@ -405,30 +421,23 @@ impl TcpRail {
             }
             _ => false,
         };
+        let standing = match &state {
+            State::Calling(call) => call.standing(),
+            _ => Standing::MayHaveTaken,
+        };
         drop(state);
         self.paths.spare.push(place);
         let Some(main) = self.links.get_mut(of.link as usize) else { return };
         let peer = main.peer;
         tracing::debug!(peer = peer.number(), number = of.number, reason = %reason.reason, "path is over");
-        if let State::Live(conn) = &mut main.state {
+        // A peer that has refused knows that there is none, and one that was not reached never heard of it.
+        if let (State::Live(conn), Standing::MayHaveTaken) = (&mut main.state, standing) {
             conn.end_path(of.number);
         }
         if let Some(paths) = &mut main.paths {
             paths.live.retain(|(number, _)| *number != of.number);
             paths.calling = paths.calling.filter(|(number, _)| *number != of.number);
-            if has_carried {
-                paths.pause_ns = FIRST_PAUSE_NS;
-            } else {
-                paths.failures += 1;
-            }
-            if reason.error == Error::Unsupported {
-                // The peer wants none.
-                paths.there = None;
-            }
-            match reason.error {
-                Error::Limit => paths.is_enough = true,
-                _ => paths.try_later(),
-            }
+            paths.note_end(reason.error, standing == Standing::Refused, has_carried);
         }
         self.note_sent(of.link);
         if was_live {
@@ -505,5 +514,50 @@ impl TcpRail {
                 conn.line.stream.reset();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn caller() -> Paths {
+        let secret = Key::new(&[7; 32]).expect("it is long enough");
+        let there = NetAddresses::new(7, ["203.0.113.7".parse().expect("it is one")]);
+        let mut paths = Paths::new(secret, Some(there));
+        assert!(paths.is_due(Time(SECOND)), "at once");
+        paths
+    }
+
+    /// Seconds after which the next path is called for.
+    fn due_after(paths: &mut Paths) -> u64 {
+        paths.is_due(Time(SECOND));
+        (1..200).find(|s| paths.is_due(Time((1 + s) * SECOND))).expect("it is called for some time")
+    }
+
+    #[test]
+    fn only_the_peer_says_that_it_takes_no_path_and_not_for_good() {
+        for (error, is_word_of_peer, seconds) in [
+            (Error::Unsupported, true, 60),
+            (Error::Limit, true, 5),
+            (Error::Unsupported, false, 1),
+            (Error::Limit, false, 1),
+            (Error::Unreachable, true, 1),
+        ] {
+            let mut paths = caller();
+            paths.note_end(error, is_word_of_peer, false);
+            assert_eq!(due_after(&mut paths), seconds, "{error:?}, {is_word_of_peer}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_until_a_path_has_carried_something() {
+        let mut paths = caller();
+        (0..10).for_each(|_| paths.note_end(Error::Unreachable, false, false));
+        assert_eq!((due_after(&mut paths), paths.failures), (5, 10));
+        paths.note_end(Error::Unreachable, false, true);
+        assert_eq!((due_after(&mut paths), paths.failures), (1, 10));
     }
 }

@@ -4,16 +4,17 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{key, Tcp};
 use gridnet_core::endpoint::PeerState;
-use gridnet_core::rail::LinkId;
+use gridnet_core::error::Error;
+use gridnet_core::rail::{LinkId, PeerId};
 use gridnet_core::reliability_tests;
-use gridnet_core::testing::node::exactly;
+use gridnet_core::testing::node::{anything, exactly, Outcome};
 use gridnet_core::testing::pair::Pair;
 use gridnet_core::testing::random::Random;
 use gridnet_core::wire::{Address, Extension, Hello, NetAddresses, NodeId};
@@ -114,7 +115,7 @@ fn with_the_link_all_paths_are_made_anew() {
 }
 
 #[test]
-fn who_takes_one_path_only_is_not_asked_again() {
+fn who_takes_one_path_only_has_one() {
     for mine in [true, false] {
         let mut pair = Pair::strangers(several(3), Default::default());
         pair.fixture.multirail = Multirail::Off;
@@ -158,45 +159,131 @@ fn on_one_host_there_is_one_path() {
     assert_eq!(further(&mut pair), [0, 0]);
 }
 
-/// Where the first connection leads on to `to`; who answers all others is something else.
-fn gateway_with_strangers(to: SocketAddr) -> (NetAddresses, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
-    let at = listener.local_addr().expect("it has one");
-    let strangers = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&strangers);
-    std::thread::spawn(move || {
-        let (near, _) = listener.accept().expect("somebody calls");
-        let far = TcpStream::connect(to).expect("it listens");
-        for (from, to) in [(&near, &far), (&far, &near)] {
-            let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-            // An error says that one of the two has ended.
-            std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
-        }
-        for other in listener.incoming() {
-            let _ = other.expect("somebody calls").write_all(b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n");
-            counted.fetch_add(1, Ordering::Relaxed);
-        }
-    });
-    (NetAddresses::new(at.port(), [at.ip()]), strangers)
+/// What stands in the way of further paths: the first connection leads on to the peer, and all that is said towards it is heard.
+struct Gateway {
+    at: NetAddresses,
+    /// Connections that were answered by somebody else.
+    strangers: Arc<AtomicUsize>,
+    heard: Arc<Mutex<Vec<u8>>>,
 }
+
+impl Gateway {
+    /// Before `to`. Of the other connections the first `refused` are answered with `says` by somebody else.
+    fn new(to: SocketAddr, refused: usize, says: &[u8]) -> Gateway {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+        let at = listener.local_addr().expect("it has one");
+        let (strangers, heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (counted, ear, says) = (Arc::clone(&strangers), Arc::clone(&heard), says.to_vec());
+        std::thread::spawn(move || {
+            for (number, near) in listener.incoming().enumerate() {
+                let mut near = near.expect("somebody calls");
+                if (1..=refused).contains(&number) {
+                    let _ = near.write_all(&says);
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                let far = TcpStream::connect(to).expect("it listens");
+                lead_on(&near, &far, (number == 0).then(|| Arc::clone(&ear)));
+                lead_on(&far, &near, None);
+            }
+        });
+        Gateway { at: NetAddresses::new(at.port(), [at.ip()]), strangers, heard }
+    }
+
+    /// Has `a` call `b` through it.
+    fn join(&self, pair: &mut Pair<Tcp>) {
+        let address = *pair.b.address();
+        pair.to_b = pair.a.engine().open(&Address { network: self.at, ..address }).expect("the call starts");
+        let outcome = self.pass(pair, 1);
+        pair.to_a = PeerId::new(outcome.completion.expect("it was received").source);
+    }
+
+    /// Sends a message; its threads have their time, however busy the machine is.
+    fn pass(&self, pair: &mut Pair<Tcp>, tag: u64) -> Outcome {
+        let send = pair.a.send(pair.to_b, b"", tag);
+        let receive = pair.b.receive(anything(), 0);
+        let start = Instant::now();
+        while !pair.b.is_finished(receive) || !pair.a.is_finished(send) {
+            assert!(start.elapsed() < Duration::from_secs(100), "message {tag} does not arrive");
+            pair.step();
+        }
+        pair.a.take(send);
+        pair.b.take(receive).expect("just seen")
+    }
+
+    fn strangers(&self) -> usize {
+        self.strangers.load(Ordering::Relaxed)
+    }
+}
+
+fn lead_on(from: &TcpStream, to: &TcpStream, ear: Option<Arc<Mutex<Vec<u8>>>>) {
+    let (mut from, mut to) = (from.try_clone().expect("it is open"), to.try_clone().expect("it is open"));
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1 << 16];
+        while let Ok(len @ 1..) = from.read(&mut buffer) {
+            ear.iter().for_each(|ear| ear.lock().expect("nobody panics").extend_from_slice(&buffer[..len]));
+            if to.write_all(&buffer[..len]).is_err() {
+                break;
+            }
+        }
+        // An error says that it has ended.
+        let _ = (to.shutdown(Shutdown::Write), from.shutdown(Shutdown::Read));
+    });
+}
+
+const SSH: &[u8] = b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n";
 
 /// An address of the peer may be another host's in our network.
 #[test]
 fn a_link_does_not_suffer_from_who_else_has_an_address_of_the_peer() {
-    let mut pair = Pair::strangers(Tcp { slowness: 1000, ..several(3) }, Default::default());
-    let address = *pair.b.address();
-    let (network, strangers) = gateway_with_strangers(address.network.iter().next().expect("it listens"));
-    let to_b = pair.a.engine().open(&Address { network, ..address }).expect("the call starts");
-    pair.to_b = to_b;
-    let start = Instant::now();
-    while strangers.load(Ordering::Relaxed) < 3 || pair.a.state(to_b) != PeerState::Up {
-        assert!(start.elapsed() < Duration::from_secs(100), "no further path is called for");
-        pair.fixture.skipped += Duration::from_millis(1);
-        pair.step();
+    for security in [Security::Insecure, key(1)] {
+        let mut pair = Pair::strangers(Tcp { slowness: 1000, security, ..several(3) }, Default::default());
+        let to = pair.b.address().network.iter().next().expect("it listens");
+        let gateway = Gateway::new(to, usize::MAX, SSH);
+        gateway.join(&mut pair);
+        let start = Instant::now();
+        while gateway.strangers() < 3 {
+            assert!(start.elapsed() < Duration::from_secs(100), "no further path is called for");
+            pair.fixture.skipped += Duration::from_millis(1);
+            pair.step();
+        }
+        pair.fixture.skipped += Duration::from_secs(1);
+        pair.run_steps(1000);
+        // Behind whatever else was said.
+        gateway.pass(&mut pair, 2);
+        assert_eq!((pair.a.state(pair.to_b), pair.a.engine().breaks(pair.to_b)), (PeerState::Up, (0, 0)));
+        let path_over = [0, 0, 0, 0, 242, 0, 0, 0];
+        let heard = gateway.heard.lock().expect("nobody panics");
+        let told = heard.windows(8).filter(|bytes| *bytes == path_over).count();
+        assert_eq!(told, 0, "the peer is told of calls that never came to it");
     }
-    pair.fixture.skipped += Duration::from_secs(1);
-    pair.run_steps(1000);
-    assert_eq!((pair.a.state(to_b), pair.a.engine().breaks(to_b)), (PeerState::Up, (0, 0)));
+}
+
+/// Somebody else answers at an address of the peer, in our words, that no path is wanted there: that is nobody's word.
+#[test]
+fn a_stranger_does_not_end_the_calls_for_further_paths() {
+    let text = b"this side takes one path for each link";
+    let mut says = vec![5 + text.len() as u8, 0, b'R'];
+    says.extend_from_slice(&Error::Unsupported.code().to_le_bytes());
+    says.extend_from_slice(text);
+    for security in [Security::Insecure, key(1)] {
+        let mut pair = Pair::strangers(Tcp { slowness: 1000, security, ..several(2) }, Default::default());
+        let to = pair.b.address().network.iter().next().expect("it listens");
+        let gateway = Gateway::new(to, 2, &says);
+        gateway.join(&mut pair);
+        let start = Instant::now();
+        while further(&mut pair) != [1, 1] {
+            // The peer itself would be called again after a minute.
+            let is_in_time = pair.fixture.skipped < Duration::from_secs(30);
+            assert!(
+                is_in_time && start.elapsed() < Duration::from_secs(100),
+                "no path is called for any more"
+            );
+            pair.fixture.skipped += Duration::from_micros(100);
+            pair.step();
+        }
+        assert_eq!(gateway.strangers(), 2);
+    }
 }
 
 /// What somebody says who claims to be node `a` and to have made its link, and asks `b` for a further path.
