@@ -5,9 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
 
+use crate::own::{own_addresses, OwnAddress};
 use crate::socket::source_towards;
 
 /// Interfaces with such names lead to containers and virtual machines of this host: others would not get there.
@@ -84,10 +83,11 @@ impl Interfaces {
         self.known = addresses.to_vec();
     }
 
-    /// Number of the interfaces whose addresses are known to be used.
+    /// Number of the interfaces whose addresses are known to be used, and that lead to other hosts.
     pub(crate) fn count(&self) -> usize {
         let own = own_addresses().unwrap_or_default();
-        let used = own.iter().filter(|own| self.known.contains(&own.ip)).map(|own| own.name.as_str());
+        let is_used = |own: &&OwnAddress| !own.ip.is_loopback() && self.known.contains(&own.ip);
+        let used = own.iter().filter(is_used).map(|own| own.name.as_str());
         used.collect::<std::collections::HashSet<_>>().len()
     }
 
@@ -183,25 +183,16 @@ pub(crate) fn in_order(of_peer: impl Iterator<Item = SocketAddr>, used: &Interfa
     all
 }
 
-/// An address of this host.
-#[derive(Debug)]
-struct OwnAddress {
-    name: String,
-    ip: IpAddr,
-    /// Bits that its network has in common.
-    prefix: u8,
-    is_up: bool,
-}
-
 /// Pairs of addresses between which further paths to a peer may lead: each of another interface of this host, and to another
-/// address of the peer, than those of `taken` and of one another. First those in a network of ours. None to this host.
+/// address of the peer, than those of `taken` and of one another. First those in a network of ours. None to this host, and none with
+/// an address of a loopback interface, which leads to no other.
 pub(crate) fn further_pairs(
+    own: &[OwnAddress],
     taken: &[(IpAddr, IpAddr)],
     there: impl Iterator<Item = SocketAddr>,
     used: &Interfaces,
 ) -> Vec<(IpAddr, SocketAddr)> {
-    let own = own_addresses().unwrap_or_default();
-    pairs_of(&own, taken, there.collect(), |own| used.judge(own).is_ok())
+    pairs_of(own, taken, there.collect(), |own| used.judge(own).is_ok())
 }
 
 fn pairs_of(
@@ -210,16 +201,18 @@ fn pairs_of(
     there: Vec<SocketAddr>,
     may_be_used: impl Fn(&OwnAddress) -> bool,
 ) -> Vec<(IpAddr, SocketAddr)> {
-    if there.iter().any(|to| own.iter().any(|own| own.ip == to.ip())) {
+    let mut left = there;
+    // Each host has these, and they say nothing about which it is.
+    left.retain(|to| !to.ip().is_loopback());
+    if left.iter().any(|to| own.iter().any(|own| own.ip == to.ip())) {
         return Vec::new();
     }
     let is_taken = |own: &&OwnAddress| taken.iter().any(|(from, _)| *from == own.ip);
     let mut busy: Vec<&str> = own.iter().filter(is_taken).map(|own| own.name.as_str()).collect();
-    let mut left = there;
     left.retain(|to| taken.iter().all(|(_, taken)| *taken != to.ip()));
     let mut pairs = Vec::new();
     for is_near in [true, false] {
-        for own in own.iter().filter(|own| may_be_used(own)) {
+        for own in own.iter().filter(|own| !own.ip.is_loopback() && may_be_used(own)) {
             let fits = |to: &SocketAddr| {
                 to.is_ipv4() == own.ip.is_ipv4() && (!is_near || shares_prefix(own.ip, to.ip(), own.prefix))
             };
@@ -233,24 +226,7 @@ fn pairs_of(
     pairs
 }
 
-fn own_addresses() -> Result<Vec<OwnAddress>, Refusal> {
-    let all = getifaddrs().map_err(|e| Refusal::new(Error::System, format!("getifaddrs: {}", e.desc())))?;
-    let read = |storage: &nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
-        let v4 = storage.as_sockaddr_in().map(|v4| v4.ip().into());
-        v4.or_else(|| storage.as_sockaddr_in6().map(|v6| v6.ip().into()))
-    };
-    Ok(all
-        .filter_map(|found| {
-            let ip = read(found.address.as_ref()?)?;
-            let mask = found.netmask.as_ref().and_then(read);
-            let ones = mask.map_or(width(ip), |mask| octets(mask).iter().map(|b| b.count_ones() as u8).sum());
-            let is_up = found.flags.contains(InterfaceFlags::IFF_UP);
-            Some(OwnAddress { name: found.interface_name, ip, prefix: ones, is_up })
-        })
-        .collect())
-}
-
-fn width(ip: IpAddr) -> u8 {
+pub(crate) fn width(ip: IpAddr) -> u8 {
     if ip.is_ipv4() {
         32
     } else {
@@ -258,7 +234,7 @@ fn width(ip: IpAddr) -> u8 {
     }
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -369,6 +345,26 @@ mod tests {
         let gone = [("10.0.7.1", "10.0.7.2")];
         let both = [pair("10.0.0.1", "10.0.0.2"), pair("10.0.1.1", "10.0.1.2")];
         assert_eq!(pairs(&gone, &["10.0.7.2", "10.0.0.2", "10.0.1.2"]), both);
+    }
+
+    #[test]
+    fn the_loopback_interface_leads_to_no_other_host() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let own: Vec<OwnAddress> =
+            [("lo", "127.0.0.1"), ("lo", "::1"), ("eth0", "10.0.0.1"), ("eth1", "10.0.1.1")]
+                .map(|(name, ip)| self::own(name, ip))
+                .into();
+        let used = Interfaces::parse("lo,eth0,eth1").unwrap();
+        let pairs = |there: &[&str]| {
+            let there = there.iter().map(|to| SocketAddr::new(ip(to), 7));
+            further_pairs(&own, &[(ip("10.0.0.1"), ip("10.0.0.2"))], there, &used)
+        };
+        assert_eq!(pairs(&["10.0.0.2", "192.0.2.7"]), [(ip("10.0.1.1"), "192.0.2.7:7".parse().unwrap())]);
+        let both = ["127.0.0.1", "10.0.0.2", "10.0.1.2", "::1"];
+        assert_eq!(pairs(&both), [(ip("10.0.1.1"), "10.0.1.2:7".parse().unwrap())]);
+        let mut some = Interfaces::parse("lo").unwrap();
+        some.remember(&[ip("127.0.0.1"), ip("::1")]);
+        assert_eq!(some.count(), 0);
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! | `paths.rs`, `path.rs` | several paths of a link: which there are to be, and what one carries |
 //! | `pulse.rs`, `stall.rs` | whether the way to a peer is still there, and whether the peer takes anything |
 //! | `handshake.rs`, `auth.rs` | what is said before frames flow, and who may |
-//! | `candidates.rs`, `listener.rs` | addresses of this host and of peers |
+//! | `candidates.rs`, `own.rs`, `listener.rs` | addresses of this host and of peers |
 //! | `watch.rs`, `ring.rs`, `epoll.rs` | sockets on which little happens |
 //! | `socket.rs` | sockets |
 //! | `config.rs` | what a rail is opened with |
@@ -35,6 +35,7 @@ mod handshake;
 mod line;
 mod listener;
 mod out;
+mod own;
 mod path;
 mod paths;
 mod pulse;

@@ -21,6 +21,7 @@ use crate::config::Multirail;
 use crate::conn::{Conn, Outcome};
 use crate::frame_in::Ended;
 use crate::handshake::{welcome, Agreed, Standing, Stranger, Ticket};
+use crate::own::Own;
 use crate::path::begin_on;
 use crate::rail::{Link, State, TcpRail};
 use crate::socket::Stream;
@@ -151,6 +152,12 @@ pub(crate) struct PathTable {
     callers: Vec<u32>,
     /// Places of the rail's table that were those of paths.
     spare: Vec<u32>,
+    own: Own,
+}
+
+/// When links look again for which there are no addresses now: all at one time, so that the system is asked once for all.
+fn next_look(now: Time) -> Time {
+    Time((now.0 / LONGEST_PAUSE_NS + 1).saturating_mul(LONGEST_PAUSE_NS))
 }
 
 impl TcpRail {
@@ -162,7 +169,8 @@ impl TcpRail {
             return;
         }
         let is_alike = matches!(self.config.multirail, Multirail::Alike(_));
-        let several = |addresses: NetAddresses| is_alike || addresses.iter().count() > 1;
+        let of_hosts = |addresses: NetAddresses| addresses.iter().filter(|at| !at.ip().is_loopback()).count();
+        let several = |addresses: NetAddresses| is_alike || of_hosts(addresses) > 1;
         let Some(Agreed { secret, takes_paths: true }) = agreed else { return };
         let can_be = several(self.listeners.addresses) && there.is_none_or(several);
         if !can_be || self.conn(index).is_none_or(|conn| conn.line.stream.is_on_host && !is_alike) {
@@ -213,7 +221,7 @@ impl TcpRail {
     }
 
     fn call_for_path<S: Sink>(&mut self, index: u32, now: Time, sink: &mut S) {
-        let pairs = self.further_pairs_of(index);
+        let pairs = self.further_pairs_of(index, now);
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let (peer, target, generation) = (link.peer, (link.node, link.incarnation), link.generation);
         let Some(paths) = &mut link.paths else { return };
@@ -222,7 +230,7 @@ impl TcpRail {
         }
         if pairs.is_empty() {
             // Addresses come and go. Nobody is woken for that.
-            paths.look_at = Some(now.after(LONGEST_PAUSE_NS));
+            paths.look_at = Some(next_look(now));
             return;
         }
         let Some(&pair) = pairs.get(paths.failures % pairs.len()) else { return };
@@ -248,7 +256,7 @@ impl TcpRail {
     }
 
     /// Between which addresses further paths of a link may be.
-    fn further_pairs_of(&self, index: u32) -> Vec<(std::net::IpAddr, std::net::SocketAddr)> {
+    fn further_pairs_of(&mut self, index: u32, now: Time) -> Vec<(std::net::IpAddr, std::net::SocketAddr)> {
         let Some(Link { paths: Some(paths), .. }) = self.links.get(index as usize) else { return Vec::new() };
         let ends = |place: u32| match &self.links.get(place as usize)?.state {
             State::Live(conn) => Some((conn.line.stream.local()?, conn.line.stream.remote()?)),
@@ -259,7 +267,8 @@ impl TcpRail {
         }
         let taken = paths.places().chain([index]).filter_map(ends).map(|(from, to)| (from.ip(), to.ip()));
         let taken: Vec<_> = taken.collect();
-        paths.there.map_or(Vec::new(), |there| further_pairs(&taken, there.iter(), &self.config.interfaces))
+        let Some(there) = paths.there else { return Vec::new() };
+        further_pairs(self.paths.own.addresses(now), &taken, there.iter(), &self.config.interfaces)
     }
 
     fn take_place(&mut self, link: Link) -> u32 {
@@ -520,8 +529,77 @@ impl TcpRail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Security;
+    use crate::candidates::Interfaces;
+    use crate::config::{Engine, TcpConfig, Tuning, Window};
+    use gridnet_core::mem::PeerBytes;
+    use gridnet_core::rail::PeerId;
+    use gridnet_core::testing::pair::address_of;
+    use gridnet_core::wire::{Incoming, NodeId};
 
     const SECOND: u64 = 1_000_000_000;
+
+    /// Who listens to a rail on which nothing happens.
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn message(&mut self, _: PeerId, _: u64, _: PeerBytes<'_>) {}
+        fn frame(&mut self, _: PeerId, _: Incoming<'_>) -> Result<(), Error> {
+            Ok(())
+        }
+        fn loan(&mut self, _: PeerId, _: u64, _: Option<u64>, _: u64, _: PeerBytes<'_>) -> bool {
+            false
+        }
+        fn sent(&mut self, _: PeerId, _: u64) {}
+        fn accept(&mut self, _: LinkId, _: NodeId, _: u64) -> Result<PeerId, Refusal> {
+            Err(Refusal::new(Error::Internal, "nobody calls"))
+        }
+        fn up(&mut self, _: PeerId) {}
+        fn down(&mut self, _: PeerId, _: Refusal) {}
+    }
+
+    /// Links whose peers cannot be reached by any other interface.
+    #[test]
+    fn the_interfaces_are_read_once_for_all_links() {
+        let config = TcpConfig {
+            local: address_of(1, 0),
+            interfaces: Interfaces::parse("127.0.0.1").expect("it is an address"),
+            ports: None,
+            security: Security::Insecure,
+            engine: Engine::Epoll,
+            single_thread: true,
+            tuning: Tuning::default(),
+            window: Window::default(),
+            multirail: Multirail::Auto,
+            retains: true,
+        };
+        let mut rail = TcpRail::open(config).expect("it opens");
+        rail.config.multirail = Multirail::Auto;
+        for index in 0..20 {
+            let (secret, at) =
+                (Key::new(&[7; 32]).expect("it is long enough"), ["203.0.113.7", "203.0.113.8"]);
+            let there = NetAddresses::new(7, at.map(|at| at.parse().expect("it is one")));
+            rail.links.push(Link {
+                peer: PeerId::new(index),
+                node: address_of(2, 0).node,
+                incarnation: 1,
+                generation: 1,
+                tried: Vec::new(),
+                silent_ns: 0,
+                paths: None,
+                part_of: None,
+                state: State::Over,
+            });
+            let mut paths = Paths::new(secret, Some(there));
+            // They have come up one after the other.
+            paths.due_in_ns = Some(u64::from(index) * SECOND / 7);
+            rail.links[index as usize].paths = Some(Box::new(paths));
+            rail.paths.callers.push(index);
+        }
+        (0..10 * 31).for_each(|tenth| rail.tend_paths(Time(tenth * SECOND / 10), &mut Nobody));
+        // In the first three seconds each time one of them comes up, and then every five.
+        assert!((6..=4 + 6).contains(&rail.paths.own.reads), "{} times in 31 s", rail.paths.own.reads);
+    }
 
     fn caller() -> Paths {
         let secret = Key::new(&[7; 32]).expect("it is long enough");
