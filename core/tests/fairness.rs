@@ -1,11 +1,12 @@
 //! Who gets how much of a path that several share, in virtual time. What is counted are bytes and the order of events, not time.
 
 use gridnet_core::endpoint::{CqId, SendArgs, Sent};
+use gridnet_core::loopback::LoopbackRail;
 use gridnet_core::mem::Iov;
-use gridnet_core::rail::PeerId;
+use gridnet_core::rail::{Armed, PeerId};
 use gridnet_core::testing::loopback::Loopback;
-use gridnet_core::testing::node::{anything, exactly, Ticket};
-use gridnet_core::testing::pair::{Pair, Setup};
+use gridnet_core::testing::node::{anything, exactly, from_any, Node, Ticket};
+use gridnet_core::testing::pair::{Fixture, Pair, Setup};
 
 const MIB: usize = 1 << 20;
 /// What a small message costs: 8 bytes, and as much as the arbiter counts for a frame.
@@ -110,7 +111,7 @@ fn peers_share_by_bytes_and_not_by_messages() {
     let first = other.receive(anything(), 1);
     let ping = pair.a.send(to_other, b"x", 1);
     while !other.is_finished(first) {
-        let now = gridnet_core::testing::pair::Fixture::tick(&mut pair.fixture);
+        let now = pair.fixture.tick();
         pair.a.drive(now);
         other.drive(now);
     }
@@ -120,7 +121,7 @@ fn peers_share_by_bytes_and_not_by_messages() {
     let single = pair.a.send(to_other, &vec![2; 2 * MIB], 1);
     let received = other.receive(anything(), 2 * MIB);
     while !other.is_finished(received) {
-        let now = gridnet_core::testing::pair::Fixture::tick(&mut pair.fixture);
+        let now = pair.fixture.tick();
         pair.a.drive(now);
         pair.b.drive(now);
         other.drive(now);
@@ -132,65 +133,180 @@ fn peers_share_by_bytes_and_not_by_messages() {
     sends.into_iter().for_each(|send| assert_eq!(pair.finish_a(send).status, Ok(())));
 }
 
+/// How bytes go from `a` to `b`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Segments,
+    Fetches,
+}
+
+/// Keeps large messages, puts or gets under way.
+struct Stream {
+    way: Way,
+    sends: Vec<Ticket>,
+    receives: Vec<Ticket>,
+    came: usize,
+}
+
+impl Stream {
+    /// Bytes of each, and how many wait: of puts and gets more than a step has room for, so that there is always one under way.
+    fn size(way: Way) -> (usize, usize) {
+        match way {
+            Way::Segments | Way::Fetches => (64 * 1024, 8),
+        }
+    }
+
+    fn new(way: Way) -> Stream {
+        Stream { way, sends: Vec::new(), receives: Vec::new(), came: 0 }
+    }
+
+    /// One step; how many have come so far.
+    fn go_on(&mut self, pair: &mut Pair<Loopback>) -> usize {
+        let came = self.fill(pair);
+        pair.step();
+        came
+    }
+
+    /// Starts as many as have ended; how many have come so far.
+    fn fill(&mut self, pair: &mut Pair<Loopback>) -> usize {
+        let (to_a, to_b) = (pair.to_a, pair.to_b);
+        let Stream { way, sends, receives, came } = self;
+        let (len, waiting) = Stream::size(*way);
+        sends.retain(|send| pair.a.take(*send).is_none());
+        let before = receives.len();
+        receives.retain(|receive| pair.b.take(*receive).is_none());
+        *came += before - receives.len();
+        while receives.len() < waiting {
+            receives.push(pair.b.receive(exactly(to_a, 1), len));
+            sends.push(pair.a.send(to_b, &vec![1; len], 1));
+        }
+        *came
+    }
+}
+
 /// Large messages that come while a small one goes there and back are few; when small ones have ceased, large ones move as
 /// before.
-fn ping_pong_beside_bulk(get: bool) {
-    const BULK: usize = 64 * 1024;
-    const WAITING: usize = 8;
+fn ping_pong_beside_bulk(way: Way) {
     const ROUNDS: usize = 200;
     /// Ping-pongs until company is noticed; and parts of 20 KiB that move in the steps of one, in each of which a node looks twice.
     const FIRST: usize = 4;
     const MOST_PARTS: usize = 8;
-    let mut pair = Pair::new(Loopback::new(0, get));
+    let mut pair = Pair::new(Loopback::new(0, way == Way::Fetches));
     let (to_a, to_b) = (pair.to_a, pair.to_b);
-    let (mut sends, mut receives) = (Vec::new(), Vec::new());
-    let mut came = 0;
-    let mut go_on = |pair: &mut Pair<Loopback>| {
-        sends.retain(|send| pair.a.take(*send).is_none());
-        let before = receives.len();
-        receives.retain(|receive| pair.b.take(*receive).is_none());
-        came += before - receives.len();
-        while receives.len() < WAITING {
-            receives.push(pair.b.receive(exactly(to_a, 1), BULK));
-            sends.push(pair.a.send(to_b, &[1; BULK], 1));
-        }
-        pair.step();
-        came
-    };
-    let alone: usize = (0..30).map(|_| go_on(&mut pair)).last().unwrap_or(0);
+    let mut stream = Stream::new(way);
+    let alone: usize = (0..30).map(|_| stream.go_on(&mut pair)).last().unwrap_or(0);
     let (mut before, mut in_company) = (0, 0);
     for round in 0..ROUNDS {
         let (ping, pong) = (pair.b.receive(exactly(to_a, 2), 8), pair.a.receive(exactly(to_b, 3), 8));
         pair.a.send(to_b, b"ping", 2);
         while !pair.b.is_finished(ping) {
-            go_on(&mut pair);
+            stream.go_on(&mut pair);
         }
         pair.b.send(to_a, b"pong", 3);
         while !pair.a.is_finished(pong) {
-            in_company = go_on(&mut pair);
+            in_company = stream.go_on(&mut pair);
         }
         assert_eq!((pair.b.take(ping).is_some(), pair.a.take(pong).is_some()), (true, true));
         if round == FIRST {
             before = in_company;
         }
     }
-    let bytes = (in_company - before) * BULK / (ROUNDS - FIRST);
+    let bytes = (in_company - before) * Stream::size(way).0 / (ROUNDS - FIRST);
     assert!(bytes > 0, "large messages starve");
     assert!(bytes <= MOST_PARTS * 20 * 1024, "{bytes} bytes of large messages for each ping-pong");
     (0..300).for_each(|_| {
-        go_on(&mut pair);
+        stream.go_on(&mut pair);
     });
-    let forgotten = go_on(&mut pair);
-    let again = (0..30).map(|_| go_on(&mut pair)).last().unwrap_or(0) - forgotten;
+    let forgotten = stream.go_on(&mut pair);
+    let again = (0..30).map(|_| stream.go_on(&mut pair)).last().unwrap_or(0) - forgotten;
     assert!(again * 10 >= alone * 9, "{again} alone again, {alone} before");
 }
 
 #[test]
 fn segments_leave_room_for_a_ping_pong() {
-    ping_pong_beside_bulk(false);
+    ping_pong_beside_bulk(Way::Segments);
 }
 
 #[test]
 fn fetches_leave_room_for_a_ping_pong() {
-    ping_pong_beside_bulk(true);
+    ping_pong_beside_bulk(Way::Fetches);
+}
+
+/// Small messages that come and go beside a large one: from now on that moves in short parts.
+fn keep_company(pair: &mut Pair<Loopback>) {
+    for _ in 0..6 {
+        let ping = pair.b.receive(exactly(pair.to_a, 2), 8);
+        let sent = pair.a.send(pair.to_b, b"ping", 2);
+        pair.finish_b(ping);
+        pair.finish_a(sent);
+    }
+}
+
+/// What waits for room goes when the rail has got some since anybody looked, and the process does not sleep.
+#[test]
+fn nobody_sleeps_while_there_is_room_for_what_waits() {
+    const LARGE: usize = 32 * MIB;
+    for in_company in [false, true] {
+        let mut pair = pair();
+        let receive = pair.b.receive(exactly(pair.to_a, 1), LARGE);
+        let send = pair.a.send(pair.to_b, &vec![1; LARGE], 1);
+        pair.run_steps(4);
+        if in_company {
+            keep_company(&mut pair);
+        }
+        // Until there is no room any more: the other side does not look.
+        let mut rounds = 0;
+        while pair.a.engine().progress() > 0 {
+            rounds += 1;
+        }
+        assert_eq!(rounds > 20, in_company, "{rounds} rounds: one short part in each");
+        assert_eq!(pair.a.engine().arm(), Armed::Yes, "there is no room");
+        pair.a.engine().disarm();
+        // It looks now, and has nothing to say.
+        pair.b.engine().progress();
+        assert_eq!(pair.a.engine().arm(), Armed::Busy, "there is room, and nobody says so any more");
+        assert_eq!(pair.finish_b(receive).status, Ok(()));
+        pair.finish_a(send);
+    }
+}
+
+/// Also in short parts each peer has its turn, however many messages of another are fetched.
+#[test]
+fn fetches_from_peers_share_by_bytes_and_not_by_messages() {
+    let mut pair = Pair::new(Loopback::new(0, true));
+    let mut other = pair.stranger(3, Setup::default());
+    let address = *pair.b.address();
+    let from_other = other.engine().open(&address).expect("the rail leads there");
+    let mut stream = Stream::new(Way::Fetches);
+    let (bulk, waiting) = Stream::size(Way::Fetches);
+    // Small messages come and go all the time.
+    let mut ping = |pair: &mut Pair<Loopback>, other: &mut Node<LoopbackRail>| {
+        let ping = pair.b.receive(exactly(pair.to_a, 2), 8);
+        pair.a.send(pair.to_b, b"ping", 2);
+        while !pair.b.is_finished(ping) {
+            stream.fill(pair);
+            let now = pair.fixture.tick();
+            pair.a.drive(now);
+            other.drive(now);
+            pair.b.drive(now);
+        }
+        pair.b.take(ping);
+        stream.came
+    };
+    for _ in 0..20 {
+        ping(&mut pair, &mut other);
+    }
+    let one = pair.b.receive(from_any(3), 10 * bulk);
+    let send = other.send(from_other, &vec![3; 10 * bulk], 3);
+    let before = ping(&mut pair, &mut other);
+    let mut came = before;
+    while !pair.b.is_finished(one) {
+        came = ping(&mut pair, &mut other);
+    }
+    let of_many = came - before;
+    assert!(of_many <= 10 + waiting, "{of_many} of one peer while ten of the other");
+    assert_eq!(pair.b.take(one).map(|outcome| outcome.status), Some(Ok(())));
+    while !other.is_finished(send) {
+        ping(&mut pair, &mut other);
+    }
 }

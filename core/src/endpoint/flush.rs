@@ -12,16 +12,13 @@ use super::pace::Measure;
 use super::peer::PeerState;
 use super::state::State;
 use super::Engine;
-use crate::error::Error;
 use crate::matching::Key;
 use crate::mem::Gather;
-use crate::rail::{PeerId, Posted, Rail, RemoteSource};
+use crate::rail::{PeerId, Posted, Rail};
 use crate::wire::Message;
 
 /// Bytes that a peer may send before it is the next one's turn: a few segments.
 const QUANTUM: usize = 512 * 1024;
-/// Bytes that are fetched in one go, so that a large message does not keep others waiting.
-const FETCH_PART: u64 = 2 << 20;
 
 /// What became of one attempt.
 #[derive(Debug, PartialEq, Eq)]
@@ -246,60 +243,6 @@ impl<R: Rail> Engine<R> {
                 Step::Moved(0)
             }
             Posted::NoResource | Posted::Down => Step::Full,
-        }
-    }
-
-    /// Fetches the messages that this side may fetch, of each one part, or of one a short one.
-    fn run_fetches(&mut self, measure: Measure) -> usize {
-        let most = match measure {
-            Measure::Alone => usize::MAX,
-            Measure::Short => 1,
-            Measure::Nothing => 0,
-        };
-        let count = self.state.fetches.len().min(most);
-        for _ in 0..count {
-            if let Some(key) = self.state.fetches.pop_front() {
-                self.fetch_part(key, measure);
-            }
-        }
-        count
-    }
-
-    fn fetch_part(&mut self, key: Key, measure: Measure) {
-        let Some(incoming) = self.state.incoming.get_mut(key) else { return };
-        let Some(source) = incoming.source else { return };
-        let (peer, sender_op, from) = (incoming.peer, incoming.sender_op, incoming.received);
-        let p = &self.state.peers[peer.index()];
-        let most = if measure == Measure::Short {
-            self.rails[p.rail].short_segment_len(p.link) as u64
-        } else {
-            FETCH_PART
-        };
-        let len = (incoming.wanted - from).min(most.max(1));
-        let target = Gather::all(incoming.receive.iov.as_slice()).window(from as usize, len as usize);
-        let rail = &mut self.rails[p.rail];
-        let fetched = if from > 0 || rail.prefers_get(p.link, incoming.wanted) {
-            let address = source.address.wrapping_add(from);
-            rail.get(p.link, RemoteSource { address, ..source }, &target)
-        } else {
-            Posted::Failed(Error::Unsupported)
-        };
-        match fetched {
-            Posted::Done | Posted::Accepted(_) => {
-                incoming.received += len;
-                self.state.pace.moved(len as usize);
-                if incoming.received < incoming.wanted {
-                    return self.state.fetches.push_back(key);
-                }
-                self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
-                self.state.complete_incoming(key, Ok(()));
-            }
-            // The rail prefers pieces, or the memory is not there any more. The sender, asked for pieces, says whether it
-            // gave up; if it has gone, the end of the link says so.
-            Posted::NoResource | Posted::Down | Posted::Failed(_) => {
-                incoming.source = None;
-                self.state.ask(key);
-            }
         }
     }
 

@@ -309,6 +309,7 @@ impl State {
         p.pending.clear();
         p.bulk.clear();
         p.outlets.clear();
+        p.fetches.clear();
         p.remote.clear();
         self.orphans.add(p.early_messages, p.early_bytes);
         // Nothing is asked of it any more while its operations end.

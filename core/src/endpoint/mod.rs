@@ -19,6 +19,7 @@
 //! | `arrive.rs` | what frames of peers do |
 //! | `flush.rs` | the arbiter: whose frame is next |
 //! | `bulk.rs` | large messages, by users and in turn |
+//! | `fetch.rs` | those that are fetched |
 //! | `stripe.rs`, `outlet.rs` | several paths at a time: what the receiver asks for over which, and how it goes out |
 //! | `pace.rs` | how much of them moves at once |
 //! | `link.rs` | peers coming and going |
@@ -36,6 +37,7 @@ mod answer;
 mod arrive;
 mod bulk;
 mod crossed;
+mod fetch;
 mod flush;
 mod link;
 mod loan;
@@ -180,10 +182,13 @@ impl<R: Rail> Engine<R> {
                 return Armed::Busy;
             }
         }
-        // What waits for room gets a last chance: a rail that drained before it was armed rings nobody.
-        if self.state.has_deferred_work() && self.flush() > 0 {
-            self.disarm();
-            return Armed::Busy;
+        // What waits for room gets a last chance: a rail that drained before it was armed rings nobody. They have all looked.
+        if self.state.has_deferred_work() {
+            self.state.pace.looked();
+            if self.flush() > 0 {
+                self.disarm();
+                return Armed::Busy;
+            }
         }
         Armed::Yes
     }

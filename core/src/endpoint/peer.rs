@@ -85,6 +85,8 @@ pub(super) struct Peer {
     pub(super) lead: Lead,
     /// Pieces that it has asked for over further paths.
     pub(super) outlets: Vec<Outlet>,
+    /// Its messages that this side fetches, in turn.
+    pub(super) fetches: VecDeque<Key>,
     /// What it was asked for in pieces, once its link has several paths.
     pub(super) stripes: Option<Box<Stripes>>,
     /// Operations on its regions, and its own on ours.
@@ -139,6 +141,7 @@ impl Peer {
             bulk: Bulk::default(),
             lead: Lead::default(),
             outlets: Vec::new(),
+            fetches: VecDeque::new(),
             stripes: None,
             remote: RemoteLine::default(),
             scheduled: false,

@@ -252,7 +252,7 @@ impl State {
             self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
             self.complete_incoming(key, Ok(()));
         } else if source.is_some() {
-            self.fetches.push_back(key);
+            self.join_fetches(peer, key);
         } else {
             self.ask(key);
         }

@@ -96,8 +96,8 @@ pub(super) struct State {
     pub(super) ready: VecDeque<PeerId>,
     /// How much of large messages moves in a round.
     pub(super) pace: Pace,
-    /// Receives that this side fetches.
-    pub(super) fetches: VecDeque<Key>,
+    /// Peers from whom this side fetches messages, each once.
+    pub(super) fetching: VecDeque<PeerId>,
     /// Eager messages whose memory a rail still reads.
     pub(super) in_rail: HashMap<(PeerId, u64), Key>,
     /// Memory to be concealed again.
@@ -156,7 +156,7 @@ impl State {
             lending_bytes: 0,
             ready: VecDeque::new(),
             pace: Pace::default(),
-            fetches: VecDeque::new(),
+            fetching: VecDeque::new(),
             in_rail: HashMap::new(),
             concealed: Vec::new(),
             stopping: Vec::new(),
@@ -176,7 +176,7 @@ impl State {
     #[inline(always)]
     pub(super) fn has_deferred_work(&self) -> bool {
         !self.ready.is_empty()
-            || !self.fetches.is_empty()
+            || !self.fetching.is_empty()
             || !self.concealed.is_empty()
             || !self.links.is_empty()
     }
