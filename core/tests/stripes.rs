@@ -2,7 +2,7 @@
 
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
-use gridnet_core::mem::Gather;
+use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{LinkId, PathId, Posted, Rail};
 use gridnet_core::reliability_tests;
 use gridnet_core::testing::node::{anything, exactly, Ticket};
@@ -78,6 +78,34 @@ fn several_messages_share_the_paths() {
     let took = pair.fixture.now().since(before) / 1_000_000;
     let ideal = 12 * MIB as u64 / (3 * Wide::FIRST);
     assert!(took * 8 <= ideal * 10, "{took} steps, where both together take {ideal}");
+}
+
+/// Who receives many large messages gets no more of the paths than who receives a few.
+#[test]
+fn users_of_a_receiver_share_the_paths_by_bytes() {
+    const MANY: u64 = 40;
+    const LONG: usize = 8 * MIB;
+    let mut pair = wide(&[2 * Wide::FIRST]);
+    let few = pair.b.engine().create_cq(8);
+    let receives: Vec<Ticket> = (0..MANY).map(|tag| pair.b.receive(exactly(pair.to_a, tag), MIB)).collect();
+    let memory = Vec::leak(vec![0; LONG]);
+    // SAFETY: the memory is never freed, and nobody else has it.
+    let iov = unsafe { Iov::new(memory.as_mut_ptr(), LONG) };
+    pair.b.engine().receive(few, &exactly(pair.to_a, MANY), iov, 1).expect("there is room");
+    let bytes = Random::new(6).bytes(LONG);
+    let mut sends: Vec<Ticket> = (0..MANY).map(|tag| pair.a.send(pair.to_b, &bytes[..MIB], tag)).collect();
+    sends.push(pair.a.send(pair.to_b, &bytes, MANY));
+    let mut done = 0;
+    while done == 0 {
+        pair.step();
+        done = pair.b.engine().take_completions(few, |completion| completion.status == 0);
+    }
+    assert!(memory == bytes, "the message differs");
+    let of_many = receives.iter().filter(|receive| pair.b.is_finished(**receive)).count();
+    // Pieces are of some MiB then.
+    assert!((4..=16).contains(&of_many), "{of_many} MiB of the one user, 8 MiB of the other");
+    receives.into_iter().for_each(|receive| assert_eq!(pair.finish_b(receive).status, Ok(())));
+    sends.into_iter().for_each(|send| assert_eq!(pair.finish_a(send).status, Ok(())));
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Large messages to one peer whose bytes it has asked for.
+//! Large messages to one peer whose bytes it has asked for; and those from one that this side asks for piece by piece.
 //!
 //! The users of a fabric, each known by its completion queue, have their turns by bytes (deficit round robin, Shreedhar and
-//! Varghese 1995), and of each user its messages one segment at a time: who sends many large messages gets no more than who
-//! sends one.
+//! Varghese 1995), and of each user its messages one segment, or piece, at a time: who has many large messages gets no more than
+//! who has one. What is beyond a turn counts for the next ones.
 //!
 //! Messages in order go before segments, but only so far: [`Lead`].
 
@@ -12,7 +12,7 @@ use super::op::CqId;
 use crate::matching::Key;
 
 /// Bytes that a user may send before it is the next one's turn: a few segments.
-const QUANTUM: usize = 256 * 1024;
+const QUANTUM: i64 = 256 * 1024;
 /// What a frame costs besides its payload.
 pub(super) const FRAME_COST: usize = 64;
 /// Bytes that messages in order may be ahead of segments that wait: a thousand small ones, which a ring of shared memory holds
@@ -24,8 +24,14 @@ const MOST_AHEAD: usize = 64 * 1024;
 struct User {
     cq: CqId,
     messages: VecDeque<Key>,
-    /// Bytes that it may send yet.
-    left: usize,
+    /// Bytes that it may send yet, less those that it has sent before its time.
+    left: i64,
+}
+
+impl User {
+    fn pay(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(i64::try_from(bytes + FRAME_COST).unwrap_or(i64::MAX));
+    }
 }
 
 /// See the [module](self).
@@ -72,11 +78,12 @@ impl Bulk {
         } else if user.messages.len() > 1 {
             user.messages.rotate_left(1);
         }
-        user.left = user.left.saturating_sub(bytes + FRAME_COST);
+        user.pay(bytes);
         if user.messages.is_empty() {
             self.drop_front();
-        } else if user.left == 0 {
-            user.left = QUANTUM;
+        }
+        while let Some(user) = self.users.front_mut().filter(|user| user.left <= 0) {
+            user.left += QUANTUM;
             self.users.rotate_left(1);
         }
     }
@@ -171,19 +178,36 @@ mod tests {
         assert_eq!(bulk.len(), 24);
         let sent = run(&mut bulk, owner_of, 48 << 20);
         for bytes in sent {
-            assert!(bytes.abs_diff(16 << 20) <= 2 * QUANTUM, "{sent:?}");
+            assert!(bytes.abs_diff(16 << 20) <= 2 * QUANTUM as usize, "{sent:?}");
         }
         // One has come to its end: the others share what it had.
         let single = owners.iter().find(|(_, user)| *user == 1).expect("it is there").0;
         bulk.remove(single);
         let sent = run(&mut bulk, owner_of, 48 << 20);
         assert_eq!(sent[1], 0);
-        assert!(sent[0].abs_diff(sent[2]) <= 2 * QUANTUM, "{sent:?}");
+        assert!(sent[0].abs_diff(sent[2]) <= 2 * QUANTUM as usize, "{sent:?}");
         while let Some(key) = bulk.front() {
             assert_ne!(key, single);
             bulk.turn(1, false);
         }
         assert!(bulk.is_empty());
+    }
+
+    /// Pieces can be much longer than a turn.
+    #[test]
+    fn what_is_beyond_a_turn_counts_for_the_next_ones() {
+        let (mut keys, mut cqs) = (Slab::default(), Slab::default());
+        let (long, short) = (keys.insert(()), keys.insert(()));
+        let mut bulk = Bulk::default();
+        bulk.push(cqs.insert(()), long);
+        bulk.push(cqs.insert(()), short);
+        let mut sent = [0; 2];
+        while sent[0] < 64 << 20 {
+            let (user, len) = if bulk.front() == Some(long) { (0, 4 << 20) } else { (1, 32 << 10) };
+            sent[user] += len;
+            bulk.turn(len, true);
+        }
+        assert!(sent[0].abs_diff(sent[1]) <= 5 << 20, "{sent:?}");
     }
 
     #[test]

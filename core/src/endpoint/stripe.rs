@@ -5,10 +5,13 @@
 //! missing; a path that would deliver its piece long after all else has come is left out.
 //!
 //! The pieces of a path that ends are asked for again over the others.
+//!
+//! The users of this side, whose receives the messages are for, have their turns by bytes, as those of a sender (`bulk.rs`). Which
+//! user of the other side has sent a message is not told.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::bulk::Bulk;
 use super::op::Incoming;
 use super::state::State;
 use crate::error::Error;
@@ -92,15 +95,15 @@ pub(super) struct Stripes {
     /// The first path of the link, and then the others.
     ways: Vec<Way>,
     asked: Vec<Asked>,
-    /// Messages of which something was not asked for, in turn.
-    line: VecDeque<Key>,
+    /// Messages of which something was not asked for, by users and in turn.
+    line: Bulk,
     /// How much that is.
     missing: u64,
 }
 
 impl Default for Stripes {
     fn default() -> Stripes {
-        Stripes { ways: vec![Way::new(0)], asked: Vec::new(), line: VecDeque::new(), missing: 0 }
+        Stripes { ways: vec![Way::new(0)], asked: Vec::new(), line: Bulk::default(), missing: 0 }
     }
 }
 
@@ -211,7 +214,7 @@ impl State {
             Some(stripes) => {
                 found.missing = Some(Box::new(Missing { rest, lost: Vec::new() }));
                 stripes.missing += len;
-                stripes.line.push_back(key);
+                stripes.line.push(found.receive.cq, key);
                 self.ask_for_pieces(peer);
             }
             None => {
@@ -226,18 +229,18 @@ impl State {
         let State { peers, incoming, .. } = self;
         let Some(p) = peers.get_mut(peer.index()) else { return };
         let Some(stripes) = &mut p.stripes else { return };
-        while let Some(&key) = stripes.line.front() {
+        while let Some(key) = stripes.line.front() {
             let message = incoming.get_mut(key).and_then(|i| Some((i.sender_op, i.missing.as_mut()?)));
             let Some((op, missing)) = message.filter(|(_, missing)| missing.len() > 0) else {
-                stripes.line.pop_front();
+                stripes.line.turn(0, false);
                 continue;
             };
             let Some((at, most)) = stripes.choose() else { break };
             let range = missing.take(most);
-            let (offset, len) = (range.start, range.end - range.start);
+            let (offset, len, stays) = (range.start, range.end - range.start, missing.len() > 0);
             let path = stripes.ask(at, key, range);
             p.urgent.push_back(Message::Rtr { op, receiver_op: key.to_bits(), offset, len, path });
-            stripes.line.rotate_left(1);
+            stripes.line.turn(usize::try_from(len).unwrap_or(usize::MAX), stays);
         }
         self.schedule(peer);
     }
@@ -271,7 +274,7 @@ impl State {
         let Some(stripes) = stripes else { return };
         if missing.len() > 0 {
             stripes.missing -= missing.len().min(stripes.missing);
-            stripes.line.retain(|other| *other != key);
+            stripes.line.remove(key);
         }
         if !stripes.take_back(|asked| asked.message == key).is_empty() {
             self.ask_for_pieces(peer);
@@ -314,12 +317,13 @@ impl State {
         let State { peers, incoming, .. } = self;
         let Some(stripes) = peers.get_mut(peer.index()).and_then(|p| p.stripes.as_mut()) else { return };
         for Asked { message, range, .. } in pieces {
-            let Some(missing) = incoming.get_mut(message).and_then(|i| i.missing.as_mut()) else { continue };
+            let Some(found) = incoming.get_mut(message) else { continue };
+            let Some(missing) = &mut found.missing else { continue };
             stripes.missing += range.end - range.start;
-            missing.lost.push(range);
-            if !stripes.line.contains(&message) {
-                stripes.line.push_back(message);
+            if missing.len() == 0 {
+                stripes.line.push(found.receive.cq, message);
             }
+            missing.lost.push(range);
         }
     }
 
