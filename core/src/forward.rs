@@ -148,6 +148,10 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.short_segment_len(link))
         }
 
+        fn short_segment_len_on(&mut self, path: $crate::rail::PathId) -> usize {
+            $each!(self, rail => rail.short_segment_len_on(path))
+        }
+
         fn deadline(&self) -> Option<$crate::time::Time> {
             $each!(self, rail => rail.deadline())
         }

@@ -215,6 +215,11 @@ pub trait Rail {
         self.capabilities().max_segment.min(20 << 10)
     }
 
+    /// As [`Self::short_segment_len`], for a path beside the first of a link.
+    fn short_segment_len_on(&mut self, path: PathId) -> usize {
+        self.short_segment_len(path.link)
+    }
+
     /// Starts a link to the fabric of `address`, which this fabric calls `peer`. It may be used at once;
     /// frames are refused with [`Posted::NoResource`] until [`Sink::up`].
     ///

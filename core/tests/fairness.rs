@@ -2,8 +2,10 @@
 
 use gridnet_core::endpoint::{CqId, SendArgs, Sent};
 use gridnet_core::loopback::LoopbackRail;
-use gridnet_core::mem::Iov;
+use gridnet_core::matching::Key;
+use gridnet_core::mem::{Iov, MEMORY_HOST};
 use gridnet_core::rail::{Armed, PeerId};
+use gridnet_core::region::Access;
 use gridnet_core::testing::loopback::Loopback;
 use gridnet_core::testing::node::{anything, exactly, from_any, Node, Ticket};
 use gridnet_core::testing::pair::{Fixture, Pair, Setup};
@@ -138,11 +140,15 @@ fn peers_share_by_bytes_and_not_by_messages() {
 enum Way {
     Segments,
     Fetches,
+    Puts,
+    Gets,
 }
 
 /// Keeps large messages, puts or gets under way.
 struct Stream {
     way: Way,
+    /// Region of the one that is put to, or got from.
+    rkey: Option<Key>,
     sends: Vec<Ticket>,
     receives: Vec<Ticket>,
     came: usize,
@@ -153,11 +159,30 @@ impl Stream {
     fn size(way: Way) -> (usize, usize) {
         match way {
             Way::Segments | Way::Fetches => (64 * 1024, 8),
+            Way::Gets => (64 * 1024, 40),
+            Way::Puts => (16 * 1024, 200),
         }
     }
 
-    fn new(way: Way) -> Stream {
-        Stream { way, sends: Vec::new(), receives: Vec::new(), came: 0 }
+    fn new(way: Way, pair: &mut Pair<Loopback>) -> Stream {
+        let (len, _) = Stream::size(way);
+        let memory = Vec::leak(vec![0u64; len / 8]).as_mut_ptr().cast();
+        let register = |node: &mut Node<LoopbackRail>| {
+            let region = node.engine().register(memory, len, Access::ALL, MEMORY_HOST);
+            node.engine().region_key(region.expect("it is mapped")).expect("it is open")
+        };
+        let rkey = match way {
+            Way::Segments | Way::Fetches => None,
+            Way::Puts => {
+                let key = register(&mut pair.b);
+                Some(pair.a.engine().import_key(pair.to_b, &key).expect("it is one of b"))
+            }
+            Way::Gets => {
+                let key = register(&mut pair.a);
+                Some(pair.b.engine().import_key(pair.to_a, &key).expect("it is one of a"))
+            }
+        };
+        Stream { way, rkey, sends: Vec::new(), receives: Vec::new(), came: 0 }
     }
 
     /// One step; how many have come so far.
@@ -170,15 +195,30 @@ impl Stream {
     /// Starts as many as have ended; how many have come so far.
     fn fill(&mut self, pair: &mut Pair<Loopback>) -> usize {
         let (to_a, to_b) = (pair.to_a, pair.to_b);
-        let Stream { way, sends, receives, came } = self;
+        let Stream { way, rkey, sends, receives, came } = self;
         let (len, waiting) = Stream::size(*way);
+        let under_way = sends.len();
         sends.retain(|send| pair.a.take(*send).is_none());
+        if *way == Way::Puts {
+            *came += under_way - sends.len();
+        }
         let before = receives.len();
         receives.retain(|receive| pair.b.take(*receive).is_none());
         *came += before - receives.len();
-        while receives.len() < waiting {
-            receives.push(pair.b.receive(exactly(to_a, 1), len));
-            sends.push(pair.a.send(to_b, &vec![1; len], 1));
+        let are_puts = *way == Way::Puts;
+        while (if are_puts { sends.len() } else { receives.len() }) < waiting {
+            match (&way, *rkey) {
+                (Way::Puts, Some(rkey)) => {
+                    sends.push(pair.a.put(to_b, rkey, 0, &vec![1; len]).expect("it starts"));
+                }
+                (Way::Gets, Some(rkey)) => {
+                    receives.push(pair.b.get(to_a, rkey, 0, len).expect("it starts"));
+                }
+                _ => {
+                    receives.push(pair.b.receive(exactly(to_a, 1), len));
+                    sends.push(pair.a.send(to_b, &vec![1; len], 1));
+                }
+            }
         }
         *came
     }
@@ -193,7 +233,7 @@ fn ping_pong_beside_bulk(way: Way) {
     const MOST_PARTS: usize = 8;
     let mut pair = Pair::new(Loopback::new(0, way == Way::Fetches));
     let (to_a, to_b) = (pair.to_a, pair.to_b);
-    let mut stream = Stream::new(way);
+    let mut stream = Stream::new(way, &mut pair);
     let alone: usize = (0..30).map(|_| stream.go_on(&mut pair)).last().unwrap_or(0);
     let (mut before, mut in_company) = (0, 0);
     for round in 0..ROUNDS {
@@ -230,6 +270,16 @@ fn segments_leave_room_for_a_ping_pong() {
 #[test]
 fn fetches_leave_room_for_a_ping_pong() {
     ping_pong_beside_bulk(Way::Fetches);
+}
+
+#[test]
+fn puts_leave_room_for_a_ping_pong() {
+    ping_pong_beside_bulk(Way::Puts);
+}
+
+#[test]
+fn gets_leave_room_for_a_ping_pong() {
+    ping_pong_beside_bulk(Way::Gets);
 }
 
 /// Small messages that come and go beside a large one: from now on that moves in short parts.
@@ -277,7 +327,7 @@ fn fetches_from_peers_share_by_bytes_and_not_by_messages() {
     let mut other = pair.stranger(3, Setup::default());
     let address = *pair.b.address();
     let from_other = other.engine().open(&address).expect("the rail leads there");
-    let mut stream = Stream::new(Way::Fetches);
+    let mut stream = Stream::new(Way::Fetches, &mut pair);
     let (bulk, waiting) = Stream::size(Way::Fetches);
     // Small messages come and go all the time.
     let mut ping = |pair: &mut Pair<Loopback>, other: &mut Node<LoopbackRail>| {

@@ -108,6 +108,33 @@ fn users_of_a_receiver_share_the_paths_by_bytes() {
     sends.into_iter().for_each(|send| assert_eq!(pair.finish_a(send).status, Ok(())));
 }
 
+/// While small messages come and go one short segment at a time moves over each path.
+#[test]
+fn further_paths_leave_room_for_a_ping_pong() {
+    const SEGMENT: u64 = Wide::FIRST / 64;
+    let mut pair = wide(&[64 * Wide::FIRST]);
+    let bytes = Random::new(7).bytes(32 * MIB);
+    let tickets = begin(&mut pair, &bytes, 1);
+    assert!(pair.run_until(|pair| pair.b.engine().bytes_under_way() > 0), "it does not begin");
+    let mut passed = Vec::new();
+    for _ in 0..40 {
+        let (before, since) = (pair.b.engine().bytes_under_way(), pair.fixture.now());
+        let ping = pair.b.receive(exactly(pair.to_a, 2), 8);
+        let sent = pair.a.send(pair.to_b, b"ping", 2);
+        pair.finish_b(ping);
+        pair.finish_a(sent);
+        let pong = pair.a.receive(exactly(pair.to_b, 3), 8);
+        pair.b.send(pair.to_a, b"pong", 3);
+        pair.finish_a(pong);
+        let steps = pair.fixture.now().since(since) / 1_000_000;
+        passed.push((before - pair.b.engine().bytes_under_way()) / steps);
+    }
+    assert!(pair.b.engine().bytes_under_way() > 0, "it has come to its end too soon");
+    // A node looks twice in a step.
+    assert!(passed[20..].iter().all(|bytes| *bytes <= 2 * 2 * SEGMENT), "{passed:?} bytes in each step");
+    finish(&mut pair, tickets, &bytes);
+}
+
 #[test]
 fn what_a_path_owed_when_it_ended_comes_over_the_others() {
     let bytes = Random::new(2).bytes(4 * MIB);

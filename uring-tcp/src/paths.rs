@@ -471,6 +471,11 @@ impl TcpRail {
         self.paths.callers.retain(|other| *other != index);
     }
 
+    /// The place of a path in the rail's table.
+    pub(crate) fn place_of(&self, path: PathId) -> Option<u32> {
+        self.links.get(path.link.0 as usize)?.paths.as_ref()?.place_of(path.number)
+    }
+
     /// Hands a segment to a path.
     pub(crate) fn post_on(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
         let Some(Link { state: State::Live(_), paths, .. }) = self.links.get(path.link.0 as usize) else {

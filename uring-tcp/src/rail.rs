@@ -560,6 +560,11 @@ impl Rail for TcpRail {
         }
     }
 
+    fn short_segment_len_on(&mut self, path: PathId) -> usize {
+        // In the table a path is a link. Of one that is over the engine hears when it posts.
+        self.place_of(path).map_or(SHORT_SEGMENT, |place| self.short_segment_len(LinkId(place)))
+    }
+
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
         self.call(peer, address).map(LinkId)
     }

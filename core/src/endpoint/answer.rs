@@ -95,6 +95,7 @@ impl State {
         if op.is_get() && op.is_sent {
             self.get_ended(op.peer);
         }
+        self.note_end_of_bulk();
         Some(op.peer)
     }
 

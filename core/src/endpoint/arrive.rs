@@ -319,9 +319,7 @@ impl State {
                     p.publish();
                 }
                 self.complete_send(key, status);
-                if self.sends.is_empty() {
-                    self.pace.end_bulk();
-                }
+                self.note_end_of_bulk();
                 Ok(())
             }
             Some(_) => Err(Error::PeerMisbehaved),

@@ -14,7 +14,7 @@ use super::state::State;
 use super::Engine;
 use crate::matching::Key;
 use crate::mem::Gather;
-use crate::rail::{PeerId, Posted, Rail};
+use crate::rail::{LinkId, PeerId, Posted, Rail};
 use crate::wire::Message;
 
 /// Bytes that a peer may send before it is the next one's turn: a few segments.
@@ -189,8 +189,8 @@ impl<R: Rail> Engine<R> {
         for _ in 0..3 {
             let step = match self.state.peers[peer.index()].remote.next_turn() {
                 0 => self.flush_segment(peer, measure),
-                1 => self.flush_remote(peer),
-                _ => self.flush_reply(peer),
+                1 => self.flush_remote(peer, measure),
+                _ => self.flush_reply(peer, measure),
             };
             if step != Step::Idle {
                 return step;
@@ -202,7 +202,7 @@ impl<R: Rail> Engine<R> {
     /// The next segment of the large message whose turn it is.
     fn flush_segment(&mut self, peer: PeerId, measure: Measure) -> Step {
         let p = &mut self.state.peers[peer.index()];
-        let Some(key) = p.bulk.front().filter(|_| measure != Measure::Nothing) else {
+        let Some(key) = p.bulk.front() else {
             return Step::Idle;
         };
         let Some(op) = self.state.sends.get_mut(key) else {
@@ -218,11 +218,11 @@ impl<R: Rail> Engine<R> {
         };
         let rail = &mut self.rails[p.rail];
         let left = usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX);
-        let most = if measure == Measure::Short { rail.short_segment_len(p.link) } else { usize::MAX };
+        let most = match most_of_bulk(rail, p.link, measure) {
+            Ok(most) => most,
+            Err(step) => return step,
+        };
         let len = rail.segment_len(op.len).min(left).min(most);
-        if len == 0 {
-            return Step::Full;
-        }
         let window = Gather::all(op.iov.as_slice()).window(piece.offset as usize, len);
         let message = Message::Segment { op: piece.receiver_op, offset: piece.offset };
         match rail.post(p.link, &message.frame(window)) {
@@ -252,6 +252,21 @@ impl<R: Rail> Engine<R> {
             self.rails[rail].conceal(link, source);
             kill_point!("rendezvous.conceal");
         }
+    }
+}
+
+/// Bytes of a large message that may go over a link now, at most.
+///
+/// # Errors
+/// What to say when that is none.
+pub(super) fn most_of_bulk<R: Rail>(rail: &mut R, link: LinkId, measure: Measure) -> Result<usize, Step> {
+    match measure {
+        Measure::Alone => Ok(usize::MAX),
+        Measure::Short => match rail.short_segment_len(link) {
+            0 => Err(Step::Full),
+            most => Ok(most),
+        },
+        Measure::Nothing => Err(Step::Idle),
     }
 }
 

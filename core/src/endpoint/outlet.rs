@@ -17,8 +17,6 @@ use crate::wire::Message;
 
 /// Bytes that go over a path before it is another peer's turn: a few segments.
 const QUANTUM: usize = 512 * 1024;
-/// The same while small messages come and go beside large ones: one segment, which takes the processor for moments only.
-const SHORT: usize = 32 << 10;
 
 /// Pieces that go out over one path, in order.
 #[derive(Debug)]
@@ -60,16 +58,20 @@ impl State {
 }
 
 impl<R: Rail> Engine<R> {
-    /// Sends what the paths take; returns the number of frames.
+    /// Sends what the paths take; while small messages come and go, one short segment over each. Returns the number of frames.
     pub(super) fn flush_outlets(&mut self, peer: PeerId, measure: Measure) -> usize {
-        let quantum = match measure {
-            Measure::Alone => QUANTUM,
-            Measure::Short => SHORT,
-            Measure::Nothing => return 0,
-        };
+        if measure == Measure::Nothing {
+            return 0;
+        }
         let mut moved = 0;
         for at in 0..self.state.peers[peer.index()].outlets.len() {
-            let mut budget = quantum;
+            let mut budget = match measure {
+                Measure::Short => self.short_len_at(peer, at),
+                _ => QUANTUM,
+            };
+            if budget == 0 {
+                continue;
+            }
             while let Step::Moved(len) = self.flush_outlet(peer, at, budget) {
                 moved += 1;
                 self.state.pace.moved(len);
@@ -81,6 +83,13 @@ impl<R: Rail> Engine<R> {
         }
         self.state.peers[peer.index()].outlets.retain(|outlet| !outlet.pieces.is_empty());
         moved
+    }
+
+    /// Length of a short segment over one path; 0 when nothing more had better be on its way there.
+    fn short_len_at(&mut self, peer: PeerId, at: usize) -> usize {
+        let p = &self.state.peers[peer.index()];
+        let Some(outlet) = p.outlets.get(at) else { return 0 };
+        self.rails[p.rail].short_segment_len_on(PathId { link: p.link, number: outlet.path })
     }
 
     /// The next segment over one path, of at most so many bytes.

@@ -1,8 +1,9 @@
 //! An operation on a peer's region by messages: how it goes out.
 
-use super::flush::Step;
+use super::flush::{most_of_bulk, Step};
 use super::onesided::RemoteArgs;
 use super::op::{CqId, OpId};
+use super::pace::Measure;
 use super::send::Sent;
 use super::Engine;
 use crate::completion::OpKind;
@@ -83,7 +84,7 @@ impl<R: Rail> Engine<R> {
     }
 
     /// The next frame of the operation whose turn it is.
-    pub(super) fn flush_remote(&mut self, peer: PeerId) -> Step {
+    pub(super) fn flush_remote(&mut self, peer: PeerId, measure: Measure) -> Step {
         let p = &mut self.state.peers[peer.index()];
         let Some(key) = p.remote.next_to_send() else {
             return Step::Idle;
@@ -93,19 +94,28 @@ impl<R: Rail> Engine<R> {
             return Step::Moved(0);
         };
         let rail = &mut self.rails[p.rail];
-        let posted = match (op.message(key, rail), op.work) {
+        let is_large = matches!(&op.work, Work::Put(from) if from.len() > p.eager_max);
+        let most = match if is_large { most_of_bulk(rail, p.link, measure) } else { Ok(usize::MAX) } {
+            Ok(most) => most,
+            Err(step) => return step,
+        };
+        let len = op.part(rail, most);
+        let posted = match (op.message(key, len), op.work) {
             // Its turn to end comes when those before it have.
             (None, _) => Posted::Done,
-            (Some((message, len)), Work::Put(from)) => {
+            (Some(message), Work::Put(from)) => {
                 let from = Gather::one(&from).window(op.moved, len);
                 rail.post(p.link, &message.frame(from))
             }
-            (Some((message, _)), _) => rail.post(p.link, &message.frame(Gather::EMPTY)),
+            (Some(message), _) => rail.post(p.link, &message.frame(Gather::EMPTY)),
         };
         match posted {
             Posted::Done | Posted::Accepted(_) => {
                 kill_point!("region.sent");
-                let len = op.note_sent(rail);
+                op.note_sent(len);
+                if is_large {
+                    self.state.pace.moved(len);
+                }
                 if op.is_sent {
                     p.remote.has_left();
                     p.remote.gets += usize::from(op.is_get());
@@ -123,31 +133,29 @@ impl<R: Rail> Engine<R> {
 }
 
 impl RemoteOp {
-    /// What is to be said next, with how many bytes of a put.
-    fn message<R: Rail>(&self, key: Key, rail: &R) -> Option<(Message, usize)> {
+    /// What is to be said next, with so many bytes of a put.
+    fn message(&self, key: Key, len: usize) -> Option<Message> {
         let (op, region, offset) = (OpId::Remote(key).to_bits(), self.region, self.offset);
         Some(match &self.work {
             Work::Put(from) => {
-                let len = self.part(rail);
                 let last = self.moved + len == from.len();
-                (Message::Put { region, op, offset: offset + self.moved as u64, last }, len)
+                Message::Put { region, op, offset: offset + self.moved as u64, last }
             }
-            Work::Get(to) => (Message::Get { region, op, offset, len: to.len() as u64 }, 0),
-            Work::Atomic(atomic, _) => (Message::Atomic { region, op, offset, atomic: *atomic }, 0),
+            Work::Get(to) => Message::Get { region, op, offset, len: to.len() as u64 },
+            Work::Atomic(atomic, _) => Message::Atomic { region, op, offset, atomic: *atomic },
             Work::Flush => return None,
         })
     }
 
-    /// Bytes of the next part of a put.
-    fn part<R: Rail>(&self, rail: &R) -> usize {
+    /// Bytes of the next part of a put, at most so many.
+    fn part<R: Rail>(&self, rail: &R, most: usize) -> usize {
         match &self.work {
-            Work::Put(from) => rail.segment_len(from.len() as u64).min(from.len() - self.moved),
+            Work::Put(from) => rail.segment_len(from.len() as u64).min(from.len() - self.moved).min(most),
             _ => 0,
         }
     }
 
-    fn note_sent<R: Rail>(&mut self, rail: &R) -> usize {
-        let len = self.part(rail);
+    fn note_sent(&mut self, len: usize) {
         self.is_sent = match &self.work {
             Work::Put(from) => {
                 self.moved += len;
@@ -155,7 +163,6 @@ impl RemoteOp {
             }
             _ => true,
         };
-        len
     }
 
     pub(super) fn kind(&self) -> OpKind {

@@ -1,7 +1,8 @@
 //! What peers do to own regions by messages. Nothing is believed: each frame is checked against the table by itself, so
 //! that a region which is closed between two parts of a put refuses the second.
 
-use super::flush::Step;
+use super::flush::{most_of_bulk, Step};
+use super::pace::Measure;
 use super::recover::LinkEvent;
 use super::state::{State, MAX_ANSWERS};
 use super::Engine;
@@ -40,6 +41,19 @@ impl State {
         self.count_served(peer, u64::from(last), if status.is_ok() { payload.len() } else { 0 });
         if last || status.is_err() {
             self.say(peer, Message::Answer { op, status, value: 0 });
+        }
+    }
+
+    /// So many bytes more of the first reply have gone.
+    fn note_replied(&mut self, peer: PeerId, bytes: u64) {
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        let Some(reply) = p.remote.replies.front_mut() else { return };
+        reply.sent += bytes;
+        if reply.sent == reply.len {
+            p.remote.replies.pop_front();
+            if p.remote.replies.is_empty() {
+                self.note_end_of_bulk();
+            }
         }
     }
 
@@ -124,13 +138,18 @@ impl State {
 
 impl<R: Rail> Engine<R> {
     /// The next part of what a peer waits for.
-    pub(super) fn flush_reply(&mut self, peer: PeerId) -> Step {
+    pub(super) fn flush_reply(&mut self, peer: PeerId, measure: Measure) -> Step {
         let p = &mut self.state.peers[peer.index()];
         let Some(&Reply { op, region, offset, len, sent }) = p.remote.replies.front() else {
             return Step::Idle;
         };
         let rail = &mut self.rails[p.rail];
-        let part = rail.segment_len(len).min(usize::try_from(len - sent).unwrap_or(usize::MAX));
+        let is_large = len > p.eager_max as u64;
+        let most = match if is_large { most_of_bulk(rail, p.link, measure) } else { Ok(usize::MAX) } {
+            Ok(most) => most,
+            Err(step) => return step,
+        };
+        let part = rail.segment_len(len).min(usize::try_from(len - sent).unwrap_or(usize::MAX)).min(most);
         let remote = &mut self.state.remote;
         let keeps_memory = p.keeps_memory;
         let from = remote.regions.place(region, offset + sent, part, Access::REMOTE_READ).and_then(
@@ -163,12 +182,10 @@ impl<R: Rail> Engine<R> {
                     self.state.remote.in_rail.insert((peer, token), kept);
                 }
                 self.state.count_served(peer, 0, part);
-                let p = &mut self.state.peers[peer.index()];
-                if sent + part as u64 == len {
-                    p.remote.replies.pop_front();
-                } else if let Some(reply) = p.remote.replies.front_mut() {
-                    reply.sent += part as u64;
+                if is_large {
+                    self.state.pace.moved(part);
                 }
+                self.state.note_replied(peer, part as u64);
                 Step::Moved(part)
             }
             Posted::Failed(error) => {

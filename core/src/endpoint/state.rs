@@ -293,6 +293,13 @@ impl State {
         }
     }
 
+    /// A send, or what takes its place between regions, has ended: perhaps no large message is under way any more.
+    pub(super) fn note_end_of_bulk(&mut self) {
+        if self.sends.is_empty() && self.remote.ops.is_empty() {
+            self.pace.end_bulk();
+        }
+    }
+
     /// Puts a peer into the list of those with work.
     pub(super) fn schedule(&mut self, peer: PeerId) {
         if let Some(p) = self.peers.get_mut(peer.index()) {
