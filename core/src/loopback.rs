@@ -339,7 +339,8 @@ impl LoopbackRail {
         if link.up {
             sink.broken(link.peer, LinkId(at as u32), Refusal::new(Error::Unreachable, "the link was cut"));
         } else {
-            sink.down(link.peer, Refusal::new(Error::Unreachable, "the call was lost"));
+            let why = Refusal::new(Error::Unreachable, "the call was lost");
+            sink.down(link.peer, LinkId(at as u32), why);
         }
     }
 
@@ -365,10 +366,11 @@ impl LoopbackRail {
     /// Gives up calls that nobody answers: the peer's side of the hub is there, but nobody looks.
     fn expire_calls<S: Sink>(&mut self, sink: &mut S) {
         let now = self.hub.lock().now;
-        for link in &mut self.links {
+        for (index, link) in (0..).zip(&mut self.links) {
             if !link.over && !link.up && now > link.since.after(CALL_NS) {
                 link.over = true;
-                sink.down(link.peer, Refusal::new(Error::Timeout, "the peer does not answer"));
+                let why = Refusal::new(Error::Timeout, "the peer does not answer");
+                sink.down(link.peer, LinkId(index), why);
             }
         }
     }
@@ -416,9 +418,10 @@ impl LoopbackRail {
     }
 
     fn end<S: Sink>(&mut self, from: NodeId, sink: &mut S, reason: Refusal) {
-        if let Some(link) = self.link_to(from) {
+        let at = self.links.iter().position(|link| link.node == from && !link.over);
+        if let Some((at, link)) = at.and_then(|at| Some((at, self.links.get_mut(at)?))) {
             link.over = true;
-            sink.down(link.peer, reason);
+            sink.down(link.peer, LinkId(at as u32), reason);
         }
     }
 }

@@ -615,14 +615,13 @@ pub trait Sink {
     }
 
     /// The link is over, and everything that came through it was delivered; or it did not come about. The peer has gone if
-    /// the reason says so ([`Error::PeerGone`]).
-    fn down(&mut self, peer: PeerId, reason: Refusal);
+    /// the reason says so ([`Error::PeerGone`]), unless another link has taken the place of this one.
+    fn down(&mut self, peer: PeerId, link: LinkId, reason: Refusal);
 
     /// A link over a rail that retains is over, while the peer may live. Everything that came through it was delivered, and
     /// nothing comes through it any more, whatever the network still holds. The rail keeps what it retains until
     /// [`Rail::disconnect`]; by then a new link to the same peer may have been made.
     fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
-        let _ = link;
-        self.down(peer, reason);
+        self.down(peer, link, reason);
     }
 }

@@ -175,8 +175,8 @@ impl<S: Sink> Sink for Learn<'_, S> {
         self.0.up(peer);
     }
 
-    fn down(&mut self, peer: PeerId, reason: Refusal) {
-        self.1.retain(|_, other| *other != peer);
-        self.0.down(peer, reason);
+    fn down(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        self.1.remove(&link);
+        self.0.down(peer, link, reason);
     }
 }

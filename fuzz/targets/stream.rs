@@ -93,5 +93,5 @@ impl Sink for Mind {
 
     fn up(&mut self, _: PeerId) {}
 
-    fn down(&mut self, _: PeerId, _: Refusal) {}
+    fn down(&mut self, _: PeerId, _: LinkId, _: Refusal) {}
 }

@@ -41,7 +41,7 @@ impl ShmRail {
         if self.release(index) {
             let peer = self.links[index as usize].peer;
             tracing::debug!(peer = peer.number(), reason = %reason.reason, "link is over");
-            sink.down(peer, reason);
+            sink.down(peer, LinkId(index), reason);
         }
     }
 

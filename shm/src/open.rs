@@ -112,7 +112,7 @@ impl Sink for Open {
         self.up += 1;
     }
 
-    fn down(&mut self, _: PeerId, reason: Refusal) {
+    fn down(&mut self, _: PeerId, _: LinkId, reason: Refusal) {
         self.down.push(reason.error);
     }
 }

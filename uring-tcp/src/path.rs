@@ -86,5 +86,5 @@ impl<S: Sink> Sink for OnPath<'_, S> {
 
     fn up(&mut self, _: PeerId) {}
 
-    fn down(&mut self, _: PeerId, _: Refusal) {}
+    fn down(&mut self, _: PeerId, _: LinkId, _: Refusal) {}
 }

@@ -560,7 +560,7 @@ mod tests {
             Err(Refusal::new(Error::Internal, "nobody calls"))
         }
         fn up(&mut self, _: PeerId) {}
-        fn down(&mut self, _: PeerId, _: Refusal) {}
+        fn down(&mut self, _: PeerId, _: LinkId, _: Refusal) {}
     }
 
     /// Links whose peers cannot be reached by any other interface.

@@ -489,7 +489,7 @@ impl TcpRail {
                 link.state = broken_off(*conn, self.config.window);
                 sink.broken(peer, LinkId(index), reason);
             }
-            _ => sink.down(peer, reason),
+            _ => sink.down(peer, LinkId(index), reason),
         }
     }
 

@@ -167,7 +167,7 @@ impl Sink for Heard {
         self.up = true;
     }
 
-    fn down(&mut self, _: PeerId, reason: Refusal) {
+    fn down(&mut self, _: PeerId, _: LinkId, reason: Refusal) {
         panic!("the link is over: {}", reason.reason);
     }
 

@@ -48,9 +48,9 @@ impl State {
     }
 
     /// What the rail of the first call to a peer says of its end: true when the peer calls itself, or is to be called again.
-    pub(super) fn awaits_call(&mut self, peer: PeerId, rail: usize, reason: &Refusal) -> bool {
+    pub(super) fn awaits_call(&mut self, peer: PeerId, link: (usize, LinkId), reason: &Refusal) -> bool {
         let Some(p) = self.peers.get_mut(peer.index()) else { return false };
-        let is_first = p.state == PeerState::Connecting && p.rail == rail;
+        let is_first = p.state == PeerState::Connecting && (p.rail, p.link) == link;
         let Some(recovery) = p.recovery.as_mut().filter(|_| is_first && reason.error == Error::Again) else {
             return false;
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::op::{EarlyBody, OpId};
 use super::peer::{Candidate, Peer, PeerState, ACCEPTED};
-use super::recover::Recovery;
+use super::recover::{LinkEvent, Recovery};
 use super::state::State;
 use super::Engine;
 use crate::error::Error;
@@ -214,14 +214,8 @@ impl Sink for RailSink<'_> {
         }
     }
 
-    fn down(&mut self, peer: PeerId, reason: Refusal) {
-        let (state, rail) = (&mut *self.state, self.rail);
-        if !state.is_stale(peer, rail)
-            && !state.awaits_call(peer, rail, &reason)
-            && !state.attempt_failed(peer, rail, &reason)
-        {
-            state.peer_down(peer, &reason);
-        }
+    fn down(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        self.state.link_down(peer, (self.rail, link), &reason);
     }
 
     fn sign(&mut self, peer: PeerId, sign: Sign) {
@@ -294,6 +288,19 @@ impl State {
         crate::probes::link_up(peer);
     }
 
+    /// A rail says that a link is over, or has not come about.
+    fn link_down(&mut self, peer: PeerId, link: (usize, LinkId), reason: &Refusal) {
+        if self.is_stale(peer, link) {
+            // What was said over a link that was left counts as long as that is remembered.
+            if reason.error == Error::PeerMisbehaved && self.is_previous(peer, link) {
+                let why = "the peer broke the protocol over the link before";
+                self.links.push_back(LinkEvent::Cut(peer, Error::PeerMisbehaved, why));
+            }
+        } else if !self.awaits_call(peer, link, reason) && !self.attempt_failed(peer, link, reason) {
+            self.peer_down(peer, reason);
+        }
+    }
+
     /// Ends everything that concerns a peer; what it had sent before stays receivable.
     pub(super) fn peer_down(&mut self, peer: PeerId, reason: &Refusal) {
         let Some(p) = self.peers.get_mut(peer.index()) else {
@@ -356,6 +363,93 @@ impl State {
                 self.engine.receives_withdrawn.add(1);
                 self.complete_receive_failed(receive, OpId::Receive(key).to_bits(), peer, error);
             }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::completion::CompletionQueue;
+    use crate::endpoint::op::{self, IovList, RecvOp};
+    use crate::endpoint::recover::Previous;
+    use crate::endpoint::Limits;
+    use crate::ledger::Unread;
+    use crate::mem::Iov;
+    use crate::wire::NetAddresses;
+
+    /// A peer whose link 7 over the second of two rails has broken, while 9 is being made over the same one.
+    fn broken() -> (State, PeerId) {
+        let node = NodeId::new([1; 16]).expect("not zero");
+        let address = Address { uid: 0, host: 1, node, incarnation: 1, network: NetAddresses::NONE };
+        let facts = (vec![64; 2], vec![false; 2], vec![true; 2]);
+        let mut state = State::new(address, Limits::default(), facts, None, Box::new(Unread));
+        let peer = state.add_peer((node, None), 1, 1, LinkId(7), Some(&address));
+        state.link_up(peer, 1);
+        state.link_broken(peer, 1, LinkId(7), &Refusal::new(Error::Unreachable, "it was cut"));
+        state.peers[peer.index()].recovery.as_mut().expect("the rail retains").attempt = Some((1, LinkId(9)));
+        state.links.clear();
+        (state, peer)
+    }
+
+    #[test]
+    fn a_link_that_fails_beside_another_of_its_rail_says_nothing_of_that() {
+        for error in Error::ALL {
+            let (mut state, peer) = broken();
+            RailSink { state: &mut state, rail: 1 }.down(peer, LinkId(8), Refusal::new(error, "so it is"));
+            let p = &state.peers[peer.index()];
+            assert!(matches!(p.state, PeerState::Broken(_)), "{error:?}: {:?}", p.state);
+            assert_eq!(p.recovery.as_ref().and_then(|r| r.attempt), Some((1, LinkId(9))), "{error:?}");
+        }
+        let (mut state, peer) = broken();
+        let reason = Refusal::new(Error::PeerGone, "nobody listens there");
+        RailSink { state: &mut state, rail: 1 }.down(peer, LinkId(9), reason);
+        assert_eq!(state.peers[peer.index()].error(), Some(Error::PeerGone));
+    }
+
+    /// Its operations end one after the other, and with each of them there would be room for a piece of the next.
+    #[test]
+    fn nothing_is_asked_of_a_peer_that_has_gone() {
+        let (mut state, peer) = broken();
+        let p = &mut state.peers[peer.index()];
+        p.state = PeerState::Up;
+        let path = PathId { link: p.link, number: 1 };
+        state.path_up(peer, 1, path);
+        let cq = state.cqs.insert(CompletionQueue::new(4));
+        for sender_op in 0..4 {
+            assert_eq!(state.admit(cq), Ok(()));
+            let key = state.incoming.insert(op::Incoming {
+                receive: RecvOp { iov: IovList::One(Iov::EMPTY), cq, context: sender_op },
+                op: 1,
+                peer,
+                sender_op,
+                tag: 5,
+                immediate: None,
+                total: 16 << 20,
+                wanted: 16 << 20,
+                received: 0,
+                missing: None,
+                source: None,
+            });
+            state.ask(key);
+        }
+        assert!(!state.peers[peer.index()].urgent.is_empty(), "pieces are asked for");
+        state.peer_down(peer, &Refusal::new(Error::PeerGone, "it has gone"));
+        assert!(state.incoming.is_empty());
+        let p = &state.peers[peer.index()];
+        assert!(p.urgent.is_empty() && !p.has_work(), "{:?}", p.urgent);
+    }
+
+    #[test]
+    fn what_a_peer_does_wrong_over_the_link_before_ends_it() {
+        for (link, is_cut) in [(LinkId(7), true), (LinkId(6), false)] {
+            let (mut state, peer) = broken();
+            let recovery = state.peers[peer.index()].recovery.as_mut().expect("the rail retains");
+            recovery.previous = Some(Previous { rail: 0, link: LinkId(7), start: 0 });
+            let reason = Refusal::new(Error::PeerMisbehaved, "a frame that cannot be");
+            RailSink { state: &mut state, rail: 0 }.down(peer, link, reason);
+            let cut = state.links.iter().any(|event| matches!(event, LinkEvent::Cut(of, ..) if *of == peer));
+            assert_eq!(cut, is_cut, "{link:?}");
         }
     }
 }

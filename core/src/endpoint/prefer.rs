@@ -70,11 +70,18 @@ impl State {
         p.recovery.as_ref().is_some_and(|recovery| (recovery.carried.trailing_zeros() as usize) < p.rail)
     }
 
-    /// Whether a rail speaks of a link to a peer that another rail has replaced.
-    pub(super) fn is_stale(&self, peer: PeerId, rail: usize) -> bool {
+    /// Whether a rail speaks of a link to a peer that another one has replaced.
+    pub(super) fn is_stale(&self, peer: PeerId, link: (usize, LinkId)) -> bool {
         let Some(p) = self.peers.get(peer.index()) else { return false };
         let Some(recovery) = &p.recovery else { return false };
-        p.rail != rail && recovery.attempt.is_none_or(|(of, _)| of != rail)
+        (p.rail, p.link) != link && recovery.attempt != Some(link)
+    }
+
+    /// Whether a link is the one before, of which the peer has not said yet what has come to it.
+    pub(super) fn is_previous(&self, peer: PeerId, link: (usize, LinkId)) -> bool {
+        let recovery = self.peers.get(peer.index()).and_then(|p| p.recovery.as_ref());
+        let previous = recovery.and_then(|recovery| recovery.previous);
+        previous.is_some_and(|previous| (previous.rail, previous.link) == link)
     }
 
     /// A link over another rail takes frames, while the present one does: the conversation goes on there.
@@ -170,11 +177,13 @@ mod tests {
     fn what_fails_beside_a_link_that_is_up_ends_nothing() {
         for error in Error::ALL {
             let (mut state, peer) = state(true);
-            assert!(!state.is_stale(peer, BETTER.0) && !state.is_stale(peer, PRESENT.0));
-            assert!(state.attempt_failed(peer, BETTER.0, &Refusal::new(error, "so it is")), "{error:?}");
+            assert!(!state.is_stale(peer, BETTER) && !state.is_stale(peer, PRESENT));
+            let other = (BETTER.0, LinkId(BETTER.1 .0 + 1));
+            assert!(state.is_stale(peer, other), "another link of the same rail");
+            assert!(state.attempt_failed(peer, BETTER, &Refusal::new(error, "so it is")), "{error:?}");
             assert_eq!(state.peers[peer.index()].state, PeerState::Up);
-            assert!(state.is_stale(peer, BETTER.0), "what that rail says now concerns nobody");
-            assert!(!state.is_stale(peer, PRESENT.0));
+            assert!(state.is_stale(peer, BETTER), "what that rail says now concerns nobody");
+            assert!(!state.is_stale(peer, PRESENT));
         }
     }
 

@@ -264,10 +264,10 @@ impl State {
     }
 
     /// The rail could not make a link anew; false when that, or what it says, is the end of the peer.
-    pub(super) fn attempt_failed(&mut self, peer: PeerId, rail: usize, reason: &Refusal) -> bool {
+    pub(super) fn attempt_failed(&mut self, peer: PeerId, link: (usize, LinkId), reason: &Refusal) -> bool {
         let Some(p) = self.peers.get_mut(peer.index()) else { return false };
         let Some(recovery) = &mut p.recovery else { return false };
-        if recovery.attempt.is_none_or(|(of, _)| of != rail) {
+        if recovery.attempt != Some(link) {
             return false;
         }
         (recovery.attempt, recovery.lane, recovery.host_answers) = (None, None, false);
@@ -279,7 +279,7 @@ impl State {
         }
         // Who has called and hangs up at once may have given way to a call over another rail.
         let gave_way = recovery.was_called && reason.error == Error::PeerGone;
-        if !gave_way && is_final(reason.error, recovery.carried & rail_bit(rail) != 0) {
+        if !gave_way && is_final(reason.error, recovery.carried & rail_bit(link.0) != 0) {
             return false;
         }
         if reason.error == Error::Timeout {
@@ -557,7 +557,7 @@ mod tests {
         let gone = Refusal::new(Error::PeerGone, "the peer hung up during the handshake");
         let (mut state, peer) = broken(2, 1, None);
         assert_eq!(state.accept_again(peer, FAR, LinkId(5)), Ok(peer));
-        assert!(state.attempt_failed(peer, FAR, &gone));
+        assert!(state.attempt_failed(peer, (FAR, LinkId(5)), &gone));
         assert_eq!(recovery(&mut state, peer).attempt, None);
     }
 
@@ -573,14 +573,16 @@ mod tests {
             state.link_up(peer, 0);
             let reason = Refusal::new(error, "so it is");
             state.link_broken(peer, 0, LinkId(0), &reason);
-            assert!(!state.attempt_failed(peer, 0, &reason), "none is under way");
+            assert!(!state.attempt_failed(peer, (0, LinkId(1)), &reason), "none is under way");
             let attempt = |state: &mut State| {
                 let recovery = state.peers[peer.index()].recovery.as_mut().expect("it is broken");
                 (recovery.attempt, recovery.since) = (Some((0, LinkId(1))), Some(Time(1)));
             };
             attempt(&mut state);
-            assert!(!state.attempt_failed(peer, 1, &reason), "not on that rail");
-            let goes_on = state.attempt_failed(peer, 0, &reason);
+            for other in [(1, LinkId(1)), (0, LinkId(2))] {
+                assert!(!state.attempt_failed(peer, other, &reason), "that is none");
+            }
+            let goes_on = state.attempt_failed(peer, (0, LinkId(1)), &reason);
             let ends = [Error::PeerGone, Error::PeerMisbehaved, Error::Version, Error::Permission];
             assert_eq!(goes_on, !ends.contains(&error), "{error:?}");
             let recovery = state.peers[peer.index()].recovery.as_ref().expect("it is broken");

@@ -89,7 +89,7 @@ pub struct Faulty<R> {
     /// Held frames whose memory the inner rail still reads.
     lent: HashMap<(PeerId, u64), RawFrame>,
     /// Links that were cut, and whose peers have not been reported.
-    cut: Vec<PeerId>,
+    cut: Vec<(PeerId, LinkId)>,
     polls: u64,
 }
 
@@ -141,7 +141,7 @@ impl<R: Rail> Faulty<R> {
         line.cut = true;
         line.held.clear();
         line.aside = None;
-        self.cut.extend(line.peer);
+        self.cut.extend(line.peer.map(|peer| (peer, link)));
         self.counters.disconnected += 1;
         self.inner.disconnect(link);
         Posted::Down
@@ -174,8 +174,8 @@ impl<R: Rail> Faulty<R> {
 
     fn report_cut<S: Sink>(&mut self, sink: &mut S) -> usize {
         let reported = self.cut.len();
-        for peer in self.cut.drain(..) {
-            sink.down(peer, Refusal::new(Error::PeerGone, "the link was cut by the fault plan"));
+        for (peer, link) in self.cut.drain(..) {
+            sink.down(peer, link, Refusal::new(Error::PeerGone, "the link was cut by the fault plan"));
         }
         reported
     }
@@ -367,9 +367,9 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
         self.sink.sign(peer, sign);
     }
 
-    fn down(&mut self, peer: PeerId, reason: Refusal) {
-        self.lines.retain(|_, line| line.peer != Some(peer));
-        self.sink.down(peer, reason);
+    fn down(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        self.lines.remove(&link);
+        self.sink.down(peer, link, reason);
     }
 
     fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
@@ -377,7 +377,7 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
         if self.retains {
             self.sink.broken(peer, link, reason);
         } else {
-            self.sink.down(peer, Refusal::new(Error::PeerGone, reason.reason));
+            self.sink.down(peer, link, Refusal::new(Error::PeerGone, reason.reason));
         }
     }
 }

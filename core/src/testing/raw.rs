@@ -197,7 +197,7 @@ impl Sink for Heard<'_> {
         *self.up = true;
     }
 
-    fn down(&mut self, _peer: PeerId, _reason: Refusal) {
+    fn down(&mut self, _peer: PeerId, _link: LinkId, _reason: Refusal) {
         *self.down = true;
     }
 }

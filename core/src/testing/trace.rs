@@ -44,7 +44,7 @@ pub enum Event {
     /// A link is up.
     Up(PeerId),
     /// A link is over.
-    Down(PeerId, Refusal),
+    Down(PeerId, LinkId, Refusal),
     /// A link is over, while the peer may live.
     Broken(PeerId, LinkId, Refusal),
     /// The engine ended a link.
@@ -226,9 +226,9 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
         self.sink.sign(peer, sign);
     }
 
-    fn down(&mut self, peer: PeerId, reason: Refusal) {
-        (self.tell)(&Event::Down(peer, reason.clone()));
-        self.sink.down(peer, reason);
+    fn down(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        (self.tell)(&Event::Down(peer, link, reason.clone()));
+        self.sink.down(peer, link, reason);
     }
 
     fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
@@ -281,7 +281,9 @@ impl fmt::Display for Event {
                 write!(f, "fetched link {} len {len} outcome {}", link.0, outcome(*posted))
             }
             Event::Up(peer) => write!(f, "up peer {}", peer.number()),
-            Event::Down(peer, why) => write!(f, "down peer {} reason {}", peer.number(), why.reason),
+            Event::Down(peer, link, why) => {
+                write!(f, "down peer {} link {} reason {}", peer.number(), link.0, why.reason)
+            }
             Event::Broken(peer, link, why) => {
                 write!(f, "broken peer {} link {} reason {}", peer.number(), link.0, why.reason)
             }
@@ -365,7 +367,7 @@ mod tests {
             "delivered peer 0 rtr flags 0 word 300000000 len 0",
             "posted link 0 segment flags 0 word 100000000 len 10000 outcome done",
             "delivered peer 0 fin flags 0 word 300000000 len 0",
-            "down peer 0 reason the peer has closed its fabric",
+            "down peer 0 link 0 reason the peer has closed its fabric",
         ];
         assert_eq!(lines, expected, "{lines:#?}");
     }

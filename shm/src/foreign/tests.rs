@@ -60,7 +60,7 @@ impl Sink for Told {
         self.up += 1;
     }
 
-    fn down(&mut self, _: PeerId, reason: Refusal) {
+    fn down(&mut self, _: PeerId, _: LinkId, reason: Refusal) {
         self.down.push(reason);
     }
 }

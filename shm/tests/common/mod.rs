@@ -102,5 +102,5 @@ impl Sink for Up {
         self.is_up = true;
     }
 
-    fn down(&mut self, _: PeerId, _: Refusal) {}
+    fn down(&mut self, _: PeerId, _: LinkId, _: Refusal) {}
 }

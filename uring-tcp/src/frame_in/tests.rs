@@ -85,7 +85,7 @@ impl Sink for Kept {
 
     fn up(&mut self, _: PeerId) {}
 
-    fn down(&mut self, _: PeerId, _: Refusal) {}
+    fn down(&mut self, _: PeerId, _: LinkId, _: Refusal) {}
 }
 
 fn new_out() -> Out {
