@@ -1,6 +1,7 @@
 """Checks the arrows between the members of the workspace; reads `cargo metadata` from standard input.
 
-    {capi, cli, bench} -> fabric -> {rails, meta} -> core  cli and bench may also call capi, cli also meta
+    {capi, cli, bench} -> fabric -> {rails, meta} -> core  cli and bench may also call capi, cli also meta and assembly
+    meta -> assembly -> core
     cli, and tests of all but core -> testbed              which stands alone
 """
 
@@ -10,6 +11,7 @@ import sys
 CORE = "gridnet-core"
 RAILS = {"gridnet-shm", "gridnet-uring-tcp"}
 META = "gridnet-meta"
+ASSEMBLY = "gridnet-assembly"
 FABRIC = "gridnet"
 CAPI = "gridnet-capi"
 TESTBED = "gridnet-testbed"
@@ -17,11 +19,12 @@ CLI = "gridnet-cli"
 TOP = {CAPI, CLI, "gridnet-bench", "gridnet-bench-peers"}
 
 ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {CORE}}
-ALLOWED.update({lower: {CORE} for lower in RAILS | {META}})
+ALLOWED.update({lower: {CORE} for lower in RAILS | {ASSEMBLY}})
+ALLOWED[META] = {CORE, ASSEMBLY}
 ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})
 for member in TOP - {CAPI}:
     ALLOWED[member] = ALLOWED[member] | {CAPI}
-ALLOWED[CLI] = ALLOWED[CLI] | {META, TESTBED}
+ALLOWED[CLI] = ALLOWED[CLI] | {META, ASSEMBLY, TESTBED}
 
 
 def faults(packages):

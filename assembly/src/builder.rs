@@ -1,0 +1,47 @@
+//! What the rails have to do for assembly.
+
+use std::time::Instant;
+
+use gridnet_core::wire::NodeId;
+
+use crate::call::Path;
+use crate::called::{Key, Order};
+use crate::stack::Stack;
+
+/// Makes and ends paths: the rails behind assembly. It may be called by several threads at once.
+///
+/// `build`, and what comes in at the place that it tells, is the side that is asked; `connect` the side that asks. Whoever connects
+/// proves at that place who it is, and names connection and attempt; a place admits the node of the [`Order`], and nobody else.
+pub trait Builder: Send + Sync {
+    /// What the other side needs to know to build a stack, at most [`HINT_BYTES_MAX`](crate::message::HINT_BYTES_MAX) bytes.
+    fn hint(&self, _to: NodeId, _stack: &Stack) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Prepares a stack for the node that asks: where it is to connect.
+    ///
+    /// What stands there is not used before [`Builder::begin`], and goes by [`Builder::close`], or when nobody has connected until
+    /// the order's deadline. With a grant, the node may be connecting there already.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    fn build(&self, order: &Order) -> Result<Vec<u8>, String>;
+
+    /// What was built is wanted: these are the first bytes of the connection, for the service.
+    fn begin(&self, order: &Order, first: Vec<u8>);
+
+    /// What was built for this try is not needed.
+    fn close(&self, key: &Key);
+
+    /// Connects to where the other side has built, until then at most.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    fn connect(&self, to: NodeId, path: &Path, deadline: Instant) -> Result<(), String>;
+
+    /// A path that came up, or may come up, is not needed.
+    fn disconnect(&self, to: NodeId, path: &Path);
+
+    /// Grants that were given are over, all of them: who connects has to have asked.
+    fn revoke_grants(&self);
+}

@@ -1,0 +1,348 @@
+//! The node that is asked: judges requests by its own rules, has stacks built, and answers. Each request takes effect once.
+//!
+//! Somebody else builds: what is to be built comes out, and how it went comes in. Whoever carries requests says who has sent
+//! them, which must be proved, and what is known of that node.
+
+mod asker;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use gridnet_core::wire::NodeId;
+
+use crate::audit::Audit;
+use crate::choice::{accept, Reason};
+use crate::facts::Facts;
+use crate::message::{Ask, Built, Failed, Grant, Outcome, Refusal, Reply, PLACE_BYTES_MAX};
+use crate::name::Name;
+use crate::rules::{Pair, Rules};
+use crate::stack::{Security, Stack};
+
+use asker::{Asker, Known};
+
+/// Nodes that are remembered; more are refused, unless one has not asked for [`FORGOTTEN_AFTER`].
+const ASKERS_MAX: usize = 16_384;
+/// After that no request is on its way any more that was sent before: twice the longest time that one may take.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+/// Longest time that a request may take.
+pub const LIMIT_MAX: Duration = Duration::from_secs(60);
+/// Requests that are heard of one node in a second, unless it is said otherwise.
+pub const PER_SECOND: u32 = 50;
+
+/// A try at a connection: who asks, and the numbers that it has given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Who asks.
+    pub from: NodeId,
+    /// Which life of it.
+    pub incarnation: u64,
+    /// Number of the connection.
+    pub connection: u64,
+    /// How often it was tried before.
+    pub attempt: u16,
+}
+
+/// What is to be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// For which try.
+    pub key: Key,
+    /// What the connection is for.
+    pub service: Name,
+    /// The stack.
+    pub stack: Stack,
+    /// How safe it is between these two.
+    pub security: Security,
+    /// What the method of the other side wants to be known.
+    pub hint: Vec<u8>,
+    /// Another try at the same connection, which is over: what was built for it is not needed.
+    pub replaces: Option<Key>,
+    /// The other side may be connecting already, to the place that goes with this grant.
+    pub again: Option<Grant>,
+    /// Nobody waits for it any more then.
+    pub deadline: Instant,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Answer this.
+    Answer(Vec<u8>),
+    /// It stands. First the service gets these first bytes of the connection, which it gets once, then answer this.
+    Built {
+        /// The first bytes; none when there are none, or the service has them.
+        first: Vec<u8>,
+        /// The answer.
+        answer: Vec<u8>,
+    },
+    /// Build this, and say how it went by [`Called::built`].
+    Build(Box<Order>),
+    /// The request makes no sense: there is no answer in this protocol.
+    Malformed(String),
+    /// It was built too late: it is not needed.
+    Unwanted,
+}
+
+/// What the one that is asked goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// Its own rules.
+    pub rules: &'a Rules,
+    /// What it says of itself.
+    pub own: &'a Facts,
+    /// What it knows of the node that asks.
+    pub from: Option<&'a Facts>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Called {
+    incarnation: u64,
+    /// Number of the rules in force.
+    policy: u64,
+    last_token: u64,
+    per_second: u32,
+    services: BTreeSet<Name>,
+    askers: HashMap<NodeId, Asker>,
+    audit: Audit,
+}
+
+impl Called {
+    /// One that answers for no service yet; `incarnation` is greater in each life.
+    pub fn new(incarnation: u64) -> Called {
+        Called {
+            incarnation,
+            policy: 1,
+            last_token: 0,
+            per_second: PER_SECOND,
+            services: BTreeSet::new(),
+            askers: HashMap::new(),
+            audit: Audit::default(),
+        }
+    }
+
+    /// The same, hearing so many requests of one node in a second.
+    #[must_use]
+    pub fn with_rate(self, per_second: u32) -> Called {
+        Called { per_second: per_second.max(1), ..self }
+    }
+
+    /// There is such a service from now on.
+    pub fn serve(&mut self, service: Name) {
+        self.services.insert(service);
+    }
+
+    /// There is no such service any more.
+    pub fn end_service(&mut self, service: &Name) {
+        self.services.remove(service);
+        self.askers.values_mut().for_each(|asker| asker.forget_grants());
+    }
+
+    /// Other rules are in force, or its own node can do something else: nobody connects any more without having asked.
+    pub fn rules_changed(&mut self) {
+        self.policy += 1;
+        self.askers.values_mut().for_each(|asker| asker.forget_grants());
+    }
+
+    /// What was refused.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// Takes a request.
+    pub fn take(&mut self, from: NodeId, body: &[u8], view: &View<'_>, now: Instant) -> Step {
+        let ask = match Ask::decode(body) {
+            Ok(ask) => ask,
+            Err(why) => {
+                let is_heard = self.asker(from, now).is_some_and(|asker| asker.may_ask(now));
+                if is_heard {
+                    self.audit.refused(from, Refusal::Malformed, &why);
+                } else {
+                    self.audit.count(Refusal::Rate);
+                }
+                return Step::Malformed(why);
+            }
+        };
+        let key =
+            Key { from, incarnation: ask.incarnation, connection: ask.connection, attempt: ask.attempt };
+        match self.hear(&key, now) {
+            Ok(replaces) => self.judge(ask, key, replaces, view, now),
+            Err(step) => step,
+        }
+    }
+
+    /// How it went: where to connect, or why it was not built.
+    pub fn built(&mut self, key: &Key, outcome: Result<Vec<u8>, String>, now: Instant) -> Step {
+        let (incarnation, policy, token) = (self.incarnation, self.policy, self.last_token + 1);
+        let Some(asker) = self.askers.get_mut(&key.from) else { return Step::Unwanted };
+        let Some(mut work) = asker.take_work(key) else { return Step::Unwanted };
+        let place = outcome.and_then(|place| match place.len() <= PLACE_BYTES_MAX {
+            true => Ok(place),
+            false => Err("the place is too long to be told".to_owned()),
+        });
+        let index = work.index();
+        let why = match place {
+            Ok(_) if now >= work.deadline => {
+                let answer =
+                    work.answer(incarnation, Outcome::Refused(Refusal::Late, "it took too long".into()));
+                asker.answered(key, answer, false);
+                return Step::Unwanted;
+            }
+            Ok(place) => {
+                // By rules that are not in force any more nobody is let in later.
+                let grant = (work.policy == policy).then_some(Grant { policy, token });
+                if let Some(grant) = grant {
+                    self.last_token = token;
+                    asker.grant(grant, &work.service, &work.stack().to_string());
+                }
+                let answer = work.answer(incarnation, Outcome::Built(Built { index, place, grant }));
+                asker.answered(key, answer.clone(), true);
+                return Step::Built { first: work.first, answer };
+            }
+            Err(why) => why,
+        };
+        work.failed.push(Failed { index, refusal: Refusal::Build, why });
+        match work.next() {
+            Some(order) if now < work.deadline => {
+                asker.works(key, work);
+                Step::Build(Box::new(order))
+            }
+            _ => {
+                let why = "none of the stacks could be built".to_owned();
+                let answer = work.answer(incarnation, Outcome::Refused(Refusal::Build, why));
+                asker.answered(key, answer.clone(), false);
+                Step::Answer(answer)
+            }
+        }
+    }
+
+    /// Forgets nodes that have not asked for long. To be called now and then.
+    pub fn look(&mut self, now: Instant) {
+        self.askers.retain(|_, asker| !asker.is_idle(now, FORGOTTEN_AFTER));
+    }
+
+    /// A node is gone for good.
+    pub fn forget(&mut self, node: NodeId) {
+        self.askers.remove(&node);
+    }
+
+    /// Whether something was asked for the first time; the try before it, if there was one.
+    fn hear(&mut self, key: &Key, now: Instant) -> Result<Option<Key>, Step> {
+        let Some(asker) = self.asker(key.from, now) else {
+            return Err(self.refuse(key, Refusal::Limit, "too many nodes ask this one"));
+        };
+        if !asker.may_ask(now) {
+            let is_first = asker.was_limited();
+            let why = "it asks too often";
+            return Err(match is_first {
+                true => self.refuse(key, Refusal::Rate, why),
+                false => {
+                    self.audit.count(Refusal::Rate);
+                    self.refusal(key, Refusal::Rate, why)
+                }
+            });
+        }
+        match asker.judge(key) {
+            Known::New(replaces) => Ok(replaces),
+            Known::Answered(answer) => Err(Step::Answer(answer)),
+            Known::Busy => Err(self.refusal(key, Refusal::Busy, "it is being built")),
+            Known::Over => Err(self.refuse(key, Refusal::Replayed, "this request is over")),
+        }
+    }
+
+    fn judge(&mut self, ask: Ask, key: Key, replaces: Option<Key>, view: &View<'_>, now: Instant) -> Step {
+        if !self.services.contains(&ask.service) {
+            let why = format!("there is no service {}", ask.service);
+            return self.end(&key, Refusal::Service, &why, Vec::new());
+        }
+        let Some(from) = view.from else {
+            return self.end(&key, Refusal::Unknown, "this node does not know it", Vec::new());
+        };
+        let pair = Pair { from, to: view.own, service: &ask.service };
+        let least = ask.min_security.security();
+        let mut failed = Vec::new();
+        let mut accepted = Vec::new();
+        for (index, wanted) in (0u16..).zip(&ask.candidates) {
+            let judged = wanted.stack.parse::<Stack>().map_err(|e| (Refusal::Policy, e.to_string()));
+            let judged = judged.and_then(|stack| {
+                let least =
+                    least.ok_or_else(|| (Refusal::Security, "nothing is as safe as that".to_owned()))?;
+                let is = accept(view.rules, &pair, &stack, least).map_err(|reason| match reason {
+                    Reason::TooWeak { .. } => (Refusal::Security, reason.to_string()),
+                    _ => (Refusal::Policy, reason.to_string()),
+                })?;
+                Ok(asker::Accepted { index, stack, security: is, hint: wanted.hint.clone() })
+            });
+            match judged {
+                Ok(one) => accepted.push(one),
+                Err((refusal, why)) => failed.push(Failed { index, refusal, why }),
+            }
+        }
+        let weak = failed.iter().find(|failed| failed.refusal == Refusal::Security);
+        if accepted.is_empty() {
+            let refusal = weak.map_or(Refusal::Policy, |weak| weak.refusal);
+            let why = weak.or(failed.first()).map_or_else(String::new, |failed| failed.why.clone());
+            return self.end(&key, refusal, &format!("none of its stacks is accepted: {why}"), failed);
+        }
+        if let Some(weak) = weak {
+            // Something else is left, but that it was asked for is to be seen.
+            self.audit.refused(key.from, Refusal::Security, &weak.why);
+        }
+        let policy = self.policy;
+        let Some(asker) = self.askers.get_mut(&key.from) else { return Step::Unwanted };
+        let grant = ask.again.filter(|again| again.policy == policy);
+        let granted = grant.and_then(|grant| Some((grant, asker.granted(grant, &ask.service)?)));
+        let deadline = now + Duration::from_millis(ask.left_ms.into()).min(LIMIT_MAX);
+        let had_first = replaces.is_some_and(|_| asker.had_first(&key));
+        let first = if had_first { Vec::new() } else { ask.first };
+        let mut work =
+            asker::Work::new((key, ask.service), (accepted, failed), (first, replaces), (policy, deadline));
+        if let Some((grant, stack)) = granted {
+            work.prefer(&stack, grant);
+        }
+        let Some(order) = work.next() else { return Step::Unwanted };
+        asker.works(&key, work);
+        Step::Build(Box::new(order))
+    }
+
+    fn asker(&mut self, from: NodeId, now: Instant) -> Option<&mut Asker> {
+        if self.askers.len() >= ASKERS_MAX && !self.askers.contains_key(&from) {
+            self.look(now);
+            if self.askers.len() >= ASKERS_MAX {
+                return None;
+            }
+        }
+        let per_second = self.per_second;
+        Some(self.askers.entry(from).or_insert_with(|| Asker::new(per_second, now)))
+    }
+
+    /// Refuses a request for good, with an audit line; the same answer from now on.
+    fn end(&mut self, key: &Key, refusal: Refusal, why: &str, failed: Vec<Failed>) -> Step {
+        self.audit.refused(key.from, refusal, why);
+        let outcome = Outcome::Refused(refusal, why.to_owned());
+        let answer = reply(self.incarnation, key, outcome, failed);
+        if let Some(asker) = self.askers.get_mut(&key.from) {
+            asker.answered(key, answer.clone(), false);
+        }
+        Step::Answer(answer)
+    }
+
+    /// Refuses with an audit line, without remembering it.
+    fn refuse(&mut self, key: &Key, refusal: Refusal, why: &str) -> Step {
+        self.audit.refused(key.from, refusal, why);
+        self.refusal(key, refusal, why)
+    }
+
+    fn refusal(&self, key: &Key, refusal: Refusal, why: &str) -> Step {
+        Step::Answer(reply(self.incarnation, key, Outcome::Refused(refusal, why.to_owned()), Vec::new()))
+    }
+}
+
+fn reply(incarnation: u64, key: &Key, outcome: Outcome, failed: Vec<Failed>) -> Vec<u8> {
+    let reply = Reply { incarnation, connection: key.connection, attempt: key.attempt, outcome, failed };
+    // Reasons and places are bounded: it always fits.
+    reply.encode().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
