@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use gridnet_assembly::name::Name;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -30,18 +31,9 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show what a running program does with gridnet, and why; without a name, list the fabrics of this user
-    Explain {
-        /// Process number, or name of a fabric
-        #[arg(value_name = "PID|NAME")]
-        fabric: Option<String>,
-        /// One of its peers only: its number, name, process number, or node [default: all]
-        #[arg(value_name = "PEER")]
-        peer: Option<String>,
-        /// Print one JSON array instead of text
-        #[arg(long)]
-        json: bool,
-    },
+    /// Show what a running program does with gridnet, and why; without a name, list the fabrics of this user. With --rules, show
+    /// which stacks two nodes may use
+    Explain(ExplainArgs),
     /// Watch the fabrics of this user: peers, rates, queues, waits, errors; q ends it
     Top(TopArgs),
     /// Measure how fast two processes of this host talk to each other
@@ -53,6 +45,33 @@ pub(crate) enum Command {
     /// The other process of `perf`, which starts it itself
     #[command(hide = true)]
     PerfPeer(PeerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Process number, or name of a fabric; with --rules the node that asks
+    #[arg(value_name = "PID|NAME")]
+    pub(crate) fabric: Option<String>,
+
+    /// One of its peers only: its number, name, process number, or node [default: all]; with --rules the node that is asked
+    #[arg(value_name = "PEER")]
+    pub(crate) peer: Option<String>,
+
+    /// Show what these rules lead to between two nodes, each described as LABEL[@CLUSTER[/HOST]][,ADDRESS]...
+    #[arg(long, value_name = "FILE", requires = "fabric", requires = "peer")]
+    pub(crate) rules: Option<PathBuf>,
+
+    /// For which service
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "rules")]
+    pub(crate) service: Name,
+
+    /// Directory of a session that is served here: the nodes are its members, by id or label
+    #[arg(long, value_name = "DIR", requires = "rules")]
+    pub(crate) session: Option<PathBuf>,
+
+    /// Print JSON instead of text: an array, with --rules an object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Info { json } => info::run(json),
         Command::Config { json } => config_cmd::run(json),
-        Command::Explain { fabric, peer, json } => explain::run(fabric.as_deref(), peer.as_deref(), json),
+        Command::Explain(args) => explain::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Session(args) => session::run(&args),

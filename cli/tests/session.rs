@@ -151,6 +151,19 @@ fn processes_of_one_host_get_a_leader_and_the_status_shows_it() {
     {
         assert!(table.contains(part), "{part}: {table}");
     }
+    // What rules lead to between two members. This command has no stacks to offer.
+    let rules = session.file("rules.toml");
+    std::fs::write(&rules, "scheme = 'cluster'").unwrap();
+    let explain = ["explain", "first", &leader, "--rules", &rules, "--session", session.dir()];
+    let said = succeed(&explain);
+    assert!(
+        said.starts_with("first of cluster host-") && said.contains(" asks second of cluster host-"),
+        "{said}"
+    );
+    assert!(said.contains("not tls/tcp: the node that asks has no tls\n"), "{said}");
+    let (code, _, err) =
+        run(&mut gridnet(&["explain", "first", "third", "--rules", &rules, "--session", session.dir()]));
+    assert!(code == Some(1) && err.contains("no node \"third\" is in the session"), "{err}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod follower;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use gridnet_assembly::facts::{Facts, Offer};
 use gridnet_core::wire::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,8 @@ use crate::record::Extras;
 pub use change::{Change, Departure, Update};
 pub use follower::{Follower, Gap};
 
+/// Number of the extra field in which a node says where it is and what it can do.
+pub const OFFER: u16 = 1;
 /// Changes that are kept for followers that are behind; who is further behind gets everything.
 const LOG_MAX: usize = 1024;
 /// Changes in one update take at most so many bytes, which fit a message.
@@ -82,6 +85,17 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What it is to those who choose a stack to it. A node that says nothing of what it can do can do nothing.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            node: self.node,
+            label: self.label.clone(),
+            cluster: self.cluster.clone(),
+            leads: self.leads,
+            offer: self.more.field(OFFER).and_then(Offer::decode).unwrap_or_default(),
+        }
+    }
+
     /// Whether it is the same but for when it came: to a rendez-vous node that was started again, that is no news.
     fn is_same_but_since(&self, other: &Entry) -> bool {
         *self == Entry { since: self.since, order: self.order, ..other.clone() }

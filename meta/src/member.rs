@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use gridnet_assembly::facts::Offer;
 use gridnet_core::wire::NodeId;
 use tokio::sync::watch;
 
@@ -42,12 +43,14 @@ pub struct About {
     /// Where it listens for its cluster when it leads. `None`: at the address from which it has reached the rendez-vous node, or
     /// 127.0.0.1 when all of the cluster is on this host; at a port that the system chooses.
     pub listen: Option<SocketAddr>,
+    /// Where it is, and what stacks can be built to it. `None`: none can.
+    pub offer: Option<Offer>,
 }
 
 impl About {
     /// One that is in the cluster of its host, and leads it if it is elected.
     pub fn new(label: Name) -> About {
-        About { cluster: None, label, will: Will::Willing, listen: None }
+        About { cluster: None, label, will: Will::Willing, listen: None, offer: None }
     }
 }
 

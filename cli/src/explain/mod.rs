@@ -1,8 +1,10 @@
-//! `gridnet explain`: what a running program does with gridnet, read from the page that its fabric keeps.
+//! `gridnet explain`: what a running program does with gridnet, read from the page that its fabric keeps; or what rules lead to.
 
 mod json;
 mod print;
+mod rules;
 
+use crate::args::ExplainArgs;
 use crate::failure::Failure;
 use crate::text;
 use gridnet::config::Config;
@@ -14,8 +16,15 @@ use std::path::PathBuf;
 pub(crate) use json::{of_activity, of_peer, of_waits, of_who};
 pub(crate) use print::duration;
 
-/// Explains one fabric or those of one process, with all peers or those that are meant; lists all without a name.
-pub(crate) fn run(wanted: Option<&str>, peer: Option<&str>, json: bool) -> Result<(), Failure> {
+/// Explains rules, or one fabric or those of one process, with all peers or those that are meant; lists all without a name.
+pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
+    match (&args.rules, &args.fabric, &args.peer) {
+        (Some(file), Some(from), Some(to)) => rules::run(file, [from, to], args),
+        _ => running(args.fabric.as_deref(), args.peer.as_deref(), args.json),
+    }
+}
+
+fn running(wanted: Option<&str>, peer: Option<&str>, json: bool) -> Result<(), Failure> {
     let base = run_dir()?;
     let names = Names::collect(base.as_deref());
     let Some(wanted) = wanted else { return list(base.as_deref(), json) };

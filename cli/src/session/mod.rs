@@ -92,7 +92,7 @@ fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
     let ticket = Ticket::read(&args.ticket)?;
     let label = args.label.clone().map_or_else(own_label, Ok)?;
     let (cluster, will, listen) = (args.cluster.clone(), args.lead.into(), args.listen);
-    let about = About { cluster, label, will, listen };
+    let about = About { cluster, will, listen, ..About::new(label) };
     let ended = ending()?;
     let member = Member::join(ticket, about, args.timeout)?;
     output::joined(out, &member, args.json)?;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use gridnet_assembly::facts::Offer;
 use gridnet_core::wire::NodeId;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tokio::sync::{watch, Notify};
 use super::{lead, post, About, Connection};
 use crate::audit::Audit;
 use crate::clock::Moment;
-use crate::directory::{Departure, Event, Follower, Update, Version};
+use crate::directory::{Departure, Event, Follower, Update, Version, OFFER};
 use crate::error::{Error, Refusal};
 use crate::hub::{Encoder, Queue};
 use crate::identity::Identity;
@@ -126,6 +127,7 @@ impl Shared {
 
     /// What it says to whom it attaches; to its leader with a pass.
     pub(super) fn attach(&self, pass: Option<Pass>) -> Attach {
+        let offer = self.about.offer.as_ref().map(Offer::encode);
         let state = self.lock();
         Attach {
             cluster: self.cluster.clone(),
@@ -134,7 +136,8 @@ impl Shared {
             will: self.about.will,
             leads: state.leading.as_ref().map(|leading| leading.addresses.clone()).unwrap_or_default(),
             pass,
-            more: Extras::default(),
+            // An offer is bounded, and fits.
+            more: offer.and_then(|offer| Extras::default().with(OFFER, &offer)).unwrap_or_default(),
         }
     }
 

@@ -47,6 +47,8 @@ pub struct NodeStatus {
     pub leads: bool,
     /// The leader through which it is reached; `None`: it is connected to the rendez-vous node.
     pub via: Option<String>,
+    /// What it is to those who choose a stack to it, as `gridnet explain` takes it.
+    pub facts: String,
 }
 
 /// A leader, as [`Status`] shows it.
@@ -86,6 +88,7 @@ impl From<Entry> for NodeStatus {
     fn from(entry: Entry) -> NodeStatus {
         NodeStatus {
             node: entry.node.to_string(),
+            facts: entry.facts().to_string(),
             cluster: entry.cluster.to_string(),
             label: entry.label.to_string(),
             since: Moment::from_unix(entry.since).to_string(),

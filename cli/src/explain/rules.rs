@@ -1,0 +1,93 @@
+//! What rules lead to between two nodes: described on the command line, or members of a session.
+
+use crate::args::ExplainArgs;
+use crate::failure::Failure;
+use gridnet_assembly::choice::{explain, Choice};
+use gridnet_assembly::facts::Facts;
+use gridnet_assembly::rules::{Pair, Rules, RULES_BYTES_MAX};
+use gridnet_assembly::stack::Security;
+use gridnet_meta::rendezvous::{ask_status, NodeStatus};
+use gridnet_meta::store::Store;
+use serde_json::{json, Value};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+pub(super) fn run(file: &Path, nodes: [&str; 2], args: &ExplainArgs) -> Result<(), Failure> {
+    let rules = read(file)?;
+    let [from, to] = match &args.session {
+        Some(dir) => members(dir, nodes)?,
+        None => described(nodes)?,
+    };
+    let pair = Pair { from: &from, to: &to, service: &args.service };
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &object(&rules, &pair)).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        for line in explain(&rules, &pair, Security::Plain) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Rules, Failure> {
+    let wrong = |why: String| Failure::Usage(format!("rules {}: {why}", path.display()));
+    let mut text = String::new();
+    // One byte more than may be, so that too many are noticed.
+    let most = RULES_BYTES_MAX as u64 + 1;
+    let read = File::open(path).and_then(|file| file.take(most).read_to_string(&mut text));
+    read.map_err(|e| wrong(e.to_string()))?;
+    text.parse().map_err(|e: gridnet_assembly::rules::RulesError| wrong(e.to_string()))
+}
+
+fn described([from, to]: [&str; 2]) -> Result<[Facts; 2], Failure> {
+    let describe = |text| Facts::describe(text).map_err(Failure::Usage);
+    Ok([describe(from)?, describe(to)?])
+}
+
+/// The members of a session that are meant.
+fn members(dir: &Path, [from, to]: [&str; 2]) -> Result<[Facts; 2], Failure> {
+    let nodes = ask_status(Store::open(dir)?.dir())?.nodes;
+    Ok([member(&nodes, from)?, member(&nodes, to)?])
+}
+
+fn member(nodes: &[NodeStatus], wanted: &str) -> Result<Facts, Failure> {
+    let meant: Vec<&NodeStatus> = nodes.iter().filter(|n| n.node == wanted || n.label == wanted).collect();
+    let [status] = meant[..] else {
+        let many = meant.iter().map(|n| n.node.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Failure::Run(match meant.len() {
+            0 => format!("no node {wanted:?} is in the session; accepted is the id or label of one"),
+            _ => format!("several nodes say that they are {wanted:?}: {many}; name one by its id"),
+        }));
+    };
+    let (facts, node) = (Facts::describe(&status.facts), status.node.parse());
+    match (facts, node) {
+        (Ok(facts), Ok(node)) => Ok(Facts { node, ..facts }),
+        _ => Err(Failure::Run("another build of gridnet serves the session".to_owned())),
+    }
+}
+
+/// Names of keys stay; keys may be added.
+fn object(rules: &Rules, pair: &Pair<'_>) -> Value {
+    let choice = Choice::new(rules, pair, Security::Plain);
+    let candidates = choice.candidates.iter();
+    let candidates: Value = candidates
+        .map(|one| json!({"stack": one.stack.to_string(), "security": one.security.name()}))
+        .collect();
+    let left_out = choice.left_out.iter();
+    let left_out: Value = left_out
+        .map(|(stack, reason)| json!({"stack": stack.to_string(), "reason": reason.to_string()}))
+        .collect();
+    json!({
+        "from": pair.from.to_string(),
+        "to": pair.to.to_string(),
+        "service": pair.service.as_str(),
+        "line": choice.policy.line,
+        "policy": choice.policy.to_string(),
+        "min_security": choice.least.name(),
+        "candidates": candidates,
+        "left_out": left_out,
+    })
+}
