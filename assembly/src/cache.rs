@@ -1,6 +1,7 @@
 //! What was agreed before: the second connection to a node begins where the first one was made.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use gridnet_core::wire::NodeId;
 
@@ -24,6 +25,8 @@ pub struct Agreed {
     pub grant: Grant,
     /// Which life of the other side it was.
     pub incarnation: u64,
+    /// Since when this stack is the one that came up.
+    pub since: Instant,
 }
 
 /// See the [module](self).
@@ -90,8 +93,11 @@ mod tests {
             place: vec![],
             grant: Grant { policy: 1, token: 1 },
             incarnation,
+            since: *START,
         }
     }
+
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
 
     fn node(number: u128) -> NodeId {
         NodeId::new((number + 1).to_be_bytes()).unwrap()

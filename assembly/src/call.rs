@@ -21,6 +21,9 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs
 /// One that was put off is said again after so long, and then after twice that.
 const AGAIN_SOON: Duration = Duration::from_millis(100);
 
+/// For so long a stack that came up although it is not the best is taken at once: then better ones have their turn again.
+const SECOND_BEST: Duration = Duration::from_secs(30);
+
 /// A connection that somebody wants.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -154,7 +157,12 @@ impl Call {
     ) -> (Call, Vec<Action>) {
         let Wish { to, service, choice, hints, first, deadline } = wish;
         let known = cache.find(to, &service);
-        let is_one = |agreed: &Agreed| choice.candidates.iter().any(|one| one.stack == agreed.stack);
+        let is_one =
+            |agreed: &Agreed| match choice.candidates.iter().position(|one| one.stack == agreed.stack) {
+                Some(0) => true,
+                Some(_) => now.saturating_duration_since(agreed.since) < SECOND_BEST,
+                None => false,
+            };
         let again = known.filter(|agreed| agreed.security >= choice.least && is_one(agreed));
         let mut candidates = choice.candidates;
         candidates.truncate(CANDIDATES_MAX);
@@ -372,7 +380,10 @@ impl Call {
         self.is_answered = true;
         let Built { place, grant, .. } = built;
         if let Some(grant) = grant {
-            let agreed = Agreed { stack: stack.clone(), security, place: place.clone(), grant, incarnation };
+            let before = self.again.as_ref().filter(|before| before.stack == stack);
+            let since = before.map_or(now, |before| before.since);
+            let agreed =
+                Agreed { stack: stack.clone(), security, place: place.clone(), grant, incarnation, since };
             cache.keep(self.to, self.service.clone(), agreed);
         }
         let is_same = |path: &Path| (&path.stack, &path.place) == (&stack, &place);

@@ -185,6 +185,30 @@ fn the_second_connection_goes_there_at_once() {
 }
 
 #[test]
+fn better_stacks_have_their_turn_again_after_a_while() {
+    let (mut scene, _) = Scene::begin("", Cache::default());
+    scene.hear_built(0, 1, b"relayed");
+    let begin = |cache: &mut Cache, now: Instant| Call::begin(wish("", now), (7, 1), cache, now);
+    let later = scene.now + SECOND_BEST - Duration::from_millis(1);
+    let (mut call, actions) = begin(&mut scene.cache, later);
+    assert_eq!(path(&actions).place, b"relayed");
+    // That it came up once more does not make it better.
+    let built = Outcome::Built(Built {
+        index: 1,
+        place: b"relayed".into(),
+        grant: Some(Grant { policy: 1, token: 3 }),
+    });
+    let reply = Reply { incarnation: 100, connection: 1, attempt: 0, outcome: built, failed: Vec::new() };
+    call.heard(&reply.encode().unwrap(), &mut scene.cache, later);
+    let (_, actions) = begin(&mut scene.cache, later + Duration::from_millis(1));
+    assert_eq!((actions.len(), asked(&actions).0.again), (1, None));
+    // The best one stays.
+    let mut cache = warm();
+    let (_, actions) = begin(&mut cache, Instant::now() + 100 * SECOND_BEST);
+    assert_eq!(path(&actions).place, b"there");
+}
+
+#[test]
 fn another_place_or_a_refusal_ends_the_path_that_was_made_at_once() {
     for is_up in [true, false] {
         let (mut scene, actions) = Scene::begin("", warm());
