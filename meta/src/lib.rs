@@ -18,6 +18,7 @@
 //! | `hub.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
 //! | `member.rs`, `driver.rs` | all others, and the threads they live in |
+//! | `member/assemble.rs` | how members agree on stacks, by `gridnet-assembly` |
 //! | `private.rs`, `clock.rs`, `name.rs`, `hex.rs`, `random.rs` | files, time, names, digits, random numbers |
 #![forbid(unsafe_code)]
 

@@ -3,6 +3,7 @@
 //! One thread does it, with all signals blocked. When the rendez-vous node is lost, what is known stays, and the member comes
 //! back by itself; its certificate is renewed in time. A member that is appointed leads its cluster: see `lead.rs`.
 
+mod assemble;
 mod connect;
 mod lead;
 mod link;
@@ -29,6 +30,7 @@ use crate::name::Name;
 use crate::ticket::Ticket;
 use state::{Shared, State};
 
+pub use assemble::{Assembler, NoPath, Wanted, ASSEMBLY};
 pub use post::{Answered, Handler, ECHO};
 
 /// What a member says of itself, and how it is to behave.

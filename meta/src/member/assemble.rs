@@ -1,0 +1,327 @@
+//! Assembly between members: requests of `gridnet-assembly`, carried by those between members.
+//!
+//! Who asks is proved by the conversation that a request comes in; what is known of it is what the directory says.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use gridnet_assembly::audit::Line;
+use gridnet_assembly::cache::Cache;
+use gridnet_assembly::call::{Action, Call, Failure, Path, Wish};
+use gridnet_assembly::called::{Called, Order, Step, View};
+use gridnet_assembly::choice::Choice;
+use gridnet_assembly::facts::Facts;
+use gridnet_assembly::message::Refusal as Reason;
+use gridnet_assembly::name::Name;
+use gridnet_assembly::rules::{Pair, Rules};
+use gridnet_assembly::stack::Security;
+use gridnet_assembly::Builder;
+use gridnet_core::wire::NodeId;
+
+use super::state::Shared;
+use super::Member;
+use crate::error::{Error, Refusal};
+use crate::office::{Told, LIMIT_MAX};
+
+/// The service of requests between members by which they agree on stacks.
+pub const ASSEMBLY: u16 = 1;
+
+/// What one wants a connection for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The service of the other node.
+    pub service: Name,
+    /// How safe it has to be, at least; the rules may ask for more.
+    pub min_security: Security,
+    /// Data that travels with the request: at most 16 KiB.
+    pub first: Vec<u8>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoPath {
+    /// It could not even be asked for.
+    Session(Error),
+    /// Each stack, and why not.
+    Stacks(Box<Failure>),
+}
+
+impl std::fmt::Display for NoPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoPath::Session(why) => write!(f, "{why}"),
+            NoPath::Stacks(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+impl std::error::Error for NoPath {}
+
+/// A member's part in assembly: asks others for stacks, and answers them.
+pub struct Assembler {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Weak<Shared>,
+    builder: Arc<dyn Builder>,
+    rules: RwLock<Rules>,
+    called: Mutex<Called>,
+    cache: Mutex<Cache>,
+    incarnation: u64,
+    /// Number of the last connection.
+    last: Mutex<u64>,
+}
+
+impl Member {
+    /// Agrees on stacks with other members from now on, by these rules; `builder` makes them. A member does it once.
+    ///
+    /// What can be built has to be said when the member joins, by [`About::offer`](super::About::offer).
+    pub fn assemble(&self, rules: Rules, builder: Arc<dyn Builder>) -> Assembler {
+        // Later lives are greater; a clock that was set back costs no more than that this node is taken for an earlier one.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let incarnation = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        let inner = Arc::new(Inner {
+            shared: Arc::downgrade(&self.shared),
+            builder,
+            rules: RwLock::new(rules),
+            called: Mutex::new(Called::new(incarnation)),
+            cache: Mutex::default(),
+            incarnation,
+            last: Mutex::new(0),
+        });
+        let answers = inner.clone();
+        self.serve(ASSEMBLY, move |from, body| answers.answer(from, body));
+        Assembler { inner }
+    }
+}
+
+impl Assembler {
+    /// There is such a service on this node from now on.
+    pub fn serve(&self, service: Name) {
+        self.inner.called().serve(service);
+    }
+
+    /// There is no such service any more.
+    pub fn end_service(&self, service: &Name) {
+        self.inner.called().end_service(service);
+    }
+
+    /// Other rules are in force. What stands stays; nothing that was agreed before is taken for granted.
+    pub fn change_rules(&self, rules: Rules) {
+        *self.inner.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        self.inner.called().rules_changed();
+        self.inner.cache().clear();
+        self.inner.builder.revoke_grants();
+    }
+
+    /// A path to a node has broken: nothing that was agreed with it is taken for granted.
+    pub fn broken(&self, node: NodeId) {
+        self.inner.cache().forget(node);
+    }
+
+    /// The last requests that were refused.
+    pub fn refused(&self) -> Vec<Line> {
+        self.inner.called().audit().lines().cloned().collect()
+    }
+
+    /// How many requests were refused for this reason.
+    pub fn refusals(&self, reason: Reason) -> u64 {
+        self.inner.called().audit().refusals(reason)
+    }
+
+    /// Connects to a service of another node, by the first stack of those that both sides allow that comes up, in `limit` (at
+    /// most a minute).
+    ///
+    /// # Errors
+    /// All reasons, of both sides.
+    pub fn connect(&self, to: NodeId, wanted: Wanted, limit: Duration) -> Result<Path, NoPath> {
+        let gone = || NoPath::Session(Error::Refused(Refusal::Late, "this member has ended".into()));
+        let shared = self.inner.shared.upgrade().ok_or_else(gone)?;
+        let now = Instant::now();
+        let deadline = now + limit.min(LIMIT_MAX);
+        let wish = self.inner.wish(&shared, to, wanted, deadline)?;
+        let number = self.inner.next_connection();
+        let (call, actions) =
+            Call::begin(wish, (self.inner.incarnation, number), &mut self.inner.cache(), now);
+        let (tell, told) = std::sync::mpsc::channel();
+        Caller { inner: &self.inner, shared, call, deadline, paths: BTreeMap::new(), tell, told }.run(actions)
+    }
+}
+
+impl Inner {
+    fn called(&self) -> MutexGuard<'_, Called> {
+        self.called.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_connection(&self) -> u64 {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last += 1;
+        *last
+    }
+
+    /// What the rules of this side say of a connection.
+    fn wish(&self, shared: &Shared, to: NodeId, wanted: Wanted, deadline: Instant) -> Result<Wish, NoPath> {
+        let unknown = || {
+            NoPath::Session(Error::Refused(Refusal::NoRoute, format!("node {to} is not in the directory")))
+        };
+        if to == shared.node {
+            return Err(NoPath::Session(Error::Config("a member does not ask itself".into())));
+        }
+        let other = shared.facts(to).ok_or_else(unknown)?;
+        let Wanted { service, min_security, first } = wanted;
+        let pair = Pair { from: &shared.own_facts(), to: &other, service: &service };
+        let choice = {
+            let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+            Choice::new(&rules, &pair, min_security)
+        };
+        let hint = |stack| (format!("{stack}"), self.builder.hint(to, stack));
+        let hints = choice.candidates.iter().map(|candidate| hint(&candidate.stack)).collect();
+        Ok(Wish { to, service, choice, hints, first, deadline })
+    }
+
+    /// Answers a request of another member.
+    fn answer(&self, from: NodeId, body: &[u8]) -> Result<Vec<u8>, String> {
+        let shared = self.shared.upgrade().ok_or("the member has ended")?;
+        let (own, facts) = (shared.own_facts(), shared.facts(from));
+        let mut step = {
+            let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+            let view = View { rules: &rules, own: &own, from: facts.as_ref() };
+            self.called().take(from, body, &view, Instant::now())
+        };
+        let mut built: Option<Order> = None;
+        loop {
+            match step {
+                Step::Answer(answer) => return Ok(answer),
+                Step::Malformed(why) => return Err(why),
+                Step::Unwanted => {
+                    if let Some(order) = &built {
+                        self.builder.close(&order.key);
+                    }
+                    return Err("nobody waits for it any more".to_owned());
+                }
+                Step::Built { first, answer } => {
+                    if let Some(order) = &built {
+                        self.builder.begin(order, first);
+                    }
+                    return Ok(answer);
+                }
+                Step::Build(order) => {
+                    if let Some(before) = &order.replaces {
+                        self.builder.close(before);
+                    }
+                    let outcome = self.builder.build(&order);
+                    let stands = outcome.is_ok();
+                    step = self.called().built(&order.key, outcome, Instant::now());
+                    built = stands.then_some(*order);
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// What the directory says of a node.
+    fn facts(&self, node: NodeId) -> Option<Facts> {
+        let state = self.lock();
+        state.follower.directory().entry(node).map(crate::directory::Entry::facts)
+    }
+
+    fn own_facts(&self) -> Facts {
+        Facts {
+            node: self.node,
+            label: self.about.label.clone(),
+            cluster: self.cluster.clone(),
+            leads: self.lock().leading.is_some(),
+            offer: self.about.offer.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// What a call hears.
+enum Heard {
+    Answer(Result<Vec<u8>, Error>),
+    Path(u32, Result<(), String>),
+}
+
+/// One call, on the thread that makes it.
+struct Caller<'a> {
+    inner: &'a Inner,
+    shared: Arc<Shared>,
+    call: Call,
+    deadline: Instant,
+    paths: BTreeMap<u32, Path>,
+    tell: Sender<Heard>,
+    told: Receiver<Heard>,
+}
+
+impl Caller<'_> {
+    fn run(mut self, mut actions: Vec<Action>) -> Result<Path, NoPath> {
+        loop {
+            for action in std::mem::take(&mut actions) {
+                match action {
+                    Action::Up(path) => return Ok(*path),
+                    Action::Failed(why) => return Err(NoPath::Stacks(why)),
+                    Action::Say(body) => self.say(body),
+                    Action::Connect(path) => self.connect(path),
+                    Action::Close(number) => {
+                        if let Some(path) = self.paths.remove(&number) {
+                            self.inner.builder.disconnect(self.call.to(), &path);
+                        }
+                    }
+                }
+            }
+            let next = self.call.next_look().unwrap_or(self.deadline);
+            let heard = self.told.recv_timeout(next.saturating_duration_since(Instant::now()));
+            let now = Instant::now();
+            let mut cache = self.inner.cache();
+            actions = match heard {
+                Ok(Heard::Answer(Ok(body))) => self.call.heard(&body, &mut cache, now),
+                Ok(Heard::Path(number, outcome)) => self.call.connected(number, outcome, &mut cache, now),
+                Ok(Heard::Answer(Err(why))) => match why {
+                    // Nothing that is asked later would be heard.
+                    Error::Refused(Refusal::Service | Refusal::Revoked, _) | Error::Config(_) => {
+                        self.call.give_up(&why.to_string(), &mut cache)
+                    }
+                    _ => {
+                        self.call.lost(&why.to_string());
+                        Vec::new()
+                    }
+                },
+                Err(_) => self.call.look(now),
+            };
+        }
+    }
+
+    /// Asks the other member, until it would be asked again.
+    fn say(&self, body: Vec<u8>) {
+        let now = Instant::now();
+        let until = self.call.next_look().unwrap_or(self.deadline).max(now);
+        let tell = self.tell.clone();
+        let tell = Box::new(move |Told { outcome, .. }| drop(tell.send(Heard::Answer(outcome))));
+        self.shared.post.office().ask(self.call.to(), (ASSEMBLY, body), (now, until), tell);
+        self.shared.send_all();
+    }
+
+    /// Connects. Where somebody may say meanwhile that it leads elsewhere, another thread does.
+    fn connect(&mut self, path: Path) {
+        let (to, deadline, number) = (self.call.to(), self.deadline, path.number);
+        self.paths.insert(number, path.clone());
+        let (builder, tell, is_again) = (self.inner.builder.clone(), self.tell.clone(), path.again.is_some());
+        let connect = move || drop(tell.send(Heard::Path(number, builder.connect(to, &path, deadline))));
+        if !is_again {
+            return connect();
+        }
+        let thread = std::thread::Builder::new().name("gridnet-connect".into());
+        if let Err(why) = thread.spawn(connect) {
+            drop(self.tell.send(Heard::Path(number, Err(format!("no thread: {why}")))));
+        }
+    }
+}
