@@ -91,7 +91,7 @@ mod tests {
             stack: "shm".parse().unwrap(),
             security: Security::Encrypted,
             place: vec![],
-            grant: Grant { policy: 1, token: 1 },
+            grant: Grant { incarnation: 1, token: 1 },
             incarnation,
             since: *START,
         }

@@ -24,6 +24,10 @@ use asker::{Asker, Known};
 const ASKERS_MAX: usize = 16_384;
 /// After that no request is on its way any more that was sent before: twice the longest time that one may take.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+/// How often it is looked which nodes can be forgotten.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Connections of one node whose answers are remembered: those with the highest numbers. What is asked of others is over.
+pub const CONNECTIONS_MAX: usize = 64;
 /// Longest time that a request may take.
 pub const LIMIT_MAX: Duration = Duration::from_secs(60);
 /// Requests that are heard of one node in a second, unless it is said otherwise.
@@ -105,6 +109,7 @@ pub struct Called {
     services: BTreeSet<Name>,
     askers: HashMap<NodeId, Asker>,
     audit: Audit,
+    look_at: Option<Instant>,
 }
 
 impl Called {
@@ -118,6 +123,7 @@ impl Called {
             services: BTreeSet::new(),
             askers: HashMap::new(),
             audit: Audit::default(),
+            look_at: None,
         }
     }
 
@@ -190,7 +196,7 @@ impl Called {
             }
             Ok(place) => {
                 // By rules that are not in force any more nobody is let in later.
-                let grant = (work.policy == policy).then_some(Grant { policy, token });
+                let grant = (work.policy == policy).then_some(Grant { incarnation, token });
                 if let Some(grant) = grant {
                     self.last_token = token;
                     asker.grant(grant, &work.service, &work.stack().to_string());
@@ -216,8 +222,9 @@ impl Called {
         }
     }
 
-    /// Forgets nodes that have not asked for long. To be called now and then.
-    pub fn look(&mut self, now: Instant) {
+    /// Forgets nodes that have not asked for long.
+    fn look(&mut self, now: Instant) {
+        self.look_at = Some(now + LOOK_EVERY);
         self.askers.retain(|_, asker| !asker.is_idle(now, FORGOTTEN_AFTER));
     }
 
@@ -290,8 +297,7 @@ impl Called {
         }
         let policy = self.policy;
         let Some(asker) = self.askers.get_mut(&key.from) else { return Step::Unwanted };
-        let grant = ask.again.filter(|again| again.policy == policy);
-        let granted = grant.and_then(|grant| Some((grant, asker.granted(grant, &ask.service)?)));
+        let granted = ask.again.and_then(|grant| Some((grant, asker.granted(grant, &ask.service)?)));
         let deadline = now + Duration::from_millis(ask.left_ms.into()).min(LIMIT_MAX);
         let had_first = replaces.is_some_and(|_| asker.had_first(&key));
         let first = if had_first { Vec::new() } else { ask.first };
@@ -306,6 +312,9 @@ impl Called {
     }
 
     fn asker(&mut self, from: NodeId, now: Instant) -> Option<&mut Asker> {
+        if self.look_at.is_none_or(|at| now >= at) {
+            self.look(now);
+        }
         if self.askers.len() >= ASKERS_MAX && !self.askers.contains_key(&from) {
             self.look(now);
             if self.askers.len() >= ASKERS_MAX {

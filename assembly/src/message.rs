@@ -61,8 +61,8 @@ pub struct Wanted {
 /// By which later connections to the same place are known. No secret: who connects proves itself there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Grant {
-    /// Number of the rules that were in force.
-    pub policy: u64,
+    /// Which life of the one that gave it.
+    pub incarnation: u64,
     /// Its own number.
     pub token: u64,
 }
@@ -330,7 +330,7 @@ mod tests {
             service: "files".parse().unwrap(),
             min_security: Security::Encrypted.into(),
             candidates: vec![wanted("shm"), wanted("tls/tcp")],
-            again: Some(Grant { policy: 1, token: 2 }),
+            again: Some(Grant { incarnation: 1, token: 2 }),
             first: b"first".to_vec(),
         }
     }
@@ -341,7 +341,7 @@ mod tests {
     }
 
     fn replies() -> [Reply; 2] {
-        let built = Built { index: 1, place: vec![1, 2], grant: Some(Grant { policy: 5, token: 6 }) };
+        let built = Built { index: 1, place: vec![1, 2], grant: Some(Grant { incarnation: 5, token: 6 }) };
         [reply(Outcome::Built(built)), reply(Outcome::Refused(Refusal::Busy, "wait".into()))]
     }
 
@@ -370,7 +370,7 @@ mod tests {
             service: "n".repeat(64).parse().unwrap(),
             min_security: Level(u16::MAX),
             candidates: vec![wanted; CANDIDATES_MAX],
-            again: Some(Grant { policy: u64::MAX, token: u64::MAX }),
+            again: Some(Grant { incarnation: u64::MAX, token: u64::MAX }),
             first: vec![0; FIRST_BYTES_MAX],
         };
         assert!(Ask::decode(&longest.encode().unwrap()).is_ok());

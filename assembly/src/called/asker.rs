@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{reply, Key, Order};
+use super::{reply, Key, Order, CONNECTIONS_MAX};
 use crate::message::{Failed, Grant, Outcome};
 use crate::name::Name;
 use crate::stack::{Security, Stack};
 
-/// Connections whose answers are remembered, the last ones; what is asked of earlier ones is over.
-const CONNECTIONS_MAX: usize = 64;
 /// Grants that are remembered, the last ones.
 const GRANTS_MAX: usize = 64;
 
@@ -128,8 +126,7 @@ pub(super) enum Known {
 #[derive(Debug)]
 pub(super) struct Asker {
     incarnation: u64,
-    /// Connections below are over.
-    floor: u64,
+    /// The last ones, by number: what is below is over.
     connections: BTreeMap<u64, Connection>,
     grants: VecDeque<(Grant, Name, String)>,
     per_second: u32,
@@ -143,7 +140,6 @@ impl Asker {
     pub(super) fn new(per_second: u32, now: Instant) -> Asker {
         Asker {
             incarnation: 0,
-            floor: 0,
             connections: BTreeMap::new(),
             grants: VecDeque::new(),
             per_second,
@@ -178,12 +174,9 @@ impl Asker {
             return Known::Over;
         }
         if key.incarnation > self.incarnation {
-            (self.incarnation, self.floor) = (key.incarnation, 0);
+            self.incarnation = key.incarnation;
             self.connections.clear();
             self.grants.clear();
-        }
-        if key.connection < self.floor {
-            return Known::Over;
         }
         let mut replaces = None;
         if let Some(known) = self.connections.get_mut(&key.connection) {
@@ -201,12 +194,11 @@ impl Asker {
         } else {
             let (attempt, had_first, state) = (key.attempt, false, State::Heard);
             self.connections.insert(key.connection, Connection { attempt, had_first, state });
-            while self.connections.len() > CONNECTIONS_MAX {
-                if let Some((oldest, _)) = self.connections.pop_first() {
-                    self.floor = oldest + 1;
-                }
+            if self.connections.len() > CONNECTIONS_MAX {
+                self.connections.pop_first();
             }
-            if key.connection < self.floor {
+            // One that is older than all that are remembered was done, or not, and is not done now.
+            if !self.connections.contains_key(&key.connection) {
                 return Known::Over;
             }
         }

@@ -259,6 +259,12 @@ fn what_was_granted_is_built_first_until_the_rules_change() {
     assert!(matches!(Reply::decode(&answer).unwrap().outcome, Outcome::Built(Built { grant: None, .. })));
     let order = scene.order(&again(5));
     assert_eq!((order.stack.to_string().as_str(), order.again), ("tls/tcp", None));
+    // Of another life, the same number says nothing.
+    scene.called = Called::new(101);
+    scene.called.serve("files".parse().unwrap());
+    let (.., new) = scene.complete(&ask(6, 0, &stacks));
+    assert_eq!(new.unwrap().token, grant.token);
+    assert_eq!(scene.order(&again(7)).again, None);
 }
 
 #[test]
@@ -272,6 +278,11 @@ fn what_is_remembered_is_bounded() {
     assert_eq!(scene.refusal(&ask(1, 0, &["shm"])), Refusal::Limit);
     assert!(scene.called.audit().lines().len() <= 256);
     scene.now += FORGOTTEN_AFTER;
+    assert_eq!(scene.refusal(&ask(1, 0, &["shm"])), Refusal::Policy);
+    assert_eq!(scene.called.askers.len(), 1);
+    // Also while there is room.
+    scene.now += FORGOTTEN_AFTER;
+    scene.from.node = NodeId::new([10; 16]).unwrap();
     assert_eq!(scene.refusal(&ask(1, 0, &["shm"])), Refusal::Policy);
     assert_eq!(scene.called.askers.len(), 1);
     scene.called.forget(scene.from.node);
