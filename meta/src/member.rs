@@ -9,6 +9,7 @@ mod lead;
 mod link;
 mod post;
 mod state;
+mod turn;
 mod uplink;
 
 use std::collections::VecDeque;

@@ -13,7 +13,7 @@ use gridnet_assembly::Builder;
 use gridnet_core::wire::NodeId;
 use gridnet_meta::error::{Error, Refusal};
 use gridnet_meta::member::{About, Assembler, Member, NoPath, Wanted};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -124,9 +124,8 @@ impl Two {
     }
 
     /// First data as the services have it.
-    fn begun(&self) -> Vec<(u64, Vec<u8>)> {
-        let halls = self.halls.lock().unwrap();
-        halls.begun.iter().map(|(key, first)| (key.connection, first.clone())).collect()
+    fn begun(&self) -> Vec<Vec<u8>> {
+        self.halls.lock().unwrap().begun.iter().map(|(_, first)| first.clone()).collect()
     }
 }
 
@@ -139,7 +138,7 @@ fn two_members_agree_on_the_best_stack_and_the_next_time_at_once() {
     let path = two.a.connect(&two.b).unwrap();
     assert_eq!(path.stack.to_string(), "tls/tcp");
     assert!(path.again.is_some() && path.number == 1, "it was made while the other side was asked");
-    assert_eq!(two.begun(), [(1, b"first".to_vec()), (2, b"first".to_vec())]);
+    assert_eq!(two.begun(), [b"first", b"first"]);
     // The other way round it is another agreement.
     assert!(two.b.connect(&two.a).unwrap().again.is_none());
     // By other rules, nothing is taken for granted.
@@ -197,7 +196,7 @@ fn the_next_stack_is_tried_and_the_service_has_the_first_data_once() {
     two.halls.lock().unwrap().unreached = vec!["tls/tcp".into()];
     let path = two.a.connect(&two.b).unwrap();
     assert_eq!((path.stack.to_string().as_str(), path.attempt), ("tls/relay", 1));
-    assert_eq!(two.begun(), [(1, b"first".to_vec()), (1, Vec::new())]);
+    assert_eq!(two.begun(), [&b"first"[..], b""], "once");
     let closed: Vec<u16> = two.halls.lock().unwrap().closed.iter().map(|key| key.attempt).collect();
     assert_eq!(closed, [0], "what was built for the first try is not needed");
     two.halls.lock().unwrap().unreached.push("tls/relay".into());
@@ -242,4 +241,20 @@ fn who_cannot_be_asked_is_named_at_once() {
     let begun = Instant::now();
     let why = two.a.assembler.connect(deaf.node(), wanted("files"), LONG).unwrap_err();
     assert!(why.to_string().contains("has no service 1") && begun.elapsed() < LONG, "{why}");
+}
+
+#[test]
+fn very_many_at_once_have_their_turn() {
+    let two = Two::new("many", ["h1", "h2"], ["", ""]);
+    // More than are heard in a second, and than are remembered.
+    const MANY: usize = 150;
+    std::thread::scope(|scope| {
+        let connect = || scope.spawn(|| two.a.connect(&two.b).map(|path| path.stack.to_string()));
+        let all: Vec<_> = (0..MANY).map(|_| connect()).collect();
+        all.into_iter().for_each(|one| assert_eq!(one.join().unwrap().as_deref(), Ok("tls/tcp")));
+    });
+    let halls = two.halls.lock().unwrap();
+    let begun: BTreeSet<u64> = halls.begun.iter().map(|(key, _)| key.connection).collect();
+    assert_eq!((begun.len(), halls.begun.len()), (MANY, MANY), "each once");
+    assert_eq!(two.b.assembler.refusals(Reason::Replayed), 0);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use gridnet_assembly::audit::Line;
 use gridnet_assembly::cache::Cache;
 use gridnet_assembly::call::{Action, Call, Failure, Path, Wish};
-use gridnet_assembly::called::{Called, Order, Step, View};
+use gridnet_assembly::called::{Called, Order, Step, View, CONNECTIONS_MAX};
 use gridnet_assembly::choice::Choice;
 use gridnet_assembly::facts::Facts;
 use gridnet_assembly::message::Refusal as Reason;
@@ -21,12 +21,16 @@ use gridnet_assembly::Builder;
 use gridnet_core::wire::NodeId;
 
 use super::state::Shared;
+use super::turn::Turns;
 use super::Member;
 use crate::error::{Error, Refusal};
 use crate::office::{Told, LIMIT_MAX};
 
 /// The service of requests between members by which they agree on stacks.
 pub const ASSEMBLY: u16 = 1;
+
+/// Connections to one node that are made at a time; more wait for their turn.
+const OPEN_MAX: usize = 32;
 
 /// What one wants a connection for.
 #[derive(Debug, Clone)]
@@ -72,8 +76,7 @@ struct Inner {
     called: Mutex<Called>,
     cache: Mutex<Cache>,
     incarnation: u64,
-    /// Number of the last connection.
-    last: Mutex<u64>,
+    turns: Arc<Turns>,
 }
 
 impl Member {
@@ -91,7 +94,7 @@ impl Member {
             called: Mutex::new(Called::new(incarnation)),
             cache: Mutex::default(),
             incarnation,
-            last: Mutex::new(0),
+            turns: Arc::new(Turns::new(OPEN_MAX, CONNECTIONS_MAX as u64)),
         });
         let answers = inner.clone();
         self.serve(ASSEMBLY, move |from, body| answers.answer(from, body));
@@ -141,12 +144,15 @@ impl Assembler {
     pub fn connect(&self, to: NodeId, wanted: Wanted, limit: Duration) -> Result<Path, NoPath> {
         let gone = || NoPath::Session(Error::Refused(Refusal::Late, "this member has ended".into()));
         let shared = self.inner.shared.upgrade().ok_or_else(gone)?;
+        let deadline = Instant::now() + limit.min(LIMIT_MAX);
+        let late = || {
+            NoPath::Session(Error::Refused(Refusal::Late, "others connect there, and had the turn".into()))
+        };
+        let turn = self.inner.turns.wait(to, deadline).ok_or_else(late)?;
         let now = Instant::now();
-        let deadline = now + limit.min(LIMIT_MAX);
         let wish = self.inner.wish(&shared, to, wanted, deadline)?;
-        let number = self.inner.next_connection();
         let (call, actions) =
-            Call::begin(wish, (self.inner.incarnation, number), &mut self.inner.cache(), now);
+            Call::begin(wish, (self.inner.incarnation, turn.number), &mut self.inner.cache(), now);
         let (tell, told) = std::sync::mpsc::channel();
         Caller { inner: &self.inner, shared, call, deadline, paths: BTreeMap::new(), tell, told }.run(actions)
     }
@@ -159,12 +165,6 @@ impl Inner {
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn next_connection(&self) -> u64 {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last += 1;
-        *last
     }
 
     /// What the rules of this side say of a connection.
