@@ -61,6 +61,10 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "FILE", requires = "fabric", requires = "peer")]
     pub(crate) rules: Option<PathBuf>,
 
+    /// The rules of the node that is asked [default: nothing is said of them]
+    #[arg(long, value_name = "FILE", requires = "rules")]
+    pub(crate) peer_rules: Option<PathBuf>,
+
     /// For which service
     #[arg(long, value_name = "NAME", default_value = "default", requires = "rules")]
     pub(crate) service: Name,

@@ -47,6 +47,19 @@ fn candidates_come_in_order_and_all_others_with_a_reason() {
 }
 
 #[test]
+fn the_node_that_is_asked_has_rules_of_its_own() {
+    let (ours, theirs) = (Rules::new("ours", ""), Rules::new("theirs", "scheme = 'relay-only'"));
+    let both = ["explain", "a@A", "b@B", "--rules", ours.path(), "--peer-rules", theirs.path()];
+    let out = succeed(&both);
+    let said = "b goes by: no rule matches: scheme relay-only, min_security encrypted\n\
+                b refuses tls/tcp: scheme relay-only has no such method\nb accepts tls/relay\n";
+    assert!(out.ends_with(said), "{out}");
+    let json: Value = serde_json::from_str(&succeed(&[&both[..], &["--json"]].concat())).unwrap();
+    assert_eq!(json["candidates"][0]["peer_refuses"], "scheme relay-only has no such method");
+    assert_eq!(json["candidates"][1]["peer_refuses"], Value::Null);
+}
+
+#[test]
 fn what_is_wrong_is_said_and_ends_with_2() {
     let wrong = Rules::new("wrong", "scheme = 'direct'\n[[rule]]\nuse = ['tls/tpc']\n");
     let good = Rules::new("good", "");

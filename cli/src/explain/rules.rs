@@ -2,10 +2,10 @@
 
 use crate::args::ExplainArgs;
 use crate::failure::Failure;
-use gridnet_assembly::choice::{explain, Choice};
+use gridnet_assembly::choice::{accept, explain, Choice};
 use gridnet_assembly::facts::Facts;
 use gridnet_assembly::rules::{Pair, Rules, RULES_BYTES_MAX};
-use gridnet_assembly::stack::Security;
+use gridnet_assembly::stack::{Security, Stack};
 use gridnet_meta::rendezvous::{ask_status, NodeStatus};
 use gridnet_meta::store::Store;
 use serde_json::{json, Value};
@@ -15,6 +15,7 @@ use std::path::Path;
 
 pub(super) fn run(file: &Path, nodes: [&str; 2], args: &ExplainArgs) -> Result<(), Failure> {
     let rules = read(file)?;
+    let theirs = args.peer_rules.as_deref().map(read).transpose()?;
     let [from, to] = match &args.session {
         Some(dir) => members(dir, nodes)?,
         None => described(nodes)?,
@@ -22,14 +23,29 @@ pub(super) fn run(file: &Path, nodes: [&str; 2], args: &ExplainArgs) -> Result<(
     let pair = Pair { from: &from, to: &to, service: &args.service };
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &object(&rules, &pair)).map_err(io::Error::from)?;
+        let object = object(&rules, theirs.as_ref(), &pair);
+        serde_json::to_writer_pretty(&mut out, &object).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
         for line in explain(&rules, &pair, Security::Plain) {
             writeln!(out, "{line}")?;
         }
+        for line in theirs.iter().flat_map(|theirs| answers(&rules, theirs, &pair)) {
+            writeln!(out, "{line}")?;
+        }
     }
     Ok(())
+}
+
+/// What the node that is asked says to the candidates.
+fn answers(rules: &Rules, theirs: &Rules, pair: &Pair<'_>) -> Vec<String> {
+    let choice = Choice::new(rules, pair, Security::Plain);
+    let answer = |stack: &Stack| match accept(theirs, pair, stack, choice.least) {
+        Ok(_) => format!("{} accepts {stack}", pair.to.label),
+        Err(reason) => format!("{} refuses {stack}: {reason}", pair.to.label),
+    };
+    let title = format!("{} goes by: {}", pair.to.label, theirs.policy(pair));
+    [title].into_iter().chain(choice.candidates.iter().map(|one| answer(&one.stack))).collect()
 }
 
 fn read(path: &Path) -> Result<Rules, Failure> {
@@ -70,12 +86,14 @@ fn member(nodes: &[NodeStatus], wanted: &str) -> Result<Facts, Failure> {
 }
 
 /// Names of keys stay; keys may be added.
-fn object(rules: &Rules, pair: &Pair<'_>) -> Value {
+fn object(rules: &Rules, theirs: Option<&Rules>, pair: &Pair<'_>) -> Value {
     let choice = Choice::new(rules, pair, Security::Plain);
-    let candidates = choice.candidates.iter();
-    let candidates: Value = candidates
-        .map(|one| json!({"stack": one.stack.to_string(), "security": one.security.name()}))
-        .collect();
+    let refused = |stack| theirs.and_then(|theirs| accept(theirs, pair, stack, choice.least).err());
+    let candidates = choice.candidates.iter().map(|one| {
+        let refused = refused(&one.stack).map(|reason| reason.to_string());
+        json!({"stack": one.stack.to_string(), "security": one.security.name(), "peer_refuses": refused})
+    });
+    let candidates: Value = candidates.collect();
     let left_out = choice.left_out.iter();
     let left_out: Value = left_out
         .map(|(stack, reason)| json!({"stack": stack.to_string(), "reason": reason.to_string()}))
