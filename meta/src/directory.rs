@@ -168,6 +168,11 @@ impl Directory {
         self.revoked.keys().copied()
     }
 
+    /// The same, and until when the last certificate of each is valid.
+    pub(crate) fn revocations(&self) -> &BTreeMap<NodeId, Moment> {
+        &self.revoked
+    }
+
     /// A node has come, or says something else of itself.
     pub fn join(&mut self, entry: Entry) {
         if self.entries.get(&entry.node) != Some(&entry) {

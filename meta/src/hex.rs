@@ -1,5 +1,7 @@
 //! Bytes as hexadecimal digits.
 
+use zeroize::Zeroizing;
+
 /// Two digits for each byte.
 pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
@@ -9,6 +11,16 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// The bytes of any even number of digits, in memory that is wiped.
+pub(crate) fn decode_all(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 2));
+    for pair in text.as_bytes().chunks(2) {
+        let [byte] = decode::<1>(std::str::from_utf8(pair).ok()?)?;
+        bytes.push(byte);
+    }
+    Some(bytes)
 }
 
 /// The bytes of exactly so many digits.

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::authority::{self, NODE_DOMAIN};
 use crate::clock::Moment;
@@ -99,6 +99,11 @@ impl Identity {
     /// Whether a new one should be asked for: two thirds of the time have passed.
     pub fn is_to_be_renewed(&self, now: Moment) -> bool {
         now >= self.valid.0.after(authority::CLOCK_SKEW).after(self.span() * 2 / 3)
+    }
+
+    /// Its key (PKCS #8, RFC 5958) and its certificate, in DER.
+    pub(crate) fn to_der(&self) -> (Zeroizing<Vec<u8>>, &CertificateDer<'static>) {
+        (Zeroizing::new(self.key.serialize_der()), &self.certificate)
     }
 
     pub(crate) fn certified_key(&self, authority: &CertificateDer<'static>) -> Result<CertifiedKey, Error> {

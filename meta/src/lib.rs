@@ -9,6 +9,7 @@
 //! | `ticket.rs`, `secret.rs` | what one needs to join, and how it is proved |
 //! | `authority.rs`, `identity.rs` | who certifies, and who is certified |
 //! | `tls.rs` | connections, with both sides proved |
+//! | `kept.rs`, `credentials.rs` | a node's key and certificate in a directory, and what other programs prove by them |
 //! | `message.rs`, `channel.rs` | what is said over them |
 //! | `record.rs` | how all of that stays open to what comes later |
 //! | `directory.rs` | who is there, and how those who follow keep up |
@@ -28,12 +29,14 @@ mod channel;
 pub mod clock;
 pub mod cluster;
 mod conversation;
+pub mod credentials;
 pub mod directory;
 pub mod driver;
 pub mod error;
 mod hex;
 mod hub;
 pub mod identity;
+mod kept;
 pub mod member;
 pub mod message;
 pub mod name;

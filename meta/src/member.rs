@@ -14,6 +14,7 @@ mod uplink;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use crate::cluster::Will;
 use crate::directory::{Entry, Event, Version};
 use crate::driver::Driver;
 use crate::error::Error;
+use crate::kept;
 use crate::name::Name;
 use crate::ticket::Ticket;
 use state::{Shared, State};
@@ -167,6 +169,23 @@ impl Member {
     /// Whether a node was revoked, as far as this member knows the directory: also when nobody serves the session any more.
     pub fn is_revoked(&self, node: NodeId) -> bool {
         self.shared.lock().follower.directory().is_revoked(node)
+    }
+
+    /// Writes who this is, and which nodes were revoked, into a directory from which other programs of this user can be the same
+    /// node ([`credentials`](crate::credentials)). To be done again when [`Self::certified_until`] or [`Self::version`] has
+    /// changed.
+    ///
+    /// # Errors
+    /// [`Error::Permission`] when others can look into the directory, [`Error::Config`] when it cannot be made.
+    pub fn keep_in(&self, dir: &Path) -> Result<(), Error> {
+        kept::create(dir)?;
+        let (identity, revoked) = {
+            let state = self.shared.lock();
+            (state.identity.clone(), state.follower.directory().revocations().clone())
+        };
+        // First who is refused: nobody is to be taken who is not any more.
+        kept::write_revoked(dir, &revoked)?;
+        kept::write_node(dir, &identity, &self.shared.authority)
     }
 
     /// How far this member knows the directory.

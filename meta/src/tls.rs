@@ -35,6 +35,8 @@ pub(crate) const ALPN_CONTROL: &[u8] = b"gridnet-control/1";
 const ALPN_LEADER: &[u8] = b"gridnet-leader/1";
 /// What is sealed in packets: requests of members, and answers.
 const ALPN_SEALED: &[u8] = b"gridnet-sealed/1";
+/// Frames of a rail.
+const ALPN_RAIL: &[u8] = b"gridnet-rail/1";
 
 /// Label of the keying material that a proof is bound to (RFC 8446, 7.5).
 const EXPORTER: &[u8] = b"EXPORTER-gridnet-join";
@@ -93,6 +95,29 @@ pub(crate) fn asked(
 ) -> Result<Arc<ServerConfig>, Error> {
     members_only(authority, key, ALPN_SEALED)
 }
+
+/// Both sides of a rail, which add to what TLS finds of a certificate what `judge` does.
+pub(crate) fn rail(
+    authority: &CertificateDer<'static>,
+    key: CertifiedKey,
+    judge: impl Fn(Arc<dyn ServerCertVerifier>, Arc<dyn ClientCertVerifier>) -> Judges,
+) -> Result<(Arc<ClientConfig>, Arc<ServerConfig>), Error> {
+    let called = WebPkiServerVerifier::builder_with_provider(roots(authority)?, provider()).build();
+    let caller = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider()).build();
+    let (called, caller) = judge(called.map_err(internal)?, caller.map_err(internal)?);
+    let key: Arc<SingleCertAndKey> = Arc::new(key.into());
+    let mut client = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(internal)?
+        .dangerous()
+        .with_custom_certificate_verifier(called)
+        .with_client_cert_resolver(key.clone());
+    finish(&mut client, ALPN_RAIL);
+    Ok((Arc::new(client), serving(caller, key, &[ALPN_RAIL])?))
+}
+
+/// Who judges the certificates of those who are called, and of those who call.
+pub(crate) type Judges = (Arc<dyn ServerCertVerifier>, Arc<dyn ClientCertVerifier>);
 
 fn client(
     authority: &CertificateDer<'static>,
