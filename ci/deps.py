@@ -18,7 +18,7 @@ TESTBED = "gridnet-testbed"
 CLI = "gridnet-cli"
 TOP = {CAPI, CLI, "gridnet-bench", "gridnet-bench-peers"}
 
-ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {CORE}}
+ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {META, CORE}}
 ALLOWED.update({lower: {CORE} for lower in RAILS | {ASSEMBLY}})
 ALLOWED[META] = {CORE, ASSEMBLY}
 ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})

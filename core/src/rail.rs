@@ -478,6 +478,8 @@ pub struct Path {
     pub remote: Option<String>,
     /// Time there and back, in ns, as the network measures it by itself.
     pub round_trip_ns: Option<u64>,
+    /// How what goes over it is protected, where it leaves the host.
+    pub security: Option<&'static str>,
     /// Bytes that went there and that came from there, where the link has several paths.
     pub moved: Option<[u64; 2]>,
     /// Addresses that were tried before and did not do, each with the reason.

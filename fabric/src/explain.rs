@@ -7,6 +7,7 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::{Path, PeerId};
 
 use crate::fabric::Fabric;
+use crate::rails::AnyRail;
 use crate::verdict::Verdict;
 use crate::words::{self, Waiting};
 
@@ -28,6 +29,11 @@ impl Fabric {
         let chosen = self.engine.rail_name(peer).unwrap_or("none");
         lines.extend(Verdict::all(candidates, chosen, &self.config.rails).iter().map(words::verdict));
         lines.extend(self.missing.iter().map(|(rail, why)| format!("rail {rail} not used: {why}")));
+        let refused = self.refusals().filter(|count| *count > 0);
+        lines.extend(
+            refused
+                .map(|count| format!("rail tcp has refused {count} connections: no members of the session")),
+        );
         self.explain_links(peer, &mut lines);
         if let Some(counters) = self.engine.peer_counters(peer) {
             lines.push(words::exchanged(&counters));
@@ -35,6 +41,15 @@ impl Fabric {
         }
         lines.extend(self.engine.gauges(peer).into_iter().flat_map(|gauges| Waiting::from(gauges).lines()));
         Ok(lines.iter().map(|line| format!("{line}\n")).collect())
+    }
+
+    /// How often the rail tcp has refused somebody who is no member of the session; nothing without a session. The log says who and
+    /// why (target `gridnet::audit`).
+    pub fn refusals(&self) -> Option<u64> {
+        self.engine.rails().iter().find_map(|rail| match rail {
+            AnyRail::Tcp(tcp) => tcp.refusals(),
+            AnyRail::Shm(_) | AnyRail::Own(_) => None,
+        })
     }
 
     /// Where the links lead, and how they were found.
@@ -65,7 +80,7 @@ fn state_words(state: &PeerState, is_stalled: bool) -> String {
 
 fn link(rail: &str, path: &Path) -> String {
     let [local, remote] = [&path.local, &path.remote].map(|end| end.as_deref().unwrap_or_default());
-    let mut words = words::link(rail, local, remote);
+    let mut words = words::link(rail, local, remote) + &words::security(path.security);
     if let Some(ns) = path.round_trip_ns {
         // Writing to a string does not fail.
         let _ = write!(words, ", {} us there and back", ns as f64 / 1000.0);

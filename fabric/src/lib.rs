@@ -33,6 +33,7 @@ mod outlet;
 pub mod page;
 mod rails;
 mod regions;
+mod session;
 mod shared;
 mod sleep;
 mod take;

@@ -76,7 +76,7 @@ fn open_tcp(
         }
         Err(why) => {
             // Whoever asked for a network wants to know; others have never heard of it.
-            if config.net_insecure || config.net_key_file.is_some() {
+            if config.net_insecure || config.net_key_file.is_some() || config.session.is_some() {
                 tracing::warn!(reason = %why.reason, "rail tcp cannot be had");
             }
             missing.push(("tcp", why.reason));

@@ -1,24 +1,31 @@
 //! The rail tcp, as the configuration wants it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::Address;
+use gridnet_meta::credentials::{fabric_id, Credentials};
 use gridnet_uring_tcp::{Key, Security, TcpConfig, TcpRail, Tuning, Window};
 
 use crate::config::{Config, NetEngine};
+use crate::session::{refusal, Members};
 
-/// Opens the rail for the fabric at `local`.
+/// Opens the rail for the fabric at `local`, which gets a node id of its session's node, if it has one.
 ///
 /// # Errors
 /// Why it cannot be had: first of all, that nothing says how peers are to be known.
-pub(crate) fn open(config: &Config, local: &Address, single_thread: bool) -> Result<TcpRail, Refusal> {
+pub(crate) fn open(config: &Config, local: &mut Address, single_thread: bool) -> Result<TcpRail, Refusal> {
+    let known = Known::of(config)?;
+    if let Known::ByASession(members) = &known {
+        local.node = fabric_id(members.0.node(), local.node);
+    }
     TcpRail::open(TcpConfig {
         local: *local,
         interfaces: config.net_interfaces.clone(),
         ports: config.net_ports,
-        security: security(config)?,
+        security: known.into_security(),
         engine: config.net_engine,
         single_thread,
         tuning: tuning(config),
@@ -31,9 +38,15 @@ pub(crate) fn open(config: &Config, local: &Address, single_thread: bool) -> Res
 /// What the rail needs: what it is called, whether it cannot do without, and what is there or is missing.
 pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, String>)> {
     let why = |refusal: Refusal| refusal.reason;
-    let known = security(config).map(|security| match security {
-        Security::Key(_) => "by a key; data is not encrypted".to_owned(),
-        Security::Insecure => "anybody who says so, too (GRIDNET_NET_INSECURE)".to_owned(),
+    let known = Known::of(config).map(|known| match known {
+        Known::ByASession(members) => {
+            let (node, until) = (members.0.node(), members.0.until());
+            format!("by a session, as node {node}, certified until {until}; data is encrypted (TLS 1.3)")
+        }
+        Known::ByAKey(_) => "by a key; data is plain, not encrypted".to_owned(),
+        Known::Not => {
+            "anybody who says so, too (GRIDNET_NET_INSECURE); data is plain, not encrypted".to_owned()
+        }
     });
     let addresses = config.net_interfaces.addresses().map(|all| {
         let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
@@ -48,18 +61,47 @@ pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, Strin
     ]
 }
 
-fn security(config: &Config) -> Result<Security, Refusal> {
-    match (&config.net_key_file, config.net_insecure) {
-        (Some(path), false) => Ok(Security::Key(Key::read(path)?)),
-        (None, true) => Ok(Security::Insecure),
-        (None, false) => Err(Refusal::new(
-            Error::Config,
-            "it needs GRIDNET_NET_KEY_FILE, or GRIDNET_NET_INSECURE=1 on both sides",
-        )),
-        (Some(_), true) => Err(Refusal::new(
-            Error::Config,
-            "GRIDNET_NET_KEY_FILE and GRIDNET_NET_INSECURE exclude each other",
-        )),
+/// How peers are known.
+enum Known {
+    ByASession(Members),
+    ByAKey(Key),
+    Not,
+}
+
+impl Known {
+    /// What the configuration says. Of the variables that say how only one may: none is to weaken another.
+    fn of(config: &Config) -> Result<Known, Refusal> {
+        let said = [
+            (config.session.is_some(), "GRIDNET_SESSION"),
+            (config.net_key_file.is_some(), "GRIDNET_NET_KEY_FILE"),
+            (config.net_insecure, "GRIDNET_NET_INSECURE"),
+        ];
+        let said: Vec<&str> =
+            said.into_iter().filter(|(is_said, _)| *is_said).map(|(_, name)| name).collect();
+        if said.len() > 1 {
+            let why = format!("{} exclude each other", said.join(" and "));
+            return Err(Refusal::new(Error::Config, why));
+        }
+        if let Some(dir) = &config.session {
+            let credentials = Credentials::open(dir).map_err(refusal)?;
+            return Ok(Known::ByASession(Members(credentials)));
+        }
+        match &config.net_key_file {
+            Some(path) => Ok(Known::ByAKey(Key::read(path)?)),
+            None if config.net_insecure => Ok(Known::Not),
+            None => Err(Refusal::new(
+                Error::Config,
+                "it needs GRIDNET_SESSION, or GRIDNET_NET_KEY_FILE, or GRIDNET_NET_INSECURE=1 on both sides",
+            )),
+        }
+    }
+
+    fn into_security(self) -> Security {
+        match self {
+            Known::ByASession(members) => Security::Session(Arc::new(members)),
+            Known::ByAKey(key) => Security::Key(key),
+            Known::Not => Security::Insecure,
+        }
     }
 }
 

@@ -19,6 +19,11 @@ pub fn link(rail: &str, local: &str, remote: &str) -> String {
     format!("link {rail}{ends}")
 }
 
+/// How what goes over a link is protected, where it leaves the host.
+pub fn security(how: Option<&str>) -> String {
+    how.map_or(String::new(), |how| format!(", {how}"))
+}
+
 /// How much a path has carried, sent and received.
 pub fn moved([sent, received]: [u64; 2]) -> String {
     format!(", {sent} B sent, {received} B received")

@@ -85,7 +85,7 @@ fn tcp_opens_with_a_key_or_on_demand_only() {
     let own = party.address();
     let me = party.connect(&own);
     let why = party.enter().explain(me).unwrap();
-    assert!(why.contains("rail tcp not used: it needs GRIDNET_NET_KEY_FILE"), "{why}");
+    assert!(why.contains("rail tcp not used: it needs GRIDNET_SESSION, or GRIDNET_NET_KEY_FILE"), "{why}");
 }
 
 #[test]

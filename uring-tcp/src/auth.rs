@@ -1,17 +1,23 @@
-//! Who may speak: a key that both sides have, or the word of both that they need none.
+//! Who may speak: a key that both sides have, a session that has certified both, or the word of both that they need none.
 //!
 //! Each side proves that it has the key by an HMAC-SHA256 (RFC 2104) over its role and both greetings, which hold a fresh
-//! random number of each. A proof is of no use in another role or for another connection. What follows is not encrypted.
+//! random number of each. A proof is of no use in another role or for another connection. What follows is not encrypted. Of a
+//! session it is [TLS](crate::tls) that knows its members, and all of this is said inside.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
+use gridnet_core::wire::NodeId;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+
+use crate::socket::Stream;
+use crate::tls::{Failed, Session};
 
 /// Bytes of a proof.
 pub const PROOF_BYTES: usize = 32;
@@ -126,6 +132,8 @@ pub enum Security {
     Key(Key),
     /// Nothing, if they ask for nothing either.
     Insecure,
+    /// That they prove to be of this session, by TLS 1.3, before anything else is said.
+    Session(Arc<dyn Session>),
 }
 
 impl Security {
@@ -134,13 +142,14 @@ impl Security {
         match self {
             Security::Insecure => 0,
             Security::Key(_) => 1,
+            Security::Session(_) => 2,
         }
     }
 
     /// Refuses a peer that asks for something else.
     pub(crate) fn check(&self, theirs: u8) -> Result<(), Refusal> {
         let why = match (self, theirs) {
-            (Security::Insecure, 0) | (Security::Key(_), 1) => return Ok(()),
+            (Security::Insecure, 0) | (Security::Key(_), 1) | (Security::Session(_), 2) => return Ok(()),
             (Security::Key(_), 0) => {
                 "one side has a key (GRIDNET_NET_KEY_FILE), the other none (GRIDNET_NET_INSECURE)"
             }
@@ -150,6 +159,44 @@ impl Security {
             _ => "the sides agree on no way to prove who they are",
         };
         Err(Refusal::new(Error::Permission, why))
+    }
+
+    /// Readies a connection that this side has made to a fabric, before anything is said.
+    pub(crate) fn begin_call(&self, stream: &mut Stream, fabric: NodeId) -> Result<(), Refusal> {
+        if let Security::Session(session) = self {
+            stream.secure(session.call(fabric)?.into());
+        }
+        Ok(())
+    }
+
+    /// Readies a connection that another side has made, before anything is heard.
+    pub(crate) fn begin_answer(&self, stream: &mut Stream) -> Result<(), Refusal> {
+        if let Security::Session(session) = self {
+            stream.secure(session.answer()?.into());
+        }
+        Ok(())
+    }
+
+    /// Whether the other side of a connection may speak for the fabric that it says it is.
+    pub(crate) fn check_name(&self, stream: &Stream, fabric: NodeId) -> Result<(), Refusal> {
+        match self {
+            Security::Session(session) => session.check(&stream.shown(), fabric),
+            Security::Key(_) | Security::Insecure => Ok(()),
+        }
+    }
+
+    /// Has it noted that somebody was refused.
+    pub(crate) fn note_refusal(&self, who: &str, why: &str) {
+        if let Security::Session(session) = self {
+            session.refused(who, why);
+        }
+    }
+
+    /// The same for an error of a connection, if it is one.
+    pub(crate) fn note_failure(&self, who: &str, error: &std::io::Error) {
+        if let Some(failed) = Failed::of(error).filter(|failed| failed.is_refusal) {
+            self.note_refusal(who, &failed.why);
+        }
     }
 }
 

@@ -332,6 +332,9 @@ impl Attempt {
             if from.is_some_and(|from| from.ip() == self.to.ip()) {
                 self.stream.stay_on_host(&config.tuning);
             }
+            if let Err(refusal) = config.security.begin_call(&mut self.stream, target.0) {
+                return Outcome::Failed(refusal);
+            }
             match Caller::begin(&config.local, &config.security, target, generation, purpose) {
                 Ok((caller, hello)) => {
                     if !say(&self.stream, &hello) {
@@ -365,7 +368,10 @@ impl Attempt {
                             caller.hear_end();
                             return Err(hung_up());
                         }
-                        Moved::Broken(e) => return Err(refusal_of(&e)),
+                        Moved::Broken(e) => {
+                            config.security.note_failure(&self.to.to_string(), &e);
+                            return Err(refusal_of(&e));
+                        }
                     }
                 }
             }

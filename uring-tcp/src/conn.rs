@@ -292,6 +292,11 @@ impl Conn {
             return false;
         }
         if !self.has_ended {
+            match self.line.stream.push() {
+                Ok(false) => {}
+                Ok(true) => return false,
+                Err(_) => return true,
+            }
             self.has_ended = true;
             self.line.stream.end_sending();
             self.line.stream.discard(DISCARD_BYTES);

@@ -151,8 +151,11 @@ impl TcpRail {
                     if from.is_some_and(|from| self.listeners.ip(place) == Some(from.ip())) {
                         stream.stay_on_host(&self.config.tuning);
                     }
-                    // Callers speak at once: often it is here already.
-                    self.hear(None, Visitor::new(stream, from), sink);
+                    match self.config.security.begin_answer(&mut stream) {
+                        // Callers speak at once: often it is here already.
+                        Ok(()) => self.hear(None, Visitor::new(stream, from), sink),
+                        Err(why) => tracing::warn!(reason = %why.reason, "connection dropped"),
+                    }
                 }
                 Ok(None) => break,
                 Err(e) => {
@@ -305,13 +308,13 @@ impl TcpRail {
             (0..self.listeners.sockets.len()).for_each(|place| self.watch_listener(place as u32));
             self.watcher.submit();
         }
+        let security = &self.config.security;
         self.visitors.retain(|_, visitor| {
             let late = now.since(*visitor.since.get_or_insert(now)) > VISIT_NS;
             if late {
-                tracing::warn!(
-                    from = visitor.name(),
-                    "connection dropped: it did not say who it is within 5 s"
-                );
+                let why = "it did not say who it is within 5 s";
+                tracing::warn!(from = visitor.name(), "connection dropped: {why}");
+                security.note_refusal(&visitor.name(), why);
             }
             !late
         });

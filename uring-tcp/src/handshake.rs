@@ -41,7 +41,7 @@ const MAX_PACKET: usize = 1 + MAX_HELLO_BYTES;
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 1 | what is asked of the peer: 0 nothing, 1 a proof |
+/// | 0 | 1 | what is asked of the peer: 0 nothing, 1 a proof, 2 TLS, inside of which this is said |
 /// | 1 | 1 | what the connection is for: 0 a link, 1 a [pulse](crate::pulse), 2 a [further path](crate::paths) |
 /// | 2 | 2 | 0 |
 /// | 4 | 4 | user id of the process |
@@ -238,6 +238,11 @@ impl Inbox {
     }
 
     fn next(&mut self) -> Result<Option<Packet>, Refusal> {
+        // How whoever speaks TLS begins, or refuses what is none (RFC 8446, 5.1): no packet of ours has such a type.
+        if matches!(self.0.as_slice(), [0x15 | 0x16, 3, 0..=4, ..]) {
+            let why = "the other side has a session (GRIDNET_SESSION), this side none";
+            return Err(Refusal::new(Error::Permission, why));
+        }
         let Some((len, rest)) = self.0.split_first_chunk() else { return Ok(None) };
         let len = usize::from(u16::from_le_bytes(*len));
         if len == 0 || len > MAX_PACKET {
@@ -312,7 +317,7 @@ impl Caller {
         let bytes = packet(TYPE_HELLO, &own);
         // Who asks for no proof may say yes at once.
         let standing = match security {
-            Security::Insecure => Standing::MayHaveTaken,
+            Security::Insecure | Security::Session(_) => Standing::MayHaveTaken,
             Security::Key(_) => Standing::Stranger,
         };
         Ok((Caller { own, target, agreed: None, standing }, bytes))
@@ -437,7 +442,7 @@ impl Called {
         }
         let own = greeting(local, security, (who.node, who.incarnation), who.generation, who.purpose)?;
         let step = match security {
-            Security::Insecure => Step::Done(packet(TYPE_HELLO, &own)),
+            Security::Insecure | Security::Session(_) => Step::Done(packet(TYPE_HELLO, &own)),
             Security::Key(key) => {
                 let mut content = own.clone();
                 content.extend_from_slice(&key.prove(Role::Called, [&theirs, &own]));
@@ -452,7 +457,7 @@ impl Called {
 /// What the called side says: its greeting, and the proof behind it where there is one.
 fn split_proof<'a>(bytes: &'a [u8], security: &Security) -> Option<(&'a [u8], Option<[u8; PROOF_BYTES]>)> {
     match security {
-        Security::Insecure => Some((bytes, None)),
+        Security::Insecure | Security::Session(_) => Some((bytes, None)),
         Security::Key(_) => bytes.split_last_chunk().map(|(hello, proof)| (hello, Some(*proof))),
     }
 }

@@ -17,7 +17,7 @@
 //! | `handshake.rs`, `auth.rs` | what is said before frames flow, and who may |
 //! | `candidates.rs`, `own.rs`, `listener.rs` | addresses of this host and of peers |
 //! | `watch.rs`, `ring.rs`, `epoll.rs` | sockets on which little happens |
-//! | `socket.rs` | sockets |
+//! | `socket.rs`, `tls.rs` | sockets, and what seals what goes over them in a session |
 //! | `config.rs` | what a rail is opened with |
 //! | `testing.rs` | (feature `testing`) ears for the fuzzer |
 
@@ -46,6 +46,7 @@ mod socket;
 mod stall;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tls;
 mod visitor;
 mod watch;
 
@@ -61,3 +62,4 @@ pub use auth::{nonce, Key, Security, NONCE_BYTES, PROOF_BYTES};
 pub use candidates::Interfaces;
 pub use config::{Engine, Multirail, PortRange, TcpConfig, Tuning, Window, MAX_PATHS};
 pub use rail::TcpRail;
+pub use tls::Session;

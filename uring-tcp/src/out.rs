@@ -147,7 +147,11 @@ impl Out {
             if !stream.is_writable() {
                 return Ok(());
             }
-            self.is_full = false;
+            // What was taken before comes first.
+            self.is_full = stream.push()?;
+            if self.is_full {
+                return Ok(());
+            }
         }
         while let Some(waiting) = self.rest.get(self.rest_sent..).filter(|bytes| !bytes.is_empty()) {
             let asked = waiting.len();
@@ -158,13 +162,14 @@ impl Out {
                 self.is_full = true;
                 return Ok(());
             }
+            self.is_full = stream.is_clogged();
             self.rest.clear();
             self.rest_sent = 0;
         }
         let waiting = self.bytes.get(self.sent..).unwrap_or_default();
         if !waiting.is_empty() {
             let len = moved(stream.send(waiting))?;
-            self.is_full = len < waiting.len();
+            self.is_full = len < waiting.len() || stream.is_clogged();
             self.handed += len as u64;
             self.note_sent(len);
         }
@@ -209,8 +214,8 @@ impl Out {
             // SAFETY: the piece is readable until the call that posts it returns, by the promise of `Iov::new`.
             IoSlice::new(unsafe { std::slice::from_raw_parts(base, len) })
         }));
-        let len = moved(stream.send_pieces(&pieces))?;
-        self.is_full = len < total;
+        let len = moved(stream.send_pieces(&mut pieces))?;
+        self.is_full = len < total || stream.is_clogged();
         self.handed += len as u64;
         self.note_sent(len.min(before));
         if len <= before {

@@ -13,6 +13,7 @@ use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PathId, PeerId, Post
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
+use crate::auth::Security;
 use crate::bell::Alarm;
 use crate::call::Call;
 use crate::config::{Multirail, TcpConfig, Window};
@@ -181,6 +182,14 @@ impl TcpRail {
         self.listeners.addresses
     }
 
+    /// How often somebody was refused who is no member of the session, if peers are known by one.
+    pub fn refusals(&self) -> Option<u64> {
+        match &self.config.security {
+            Security::Session(session) => Some(session.refusals()),
+            Security::Key(_) | Security::Insecure => None,
+        }
+    }
+
     /// What watches the sockets on which little happens: `io_uring` or `epoll`.
     pub fn engine(&self) -> &'static str {
         self.watcher.name()
@@ -243,6 +252,9 @@ impl TcpRail {
         let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(index as usize) else { return };
         conn.is_hot = false;
         conn.line.out().trim();
+        if conn.line.stream.has_more() {
+            self.ready.push(Watched::Link(index));
+        }
         // Watches that nothing has come of would pile up.
         if conn.watched.is_some_and(|watched| watched.covers(want)) {
             return;
@@ -297,6 +309,9 @@ impl TcpRail {
                     conn.peer_core = conn.line.stream.last_core();
                 }
                 conn.empty = 0;
+                if !conn.is_hot && conn.line.stream.has_more() {
+                    self.ready.push(Watched::Link(index));
+                }
                 if conn.owes() && !conn.is_owing {
                     conn.is_owing = true;
                     self.owing.push(index);
@@ -414,6 +429,8 @@ impl TcpRail {
                 }
             };
         }
+        // What was noted meanwhile is for the next round.
+        ready.append(&mut self.ready);
         self.ready = ready;
         self.watcher.submit();
         happened

@@ -4,16 +4,19 @@ use std::io::{ErrorKind, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Path, Refusal};
 use gridnet_core::sync::{AtomicU32, Ordering};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use rustls::pki_types::CertificateDer;
 use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, SockAddrStorage, Socket, TcpKeepalive, Type};
 
 use crate::config::{PortRange, Tuning};
 use crate::shallow::Flow;
+use crate::tls::{Failed, Tls};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -55,11 +58,13 @@ pub(crate) struct Stream {
     pub(crate) is_on_host: bool,
     /// 1: not to be shut down, since it belongs to the process that this one was forked from.
     left: AtomicU32,
+    /// What seals and opens, where peers are known by a session.
+    tls: Option<Box<Mutex<Tls>>>,
 }
 
 impl Stream {
     fn of(socket: Socket) -> Stream {
-        Stream { socket, is_on_host: false, left: AtomicU32::new(0) }
+        Stream { socket, is_on_host: false, left: AtomicU32::new(0), tls: None }
     }
 
     /// A stream of any kind.
@@ -133,23 +138,100 @@ impl Stream {
     /// Reads into `buffer`.
     #[inline]
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> Moved {
-        Moved::of((&self.socket).read(buffer))
+        match self.tls() {
+            None => Moved::of((&self.socket).read(buffer)),
+            Some(mut tls) => tls.receive(&self.socket, buffer.len(), |at, part| {
+                if let Some(to) = buffer.get_mut(at..at + part.len()) {
+                    to.copy_from_slice(part);
+                }
+            }),
+        }
     }
 
     /// Reads into several pieces of memory.
     pub(crate) fn receive_pieces(&self, pieces: &mut [MaybeUninitSlice<'_>]) -> Moved {
-        Moved::of(self.socket.recv_vectored(pieces).map(|(len, _)| len))
+        let Some(mut tls) = self.tls() else {
+            return Moved::of(self.socket.recv_vectored(pieces).map(|(len, _)| len));
+        };
+        let most = pieces.iter().map(|piece| piece.len()).sum();
+        let (mut pieces, mut filled) = (pieces.iter_mut().peekable(), 0);
+        tls.receive(&self.socket, most, |_, part| {
+            let mut left = part;
+            // There is room: not more than all of it was asked for.
+            while let Some(piece) = pieces.peek_mut().filter(|_| !left.is_empty()) {
+                let room = piece.get_mut(filled..).unwrap_or_default();
+                let (now, later) = left.split_at(room.len().min(left.len()));
+                if let Some(to) = room.get_mut(..now.len()) {
+                    to.write_copy_of_slice(now);
+                }
+                left = later;
+                filled += now.len();
+                if filled == piece.len() {
+                    pieces.next();
+                    filled = 0;
+                }
+            }
+        })
     }
 
     /// Writes `bytes`, which are not empty.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> Moved {
-        Moved::of(self.socket.send_with_flags(bytes, libc::MSG_NOSIGNAL))
+        match self.tls() {
+            None => Moved::of(self.socket.send_with_flags(bytes, libc::MSG_NOSIGNAL)),
+            Some(mut tls) => tls.send(&self.socket, &mut [IoSlice::new(bytes)]),
+        }
     }
 
     /// Writes several pieces, which are not all empty.
-    pub(crate) fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> Moved {
-        Moved::of(self.socket.send_vectored_with_flags(pieces, libc::MSG_NOSIGNAL))
+    pub(crate) fn send_pieces(&self, pieces: &mut [IoSlice<'_>]) -> Moved {
+        match self.tls() {
+            None => Moved::of(self.socket.send_vectored_with_flags(pieces, libc::MSG_NOSIGNAL)),
+            Some(mut tls) => tls.send(&self.socket, pieces),
+        }
+    }
+
+    /// Has everything sealed that is said from now on, and nothing read that is not.
+    pub(crate) fn secure(&mut self, connection: rustls::Connection) {
+        self.tls = Some(Box::new(Mutex::new(Tls::new(connection))));
+    }
+
+    #[inline]
+    fn tls(&self) -> Option<MutexGuard<'_, Tls>> {
+        // Nobody panics while holding it but by a defect, after which the other side finds what it gets wrong.
+        self.tls.as_ref().map(|tls| tls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The certificates that the other side has shown.
+    pub(crate) fn shown(&self) -> Vec<CertificateDer<'static>> {
+        self.tls().map_or(Vec::new(), |tls| tls.shown())
+    }
+
+    /// Sends what was taken and is not under way yet, as far as the kernel takes it; whether something is left. Only where
+    /// everything is sealed.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub(crate) fn push(&self) -> std::io::Result<bool> {
+        self.tls().map_or(Ok(false), |mut tls| tls.push(&self.socket))
+    }
+
+    /// Seals with other keys from now on, as is done by itself after very many bytes.
+    #[cfg(test)]
+    pub(crate) fn renew_keys(&self) {
+        self.tls().unwrap().renew_keys();
+    }
+
+    /// Whether something was taken that [`Self::push`] is to send.
+    #[inline]
+    pub(crate) fn is_clogged(&self) -> bool {
+        self.tls().is_some_and(|tls| tls.is_clogged())
+    }
+
+    /// Whether something can be read that nobody who watches the descriptor would notice.
+    #[inline]
+    pub(crate) fn has_more(&self) -> bool {
+        self.tls().is_some_and(|tls| tls.has_more())
     }
 
     /// Whether the kernel has much room again.
@@ -184,6 +266,7 @@ impl Stream {
             local: self.local().map(|at| at.to_string()),
             remote: remote.map(|at| at.to_string()),
             round_trip_ns: self.round_trip_us().map(|us| u64::from(us) * 1000),
+            security: Some(if self.tls.is_some() { "TLS 1.3" } else { "plain" }),
             moved: None,
             tried: Vec::new(),
         }
@@ -286,6 +369,9 @@ impl Stream {
 
     /// Nothing more will be sent.
     pub(crate) fn end_sending(&self) {
+        if let Some(mut tls) = self.tls() {
+            tls.end_sending(&self.socket);
+        }
         // An error says that it is over already.
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
@@ -431,6 +517,9 @@ fn any_of(to: SocketAddr) -> IpAddr {
 
 /// What an error of the system means to whoever wanted to connect.
 pub(crate) fn refusal_of(e: &std::io::Error) -> Refusal {
+    if let Some(failed) = Failed::of(e) {
+        return Refusal::new(Error::Permission, failed.why.clone());
+    }
     let error = match e.kind() {
         // The host answers that nobody listens there.
         ErrorKind::ConnectionRefused => Error::PeerGone,

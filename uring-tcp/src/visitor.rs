@@ -52,10 +52,13 @@ impl Visitor {
         loop {
             match self.called.step(&mut self.inbox, &config.local, &config.security) {
                 Ok(Step::Done(bytes)) => {
-                    return match self.called.caller() {
-                        Some(who) => Visit::Known(self, who, bytes),
-                        None => Visit::Over,
+                    let Some(who) = self.called.caller() else { return Visit::Over };
+                    if let Err(why) = config.security.check_name(&self.stream, who.node) {
+                        config.security.note_refusal(&self.name(), &why.reason);
+                        self.refuse(&why);
+                        return Visit::Over;
                     }
+                    return Visit::Known(self, who, bytes);
                 }
                 Ok(Step::Send(bytes)) if !say(&self.stream, &bytes) => return Visit::Over,
                 Ok(Step::Send(_)) => {}
@@ -64,8 +67,13 @@ impl Visitor {
                     match self.stream.receive(&mut buffer) {
                         Moved::Bytes(len) => self.inbox.push(buffer.get(..len).unwrap_or_default()),
                         Moved::Nothing => return Visit::Waits(self),
-                        Moved::End | Moved::Broken(_) => {
+                        Moved::End => {
                             tracing::debug!(from = self.name(), "a visitor hung up");
+                            return Visit::Over;
+                        }
+                        Moved::Broken(e) => {
+                            config.security.note_failure(&self.name(), &e);
+                            tracing::debug!(from = self.name(), reason = %e, "a visitor hung up");
                             return Visit::Over;
                         }
                     }

@@ -2,20 +2,29 @@
 
 mod common;
 
-use common::Tcp;
+use common::{tls, Tcp};
 use gridnet_core::error::Error;
 use gridnet_core::mem::{Gather, Iov, PeerBytes};
 use gridnet_core::rail::{LinkId, PeerId, Posted, Rail, Refusal, Sink};
 use gridnet_core::testing::pair::Fixture;
 use gridnet_core::testing::random::Random;
 use gridnet_core::wire::{Address, Frame, Incoming, NodeId};
-use gridnet_uring_tcp::{Engine, TcpRail};
+use gridnet_uring_tcp::{Engine, Security, TcpRail};
 
 #[test]
 fn what_has_not_come_is_retained_whenever_the_connection_breaks() {
-    for round in 0..300u64 {
+    is_retained_whenever_the_connection_breaks(300, &Security::Insecure);
+}
+
+#[test]
+fn what_was_sealed_and_has_not_come_is_retained_too() {
+    is_retained_whenever_the_connection_breaks(100, &tls());
+}
+
+fn is_retained_whenever_the_connection_breaks(rounds: u64, security: &Security) {
+    for round in 0..rounds {
         let engine = if round % 2 == 0 { Engine::Auto } else { Engine::Epoll };
-        let mut ends = Ends::connect(&mut Tcp::new(engine));
+        let mut ends = Ends::connect(&mut Tcp { security: security.clone(), ..Tcp::new(engine) });
         let mut random = Random::new(round);
         let (mut sent, actions) = (0, random.below(60));
         for _ in 0..actions {
@@ -51,7 +60,13 @@ fn what_has_not_come_is_retained_whenever_the_connection_breaks() {
 
 #[test]
 fn a_peer_that_calls_again_has_lost_its_link() {
-    let mut ends = Ends::connect(&mut Tcp::new(Engine::Auto));
+    for security in [Security::Insecure, tls()] {
+        calls_again(&mut Tcp { security, ..Tcp::new(Engine::Auto) });
+    }
+}
+
+fn calls_again(fixture: &mut Tcp) {
+    let mut ends = Ends::connect(fixture);
     assert!(ends.caller.post(0, 100));
     // The caller's end is gone; the called has not noticed when the next call comes.
     ends.caller.rail.cut(ends.caller.link);
@@ -98,7 +113,7 @@ impl Ends {
         };
         let (mut caller, called) = (end(fixture, 1), end(fixture, 2));
         caller.link = caller.rail.connect(PeerId::new(0), &called.address).unwrap();
-        let fixture = Tcp { ..Tcp::new(fixture.engine) };
+        let fixture = Tcp::new(fixture.engine);
         let mut ends = Ends { fixture, caller, called };
         ends.drive_until(true, |ends| ends.caller.heard.up && ends.called.heard.up);
         ends.called.link = ends.called.heard.link.unwrap();
@@ -178,8 +193,8 @@ impl Sink for Heard {
 
 #[test]
 fn whoever_posts_and_never_calls_again_is_heard() {
-    for engine in [Engine::Auto, Engine::Epoll] {
-        let mut ends = Ends::connect(&mut Tcp::new(engine));
+    for (engine, security) in [Engine::Auto, Engine::Epoll].into_iter().zip([Security::Insecure, tls()]) {
+        let mut ends = Ends::connect(&mut Tcp { security, ..Tcp::new(engine) });
         for burst in 1..6 {
             // Within one round of polling: the first leaves at once, the others wait for company.
             let first = burst * 100;

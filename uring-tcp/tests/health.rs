@@ -5,14 +5,14 @@ mod common;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::Tcp;
+use common::{tls, Tcp};
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Armed;
 use gridnet_core::testing::node::{exactly, from_any, SendOptions};
 use gridnet_core::testing::pair::{Fixture, Pair, Setup};
 use gridnet_core::wire::{Address, NetAddresses};
-use gridnet_uring_tcp::{Engine, TcpRail, Tuning, Window};
+use gridnet_uring_tcp::{Engine, Security, TcpRail, Tuning, Window};
 
 const SYNC: SendOptions = SendOptions { immediate: None, sync: true, always_complete: false };
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,8 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(100);
 
 #[test]
 fn a_link_has_a_pulse_when_it_is_a_second_old() {
-    for engine in [Engine::Auto, Engine::Epoll] {
-        let mut pair = watchful(engine);
+    let plain = [Engine::Auto, Engine::Epoll].map(|engine| (engine, Security::Insecure));
+    for (engine, security) in plain.into_iter().chain([(Engine::Auto, tls())]) {
+        let mut pair = watchful_of(Tcp { security, ..Tcp::new(engine) });
         pair.run_until_quiet();
         assert_eq!(pulses(&mut pair), [0, 0], "links that are used for moments need none");
         until_there_are_pulses(&mut pair);
@@ -243,8 +244,12 @@ fn fall_asleep(pair: &mut Pair<Tcp>) {
 
 /// Two nodes that look after their links.
 fn watchful(engine: Engine) -> Pair<Tcp> {
+    watchful_of(Tcp::new(engine))
+}
+
+fn watchful_of(fixture: Tcp) -> Pair<Tcp> {
     let tuning = Tuning { keep_alive: Some(SECOND), ..Tuning::default() };
-    Pair::new(Tcp { tuning, slowness: 1000, ..Tcp::new(engine) })
+    Pair::new(Tcp { tuning, slowness: 1000, ..fixture })
 }
 
 type Node = gridnet_core::testing::node::Node<TcpRail>;

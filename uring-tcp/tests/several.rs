@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{key, Tcp};
+use common::{key, tls, Tcp};
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::rail::{LinkId, PeerId};
@@ -26,6 +26,7 @@ fn several(paths: u32) -> Tcp {
 }
 
 reliability_tests!(over_three, several(3));
+reliability_tests!(over_three_sealed, Tcp { security: tls(), ..several(3) });
 
 const MIB: usize = 1 << 20;
 
@@ -73,7 +74,7 @@ fn moved(pair: &mut Pair<Tcp>) -> Vec<u64> {
 
 #[test]
 fn each_path_carries_a_part() {
-    for security in [Security::Insecure, key(1)] {
+    for security in [Security::Insecure, key(1), tls()] {
         let mut pair = wide(Tcp { security, ..several(4) }, 4);
         let before = moved(&mut pair);
         assert_eq!(before.len(), 4);

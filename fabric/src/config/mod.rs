@@ -220,6 +220,7 @@ mod tests {
             ("GRIDNET_SHM_ALLOW_UIDS", "root"),
             ("GRIDNET_NET_INTERFACES", "10.0.0.0/33"),
             ("GRIDNET_NET_PORTS", "41000"),
+            ("GRIDNET_SESSION", "node"),
             ("GRIDNET_NET_KEY_FILE", "key"),
             ("GRIDNET_NET_INSECURE", "yes"),
             ("GRIDNET_NET_ENGINE", "select"),

@@ -124,6 +124,8 @@ variables! {
         "Interfaces, addresses and networks that may be used and told to others; empty is all but loopback, link-local and those of containers.";
     net_ports: Option<PortRange> = "GRIDNET_NET_PORTS" "" [""] Ports,
         "Ports of this side, of listeners and of calls; empty is any.";
+    session: Option<PathBuf> = "GRIDNET_SESSION" "" [""] Directory,
+        "Directory of a node of a session, as gridnet session join --keep writes it: peers on other hosts are those of the session, and what they send is encrypted.";
     net_key_file: Option<PathBuf> = "GRIDNET_NET_KEY_FILE" "" [""] Directory,
         "File of mode 0600 with the key (32 bytes or more) by which processes know each other; what they send is not encrypted.";
     net_insecure: bool = "GRIDNET_NET_INSECURE" "off" [""]

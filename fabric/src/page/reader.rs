@@ -191,6 +191,8 @@ pub struct LinkView {
     pub ends: [String; 2],
     /// Time there and back in ns, as the network measured it.
     pub round_trip_ns: Option<u64>,
+    /// How what goes over it is protected: `TLS 1.3` or `plain`; nothing where it does not leave the host.
+    pub security: Option<String>,
     /// Bytes that went there and that came from there, where it is one of several paths.
     pub moved: Option<[u64; 2]>,
     /// Addresses that were tried before and did not do, each with the reason.
@@ -371,9 +373,11 @@ fn peer_of(row: &[u8], torn: bool) -> Option<PeerView> {
                 rail: value(0),
                 ends: [value(1), value(2)],
                 round_trip_ns: value(3).parse().ok(),
+                security: None,
                 moved: None,
                 tried: Vec::new(),
             }),
+            "security" => peer.links.last_mut().into_iter().for_each(|link| link.security = Some(value(0))),
             "moved" => {
                 let moved = value(0).parse().ok().zip(value(1).parse().ok());
                 let link = peer.links.last_mut();

@@ -97,6 +97,7 @@ fn a_reader_sees_where_links_lead_and_what_became_of_them() {
         local: Some(format!("10.0.0.1:{number}")),
         remote: Some(format!("10.0.0.2:{number}")),
         round_trip_ns: Some(number * 1000),
+        security: (number == 8).then_some("TLS 1.3"),
         moved: (number == 8).then_some([5, 6]),
         tried: tried.iter().map(|why| (*why).to_owned()).collect(),
     };
@@ -113,6 +114,10 @@ fn a_reader_sees_where_links_lead_and_what_became_of_them() {
     let ends: Vec<_> = peer.links.iter().map(|l| (l.ends[0].as_str(), l.round_trip_ns)).collect();
     assert_eq!(ends, [("10.0.0.1:7", Some(7000)), ("10.0.0.1:8", Some(8000))]);
     assert_eq!(peer.links.iter().map(|link| link.moved).collect::<Vec<_>>(), [None, Some([5, 6])]);
+    assert_eq!(
+        peer.links.iter().map(|link| link.security.as_deref()).collect::<Vec<_>>(),
+        [None, Some("TLS 1.3")]
+    );
     assert_eq!((peer.breaks, peer.replays, peer.state.as_str()), (3, 12, "broken"));
     assert_eq!(peer.last_call, Some((Error::Timeout.code(), "no answer".to_owned())));
     assert_eq!(peer.links[0].tried, ["10.0.0.3:1: refused", "10.0.0.4:1: no answer"]);

@@ -259,6 +259,7 @@ fn add_paths(lines: &mut Lines, note: &PeerNote<'_>) {
         let round_trip = path.round_trip_ns.map_or(String::new(), |ns| ns.to_string());
         lines.add("link", &[rail, &text(&path.local), &text(&path.remote), &round_trip]);
         // Of the link before them.
+        path.security.iter().for_each(|how| lines.add("security", &[how]));
         if let Some([sent, received]) = path.moved {
             lines.add("moved", &[&sent.to_string(), &received.to_string()]);
         }

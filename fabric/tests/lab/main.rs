@@ -6,6 +6,7 @@ mod cuts;
 mod ends;
 mod hosts;
 mod many;
+mod sealed;
 mod several;
 mod shares;
 mod slow;

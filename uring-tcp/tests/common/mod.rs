@@ -1,13 +1,23 @@
 //! What the tests of the rail share: fabrics in one process, over the loopback interface.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod certificates;
+
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use certificates::{Authority, Configs};
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
 use gridnet_core::testing::pair::{Cutting, Fixture};
 use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
-use gridnet_uring_tcp::{Engine, Interfaces, Key, Multirail, Security, TcpConfig, TcpRail, Tuning, Window};
+use gridnet_uring_tcp::{
+    Engine, Interfaces, Key, Multirail, Security, Session, TcpConfig, TcpRail, Tuning, Window,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConnection, ServerConnection};
 
 /// Rails on the loopback interface.
 pub struct Tcp {
@@ -133,4 +143,51 @@ pub fn ipv6() -> &'static str {
     }
     eprintln!("SKIPPED IPv6: the loopback interface has no such address; IPv4 in its place");
     "127.0.0.1"
+}
+
+/// A session of which everybody is a member who is certified, as whichever fabric it says.
+#[derive(Debug)]
+pub struct Members {
+    pub configs: Configs,
+    pub refused: Mutex<Vec<String>>,
+    /// Fabrics that nobody may speak for.
+    pub nobody: Vec<NodeId>,
+}
+
+impl Members {
+    pub fn of(authority: &Authority) -> Members {
+        Members { configs: authority.member(), refused: Mutex::default(), nobody: Vec::new() }
+    }
+}
+
+impl Session for Members {
+    fn call(&self, _: NodeId) -> Result<ClientConnection, Refusal> {
+        Ok(ClientConnection::new(Arc::clone(&self.configs.client), certificates::name()).unwrap())
+    }
+
+    fn answer(&self) -> Result<ServerConnection, Refusal> {
+        Ok(ServerConnection::new(Arc::clone(&self.configs.server)).unwrap())
+    }
+
+    fn check(&self, shown: &[CertificateDer<'_>], fabric: NodeId) -> Result<(), Refusal> {
+        match !shown.is_empty() && !self.nobody.contains(&fabric) {
+            true => Ok(()),
+            false => Err(Refusal::new(Error::Permission, "a name of somebody else")),
+        }
+    }
+
+    fn refused(&self, who: &str, why: &str) {
+        self.refused.lock().unwrap().push(format!("{who} {why}"));
+    }
+
+    fn refusals(&self) -> u64 {
+        self.refused.lock().unwrap().len() as u64
+    }
+}
+
+/// Peers are the members of one session.
+pub fn tls() -> Security {
+    static MEMBERS: OnceLock<Arc<Members>> = OnceLock::new();
+    let members = MEMBERS.get_or_init(|| Arc::new(Members::of(&Authority::new())));
+    Security::Session(Arc::clone(members) as Arc<dyn Session>)
 }

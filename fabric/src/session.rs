@@ -1,0 +1,47 @@
+//! The session of a directory, as the rail tcp knows its peers by it.
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use gridnet_core::wire::NodeId;
+use gridnet_meta::credentials::Credentials;
+use gridnet_uring_tcp::Session;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConnection, ServerConnection};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Members(pub(crate) Credentials);
+
+impl Session for Members {
+    fn call(&self, fabric: NodeId) -> Result<ClientConnection, Refusal> {
+        self.0.call(fabric).map_err(refusal)
+    }
+
+    fn answer(&self) -> Result<ServerConnection, Refusal> {
+        self.0.answer().map_err(refusal)
+    }
+
+    fn check(&self, shown: &[CertificateDer<'_>], fabric: NodeId) -> Result<(), Refusal> {
+        self.0.check(shown, fabric).map_err(refusal)
+    }
+
+    fn refused(&self, who: &str, why: &str) {
+        self.0.refused(who, why);
+    }
+
+    fn refusals(&self) -> u64 {
+        self.0.refusals()
+    }
+}
+
+/// What an error of a session means to a rail.
+pub(crate) fn refusal(error: gridnet_meta::error::Error) -> Refusal {
+    use gridnet_meta::error::Error as Failed;
+    let kind = match error {
+        Failed::Config(_) => Error::Config,
+        Failed::System(_) => Error::System,
+        Failed::Unreachable(_) => Error::Unreachable,
+        _ => Error::Permission,
+    };
+    Refusal::new(kind, format!("session: {error}"))
+}
