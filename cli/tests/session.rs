@@ -226,3 +226,113 @@ fn mistakes_are_named() {
     fails(&["serve", "--dir", session.dir()], 2, "another process serves the session");
     fails(&["join", &ticket, "--label", "a b"], 2, "is no name");
 }
+
+#[test]
+fn who_keeps_its_certificate_is_a_node_for_other_programs() {
+    let session = Session::new("keep");
+    let _served = session.serve();
+    let (node, kept) = (session.file("node"), session.dir.join("node"));
+    let ticket = session.file("ticket");
+    let mut watcher = Running::start(&["session", "join", &ticket, "--keep", &node, "--watch", "--json"]);
+    let joined: Value = serde_json::from_str(&watcher.line()).unwrap();
+    let id = joined["node"].as_str().unwrap().to_owned();
+    assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o700);
+    for entry in std::fs::read_dir(&kept).unwrap() {
+        assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let info = |env: &[(&str, &str)]| {
+        let mut command = gridnet(&["info"]);
+        command.env("GRIDNET_NET_INTERFACES", "lo").envs(env.iter().copied());
+        let (code, out, err) = run(&mut command);
+        assert_eq!(code, Some(0), "{err}");
+        out
+    };
+    let out = info(&[("GRIDNET_SESSION", &node)]);
+    assert!(out.contains(&format!("by a session, as node {id}")) && out.contains("TLS 1.3"), "{out}");
+    assert!(info(&[("GRIDNET_NET_INSECURE", "1")]).contains("data is plain"));
+    let out = info(&[("GRIDNET_SESSION", &node), ("GRIDNET_NET_INSECURE", "1")]);
+    assert!(out.contains("GRIDNET_SESSION and GRIDNET_NET_INSECURE exclude each other"), "{out}");
+    // Who is revoked is written down as soon as it is known.
+    let other = succeed(&["session", "join", &ticket]);
+    let other = other.split_whitespace().nth(3).unwrap().trim_end_matches(',').to_owned();
+    succeed(&["session", "revoke", &other, "--dir", session.dir()]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !std::fs::read_to_string(kept.join("revoked")).unwrap().contains(&other) {
+        assert!(Instant::now() < deadline, "it is not written");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    let wrong = ["session", "join", &ticket, "--keep", session.dir()];
+    let (code, _, err) = run(&mut gridnet(&wrong));
+    assert!(code == Some(2) && err.contains("authority"), "{code:?} {err}");
+}
+
+/// A place for throw-away sessions, which is empty in the end.
+struct Quick(PathBuf);
+
+impl Quick {
+    fn new(what: &str) -> Quick {
+        let dir = std::env::temp_dir().join(format!("gridnet-cli-quick-{what}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Quick(dir)
+    }
+
+    fn command(&self, script: &str) -> std::process::Command {
+        let mut command = gridnet(&["session", "quick", "--", "sh", "-c", script]);
+        command.env("XDG_RUNTIME_DIR", &self.0);
+        command
+    }
+
+    fn left(&self) -> usize {
+        // Fabrics meet in there, too.
+        let names = std::fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with("gridnet-quick-")).count()
+    }
+}
+
+impl Drop for Quick {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_quick_session_is_there_for_its_command_and_gone_with_it() {
+    let quick = Quick::new("ends");
+    let perf = format!(
+        "test -r $GRIDNET_SESSION/node && GRIDNET_NET_INTERFACES=lo {} perf --op tag_lat --size 8 --iters 50 --rails tcp",
+        env!("CARGO_BIN_EXE_gridnet")
+    );
+    let (code, out, err) = run(&mut quick.command(&perf));
+    assert!(code == Some(0) && out.contains("tag_lat"), "{out} {err}");
+    assert_eq!(run(&mut quick.command("exit 7")).0, Some(7));
+    assert_eq!(run(&mut quick.command("kill -KILL $$")).0, Some(137));
+    assert_eq!(quick.left(), 0);
+    let (code, _, err) =
+        run(gridnet(&["session", "quick", "--", "/nonexistent"]).env("XDG_RUNTIME_DIR", &quick.0));
+    assert!(code == Some(1) && err.contains("/nonexistent") && quick.left() == 0, "{code:?} {err}");
+}
+
+#[test]
+fn a_quick_session_that_is_told_to_end_tells_its_command_and_one_that_was_killed_is_cleared_away() {
+    let quick = Quick::new("killed");
+    // It does not outlive the test, whoever is killed.
+    let wait = "echo ready; while kill -0 $PPID 2>/dev/null; do sleep 1; done";
+    let start = || {
+        let mut child = quick.command(wait).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        (Served(child), lines)
+    };
+    let (mut told, mut said) = start();
+    assert_eq!(quick.left(), 1);
+    rustix::process::kill_process(Pid::from_child(&told.0), Signal::TERM).unwrap();
+    assert_eq!(told.0.wait().unwrap().code(), Some(143));
+    assert_eq!((quick.left(), said.next().is_none()), (0, true));
+    let (mut killed, _said) = start();
+    killed.0.kill().unwrap();
+    killed.0.wait().unwrap();
+    assert_eq!(quick.left(), 1, "nobody could remove it");
+    assert_eq!(run(&mut quick.command("true")).0, Some(0));
+    assert_eq!(quick.left(), 0);
+}

@@ -99,6 +99,7 @@ fn of_link(link: &LinkView) -> Value {
         "local": local,
         "remote": remote,
         "round_trip_ns": link.round_trip_ns,
+        "security": link.security,
         "bytes_sent": link.moved.map(|[sent, _]| sent),
         "bytes_received": link.moved.map(|[_, received]| received),
         "tried": link.tried,

@@ -130,7 +130,8 @@ fn links(out: &mut impl Write, peer: &PeerView) -> io::Result<()> {
             .round_trip_ns
             .map_or(String::new(), |ns| format!(", {} there and back when it came up", duration(ns)));
         let moved = link.moved.map_or(String::new(), words::moved);
-        writeln!(out, "  {}{time}{moved}", words::link(&link.rail, local, remote))?;
+        let security = words::security(link.security.as_deref());
+        writeln!(out, "  {}{security}{time}{moved}", words::link(&link.rail, local, remote))?;
         for why in &link.tried {
             writeln!(out, "    tried before: {why}")?;
         }

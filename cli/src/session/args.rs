@@ -64,8 +64,14 @@ pub(crate) enum SessionCommand {
         #[command(flatten)]
         dir: DirArgs,
     },
-    /// Join with a ticket and show who is there: to try a ticket, or to watch a session
+    /// Join with a ticket and show who is there: to try a ticket, to watch a session, or to be one of its nodes
     Join(JoinArgs),
+    /// Run a command in a session of its own, of which all that it starts are one node, and which ends with it
+    Quick {
+        /// The command
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +92,10 @@ pub(crate) struct JoinArgs {
     /// What it says of itself [default: HOST.PID]
     #[arg(long, value_name = "NAME")]
     pub(crate) label: Option<Name>,
+    /// Keep key and certificate in this directory, for programs that are to be this node (GRIDNET_SESSION=DIR): for a day, or
+    /// with --watch as long as this runs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
     /// Stay, and print who comes and goes, until ended by ^C or SIGTERM
     #[arg(long)]
     pub(crate) watch: bool,

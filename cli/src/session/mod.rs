@@ -2,6 +2,7 @@
 
 mod args;
 mod output;
+mod quick;
 
 pub(crate) use args::SessionArgs;
 
@@ -10,6 +11,7 @@ use crate::lossy::Lossy;
 use crate::signals::ending;
 use args::{JoinArgs, SessionCommand};
 use gridnet_meta::clock::Moment;
+use gridnet_meta::directory::Version;
 use gridnet_meta::member::{About, Connection, Member};
 use gridnet_meta::name::Name;
 use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rendezvous};
@@ -20,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// How often somebody who watches looks whether it is to end.
@@ -55,6 +58,11 @@ pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
             output::revoked(&mut out, *node, was_there)?;
         }
         SessionCommand::Join(args) => join(args, &mut out)?,
+        SessionCommand::Quick { command } => {
+            // The command writes, too.
+            drop(out);
+            quick::run(command)?;
+        }
     }
     Ok(())
 }
@@ -95,18 +103,46 @@ fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
     let about = About { cluster, will, listen, ..About::new(label) };
     let ended = ending()?;
     let member = Member::join(ticket, about, args.timeout)?;
+    let mut keeper = args.keep.as_deref().map(|dir| Keeper { dir, kept: None });
+    keeper.iter_mut().try_for_each(|keeper| keeper.look(&member))?;
     output::joined(out, &member, args.json)?;
     if args.watch {
-        watch(&member, ended, out, args.json)?;
+        watch(&member, keeper, ended, out, args.json)?;
     }
     Ok(())
 }
 
+/// A directory that is to hold what the member is now.
+struct Keeper<'a> {
+    dir: &'a Path,
+    kept: Option<(Moment, Version)>,
+}
+
+impl Keeper<'_> {
+    /// Writes what has changed.
+    fn look(&mut self, member: &Member) -> Result<(), Failure> {
+        // Read first: what changes meanwhile is written with the next look.
+        let now = Some((member.certified_until(), member.version()));
+        if self.kept != now {
+            member.keep_in(self.dir)?;
+            self.kept = now;
+        }
+        Ok(())
+    }
+}
+
 /// Prints what happens until a signal comes, or the session is left for good.
-fn watch(member: &Member, mut ended: UnixStream, out: &mut impl Write, json: bool) -> Result<(), Failure> {
+fn watch(
+    member: &Member,
+    mut keeper: Option<Keeper<'_>>,
+    mut ended: UnixStream,
+    out: &mut impl Write,
+    json: bool,
+) -> Result<(), Failure> {
     let mut last = member.connection();
     ended.set_read_timeout(Some(LOOK))?;
     while !is_ended(&mut ended)? {
+        keeper.iter_mut().try_for_each(|keeper| keeper.look(member))?;
         let (events, missed) = member.take_events();
         for event in &events {
             output::event(out, event, json)?;

@@ -2,7 +2,7 @@
 //!
 //! The server writes a key for this one time. A connection of the client, on which both prove to have it ([`greeting`]),
 //! becomes standard input and output of a peer process, as a local one has; fabrics on both sides know each other by the
-//! same key. Messages take the way that this connection takes, unless GRIDNET_NET_INTERFACES says otherwise.
+//! same key, or by GRIDNET_SESSION where both have one. Messages take the way that this connection takes, unless GRIDNET_NET_INTERFACES says otherwise.
 
 mod client;
 mod doors;
@@ -28,6 +28,8 @@ fn options(ip: IpAddr, key: &Path, config: &Config) -> Result<Vec<String>, Failu
     let key = key
         .to_str()
         .ok_or_else(|| Failure::Usage(format!("{}: a path in UTF-8 is accepted", key.display())))?;
+    // Whoever has a session wants to measure that, on both sides.
+    let key = if config.session.is_some() { "" } else { key };
     let mut options = vec![format!("GRIDNET_NET_KEY_FILE={key}"), "GRIDNET_NET_INSECURE=off".to_owned()];
     let given = |entry: &gridnet::config::Entry| {
         entry.name == "GRIDNET_NET_INTERFACES" && entry.origin != Origin::Default
@@ -62,6 +64,9 @@ mod tests {
         let always = ["GRIDNET_NET_KEY_FILE=/k", "GRIDNET_NET_INSECURE=off"];
         assert_eq!(of(&[]), [&always[..], &["GRIDNET_NET_INTERFACES=10.1.0.2"]].concat());
         assert_eq!(of(&[("GRIDNET_NET_INTERFACES", "eth1")]), always);
+        let session =
+            ["GRIDNET_NET_KEY_FILE=", "GRIDNET_NET_INSECURE=off", "GRIDNET_NET_INTERFACES=10.1.0.2"];
+        assert_eq!(of(&[("GRIDNET_SESSION", "/n")]), session);
         let local = options("fe80::1".parse().unwrap(), key, &Config::default());
         assert!(matches!(local, Err(Failure::Run(text)) if text.contains("link-local")));
     }
