@@ -3,20 +3,23 @@
 //! Certificates are X.509 (RFC 5280), keys of P-256. A node is named by its node id, as a DNS name below [`NODE_DOMAIN`];
 //! so any verifier of TLS names checks who it is. Nothing that is asked for but the key gets into a certificate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gridnet_core::wire::NodeId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SigningKey,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use rustls::SignatureScheme;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::clock::Moment;
 use crate::error::Error;
+use crate::identity::Certificate;
 use crate::secret::JoinSecret;
 use crate::ticket::Fingerprint;
 
@@ -111,6 +114,12 @@ impl Authority {
         Ok(certificate.der().clone())
     }
 
+    /// Signs what the rendez-vous node says to those who hear it from others. What is signed begins with a label that no certificate
+    /// begins with.
+    pub(crate) fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        self.issuer.key().sign(bytes).map_err(|e| Error::System(format!("signing: {e}")))
+    }
+
     /// The secret by which the rendez-vous node knows what it has said itself, in each of its lives.
     pub(crate) fn own_secret(&self) -> JoinSecret {
         let key = Zeroizing::new(self.issuer.key().serialize_der());
@@ -127,6 +136,29 @@ impl Authority {
         let params = leaf(RENDEZVOUS_NAME, now, lifetime)?;
         let certificate = params.signed_by(key, &self.issuer).map_err(|e| internal(&e))?;
         Ok(certificate.der().clone())
+    }
+}
+
+/// The public key of an authority, by which members know what it has signed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuthorityKey(Arc<[u8]>);
+
+impl AuthorityKey {
+    /// That of a certificate.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] when it is none.
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<AuthorityKey, Error> {
+        Certificate::read(certificate).map(|certificate| AuthorityKey(certificate.public_key.into()))
+    }
+
+    /// Whether the authority has signed this (ECDSA with P-256 and SHA-256).
+    pub(crate) fn has_signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        let algorithm =
+            known.mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256);
+        let algorithm = algorithm.and_then(|(_, algorithms)| algorithms.first());
+        algorithm.is_some_and(|algorithm| algorithm.verify_signature(&self.0, bytes, signature).is_ok())
     }
 }
 

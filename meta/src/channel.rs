@@ -4,18 +4,16 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{timeout, Instant};
 
 use crate::error::Error;
 use crate::message::{Message, LENGTH_BYTES, MESSAGE_BYTES_MAX};
+use crate::outbox::WRITE_LIMIT;
 
-/// How long the other side may leave what we send where it is.
-const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes that are asked for at once.
 const READ_BYTES: usize = 4096;
 
 /// Bytes that come in, and the messages in them.
-#[derive(Debug)]
 pub(crate) struct Frames {
     bytes: Vec<u8>,
     taken: usize,
@@ -23,22 +21,37 @@ pub(crate) struct Frames {
 }
 
 /// What comes in. Waiting for the next message may be given up and begun again: nothing is lost.
-#[derive(Debug)]
 pub(crate) struct Inbox<Stream> {
     stream: Stream,
     frames: Frames,
+    /// When something came last.
+    heard: Instant,
 }
 
 impl<Stream: AsyncRead + Unpin> Inbox<Stream> {
     /// Takes messages of at most `longest` bytes.
     pub(crate) fn new(stream: Stream, longest: usize) -> Inbox<Stream> {
-        Inbox { stream, frames: Frames::new(longest) }
+        Inbox { stream, frames: Frames::new(longest), heard: Instant::now() }
     }
 
     /// The same, for messages of at most `longest` bytes from now on.
     pub(crate) fn longest(mut self, longest: usize) -> Inbox<Stream> {
         self.frames.longest = longest;
         self
+    }
+
+    /// When something came last, also a part of a message.
+    pub(crate) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// What has come, when it was not looked for in time; `None` when nothing has for so long, not even a part of a message.
+    pub(crate) async fn come(&mut self, silence: Duration) -> Option<Result<Option<Message>, Error>> {
+        // It looks once, also when no time is left.
+        match timeout(Duration::ZERO, self.next()).await {
+            Ok(message) => Some(message.map(Some)),
+            Err(_) => (self.heard.elapsed() < silence).then_some(Ok(None)),
+        }
     }
 
     /// The next message that is known.
@@ -50,7 +63,7 @@ impl<Stream: AsyncRead + Unpin> Inbox<Stream> {
             self.frames.make_room();
             match self.stream.read_buf(&mut self.frames.bytes).await {
                 Ok(0) => return Err(Error::Unreachable("the connection was closed".into())),
-                Ok(_) => (),
+                Ok(_) => self.heard = Instant::now(),
                 Err(e) => return Err(broken(&e)),
             }
         }

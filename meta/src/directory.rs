@@ -2,12 +2,16 @@
 //!
 //! Each change has a number. A follower says how far it is and gets what it misses, so that updates may be lost or late:
 //! the next one repairs it. A rendez-vous node that has been started again begins a new epoch, and its followers begin anew.
-//! Changes are records: a follower counts one of a kind that it does not know, and passes it on.
+//! Changes are records: a follower counts one of a kind that it does not know, and passes it on. What a follower takes was signed
+//! by the authority, whoever has passed it on; of two states the one of the later life, or with the larger number, is the later.
 
 mod change;
 mod follower;
+mod head;
+mod tables;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use gridnet_assembly::facts::{Facts, Offer};
 use gridnet_core::wire::NodeId;
@@ -17,8 +21,10 @@ use crate::clock::Moment;
 use crate::name::Name;
 use crate::record::Extras;
 
-pub use change::{Change, Departure, Update};
-pub use follower::{Follower, Gap};
+pub use change::{Change, Departure, Part, Record, Update};
+pub use follower::{Follower, Trouble};
+pub use head::Head;
+pub(crate) use tables::Tables;
 
 /// Number of the extra field in which a node says where it is and what it can do.
 pub const OFFER: u16 = 1;
@@ -103,9 +109,9 @@ impl Entry {
 }
 
 /// How far a follower is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Version {
-    /// Which life of the rendez-vous node; 0 for none.
+    /// Which life of the rendez-vous node: a later one has a larger number; 0 for none.
     pub epoch: u64,
     /// Number of the last change.
     pub number: u64,
@@ -124,15 +130,15 @@ pub enum Event {
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     version: Version,
-    entries: BTreeMap<NodeId, Entry>,
-    /// Revoked nodes, and when the last certificate of each has ended.
-    revoked: BTreeMap<NodeId, Moment>,
-    log: VecDeque<Change>,
+    /// The digest of all changes of this life.
+    chain: head::Digest,
+    tables: Arc<Tables>,
+    log: VecDeque<Record>,
     log_max: usize,
 }
 
 impl Directory {
-    /// An empty one; `epoch` is another one in each life of the rendez-vous node, and not 0.
+    /// An empty one; `epoch` is larger in each life of the rendez-vous node, and not 0.
     pub fn new(epoch: u64) -> Directory {
         let version = Version { epoch: epoch.max(1), number: 0 };
         Directory { version, log_max: LOG_MAX, ..Directory::default() }
@@ -145,44 +151,49 @@ impl Directory {
 
     /// Who is there.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.entries.values()
+        self.tables.entries.values().map(AsRef::as_ref)
     }
 
     /// What is known of a node.
     pub fn entry(&self, node: NodeId) -> Option<&Entry> {
-        self.entries.get(&node)
+        self.tables.entries.get(&node).map(AsRef::as_ref)
     }
 
     /// Whether a node is there.
     pub fn contains(&self, node: NodeId) -> bool {
-        self.entries.contains_key(&node)
+        self.tables.entries.contains_key(&node)
     }
 
     /// Whether a node was revoked.
     pub fn is_revoked(&self, node: NodeId) -> bool {
-        self.revoked.contains_key(&node)
+        self.tables.revoked.contains_key(&node)
     }
 
     /// The revoked nodes whose certificates may not have ended.
     pub fn revoked(&self) -> impl ExactSizeIterator<Item = NodeId> + '_ {
-        self.revoked.keys().copied()
+        self.tables.revoked.keys().copied()
+    }
+
+    /// The state as it is now; what changes later does not change it.
+    pub(crate) fn tables(&self) -> Arc<Tables> {
+        self.tables.clone()
     }
 
     /// The same, and until when the last certificate of each is valid.
     pub(crate) fn revocations(&self) -> &BTreeMap<NodeId, Moment> {
-        &self.revoked
+        &self.tables.revoked
     }
 
     /// A node has come, or says something else of itself.
     pub fn join(&mut self, entry: Entry) {
-        if self.entries.get(&entry.node) != Some(&entry) {
+        if self.entry(entry.node) != Some(&entry) {
             self.change(Change::Joined(entry));
         }
     }
 
     /// A node has gone.
     pub fn leave(&mut self, node: NodeId, why: Departure) {
-        if self.entries.contains_key(&node) {
+        if self.contains(node) {
             self.change(Change::Left(node, why));
         }
     }
@@ -190,104 +201,87 @@ impl Directory {
     /// A node was revoked. It is told until `until`, when its last certificate has ended.
     pub fn revoke(&mut self, node: NodeId, until: Moment) {
         self.leave(node, Departure::Revoked);
-        if self.revoked.get(&node) != Some(&until) {
+        if self.tables.revoked.get(&node) != Some(&until) {
             self.change(Change::Revoked(node, until));
         }
     }
 
     /// Forgets revocations of nodes whose certificates have ended.
     pub fn forget_ended(&mut self, now: Moment) {
-        let ended: Vec<NodeId> =
-            self.revoked.iter().filter(|(_, until)| now >= **until).map(|(node, _)| *node).collect();
-        ended.into_iter().for_each(|node| drop(self.change(Change::Forgotten(node))));
+        let revoked = self.tables.revoked.iter();
+        let ended: Vec<NodeId> = revoked.filter(|(_, until)| now >= **until).map(|(node, _)| *node).collect();
+        ended.into_iter().for_each(|node| self.change(Change::Forgotten(node)));
     }
 
-    /// What a follower that is at `known` misses, in parts; nothing when it is up to date.
-    pub fn since(&self, known: Version) -> Vec<Update> {
-        if known == self.version {
+    /// What a follower that is at `known` misses to be where `head` says, which is of this state, in parts; nothing when it knows
+    /// as much, or more.
+    pub fn since(&self, known: Version, head: &Head) -> Vec<Update> {
+        if known >= self.version {
             return Vec::new();
         }
         let behind = self.version.number.checked_sub(known.number).and_then(|n| usize::try_from(n).ok());
-        match behind {
+        let parts = match behind {
             Some(behind) if known.epoch == self.version.epoch && behind <= self.log.len() => {
-                self.changes(known, self.log.len() - behind)
+                self.changes(known.number, self.log.len() - behind)
             }
             _ => self.snapshot(),
-        }
+        };
+        parts.into_iter().map(|part| Update { head: head.clone(), part }).collect()
     }
 
     /// Does a change, and keeps it for those that are behind.
-    fn change(&mut self, change: Change) -> Option<Event> {
-        let event = self.apply(&change);
-        self.version.number = self.version.number.wrapping_add(1);
-        self.log.push_back(change);
-        if self.log.len() > self.log_max {
+    fn change(&mut self, change: Change) {
+        let record = Record::from(&change);
+        Arc::make_mut(&mut self.tables).apply(change);
+        self.chain = head::chained(&self.chain, &record);
+        self.keep(record);
+    }
+
+    /// Counts a change, and keeps it for those that are behind.
+    fn keep(&mut self, record: Record) {
+        self.version.number = self.version.number.saturating_add(1);
+        if self.log_max > 0 {
+            self.log.push_back(record);
+        }
+        while self.log.len() > self.log_max {
             self.log.pop_front();
         }
-        event
     }
 
-    fn apply(&mut self, change: &Change) -> Option<Event> {
-        match change {
-            Change::Joined(entry) => {
-                let before = self.entries.insert(entry.node, entry.clone());
-                (before.as_ref() != Some(entry)).then(|| Event::Joined(entry.clone()))
-            }
-            Change::Left(node, why) => self.entries.remove(node).map(|_| Event::Left(*node, *why)),
-            Change::Revoked(node, until) => {
-                self.revoked.insert(*node, *until);
-                None
-            }
-            Change::Forgotten(node) => {
-                self.revoked.remove(node);
-                None
-            }
-            Change::Other(..) => None,
-        }
-    }
-
-    fn changes(&self, known: Version, first: usize) -> Vec<Update> {
-        let mut from = known;
-        let mut updates = Vec::new();
-        for changes in parts(self.log.range(first..).cloned()) {
-            let count = changes.len() as u64;
-            updates.push(Update::Changes { from, changes });
-            from.number += count;
-        }
-        updates
-    }
-
-    fn snapshot(&self) -> Vec<Update> {
-        let entries = self.entries.values().cloned().map(Change::Joined);
-        let revoked = self.revoked.iter().map(|(node, until)| Change::Revoked(*node, *until));
-        let mut parts = parts(entries.chain(revoked));
-        if parts.is_empty() {
-            parts.push(Vec::new());
-        }
-        let last = parts.len() - 1;
-        let mut before = 0;
-        let part = |(index, changes): (usize, Vec<Change>)| {
-            let (first, count) = (before, changes.len() as u64);
-            before += count;
-            Update::Snapshot { version: self.version, before: first, is_last: index == last, changes }
+    fn changes(&self, known: u64, first: usize) -> Vec<Part> {
+        let mut next = known;
+        let part = |records: Vec<Record>| {
+            let from = next;
+            next += records.len() as u64;
+            Part::Changes { from, records }
         };
-        parts.into_iter().enumerate().map(part).collect()
+        parts(self.log.range(first..).cloned()).into_iter().map(part).collect()
+    }
+
+    fn snapshot(&self) -> Vec<Part> {
+        let mut next = 0;
+        let part = |records: Vec<Record>| {
+            let before = next;
+            next += records.len() as u64;
+            Part::Snapshot { before, records }
+        };
+        parts(self.tables.records()).into_iter().map(part).collect()
     }
 }
 
-/// As many changes together as surely fit a message.
-fn parts(changes: impl Iterator<Item = Change>) -> Vec<Vec<Change>> {
-    let mut parts: Vec<Vec<Change>> = Vec::new();
-    let mut room = 0;
-    for change in changes {
-        let size = change.size_max();
+/// As many records together as surely fit a message; one part at least.
+fn parts(records: impl Iterator<Item = Record>) -> Vec<Vec<Record>> {
+    let mut parts = vec![Vec::new()];
+    let mut room = UPDATE_BYTES;
+    for record in records {
+        let size = record.size();
         if size > room {
             parts.push(Vec::new());
             room = UPDATE_BYTES;
         }
         room = room.saturating_sub(size);
         if let Some(part) = parts.last_mut() {
-            part.push(change);
+            part.push(record);
         }
     }
     parts

@@ -1,21 +1,26 @@
 //! The thread in which members live: one for each, or one for many.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{watch, Semaphore};
 
 use crate::error::Error;
 use crate::rendezvous::spawn;
 
-/// Threads for what may wait: looking up names, and answering requests.
-const WAITING_THREADS: usize = 4;
+/// Threads for what may wait: answering requests, and looking up names. The first never take those of the second.
+const WAITING_THREADS: usize = HANDLERS_MAX + 4;
+/// Requests that are being answered at a time.
+const HANDLERS_MAX: usize = 4;
 
 /// A thread in which members live, with all signals blocked. It ends when this is dropped, and they with it.
 #[derive(Debug)]
 pub struct Driver {
     handle: Handle,
+    /// Who answers a request has one of these.
+    turns: Arc<Semaphore>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -36,7 +41,12 @@ impl Driver {
             // Looking up a name may take as long as it likes: nobody waits for it.
             runtime.shutdown_background();
         })?;
-        Ok(Driver { handle, stop, thread: Some(thread) })
+        let turns = Arc::new(Semaphore::new(HANDLERS_MAX));
+        Ok(Driver { handle, turns, stop, thread: Some(thread) })
+    }
+
+    pub(crate) fn turns(&self) -> Arc<Semaphore> {
+        self.turns.clone()
     }
 
     pub(crate) fn run(&self, member: impl Future<Output = ()> + Send + 'static) {

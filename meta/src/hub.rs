@@ -7,42 +7,49 @@ use std::time::Duration;
 use gridnet_core::wire::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, sleep_until, timeout, Instant};
+use tokio::time::{sleep, sleep_until, Instant};
 
-use crate::channel::{send, send_encoded, Inbox};
+use crate::channel::{send, Inbox};
 use crate::clock::Moment;
-use crate::directory::{Directory, Version};
+use crate::directory::{Directory, Head, Version};
 use crate::error::Error;
 use crate::message::{Message, Refused};
+use crate::outbox::{Outbox, WRITE_LIMIT};
 use crate::register::Denied;
 
 /// Messages that wait until a member takes them; more are dropped, and those packets' senders told.
 const QUEUE_MAX: usize = 128;
-/// How long a member may leave what it misses where it is.
-const UPDATE_LIMIT: Duration = Duration::from_secs(10);
 /// A member that says more than it may is not listened to for so long, each time.
 const CALM: Duration = Duration::from_millis(10);
 
 /// Updates as they are sent, one message each.
-pub(crate) type Encoded = Arc<[Vec<u8>]>;
+pub(crate) type Encoded = Arc<[Arc<[u8]>]>;
 /// Makes updates, once for all who miss the same.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder(Option<(Version, Version, Encoded)>);
 
 impl Encoder {
-    /// What a follower that is at `known` misses, as it is sent, and where it is then.
-    pub(crate) fn updates(&mut self, of: &Directory, known: Version) -> Result<(Encoded, Version), Error> {
+    /// What a follower that is at `known` misses to be where `head` says, as it is sent, and where it is then.
+    pub(crate) fn updates(
+        &mut self,
+        of: &Directory,
+        head: &Head,
+        known: Version,
+    ) -> Result<(Encoded, Version), Error> {
         let version = of.version();
-        // Whoever is of another life misses the same: everything.
+        if known >= version {
+            return Ok((Encoded::default(), known));
+        }
+        // Whoever is of an earlier life misses the same: everything.
         let known = if known.epoch == version.epoch { known } else { Version::default() };
         if let Some((from, to, encoded)) = &self.0 {
             if (*from, *to) == (known, version) {
                 return Ok((encoded.clone(), version));
             }
         }
-        let updates = of.since(known).into_iter();
+        let updates = of.since(known, head).into_iter();
         let encoded: Result<Encoded, Error> =
-            updates.map(|update| Message::Update(update).encode()).collect();
+            updates.map(|update| Message::Update(update).encode().map(Arc::from)).collect();
         let encoded = encoded?;
         self.0 = Some((known, version, encoded.clone()));
         Ok((encoded, version))
@@ -111,7 +118,7 @@ pub(crate) trait Hub: Send + Sync {
 pub(crate) struct Served<Stream> {
     pub(crate) visitor: Visitor,
     pub(crate) reader: Inbox<ReadHalf<Stream>>,
-    pub(crate) writer: WriteHalf<Stream>,
+    pub(crate) outbox: Outbox<WriteHalf<Stream>>,
     /// How far it knows the directory.
     pub(crate) known: Version,
     pub(crate) queue: mpsc::Receiver<Vec<u8>>,
@@ -124,24 +131,46 @@ impl<Stream: AsyncRead + AsyncWrite + Send> Served<Stream> {
         changed.mark_changed();
         let mut silent_at = Instant::now() + hub.silence();
         let mut update_at = hub.first_update_at(self.known);
+        if update_at <= Instant::now() {
+            // Before it is sent anywhere: a leader may not know as much.
+            self.update(hub)?;
+        }
         loop {
-            tokio::select! {
-                message = self.reader.next() => {
-                    silent_at = Instant::now() + hub.silence();
-                    if self.take(hub, message?).await? {
-                        return Ok(());
+            let (may_answer, is_idle) = (self.outbox.may_answer(), self.outbox.is_empty());
+            let heard = tokio::select! {
+                message = self.reader.next(), if may_answer => Some(message?),
+                written = self.outbox.write(), if !is_idle => {
+                    written?;
+                    None
+                }
+                Some(message) = self.queue.recv(), if is_idle => {
+                    self.outbox.push_encoded(message.into());
+                    None
+                }
+                () = sleep_until(silent_at), if may_answer => match self.reader.come(hub.silence()).await {
+                    Some(message) => message?,
+                    None => {
+                        let silence = hub.silence();
+                        return Err(Error::Unreachable(format!("nothing was heard for {silence:?}")));
                     }
-                }
-                Some(message) = self.queue.recv() => send_encoded(&mut self.writer, &message).await?,
-                () = sleep_until(silent_at) => {
-                    return Err(Error::Unreachable(format!("nothing was heard for {:?}", hub.silence())));
-                }
-                _ = async { sleep_until(update_at).await; changed.changed().await } => {
-                    self.update(hub).await?;
+                },
+                _ = async { sleep_until(update_at).await; changed.changed().await }, if is_idle => {
+                    self.update(hub)?;
                     update_at = Instant::now() + hub.update_pause();
+                    None
+                }
+            };
+            if let Some(message) = heard {
+                match self.take(hub, message).await? {
+                    Next::Ends => return Ok(()),
+                    Next::Misses => changed.mark_changed(),
+                    Next::Stays => (),
                 }
             }
             self.check(hub)?;
+            // While it is not listened to it cannot be heard.
+            let heard = if may_answer { self.reader.heard() } else { Instant::now() };
+            silent_at = heard + hub.silence();
         }
     }
 
@@ -152,16 +181,15 @@ impl<Stream: AsyncRead + AsyncWrite + Send> Served<Stream> {
         hub.check(&self.visitor)
     }
 
-    /// Takes a message; whether it was the last.
-    async fn take<H: Hub>(&mut self, hub: &H, message: Message) -> Result<bool, Error> {
+    /// Takes a message.
+    async fn take<H: Hub>(&mut self, hub: &H, message: Message) -> Result<Next, Error> {
         let said = match message {
             Message::Ping(word) => Said::Answer(Message::Pong(word)),
-            Message::Leave(()) => return Ok(true),
+            Message::Leave(()) => return Ok(Next::Ends),
             Message::Missing(known) => match hub.may_ask(&self.visitor) {
                 Ok(()) => {
                     self.known = known;
-                    self.update(hub).await?;
-                    Said::Nothing
+                    return Ok(Next::Misses);
                 }
                 Err(denied) => Said::Denied(denied),
             },
@@ -169,36 +197,37 @@ impl<Stream: AsyncRead + AsyncWrite + Send> Served<Stream> {
         };
         match said {
             Said::Nothing => (),
-            Said::Answer(message) => send(&mut self.writer, &message).await?,
+            Said::Answer(message) => self.outbox.answer(&message)?,
             Said::Denied(denied) => {
                 hub.note(&self.visitor, &denied);
-                refuse(&mut self.writer, &denied).await?;
+                let (refusal, reason) = denied.clone();
+                self.outbox.answer(&Message::Refused(Refused { refusal, reason }))?;
+                self.outbox.finish(WRITE_LIMIT).await?;
                 return Err(Error::Refused(denied.0, denied.1));
             }
             Said::TooMuch(message) => {
-                if let Some(message) = message {
-                    send(&mut self.writer, &message).await?;
-                }
+                message.map_or(Ok(()), |message| self.outbox.answer(&message))?;
                 sleep(CALM).await;
             }
         }
-        Ok(false)
+        Ok(Next::Stays)
     }
 
-    async fn update<H: Hub>(&mut self, hub: &H) -> Result<(), Error> {
+    fn update<H: Hub>(&mut self, hub: &H) -> Result<(), Error> {
         let (updates, version) = hub.updates(self.known)?;
-        let all = async {
-            for update in updates.iter() {
-                self.check(hub)?;
-                send_encoded(&mut self.writer, update).await?;
-            }
-            Ok(())
-        };
-        let late = |_| Error::Unreachable(format!("it does not take the directory within {UPDATE_LIMIT:?}"));
-        timeout(UPDATE_LIMIT, all).await.map_err(late)??;
+        updates.iter().for_each(|update| self.outbox.push_encoded(update.clone()));
         self.known = version;
         Ok(())
     }
+}
+
+/// What follows from a message.
+enum Next {
+    Stays,
+    /// It misses changes of the directory.
+    Misses,
+    /// That was the last.
+    Ends,
 }
 
 /// Says no, and why.
@@ -219,3 +248,6 @@ pub(crate) fn unexpected(message: &Message) -> Error {
     let name = text.split('(').next().unwrap_or_default();
     Error::Peer(format!("a message that makes no sense here: {name}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,13 +10,13 @@
 //! | `authority.rs`, `identity.rs` | who certifies, and who is certified |
 //! | `tls.rs` | connections, with both sides proved |
 //! | `kept.rs`, `credentials.rs` | a node's key and certificate in a directory, and what other programs prove by them |
-//! | `message.rs`, `channel.rs` | what is said over them |
+//! | `message.rs`, `channel.rs`, `outbox.rs` | what is said over them |
 //! | `record.rs` | how all of that stays open to what comes later |
 //! | `directory.rs` | who is there, and how those who follow keep up |
 //! | `register.rs`, `rate.rs`, `audit.rs` | the rendez-vous node's judgement, without I/O, and what it has refused |
 //! | `cluster.rs`, `pass.rs` | who leads which cluster, and who was sent to whom |
 //! | `packet.rs`, `conversation.rs`, `office.rs` | what members say to one another through leaders and the rendez-vous node, sealed |
-//! | `hub.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it |
+//! | `door.rs`, `hub.rs` | who has not said who it is, and a member at the end of a connection, as the rendez-vous node and leaders serve it |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
 //! | `member.rs`, `driver.rs` | all others, and the threads they live in |
 //! | `member/assemble.rs` | how members agree on stacks, by `gridnet-assembly` |
@@ -31,6 +31,7 @@ pub mod cluster;
 mod conversation;
 pub mod credentials;
 pub mod directory;
+mod door;
 pub mod driver;
 pub mod error;
 mod hex;
@@ -41,6 +42,7 @@ pub mod member;
 pub mod message;
 pub mod name;
 mod office;
+mod outbox;
 pub mod packet;
 pub mod pass;
 mod private;

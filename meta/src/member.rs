@@ -11,6 +11,8 @@ mod post;
 mod state;
 mod turn;
 mod uplink;
+#[cfg(test)]
+mod wild;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use gridnet_assembly::facts::Offer;
 use gridnet_core::wire::NodeId;
-use tokio::sync::watch;
+use tokio::sync::{watch, Semaphore};
 
 use crate::audit::Line;
 use crate::clock::Moment;
@@ -108,8 +110,9 @@ impl Member {
         let (stop, stopped) = watch::channel(false);
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let (end, ended) = std::sync::mpsc::sync_channel(1);
+        let turns = driver.turns();
         driver.run(async move {
-            be_member(ticket, about, deadline, tell, stopped).await;
+            be_member(ticket, about, (deadline, turns), tell, stopped).await;
             drop(end);
         });
         // However long the system takes to look up a name, this call ends in time.
@@ -119,7 +122,7 @@ impl Member {
             state.follower.version() != Version::default()
                 || matches!(state.connection, Connection::Refused(_))
         };
-        match (member.wait(deadline, is_there), member.connection()) {
+        match (member.wait(deadline, is_there, |is_there| *is_there), member.connection()) {
             (_, Connection::Refused(e)) | (false, Connection::Lost(_, e)) => Err(e),
             (true, _) => Ok(member),
             (false, _) => Err(late()),
@@ -163,7 +166,7 @@ impl Member {
 
     /// Who is there, itself among them, by node id.
     pub fn nodes(&self) -> Vec<Entry> {
-        self.shared.lock().follower.entries().cloned().collect()
+        self.shared.tables().list()
     }
 
     /// Whether a node was revoked, as far as this member knows the directory: also when nobody serves the session any more.
@@ -209,35 +212,41 @@ impl Member {
         (state.events.iter_mut().flat_map(|events| events.drain(..)).collect(), missed)
     }
 
-    /// Waits until the nodes that are there satisfy `holds`; whether they did in time.
+    /// Waits until the nodes that are there satisfy `holds`, which may ask this member; whether they did in time.
     pub fn wait_for_nodes(&self, limit: Duration, holds: impl Fn(&[Entry]) -> bool) -> bool {
-        self.wait(Instant::now() + limit, |state| {
-            holds(&state.follower.entries().cloned().collect::<Vec<_>>())
-        })
+        let see = |state: &State| state.follower.directory().tables();
+        self.wait(Instant::now() + limit, see, |tables| holds(&tables.list()))
     }
 
     /// Waits until so many nodes are there; whether they were in time.
     pub fn wait_for_count(&self, limit: Duration, count: usize) -> bool {
-        self.wait(Instant::now() + limit, |state| state.follower.entries().len() == count)
+        let see = |state: &State| state.follower.entries().len();
+        self.wait(Instant::now() + limit, see, |seen| *seen == count)
     }
 
     /// Waits for a change of [`Member::connection`]; whether `holds` was true of it in time.
     pub fn wait_for_connection(&self, limit: Duration, holds: impl Fn(&Connection) -> bool) -> bool {
-        self.wait(Instant::now() + limit, |state| holds(&state.connection))
+        self.wait(Instant::now() + limit, |state| state.connection.clone(), holds)
     }
 
-    fn wait(&self, deadline: Instant, holds: impl Fn(&State) -> bool) -> bool {
-        let mut state = self.shared.lock();
+    /// Waits until `holds` is true of what `see` sees. Only the latter is called with the lock.
+    fn wait<Seen>(
+        &self,
+        deadline: Instant,
+        see: impl Fn(&State) -> Seen,
+        holds: impl Fn(&Seen) -> bool,
+    ) -> bool {
         loop {
-            if holds(&state) {
+            let (seen, changes) = {
+                let state = self.shared.lock();
+                (see(&state), state.changes)
+            };
+            if holds(&seen) {
                 return true;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !self.shared.wait_for_change(changes, deadline) {
                 return false;
             }
-            let waited = self.shared.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
 }
@@ -261,7 +270,7 @@ type Told = std::sync::mpsc::SyncSender<Result<Arc<Shared>, Error>>;
 async fn be_member(
     ticket: Ticket,
     about: About,
-    deadline: Instant,
+    (deadline, turns): (Instant, Arc<Semaphore>),
     tell: Told,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -269,9 +278,7 @@ async fn be_member(
         joined = connect::join_in_time(&ticket, deadline) => joined,
         _ = stopped.wait_for(|stop| *stop) => return,
     };
-    let shared = joined.and_then(|(identity, authority)| {
-        Shared::new(ticket.addresses.clone(), about, identity, authority).map(Arc::new)
-    });
+    let shared = joined.and_then(|of| Shared::new(ticket.addresses.clone(), about, of, turns).map(Arc::new));
     // The secret is not needed any more.
     drop(ticket);
     if let Ok(shared) = &shared {

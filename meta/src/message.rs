@@ -26,8 +26,8 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 pub const LENGTH_BYTES: usize = 4;
 const KIND_BYTES: usize = 2;
 
-/// A request to join a session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A request to join a session. `Debug` does not show the proof.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Join {
     /// The ticket.
     #[serde(with = "node_bytes")]
@@ -37,6 +37,12 @@ pub struct Join {
     /// Request for a certificate (PKCS #10, RFC 2986), in DER.
     #[serde(with = "raw")]
     pub request: Vec<u8>,
+}
+
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Join({}, ..)", self.ticket)
+    }
 }
 
 /// The answer to [`Join`].
@@ -81,6 +87,8 @@ pub struct Follow {
     pub addresses: Vec<SocketAddr>,
     /// To be shown there.
     pub pass: Pass,
+    /// Where the directory is: what the leader tells of earlier states is of the past.
+    pub known: Version,
 }
 
 /// A node is connected to this leader.
@@ -113,8 +121,8 @@ pub struct Denied {
     pub why: Refused,
 }
 
-/// What a member asks of another, sealed in packets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a member asks of another, sealed in packets. `Debug` does not show what is asked.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Number of the request, the asker's own for this member.
     pub id: u64,
@@ -129,8 +137,14 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// The answer to a [`Request`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Request({}, service {}, {} bytes)", self.id, self.service, self.body.len())
+    }
+}
+
+/// The answer to a [`Request`]. `Debug` does not show what is answered.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Number of the request.
     pub id: u64,
@@ -139,6 +153,12 @@ pub struct Answer {
     /// What is answered, or the reason for people.
     #[serde(with = "raw")]
     pub body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answer({}, {:?}, {} bytes)", self.id, self.refusal, self.body.len())
+    }
 }
 
 /// A refusal, after which the connection ends.

@@ -33,6 +33,8 @@ pub const LIMIT_MAX: Duration = Duration::from_secs(60);
 pub(crate) const OPEN_MAX: u64 = 64;
 /// Conversations at a time; beyond, those that were not used for the longest time end.
 const TALKS_MAX: usize = 1024;
+/// Conversations with one member at a time.
+const TALKS_OF_PEER_MAX: usize = 8;
 /// A conversation that has not come about for so long is begun anew.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -211,10 +213,15 @@ impl Office {
     }
 
     fn keep(&mut self, key: Key, talk: Talk, now: Instant) {
-        if self.talks.len() >= TALKS_MAX {
-            let oldest = self.talks.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
-            oldest.into_iter().for_each(|key| drop(self.talks.remove(&key)));
-        }
+        // One who begins many is not to end those of others, nor those that we have begun with it.
+        let of_peer = self.talks.iter().filter(|(kept, _)| kept.0 == key.0);
+        let oldest = match of_peer.clone().count() >= TALKS_OF_PEER_MAX {
+            true => of_peer.min_by_key(|(key, kept)| (key.1.is_mine, kept.used)),
+            false if self.talks.len() >= TALKS_MAX => self.talks.iter().min_by_key(|(_, kept)| kept.used),
+            false => None,
+        };
+        let oldest = oldest.map(|(key, _)| *key);
+        oldest.into_iter().for_each(|key| drop(self.talks.remove(&key)));
         self.talks.insert(key, Kept { talk, carries: BTreeSet::new(), begun: now, used: now });
     }
 

@@ -10,13 +10,19 @@ use crate::secret::{JoinSecret, SECRET_BYTES};
 
 const LABEL: &[u8] = b"gridnet pass 1";
 
-/// See the [module](self).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// See the [module](self). `Debug` does not show the proof: whoever has it can be where another was sent.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pass {
     /// Of two for one node, the larger is the later.
     pub serial: u64,
     /// By whom it was made, and for whom.
     pub proof: [u8; SECRET_BYTES],
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pass({}, ..)", self.serial)
+    }
 }
 
 impl Pass {

@@ -11,7 +11,7 @@ use gridnet_core::wire::NodeId;
 use crate::authority::{Authority, CLOCK_SKEW};
 use crate::clock::Moment;
 use crate::cluster::Clusters;
-use crate::directory::{Departure, Directory};
+use crate::directory::{Departure, Directory, Head};
 use crate::error::{Error, Refusal};
 use crate::message::{Join, Joined};
 use crate::rate::Rates;
@@ -58,6 +58,9 @@ const ASKED_PER_SECOND: u32 = 10;
 /// Packets of one node, and of a leader and those below it, per second.
 const SENT_PER_SECOND: (u32, u32) = (500, 10_000);
 
+/// Nodes that a leader says to be there, or not any more, per second; beyond, it is listened to more slowly.
+const REPORTED_PER_SECOND: u32 = 2000;
+
 /// Revoked nodes that are kept, and told to members: some 300 KB of the directory.
 const REVOKED_MAX: usize = 16_384;
 
@@ -73,6 +76,8 @@ pub(crate) struct Register {
     /// Revoked nodes, and when the last certificate of each has surely ended.
     pub(crate) revoked: BTreeMap<NodeId, Moment>,
     pub(crate) directory: Directory,
+    /// The last state of it that was signed.
+    head: Option<Head>,
     pub(crate) clusters: Clusters,
     places: Places,
     /// By which it knows its own passes.
@@ -83,6 +88,9 @@ pub(crate) struct Register {
     /// Packets.
     sent: Rates<NodeId>,
     sent_by_leaders: Rates<NodeId>,
+    /// What leaders say of those below them, and what of it is noted when it is refused.
+    reported: Rates<NodeId>,
+    noted: Rates<NodeId>,
     pub(crate) refusals: BTreeMap<Refusal, u64>,
     pub(crate) joined: u64,
 }
@@ -101,10 +109,13 @@ impl Register {
             tickets: BTreeMap::new(),
             revoked: BTreeMap::new(),
             directory: Directory::new(epoch),
+            head: None,
             joins: Rates::new(rules.joins_per_second),
             asked: of_nodes(ASKED_PER_SECOND),
             sent: of_nodes(SENT_PER_SECOND.0),
             sent_by_leaders: of_nodes(SENT_PER_SECOND.1),
+            reported: of_nodes(REPORTED_PER_SECOND),
+            noted: of_nodes(ASKED_PER_SECOND),
             refusals: BTreeMap::new(),
             joined: 0,
         }
@@ -170,6 +181,16 @@ impl Register {
         Err((Refusal::Rate, format!("node {node} asks more than {ASKED_PER_SECOND} times a second")))
     }
 
+    /// Whether a leader may go on at once saying who is below it.
+    pub(crate) fn may_report(&mut self, leader: NodeId, now: Instant) -> bool {
+        self.reported.allows(leader, now)
+    }
+
+    /// Whether a refusal of what a leader has said is to be noted: the lines of others are not to be pushed out.
+    pub(crate) fn may_note(&mut self, leader: NodeId, now: Instant) -> bool {
+        self.noted.allows(leader, now)
+    }
+
     /// A new certificate for a member.
     pub(crate) fn renew(
         &mut self,
@@ -213,6 +234,18 @@ impl Register {
         for (node, until) in &self.revoked {
             if clock < *until {
                 self.directory.revoke(*node, *until);
+            }
+        }
+    }
+
+    /// The state of the directory, signed.
+    pub(crate) fn head(&mut self) -> Result<Head, Error> {
+        match &self.head {
+            Some(head) if head.version == self.directory.version() => Ok(head.clone()),
+            _ => {
+                let head = Head::sign(&self.directory, &self.authority)?;
+                self.head = Some(head.clone());
+                Ok(head)
             }
         }
     }

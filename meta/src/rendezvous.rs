@@ -97,7 +97,8 @@ impl Shared {
     fn updates(&self, known: Version) -> Result<(Encoded, Version), Error> {
         let mut state = self.lock();
         let state = &mut *state;
-        state.encoder.updates(&state.register.directory, known)
+        let head = state.register.head()?;
+        state.encoder.updates(&state.register.directory, &head, known)
     }
 
     /// Tells those who wait that the directory has changed, if it has, and leaders and others what is asked of them.
@@ -156,7 +157,9 @@ impl State {
             Order::Lead(node) => (node, Message::Lead(())),
             Order::Follow(node, leader) => {
                 let pass = self.register.pass(node, leader.node);
-                (node, Message::Follow(Follow { leader: leader.node, addresses: leader.addresses, pass }))
+                let (leader, addresses) = (leader.node, leader.addresses);
+                let known = self.register.directory.version();
+                (node, Message::Follow(Follow { leader, addresses, pass, known }))
             }
         };
         if let (Some(link), Ok(bytes)) = (self.links.get(&node), message.encode()) {
@@ -198,7 +201,7 @@ impl Rendezvous {
         let certificate = authority.certify_rendezvous(&key, now, CERTIFICATE_LIFETIME)?;
         let certified = certified_key(&key, certificate, authority.certificate())?;
         let tls = tls::server(authority.certificate(), tls::always(certified))?;
-        let mut register = Register::new(authority, rules, crate::random::word()?, now);
+        let mut register = Register::new(authority, rules, store.begin_life(now)?, now);
         register.tickets = store.tickets(now)?;
         register.revoked_before(store.revoked()?, now);
         let admin = admin::listen(&store)?;

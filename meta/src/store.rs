@@ -6,6 +6,7 @@
 //! | `authority.pem`, `authority.key` | the authority |
 //! | `tickets.toml` | tickets: secret, end, how many may still join |
 //! | `revoked` | revoked nodes, one a line, and when their last certificates end (seconds after 1970 began) |
+//! | `life` | the number of the last life of the rendez-vous node |
 //! | `ticket` | the first ticket, to be handed out |
 //! | `lock` | locked by whoever changes anything of it |
 
@@ -260,6 +261,22 @@ impl Store {
         private::write(&self.file("revoked"), revoked.iter().map(line).collect::<String>().as_bytes())
     }
 
+    /// The number of the life that begins: larger than those before, by what is written down and by the clock, so that either may
+    /// be lost.
+    pub(crate) fn begin_life(&self, now: Moment) -> Result<u64, Error> {
+        let path = self.file("life");
+        let last = match path.exists() {
+            true => private::read(&path)?
+                .trim()
+                .parse::<u64>()
+                .map_err(|_| Error::Config(format!("{}: a number", path.display())))?,
+            false => 0,
+        };
+        let life = last.saturating_add(1).max(u64::try_from(now.unix()).unwrap_or(0) << 16);
+        private::write(&path, format!("{life}\n").as_bytes())?;
+        Ok(life)
+    }
+
     /// One more, while nobody serves the session: the next who does says until when it matters.
     pub(crate) fn add_revoked(&self, node: NodeId) -> Result<(), Error> {
         let mut revoked = self.revoked()?;
@@ -345,6 +362,19 @@ mod tests {
             .unwrap_err()
             .to_string()
             .contains("not empty"));
+    }
+
+    #[test]
+    fn each_life_has_a_larger_number_than_the_one_before_whatever_the_clock_says() {
+        let scratch = Scratch::new("lives");
+        let now = Moment::now();
+        let (store, _) = Store::create(&scratch.path("s"), &new("127.0.0.1:7411"), now).unwrap();
+        let first = store.begin_life(now).unwrap();
+        let second = store.begin_life(now.before(9 * HOUR)).unwrap();
+        assert!(second > first);
+        let third = store.begin_life(now.after(HOUR)).unwrap();
+        std::fs::remove_file(store.file("life")).unwrap();
+        assert!(third > second && store.begin_life(now.after(2 * HOUR)).unwrap() > third);
     }
 
     #[test]

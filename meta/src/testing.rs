@@ -1,16 +1,117 @@
 //! What tests of this crate share.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gridnet_core::wire::NodeId;
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::TlsConnector;
 
 use crate::authority::Authority;
+use crate::channel::{send, Inbox};
 use crate::clock::Moment;
+use crate::cluster::Will;
 use crate::conversation::Talk;
+use crate::directory::Version;
+use crate::error::Error;
 use crate::identity::{Identity, NodeKey};
+use crate::message::{Attach, Message, MESSAGE_BYTES_MAX};
+use crate::record::Extras;
+use crate::rendezvous::Rendezvous;
+use crate::store::{NewSession, NewTicket, Store};
+use crate::ticket::Ticket;
 use crate::tls::{self, CurrentKey};
+use crate::Rules;
+
+/// Far longer than anything here takes on a busy machine.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// A session that is served, and in which anybody can be certified.
+pub(crate) struct Session {
+    pub(crate) rendezvous: Rendezvous,
+    pub(crate) store: Store,
+    scratch: Scratch,
+}
+
+impl Session {
+    pub(crate) fn new(what: &str) -> Session {
+        Session::with(what, Rules { silence: LONG, ..Rules::default() })
+    }
+
+    pub(crate) fn with(what: &str, rules: Rules) -> Session {
+        let scratch = Scratch::new(what);
+        let (dir, listen) = (scratch.path("s"), vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
+        let ticket = NewTicket { lifetime: LONG, uses: None };
+        let new = NewSession { listen, addresses: vec!["127.0.0.1:1".into()], ticket };
+        Store::create(&dir, &new, Moment::now()).unwrap();
+        let rendezvous = Rendezvous::start(Store::open(&dir).unwrap(), rules).unwrap();
+        Session { rendezvous, store: Store::open(&dir).unwrap(), scratch }
+    }
+
+    /// By which one joins.
+    pub(crate) fn ticket(&self) -> Ticket {
+        let ticket = Ticket::read(&self.scratch.path("s").join("ticket")).unwrap();
+        Ticket { addresses: vec![self.rendezvous.listening()[0].to_string()], ..ticket }
+    }
+
+    pub(crate) fn identity(&self, node: NodeId, lifetime: Duration) -> Identity {
+        let key = NodeKey::create().unwrap();
+        let authority = self.store.authority().unwrap();
+        let certificate = authority.certify(node, key.request(), Moment::now(), lifetime).unwrap();
+        key.certified(node, &certificate).unwrap()
+    }
+
+    /// One that is attached, in a cluster of its own.
+    pub(crate) async fn member(&self, node: NodeId) -> Wild {
+        let (authority, identity) = (self.store.authority().unwrap(), self.identity(node, 60 * LONG));
+        let tls = tls::member(authority.certificate(), &identity).unwrap();
+        attach(self.rendezvous.listening()[0], tls, &format!("c{node}"), Will::Unwilling).await
+    }
+}
+
+/// Attaches to a rendez-vous node.
+pub(crate) async fn attach(
+    rendezvous: SocketAddr,
+    tls: Arc<rustls::ClientConfig>,
+    cluster: &str,
+    will: Will,
+) -> Wild {
+    let stream = TcpStream::connect(rendezvous).await.unwrap();
+    let stream = TlsConnector::from(tls).connect(tls::rendezvous().unwrap(), stream).await.unwrap();
+    let (reader, mut writer) = tokio::io::split(stream);
+    let (cluster, label) = (cluster.parse().unwrap(), "wild".parse().unwrap());
+    let (known, leads, more) = (Version::default(), Vec::new(), Extras::default());
+    let attach = Attach { cluster, label, known, will, leads, pass: None, more };
+    send(&mut writer, &Message::Attach(attach)).await.unwrap();
+    Wild { reader: Inbox::new(reader, MESSAGE_BYTES_MAX), writer }
+}
+
+/// A member that says what it likes.
+pub(crate) struct Wild {
+    pub(crate) reader: Inbox<ReadHalf<TlsStream<TcpStream>>>,
+    pub(crate) writer: WriteHalf<TlsStream<TcpStream>>,
+}
+
+impl Wild {
+    /// Whether it is answered.
+    pub(crate) async fn is_heard(&mut self) -> bool {
+        let heard = async {
+            send(&mut self.writer, &Message::Ping(77)).await?;
+            while self.reader.next().await? != Message::Pong(77) {}
+            Ok::<_, Error>(())
+        };
+        timeout(LONG, heard).await.is_ok_and(|heard| heard.is_ok())
+    }
+}
+
+pub(crate) fn in_runtime<Out>(future: impl std::future::Future<Output = Out>) -> Out {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
 
 /// Three members of one session.
 pub(crate) struct Parties {

@@ -259,3 +259,124 @@ fn certificates_of_nodes_below_a_leader_are_renewed_and_they_stay_there() {
     assert!(members.iter().all(|member| member.connection() == Connection::Attached));
     assert!(all_ask_all(&members) <= 2);
 }
+
+#[test]
+fn a_leader_that_was_revoked_stops_leading_and_another_takes_its_place() {
+    let scene = Scene::new("revoked-leader");
+    let mut members: Vec<Member> = (1..=3).map(|i| scene.join_in("c", &format!("m{i}")).unwrap()).collect();
+    let first = led(&members);
+    let revoked = members.remove(members.iter().position(|member| member.node() == first).unwrap());
+    let address = revoked.leads_at().unwrap()[0];
+    assert!(scene.rendezvous().revoke(first).unwrap());
+    until("it leads no more", || revoked.leads_at().is_none());
+    until("nobody listens there", || std::net::TcpStream::connect(address).is_err());
+    assert_ne!(led(&members), first);
+    let is_refused = |connection: &Connection| {
+        matches!(connection, Connection::Refused(Error::Refused(Refusal::Revoked, _)))
+    };
+    assert!(revoked.wait_for_connection(LONG, is_refused));
+    assert!(all_ask_all(&members) <= 2);
+}
+
+#[test]
+fn strangers_do_not_shut_the_door_of_a_leader() {
+    let scene = Scene::new("door");
+    let mut members: Vec<Member> = (1..=2).map(|i| scene.join_in("c", &format!("m{i}")).unwrap()).collect();
+    let leader = led(&members);
+    let address = members.iter().find_map(Member::leads_at).unwrap()[0];
+    // More than are heard at a time, and as soon as one is sent away another one comes.
+    let mut strangers: Vec<std::net::TcpStream> = Vec::new();
+    let come = |strangers: &mut Vec<std::net::TcpStream>| {
+        let stranger = std::net::TcpStream::connect(address).unwrap();
+        stranger.set_nonblocking(true).unwrap();
+        strangers.push(stranger);
+    };
+    (0..80).for_each(|_| come(&mut strangers));
+    std::thread::scope(|scope| {
+        let joins = scope.spawn(|| scene.join_in("c", "late").unwrap());
+        let mut late = None;
+        let mut joins = Some(joins);
+        until("one that joins gets in", || {
+            let is_gone = |stranger: &mut std::net::TcpStream| !matches!(std::io::Read::read(stranger, &mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock);
+            let before = strangers.len();
+            strangers.retain_mut(|stranger| !is_gone(stranger));
+            (strangers.len()..before).for_each(|_| come(&mut strangers));
+            if joins.as_ref().is_some_and(|joins| joins.is_finished()) {
+                late = joins.take().map(|joins| joins.join().unwrap());
+            }
+            late.as_ref().is_some_and(|late: &Member| late.leader() == Some(leader))
+        });
+        members.extend(late);
+    });
+    assert_eq!(led(&members), leader);
+}
+
+#[test]
+fn those_who_wait_for_their_answers_stop_neither_names_nor_others_and_a_panic_is_an_answer() {
+    let mut scene = Scene::named("waiting");
+    let (asker, answerer) = (scene.join_alone("asker").unwrap(), scene.join_alone("answerer").unwrap());
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    answerer.serve(SERVICE, move |_, _| {
+        let _ = gate.lock().unwrap().recv();
+        Ok(b"waited".to_vec())
+    });
+    answerer.serve(SERVICE + 1, |_, _| panic!("on purpose"));
+    for _ in 0..10 {
+        let failed = asker.ask(answerer.node(), SERVICE + 1, b"", LONG).unwrap_err();
+        assert!(
+            matches!(&failed, Error::Refused(Refusal::Trouble, why) if why.contains("panicked")),
+            "{failed}"
+        );
+    }
+    std::thread::scope(|scope| {
+        let waits = || asker.ask(answerer.node(), SERVICE, b"", LONG).unwrap().body;
+        let waiting: Vec<_> = (0..8).map(|_| scope.spawn(waits)).collect();
+        // What needs no thread is answered while all of them wait; so is who comes back by a name that is to be looked up.
+        assert_eq!(asker.ask(answerer.node(), ECHO, b"x", LONG).unwrap().body, b"x");
+        scene.stop();
+        assert!(answerer.wait_for_connection(LONG, |connection| *connection != Connection::Attached));
+        scene.start();
+        let is_back =
+            answerer.wait_for_connection(LONG / 2, |connection| *connection == Connection::Attached);
+        drop(open);
+        waiting.into_iter().for_each(|waits| assert_eq!(waits.join().unwrap(), b"waited"));
+        assert!(is_back);
+    });
+}
+
+#[test]
+fn one_that_waits_may_ask_its_member() {
+    let scene = Scene::new("reentrant");
+    let member = Arc::new(scene.join_alone("m").unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let of_thread = member.clone();
+    std::thread::spawn(move || {
+        let member = of_thread;
+        let is_it = member.wait_for_nodes(LONG, |nodes| nodes.len() == member.nodes().len());
+        let is_attached = member.wait_for_connection(LONG, |seen| *seen == member.connection());
+        tell.send((is_it, is_attached)).unwrap();
+    });
+    assert_eq!(told.recv_timeout(LONG), Ok((true, true)));
+}
+
+#[test]
+fn a_newcomer_is_not_told_of_the_life_before() {
+    let mut scene = Scene::new("newcomer");
+    let mut members: Vec<Member> = (1..=3).map(|i| scene.join_in("c", &format!("m{i}")).unwrap()).collect();
+    let leader = led(&members);
+    let at = members.iter().position(|member| member.node() != leader).unwrap();
+    let before = members[at].version().epoch;
+    scene.stop();
+    let gone = members.remove(at);
+    let node = gone.node();
+    drop(gone);
+    scene.start();
+    let late = scene.join_in("c", "late").unwrap();
+    let leading = members.iter().find(|member| member.node() == leader).unwrap();
+    until("both know the life that is", || {
+        let known = late.version();
+        assert!(known.epoch > before && !ids(&late).contains(&node), "{known:?} after life {before}");
+        late.leader() == Some(leader) && leading.version().epoch == known.epoch
+    });
+}

@@ -1,9 +1,12 @@
 //! Changes of the directory, and how they are sent.
 
+use std::sync::Arc;
+
 use gridnet_core::wire::NodeId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
 
-use super::{node_bytes, Entry, Version};
+use super::{node_bytes, Entry, Head};
 use crate::clock::Moment;
 use crate::record::{fields, Raw};
 
@@ -47,8 +50,6 @@ pub enum Change {
     Revoked(NodeId, Moment),
     /// The certificates of a revoked node have ended, so it need not be told any more.
     Forgotten(NodeId),
-    /// Something that this version does not know: its kind, and its fields.
-    Other(u16, Box<[u8]>),
 }
 
 const JOINED: u16 = 1;
@@ -59,80 +60,118 @@ const FORGOTTEN: u16 = 4;
 #[derive(Serialize, Deserialize)]
 struct OfNode<Rest>(#[serde(with = "node_bytes")] NodeId, Rest);
 
-impl Change {
-    /// Bytes that it takes at most in a message.
-    pub(super) fn size_max(&self) -> usize {
-        // Node ids, numbers of at most ten bytes, and lengths of at most three.
-        const FIXED: usize = 128;
-        match self {
-            Change::Joined(entry) => {
-                FIXED + entry.cluster.as_str().len() + entry.label.as_str().len() + entry.more.size()
-            }
-            Change::Other(_, fields) => FIXED + fields.len(),
-            Change::Left(..) | Change::Revoked(..) | Change::Forgotten(_) => FIXED,
-        }
-    }
+/// A change as it is written, signed and passed on: its kind, and its fields. One who does not know the kind counts it and
+/// passes it on as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    kind: u16,
+    fields: Arc<[u8]>,
+}
 
-    fn to_record(&self) -> postcard::Result<(u16, Vec<u8>)> {
-        Ok(match self {
-            Change::Joined(entry) => (JOINED, postcard::to_stdvec(entry)?),
-            Change::Left(node, why) => (LEFT, postcard::to_stdvec(&OfNode(*node, *why))?),
-            Change::Revoked(node, until) => (REVOKED, postcard::to_stdvec(&OfNode(*node, until.unix()))?),
-            Change::Forgotten(node) => (FORGOTTEN, postcard::to_stdvec(&OfNode(*node, ()))?),
-            Change::Other(kind, fields) => (*kind, fields.to_vec()),
-        })
-    }
+impl Record {
+    /// Bytes of the longest one that is taken.
+    pub const BYTES_MAX: usize = 2048;
 
-    fn of_record(kind: u16, bytes: &[u8]) -> postcard::Result<Change> {
-        Ok(match kind {
-            JOINED => Change::Joined(fields(bytes)?),
+    /// The change; `None` when this version does not know it.
+    pub fn change(&self) -> Option<Change> {
+        Some(match self.kind {
+            JOINED => Change::Joined(fields(&self.fields).ok()?),
             LEFT => {
-                let OfNode(node, why) = fields(bytes)?;
+                let OfNode(node, why) = fields(&self.fields).ok()?;
                 Change::Left(node, why)
             }
             REVOKED => {
-                let OfNode(node, until) = fields(bytes)?;
+                let OfNode(node, until) = fields(&self.fields).ok()?;
                 Change::Revoked(node, Moment::from_unix(until))
             }
-            FORGOTTEN => Change::Forgotten(fields::<OfNode<()>>(bytes)?.0),
-            other => Change::Other(other, bytes.into()),
+            FORGOTTEN => Change::Forgotten(fields::<OfNode<()>>(&self.fields).ok()?.0),
+            _ => return None,
         })
     }
+
+    /// Bytes that it takes at most in a message: with its kind and its length.
+    pub(super) fn size(&self) -> usize {
+        self.fields.len() + 6
+    }
+
+    /// Adds it to what is signed.
+    pub(super) fn hash(&self, to: &mut Sha256) {
+        to.update(self.kind.to_le_bytes());
+        to.update((self.fields.len() as u64).to_le_bytes());
+        to.update(&self.fields);
+    }
+
+    /// One of a later version.
+    #[cfg(test)]
+    pub(crate) fn other(kind: u16, fields: &[u8]) -> Record {
+        Record { kind, fields: fields.into() }
+    }
 }
 
-impl Serialize for Change {
+impl From<&Change> for Record {
+    fn from(change: &Change) -> Record {
+        match change {
+            Change::Joined(entry) => Record::new(JOINED, entry),
+            Change::Left(node, why) => Record::new(LEFT, &OfNode(*node, *why)),
+            Change::Revoked(node, until) => Record::new(REVOKED, &OfNode(*node, until.unix())),
+            Change::Forgotten(node) => Record::new(FORGOTTEN, &OfNode(*node, ())),
+        }
+    }
+}
+
+impl Record {
+    pub(super) fn new(kind: u16, fields: &impl Serialize) -> Record {
+        // What we write ourselves can be written.
+        let fields = postcard::to_stdvec(fields).unwrap_or_default();
+        Record { kind, fields: fields.into() }
+    }
+
+    /// As [`Change::Joined`], of an entry that stays where it is.
+    pub(super) fn joined(entry: &Entry) -> Record {
+        Record::new(JOINED, entry)
+    }
+}
+
+impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (kind, bytes) = self.to_record().map_err(serde::ser::Error::custom)?;
-        (kind, Raw(&bytes)).serialize(serializer)
+        (self.kind, Raw(&self.fields)).serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Change {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Change, D::Error> {
-        let (kind, bytes) = <(u16, &'de [u8])>::deserialize(deserializer)?;
-        Change::of_record(kind, bytes).map_err(serde::de::Error::custom)
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Record, D::Error> {
+        let (kind, fields) = <(u16, &'de [u8])>::deserialize(deserializer)?;
+        match fields.len() <= Record::BYTES_MAX {
+            true => Ok(Record { kind, fields: fields.into() }),
+            false => Err(serde::de::Error::custom("a change that is too long")),
+        }
     }
 }
 
-/// What a follower gets.
+/// What a follower gets: a part of the way to a state that the authority has signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Update {
-    /// Changes after `from`, up to `from` and their number.
+pub struct Update {
+    /// Where it leads, once all parts are there.
+    pub head: Head,
+    /// The part.
+    pub part: Part,
+}
+
+/// Records of an [`Update`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// Changes of the same life, behind the one of this number.
     Changes {
         /// Where they begin.
-        from: Version,
+        from: u64,
         /// One after the other.
-        changes: Vec<Change>,
+        records: Vec<Record>,
     },
     /// A part of all that there is.
     Snapshot {
-        /// Of which state it is.
-        version: Version,
-        /// Changes before those of this part.
+        /// Records before those of this part.
         before: u64,
-        /// Whether nothing follows.
-        is_last: bool,
         /// What makes the state out of nothing.
-        changes: Vec<Change>,
+        records: Vec<Record>,
     },
 }

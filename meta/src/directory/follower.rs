@@ -1,25 +1,52 @@
-//! The directory as a follower knows it.
+//! The directory as a follower knows it: what was signed, and nothing older than what it knows already.
 
-use gridnet_core::wire::NodeId;
+use super::{head, Change, Directory, Entry, Event, Head, Part, Record, Tables, Update, Version, LOG_MAX};
+use crate::authority::AuthorityKey;
+use std::sync::Arc;
 
-use super::{Change, Departure, Directory, Entry, Event, Update, Version, LOG_MAX};
+/// Records of a state that a follower takes, far beyond what a rendez-vous node serves.
+const SIZE_MAX: u64 = 1 << 20;
 
-/// Entries that a follower takes, far beyond what a rendez-vous node serves.
-const ENTRIES_MAX: usize = 1 << 20;
-
-/// An update does not go on where the follower is: it is to ask for what it misses.
+/// Why an update was not taken. Nothing has changed then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap;
+pub enum Trouble {
+    /// It does not go on where the follower is: it is to ask for what it misses.
+    Gap,
+    /// The authority has not said so: whoever has passed it on is not honest.
+    Forged,
+}
 
 /// The directory as a follower knows it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Follower {
+    key: AuthorityKey,
     directory: Directory,
-    /// The snapshot that is coming, and how many changes of it are there.
-    coming: Option<(Directory, u64)>,
+    /// By which others believe what it knows.
+    head: Option<Head>,
+    /// States before this one are not taken.
+    floor: Version,
+    coming: Option<Coming>,
+}
+
+/// The parts of an update that are there.
+#[derive(Debug)]
+struct Coming {
+    /// Signed.
+    head: Head,
+    is_snapshot: bool,
+    /// Number of the next record.
+    next: u64,
+    /// Those that are not known.
+    records: Vec<Record>,
 }
 
 impl Follower {
+    /// One that believes what this authority has signed.
+    pub fn new(key: AuthorityKey) -> Follower {
+        let (directory, floor) = (Directory::default(), Version::default());
+        Follower { key, directory, head: None, floor, coming: None }
+    }
+
     /// How far it is.
     pub fn version(&self) -> Version {
         self.directory.version()
@@ -35,78 +62,135 @@ impl Follower {
         &self.directory
     }
 
+    /// What it knows as the authority has signed it; none before the first update.
+    pub fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
     /// Keeps changes from now on for followers of its own.
     pub fn keep_changes(&mut self) {
         self.directory.log_max = LOG_MAX;
     }
 
-    /// Takes an update; what has changed by it.
+    /// The rendez-vous node was at `version`: states before that are of the past, whoever tells them.
+    pub fn raise_floor(&mut self, version: Version) {
+        self.floor = self.floor.max(version);
+    }
+
+    /// Records that wait for more.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> usize {
+        self.coming.as_ref().map_or(0, |coming| coming.records.len())
+    }
+
+    /// Takes an update; what has changed by it. One that leads no further than what is known changes nothing.
     ///
     /// # Errors
-    /// [`Gap`] when something is missing before it. Nothing has changed then.
-    pub fn take(&mut self, update: Update) -> Result<Vec<Event>, Gap> {
-        match update {
-            Update::Changes { from, changes } => self.take_changes(from, changes),
-            Update::Snapshot { version, before, is_last, changes } => {
-                self.take_snapshot(version, before, is_last, changes)
-            }
-        }
-    }
-
-    fn take_changes(&mut self, from: Version, changes: Vec<Change>) -> Result<Vec<Event>, Gap> {
-        let version = self.version();
-        if from.epoch != version.epoch || from.number > version.number {
-            return Err(Gap);
-        }
-        self.coming = None;
-        // What is known already comes again when an update was late.
-        let known = usize::try_from(version.number - from.number).unwrap_or(usize::MAX);
-        let new = changes.into_iter().skip(known);
-        Ok(new.filter_map(|change| self.directory.change(change)).collect())
-    }
-
-    fn take_snapshot(
-        &mut self,
-        version: Version,
-        before: u64,
-        is_last: bool,
-        changes: Vec<Change>,
-    ) -> Result<Vec<Event>, Gap> {
+    /// [`Trouble`], with nothing changed.
+    pub fn take(&mut self, update: Update) -> Result<Vec<Event>, Trouble> {
+        let Update { head, part } = update;
         let known = self.version();
-        if version.epoch == known.epoch && version.number <= known.number {
-            // It is late: that and more is known.
+        if head.version <= known || head.version < self.floor {
             return Ok(Vec::new());
         }
-        let (mut coming, mut count) = match self.coming.take() {
-            _ if before == 0 => {
-                (Directory { version, log_max: self.directory.log_max, ..Directory::default() }, 0)
-            }
-            Some((coming, count)) if coming.version == version && count == before => (coming, count),
-            _ => return Err(Gap),
+        let mut coming = match self.coming.take().filter(|coming| coming.head == head) {
+            Some(coming) if coming.goes_on(&part) => coming,
+            _ => Coming::begin(head, &part, known, &self.key)?,
         };
-        count += changes.len() as u64;
-        if count > ENTRIES_MAX as u64 {
-            return Err(Gap);
-        }
-        changes.iter().for_each(|change| drop(coming.apply(change)));
-        if !is_last {
-            self.coming = Some((coming, count));
+        coming.add(part, known)?;
+        if coming.next < coming.end() {
+            self.coming = Some(coming);
             return Ok(Vec::new());
         }
-        let earlier = std::mem::replace(&mut self.directory, coming);
-        Ok(self.differences(&earlier))
+        match coming.is_snapshot {
+            true => self.replace(coming),
+            false => self.go_on(coming),
+        }
     }
 
-    fn differences(&self, earlier: &Directory) -> Vec<Event> {
-        let gone = earlier.entries.keys().filter(|node| !self.directory.contains(**node));
-        let why = |node: NodeId| match self.directory.is_revoked(node) {
-            true => Departure::Revoked,
-            false => Departure::Lost,
+    /// Does changes that are all there.
+    fn go_on(&mut self, Coming { head, records, .. }: Coming) -> Result<Vec<Event>, Trouble> {
+        let chain = records.iter().fold(self.directory.chain, |chain, record| head::chained(&chain, record));
+        if chain != head.chain {
+            return Err(Trouble::Forged);
+        }
+        let tables = Arc::make_mut(&mut self.directory.tables);
+        let changes = records.iter().filter_map(Record::change);
+        let events = changes.filter_map(|change| tables.apply(change)).collect();
+        self.directory.chain = chain;
+        records.into_iter().for_each(|record| self.directory.keep(record));
+        self.head = Some(head);
+        Ok(events)
+    }
+
+    /// Takes a state that is there as a whole.
+    fn replace(&mut self, Coming { head, records, .. }: Coming) -> Result<Vec<Event>, Trouble> {
+        if head::digest(records.iter()) != head.state {
+            return Err(Trouble::Forged);
+        }
+        let mut tables = Tables::default();
+        let changes = records.iter().filter_map(Record::change);
+        changes.for_each(|change: Change| drop(tables.apply(change)));
+        let (version, chain, log_max) = (head.version, head.chain, self.directory.log_max);
+        let tables = Arc::new(tables);
+        let now = Directory { version, chain, tables, log_max, ..Directory::default() };
+        let earlier = std::mem::replace(&mut self.directory, now);
+        self.head = Some(head);
+        Ok(self.directory.tables.differences(&earlier.tables))
+    }
+}
+
+impl Coming {
+    /// The first part of an update, for a follower that is at `known`.
+    fn begin(head: Head, part: &Part, known: Version, key: &AuthorityKey) -> Result<Coming, Trouble> {
+        let (is_snapshot, next) = match part {
+            Part::Snapshot { before, .. } => (true, *before),
+            Part::Changes { from, .. } => (false, *from),
         };
-        let mut events: Vec<Event> = gone.map(|node| Event::Left(*node, why(*node))).collect();
-        let is_new =
-            |entry: &&Entry| !earlier.entry(entry.node).is_some_and(|known| entry.is_same_but_since(known));
-        events.extend(self.entries().filter(is_new).cloned().map(Event::Joined));
-        events
+        let begins = match is_snapshot {
+            true => next == 0,
+            false => head.version.epoch == known.epoch && next <= known.number,
+        };
+        if !begins {
+            return Err(Trouble::Gap);
+        }
+        // So much is kept until all of it is there, and no more.
+        let is_bounded = match is_snapshot {
+            true => head.size <= SIZE_MAX,
+            false => head.version.number - known.number <= LOG_MAX as u64,
+        };
+        match is_bounded && head.is_signed_by(key) {
+            true => Ok(Coming { head, is_snapshot, next, records: Vec::new() }),
+            false => Err(Trouble::Forged),
+        }
+    }
+
+    fn goes_on(&self, part: &Part) -> bool {
+        match part {
+            Part::Snapshot { before, .. } => self.is_snapshot && *before == self.next,
+            Part::Changes { from, .. } => !self.is_snapshot && *from == self.next,
+        }
+    }
+
+    /// The number behind the last record.
+    fn end(&self) -> u64 {
+        match self.is_snapshot {
+            true => self.head.size,
+            false => self.head.version.number,
+        }
+    }
+
+    /// Keeps the records of a part that are not known.
+    fn add(&mut self, part: Part, known: Version) -> Result<(), Trouble> {
+        let (Part::Snapshot { records, .. } | Part::Changes { records, .. }) = part;
+        let count = records.len() as u64;
+        if count > self.end() - self.next {
+            return Err(Trouble::Forged);
+        }
+        // What is known already comes again when an update was late.
+        let late = if self.is_snapshot { 0 } else { known.number.saturating_sub(self.next) };
+        self.records.extend(records.into_iter().skip(usize::try_from(late).unwrap_or(usize::MAX)));
+        self.next += count;
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gridnet_core::wire::NodeId;
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{watch, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout, Instant};
 use tokio_rustls::server::TlsStream;
@@ -19,9 +19,11 @@ use super::state::Shared;
 use crate::channel::{broken, Inbox};
 use crate::clock::Moment;
 use crate::directory::{Departure, Version};
+use crate::door::{Door, Place};
 use crate::error::{Error, Refusal};
 use crate::hub::{queue, refuse, unexpected, Encoded, Hub, Queue, Said, Served, Visitor};
 use crate::message::{Absent, Attach, Message, Present};
+use crate::outbox::Outbox;
 use crate::register::Denied;
 use crate::rendezvous::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
 use crate::tls;
@@ -107,13 +109,13 @@ pub(super) fn drop_member(shared: &Shared, node: NodeId) {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Arc<rustls::ServerConfig>) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let door = Door::new(STRANGERS_MAX);
     let mut visits = JoinSet::new();
     loop {
-        let Ok(stranger) = strangers.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
-                drop(visits.spawn(visit(shared.clone(), tls.clone(), stream, from, stranger)))
+                let place = door.enter(from.ip());
+                drop(visits.spawn(visit(shared.clone(), tls.clone(), stream, from, place)));
             }
             Err(e) => {
                 tracing::warn!("session: accepting: {e}");
@@ -129,21 +131,34 @@ async fn visit(
     tls: Arc<rustls::ServerConfig>,
     stream: TcpStream,
     from: SocketAddr,
-    stranger: OwnedSemaphorePermit,
+    mut place: Place,
 ) {
     let _ = stream.set_nodelay(true);
-    let greeting = timeout(STRANGER_LIMIT, greet(&shared, tls, stream, from)).await;
-    drop(stranger);
+    let mut first = [0];
+    let has_spoken = tokio::select! {
+        first = timeout(STRANGER_LIMIT, stream.peek(&mut first)) => matches!(first, Ok(Ok(1))),
+        () = place.is_lost() => false,
+    };
+    if !has_spoken {
+        return shared.refused_one(from.to_string(), Refusal::Stranger, "it has said nothing");
+    }
+    place.has_spoken();
+    let greeting = tokio::select! {
+        greeting = timeout(STRANGER_LIMIT, greet(&shared, tls, stream, from)) => Some(greeting),
+        () = place.is_lost() => None,
+    };
+    drop(place);
     let why = match greeting {
-        Ok(Ok(mut member)) => {
+        Some(Ok(Ok(mut member))) => {
             let ended = member.serve(&shared).await;
             let Visitor { node, connection, .. } = member.visitor;
             tracing::debug!("session: node {node} below: {ended:?}");
             let why = if ended.is_ok() { Departure::Left } else { Departure::Lost };
             return shared.member_gone(node, connection, why);
         }
-        Ok(Err(e)) => e.to_string(),
-        Err(_) => format!("said not who it is within {STRANGER_LIMIT:?}"),
+        Some(Ok(Err(e))) => e.to_string(),
+        Some(Err(_)) => format!("said not who it is within {STRANGER_LIMIT:?}"),
+        None => format!("made room: {STRANGERS_MAX} others have not said who they are"),
     };
     shared.refused_one(from.to_string(), Refusal::Stranger, &why);
 }
@@ -164,7 +179,7 @@ async fn greet(
     match shared.member_came(Present { node, about: attach }, sender) {
         Ok(connection) => {
             let visitor = Visitor { node, connection, from, until };
-            Ok(Served { visitor, reader, writer, known, queue })
+            Ok(Served { visitor, reader, outbox: Outbox::new(writer), known, queue })
         }
         Err(denied) => {
             refuse(&mut writer, &denied).await?;
@@ -196,6 +211,9 @@ impl Shared {
         let node = present.node;
         if state.follower.directory().is_revoked(node) {
             return Err((Refusal::Revoked, format!("node {node} was revoked")));
+        }
+        if !state.asked.allows(node, std::time::Instant::now()) {
+            return Err((Refusal::Rate, format!("node {node} comes too often")));
         }
         let stands = state.uplink.is_some();
         let Some(leading) = &mut state.leading else {
@@ -272,7 +290,10 @@ impl Hub for Arc<Shared> {
     fn updates(&self, known: Version) -> Result<(Encoded, Version), Error> {
         let mut state = self.lock();
         let state = &mut *state;
-        state.encoder.updates(state.follower.directory(), known)
+        match state.follower.head() {
+            Some(head) => state.encoder.updates(state.follower.directory(), head, known),
+            None => Ok((Encoded::default(), known)),
+        }
     }
 
     fn check(&self, visitor: &Visitor) -> Result<(), Error> {

@@ -14,12 +14,13 @@ use tokio_rustls::client::TlsStream;
 use super::connect::{connect, connect_to_leader, jittered, PAUSES};
 use super::post::Origin;
 use super::state::Shared;
-use crate::channel::{broken, send, send_encoded, Inbox};
+use crate::channel::{broken, send, Inbox};
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::hub::queue;
 use crate::identity::{Identity, NodeKey};
 use crate::message::{Follow, Message, MESSAGE_BYTES_MAX};
+use crate::outbox::Outbox;
 use crate::tls;
 
 /// A member says this often that it is there.
@@ -57,11 +58,13 @@ enum Done {
 /// A connection.
 pub(super) struct Link {
     reader: Inbox<ReadHalf<TlsStream<TcpStream>>>,
-    writer: WriteHalf<TlsStream<TcpStream>>,
+    outbox: Outbox<WriteHalf<TlsStream<TcpStream>>>,
     pub(super) sender: crate::hub::Queue,
     queue: mpsc::Receiver<Vec<u8>>,
     /// The leader at the other end, as the rendez-vous node has named it; `None` when that one is there itself.
     pub(super) follow: Option<Follow>,
+    /// When the certificate of the other side ends.
+    until: Moment,
     /// Our address.
     local: IpAddr,
     /// The key of the certificate that is being asked for.
@@ -85,13 +88,16 @@ impl Link {
     /// A connection to a leader, which has answered.
     async fn to_leader(shared: Arc<Shared>, follow: Follow) -> Result<Link, Error> {
         let tls = tls::below(&shared.authority, &shared.identity())?;
+        shared.lock().follower.raise_floor(follow.known);
         let stream = connect_to_leader(&follow, tls).await?;
         let mut link = Link::new(&shared, stream, Some(follow)).await?;
-        send(&mut link.writer, &Message::Ping(0)).await?;
+        link.outbox.push(&Message::Ping(0))?;
         let heard = async {
             while !link.was_heard {
-                let message = link.reader.next().await?;
-                link.take(&shared, message).await?;
+                tokio::select! {
+                    message = link.reader.next() => link.take(&shared, message?)?,
+                    written = link.outbox.write(), if !link.outbox.is_empty() => written?,
+                }
             }
             Ok(())
         };
@@ -106,16 +112,19 @@ impl Link {
         follow: Option<Follow>,
     ) -> Result<Link, Error> {
         let local = stream.get_ref().0.local_addr().map_err(|e| broken(&e))?.ip();
+        let shown = tls::shown(stream.get_ref().1.peer_certificates())?;
+        let until = shown.ok_or_else(|| Error::Peer("no certificate was shown".into()))?.until;
         let (reader, mut writer) = tokio::io::split(stream);
         let pass = follow.as_ref().map(|follow| follow.pass.clone());
         send(&mut writer, &Message::Attach(shared.attach(pass))).await?;
         let (sender, queue) = queue();
         Ok(Link {
             reader: Inbox::new(reader, MESSAGE_BYTES_MAX),
-            writer,
+            outbox: Outbox::new(writer),
             sender,
             queue,
             follow,
+            until,
             local,
             renewing: None,
             renewed: None,
@@ -137,26 +146,30 @@ impl Link {
     ) -> Result<Next, Error> {
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut silent_at = Instant::now() + SILENCE_LIMIT;
-        self.report(shared, true).await?;
+        self.report(shared, true)?;
         loop {
+            let (is_idle, silent_at) = (self.outbox.is_empty(), self.reader.heard() + SILENCE_LIMIT);
             tokio::select! {
                 () = stop(stopped) => {
                     self.leave().await;
                     return Ok(Next::Stopped);
                 }
-                message = self.reader.next() => {
-                    silent_at = Instant::now() + SILENCE_LIMIT;
-                    self.take(shared, message?).await?;
-                }
-                Some(message) = self.queue.recv() => send_encoded(&mut self.writer, &message).await?,
-                () = shared.report.notified() => self.report(shared, false).await?,
-                () = sleep_until(silent_at) => {
-                    return Err(Error::Unreachable(format!("the other side is silent for {SILENCE_LIMIT:?}")));
-                }
+                message = self.reader.next() => self.take(shared, message?)?,
+                written = self.outbox.write(), if !is_idle => written?,
+                Some(message) = self.queue.recv(), if is_idle => self.outbox.push_encoded(message.into()),
+                () = shared.report.notified(), if is_idle => self.report(shared, false)?,
+                () = sleep_until(silent_at) => match self.reader.come(SILENCE_LIMIT).await {
+                    Some(message) => message?.map_or(Ok(()), |message| self.take(shared, message))?,
+                    None => {
+                        let why = format!("the other side is silent for {SILENCE_LIMIT:?}");
+                        return Err(Error::Unreachable(why));
+                    }
+                },
                 _ = pings.tick() => {
-                    send(&mut self.writer, &Message::Ping(0)).await?;
-                    self.renew_in_time(shared).await?;
+                    if is_idle {
+                        self.outbox.push(&Message::Ping(0))?;
+                    }
+                    self.renew_in_time(shared)?;
                     self.look_for_rendezvous(shared);
                 }
                 Some(done) = self.beside.join_next() => {
@@ -165,30 +178,41 @@ impl Link {
                     }
                 }
             }
+            self.check(shared)?;
         }
     }
 
+    /// Whether who is there may still be followed.
+    fn check(&self, shared: &Shared) -> Result<(), Error> {
+        let Some(leader) = self.leader() else { return Ok(()) };
+        if Moment::now() >= self.until {
+            return Err(Error::Unreachable(format!(
+                "the certificate of leader {leader} ended at {}",
+                self.until
+            )));
+        }
+        shared.why_not_follow(leader).map_or(Ok(()), Err)
+    }
+
     /// Tells the rendez-vous node who is below this one.
-    async fn report(&mut self, shared: &Shared, is_all: bool) -> Result<(), Error> {
+    fn report(&mut self, shared: &Shared, is_all: bool) -> Result<(), Error> {
         if self.follow.is_none() {
             for report in shared.reports(is_all) {
-                send(&mut self.writer, &report).await?;
+                self.outbox.push(&report)?;
             }
             let leads = shared.lock().leading.as_ref().map(|leading| leading.addresses.clone());
             if let Some(addresses) = leads.filter(|_| is_all) {
                 // That was all of them.
-                send(&mut self.writer, &Message::Leading(addresses)).await?;
+                self.outbox.push(&Message::Leading(addresses))?;
             }
         }
         Ok(())
     }
 
     async fn leave(&mut self) {
-        let leave = async {
-            send(&mut self.writer, &Message::Leave(())).await?;
-            tokio::io::AsyncWriteExt::shutdown(&mut self.writer).await.map_err(|e| broken(&e))
-        };
-        let _ = timeout(LEAVE_LIMIT, leave).await;
+        if self.outbox.push(&Message::Leave(())).is_ok() {
+            let _ = self.outbox.finish(LEAVE_LIMIT).await;
+        }
     }
 
     /// Hears and says what was on its way when another connection took the place of this one.
@@ -196,28 +220,40 @@ impl Link {
         self.beside.abort_all();
         let rest = async {
             loop {
+                let is_idle = self.outbox.is_empty();
                 tokio::select! {
                     message = self.reader.next() => {
                         let Ok(message) = message else { return };
                         // Others are of the past.
                         if matches!(message, Message::Packet(_) | Message::Update(_))
-                            && self.take(&shared, message).await.is_err()
+                            && self.take(&shared, message).is_err()
                         {
                             return;
                         }
                     }
-                    Some(message) = self.queue.recv() => {
-                        if send_encoded(&mut self.writer, &message).await.is_err() {
+                    written = self.outbox.write(), if !is_idle => {
+                        if written.is_err() {
                             return;
                         }
                     }
+                    Some(message) = self.queue.recv(), if is_idle => self.outbox.push_encoded(message.into()),
                 }
             }
         };
         let _ = timeout(LINGER, rest).await;
     }
 
-    async fn take(&mut self, shared: &Arc<Shared>, message: Message) -> Result<(), Error> {
+    /// Takes a message. A leader that says what it must not is never followed again.
+    fn take(&mut self, shared: &Arc<Shared>, message: Message) -> Result<(), Error> {
+        let taken = self.judge(shared, message);
+        if let (Err(Error::Peer(why)), Some(leader)) = (&taken, self.leader()) {
+            tracing::warn!("session: leader {leader} is left: {why}");
+            shared.mistrust(leader);
+        }
+        taken
+    }
+
+    fn judge(&mut self, shared: &Arc<Shared>, message: Message) -> Result<(), Error> {
         match message {
             Message::Pong(_) => {
                 self.was_heard = true;
@@ -226,8 +262,9 @@ impl Link {
                 }
             }
             Message::Update(update) => {
-                if let Some(known) = shared.take_update(update, self.alone_since.is_none()) {
-                    send(&mut self.writer, &Message::Missing(known)).await?;
+                let known = shared.take_update(update, self.alone_since.is_none())?;
+                if let Some(known) = known.filter(|_| self.outbox.may_answer()) {
+                    self.outbox.answer(&Message::Missing(known))?;
                 }
             }
             Message::Packet(packet) => shared.receive(packet, Origin::Uplink),
@@ -241,13 +278,13 @@ impl Link {
                     }
                 }
             }
-            message if self.follow.is_none() => self.take_of_rendezvous(shared, message).await?,
+            message if self.follow.is_none() => self.take_of_rendezvous(shared, message)?,
             _ => return Err(Error::Peer("the leader says what is not for it to say".into())),
         }
         Ok(())
     }
 
-    async fn take_of_rendezvous(&mut self, shared: &Arc<Shared>, message: Message) -> Result<(), Error> {
+    fn take_of_rendezvous(&mut self, shared: &Arc<Shared>, message: Message) -> Result<(), Error> {
         match message {
             Message::Renewed(certificate) => {
                 let Some(key) = self.renewing.take() else {
@@ -258,13 +295,14 @@ impl Link {
                 shared.renewed(identity)?;
             }
             Message::Lead(()) => match super::lead::begin(shared, self.local) {
-                Ok(addresses) => send(&mut self.writer, &Message::Leading(addresses)).await?,
+                Ok(addresses) => self.outbox.push(&Message::Leading(addresses))?,
                 // Another one is appointed then.
                 Err(e) => tracing::warn!("session: this node is to lead its cluster and cannot: {e}"),
             },
             Message::Follow(follow) if follow.leader != shared.node => {
                 super::lead::end(shared);
-                if shared.lock().unreached != Some(follow.leader) {
+                let is_unreached = shared.lock().unreached == Some(follow.leader);
+                if !is_unreached && shared.why_not_follow(follow.leader).is_none() {
                     self.move_to(shared, follow);
                 }
             }
@@ -309,7 +347,7 @@ impl Link {
     }
 
     /// Asks for a new certificate when the old one ends soon. It is used from the next connection on.
-    async fn renew_in_time(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
+    fn renew_in_time(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
         let identity = shared.identity();
         let is_new = self.renewed.is_some_and(|renewed| renewed.elapsed() < identity.span() / 6);
         if !identity.is_to_be_renewed(Moment::now()) || is_new {
@@ -317,7 +355,7 @@ impl Link {
         }
         if self.follow.is_none() && self.renewing.is_none() {
             let key = NodeKey::create()?;
-            send(&mut self.writer, &Message::Renew(key.request().to_vec())).await?;
+            self.outbox.push(&Message::Renew(key.request().to_vec()))?;
             self.renewing = Some(key);
         } else if self.follow.is_some() && self.beside.is_empty() {
             // Of the rendez-vous node itself: a leader could ask in the name of others.

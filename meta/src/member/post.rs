@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
-use tokio::sync::{watch, Notify};
+use tokio::sync::{watch, Notify, Semaphore};
 
 use super::state::Shared;
 use super::Member;
@@ -45,16 +45,19 @@ pub(super) struct Post {
     /// Held from taking packets out of the office until they are in queues: a conversation ends where pieces pass one another.
     /// Nobody takes it who holds the office or the state.
     sending: Mutex<()>,
+    /// Turns of those who answer.
+    turns: Arc<Semaphore>,
     /// The office is to be looked at earlier.
     due: Notify,
 }
 
 impl Post {
-    pub(super) fn new(office: Office) -> Post {
+    pub(super) fn new(office: Office, turns: Arc<Semaphore>) -> Post {
         Post {
             office: Mutex::new(office),
             handlers: Mutex::default(),
             sending: Mutex::default(),
+            turns,
             due: Notify::new(),
         }
     }
@@ -103,12 +106,21 @@ impl Member {
     }
 
     /// Answers requests for a service from now on; each is done once. The handler runs in a thread of its own, of which there are
-    /// few: it must not wait for long.
+    /// four for all members of a driver: while so many wait, other requests do. When it panics, [`Refusal::Trouble`] is the answer.
     pub fn serve<F>(&self, service: u16, handler: F)
     where
         F: Fn(NodeId, &[u8]) -> Result<Vec<u8>, String> + Send + Sync + 'static,
     {
         self.shared.post.handlers().insert(service, Arc::new(handler));
+    }
+}
+
+/// Answers a request; one who answers and panics has refused it.
+fn run(handler: &Handler, call: &Call) -> Result<Vec<u8>, (Refusal, String)> {
+    let answer = std::panic::AssertUnwindSafe(|| handler(call.from, &call.body));
+    match std::panic::catch_unwind(answer) {
+        Ok(answer) => answer.map_err(|why| (Refusal::Other, why)),
+        Err(_) => Err((Refusal::Trouble, format!("service {} has failed: it panicked", call.service))),
     }
 }
 
@@ -159,14 +171,17 @@ impl Shared {
             let why = (Refusal::Service, format!("node {} has no service {}", self.node, call.service));
             return self.post.office().answer(&call, Err(why), Instant::now());
         };
-        let shared = self.clone();
-        tokio::task::spawn_blocking(move || {
-            // Nobody waits any more: better not begun.
-            if Instant::now() < call.deadline {
-                let outcome = handler(call.from, &call.body).map_err(|why| (Refusal::Other, why));
+        let (shared, turns) = (self.clone(), self.post.turns.clone());
+        tokio::spawn(async move {
+            let turn = tokio::time::timeout_at(call.deadline.into(), turns.acquire_owned()).await;
+            // Nobody waits for the answer any more: better not begun.
+            let Ok(Ok(turn)) = turn else { return };
+            tokio::task::spawn_blocking(move || {
+                let outcome = run(&handler, &call);
+                drop(turn);
                 shared.post.office().answer(&call, outcome, Instant::now());
                 shared.send_all();
-            }
+            });
         });
     }
 

@@ -1,18 +1,20 @@
 //! What the parts of a member share.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Instant;
 
 use gridnet_assembly::facts::Offer;
 use gridnet_core::wire::NodeId;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
-use tokio::sync::{watch, Notify};
+use tokio::sync::{watch, Notify, Semaphore};
 
 use super::{lead, post, About, Connection};
 use crate::audit::Audit;
+use crate::authority::AuthorityKey;
 use crate::clock::Moment;
-use crate::directory::{Departure, Event, Follower, Update, Version, OFFER};
+use crate::directory::{Departure, Event, Follower, Tables, Trouble, Update, Version, OFFER};
 use crate::error::{Error, Refusal};
 use crate::hub::{Encoder, Queue};
 use crate::identity::Identity;
@@ -28,6 +30,8 @@ use crate::tls::{self, CurrentKey};
 const EVENTS_MAX: usize = 4096;
 /// Requests of one that is below for the directory, and packets of it, per second.
 const BELOW_PER_SECOND: (u32, u32) = (10, 500);
+/// Leaders that are remembered not to be followed any more.
+const MISTRUSTED_MAX: usize = 64;
 
 /// The connection of the moment.
 pub(super) struct Uplink {
@@ -49,6 +53,10 @@ pub(super) struct State {
     pub(super) leading: Option<lead::Leading>,
     /// The leader that could not be reached.
     pub(super) unreached: Option<NodeId>,
+    /// Leaders that have said what is not true, or what is not for them to say.
+    mistrusted: BTreeSet<NodeId>,
+    /// Counts what has changed, for those who wait.
+    pub(super) changes: u64,
     pub(super) asked: Rates<NodeId>,
     pub(super) sent: Rates<NodeId>,
     pub(super) audit: Audit,
@@ -74,8 +82,8 @@ impl Shared {
     pub(super) fn new(
         addresses: Vec<String>,
         about: About,
-        identity: Identity,
-        authority: CertificateDer<'static>,
+        (identity, authority): (Identity, CertificateDer<'static>),
+        turns: Arc<Semaphore>,
     ) -> Result<Shared, Error> {
         let node = identity.node();
         let cluster = about.cluster.clone().map_or_else(crate::name::of_host, Ok)?;
@@ -83,7 +91,7 @@ impl Shared {
         let sealing = (tls::asking(&authority, &identity)?, tls::asked(&authority, key.clone())?);
         let not_yet = Connection::Lost(Moment::now(), Error::Unreachable("not attached yet".into()));
         let state = State {
-            follower: Follower::default(),
+            follower: Follower::new(AuthorityKey::of(&authority)?),
             encoder: Encoder::default(),
             events: None,
             missed: false,
@@ -92,6 +100,8 @@ impl Shared {
             uplink: None,
             leading: None,
             unreached: None,
+            mistrusted: BTreeSet::new(),
+            changes: 0,
             asked: Rates::new(BELOW_PER_SECOND.0),
             sent: Rates::new(BELOW_PER_SECOND.1),
             audit: Audit::default(),
@@ -107,7 +117,7 @@ impl Shared {
             changed: Condvar::new(),
             versions: watch::Sender::new(0),
             report: Notify::new(),
-            post: post::Post::new(Office::new(node, sealing)),
+            post: post::Post::new(Office::new(node, sealing), turns),
         })
     }
 
@@ -117,8 +127,30 @@ impl Shared {
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
+        let mut state = self.lock();
+        change(&mut state);
+        state.changes += 1;
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// Waits for a change after so many; whether there was one in time.
+    pub(super) fn wait_for_change(&self, changes: u64, deadline: Instant) -> bool {
+        let mut state = self.lock();
+        while state.changes == changes {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Who is there, and was revoked.
+    pub(super) fn tables(&self) -> Arc<Tables> {
+        self.lock().follower.directory().tables()
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -183,9 +215,32 @@ impl Shared {
         });
     }
 
-    /// Takes what has changed of the directory, by which the rendez-vous node shows that it hears us, unless our leader has lost it; where it is when something is missing before.
-    pub(super) fn take_update(&self, update: Update, is_heard: bool) -> Option<Version> {
-        let (mut gap, mut revoked) = (None, Vec::new());
+    /// Why a node is not to be followed; `None` when it may be.
+    pub(super) fn why_not_follow(&self, leader: NodeId) -> Option<Error> {
+        let state = self.lock();
+        if state.follower.directory().is_revoked(leader) {
+            return Some(Error::Refused(Refusal::Revoked, format!("leader {leader} was revoked")));
+        }
+        let is_mistrusted = state.mistrusted.contains(&leader);
+        is_mistrusted.then(|| Error::Peer(format!("leader {leader} has said what it must not say")))
+    }
+
+    /// A leader is not followed any more.
+    pub(super) fn mistrust(&self, leader: NodeId) {
+        let mut state = self.lock();
+        if state.mistrusted.len() >= MISTRUSTED_MAX {
+            state.mistrusted.pop_first();
+        }
+        state.mistrusted.insert(leader);
+    }
+
+    /// Takes what has changed of the directory, by which the rendez-vous node shows that it hears us, unless our leader has lost it;
+    /// where it is when something is missing before.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] when the authority has not said so.
+    pub(super) fn take_update(&self, update: Update, is_heard: bool) -> Result<Option<Version>, Error> {
+        let (mut gap, mut is_forged, mut revoked) = (None, false, Vec::new());
         self.change(|state| match state.follower.take(update) {
             Ok(events) => {
                 revoked.extend(events.iter().filter_map(|event| match event {
@@ -203,13 +258,17 @@ impl Shared {
                     }
                 }
             }
-            Err(_) => gap = Some(state.follower.version()),
+            Err(Trouble::Gap) => gap = Some(state.follower.version()),
+            Err(Trouble::Forged) => is_forged = true,
         });
+        if is_forged {
+            return Err(Error::Peer("changes of the directory that its authority has not signed".into()));
+        }
         for node in revoked {
             let why = Error::Refused(Refusal::Revoked, format!("node {node} was revoked"));
             self.post.office().forget(node, &why);
         }
         self.versions.send_modify(|version| *version += 1);
-        gap
+        Ok(gap)
     }
 }

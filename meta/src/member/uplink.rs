@@ -33,6 +33,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>)
         tracing::debug!("session: {ended}");
         shared.unlinked();
         if let Some(end) = end_of(&shared, &ended) {
+            // Those below go elsewhere.
+            super::lead::end(&shared);
             return shared.change(|state| state.connection = Connection::Refused(end));
         }
         shared.lost(ended);

@@ -1,6 +1,7 @@
 use super::*;
+use crate::authority::Authority;
 use crate::clock::Moment;
-use crate::directory::{Change, Directory, Entry};
+use crate::directory::{Change, Directory, Entry, Head, Part, Record};
 use crate::packet::{Load, PACKET_BYTES_MAX};
 use crate::record::EXTRAS_BYTES_MAX;
 use proptest::prelude::*;
@@ -13,6 +14,11 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
+fn authority() -> &'static Authority {
+    static AUTHORITY: std::sync::OnceLock<Authority> = std::sync::OnceLock::new();
+    AUTHORITY.get_or_init(|| Authority::create(node(9), Moment::now()).unwrap())
+}
+
 /// One of each.
 pub(crate) fn some() -> Vec<Message> {
     let more = Extras::default().with(5, b"new").unwrap();
@@ -20,13 +26,15 @@ pub(crate) fn some() -> Vec<Message> {
     let (cluster, label) = (name("c"), name("h.1"));
     let entry =
         Entry { node: node(1), cluster, label, since: 9, order: 4, leads: true, via, more: more.clone() };
-    let changes = vec![
+    let changes = [
         Change::Joined(entry),
         Change::Left(node(2), Departure::Lost),
         Change::Revoked(node(3), Moment::from_unix(7)),
         Change::Forgotten(node(4)),
-        Change::Other(99, Box::from(&b"later"[..])),
     ];
+    let mut records: Vec<Record> = changes.iter().map(Record::from).collect();
+    records.push(Record::other(99, b"later"));
+    let head = Head::sign(&Directory::new(3), authority()).unwrap();
     let version = Version { epoch: 3, number: 4 };
     let pass = Pass { serial: 5, proof: [3; 32] };
     let leads = vec!["10.0.0.1:5".parse().unwrap(), "[::1]:9".parse().unwrap()];
@@ -37,7 +45,7 @@ pub(crate) fn some() -> Vec<Message> {
     let packet = Packet::new(node(1), node(2), 7, &Load::Undelivered { number: 3, why: Refusal::Hops });
     vec![
         Message::Lead(()),
-        Message::Follow(Follow { leader: node(3), addresses: addresses.clone(), pass }),
+        Message::Follow(Follow { leader: node(3), addresses: addresses.clone(), pass, known: version }),
         Message::Leading(addresses),
         Message::Present(Present { node: node(4), about: about.clone() }),
         Message::Absent(Absent { node: node(4), why: Departure::Lost }),
@@ -52,8 +60,11 @@ pub(crate) fn some() -> Vec<Message> {
         Message::Renew(vec![1]),
         Message::Renewed(vec![2]),
         Message::Refused(refused),
-        Message::Update(Update::Changes { from: version, changes: changes.clone() }),
-        Message::Update(Update::Snapshot { version, before: 1, is_last: true, changes }),
+        Message::Update(Update {
+            head: head.clone(),
+            part: Part::Changes { from: 7, records: records.clone() },
+        }),
+        Message::Update(Update { head, part: Part::Snapshot { before: 1, records } }),
         Message::Missing(version),
         Message::Ping(1),
         Message::Pong(u64::MAX),
@@ -71,6 +82,29 @@ fn messages_come_out_as_they_went_in() {
         // A later version adds fields at the end.
         let longer = [rest, &[1, 2, 3]].concat();
         assert_eq!(Message::decode(&longer).unwrap(), Some(message));
+    }
+}
+
+#[test]
+fn what_is_secret_is_not_shown() {
+    let (secret, body) = ([173; 32], vec![211; 40]);
+    let shown = |message: &Message| format!("{message:?} {message:#?}");
+    let pass = || Pass { serial: 5, proof: secret };
+    let (leader, known) = (node(3), Version::default());
+    for message in [
+        Message::Follow(Follow { leader, addresses: Vec::new(), pass: pass(), known }),
+        Message::Join(Join { ticket: node(1), proof: secret, request: vec![1] }),
+        Message::Request(Request { id: 1, done: 1, service: 2, left_ms: 3, body: body.clone() }),
+        Message::Answer(Answer { id: 1, refusal: None, body }),
+    ] {
+        let shown = shown(&message);
+        assert!(!shown.contains("173") && !shown.contains("211"), "{shown}");
+    }
+    for mut message in some() {
+        if let Message::Attach(about) | Message::Present(Present { about, .. }) = &mut message {
+            about.pass = Some(pass());
+            assert!(!shown(&message).contains("173"), "{message:?}");
+        }
     }
 }
 
@@ -106,10 +140,10 @@ fn the_largest_updates_fit() {
         let (order, via) = (u64::MAX, Some(node));
         directory.join(Entry { node, cluster, label, since: i64::MIN, order, leads: true, via, more });
     }
-    let at = directory.version();
+    let (at, head) = (directory.version(), Head::sign(&directory, authority()).unwrap());
     let mut known = vec![Version::default(), Version { number: at.number - 300, ..at }];
     while let Some(known) = known.pop() {
-        let updates = directory.since(known);
+        let updates = directory.since(known, &head);
         assert!(updates.len() > 4);
         updates.into_iter().for_each(|update| drop(Message::Update(update).encode().unwrap()));
     }

@@ -19,7 +19,7 @@ const REMEMBERED_BYTES_MAX: usize = 64 << 20;
 const ORDER_MIN: usize = 1024;
 
 /// A request that is to be done.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Call {
     /// Over which conversation it has come.
     pub(super) key: Key,
@@ -29,6 +29,13 @@ pub(crate) struct Call {
     pub(crate) body: Vec<u8>,
     /// Nobody waits for the answer any more then.
     pub(crate) deadline: Instant,
+}
+
+impl std::fmt::Debug for Call {
+    /// Without what is asked.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Call({} of node {}, service {})", self.id, self.from, self.service)
+    }
 }
 
 /// What there is to do for a request.

@@ -1,82 +1,11 @@
 //! Members that have gone wild: certified, and saying anything.
 
 use super::*;
-use crate::channel::{send, send_encoded, Inbox};
-use crate::cluster::Will;
-use crate::identity::{Identity, NodeKey};
+use crate::channel::{send, send_encoded};
 use crate::message::tests::some;
-use crate::message::{Attach, MESSAGE_BYTES_MAX};
 use crate::packet::{Load, Packet};
-use crate::record::Extras;
-use crate::store::{NewSession, NewTicket};
-use crate::testing::Scratch;
-use tokio::io::{ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
+use crate::testing::{in_runtime, Session as Scene, LONG};
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::TlsConnector;
-
-const LONG: Duration = Duration::from_secs(60);
-
-struct Scene {
-    rendezvous: Rendezvous,
-    store: Store,
-    _scratch: Scratch,
-}
-
-impl Scene {
-    fn new(what: &str) -> Scene {
-        let scratch = Scratch::new(what);
-        let (dir, listen) = (scratch.path("s"), vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
-        let ticket = NewTicket { lifetime: LONG, uses: None };
-        let new = NewSession { listen, addresses: vec!["127.0.0.1:1".into()], ticket };
-        Store::create(&dir, &new, Moment::now()).unwrap();
-        let rules = Rules { silence: LONG, ..Rules::default() };
-        let rendezvous = Rendezvous::start(Store::open(&dir).unwrap(), rules).unwrap();
-        Scene { rendezvous, store: Store::open(&dir).unwrap(), _scratch: scratch }
-    }
-
-    fn identity(&self, node: NodeId) -> Identity {
-        let key = NodeKey::create().unwrap();
-        let authority = self.store.authority().unwrap();
-        let certificate = authority.certify(node, key.request(), Moment::now(), 60 * LONG).unwrap();
-        key.certified(node, &certificate).unwrap()
-    }
-
-    async fn member(&self, node: NodeId) -> Wild {
-        let (authority, identity) = (self.store.authority().unwrap(), self.identity(node));
-        let stream = TcpStream::connect(self.rendezvous.listening()[0]).await.unwrap();
-        let connector = TlsConnector::from(tls::member(authority.certificate(), &identity).unwrap());
-        let stream = connector.connect(tls::rendezvous().unwrap(), stream).await.unwrap();
-        let (reader, mut writer) = tokio::io::split(stream);
-        let (cluster, label) = (format!("c{node}").parse().unwrap(), "wild".parse().unwrap());
-        let (known, will, leads, more) = (Version::default(), Will::Unwilling, Vec::new(), Extras::default());
-        let attach = Attach { cluster, label, known, will, leads, pass: None, more };
-        send(&mut writer, &Message::Attach(attach)).await.unwrap();
-        Wild { reader: Inbox::new(reader, MESSAGE_BYTES_MAX), writer }
-    }
-}
-
-struct Wild {
-    reader: Inbox<ReadHalf<TlsStream<TcpStream>>>,
-    writer: WriteHalf<TlsStream<TcpStream>>,
-}
-
-impl Wild {
-    /// Whether it is answered.
-    async fn is_heard(&mut self) -> bool {
-        let heard = async {
-            send(&mut self.writer, &Message::Ping(77)).await?;
-            while self.reader.next().await? != Message::Pong(77) {}
-            Ok::<_, Error>(())
-        };
-        timeout(LONG, heard).await.is_ok_and(|heard| heard.is_ok())
-    }
-}
-
-fn in_runtime<Out>(future: impl std::future::Future<Output = Out>) -> Out {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
 
 fn id(number: u128) -> NodeId {
     NodeId::new((number + 1).to_be_bytes()).unwrap()

@@ -19,7 +19,8 @@ use crate::directory::Version;
 use crate::error::{Error, Refusal};
 use crate::hub::{queue, refuse, unexpected, Encoded, Hub, Said, Served, Visitor};
 use crate::identity::Certificate;
-use crate::message::{Attach, Denied as Unwanted, Join, Message, Refused};
+use crate::message::{Attach, Denied as Unwanted, Join, Message, Present, Refused};
+use crate::outbox::Outbox;
 use crate::register::Denied;
 use crate::tls;
 
@@ -200,9 +201,36 @@ async fn attach_member(
     match attached {
         Ok(connection) => {
             let (visitor, reader) = (Visitor { connection, ..visitor }, reader.longest(LONGEST_OF_MEMBER));
-            Ok(Some(Served { visitor, reader, writer, known: attach.known, queue }))
+            let outbox = Outbox::new(writer);
+            Ok(Some(Served { visitor, reader, outbox, known: attach.known, queue }))
         }
         Err(denied) => deny(shared, &mut writer, visitor.who(), denied).await.map(|()| None),
+    }
+}
+
+impl Shared {
+    /// A leader says that a node is below it. Whatever comes of it, a leader that says so too fast is slowed down.
+    fn take_present(&self, visitor: &Visitor, present: &Present, now: (Instant, Moment)) -> Said {
+        let node = present.node;
+        let (denied, is_calm) = {
+            let mut state = self.lock();
+            let denied = state.register.present(visitor.node, present, now).err();
+            if let Some((refusal, reason)) = &denied {
+                if state.register.may_note(visitor.node, now.0) {
+                    let who = format!("node {node} through {}", visitor.who());
+                    state.audit.refused(who, *refusal, reason, now.1);
+                }
+            }
+            (denied, state.register.may_report(visitor.node, now.0))
+        };
+        self.announce();
+        let answer = denied
+            .map(|(refusal, reason)| Message::Denied(Unwanted { node, why: Refused { refusal, reason } }));
+        match (answer, is_calm) {
+            (answer, false) => Said::TooMuch(answer),
+            (Some(answer), true) => Said::Answer(answer),
+            (None, true) => Said::Nothing,
+        }
     }
 }
 
@@ -260,31 +288,31 @@ impl Hub for Arc<Shared> {
             }
             Message::Packet(packet) => self.pass_on(visitor, packet),
             Message::Leading(addresses) => {
-                {
+                let denied = {
                     let mut state = self.lock();
-                    state.register.leads(visitor.node, addresses, now.0);
-                    state.register.has_said_all(visitor.node, now.0);
-                }
-                self.announce();
-                Said::Nothing
-            }
-            Message::Present(present) => {
-                let node = present.node;
-                let denied = self.lock().register.present(visitor.node, &present, now).err();
-                self.announce();
-                match denied {
-                    None => Said::Nothing,
-                    Some((refusal, reason)) => {
-                        let who = format!("node {node} through {}", visitor.who());
-                        self.lock().audit.refused(who, refusal, &reason, now.1);
-                        Said::Answer(Message::Denied(Unwanted { node, why: Refused { refusal, reason } }))
+                    let asked = state.register.ask(visitor.node, now.0);
+                    if asked.is_ok() {
+                        state.register.leads(visitor.node, addresses, now.0);
+                        state.register.has_said_all(visitor.node, now.0);
                     }
-                }
-            }
-            Message::Absent(absent) => {
-                self.lock().register.absent(visitor.node, absent.node, absent.why, now.0);
+                    asked.err()
+                };
                 self.announce();
-                Said::Nothing
+                denied.map_or(Said::Nothing, Said::Denied)
+            }
+            Message::Present(present) => self.take_present(visitor, &present, now),
+            Message::Absent(absent) => {
+                let is_calm = {
+                    let mut state = self.lock();
+                    state.register.absent(visitor.node, absent.node, absent.why, now.0);
+                    state.register.may_report(visitor.node, now.0)
+                };
+                self.announce();
+                if is_calm {
+                    Said::Nothing
+                } else {
+                    Said::TooMuch(None)
+                }
             }
             other => {
                 let why = unexpected(&other);

@@ -38,11 +38,26 @@ impl Scene {
     }
 
     pub fn with(what: &str, rules: Rules, uses: Option<u64>) -> Scene {
+        Scene::at(what, rules, uses, |_| Vec::new())
+    }
+
+    /// One whose rendez-vous node is called by a name that is to be looked up.
+    pub fn named(what: &str) -> Scene {
+        Scene::at(what, calm(), None, |address| vec![format!("localhost:{}", address.port())])
+    }
+
+    fn at(
+        what: &str,
+        rules: Rules,
+        uses: Option<u64>,
+        addresses: impl Fn(SocketAddr) -> Vec<String>,
+    ) -> Scene {
         let dir = std::env::temp_dir().join(format!("gridnet-session-{what}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let address = free_address();
+        let addresses = addresses(address);
         let ticket = NewTicket { lifetime: DAY, uses };
-        let new = NewSession { listen: vec![address], addresses: Vec::new(), ticket };
+        let new = NewSession { listen: vec![address], addresses, ticket };
         let (_, ticket) = Store::create(&dir, &new, Moment::now()).unwrap();
         let mut scene = Scene { dir, ticket, address, rules, rendezvous: None };
         scene.start();

@@ -24,9 +24,10 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let parties = Parties::new();
-        let (identity, authority) = parties.member(0);
+        let ((identity, authority), turns) = (parties.member(0), Arc::new(Semaphore::new(1)));
         let asker =
-            Shared::new(Vec::new(), About::new("tests".parse().unwrap()), identity, authority).unwrap();
+            Shared::new(Vec::new(), About::new("tests".parse().unwrap()), (identity, authority), turns)
+                .unwrap();
         let (queue, way) = mpsc::channel(1 << 12);
         asker.lock().uplink = Some(Uplink { queue, leader: None });
         let answerer = Office::new(parties.node(1), parties.sealing(1));

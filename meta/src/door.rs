@@ -1,0 +1,136 @@
+//! Callers that have not said who they are: so many are heard at a time, and one more makes the one go that has been heard longest,
+//! of the address that has the most; those that have said nothing at all before the others. So nobody shuts the door by standing in
+//! it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::oneshot;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Door {
+    most: usize,
+    /// Those that are heard, the first ones first.
+    strangers: Mutex<Strangers>,
+}
+
+#[derive(Debug, Default)]
+struct Strangers {
+    last: u64,
+    here: Vec<Stranger>,
+}
+
+#[derive(Debug)]
+struct Stranger {
+    number: u64,
+    from: IpAddr,
+    has_spoken: bool,
+    /// Dropped when it is to go.
+    _stays: oneshot::Sender<()>,
+}
+
+/// The place of one stranger, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    door: Arc<Door>,
+    number: u64,
+    stays: oneshot::Receiver<()>,
+}
+
+impl Door {
+    /// One at which so many stand at most.
+    pub(crate) fn new(most: usize) -> Arc<Door> {
+        Arc::new(Door { most: most.max(1), strangers: Mutex::default() })
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        self.strangers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// One has come.
+    pub(crate) fn enter(self: &Arc<Door>, from: IpAddr) -> Place {
+        let (sender, stays) = oneshot::channel();
+        let mut strangers = self.strangers();
+        strangers.last += 1;
+        let number = strangers.last;
+        strangers.here.push(Stranger { number, from, has_spoken: false, _stays: sender });
+        if strangers.here.len() > self.most {
+            strangers.send_one_away();
+        }
+        Place { door: self.clone(), number, stays }
+    }
+}
+
+impl Strangers {
+    fn send_one_away(&mut self) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for stranger in &self.here {
+            *counts.entry(stranger.from).or_default() += 1;
+        }
+        let most = counts.values().max().copied().unwrap_or(0);
+        // Whoever has just come stands last.
+        let of_most = self.here.iter().enumerate().filter(|(_, one)| counts.get(&one.from) == Some(&most));
+        if let Some((at, _)) = of_most.min_by_key(|(_, one)| (one.has_spoken, one.number)) {
+            self.here.remove(at);
+        }
+    }
+}
+
+impl Place {
+    /// It has said something.
+    pub(crate) fn has_spoken(&self) {
+        let mut strangers = self.door.strangers();
+        strangers
+            .here
+            .iter_mut()
+            .filter(|one| one.number == self.number)
+            .for_each(|one| one.has_spoken = true);
+    }
+
+    /// Until it is to make room for another.
+    pub(crate) async fn is_lost(&mut self) {
+        // Nothing is ever sent.
+        let _ = (&mut self.stays).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.door.strangers().here.retain(|stranger| stranger.number != number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_lost(place: &mut Place) -> bool {
+        place.stays.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+    }
+
+    #[test]
+    fn who_stands_longest_of_those_who_are_most_makes_room() {
+        let [many, few] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+        let door = Door::new(4);
+        let mut first = door.enter(few);
+        let mut crowd: Vec<Place> = (0..10).map(|_| door.enter(many)).collect();
+        let lost: Vec<bool> = crowd.iter_mut().map(is_lost).collect();
+        assert_eq!(lost, [true, true, true, true, true, true, true, false, false, false]);
+        assert!(!is_lost(&mut first), "it is not of the crowd");
+        let mut second = door.enter(few);
+        assert!(!is_lost(&mut second) && is_lost(&mut crowd[7]));
+        drop(second);
+        crowd[8].has_spoken();
+        let mut others = [3, 4].map(|last| door.enter(IpAddr::from([10, 0, 0, last])));
+        assert!(is_lost(&mut crowd[9]) && !is_lost(&mut crowd[8]), "one that has said nothing");
+        assert!(!is_lost(&mut first) && !others.iter_mut().any(is_lost));
+        drop((crowd, others));
+        let second = door.enter(few);
+        assert_eq!(door.strangers().here.len(), 2);
+        drop((first, second));
+        assert!(door.strangers().here.is_empty());
+    }
+}
