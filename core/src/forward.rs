@@ -301,6 +301,7 @@ macro_rules! forward_rail {
 
 /// Methods of a [`Sink`](crate::rail::Sink) that hand on what a rail says of paths beside the first of a link, for the body of an
 /// `impl` with the sink inside as `self.sink`.
+#[cfg(any(test, feature = "testing"))]
 macro_rules! forward_paths {
     () => {
         fn path_up(&mut self, peer: crate::rail::PeerId, path: crate::rail::PathId) {
@@ -345,4 +346,5 @@ macro_rules! forward_paths {
         }
     };
 }
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use forward_paths;
