@@ -35,8 +35,8 @@ need() {
 # Most tests that are tried again: more than these have one cause, which is no accident.
 MOST_AGAIN=3
 
-# cargo_test ARGUMENT...: runs tests. The machine is shared: those that fail are run once more, by themselves, and those that pass
-# then are said to be FLAKY, with what was wrong. That is a fault, too, but holds nothing else up. CI_ONCE=1 tries nothing again.
+# cargo_test ARGUMENT...: runs tests. The machine is shared: a target in which some fail is run once more, as it was, and those that
+# pass then are said to be FLAKY, with what was wrong. That is a fault, too, but holds nothing else up. CI_ONCE=1 runs nothing again.
 cargo_test() {
     local log code=0
     log=$(mktemp -p "$LOGS")
@@ -45,7 +45,7 @@ cargo_test() {
     [ -z "${CI_ONCE:-}" ] && test_again "$log" || return "$code"
 }
 
-# test_again LOG: whether the tests that failed pass now. Not tried for those of the documentation, nor when a test binary crashed.
+# test_again LOG: whether the targets with tests that failed pass now. Not tried when a test ended its process.
 test_again() {
     local names targets target again name
     mapfile -t names < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$1" | sort -u)
@@ -55,11 +55,11 @@ test_again() {
     again=$(mktemp -p "$LOGS")
     for target in "${targets[@]}"; do
         # shellcheck disable=SC2086
-        cargo test $target -- --exact --test-threads=1 "${names[@]}" 2>&1 | tee -a "$again" || return 1
+        cargo test $target 2>&1 | tee -a "$again" || return 1
     done
     for name in "${names[@]}"; do
         grep -aqxF "test $name ... ok" "$again" || return 1
-        echo "FLAKY: $name: passed by itself, failed beside others: $(grep -a -A2 "^thread '$name'.* panicked at" "$1" | tr '\n' ' ')"
+        echo "FLAKY: $name: passed when its target was run again: $(grep -a -A2 "^thread '$name'.* panicked at" "$1" | tr '\n' ' ')"
     done
 }
 

@@ -61,7 +61,7 @@ fn fuzzed_frames_end_their_sender_and_nobody_else() {
 
 /// What a peer sent stays when it goes. Who comes again and again under another name is not let in any more when that is too much.
 #[test]
-fn who_comes_under_many_names_fills_no_memory() {
+fn messages_of_many_names_have_a_bound() {
     let limits = Limits { unexpected_messages: 64, ..Limits::default() };
     let mut pair = Pair::with(Tcp::new(Engine::Auto), Setup { limits, ..Setup::default() });
     let mut names = 0..;
@@ -78,12 +78,20 @@ fn who_comes_under_many_names_fills_no_memory() {
         assert!(peer.is_hung_up(pair));
         Ok(())
     };
+    let mut resident = Peer::greet(&mut pair, 500);
+    assert!(resident.say(&resume(), &mut pair));
     for turn in 0..3 {
         // 60 messages are below the bound.
         (0..4).for_each(|_| assert_eq!(come(&mut pair), Ok(()), "turn {turn}"));
         let refused = come(&mut pair).expect_err("80 messages wait");
         assert!(refused.contains("GRIDNET_UNEXPECTED_MESSAGES=64"), "{refused}");
         check_friend(&mut pair, turn);
+        // Who was let in before, and was not given up yet, may start again.
+        drop(resident);
+        assert!(pair.run_until(|pair| pair.a.engine().counters().peers_now == 1));
+        let next_life = Hello::new(node(500), turn + 2, 1);
+        resident = Peer::try_greet_as(&mut pair, next_life).expect("it takes the place of its last life");
+        assert!(resident.say(&resume(), &mut pair));
         take_all(&mut pair);
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::op::{EarlyBody, OpId};
+use super::orphans::Caller;
 use super::peer::{Candidate, Peer, PeerState, ACCEPTED};
 use super::recover::{LinkEvent, Recovery};
 use super::state::State;
@@ -241,9 +242,11 @@ impl State {
                 return self.accept_again(known, rail, link);
             }
             let why = "the process has gone, and another has come in its place";
+            self.orphans.check(&self.limits, Caller::NextLife)?;
             self.give_up(known, &Refusal::new(Error::PeerGone, why));
+        } else {
+            self.orphans.check(&self.limits, Caller::New)?;
         }
-        self.orphans.check(&self.limits)?;
         let peer = self.add_peer(who, incarnation, rail, link, None);
         let why = match who.1 {
             None => "the peer chose the rail".to_owned(),
