@@ -18,7 +18,7 @@ pub trait Builder: Send + Sync {
         Vec::new()
     }
 
-    /// Prepares a stack for the node that asks: where it is to connect.
+    /// Prepares a stack for the node that asks: where it is to connect. It must not wait for long: few threads answer for all.
     ///
     /// What stands there is not used before [`Builder::begin`], and goes by [`Builder::close`], or when nobody has connected until
     /// the order's deadline. With a grant, the node may be connecting there already.

@@ -386,7 +386,9 @@ impl Call {
                 Agreed { stack: stack.clone(), security, place: place.clone(), grant, incarnation, since };
             cache.keep(self.to, self.service.clone(), agreed);
         }
-        let is_same = |path: &Path| (&path.stack, &path.place) == (&stack, &place);
+        // What listens at the same place in another life knows nothing of this connection.
+        let is_its = |path: &Path| path.again.is_none_or(|grant| grant.incarnation == incarnation);
+        let is_same = |path: &Path| (&path.stack, &path.place) == (&stack, &place) && is_its(path);
         match std::mem::replace(&mut self.tie, Tie::None) {
             Tie::Up(path) if is_same(&path) => self.up(path),
             Tie::Connecting(path) if is_same(&path) => {

@@ -26,6 +26,7 @@ struct Faults {
     build: u64,
     connect: u64,
     rules: u64,
+    restart: u64,
 }
 
 enum Event {
@@ -42,6 +43,8 @@ struct Caller {
     call: Option<Call>,
     connection: u64,
     paths: BTreeMap<u32, Path>,
+    /// Which life of the other node each of them has reached.
+    reached: BTreeMap<u32, u64>,
     /// How it has ended.
     end: Option<Result<Path, String>>,
 }
@@ -77,23 +80,24 @@ struct World {
     callers: Vec<Caller>,
     cache: Cache,
     /// What stands, by the place that is told, and for whom.
-    places: BTreeMap<Vec<u8>, Order>,
-    /// Connections whose first bytes the service has.
-    begun: Vec<u64>,
-    ordered: BTreeSet<(Key, String)>,
+    places: BTreeMap<Vec<u8>, Vec<Order>>,
+    /// Which life of the node that is asked it is.
+    life: u64,
+    /// Connections whose first bytes the service has, by its life.
+    begun: Vec<(u64, u64)>,
+    ordered: BTreeSet<(u64, Key, String)>,
 }
 
 impl World {
     fn new(seed: u64, faults: Faults) -> World {
         let now = Instant::now();
-        let mut called = Called::new(5);
-        called.serve(service());
         let facts = Facts::describe("a@A/h1").unwrap();
         let caller = |n: usize| Caller {
             facts: facts.clone(),
             call: None,
             connection: n as u64 + 1,
             paths: BTreeMap::new(),
+            reached: BTreeMap::new(),
             end: None,
         };
         let rules =
@@ -105,13 +109,14 @@ impl World {
             now,
             events: BTreeMap::new(),
             count: 0,
-            called,
+            called: called(5),
             own: Facts::describe("b@B/h1,uid=3").unwrap(),
             rules,
             in_force: 0,
             callers: (0..CALLS).map(caller).collect(),
             cache: Cache::default(),
             places: BTreeMap::new(),
+            life: 5,
             begun: Vec::new(),
             ordered: BTreeSet::new(),
         };
@@ -133,6 +138,11 @@ impl World {
             if self.dice.happens(self.faults.rules) {
                 self.in_force = 1 - self.in_force;
                 self.called.rules_changed();
+            }
+            if self.dice.happens(self.faults.restart) {
+                self.life += 1;
+                self.called = called(self.life);
+                self.places.clear();
             }
             match event {
                 Event::Begin(n) => self.begin(n),
@@ -223,14 +233,14 @@ impl World {
             Step::Answer(bytes) => self.send(bytes, |bytes| Event::Answered(n, bytes)),
             Step::Built { first, answer } => {
                 if !first.is_empty() && self.faults.changed == 0 {
-                    self.begun.push(u64::from_le_bytes(first.try_into().unwrap()));
+                    self.begun.push((self.life, u64::from_le_bytes(first.try_into().unwrap())));
                 }
                 assert!(order.is_some());
                 self.send(answer, |bytes| Event::Answered(n, bytes));
             }
             Step::Build(order) => {
                 assert_eq!(order.security, Security::Encrypted, "the rules of both sides want it");
-                assert!(self.ordered.insert((order.key, order.stack.to_string())), "built once");
+                assert!(self.ordered.insert((self.life, order.key, order.stack.to_string())), "built once");
                 let fails = self.dice.happens(self.faults.build);
                 let place = order.stack.to_string().into_bytes();
                 let outcome = if fails { Err("no port is left".to_owned()) } else { Ok(place) };
@@ -246,7 +256,7 @@ impl World {
         let n = self.callers.iter().position(|caller| caller.connection == order.key.connection);
         let step = self.called.built(&order.key, outcome.clone(), self.now);
         if let (Step::Built { .. }, Ok(place)) = (&step, outcome) {
-            self.places.insert(place, order.clone());
+            self.places.entry(place).or_default().push(order.clone());
         }
         // A changed number is that of nobody.
         self.step(n.unwrap_or(0), Some(order), step);
@@ -256,13 +266,19 @@ impl World {
         if self.callers[n].paths.get(&path.number) != Some(path) {
             return;
         }
-        let stands = self.places.get(&path.place).is_some_and(|order| order.stack == path.stack);
+        // Who connects proves which connection it is, or shows a grant of this life.
+        let is_let_in = |order: &Order| match path.again {
+            Some(grant) => grant.incarnation == self.life,
+            None => (order.key.connection, &order.stack) == (path.connection, &path.stack),
+        };
+        let stands = self.places.get(&path.place).is_some_and(|orders| orders.iter().any(is_let_in));
         let outcome = match stands && !self.dice.happens(self.faults.connect) {
             true => Ok(()),
             false => Err("connection refused".to_owned()),
         };
-        if outcome.is_err() {
-            self.callers[n].paths.remove(&path.number);
+        match outcome {
+            Ok(()) => drop(self.callers[n].reached.insert(path.number, self.life)),
+            Err(_) => drop(self.callers[n].paths.remove(&path.number)),
         }
         self.drive(n, |call, cache, now| call.connected(path.number, outcome, cache, now));
     }
@@ -273,17 +289,26 @@ impl World {
                 Ok(path) => {
                     assert_eq!((path.security, caller.paths.len()), (Security::Encrypted, 1));
                     if self.faults.changed == 0 {
-                        let begun = self.begun.iter().filter(|begun| **begun == caller.connection).count();
-                        assert_eq!(begun, 1, "the service has the first bytes, once");
+                        let reached = (caller.reached[&path.number], caller.connection);
+                        assert!(
+                            self.begun.contains(&reached),
+                            "the service that was reached has the first bytes"
+                        );
                     }
                 }
                 Err(why) => assert!(!why.is_empty() && caller.paths.is_empty(), "{why}"),
             }
         }
-        let unique: BTreeSet<u64> = self.begun.iter().copied().collect();
+        let unique: BTreeSet<(u64, u64)> = self.begun.iter().copied().collect();
         assert_eq!(unique.len(), self.begun.len(), "first bytes come once");
         assert!(self.now - self.start < LIMIT * 3, "nothing goes on after the end");
     }
+}
+
+fn called(life: u64) -> Called {
+    let mut called = Called::new(life);
+    called.serve(service());
+    called
 }
 
 fn service() -> Name {
@@ -292,19 +317,21 @@ fn service() -> Name {
 
 fn any_faults() -> impl Strategy<Value = Faults> {
     let often = || prop_oneof![Just(0u64), 0..30u64];
-    (often(), often(), often(), often(), often(), prop_oneof![Just(0u64), 0..5u64]).prop_map(
-        |(lost, repeated, changed, build, connect, rules)| Faults {
+    let seldom = || prop_oneof![Just(0u64), 0..5u64];
+    (often(), often(), often(), often(), often(), (seldom(), seldom())).prop_map(
+        |(lost, repeated, changed, build, connect, (rules, restart))| Faults {
             lost,
             repeated,
             changed,
             build,
             connect,
             rules,
+            restart,
         },
     )
 }
 
-const NONE: Faults = Faults { lost: 0, repeated: 0, changed: 0, build: 0, connect: 0, rules: 0 };
+const NONE: Faults = Faults { lost: 0, repeated: 0, changed: 0, build: 0, connect: 0, rules: 0, restart: 0 };
 
 #[test]
 fn without_faults_all_connect_and_from_the_second_on_at_once() {

@@ -60,7 +60,7 @@ impl Scene {
     }
 
     fn hear_built(&mut self, attempt: u16, index: u16, place: &[u8]) -> Vec<Action> {
-        let grant = Some(Grant { incarnation: 1, token: 2 });
+        let grant = Some(Grant { incarnation: 100, token: 2 });
         self.hear(attempt, Outcome::Built(Built { index, place: place.to_vec(), grant }), Vec::new())
     }
 
@@ -174,7 +174,7 @@ fn the_second_connection_goes_there_at_once() {
     let (mut scene, actions) = Scene::begin("", warm());
     let (ask, _) = asked(&actions);
     let path = path(&actions);
-    assert_eq!((ask.again, path.again), (Some(Grant { incarnation: 1, token: 2 }), ask.again));
+    assert_eq!((ask.again, path.again), (Some(Grant { incarnation: 100, token: 2 }), ask.again));
     assert_eq!(path.place, b"there");
     // It is up when both are there, in any order.
     assert_eq!(scene.connected(&path, Ok(())), []);
@@ -196,7 +196,7 @@ fn better_stacks_have_their_turn_again_after_a_while() {
     let built = Outcome::Built(Built {
         index: 1,
         place: b"relayed".into(),
-        grant: Some(Grant { incarnation: 1, token: 3 }),
+        grant: Some(Grant { incarnation: 100, token: 3 }),
     });
     let reply = Reply { incarnation: 100, connection: 1, attempt: 0, outcome: built, failed: Vec::new() };
     call.heard(&reply.encode().unwrap(), &mut scene.cache, later);
@@ -245,6 +245,19 @@ fn a_path_that_fails_before_the_answer_counts_when_the_answer_leads_there() {
     let (mut scene, actions) = Scene::begin("", warm());
     scene.connected(&path(&actions), Err("nobody there"));
     assert_eq!(path(&scene.hear_built(0, 0, b"elsewhere")).place, b"elsewhere");
+}
+
+#[test]
+fn a_path_to_an_earlier_life_is_not_taken_for_one_to_this() {
+    let (mut scene, actions) = Scene::begin("", warm());
+    let first = path(&actions);
+    scene.connected(&first, Ok(()));
+    // It was started again since, and listens at the same place.
+    let built = Outcome::Built(Built { index: 0, place: b"there".into(), grant: None });
+    let reply = Reply { incarnation: 101, connection: 1, attempt: 0, outcome: built, failed: Vec::new() };
+    let actions = scene.call.heard(&reply.encode().unwrap(), &mut scene.cache, scene.now);
+    assert_eq!(actions[0], Action::Close(first.number));
+    assert_eq!(path(&actions).again, None);
 }
 
 #[test]
