@@ -236,18 +236,13 @@ impl Called {
     /// Whether something was asked for the first time; the try before it, if there was one.
     fn hear(&mut self, key: &Key, now: Instant) -> Result<Option<Key>, Step> {
         let Some(asker) = self.asker(key.from, now) else {
-            return Err(self.refuse(key, Refusal::Limit, "too many nodes ask this one"));
+            // Nobody counts how often those ask: one line for all of them.
+            let is_news = self.audit.lines().last().is_none_or(|line| line.refusal != Refusal::Limit);
+            return Err(self.refuse_often(key, Refusal::Limit, "too many nodes ask this one", is_news));
         };
         if !asker.may_ask(now) {
-            let is_first = asker.was_limited();
-            let why = "it asks too often";
-            return Err(match is_first {
-                true => self.refuse(key, Refusal::Rate, why),
-                false => {
-                    self.audit.count(Refusal::Rate);
-                    self.refusal(key, Refusal::Rate, why)
-                }
-            });
+            let is_news = asker.note_limited();
+            return Err(self.refuse_often(key, Refusal::Rate, "it asks too often", is_news));
         }
         match asker.judge(key) {
             Known::New(replaces) => Ok(replaces),
@@ -339,6 +334,15 @@ impl Called {
     /// Refuses with an audit line, without remembering it.
     fn refuse(&mut self, key: &Key, refusal: Refusal, why: &str) -> Step {
         self.audit.refused(key.from, refusal, why);
+        self.refusal(key, refusal, why)
+    }
+
+    /// The same, with a line only if it is news.
+    fn refuse_often(&mut self, key: &Key, refusal: Refusal, why: &str, is_news: bool) -> Step {
+        if is_news {
+            return self.refuse(key, refusal, why);
+        }
+        self.audit.count(refusal);
         self.refusal(key, refusal, why)
     }
 

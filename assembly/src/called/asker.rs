@@ -161,7 +161,7 @@ impl Asker {
     }
 
     /// Notes that it has asked too often; whether that is news.
-    pub(super) fn was_limited(&mut self) -> bool {
+    pub(super) fn note_limited(&mut self) -> bool {
         !std::mem::replace(&mut self.is_limited, true)
     }
 

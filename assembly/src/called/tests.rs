@@ -275,7 +275,11 @@ fn what_is_remembered_is_bounded() {
         scene.refusal(&ask(1, 0, &["shm"]));
     }
     scene.from.node = NodeId::new([9; 16]).unwrap();
-    assert_eq!(scene.refusal(&ask(1, 0, &["shm"])), Refusal::Limit);
+    for _ in 0..10 {
+        assert_eq!(scene.refusal(&ask(1, 0, &["shm"])), Refusal::Limit);
+    }
+    assert_eq!(scene.audited().iter().filter(|refusal| **refusal == Refusal::Limit).count(), 1);
+    assert_eq!(scene.called.audit().refusals(Refusal::Limit), 10);
     assert!(scene.called.audit().lines().len() <= 256);
     scene.now += FORGOTTEN_AFTER;
     assert_eq!(scene.refusal(&ask(1, 0, &["shm"])), Refusal::Policy);
