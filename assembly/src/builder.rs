@@ -12,6 +12,9 @@ use crate::stack::Stack;
 ///
 /// `build`, and what comes in at the place that it tells, is the side that is asked; `connect` the side that asks. Whoever connects
 /// proves at that place who it is, and names connection and attempt; a place admits the node of the [`Order`], and nobody else.
+///
+/// Host and user of a node are what it says of itself. A path of `shm` has to make sure by the kernel that the other process is of the same
+/// user where its security is [`Encrypted`](crate::stack::Security::Encrypted), and fail otherwise.
 pub trait Builder: Send + Sync {
     /// What the other side needs to know to build a stack, at most [`HINT_BYTES_MAX`](crate::message::HINT_BYTES_MAX) bytes.
     fn hint(&self, _to: NodeId, _stack: &Stack) -> Vec<u8> {

@@ -45,6 +45,8 @@ struct Caller {
     paths: BTreeMap<u32, Path>,
     /// Which life of the other node each of them has reached.
     reached: BTreeMap<u32, u64>,
+    begun: Instant,
+    took: Duration,
     /// How it has ended.
     end: Option<Result<Path, String>>,
 }
@@ -66,8 +68,20 @@ impl Dice {
     }
 }
 
+/// How long things take, in milliseconds: at random up to this, or exactly so.
+#[derive(Debug, Clone, Copy)]
+struct Spans {
+    message: u64,
+    build: u64,
+    connect: u64,
+    is_exact: bool,
+}
+
+const ANY: Spans = Spans { message: 1500, build: 200, connect: 300, is_exact: false };
+
 struct World {
     dice: Dice,
+    spans: Spans,
     faults: Faults,
     start: Instant,
     now: Instant,
@@ -98,12 +112,15 @@ impl World {
             connection: n as u64 + 1,
             paths: BTreeMap::new(),
             reached: BTreeMap::new(),
+            begun: now,
+            took: Duration::ZERO,
             end: None,
         };
         let rules =
             ["", "[[rule]]\nuse = ['tls/relay', 'tls/tcp(streams=2)']"].map(|text| text.parse().unwrap());
         let mut world = World {
             dice: Dice(seed),
+            spans: ANY,
             faults,
             start: now,
             now,
@@ -124,6 +141,13 @@ impl World {
             world.after(n as u64 * 700, Event::Begin(n));
         }
         world
+    }
+
+    fn span(&mut self, most: u64) -> u64 {
+        if self.spans.is_exact {
+            return most;
+        }
+        self.dice.next() % most
     }
 
     fn after(&mut self, ms: u64, event: Event) {
@@ -169,6 +193,7 @@ impl World {
         };
         let (call, actions) = Call::begin(wish, (9, caller.connection), &mut self.cache, self.now);
         self.callers[n].call = Some(call);
+        self.callers[n].begun = self.now;
         self.act(n, actions);
     }
 
@@ -186,11 +211,12 @@ impl World {
                 Action::Connect(path) => {
                     assert!(self.callers[n].paths.is_empty(), "one path at a time");
                     self.callers[n].paths.insert(path.number, path.clone());
-                    let ms = self.dice.next() % 300;
+                    let ms = self.span(self.spans.connect);
                     self.after(ms, Event::Connected(n, path));
                 }
                 Action::Close(number) => drop(self.callers[n].paths.remove(&number).unwrap()),
                 Action::Up(path) => {
+                    self.callers[n].took = self.now - self.callers[n].begun;
                     assert!(self.callers[n].paths.contains_key(&path.number));
                     self.callers[n].end = Some(Ok(*path));
                 }
@@ -216,7 +242,7 @@ impl World {
                 let at = self.dice.next() as usize % bytes.len();
                 bytes[at] = self.dice.next() as u8;
             }
-            let ms = self.dice.next() % 1500;
+            let ms = self.span(self.spans.message);
             self.after(ms, event(bytes));
         }
     }
@@ -244,7 +270,7 @@ impl World {
                 let fails = self.dice.happens(self.faults.build);
                 let place = order.stack.to_string().into_bytes();
                 let outcome = if fails { Err("no port is left".to_owned()) } else { Ok(place) };
-                let ms = self.dice.next() % 200;
+                let ms = self.span(self.spans.build);
                 self.after(ms, Event::Built(order, outcome));
             }
             Step::Malformed(_) => assert!(self.faults.changed > 0),
@@ -343,6 +369,17 @@ fn without_faults_all_connect_and_from_the_second_on_at_once() {
     assert!(ends.iter().all(|path| path.stack.to_string() == "tls/tcp"));
     assert!(ends[0].again.is_none() && ends[CALLS - 1].again.is_some());
     assert_eq!(world.called.audit().lines().len(), 0);
+}
+
+#[test]
+fn the_first_costs_a_round_trip_more_than_connecting_and_the_next_ones_nothing() {
+    let mut world = World::new(1, NONE);
+    // 100 ms there and back; TCP and TLS 1.3 take two of those.
+    world.spans = Spans { message: 50, build: 0, connect: 200, is_exact: true };
+    world.run();
+    world.check();
+    let took: Vec<u128> = world.callers.iter().map(|caller| caller.took.as_millis()).collect();
+    assert_eq!((took[0], &took[1..]), (300, &[200; CALLS - 1][..]));
 }
 
 #[test]
