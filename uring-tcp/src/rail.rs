@@ -252,6 +252,7 @@ impl TcpRail {
         let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(index as usize) else { return };
         conn.is_hot = false;
         conn.line.out().trim();
+        // What TLS has taken from the socket and not handed out wakes nobody.
         if conn.line.stream.has_more() {
             self.ready.push(Watched::Link(index));
         }
@@ -309,9 +310,6 @@ impl TcpRail {
                     conn.peer_core = conn.line.stream.last_core();
                 }
                 conn.empty = 0;
-                if !conn.is_hot && conn.line.stream.has_more() {
-                    self.ready.push(Watched::Link(index));
-                }
                 if conn.owes() && !conn.is_owing {
                     conn.is_owing = true;
                     self.owing.push(index);

@@ -2,14 +2,17 @@
 
 mod common;
 
+use std::os::fd::BorrowedFd;
+
 use common::{tls, Tcp};
 use gridnet_core::error::Error;
 use gridnet_core::mem::{Gather, Iov, PeerBytes};
-use gridnet_core::rail::{LinkId, PeerId, Posted, Rail, Refusal, Sink};
+use gridnet_core::rail::{Armed, LinkId, PeerId, Posted, Rail, Refusal, Sink};
 use gridnet_core::testing::pair::Fixture;
 use gridnet_core::testing::random::Random;
 use gridnet_core::wire::{Address, Frame, Incoming, NodeId};
 use gridnet_uring_tcp::{Engine, Security, TcpRail};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 #[test]
 fn what_has_not_come_is_retained_whenever_the_connection_breaks() {
@@ -120,6 +123,18 @@ impl Ends {
         ends
     }
 
+    /// One more that calls, and takes the place of the caller; the one before.
+    fn add(&mut self, fixture: &mut Tcp, number: u8) -> End {
+        let address = fixture.address(number);
+        let rail = fixture.rail(&address);
+        let mut end = End { rail, address, link: LinkId(0), heard: Heard::default() };
+        end.link = end.rail.connect(PeerId::new(0), &self.called.address).unwrap();
+        self.called.heard.up = false;
+        let before = std::mem::replace(&mut self.caller, end);
+        self.drive_until(true, |ends| ends.caller.heard.up && ends.called.heard.up);
+        before
+    }
+
     /// Drives both until `done`, which must come about if it `must`.
     fn drive_until(&mut self, must: bool, done: impl Fn(&Ends) -> bool) {
         for _ in 0..if must { 2_000_000 } else { 100 } {
@@ -208,4 +223,59 @@ fn whoever_posts_and_never_calls_again_is_heard() {
             ends.called.heard.tags.clear();
         }
     }
+}
+
+#[test]
+fn what_has_come_and_was_not_taken_keeps_its_owner_awake() {
+    for (engine, security) in
+        [(Engine::Auto, tls()), (Engine::Epoll, tls()), (Engine::Auto, Security::Insecure)]
+    {
+        // Alone, and beside as many others as are read in each round.
+        for others in [0, 8] {
+            let mut fixture = Tcp { security: security.clone(), ..Tcp::new(engine) };
+            let mut ends = Ends::connect(&mut fixture);
+            let crowd: Vec<End> = (0..others).map(|number| ends.add(&mut fixture, 10 + number)).collect();
+            // Nobody falls asleep just after a call has come.
+            (0..200).for_each(|_| ends.called.drive(&mut fixture));
+            take_bursts(&mut ends, &mut fixture);
+            drop(crowd);
+        }
+    }
+}
+
+/// All of a burst is on its way before anything is read: more than is read at once, in records of any length.
+fn take_bursts(ends: &mut Ends, fixture: &mut Tcp) {
+    let mut tag = 0;
+    for burst in 1..40 {
+        for _ in 0..burst {
+            assert!(ends.caller.post(tag, 900));
+            tag += 1;
+            if tag % 3 == 0 {
+                ends.caller.drive(fixture);
+            }
+        }
+        (0..4).for_each(|_| ends.caller.drive(fixture));
+        let called = &mut ends.called;
+        while called.heard.tags.len() < tag as usize {
+            // In its turn, or because somebody waits for this one.
+            match called.heard.link.filter(|_| burst % 2 == 0) {
+                Some(link) => called.rail.poll_link(link, 64, &mut called.heard),
+                None => called.rail.poll(64, &mut called.heard),
+            };
+            if called.heard.tags.len() < tag as usize && called.rail.arm() == Armed::Yes {
+                assert!(is_woken(&called.rail), "asleep after {} of {tag}", called.heard.tags.len());
+            }
+            called.rail.disarm();
+            called.rail.maintain(fixture.tick(), &mut called.heard);
+        }
+    }
+}
+
+/// Whether the descriptor of a rail that is armed gets readable.
+fn is_woken(rail: &TcpRail) -> bool {
+    let fd = rail.wait_handle().expect("it has one");
+    // SAFETY: the rail keeps the descriptor open, and lives longer than this borrows it.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let mut waits = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut waits, PollTimeout::from(10_000u16)).is_ok_and(|count| count > 0)
 }
