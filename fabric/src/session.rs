@@ -25,6 +25,10 @@ impl Session for Members {
         self.0.check(shown, fabric).map_err(refusal)
     }
 
+    fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId> {
+        self.0.revoked_of(fabrics)
+    }
+
     fn refused(&self, who: &str, why: &str) {
         self.0.refused(who, why);
     }

@@ -7,7 +7,7 @@
 //! The directory is looked at before each connection: a certificate that was renewed, or a node that was revoked, counts from
 //! the next one on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,6 +69,7 @@ struct Loaded {
     until: Moment,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    revoked: Arc<BTreeMap<NodeId, Moment>>,
 }
 
 impl fmt::Debug for Credentials {
@@ -128,12 +129,24 @@ impl Credentials {
         ServerConnection::new(loaded.server).map_err(|e| Error::System(format!("TLS: {e}")))
     }
 
+    /// Those of these fabrics whose nodes were revoked, as the directory says now.
+    pub fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId> {
+        let loaded = self.current();
+        let common = |id: &NodeId| id.bytes().first_chunk::<COMMON_BYTES>().copied();
+        let revoked: BTreeSet<_> = loaded.revoked.keys().map(common).collect();
+        fabrics.iter().copied().filter(|fabric| revoked.contains(&common(fabric))).collect()
+    }
+
     /// Whether who has shown these certificates, which TLS has found good, may speak for this fabric.
     ///
     /// # Errors
     /// [`Error::Peer`], with both.
     pub fn check(&self, shown: &[CertificateDer<'_>], fabric: NodeId) -> Result<(), Error> {
         match tls::shown(Some(shown))?.and_then(|certificate| certificate.node) {
+            // It may have been revoked since it has shown them.
+            Some(node) if !self.revoked_of(&[node]).is_empty() => {
+                Err(Error::Peer(format!("node {node} was revoked")))
+            }
             Some(node) if is_fabric_of(fabric, node) => Ok(()),
             Some(node) => {
                 Err(Error::Peer(format!("node {node} speaks for {fabric}, which is none of its fabrics")))
@@ -196,7 +209,7 @@ impl Loaded {
             let called = Called { chain: called, revoked: revoked.clone() };
             (Arc::new(called), Arc::new(Caller { chain: caller, revoked: revoked.clone() }))
         })?;
-        Ok(Loaded { until: kept.until, client, server })
+        Ok(Loaded { until: kept.until, client, server, revoked })
     }
 
     fn check_time(&self, node: NodeId) -> Result<(), Error> {

@@ -332,6 +332,7 @@ impl TcpRail {
         self.tend_pulses(now);
         self.tend_paths(now, sink);
         self.look_for_stalls(now, sink);
+        self.review_members(now);
         happened
     }
 
@@ -356,7 +357,8 @@ impl TcpRail {
             State::Awaiting(since) => Some(since.map_or(Time(0), |since| since.after(CROSSING_NS + 1))),
             _ => None,
         });
-        let health = self.pulses.next_time().into_iter().chain(self.stalls.next_time());
+        let health =
+            self.pulses.next_time().into_iter().chain(self.stalls.next_time()).chain(self.next_review());
         visits.chain(calls).chain(self.listen_again).chain(health).chain(self.next_path_time()).min()
     }
 }

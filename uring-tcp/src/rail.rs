@@ -99,7 +99,9 @@ pub struct TcpRail {
     /// Links whose peers are to be told of frames.
     owing: Vec<u32>,
     /// Links that have come to an end in this round.
-    ended: Vec<(u32, Ended)>,
+    pub(crate) ended: Vec<(u32, Ended)>,
+    /// When members are looked at again; none before the first look at the clock.
+    pub(crate) next_review: Option<Time>,
     /// Links that are being made by this side.
     pub(crate) calling: Vec<u32>,
     pub(crate) listeners: Listeners,
@@ -155,6 +157,7 @@ impl TcpRail {
             dirty: Vec::new(),
             owing: Vec::new(),
             ended: Vec::new(),
+            next_review: None,
             calling: Vec::new(),
             listeners,
             listen_again: None,

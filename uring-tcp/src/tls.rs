@@ -35,6 +35,9 @@ pub trait Session: fmt::Debug + Send + Sync {
     /// Why not.
     fn check(&self, shown: &[CertificateDer<'_>], fabric: NodeId) -> Result<(), Refusal>;
 
+    /// Those of these fabrics whose nodes were revoked.
+    fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId>;
+
     /// Counts and notes that somebody was refused: who, and why.
     fn refused(&self, who: &str, why: &str);
 

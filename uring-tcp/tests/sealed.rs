@@ -11,7 +11,7 @@ use common::certificates::{name, Authority};
 use common::{key, Members, Tcp};
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
-use gridnet_core::rail::Refusal;
+use gridnet_core::rail::{Rail, Refusal};
 use gridnet_core::testing::node::exactly;
 use gridnet_core::testing::pair::{Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
@@ -143,6 +143,25 @@ fn nothing_is_said_to_who_is_not_known() {
     });
     assert!(over && heard.is_empty(), "{heard:?}");
     scene.check_friend();
+}
+
+#[test]
+fn a_link_ends_when_its_peer_is_revoked() {
+    let mut scene = Scene::new(100);
+    let b = scene.pair.b.address().node;
+    scene.pair.fixture.skipped += Duration::from_secs(6);
+    scene.check_friend();
+    scene.members.revoked.lock().unwrap().push(b);
+    let to_b = scene.pair.to_b;
+    scene.pair.run_steps(50);
+    assert_eq!(scene.pair.a.state(to_b), PeerState::Up, "it is looked at now and then");
+    assert!(scene.pair.a.engine().rails()[0].deadline().is_some(), "nobody would wake up for it");
+    scene.pair.fixture.skipped += Duration::from_secs(6);
+    let over = scene.pair.run_until(|pair| matches!(pair.a.state(to_b), PeerState::Gone(_)));
+    let PeerState::Gone(why) = scene.pair.a.state(to_b) else { panic!("{over}: it is still there") };
+    assert!(why.error == Error::Permission && why.reason.contains("revoked"), "{why:?}");
+    let said = format!("{b} its node was revoked");
+    assert_eq!(scene.refused(), [said]);
 }
 
 /// Nobody may speak for the fabric of this number.

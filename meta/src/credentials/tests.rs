@@ -114,6 +114,12 @@ fn a_node_that_was_revoked_is_refused_from_the_next_connection_on() {
     assert_eq!(meet(&one, &other, to_other), [revoked(), alert(AlertDescription::CertificateRevoked)]);
     assert_eq!(meet(&other, &one, to_one), [alert(AlertDescription::CertificateRevoked), revoked()]);
     assert_eq!(meet(&other, &other, to_other), [Ok(()), Ok(())], "who has not heard of it");
+    // So are those that are connected, and those who have shown their certificate just before.
+    assert_eq!(one.revoked_of(&[to_one, to_other]), [to_other]);
+    assert_eq!(other.revoked_of(&[to_one, to_other]), []);
+    let shown = kept::read(&scene.dir("other")).unwrap().certificate;
+    let why = one.check(std::slice::from_ref(&shown), to_other).unwrap_err().to_string();
+    assert!(why.contains("was revoked"), "{why}");
 }
 
 #[test]

@@ -152,11 +152,17 @@ pub struct Members {
     pub refused: Mutex<Vec<String>>,
     /// Fabrics that nobody may speak for.
     pub nobody: Vec<NodeId>,
+    pub revoked: Mutex<Vec<NodeId>>,
 }
 
 impl Members {
     pub fn of(authority: &Authority) -> Members {
-        Members { configs: authority.member(), refused: Mutex::default(), nobody: Vec::new() }
+        Members {
+            configs: authority.member(),
+            refused: Mutex::default(),
+            nobody: Vec::new(),
+            revoked: Mutex::default(),
+        }
     }
 }
 
@@ -174,6 +180,11 @@ impl Session for Members {
             true => Ok(()),
             false => Err(Refusal::new(Error::Permission, "a name of somebody else")),
         }
+    }
+
+    fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId> {
+        let revoked = self.revoked.lock().unwrap();
+        fabrics.iter().copied().filter(|fabric| revoked.contains(fabric)).collect()
     }
 
     fn refused(&self, who: &str, why: &str) {
