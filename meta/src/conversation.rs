@@ -66,6 +66,12 @@ impl Talk {
         self.tls.writer().write_all(&bytes).map_err(|e| Error::System(format!("TLS: {e}")))
     }
 
+    /// Says what may be no message.
+    #[cfg(test)]
+    pub(crate) fn say_raw(&mut self, bytes: &[u8]) {
+        self.tls.writer().write_all(bytes).unwrap();
+    }
+
     /// Takes a piece; what the peer says by it.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ pub mod identity;
 mod kept;
 pub mod member;
 pub mod message;
+#[cfg(test)]
+mod mutated;
 pub mod name;
 mod office;
 mod outbox;

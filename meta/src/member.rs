@@ -7,6 +7,8 @@ mod assemble;
 mod connect;
 mod lead;
 mod link;
+#[cfg(test)]
+mod mutated;
 mod post;
 mod state;
 mod turn;

@@ -175,6 +175,17 @@ impl Office {
         }
     }
 
+    /// Says what may be no message, if there is a conversation; whether there is.
+    #[cfg(test)]
+    pub(crate) fn say_raw(&mut self, to: NodeId, bytes: &[u8]) -> bool {
+        let open = self.talks.iter_mut().find(|(key, kept)| key.0 == to && kept.talk.is_open());
+        let key = open.map(|(key, kept)| {
+            kept.talk.say_raw(bytes);
+            *key
+        });
+        key.map(|key| self.send(key)).is_some()
+    }
+
     /// What is to be sent.
     pub(crate) fn take_packets(&mut self) -> Vec<Packet> {
         std::mem::take(&mut self.out)

@@ -365,4 +365,6 @@ fn departure(ended: &Result<(), Error>) -> Departure {
 }
 
 #[cfg(test)]
+mod mutated;
+#[cfg(test)]
 mod tests;

@@ -205,7 +205,7 @@ where
 
 impl Shared {
     /// Judges whether a node may be below this one, which the rendez-vous node judges, too; the number of its connection.
-    fn member_came(&self, present: Present, queue: Queue) -> Result<u64, Denied> {
+    pub(super) fn member_came(&self, present: Present, queue: Queue) -> Result<u64, Denied> {
         let mut state = self.lock();
         let state = &mut *state;
         let node = present.node;
@@ -230,7 +230,7 @@ impl Shared {
         Ok(connection)
     }
 
-    fn member_gone(&self, node: NodeId, connection: u64, why: Departure) {
+    pub(super) fn member_gone(&self, node: NodeId, connection: u64, why: Departure) {
         let mut state = self.lock();
         let state = &mut *state;
         let Some(leading) = &mut state.leading else { return };

@@ -244,7 +244,7 @@ impl Link {
     }
 
     /// Takes a message. A leader that says what it must not is never followed again.
-    fn take(&mut self, shared: &Arc<Shared>, message: Message) -> Result<(), Error> {
+    pub(super) fn take(&mut self, shared: &Arc<Shared>, message: Message) -> Result<(), Error> {
         let taken = self.judge(shared, message);
         if let (Err(Error::Peer(why)), Some(leader)) = (&taken, self.leader()) {
             tracing::warn!("session: leader {leader} is left: {why}");

@@ -281,3 +281,39 @@ proptest! {
         prop_assert!(scene.done.values().all(|count| *count == 1));
     }
 }
+
+#[test]
+fn whatever_a_member_asks_and_answers_the_other_bears_it() {
+    crate::mutated::alone("office::tests::in_a_process_of_its_own");
+}
+
+#[test]
+#[ignore = "run by whatever_a_member_asks_and_answers_the_other_bears_it, as a process of its own"]
+fn in_a_process_of_its_own() {
+    use crate::mutated::{count, Before, Mutator};
+    let requests = [
+        Message::Request(Request { id: 1, done: 1, service: 2, left_ms: 3000, body: vec![4; 5] }),
+        Message::Answer(Answer { id: 1, refusal: None, body: vec![4; 5] }),
+    ];
+    let (mut scene, mut mutator) = (Scene::new(), Mutator::new(&[&requests[..]; 10].concat()));
+    let (all, mut before, to) = (count(10), None, scene.offices[1].node);
+    for said in 0..all {
+        if !scene.offices[0].say_raw(to, &mutator.next()) {
+            // The last conversation has ended: a question opens another one. Who has lied about its numbers is not answered.
+            drop(scene.ask(b"ab", SECOND));
+            scene.run(|_| Fate::Arrives);
+            assert!(scene.offices[0].say_raw(to, &Message::Ping(1).encode().unwrap()), "after {said}");
+        }
+        scene.run(|_| Fate::Arrives);
+        if said % 64 == 0 {
+            scene.pass(SECOND);
+            scene.run(|_| Fate::Arrives);
+            scene.done.clear();
+        }
+        assert!(scene.offices.iter().all(|office| office.talks.len() <= TALKS_OF_PEER_MAX));
+        if said == all / 10 {
+            before = Some(Before::now());
+        }
+    }
+    before.unwrap().is_as_before("one that is asked", all);
+}
