@@ -8,6 +8,7 @@
 mod change;
 mod follower;
 mod head;
+mod shelf;
 mod tables;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,7 @@ use crate::record::Extras;
 pub use change::{Change, Departure, Part, Record, Update};
 pub use follower::{Follower, Trouble};
 pub use head::Head;
+pub(crate) use shelf::Shelf;
 pub(crate) use tables::Tables;
 
 /// Number of the extra field in which a node says where it is and what it can do.

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use tokio::runtime::Handle;
 use tokio::sync::{watch, Semaphore};
 
+use crate::directory::Shelf;
 use crate::error::Error;
 use crate::rendezvous::spawn;
 
@@ -15,12 +16,22 @@ const WAITING_THREADS: usize = HANDLERS_MAX + 4;
 /// Requests that are being answered at a time.
 const HANDLERS_MAX: usize = 4;
 
+/// What members of one driver have in common.
+#[derive(Debug)]
+pub(crate) struct Common {
+    /// Who answers a request has one of these.
+    pub(crate) turns: Arc<Semaphore>,
+    pub(crate) shelf: Arc<Shelf>,
+}
+
 /// A thread in which members live, with all signals blocked. It ends when this is dropped, and they with it.
 #[derive(Debug)]
 pub struct Driver {
     handle: Handle,
     /// Who answers a request has one of these.
     turns: Arc<Semaphore>,
+    /// What its members share of directories.
+    shelf: Arc<Shelf>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,11 +53,11 @@ impl Driver {
             runtime.shutdown_background();
         })?;
         let turns = Arc::new(Semaphore::new(HANDLERS_MAX));
-        Ok(Driver { handle, turns, stop, thread: Some(thread) })
+        Ok(Driver { handle, turns, shelf: Arc::default(), stop, thread: Some(thread) })
     }
 
-    pub(crate) fn turns(&self) -> Arc<Semaphore> {
-        self.turns.clone()
+    pub(crate) fn common(&self) -> Common {
+        Common { turns: self.turns.clone(), shelf: self.shelf.clone() }
     }
 
     pub(crate) fn run(&self, member: impl Future<Output = ()> + Send + 'static) {

@@ -12,7 +12,7 @@
 //! | `kept.rs`, `credentials.rs` | a node's key and certificate in a directory, and what other programs prove by them |
 //! | `message.rs`, `channel.rs`, `outbox.rs` | what is said over them |
 //! | `record.rs` | how all of that stays open to what comes later |
-//! | `directory.rs` | who is there, and how those who follow keep up |
+//! | `directory.rs` | who is there, as the authority has signed it, and how those who follow keep up |
 //! | `register.rs`, `rate.rs`, `audit.rs` | the rendez-vous node's judgement, without I/O, and what it has refused |
 //! | `cluster.rs`, `pass.rs` | who leads which cluster, and who was sent to whom |
 //! | `packet.rs`, `conversation.rs`, `office.rs` | what members say to one another through leaders and the rendez-vous node, sealed |

@@ -24,13 +24,13 @@ use std::time::{Duration, Instant};
 
 use gridnet_assembly::facts::Offer;
 use gridnet_core::wire::NodeId;
-use tokio::sync::{watch, Semaphore};
+use tokio::sync::watch;
 
 use crate::audit::Line;
 use crate::clock::Moment;
 use crate::cluster::Will;
 use crate::directory::{Entry, Event, Version};
-use crate::driver::Driver;
+use crate::driver::{Common, Driver};
 use crate::error::Error;
 use crate::kept;
 use crate::name::Name;
@@ -112,9 +112,9 @@ impl Member {
         let (stop, stopped) = watch::channel(false);
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let (end, ended) = std::sync::mpsc::sync_channel(1);
-        let turns = driver.turns();
+        let common = driver.common();
         driver.run(async move {
-            be_member(ticket, about, (deadline, turns), tell, stopped).await;
+            be_member(ticket, about, (deadline, common), tell, stopped).await;
             drop(end);
         });
         // However long the system takes to look up a name, this call ends in time.
@@ -272,7 +272,7 @@ type Told = std::sync::mpsc::SyncSender<Result<Arc<Shared>, Error>>;
 async fn be_member(
     ticket: Ticket,
     about: About,
-    (deadline, turns): (Instant, Arc<Semaphore>),
+    (deadline, common): (Instant, Common),
     tell: Told,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -280,7 +280,7 @@ async fn be_member(
         joined = connect::join_in_time(&ticket, deadline) => joined,
         _ = stopped.wait_for(|stop| *stop) => return,
     };
-    let shared = joined.and_then(|of| Shared::new(ticket.addresses.clone(), about, of, turns).map(Arc::new));
+    let shared = joined.and_then(|of| Shared::new(ticket.addresses.clone(), about, of, common).map(Arc::new));
     // The secret is not needed any more.
     drop(ticket);
     if let Ok(shared) = &shared {

@@ -1,7 +1,7 @@
 //! Very many members: all of them in this process, by the real protocol.
 //!
-//! 60 as a rule; `TEST_SOAK=1` makes it 400, and 2,000 in a release build, which are to take 2 GB at most, and a minute where nothing else
-//! runs:
+//! 60 as a rule; `TEST_SOAK=1` makes it 400, and 2,000 in a release build, which are to take 512 MiB at most, and a minute where nothing
+//! else runs:
 //! `TEST_SOAK=1 cargo test --release -p gridnet-meta --test many -- --nocapture`.
 
 mod common;
@@ -74,7 +74,8 @@ fn very_many_members_have_the_same_directory() {
     println!("{count} nodes: joined in {joined:?}, known to all after {known:?}, led after {settled:?}");
     if is_soak && !cfg!(debug_assertions) {
         // How long it takes is for people to read: a busy machine is no fault.
-        assert!(memory < 2048, "{memory} MiB");
+        // They share the directory: each with one of its own takes more than a GiB.
+        assert!(memory < 512, "{memory} MiB");
     }
     // All at once: the last of so many would see each of the others leave.
     scene.stop();

@@ -1,6 +1,6 @@
 //! The directory as a follower knows it: what was signed, and nothing older than what it knows already.
 
-use super::{head, Change, Directory, Entry, Event, Head, Part, Record, Tables, Update, Version, LOG_MAX};
+use super::{head, Directory, Entry, Event, Head, Part, Record, Shelf, Tables, Update, Version, LOG_MAX};
 use crate::authority::AuthorityKey;
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct Follower {
     directory: Directory,
     /// By which others believe what it knows.
     head: Option<Head>,
+    /// What others of this process have made of the same.
+    shelf: Arc<Shelf>,
     /// States before this one are not taken.
     floor: Version,
     coming: Option<Coming>,
@@ -43,8 +45,13 @@ struct Coming {
 impl Follower {
     /// One that believes what this authority has signed.
     pub fn new(key: AuthorityKey) -> Follower {
+        Follower::beside(key, Arc::default())
+    }
+
+    /// The same, beside others with the same shelf.
+    pub(crate) fn beside(key: AuthorityKey, shelf: Arc<Shelf>) -> Follower {
         let (directory, floor) = (Directory::default(), Version::default());
-        Follower { key, directory, head: None, floor, coming: None }
+        Follower { key, directory, head: None, shelf, floor, coming: None }
     }
 
     /// How far it is.
@@ -87,20 +94,20 @@ impl Follower {
     ///
     /// # Errors
     /// [`Trouble`], with nothing changed.
-    pub fn take(&mut self, update: Update) -> Result<Vec<Event>, Trouble> {
+    pub fn take(&mut self, update: Update) -> Result<Arc<[Event]>, Trouble> {
         let Update { head, part } = update;
         let known = self.version();
         if head.version <= known || head.version < self.floor {
-            return Ok(Vec::new());
+            return Ok(Arc::default());
         }
         let mut coming = match self.coming.take().filter(|coming| coming.head == head) {
             Some(coming) if coming.goes_on(&part) => coming,
-            _ => Coming::begin(head, &part, known, &self.key)?,
+            _ => Coming::begin(head, &part, known, (&self.key, &self.shelf))?,
         };
         coming.add(part, known)?;
         if coming.next < coming.end() {
             self.coming = Some(coming);
-            return Ok(Vec::new());
+            return Ok(Arc::default());
         }
         match coming.is_snapshot {
             true => self.replace(coming),
@@ -109,40 +116,71 @@ impl Follower {
     }
 
     /// Does changes that are all there.
-    fn go_on(&mut self, Coming { head, records, .. }: Coming) -> Result<Vec<Event>, Trouble> {
-        let chain = records.iter().fold(self.directory.chain, |chain, record| head::chained(&chain, record));
-        if chain != head.chain {
-            return Err(Trouble::Forged);
+    fn go_on(&mut self, Coming { head, records, .. }: Coming) -> Result<Arc<[Event]>, Trouble> {
+        let found = self.shelf.find(&self.key, self.head.as_ref(), &head);
+        // What is kept for others is looked at by whoever keeps it.
+        if found.is_none() || self.directory.log_max > 0 {
+            let chain = self.directory.chain;
+            if records.iter().fold(chain, |chain, record| head::chained(&chain, record)) != head.chain {
+                return Err(Trouble::Forged);
+            }
         }
-        let tables = Arc::make_mut(&mut self.directory.tables);
-        let changes = records.iter().filter_map(Record::change);
-        let events = changes.filter_map(|change| tables.apply(change)).collect();
-        self.directory.chain = chain;
+        let events = match found {
+            Some((tables, events)) => {
+                self.directory.tables = tables;
+                events
+            }
+            None => {
+                let tables = Arc::make_mut(&mut self.directory.tables);
+                let changes = records.iter().filter_map(Record::change);
+                let events: Arc<[Event]> = changes.filter_map(|change| tables.apply(change)).collect();
+                self.share(&head, &events);
+                events
+            }
+        };
+        self.directory.chain = head.chain;
         records.into_iter().for_each(|record| self.directory.keep(record));
+        self.directory.version = head.version;
         self.head = Some(head);
         Ok(events)
     }
 
     /// Takes a state that is there as a whole.
-    fn replace(&mut self, Coming { head, records, .. }: Coming) -> Result<Vec<Event>, Trouble> {
-        if head::digest(records.iter()) != head.state {
-            return Err(Trouble::Forged);
-        }
-        let mut tables = Tables::default();
-        let changes = records.iter().filter_map(Record::change);
-        changes.for_each(|change: Change| drop(tables.apply(change)));
+    fn replace(&mut self, Coming { head, records, .. }: Coming) -> Result<Arc<[Event]>, Trouble> {
+        let tables = match self.shelf.tables(&self.key, &head) {
+            Some(tables) => tables,
+            None if head::digest(records.iter()) != head.state => return Err(Trouble::Forged),
+            None => {
+                let mut tables = Tables::default();
+                let changes = records.iter().filter_map(Record::change);
+                changes.for_each(|change| drop(tables.apply(change)));
+                Arc::new(tables)
+            }
+        };
         let (version, chain, log_max) = (head.version, head.chain, self.directory.log_max);
-        let tables = Arc::new(tables);
         let now = Directory { version, chain, tables, log_max, ..Directory::default() };
         let earlier = std::mem::replace(&mut self.directory, now);
+        let events = self.directory.tables.differences(&earlier.tables).into();
+        self.share(&head, &events);
         self.head = Some(head);
-        Ok(self.directory.tables.differences(&earlier.tables))
+        Ok(events)
+    }
+
+    /// Lets others have what a step to `head` has led to.
+    fn share(&self, head: &Head, events: &Arc<[Event]>) {
+        let (from, tables) = (self.head.clone(), &self.directory.tables);
+        self.shelf.put(&self.key, from, head.clone(), tables, events.clone());
     }
 }
 
 impl Coming {
     /// The first part of an update, for a follower that is at `known`.
-    fn begin(head: Head, part: &Part, known: Version, key: &AuthorityKey) -> Result<Coming, Trouble> {
+    fn begin(
+        head: Head,
+        part: &Part,
+        known: Version,
+        (key, shelf): (&AuthorityKey, &Shelf),
+    ) -> Result<Coming, Trouble> {
         let (is_snapshot, next) = match part {
             Part::Snapshot { before, .. } => (true, *before),
             Part::Changes { from, .. } => (false, *from),
@@ -159,7 +197,7 @@ impl Coming {
             true => head.size <= SIZE_MAX,
             false => head.version.number - known.number <= LOG_MAX as u64,
         };
-        match is_bounded && head.is_signed_by(key) {
+        match is_bounded && (shelf.knows(key, &head) || head.is_signed_by(key)) {
             true => Ok(Coming { head, is_snapshot, next, records: Vec::new() }),
             false => Err(Trouble::Forged),
         }

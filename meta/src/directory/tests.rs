@@ -30,7 +30,7 @@ fn told(directory: &Directory, known: Version) -> Vec<Update> {
 }
 
 fn take_all(follower: &mut Follower, updates: Vec<Update>) -> Vec<Event> {
-    updates.into_iter().flat_map(|update| follower.take(update).unwrap()).collect()
+    updates.into_iter().flat_map(|update| follower.take(update).unwrap().to_vec()).collect()
 }
 
 fn catch_up(follower: &mut Follower, directory: &Directory) -> Vec<Event> {
@@ -231,6 +231,44 @@ fn what_is_of_the_past_is_not_taken_again() {
 }
 
 #[test]
+fn followers_of_one_process_share_what_they_know_and_believe_no_more_for_it() {
+    let (mut directory, shelf) = (Directory::new(5), Arc::<Shelf>::default());
+    let beside = |authority: &Authority| {
+        Follower::beside(AuthorityKey::of(authority.certificate()).unwrap(), shelf.clone())
+    };
+    let [mut one, mut other] = [beside(authority()), beside(authority())];
+    for step in [1, 2, 3] {
+        directory.join(entry(step));
+        directory.leave(entry(step - 1).node, Departure::Left);
+        let updates = told(&directory, one.version());
+        assert_eq!(take_all(&mut one, updates.clone()), take_all(&mut other, updates));
+        assert!(Arc::ptr_eq(&one.directory().tables(), &other.directory().tables()));
+        assert!(same(&directory, &one) && same(&directory, &other));
+    }
+    // One that leads keeps what it was told, and so looks at it, also when another knows where it leads.
+    let mut leader = beside(authority());
+    leader.keep_changes();
+    let whole = directory.since(Version::default(), one.head().unwrap());
+    take_all(&mut leader, whole);
+    assert!(Arc::ptr_eq(&one.directory().tables(), &leader.directory().tables()));
+    directory.join(entry(9));
+    let update = told(&directory, leader.version()).remove(0);
+    take_all(&mut one, vec![update.clone()]);
+    let untrue = Record::from(&Change::Joined(entry(8)));
+    assert_eq!(leader.take(forged(&update, |records| records[0] = untrue)), Err(Trouble::Forged));
+    take_all(&mut leader, vec![update]);
+    assert!(same(&directory, &leader));
+    // What another session has signed is nothing to it.
+    let foreign = Authority::create(entry(1).node, Moment::now()).unwrap();
+    let update = told(&directory, Version::default()).remove(0);
+    assert_eq!(beside(&foreign).take(update), Err(Trouble::Forged));
+    // Nothing is kept by the shelf alone.
+    let tables = Arc::downgrade(&one.directory().tables());
+    drop((one, other, leader));
+    assert!(tables.upgrade().is_none());
+}
+
+#[test]
 fn what_is_kept_until_all_parts_are_there_is_bounded() {
     let (mut directory, mut follower) = (Directory::new(5), follower());
     catch_up(&mut follower, &directory);
@@ -240,7 +278,7 @@ fn what_is_kept_until_all_parts_are_there_is_bounded() {
     let long = forged(&parts[0], |records| *records = vec![records[0].clone(); LOG_MAX + 1]);
     assert_eq!(follower.take(long), Err(Trouble::Forged));
     assert!(parts.len() > 1);
-    assert_eq!(follower.take(parts.remove(0)), Ok(vec![]));
+    assert_eq!(follower.take(parts.remove(0)), Ok([].into()));
     // More of the same, without an end: the part that was due is not there any more, either.
     let again = forged(&parts[0], Vec::clear);
     (0..100).for_each(|_| drop(follower.take(again.clone())));

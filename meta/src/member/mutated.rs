@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use gridnet_core::wire::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::Semaphore;
 
 use super::link::Link;
 use super::state::{Shared, Uplink};
@@ -14,6 +13,7 @@ use super::{lead, About};
 use crate::channel::{Frames, Inbox};
 use crate::clock::Moment;
 use crate::directory::{Departure, Directory, Entry, Head, Version};
+use crate::driver::Driver;
 use crate::hub::{queue, Served, Visitor};
 use crate::message::{Attach, Follow, Message, Present, MESSAGE_BYTES_MAX};
 use crate::mutated::{alone, count, Before, Mutator};
@@ -34,11 +34,11 @@ fn id(number: u128) -> NodeId {
 /// A member, as its thread has it, that knows a directory.
 fn member(session: &Session) -> Arc<Shared> {
     let authority = session.store.authority().unwrap();
-    let (node, turns) = (id(0), Arc::new(Semaphore::new(1)));
+    let (node, common) = (id(0), Driver::start().unwrap().common());
     let of = (session.identity(node, 60 * LONG), authority.certificate().clone());
     let about = About { cluster: Some("c".parse().unwrap()), ..About::new("m".parse().unwrap()) };
     let addresses = vec![session.rendezvous.listening()[0].to_string()];
-    let shared = Arc::new(Shared::new(addresses, about, of, turns).unwrap());
+    let shared = Arc::new(Shared::new(addresses, about, of, common).unwrap());
     let mut directory = Directory::new(1);
     for number in 0..40 {
         let (cluster, label, more) = ("c".parse().unwrap(), "n".parse().unwrap(), Extras::default());

@@ -8,13 +8,14 @@ use gridnet_assembly::facts::Offer;
 use gridnet_core::wire::NodeId;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
-use tokio::sync::{watch, Notify, Semaphore};
+use tokio::sync::{watch, Notify};
 
 use super::{lead, post, About, Connection};
 use crate::audit::Audit;
 use crate::authority::AuthorityKey;
 use crate::clock::Moment;
 use crate::directory::{Departure, Event, Follower, Tables, Trouble, Update, Version, OFFER};
+use crate::driver::Common;
 use crate::error::{Error, Refusal};
 use crate::hub::{Encoder, Queue};
 use crate::identity::Identity;
@@ -83,7 +84,7 @@ impl Shared {
         addresses: Vec<String>,
         about: About,
         (identity, authority): (Identity, CertificateDer<'static>),
-        turns: Arc<Semaphore>,
+        Common { turns, shelf }: Common,
     ) -> Result<Shared, Error> {
         let node = identity.node();
         let cluster = about.cluster.clone().map_or_else(crate::name::of_host, Ok)?;
@@ -91,7 +92,7 @@ impl Shared {
         let sealing = (tls::asking(&authority, &identity)?, tls::asked(&authority, key.clone())?);
         let not_yet = Connection::Lost(Moment::now(), Error::Unreachable("not attached yet".into()));
         let state = State {
-            follower: Follower::new(AuthorityKey::of(&authority)?),
+            follower: Follower::beside(AuthorityKey::of(&authority)?, shelf),
             encoder: Encoder::default(),
             events: None,
             missed: false,
@@ -251,7 +252,7 @@ impl Shared {
                     state.connection = Connection::Attached;
                 }
                 if let Some(waiting) = &mut state.events {
-                    waiting.extend(events);
+                    waiting.extend(events.iter().cloned());
                     while waiting.len() > EVENTS_MAX {
                         waiting.pop_front();
                         state.missed = true;

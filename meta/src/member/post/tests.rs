@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 
 use super::super::state::Uplink;
 use super::*;
+use crate::driver::Driver;
 use crate::member::About;
 use crate::packet::Load;
 use crate::testing::Parties;
@@ -24,10 +25,8 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let parties = Parties::new();
-        let ((identity, authority), turns) = (parties.member(0), Arc::new(Semaphore::new(1)));
-        let asker =
-            Shared::new(Vec::new(), About::new("tests".parse().unwrap()), (identity, authority), turns)
-                .unwrap();
+        let (of, common) = (parties.member(0), Driver::start().unwrap().common());
+        let asker = Shared::new(Vec::new(), About::new("tests".parse().unwrap()), of, common).unwrap();
         let (queue, way) = mpsc::channel(1 << 12);
         asker.lock().uplink = Some(Uplink { queue, leader: None });
         let answerer = Office::new(parties.node(1), parties.sealing(1));
