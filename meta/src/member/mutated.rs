@@ -66,6 +66,19 @@ fn packets(from: NodeId, to: NodeId) -> Vec<Message> {
 }
 
 #[test]
+fn one_that_comes_again_and_again_is_put_off() {
+    let session = Session::new("again-and-again");
+    let shared = member(&session);
+    crate::testing::in_runtime(async {
+        lead::begin(&shared, IpAddr::from([127, 0, 0, 1])).unwrap();
+        let came = (0..100).filter(|_| below(&shared, id(70)).is_some()).count();
+        // Ten a second; the machine may be slow.
+        assert!((10..100).contains(&came), "{came}");
+        assert!(below(&shared, id(71)).is_some(), "others get in");
+    });
+}
+
+#[test]
 fn whatever_those_below_say_a_leader_bears_it() {
     alone("member::mutated::a_leader");
 }

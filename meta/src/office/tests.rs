@@ -317,3 +317,33 @@ fn in_a_process_of_its_own() {
     }
     before.unwrap().is_as_before("one that is asked", all);
 }
+
+#[test]
+fn one_that_begins_many_conversations_ends_none_of_others() {
+    let (mut scene, parties) = (Scene::new(), parties());
+    let (to, mut third) = (scene.offices[1].node, Office::new(parties.node(2), parties.sealing(2)));
+    let times = (scene.now, Moment::now());
+    let (tell, told) = channel();
+    let tell = Box::new(move |outcome| drop(tell.send(outcome)));
+    third.ask(to, (7, b"ab".to_vec()), (scene.now, scene.now + SECOND), tell);
+    loop {
+        let packets = third.take_packets();
+        if packets.is_empty() {
+            break;
+        }
+        packets.iter().for_each(|packet| scene.arrive(1, packet));
+        scene.offices[1].take_packets().iter().for_each(|packet| drop(third.take(packet, false, times)));
+    }
+    assert_eq!(body_of(&told), b"ba");
+    let of_third =
+        |scene: &Scene| scene.offices[1].talks.keys().filter(|key| key.0 == parties.node(2)).count();
+    assert_eq!(of_third(&scene), 1);
+    for number in 0..2 * TALKS_MAX as u64 {
+        let mut talk = Talk::begin(to, number, parties.sealing(0).0).unwrap();
+        let piece = talk.pieces().remove(0);
+        scene.arrive(1, &Packet::new(parties.node(0), to, number, &piece));
+        scene.offices[1].take_packets();
+    }
+    assert_eq!(scene.offices[1].talks.len(), TALKS_OF_PEER_MAX + 1);
+    assert_eq!(of_third(&scene), 1);
+}

@@ -294,3 +294,16 @@ fn a_rendezvous_node_that_was_started_again_knows_its_passes() {
     assert_eq!(present(&mut scene, leader, node, &pass), Ok(()));
     assert!(scene.register.pass(node, leader).serial > pass.serial);
 }
+
+#[test]
+fn a_leader_may_say_so_much_a_second_of_those_below_it() {
+    let mut scene = Scene::new(None);
+    let (leader, other) = (scene.member(), scene.member());
+    let count = |scene: &mut Scene, leader| {
+        (0..2 * REPORTED_PER_SECOND).filter(|_| scene.register.may_report(leader, scene.start)).count()
+    };
+    assert_eq!(count(&mut scene, leader), REPORTED_PER_SECOND as usize);
+    assert_eq!(count(&mut scene, other), REPORTED_PER_SECOND as usize);
+    let noted = (0..100).filter(|_| scene.register.may_note(leader, scene.start)).count();
+    assert_eq!(noted, ASKED_PER_SECOND as usize);
+}

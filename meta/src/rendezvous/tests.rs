@@ -101,3 +101,61 @@ fn nobody_sends_in_the_name_of_another() {
     let status = scene.rendezvous.status();
     assert!(status.refused.iter().any(|line| line.refusal == "malformed" && line.why.contains("not there")));
 }
+
+/// Until its connection ends: why it was refused.
+async fn refused(wild: &mut crate::testing::Wild) -> Refusal {
+    let refused = async {
+        loop {
+            if let Message::Refused(refused) = wild.reader.next().await.unwrap() {
+                return refused.refusal;
+            }
+        }
+    };
+    timeout(LONG, refused).await.unwrap()
+}
+
+#[test]
+fn a_member_that_claims_to_lead_again_and_again_is_put_out() {
+    let scene = Scene::new("claims");
+    in_runtime(async {
+        let (mut good, mut wild) = (scene.member(id(0)).await, scene.member(id(1)).await);
+        let claim = Message::Leading(vec![SocketAddr::from(([127, 0, 0, 1], 9))]);
+        // At once, so that nothing of it is unread when the connection ends.
+        send_encoded(&mut wild.writer, &claim.encode().unwrap().repeat(30)).await.unwrap();
+        assert_eq!(refused(&mut wild).await, Refusal::Rate);
+        assert!(good.is_heard().await);
+    });
+}
+
+#[test]
+fn a_leader_that_names_many_that_are_not_there_does_not_push_out_what_others_were_refused_for() {
+    let scene = Scene::new("names");
+    let shared = &scene.rendezvous.shared;
+    shared.refused("somebody".into(), Refusal::Ticket, "before");
+    const COUNT: u64 = 1000;
+    in_runtime(async {
+        let (mut good, wild) = (scene.member(id(0)).await, scene.member(id(1)).await);
+        let (cluster, label) = ("c".parse().unwrap(), "l".parse().unwrap());
+        let (known, more) = (Version::default(), crate::record::Extras::default());
+        let (will, leads, pass) = (Default::default(), Vec::new(), None);
+        let about = crate::message::Attach { cluster, label, known, will, leads, pass, more };
+        let (mut reader, mut writer) = (wild.reader, wild.writer);
+        let names = async {
+            for number in 0..COUNT {
+                let present = crate::message::Present { node: id(number.into()), about: about.clone() };
+                send(&mut writer, &Message::Present(present)).await.unwrap();
+            }
+        };
+        let denied = async {
+            let mut denied = 0;
+            while denied < COUNT {
+                denied += u64::from(matches!(reader.next().await.unwrap(), Message::Denied(_)));
+            }
+        };
+        timeout(LONG, async { tokio::join!(names, denied) }).await.unwrap();
+        assert!(good.is_heard().await);
+    });
+    let status = scene.rendezvous.status();
+    assert_eq!(status.refusals["pass"], COUNT);
+    assert!(status.refused.iter().any(|line| line.why == "before"), "{} lines", status.refused.len());
+}
