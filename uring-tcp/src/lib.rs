@@ -5,7 +5,7 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | `rail.rs` | the rail: links, polling, sleep |
+//! | `rail.rs`, `link.rs` | the rail, and its links: polling, sleep, ends |
 //! | `conn.rs` | one connection over which frames flow |
 //! | `line.rs`, `courier.rs` | who sends what has waited when the program does not call again |
 //! | `out.rs`, `frame_in.rs` | what goes out and is kept, what comes in |
@@ -33,6 +33,7 @@ mod frame_in;
 mod greet;
 mod handshake;
 mod line;
+mod link;
 mod listener;
 mod out;
 mod own;

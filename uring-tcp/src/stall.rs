@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use gridnet_core::rail::{Sign, Sink};
 use gridnet_core::time::Time;
 
-use crate::rail::{Link, State, TcpRail};
+use crate::link::{Link, State};
+use crate::rail::TcpRail;
 
 /// Time between two looks: whoever has taken nothing in between stalls.
 const LOOK_NS: u64 = 1_000_000_000;
