@@ -45,17 +45,8 @@ impl TcpRail {
         let tells_more = call.is_to_tell();
         self.generation = self.generation.wrapping_add(1);
         let index = self.links.len() as u32;
-        self.enter(Link {
-            peer,
-            node: address.node,
-            incarnation: address.incarnation,
-            generation,
-            tried: Vec::new(),
-            silent_ns: 0,
-            paths: None,
-            part_of: None,
-            state: State::Calling(Box::new(call)),
-        });
+        let target = (address.node, address.incarnation);
+        self.enter(Link::new(peer, target, generation, State::Calling(Box::new(call))));
         self.calling.push(index);
         match progress {
             Progress::Waits(want) if !tells_more => {
@@ -114,7 +105,9 @@ impl TcpRail {
     fn establish_called<S: Sink>(&mut self, index: u32, sink: &mut S) {
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let State::Calling(call) = std::mem::replace(&mut link.state, State::Awaiting(None)) else { return };
-        link.tried = call.path().tried;
+        if let Some(whole) = link.whole_mut() {
+            whole.tried = call.path().tried;
+        }
         let there = call.there();
         if let Some((stream, rest, agreed)) = call.into_parts() {
             self.establish(index, stream, &rest, sink);
@@ -285,17 +278,7 @@ impl TcpRail {
             sink.accept_foreign(id, who.node, who.incarnation, who.uid)?
         };
         let Stranger { node, incarnation, generation, .. } = *who;
-        self.enter(Link {
-            peer,
-            node,
-            incarnation,
-            generation,
-            tried: Vec::new(),
-            silent_ns: 0,
-            paths: None,
-            part_of: None,
-            state: State::Awaiting(None),
-        });
+        self.enter(Link::new(peer, (node, incarnation), generation, State::Awaiting(None)));
         Ok(index)
     }
 

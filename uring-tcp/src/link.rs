@@ -17,15 +17,81 @@ pub(crate) struct Link {
     pub(crate) incarnation: u64,
     /// That of the call that made it.
     pub(crate) generation: u32,
+    role: Role,
+    pub(crate) state: State,
+}
+
+/// What an entry of the rail's table is.
+#[derive(Debug)]
+enum Role {
+    /// A link.
+    Whole(Whole),
+    /// No link of its own, but a further path of one.
+    Path(PathOf),
+}
+
+/// What only links have, and not their further paths.
+#[derive(Debug, Default)]
+pub(crate) struct Whole {
     /// Addresses that did not do, and why, once the call has come through.
     pub(crate) tried: Vec<String>,
     /// How long nobody had answered there when it broke.
     pub(crate) silent_ns: u64,
     /// Its paths beside the first, where there may be some.
     pub(crate) paths: Option<Box<Paths>>,
-    /// It is no link of its own, but a further path of one.
-    pub(crate) part_of: Option<PathOf>,
-    pub(crate) state: State,
+}
+
+impl Link {
+    /// A link to the fabric of this node and incarnation.
+    pub(crate) fn new(
+        peer: PeerId,
+        (node, incarnation): (NodeId, u64),
+        generation: u32,
+        state: State,
+    ) -> Link {
+        Link { peer, node, incarnation, generation, role: Role::Whole(Whole::default()), state }
+    }
+
+    /// A further path of this link.
+    pub(crate) fn path(&self, of: PathOf, state: State) -> Link {
+        let Link { peer, node, incarnation, generation, .. } = *self;
+        Link { peer, node, incarnation, generation, role: Role::Path(of), state }
+    }
+
+    /// Of which link it is a further path, if it is one.
+    #[inline]
+    pub(crate) fn part_of(&self) -> Option<PathOf> {
+        match self.role {
+            Role::Path(of) => Some(of),
+            Role::Whole(_) => None,
+        }
+    }
+
+    /// What only links have.
+    pub(crate) fn whole(&self) -> Option<&Whole> {
+        match &self.role {
+            Role::Whole(whole) => Some(whole),
+            Role::Path(_) => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub(crate) fn whole_mut(&mut self) -> Option<&mut Whole> {
+        match &mut self.role {
+            Role::Whole(whole) => Some(whole),
+            Role::Path(_) => None,
+        }
+    }
+
+    /// Its paths beside the first, where there may be some.
+    pub(crate) fn paths(&self) -> Option<&Paths> {
+        self.whole()?.paths.as_deref()
+    }
+
+    /// The same, to change them.
+    pub(crate) fn paths_mut(&mut self) -> Option<&mut Paths> {
+        self.whole_mut()?.paths.as_deref_mut()
+    }
 }
 
 /// How far a link is.

@@ -180,8 +180,8 @@ impl TcpRail {
         if there.is_some() {
             self.paths.callers.push(index);
         }
-        if let Some(link) = self.links.get_mut(index as usize) {
-            link.paths = Some(Box::new(Paths::new(secret, there)));
+        if let Some(whole) = self.links.get_mut(index as usize).and_then(Link::whole_mut) {
+            whole.paths = Some(Box::new(Paths::new(secret, there)));
         }
     }
 
@@ -189,7 +189,7 @@ impl TcpRail {
     pub(crate) fn tend_paths<S: Sink>(&mut self, now: Time, sink: &mut S) {
         for at in (0..self.paths.callers.len()).rev() {
             let Some(&index) = self.paths.callers.get(at) else { continue };
-            let Some(paths) = self.links.get_mut(index as usize).and_then(|link| link.paths.as_mut()) else {
+            let Some(paths) = self.links.get_mut(index as usize).and_then(Link::paths_mut) else {
                 self.paths.callers.swap_remove(at);
                 continue;
             };
@@ -210,7 +210,7 @@ impl TcpRail {
     /// When [`Self::tend_paths`] has to be called.
     pub(crate) fn next_path_time(&self) -> Option<Time> {
         let times = self.paths.callers.iter().filter_map(|index| {
-            let paths = self.links.get(*index as usize)?.paths.as_ref()?;
+            let paths = self.links.get(*index as usize)?.paths()?;
             let call = paths.calling.and_then(|(_, place)| self.links.get(place as usize));
             let deadline = match call.map(|link| &link.state) {
                 Some(State::Calling(call)) => call.deadline(),
@@ -224,8 +224,8 @@ impl TcpRail {
     fn call_for_path<S: Sink>(&mut self, index: u32, now: Time, sink: &mut S) {
         let pairs = self.further_pairs_of(index, now);
         let Some(link) = self.links.get_mut(index as usize) else { return };
-        let (peer, target, generation) = (link.peer, (link.node, link.incarnation), link.generation);
-        let Some(paths) = &mut link.paths else { return };
+        let (target, generation) = ((link.node, link.incarnation), link.generation);
+        let Some(paths) = link.paths_mut() else { return };
         if paths.live.len() as u32 + 1 >= self.config.multirail.most() {
             return;
         }
@@ -239,18 +239,9 @@ impl TcpRail {
         let number = paths.last;
         let ticket = Ticket::new(number, &paths.secret);
         let call = Call::further(pair, target, generation, ticket);
-        let place = self.take_place(Link {
-            peer,
-            node: target.0,
-            incarnation: target.1,
-            generation,
-            tried: Vec::new(),
-            silent_ns: 0,
-            paths: None,
-            part_of: Some(PathOf { link: index, number }),
-            state: State::Calling(Box::new(call)),
-        });
-        if let Some(paths) = self.links.get_mut(index as usize).and_then(|link| link.paths.as_mut()) {
+        let path = link.path(PathOf { link: index, number }, State::Calling(Box::new(call)));
+        let place = self.take_place(path);
+        if let Some(paths) = self.links.get_mut(index as usize).and_then(Link::paths_mut) {
             paths.calling = Some((number, place));
         }
         self.go_on_calling_path(place, sink);
@@ -258,7 +249,7 @@ impl TcpRail {
 
     /// Between which addresses further paths of a link may be.
     fn further_pairs_of(&mut self, index: u32, now: Time) -> Vec<(std::net::IpAddr, std::net::SocketAddr)> {
-        let Some(Link { paths: Some(paths), .. }) = self.links.get(index as usize) else { return Vec::new() };
+        let Some(paths) = self.links.get(index as usize).and_then(Link::paths) else { return Vec::new() };
         let ends = |place: u32| match &self.links.get(place as usize)?.state {
             State::Live(conn) => Some((conn.line.stream.local()?, conn.line.stream.remote()?)),
             _ => None,
@@ -286,7 +277,7 @@ impl TcpRail {
     /// Something has come of a call for a path.
     pub(crate) fn go_on_calling_path<S: Sink>(&mut self, place: u32, sink: &mut S) {
         let Some(link) = self.links.get_mut(place as usize) else { return };
-        let (Some(of), State::Calling(call)) = (link.part_of, &mut link.state) else { return };
+        let (Some(of), State::Calling(call)) = (link.part_of(), &mut link.state) else { return };
         let refusal = match call.step(&self.config) {
             Progress::Waits(want) => match self.watch_path(place, want) {
                 Ok(()) => return,
@@ -330,17 +321,8 @@ impl TcpRail {
         }
         let Some(link) = self.links.get(index as usize) else { return };
         let of = PathOf { link: index, number: ticket.number };
-        let place = self.take_place(Link {
-            peer: link.peer,
-            node: link.node,
-            incarnation: link.incarnation,
-            generation: link.generation,
-            tried: Vec::new(),
-            silent_ns: 0,
-            paths: None,
-            part_of: Some(of),
-            state: State::Over,
-        });
+        let path = link.path(of, State::Over);
+        let place = self.take_place(path);
         self.establish_path(place, of, stream, &rest, sink);
     }
 
@@ -356,7 +338,7 @@ impl TcpRail {
         let (Some(index), Some(link)) = (known, link) else {
             return Err(Refusal::new(Error::InUse, "the link is not there any more"));
         };
-        let Some(paths) = &mut link.paths else {
+        let Some(paths) = link.paths_mut() else {
             return Err(Refusal::new(Error::Unsupported, "this side takes one path for each link"));
         };
         if !ticket.is_for(&paths.secret) {
@@ -380,7 +362,7 @@ impl TcpRail {
         let _ = stream.ask(idle, QUESTIONS);
         let _ = stream.give_up_after(idle + SILENCE);
         let Some(main) = self.links.get_mut(of.link as usize) else { return };
-        let (peer, Some(paths)) = (main.peer, &mut main.paths) else { return };
+        let (peer, Some(paths)) = (main.peer, main.paths_mut()) else { return };
         paths.calling = paths.calling.filter(|(number, _)| *number != of.number);
         paths.live.push((of.number, place));
         paths.failures = 0;
@@ -413,7 +395,7 @@ impl TcpRail {
 
     /// The peer says that the path of this number is over.
     pub(crate) fn hear_of_end<S: Sink>(&mut self, index: u32, number: u64, sink: &mut S) {
-        let paths = self.links.get(index as usize).and_then(|link| link.paths.as_ref());
+        let paths = self.links.get(index as usize).and_then(Link::paths);
         let place = paths.zip(u32::try_from(number).ok()).and_then(|(paths, number)| paths.place_of(number));
         if let Some(place) = place {
             self.end_path(place, &Refusal::new(Error::PeerGone, "the peer has ended it"), sink);
@@ -422,7 +404,7 @@ impl TcpRail {
 
     /// Ends a path, on both sides: its connection is closed before anybody hears of it.
     fn end_path<S: Sink>(&mut self, place: u32, reason: &Refusal, sink: &mut S) {
-        let Some(of) = self.links.get(place as usize).and_then(|link| link.part_of) else { return };
+        let Some(of) = self.links.get(place as usize).and_then(Link::part_of) else { return };
         let Some(state) = self.take_down(place) else { return };
         let was_live = matches!(state, State::Live(_));
         let has_carried = match &state {
@@ -444,7 +426,7 @@ impl TcpRail {
         if let (State::Live(conn), Standing::MayHaveTaken) = (&mut main.state, standing) {
             conn.end_path(of.number);
         }
-        if let Some(paths) = &mut main.paths {
+        if let Some(paths) = main.paths_mut() {
             paths.live.retain(|(number, _)| *number != of.number);
             paths.calling = paths.calling.filter(|(number, _)| *number != of.number);
             paths.note_end(reason.error, standing == Standing::Refused, has_carried);
@@ -461,9 +443,8 @@ impl TcpRail {
 
     /// The link is over, and with it all of its paths: nothing comes over them any more.
     pub(crate) fn drop_paths(&mut self, index: u32) {
-        let Some(paths) = self.links.get_mut(index as usize).and_then(|link| link.paths.take()) else {
-            return;
-        };
+        let whole = self.links.get_mut(index as usize).and_then(Link::whole_mut);
+        let Some(paths) = whole.and_then(|whole| whole.paths.take()) else { return };
         for place in paths.places() {
             // The connection is closed here.
             drop(self.take_down(place));
@@ -474,15 +455,16 @@ impl TcpRail {
 
     /// The place of a path in the rail's table.
     pub(crate) fn place_of(&self, path: PathId) -> Option<u32> {
-        self.links.get(path.link.0 as usize)?.paths.as_ref()?.place_of(path.number)
+        self.links.get(path.link.0 as usize)?.paths()?.place_of(path.number)
     }
 
     /// Hands a segment to a path.
     pub(crate) fn post_on(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
-        let Some(Link { state: State::Live(_), paths, .. }) = self.links.get(path.link.0 as usize) else {
+        let link = self.links.get(path.link.0 as usize);
+        let Some(link) = link.filter(|link| matches!(link.state, State::Live(_))) else {
             return Posted::Down;
         };
-        let paths = paths.as_ref().filter(|paths| path.number <= paths.last);
+        let paths = link.paths().filter(|paths| path.number <= paths.last);
         let Some(paths) = paths else { return Posted::Failed(Error::PeerMisbehaved) };
         let Some(place) = paths.place_of(path.number) else { return Posted::Down };
         // The peer may have heard before this side that the path is there.
@@ -500,9 +482,7 @@ impl TcpRail {
 
     /// Where the further paths of a link lead.
     pub(crate) fn paths_of(&self, link: LinkId) -> Vec<Path> {
-        let Some(Link { paths: Some(paths), .. }) = self.links.get(link.0 as usize) else {
-            return Vec::new();
-        };
+        let Some(paths) = self.links.get(link.0 as usize).and_then(Link::paths) else { return Vec::new() };
         let path = |(_, place): &(u32, u32)| match &self.links.get(*place as usize)?.state {
             State::Live(conn) => {
                 let stream = &conn.line.stream;
@@ -516,14 +496,14 @@ impl TcpRail {
     /// Number of further paths of a link.
     #[cfg(feature = "testing")]
     pub fn further(&self, link: LinkId) -> usize {
-        let paths = self.links.get(link.0 as usize).and_then(|link| link.paths.as_ref());
+        let paths = self.links.get(link.0 as usize).and_then(Link::paths);
         paths.map_or(0, |paths| paths.live.len())
     }
 
     /// Breaks a further path of a link, as a network does, if there is one.
     #[cfg(feature = "testing")]
     pub fn cut_path(&mut self, link: LinkId) {
-        let paths = self.links.get(link.0 as usize).and_then(|link| link.paths.as_ref());
+        let paths = self.links.get(link.0 as usize).and_then(Link::paths);
         if let Some(&(_, place)) = paths.and_then(|paths| paths.live.first()) {
             if let Some(conn) = self.conn(place) {
                 conn.line.stream.reset();
@@ -585,21 +565,12 @@ mod tests {
             let (secret, at) =
                 (Key::new(&[7; 32]).expect("it is long enough"), ["203.0.113.7", "203.0.113.8"]);
             let there = NetAddresses::new(7, at.map(|at| at.parse().expect("it is one")));
-            rail.links.push(Link {
-                peer: PeerId::new(index),
-                node: address_of(2, 0).node,
-                incarnation: 1,
-                generation: 1,
-                tried: Vec::new(),
-                silent_ns: 0,
-                paths: None,
-                part_of: None,
-                state: State::Over,
-            });
             let mut paths = Paths::new(secret, Some(there));
             // They have come up one after the other.
             paths.due_in_ns = Some(u64::from(index) * SECOND / 7);
-            rail.links[index as usize].paths = Some(Box::new(paths));
+            let mut link = Link::new(PeerId::new(index), (address_of(2, 0).node, 1), 1, State::Over);
+            link.whole_mut().expect("it is one").paths = Some(Box::new(paths));
+            rail.links.push(link);
             rail.paths.callers.push(index);
         }
         (0..10 * 31).for_each(|tenth| rail.tend_paths(Time(tenth * SECOND / 10), &mut Nobody));

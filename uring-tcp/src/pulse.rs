@@ -255,8 +255,8 @@ impl TcpRail {
         let is_over = matches!(why.error, Error::PeerGone | Error::Unreachable)
             && silence.is_some_and(|silence| silence > usual);
         if is_over {
-            if let Some(found) = self.links.get_mut(link as usize).filter(|_| why.error == Error::Unreachable)
-            {
+            let found = self.links.get_mut(link as usize).and_then(Link::whole_mut);
+            if let Some(found) = found.filter(|_| why.error == Error::Unreachable) {
                 found.silent_ns = silence.map_or(0, |silence| silence.as_nanos() as u64);
             }
             let text = match why.error {

@@ -28,7 +28,7 @@ use crate::courier::Courier;
 use crate::frame_in::{Ended, SCRATCH_BYTES};
 use crate::link::{Link, State};
 use crate::listener::Listeners;
-use crate::paths::PathTable;
+use crate::paths::{PathTable, Paths};
 use crate::pulse::Pulses;
 use crate::shallow::Room;
 use crate::stall::Stalls;
@@ -321,9 +321,10 @@ impl Rail for TcpRail {
             State::Live(conn) => {
                 let stream = &conn.line.stream;
                 // Beside others it matters how much each carries.
-                let is_wide = found.paths.as_ref().is_some_and(|paths| paths.is_wide());
+                let is_wide = found.paths().is_some_and(Paths::is_wide);
                 let moved = is_wide.then(|| stream.moved()).flatten();
-                Path { tried: found.tried.clone(), moved, ..stream.path() }
+                let tried = found.whole().map_or(Vec::new(), |whole| whole.tried.clone());
+                Path { tried, moved, ..stream.path() }
             }
             State::Calling(call) => call.path(),
             _ => Path::default(),
@@ -359,7 +360,8 @@ impl Rail for TcpRail {
     }
 
     fn silent_ns(&self, link: LinkId) -> u64 {
-        self.links.get(link.0 as usize).map_or(0, |link| link.silent_ns)
+        let whole = self.links.get(link.0 as usize).and_then(Link::whole);
+        whole.map_or(0, |whole| whole.silent_ns)
     }
 
     fn arm(&mut self) -> Armed {

@@ -7,7 +7,7 @@ use super::TcpRail;
 use crate::config::Window;
 use crate::conn::Conn;
 use crate::frame_in::Ended;
-use crate::link::State;
+use crate::link::{Link, State};
 use crate::out::Out;
 use crate::socket::refusal_of;
 
@@ -24,7 +24,7 @@ impl TcpRail {
     #[cold]
     pub(crate) fn finish_ended<S: Sink>(&mut self, sink: &mut S) {
         while let Some((index, ended)) = self.ended.pop() {
-            if self.links.get(index as usize).is_some_and(|link| link.part_of.is_some()) {
+            if self.links.get(index as usize).is_some_and(|link| link.part_of().is_some()) {
                 self.finish_path(index, ended, sink);
                 continue;
             }
@@ -77,7 +77,7 @@ impl TcpRail {
             return;
         }
         let silence = self.silence(index).unwrap_or_default();
-        if let Some(link) = self.links.get_mut(index as usize) {
+        if let Some(link) = self.links.get_mut(index as usize).and_then(Link::whole_mut) {
             link.silent_ns = silence.as_nanos() as u64;
         }
     }
@@ -136,7 +136,7 @@ impl Drop for TcpRail {
             match link.state {
                 State::Live(conn) if !is_home => conn.line.stream.leave(),
                 // What it carries is worth nothing without its link.
-                State::Live(_) if link.part_of.is_some() => {}
+                State::Live(_) if link.part_of().is_some() => {}
                 State::Live(mut conn) => {
                     conn.hang_up(0);
                     leaving.push(*conn);

@@ -65,8 +65,9 @@ impl TcpRail {
     #[inline]
     pub(super) fn receive<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
         let Some(link) = self.links.get_mut(index as usize) else { return 0 };
+        let part_of = link.part_of();
         let State::Live(conn) = &mut link.state else { return 0 };
-        let received = match link.part_of {
+        let received = match part_of {
             None => conn.receive(&mut self.scratch, link.peer, sink),
             Some(path) => receive_on(conn, path.id(), &mut self.scratch, link.peer, sink),
         };
@@ -145,7 +146,7 @@ impl TcpRail {
         }
         let found = self.links.get(index as usize);
         match found.map(|link| &link.state) {
-            Some(State::Calling(_)) if found.is_some_and(|link| link.part_of.is_some()) => {
+            Some(State::Calling(_)) if found.is_some_and(|link| link.part_of().is_some()) => {
                 self.go_on_calling_path(index, sink);
                 1
             }
