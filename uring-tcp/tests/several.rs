@@ -51,19 +51,22 @@ fn wide(fixture: Tcp, paths: usize) -> Pair<Tcp> {
     pair
 }
 
-/// Sends a message, and does something in the middle of it.
-fn transfer(pair: &mut Pair<Tcp>, tag: u64, len: usize, meanwhile: impl FnOnce(&mut Pair<Tcp>)) {
+/// Sends a message, and does something in the middle of it; false when it had come before there was anything to be seen of it.
+fn transfer(pair: &mut Pair<Tcp>, tag: u64, len: usize, meanwhile: impl FnOnce(&mut Pair<Tcp>)) -> bool {
     let bytes = Random::new(tag).bytes(len);
     let receive = pair.b.receive(exactly(pair.to_a, tag), len);
     let send = pair.a.send(pair.to_b, &bytes, tag);
-    let is_halfway = |pair: &mut Pair<Tcp>| {
+    let mut is_halfway = false;
+    let has_come = pair.run_until(|pair| {
         let left = pair.b.engine().bytes_under_way();
-        pair.b.is_finished(receive) || left > 0 && left < len as u64 / 2
-    };
-    assert!(pair.run_until(is_halfway), "message {tag} does not come");
+        is_halfway = !pair.b.is_finished(receive) && left > 0 && left < len as u64 / 2;
+        is_halfway || pair.b.is_finished(receive)
+    });
+    assert!(has_come, "message {tag} does not come");
     meanwhile(pair);
     assert!(pair.finish_b(receive).bytes == bytes, "message {tag} differs");
     pair.finish_a(send);
+    is_halfway
 }
 
 fn moved(pair: &mut Pair<Tcp>) -> Vec<u64> {
@@ -91,28 +94,32 @@ fn each_path_carries_a_part() {
 #[test]
 fn a_path_that_breaks_is_replaced_and_nothing_is_lost() {
     let mut pair = wide(several(3), 3);
+    let mut halfway = 0;
     for tag in 0..10 {
-        transfer(&mut pair, tag, 8 * MIB, |pair| {
+        halfway += u32::from(transfer(&mut pair, tag, 8 * MIB, |pair| {
             let link = link_of(pair);
             pair.a.engine().rails_mut()[0].cut_path(link);
-        });
+        }));
         assert_eq!(pair.a.engine().breaks(pair.to_b), (0, 0), "the link goes on");
         pair.fixture.skipped += Duration::from_secs(10);
         assert!(pair.run_until(|pair| further(pair) == [2, 2]), "{:?} further paths", further(&mut pair));
     }
+    assert!(halfway > 5, "{halfway} of 10 messages were under way");
 }
 
 #[test]
 fn with_the_link_all_paths_are_made_anew() {
     let mut pair = wide(several(3), 3);
+    let mut halfway = 0;
     for tag in 0..5 {
-        transfer(&mut pair, tag, 8 * MIB, |pair| {
+        halfway += u32::from(transfer(&mut pair, tag, 8 * MIB, |pair| {
             let link = link_of(pair);
             pair.a.engine().rails_mut()[0].cut(link);
-        });
+        }));
         assert_eq!(pair.a.engine().breaks(pair.to_b).0, tag + 1);
         assert!(pair.run_until(|pair| further(pair) == [2, 2]), "{:?} further paths", further(&mut pair));
     }
+    assert!(halfway > 2, "{halfway} of 5 messages were cut");
 }
 
 #[test]
