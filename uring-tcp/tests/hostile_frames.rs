@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::Tcp;
 use gridnet_core::endpoint::{Limits, PeerState};
+use gridnet_core::error::Error;
 use gridnet_core::testing::node::{anything, exactly};
 use gridnet_core::testing::pair::{address_of, Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
@@ -278,7 +279,7 @@ fn fuzzed(random: &mut Random) -> Vec<u8> {
         _ => random.next_u64(),
     };
     // Kind, flags, extension words, payload. What is asked for must not be all that comes.
-    let shapes: [(u8, u8, usize, u64); 16] = [
+    let shapes: [(u8, u8, usize, u64); 27] = [
         (1, 0, 0, 300),
         (1, 0, 0, 300),
         (1, 0, 0, 8192),
@@ -287,20 +288,44 @@ fn fuzzed(random: &mut Random) -> Vec<u8> {
         (1, 3, 2, 100),
         (2, 0, 2, 0),
         (2, 1, 3, 0),
+        (2, 4, 4, 0),
+        (2, 5, 5, 0),
+        (3, 0, 3, 0),
+        (5, 0, 1, 0),
+        (6, 0, 0, 0),
         (7, 0, 0, 0),
         (8, 0, 0, 0),
         (0xf0, 0, 0, 0),
+        (9, 0, 1, 0),
+        (16, 0, 2, 1000),
         (16, 8, 2, 1000),
         (17, 0, 3, 0),
+        (18, 0, 1, 1000),
         (19, 0, 5, 0),
+        (20, 0, 2, 0),
+        (20, 0, 2, 0),
+        (1, 0, 0, 20),
         (1, 0, 0, 20),
         (1, 0, 0, 20),
     ];
-    let (kind, flags, words, most) = random.pick(&shapes);
+    // Segments and loans of nothing, another path where there is one only, a conversation that begins anew: each is the last.
+    let fatal: [(u8, u8, usize, u64); 6] =
+        [(3, 16, 4, 0), (4, 0, 1, 1000), (10, 0, 3, 0), (10, 1, 4, 0), (11, 0, 0, 0), (12, 0, 2, 0)];
+    let is_fatal = random.below(100) == 0;
+    let (kind, flags, words, most) = if is_fatal { random.pick(&fatal) } else { random.pick(&shapes) };
     let payload = if most > 0 { random.below(most + 1) } else { 0 };
     let payload = random.bytes(payload as usize);
-    let word = if kind == 0xf0 { 0 } else { number(random) };
-    let extension: Vec<u64> = (0..words).map(|_| number(random)).collect();
+    let word = match kind {
+        0xf0 => 0,
+        // Operations that may have been: sends, and what is asked of a region.
+        3 | 5 | 6 => random.below(8),
+        18 | 20 => random.below(8) | 3 << 30,
+        _ => number(random),
+    };
+    let mut extension: Vec<u64> = (0..words).map(|_| number(random)).collect();
+    if let (5 | 9 | 20, Some(status)) = (kind, extension.first_mut()) {
+        *status = i64::from(random.pick(&[Error::Canceled, Error::Truncated, Error::NotFound]).code()) as u64;
+    }
     let mut bytes = frame(kind, word, &payload, flags, &extension);
     if random.below(100) == 0 {
         let at = random.below(16.min(bytes.len() as u64)) as usize;
