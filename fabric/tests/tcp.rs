@@ -129,6 +129,22 @@ fn ports_are_those_that_are_allowed() {
         b.enter().maintain();
         assert!(start.elapsed() < PATIENCE);
     }
+    let callers = callers_of(ports[1]);
+    assert!(!callers.is_empty(), "nobody has called");
+    assert!(callers.iter().all(|port| (27100..=27899).contains(port)), "called from {callers:?}");
+}
+
+/// Ports of those whose connections lead to this port of the host.
+fn callers_of(port: u16) -> Vec<u16> {
+    let text = std::fs::read_to_string("/proc/self/net/tcp").expect("there is procfs");
+    let number = |end: &str| u16::from_str_radix(end.split_once(':').unwrap().1, 16).unwrap();
+    // Local address and port in hexadecimal digits, the other side's, state: 01 is ESTABLISHED.
+    let fields = text.lines().map(|line| line.split_whitespace().skip(1).take(3).collect::<Vec<_>>());
+    let callers = fields.filter_map(|fields| match fields[..] {
+        [local, remote, "01"] if number(local) == port => Some(number(remote)),
+        _ => None,
+    });
+    callers.collect()
 }
 
 fn key_file(scratch: &Scratch, name: &str, mode: u32) -> PathBuf {
