@@ -16,6 +16,9 @@ use crate::hosts::{
 /// What a sender or receiver may take beside what its program gave it: buffers, retained frames, the store.
 const BOUND_KIB: u64 = 24 << 10;
 
+/// Silence after which a peer would have gone if its host did not answer: far less than the receiver is stopped for.
+const PEER_TIMEOUT: &str = "1s";
+
 lab_test! {
     /// SIGSTOP of a receiver under full send.
     fn a_stopped_receiver_is_waited_for() {
@@ -33,7 +36,7 @@ lab_test! {
             });
             a.run(|| {
                 let scratch = Scratch::new();
-                let party = open(&scratch, &[]);
+                let party = open(&scratch, &[("GRIDNET_PEER_TIMEOUT", PEER_TIMEOUT)]);
                 let to = party.connect(&address);
                 await_pulses(&party, 1);
                 let noise = Noise::new(SHORT);
