@@ -107,6 +107,7 @@ pub struct Noise {
     sizes: &'static [usize],
 }
 
+/// Where messages may begin.
 const NOISE_BYTES: usize = 1 << 20;
 /// Sizes that go by every way.
 pub const SIZES: &[usize] = &[0, 8, 100, 3000, 8192, 8193, 40_000, 70_000];
@@ -115,17 +116,18 @@ pub const SHORT: &[usize] = &[8, 100, 3000, 8192];
 
 impl Noise {
     pub fn new(sizes: &'static [usize]) -> Noise {
-        Noise { bytes: Box::leak(Random::new(7).bytes(NOISE_BYTES).into_boxed_slice()), sizes }
+        let longest = sizes.iter().copied().max().unwrap_or_default();
+        Noise { bytes: Box::leak(Random::new(7).bytes(NOISE_BYTES + longest).into_boxed_slice()), sizes }
     }
 
     fn longest(self) -> usize {
-        self.sizes.iter().copied().max().unwrap_or_default()
+        self.bytes.len() - NOISE_BYTES
     }
 
     /// What message `number` is.
     pub fn message(self, number: u64) -> &'static [u8] {
         let len = self.sizes[number as usize % self.sizes.len()];
-        let start = (number * 4099) as usize % (NOISE_BYTES - len);
+        let start = (number * 4099) as usize % NOISE_BYTES;
         &self.bytes[start..start + len]
     }
 }
