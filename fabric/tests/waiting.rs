@@ -74,6 +74,75 @@ fn adaptive_waits_are_answered() {
     ping_pong_in("adaptive", 2000);
 }
 
+/// A fabric sleeps on shared memory and on tcp in one wait, which ends over whichever of them a message comes.
+#[test]
+fn a_message_over_either_rail_ends_sleep() {
+    for level in [ThreadLevel::Single, ThreadLevel::Multiple] {
+        // Timers wake it twice a second: if messages did not, this would take minutes.
+        within(LIMIT / 4, move || woken_over_either_rail(level));
+    }
+}
+
+fn woken_over_either_rail(level: ThreadLevel) {
+    const RAILS: [&str; 2] = ["shm", "tcp"];
+    const ROUNDS: usize = 300;
+    let scratch = Scratch::new();
+    let dir = scratch.0.clone();
+    let open = move |rails, level| {
+        let net = [("GRIDNET_NET_INTERFACES", "127.0.0.1"), ("GRIDNET_NET_INSECURE", "1")];
+        // As little as can be is to wake it beside messages.
+        let quiet = [("GRIDNET_WAIT_MODE", "block"), ("GRIDNET_NET_KEEP_ALIVE", "0s")];
+        Party::open(&dir, None, level, &[&net[..], &quiet, &[("GRIDNET_RAILS", rails)]].concat())
+    };
+    let peers = RAILS.map(|rail| open(rail, ThreadLevel::Serialized));
+    let ((says, awaits), (address, where_it_is)) = (channel(), channel());
+    let sleeping = std::thread::spawn(move || {
+        let party = open("shm,tcp", level);
+        address.send(party.address()).unwrap();
+        let mut slept = [0, 0];
+        for number in 0..RAILS.len() * ROUNDS {
+            party.receive(from_any(1), Buffer::new(8)).unwrap();
+            let before = party.enter().wait_counters().sleeps;
+            says.send(nix::unistd::gettid()).unwrap();
+            let source = PeerId::new(party.wait_received().source);
+            slept[number % 2] += u32::from(party.enter().wait_counters().sleeps > before);
+            assert_eq!(party.enter().engine.rail_name(source), Some(RAILS[number % 2]));
+        }
+        // The first message of each makes its link.
+        assert!(slept.iter().all(|slept| *slept > ROUNDS as u32 / 2), "slept {slept:?} times of {ROUNDS}");
+    });
+    let address = where_it_is.recv().unwrap();
+    let to = [0, 1].map(|rail| peers[rail].connect(&address));
+    for number in 0..RAILS.len() * ROUNDS {
+        let Ok(thread) = awaits.recv() else { break };
+        await_asleep(thread);
+        let rail = number % 2;
+        peers[rail].send(to[rail], b"wake up", 1, true).unwrap();
+        let matched = peers[rail].wait(PATIENCE);
+        assert_eq!(
+            matched.map(|matched| matched.status),
+            Ok(0),
+            "asleep past message {number}, over {}",
+            RAILS[rail]
+        );
+    }
+    sleeping.join().unwrap();
+}
+
+/// Waits until a thread of this process sleeps.
+fn await_asleep(thread: nix::unistd::Pid) {
+    let start = Instant::now();
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+        // Behind the name, which is in brackets.
+        if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S')) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "it does not sleep");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_wait_ends_in_time_without_a_message() {
     let scratch = Scratch::new();
