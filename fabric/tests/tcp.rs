@@ -3,13 +3,15 @@
 mod common;
 
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 
-use common::process::{role, start};
+use common::process::{command, role, start, start_by};
 use common::{exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
-use gridnet::ThreadLevel;
+use gridnet::{AnyRail, ThreadLevel};
 
 const LO: (&str, &str) = ("GRIDNET_NET_INTERFACES", "127.0.0.1");
 const INSECURE: (&str, &str) = ("GRIDNET_NET_INSECURE", "1");
@@ -18,8 +20,16 @@ const TCP: (&str, &str) = ("GRIDNET_RAILS", "tcp");
 #[test]
 #[ignore = "a role that the other tests start"]
 fn child() {
-    let Some((_, dir)) = role() else { return };
-    let party = Party::open(&dir, Some("echo"), ThreadLevel::Serialized, &[TCP, LO, INSECURE]);
+    let Some((role, dir)) = role() else { return };
+    let level = if role == "alone" { ThreadLevel::Single } else { ThreadLevel::Serialized };
+    let party = Party::open(&dir, Some("echo"), level, &[TCP, LO, INSECURE]);
+    if role == "alone" {
+        let engine = party.enter().engine.rails().iter().find_map(|rail| match rail {
+            AnyRail::Tcp(tcp) => Some(tcp.engine()),
+            _ => None,
+        });
+        assert_eq!(engine, Some("epoll"), "the filter has no effect");
+    }
     println!("ready");
     for _ in 0..ECHOES {
         let buffer = Buffer::new(LARGE);
@@ -44,23 +54,74 @@ fn two_processes_talk_and_find_each_other_by_name() {
         within(4 * PATIENCE, move || {
             let scratch = Scratch::new();
             let _peer = start("echo", &scratch.0);
-            let party = Party::open(&scratch.0, None, level, &[TCP, LO, INSECURE]);
-            let address = party.shared.lookup("echo", Some(PATIENCE)).unwrap();
-            assert_ne!(address.network.iter().count(), 0);
-            let to = party.connect(&address);
-            for i in 0..ECHOES {
-                let (out, back) = (Buffer::new(LARGE), Buffer::new(LARGE));
-                let len = [0, 8, 5000, 100_000, LARGE][i % 5];
-                out.fill(i as u8);
-                party.receive(exactly(to, 2), back).unwrap();
-                party.send_buffer(to, out.first(len), 1).unwrap();
-                assert_eq!(party.wait_received().length, len as u64);
-                assert!(back.first(len).to_vec().iter().all(|byte| *byte == i as u8));
-            }
-            let why = party.enter().explain(to).unwrap();
-            assert!(why.contains("rail tcp in use"), "{why}");
-            party.send(to, b"!", 3, false).unwrap();
+            talk(&scratch, level);
         });
+    }
+}
+
+/// Finds the child by its name, and hears from it what it has said.
+fn talk(scratch: &Scratch, level: ThreadLevel) {
+    let party = Party::open(&scratch.0, None, level, &[TCP, LO, INSECURE]);
+    let address = party.shared.lookup("echo", Some(PATIENCE)).unwrap();
+    assert_ne!(address.network.iter().count(), 0);
+    let to = party.connect(&address);
+    for i in 0..ECHOES {
+        let (out, back) = (Buffer::new(LARGE), Buffer::new(LARGE));
+        let len = [0, 8, 5000, 100_000, LARGE][i % 5];
+        out.fill(i as u8);
+        party.receive(exactly(to, 2), back).unwrap();
+        party.send_buffer(to, out.first(len), 1).unwrap();
+        assert_eq!(party.wait_received().length, len as u64);
+        assert!(back.first(len).to_vec().iter().all(|byte| *byte == i as u8));
+    }
+    let why = party.enter().explain(to).unwrap();
+    assert!(why.contains("rail tcp in use"), "{why}");
+    party.send(to, b"!", 3, false).unwrap();
+}
+
+/// A container may have a system that does not know io_uring: a process in it says so in one line, and talks.
+#[test]
+fn a_process_without_io_uring_says_so_once_and_talks() {
+    within(4 * PATIENCE, || {
+        let scratch = Scratch::new();
+        let mut command = command("alone", &scratch.0);
+        command.stderr(Stdio::piped()).env("NO_COLOR", "1").env_remove("GRIDNET_LOG");
+        // SAFETY: between fork and exec it makes system calls only.
+        unsafe { command.pre_exec(|| answer(libc::SYS_io_uring_setup, libc::ENOSYS)) };
+        let mut peer = start_by(command);
+        talk(&scratch, ThreadLevel::Serialized);
+        let said = peer.errors();
+        let of_rail: Vec<&str> = said.lines().filter(|line| line.contains("io_uring")).collect();
+        let [line] = of_rail[..] else { panic!("not one line: {said}") };
+        assert!(
+            line.contains("WARN") && line.contains("tcp uses epoll") && line.contains("os error 38"),
+            "{line}"
+        );
+    });
+}
+
+/// Has the system answer a call of this thread, and of what it becomes, with an error from now on.
+fn answer(call: libc::c_long, error: i32) -> std::io::Result<()> {
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        step(LOAD_NUMBER, 0, 0, 0),
+        step(IS, 0, 1, call as u32),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | error as u32),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its steps live until the calls return; the kernel copies them.
+    let status = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Peers in processes of their own: the test binary, started again in a role.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -24,6 +24,14 @@ impl Peer {
         drop(self.0.stdin.take());
     }
 
+    /// What it has said on its standard error, which is a pipe, until its end.
+    pub fn errors(&mut self) -> String {
+        let mut said = String::new();
+        let pipe = self.0.stderr.take();
+        pipe.expect("it is a pipe").read_to_string(&mut said).expect("it is text");
+        said
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().expect("it is our child")
@@ -40,11 +48,16 @@ impl Drop for Peer {
 
 /// Starts this test binary again, in a role; returns when it says that it is ready.
 pub fn start(role: &str, dir: &Path) -> Peer {
-    let child = command(role, dir).stdout(Stdio::piped()).spawn().expect("the test starts itself");
+    start_by(command(role, dir))
+}
+
+/// The same, by a command that has been prepared.
+pub fn start_by(mut command: Command) -> Peer {
+    let child = command.stdout(Stdio::piped()).spawn().expect("the test starts itself");
     let mut peer = Peer(child);
     let output = peer.0.stdout.take().expect("it is a pipe");
     let ready = BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains("ready"));
-    assert!(ready, "the child in the role {role} ended early");
+    assert!(ready, "the child ended early: {command:?}");
     peer
 }
 
@@ -54,7 +67,8 @@ pub fn spawn(role: &str, dir: &Path, variables: &[(&str, &str)]) -> Peer {
     Peer(command(role, dir).envs(variables).stdout(Stdio::null()).spawn().expect("the test starts itself"))
 }
 
-fn command(role: &str, dir: &Path) -> Command {
+/// What starts this test binary again, in a role.
+pub fn command(role: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("the test knows its file"));
     command
         .args(["child", "--exact", "--ignored", "--nocapture"])
