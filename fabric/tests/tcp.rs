@@ -6,11 +6,15 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use common::process::{command, role, start, start_by};
 use common::{exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
+use gridnet::core::matching::{Pattern, Source};
 use gridnet::core::rail::PeerId;
+use gridnet::core::testing::random::Random;
 use gridnet::{AnyRail, ThreadLevel};
 
 const LO: (&str, &str) = ("GRIDNET_NET_INTERFACES", "127.0.0.1");
@@ -123,6 +127,94 @@ fn answer(call: libc::c_long, error: i32) -> std::io::Result<()> {
     } else {
         Err(std::io::Error::last_os_error())
     }
+}
+
+/// Sizes of messages that leave at once.
+const SHORT: [usize; 7] = [0, 8, 100, 3000, 8192, 1, 700];
+const NOISE: usize = 1 << 20;
+
+/// Opens two fabrics, of which the first knows the second, and noise to send.
+fn meet(scratch: &Scratch) -> (Party, PeerId, Party, &'static [u8]) {
+    let open = || Party::open(&scratch.0, None, ThreadLevel::Serialized, &[TCP, LO, INSECURE]);
+    let (a, b) = (open(), open());
+    let to_b = a.connect(&b.address());
+    let listening = std::thread::spawn(move || {
+        b.receive(from_any(0), Buffer::new(0)).unwrap();
+        b.wait_received();
+        b
+    });
+    a.send(to_b, b"", 0, true).unwrap();
+    assert_eq!(a.wait(PATIENCE).unwrap().status, 0);
+    let noise = Random::new(5).bytes(NOISE + SHORT[4]).leak();
+    (a, to_b, listening.join().unwrap(), noise)
+}
+
+fn numbered(noise: &'static [u8], number: u64) -> &'static [u8] {
+    &noise[number as usize * 4099 % NOISE..][..SHORT[number as usize % SHORT.len()]]
+}
+
+/// Takes so many messages in order, each of which has to be right.
+fn take_numbered(party: &Party, noise: &'static [u8], count: u64) {
+    let buffer = Buffer::new(SHORT[4]);
+    for number in 1..=count {
+        let anything = Pattern { source: Source::Any, tag: 0, ignore: u64::MAX };
+        party.receive(anything, buffer).unwrap();
+        let received =
+            party.wait(PATIENCE).unwrap_or_else(|e| panic!("{number} of {count} does not come: {e:?}"));
+        let expected = numbered(noise, number);
+        assert_eq!((received.status, received.tag, received.length), (0, number, expected.len() as u64));
+        assert!(buffer.first(expected.len()).to_vec() == expected, "message {number} differs");
+    }
+}
+
+/// What was sent arrives, though the peer looks only when the sender has gone.
+#[test]
+fn what_was_sent_before_closing_arrives_afterwards() {
+    within(4 * PATIENCE, || {
+        let scratch = Scratch::new();
+        let (a, to_b, b, noise) = meet(&scratch);
+        // Less than the system of the peer takes for it.
+        let count = 14;
+        for number in 1..=count {
+            assert!(!a.send(to_b, numbered(noise, number), number, false).unwrap(), "message {number} waits");
+        }
+        assert_eq!(b.enter().engine.counters().unexpected_now, 0, "nobody has looked");
+        drop(a);
+        take_numbered(&b, noise, count);
+    });
+}
+
+/// As much as leaves at once, most of which is still here when the fabric closes; the peer takes it meanwhile.
+#[test]
+fn closing_waits_until_what_was_sent_has_gone() {
+    within(8 * PATIENCE, || {
+        let mut in_time = 0;
+        for _ in 0..5 {
+            let scratch = Scratch::new();
+            let (a, to_b, b, noise) = meet(&scratch);
+            let mut sent = 0;
+            while !a.send(to_b, numbered(noise, sent + 1), sent + 1, false).unwrap() {
+                sent += 1;
+            }
+            assert!(sent > 100, "{sent} messages");
+            let (closing, closed) = channel();
+            let taking = std::thread::spawn(move || {
+                closed.recv().unwrap();
+                take_numbered(&b, noise, sent);
+            });
+            closing.send(()).unwrap();
+            let start = Instant::now();
+            drop(a);
+            // On a machine that is too busy the fabric has given up, as it may.
+            let is_in_time = start.elapsed() < Duration::from_secs(1);
+            let taken = taking.join();
+            if is_in_time {
+                assert!(taken.is_ok(), "not all of {sent} messages have come");
+                in_time += 1;
+            }
+        }
+        assert!(in_time > 0, "no fabric closes in time");
+    });
 }
 
 #[test]
