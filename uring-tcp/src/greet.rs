@@ -57,7 +57,7 @@ impl TcpRail {
                 self.watcher.submit();
             }
             // Whoever listens to the rail is told with the next look.
-            _ => self.note_ready(Watched::Link(index)),
+            _ => self.note_ready(index),
         }
         Ok(index)
     }

@@ -74,6 +74,8 @@ pub struct TcpRail {
     pub(crate) stalls: Stalls,
     pub(crate) watcher: Watcher,
     ready: Vec<Watched>,
+    /// Connections to be looked at in the next round, of which no watch may tell.
+    noted: Vec<u32>,
     alarm: Alarm,
     scratch: Box<[u8]>,
     pub(crate) courier: Courier,
@@ -128,6 +130,7 @@ impl TcpRail {
             stalls: Stalls::default(),
             watcher,
             ready: Vec::new(),
+            noted: Vec::new(),
             alarm: Alarm::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             courier: Courier::default(),
@@ -283,7 +286,7 @@ impl Rail for TcpRail {
         if self.round.is_multiple_of(256) && !self.hot.is_empty() {
             self.cool_silent();
         }
-        if !self.ready.is_empty() || !self.watcher.is_quiet(!self.hot.is_empty()) {
+        if !self.ready.is_empty() || !self.noted.is_empty() || !self.watcher.is_quiet(!self.hot.is_empty()) {
             taken += self.look(sink);
         }
         if !self.ended.is_empty() {

@@ -243,6 +243,35 @@ fn what_has_come_and_was_not_taken_keeps_its_owner_awake() {
     }
 }
 
+/// A connection that nothing has come over for long is looked at by somebody who waits for it: what that look left is not forgotten.
+#[test]
+fn a_cold_connection_that_was_read_in_part_is_looked_at_again() {
+    for engine in [Engine::Auto, Engine::Epoll] {
+        let mut fixture = Tcp { security: tls(), ..Tcp::new(engine) };
+        let mut ends = Ends::connect(&mut fixture);
+        let link = ends.called.heard.link.expect("they are linked");
+        for count in 17..24 {
+            let called = &mut ends.called;
+            called.heard.tags.clear();
+            (0..10_000).for_each(|_| drop(called.rail.poll(64, &mut called.heard)));
+            (0..count).for_each(|tag| assert!(ends.caller.post(tag, 900)));
+            (0..4).for_each(|_| ends.caller.drive(&mut fixture));
+            let start = std::time::Instant::now();
+            while called.heard.tags.is_empty() {
+                called.rail.poll_link(link, 64, &mut called.heard);
+                assert!(start.elapsed().as_secs() < 20, "nothing comes");
+            }
+            while called.heard.tags.len() < count as usize {
+                if called.rail.arm() == Armed::Yes {
+                    assert!(is_woken(&called.rail), "asleep after {} of {count}", called.heard.tags.len());
+                }
+                called.rail.disarm();
+                called.rail.poll(64, &mut called.heard);
+            }
+        }
+    }
+}
+
 /// All of a burst is on its way before anything is read: more than is read at once, in records of any length.
 fn take_bursts(ends: &mut Ends, fixture: &mut Tcp) {
     let mut tag = 0;

@@ -38,7 +38,7 @@ impl TcpRail {
         conn.line.out().trim();
         // What TLS has taken from the socket and not handed out wakes nobody.
         if conn.line.stream.has_more() {
-            self.ready.push(Watched::Link(index));
+            self.noted.push(index);
         }
         // Watches that nothing has come of would pile up.
         if conn.watched.is_some_and(|watched| watched.covers(want)) {
@@ -56,9 +56,9 @@ impl TcpRail {
         self.watch(index, READING);
     }
 
-    /// Has something looked at in the next round.
-    pub(crate) fn note_ready(&mut self, what: Watched) {
-        self.ready.push(what);
+    /// Has a connection looked at in the next round, whatever the watcher says.
+    pub(crate) fn note_ready(&mut self, index: u32) {
+        self.noted.push(index);
     }
 
     /// Reads a connection; returns how many frames came.
@@ -74,6 +74,9 @@ impl TcpRail {
         if !conn.inbox.paths_over.is_empty() {
             let over = std::mem::take(&mut conn.inbox.paths_over);
             self.ended.extend(over.into_iter().map(|number| (index, Ended::Path(number))));
+        }
+        if !conn.is_hot && conn.line.stream.has_more() {
+            self.noted.push(index);
         }
         match received {
             Ok((0, _)) => {
@@ -122,7 +125,12 @@ impl TcpRail {
             happened += match what {
                 Watched::Listener(place) => self.accept_all(place, sink),
                 Watched::Visitor(number) => self.attend(number, sink),
-                Watched::Link(index) => self.attend_link(index, sink),
+                Watched::Link(index) => {
+                    if let Some(conn) = self.conn(index) {
+                        conn.watched = None;
+                    }
+                    self.attend_link(index, sink)
+                }
                 Watched::Pulse(number) => {
                     self.attend_pulse(number);
                     1
@@ -133,17 +141,16 @@ impl TcpRail {
                 }
             };
         }
-        // What was noted meanwhile is for the next round.
-        ready.append(&mut self.ready);
         self.ready = ready;
+        // What is noted meanwhile is for the next round. Watches stay as they are.
+        for index in std::mem::take(&mut self.noted) {
+            happened += self.attend_link(index, sink);
+        }
         self.watcher.submit();
         happened
     }
 
     pub(super) fn attend_link<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
-        if let Some(conn) = self.conn(index) {
-            conn.watched = None;
-        }
         let found = self.links.get(index as usize);
         match found.map(|link| &link.state) {
             Some(State::Calling(_)) if found.is_some_and(|link| link.part_of().is_some()) => {

@@ -63,6 +63,6 @@ impl TcpRail {
     pub(super) fn has_news(&mut self) -> bool {
         self.watcher.submit();
         self.watcher.collect(&mut self.ready);
-        !self.ready.is_empty() || !self.ended.is_empty()
+        !self.ready.is_empty() || !self.noted.is_empty() || !self.ended.is_empty()
     }
 }
