@@ -29,7 +29,7 @@ use crate::authority::{Authority, NODE_DOMAIN};
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::identity::{Certificate, NodeKey};
-use crate::kept::{self, Kept};
+use crate::kept::{self, Kept, Stamp};
 use crate::tls;
 
 /// Bytes of a node id that all fabrics of a node have in common: random ones, which the authority has drawn.
@@ -60,7 +60,11 @@ pub struct Credentials {
 }
 
 struct State {
-    stamp: [Option<(u64, i64, i64)>; 2],
+    /// Of what was read last,
+    stamp: Stamp,
+    /// and of what could not be read.
+    failed: Option<Stamp>,
+    kept: Kept,
     loaded: Loaded,
 }
 
@@ -93,7 +97,7 @@ impl Credentials {
         Ok(Credentials {
             dir: dir.to_owned(),
             node,
-            state: Mutex::new(State { stamp, loaded }),
+            state: Mutex::new(State { stamp, failed: None, kept, loaded }),
             refused: AtomicU64::new(0),
         })
     }
@@ -174,14 +178,14 @@ impl Credentials {
         let stamp = kept::stamp(&self.dir);
         let mut state = self.lock();
         if state.stamp != stamp {
-            state.stamp = stamp;
-            let read = kept::read(&self.dir).and_then(|kept| match kept.node == self.node {
-                true => Loaded::of(&kept),
-                false => Err(Error::Config(format!("it is another node now: {}", kept.node))),
-            });
-            match read {
-                Ok(loaded) => state.loaded = loaded,
-                Err(e) => tracing::warn!("session {}: {e}; what was read before counts", self.dir.display()),
+            match kept::read(&self.dir).and_then(|kept| state.renew(kept)) {
+                Ok(()) => (state.stamp, state.failed) = (stamp, None),
+                // It is tried again at the next connection, and said once.
+                Err(_) if state.failed == Some(stamp) => {}
+                Err(e) => {
+                    state.failed = Some(stamp);
+                    tracing::warn!("session {}: {e}; what was read before counts", self.dir.display());
+                }
             }
         }
         state.loaded.clone()
@@ -190,6 +194,25 @@ impl Credentials {
     fn lock(&self) -> MutexGuard<'_, State> {
         // What is there is whole, whoever has panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes what was read. Of another node of the same session, which has come into the directory, the revocations count; and who
+    /// was revoked once stays so.
+    fn renew(&mut self, mut kept: Kept) -> Result<(), Error> {
+        kept.revoked.extend(self.kept.revoked.iter().map(|(node, until)| (*node, *until)));
+        if kept.authority != self.kept.authority {
+            return Err(Error::Config("it is of another session now".into()));
+        }
+        if kept.node != self.kept.node {
+            tracing::warn!("the directory of node {} holds node {} now", self.kept.node, kept.node);
+            self.kept.revoked = kept.revoked;
+        } else {
+            self.kept = kept;
+        }
+        self.loaded = Loaded::of(&self.kept)?;
+        Ok(())
     }
 }
 

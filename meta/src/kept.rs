@@ -117,7 +117,8 @@ pub(crate) fn read(dir: &Path) -> Result<Kept, Error> {
 }
 
 fn read_revoked(path: &Path) -> Result<BTreeMap<NodeId, Moment>, Error> {
-    if !path.exists() {
+    // One that cannot be looked at may hold something.
+    if matches!(std::fs::symlink_metadata(path), Err(e) if e.kind() == std::io::ErrorKind::NotFound) {
         return Ok(BTreeMap::new());
     }
     let text = private::read(path)?;
@@ -131,8 +132,11 @@ fn read_revoked(path: &Path) -> Result<BTreeMap<NodeId, Moment>, Error> {
     text.lines().enumerate().map(entry).collect()
 }
 
-/// What changes when a file of the directory is replaced.
-pub(crate) fn stamp(dir: &Path) -> [Option<(u64, i64, i64)>; 2] {
+/// What changes when a file of the directory is replaced: its number, and when it was written.
+pub(crate) type Stamp = [Option<(u64, i64, i64)>; 2];
+
+/// That of a directory.
+pub(crate) fn stamp(dir: &Path) -> Stamp {
     let of = |path: PathBuf| std::fs::metadata(path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
     [NODE, REVOKED].map(|name| of(dir.join(name)))
 }

@@ -228,3 +228,23 @@ impl ServerCertVerifier for TakesAll {
         rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[test]
+fn revocations_count_whatever_becomes_of_the_directory() {
+    let scene = Scene::new("credentials-later");
+    let (one, other, third) = (scene.node("one"), scene.node("other"), scene.node("third"));
+    let is_revoked = |who: &Credentials| !one.revoked_of(&[fabric_id(who.node(), id(3))]).is_empty();
+    scene.revoke("one", other.node());
+    let path = scene.dir("one").join("revoked");
+    let set_mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o644);
+    assert!(!is_revoked(&other), "what others can read is not taken");
+    set_mode(0o600);
+    assert!(is_revoked(&other), "what could not be read is read again");
+    // The keeper has joined anew, as another node.
+    let later = keep_certified(&scene.dir("one"), &scene.authority, Moment::now(), DAY).unwrap();
+    scene.revoke("one", third.node());
+    assert!(is_revoked(&third) && is_revoked(&other));
+    assert_ne!(one.node(), later);
+    assert_eq!(meet(&one, &one, fabric_id(one.node(), id(3))), [Ok(()), Ok(())], "it stays who it was");
+}
