@@ -63,7 +63,7 @@ pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, Strin
 
 /// How peers are known.
 enum Known {
-    ByASession(Members),
+    ByASession(Arc<Members>),
     ByAKey(Key),
     Not,
 }
@@ -84,7 +84,7 @@ impl Known {
         }
         if let Some(dir) = &config.session {
             let credentials = Credentials::open(dir).map_err(refusal)?;
-            return Ok(Known::ByASession(Members(credentials)));
+            return Ok(Known::ByASession(Arc::new(Members(credentials))));
         }
         match &config.net_key_file {
             Some(path) => Ok(Known::ByAKey(Key::read(path)?)),
@@ -98,7 +98,7 @@ impl Known {
 
     fn into_security(self) -> Security {
         match self {
-            Known::ByASession(members) => Security::Session(Arc::new(members)),
+            Known::ByASession(members) => Security::Session(members),
             Known::ByAKey(key) => Security::Key(key),
             Known::Not => Security::Insecure,
         }
