@@ -10,6 +10,7 @@ use gridnet_assembly::facts::Facts;
 use gridnet_assembly::name::Name;
 use gridnet_assembly::rules::{Pair, Rules};
 use gridnet_assembly::stack::Security;
+use gridnet_core::testing::random::Random;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -51,23 +52,6 @@ struct Caller {
     end: Option<Result<Path, String>>,
 }
 
-/// Numbers that look random, the same for the same seed (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn happens(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
-    }
-}
-
 /// How long things take, in milliseconds: at random up to this, or exactly so.
 #[derive(Debug, Clone, Copy)]
 struct Spans {
@@ -80,7 +64,7 @@ struct Spans {
 const ANY: Spans = Spans { message: 1500, build: 200, connect: 300, is_exact: false };
 
 struct World {
-    dice: Dice,
+    dice: Random,
     spans: Spans,
     faults: Faults,
     start: Instant,
@@ -119,7 +103,7 @@ impl World {
         let rules =
             ["", "[[rule]]\nuse = ['tls/relay', 'tls/tcp(streams=2)']"].map(|text| text.parse().unwrap());
         let mut world = World {
-            dice: Dice(seed),
+            dice: Random::new(seed),
             spans: ANY,
             faults,
             start: now,
@@ -147,7 +131,7 @@ impl World {
         if self.spans.is_exact {
             return most;
         }
-        self.dice.next() % most
+        self.dice.next_u64() % most
     }
 
     fn after(&mut self, ms: u64, event: Event) {
@@ -159,11 +143,11 @@ impl World {
         while let Some(((at, _), event)) = self.events.pop_first() {
             assert!(self.count < 200_000, "it does not end");
             self.now = at;
-            if self.dice.happens(self.faults.rules) {
+            if self.dice.below(100) < self.faults.rules {
                 self.in_force = 1 - self.in_force;
                 self.called.rules_changed();
             }
-            if self.dice.happens(self.faults.restart) {
+            if self.dice.below(100) < self.faults.restart {
                 self.life += 1;
                 self.called = called(self.life);
                 self.places.clear();
@@ -232,15 +216,15 @@ impl World {
 
     /// Sends a message over a bad network.
     fn send(&mut self, bytes: Vec<u8>, event: impl Fn(Vec<u8>) -> Event) {
-        let copies = if self.dice.happens(self.faults.repeated) { 3 } else { 1 };
+        let copies = if self.dice.below(100) < self.faults.repeated { 3 } else { 1 };
         for _ in 0..copies {
-            if self.dice.happens(self.faults.lost) {
+            if self.dice.below(100) < self.faults.lost {
                 continue;
             }
             let mut bytes = bytes.clone();
-            if self.dice.happens(self.faults.changed) {
-                let at = self.dice.next() as usize % bytes.len();
-                bytes[at] = self.dice.next() as u8;
+            if self.dice.below(100) < self.faults.changed {
+                let at = self.dice.next_u64() as usize % bytes.len();
+                bytes[at] = self.dice.next_u64() as u8;
             }
             let ms = self.span(self.spans.message);
             self.after(ms, event(bytes));
@@ -267,7 +251,7 @@ impl World {
             Step::Build(order) => {
                 assert_eq!(order.security, Security::Encrypted, "the rules of both sides want it");
                 assert!(self.ordered.insert((self.life, order.key, order.stack.to_string())), "built once");
-                let fails = self.dice.happens(self.faults.build);
+                let fails = self.dice.below(100) < self.faults.build;
                 let place = order.stack.to_string().into_bytes();
                 let outcome = if fails { Err("no port is left".to_owned()) } else { Ok(place) };
                 let ms = self.span(self.spans.build);
@@ -298,7 +282,7 @@ impl World {
             None => (order.key.connection, &order.stack) == (path.connection, &path.stack),
         };
         let stands = self.places.get(&path.place).is_some_and(|orders| orders.iter().any(is_let_in));
-        let outcome = match stands && !self.dice.happens(self.faults.connect) {
+        let outcome = match stands && self.dice.below(100) >= self.faults.connect {
             true => Ok(()),
             false => Err("connection refused".to_owned()),
         };

@@ -5,56 +5,43 @@ use gridnet_assembly::facts::Facts;
 use gridnet_assembly::message::{Ask, Grant, Level, Outcome, Refusal, Reply, Wanted};
 use gridnet_assembly::rules::Rules;
 use gridnet_assembly::stack::{Method, Security};
+use gridnet_core::testing::random::Random;
 use std::time::{Duration, Instant};
 
-/// Numbers that look random (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        self.next() as usize % most
-    }
-}
-
 /// A request that makes sense, and may ask for too little.
-fn request(dice: &mut Dice) -> Vec<u8> {
+fn request(dice: &mut Random) -> Vec<u8> {
     const STACKS: [&str; 7] = ["shm", "tcp", "tls/tcp", "relay", "tls/relay", "tls/shm", "tcp(streams=3)"];
-    let count = 1 + dice.below(8);
+    let count = 1 + dice.below(8) as usize;
     let candidates = (0..count).map(|_| {
-        let stack = STACKS[dice.below(STACKS.len())].to_owned();
-        Wanted { stack, hint: vec![1; dice.below(20)] }
+        let stack = STACKS[dice.below(STACKS.len() as u64) as usize].to_owned();
+        Wanted { stack, hint: vec![1; dice.below(20) as usize] }
     });
     let candidates = candidates.collect();
     let ask = Ask {
-        incarnation: dice.next() % 3,
-        connection: dice.next() % 200,
-        attempt: dice.next() as u16 % 3,
-        left_ms: dice.next() as u32,
+        incarnation: dice.next_u64() % 3,
+        connection: dice.next_u64() % 200,
+        attempt: dice.next_u64() as u16 % 3,
+        left_ms: dice.next_u64() as u32,
         service: "files".parse().unwrap(),
-        min_security: Level(dice.next() as u16 % 4),
+        min_security: Level(dice.next_u64() as u16 % 4),
         candidates,
-        again: dice.next().is_multiple_of(2).then(|| Grant { incarnation: 5, token: dice.next() % 9 }),
-        first: vec![0; dice.below(100)],
+        again: dice
+            .next_u64()
+            .is_multiple_of(2)
+            .then(|| Grant { incarnation: 5, token: dice.next_u64() % 9 }),
+        first: vec![0; dice.below(100) as usize],
     };
     ask.encode().unwrap()
 }
 
 /// Changes some bytes, cuts some off, adds some.
-fn change(bytes: &mut Vec<u8>, dice: &mut Dice) {
+fn change(bytes: &mut Vec<u8>, dice: &mut Random) {
     for _ in 0..dice.below(4) {
-        let at = dice.below(bytes.len());
-        bytes[at] = dice.next() as u8;
+        let at = dice.below(bytes.len() as u64) as usize;
+        bytes[at] = dice.next_u64() as u8;
     }
-    match dice.next() % 8 {
-        0 => bytes.truncate(1 + dice.below(bytes.len())),
+    match dice.next_u64() % 8 {
+        0 => bytes.truncate(1 + dice.below(bytes.len() as u64) as usize),
         1 => bytes.extend((0..dice.below(30)).map(|n| n as u8)),
         _ => (),
     }
@@ -64,7 +51,7 @@ fn change(bytes: &mut Vec<u8>, dice: &mut Dice) {
 fn nothing_that_is_asked_gets_less_than_the_rules_demand() {
     let count = if std::env::var_os("TEST_SOAK").is_some() { 1_000_000 } else { 50_000 };
     let [own, from] = ["b@B/h", "a@A/h,uid=5"].map(|text| Facts::describe(text).unwrap());
-    let (rules, mut dice, mut now) = (Rules::default(), Dice(7), Instant::now());
+    let (rules, mut dice, mut now) = (Rules::default(), Random::new(7), Instant::now());
     let mut called = Called::new(5).with_rate(u32::MAX);
     called.serve("files".parse().unwrap());
     let (mut built, mut malformed, mut refused) = (0, 0, 0);
