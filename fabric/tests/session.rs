@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::process::{role, start};
-use common::{exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
+use common::{echo, exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::endpoint::PeerState;
 use gridnet::core::error::Error;
-use gridnet::core::rail::{PeerId, Refusal};
+use gridnet::core::rail::Refusal;
 use gridnet::core::wire::NodeId;
 use gridnet::ThreadLevel;
 use gridnet_meta::authority::Authority;
@@ -65,17 +65,7 @@ fn child() {
     let options = [TCP, LO, (SESSION, node.to_str().unwrap())];
     let party = Party::open(&dir, Some("echo"), ThreadLevel::Serialized, &options);
     println!("ready");
-    for _ in 0..ECHOES {
-        let buffer = Buffer::new(LARGE);
-        party.receive(from_any(1), buffer).unwrap();
-        let received = party.wait_received();
-        let back = buffer.first(received.length as usize);
-        if party.send_buffer(PeerId::new(received.source), back, 2).unwrap() {
-            party.wait(PATIENCE).unwrap();
-        }
-    }
-    party.receive(from_any(3), Buffer::new(1)).unwrap();
-    party.wait_received();
+    echo(&party, ECHOES, LARGE);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use common::process::{command, role, start, start_by};
-use common::{exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
+use common::{echo, exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
 use gridnet::core::matching::{Pattern, Source};
 use gridnet::core::rail::PeerId;
@@ -35,18 +35,7 @@ fn child() {
         assert_eq!(engine, Some("epoll"), "the filter has no effect");
     }
     println!("ready");
-    for _ in 0..ECHOES {
-        let buffer = Buffer::new(LARGE);
-        party.receive(from_any(1), buffer).unwrap();
-        let received = party.wait_received();
-        let back = buffer.first(received.length as usize);
-        if party.send_buffer(PeerId::new(received.source), back, 2).unwrap() {
-            party.wait(PATIENCE).unwrap();
-        }
-    }
-    // The other side hangs up: what was sent last has arrived.
-    party.receive(from_any(3), Buffer::new(1)).unwrap();
-    party.wait_received();
+    echo(&party, ECHOES, LARGE);
 }
 
 const ECHOES: usize = 40;

@@ -169,6 +169,21 @@ impl Party {
     }
 }
 
+/// Sends so many messages back, and waits for the word that the other side has them.
+pub fn echo(party: &Party, count: usize, largest: usize) {
+    for _ in 0..count {
+        let buffer = Buffer::new(largest);
+        party.receive(from_any(1), buffer).unwrap();
+        let received = party.wait_received();
+        let back = buffer.first(received.length as usize);
+        if party.send_buffer(PeerId::new(received.source), back, 2).unwrap() {
+            party.wait(PATIENCE).unwrap();
+        }
+    }
+    party.receive(from_any(3), Buffer::new(1)).unwrap();
+    party.wait_received();
+}
+
 /// Context of sends.
 pub const SEND: u64 = 1;
 /// Context of receives.
