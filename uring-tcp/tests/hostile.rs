@@ -2,14 +2,13 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use common::{key, Tcp};
+use common::{check_friend, drive_until_hung_up, is_hung_up, key, Tcp};
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
-use gridnet_core::testing::node::exactly;
 use gridnet_core::testing::pair::{Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
 use gridnet_core::wire::Hello;
@@ -192,35 +191,10 @@ impl Scene {
 
     /// Runs until the victim has hung up; what it said before.
     fn drive_until_hung_up(&mut self, stranger: &mut TcpStream) -> Vec<u8> {
-        let mut heard = Vec::new();
-        let over = self.pair.run_until(|_| is_hung_up(stranger, &mut heard));
-        assert!(over, "a stranger is still there");
-        heard
+        drive_until_hung_up(&mut self.pair, stranger)
     }
 
     fn check_friend(&mut self) {
-        for len in [20, 300_000] {
-            self.tag += 1;
-            let bytes = Random::new(self.tag).bytes(len);
-            let receive = self.pair.a.receive(exactly(self.pair.to_b, self.tag), len);
-            self.pair.b.send(self.pair.to_a, &bytes, self.tag);
-            assert_eq!(self.pair.finish_a(receive).bytes, bytes);
-        }
-        assert_eq!(self.pair.a.state(self.pair.to_b), PeerState::Up);
-    }
-}
-
-fn is_hung_up(stream: &mut TcpStream, heard: &mut Vec<u8>) -> bool {
-    stream.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 4096];
-    let read = stream.read(&mut buffer);
-    stream.set_nonblocking(false).unwrap();
-    match read {
-        Ok(0) => true,
-        Ok(len) => {
-            heard.extend_from_slice(&buffer[..len]);
-            false
-        }
-        Err(e) => e.kind() != ErrorKind::WouldBlock,
+        check_friend(&mut self.pair, &mut self.tag);
     }
 }

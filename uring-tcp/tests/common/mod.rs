@@ -3,13 +3,17 @@
 
 pub mod certificates;
 
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use certificates::{Authority, Configs};
+use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
-use gridnet_core::testing::pair::{Cutting, Fixture};
+use gridnet_core::testing::node::exactly;
+use gridnet_core::testing::pair::{Cutting, Fixture, Pair};
 use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
@@ -201,4 +205,40 @@ pub fn tls() -> Security {
     static MEMBERS: OnceLock<Arc<Members>> = OnceLock::new();
     let members = MEMBERS.get_or_init(|| Arc::new(Members::of(&Authority::new())));
     Security::Session(Arc::clone(members) as Arc<dyn Session>)
+}
+
+/// Runs until the first node of a pair has hung up on a stranger; what it said before.
+pub fn drive_until_hung_up(pair: &mut Pair<Tcp>, stranger: &mut TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    let over = pair.run_until(|_| is_hung_up(stranger, &mut heard));
+    assert!(over, "a stranger is still there");
+    heard
+}
+
+/// Whether the other side has hung up; what it said before goes to `heard`.
+pub fn is_hung_up(stream: &mut TcpStream, heard: &mut Vec<u8>) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 4096];
+    let read = stream.read(&mut buffer);
+    stream.set_nonblocking(false).unwrap();
+    match read {
+        Ok(0) => true,
+        Ok(len) => {
+            heard.extend_from_slice(&buffer[..len]);
+            false
+        }
+        Err(e) => e.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Whatever strangers do, the second node of a pair talks to the first as ever, with tags after `tag`.
+pub fn check_friend(pair: &mut Pair<Tcp>, tag: &mut u64) {
+    for len in [20, 300_000] {
+        *tag += 1;
+        let bytes = Random::new(*tag).bytes(len);
+        let receive = pair.a.receive(exactly(pair.to_b, *tag), len);
+        pair.b.send(pair.to_a, &bytes, *tag);
+        assert_eq!(pair.finish_a(receive).bytes, bytes);
+    }
+    assert_eq!(pair.a.state(pair.to_b), PeerState::Up);
 }
