@@ -1,13 +1,20 @@
 //! Control messages of every kind, changed at random: what tests of several modules share. `TEST_SOAK=1` says all of a million.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::process::Command;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::message::tests::some;
 use crate::message::Message;
 
 /// Bytes by which memory may grow while all are said.
 const GROWTH_MAX: u64 = 64 << 20;
+
+/// Messages over one connection at most.
+const TOGETHER: usize = 64;
 
 /// Numbers that are the same in each run (Knuth's generator, MMIX).
 pub(crate) struct Numbers(u64);
@@ -136,4 +143,32 @@ fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// Says some messages over a connection, until whoever serves its other end has ended; how many were said.
+pub(crate) async fn talk(
+    theirs: DuplexStream,
+    mutator: &mut Mutator,
+    serves: impl Future<Output = ()>,
+) -> usize {
+    let (mut reader, mut writer) = tokio::io::split(theirs);
+    let (mut said, has_ended) = (0, &Cell::new(false));
+    let serves = async {
+        serves.await;
+        has_ended.set(true);
+    };
+    let says = async {
+        while said < TOGETHER && !has_ended.get() && writer.write_all(&mutator.next()).await.is_ok() {
+            said += 1;
+            // It is taken before the next one is said.
+            tokio::task::yield_now().await;
+        }
+        let _ = writer.shutdown().await;
+    };
+    let hears = async {
+        let mut some = [0; 4096];
+        while reader.read(&mut some).await.is_ok_and(|count| count > 0) {}
+    };
+    tokio::join!(serves, says, hears);
+    said
 }

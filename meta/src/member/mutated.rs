@@ -1,11 +1,10 @@
 //! A leader to which those below it say what is almost right, and a member to which its leader does.
 
-use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gridnet_core::wire::NodeId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::DuplexStream;
 
 use super::link::Link;
 use super::state::{Shared, Uplink};
@@ -16,16 +15,13 @@ use crate::directory::{Departure, Directory, Entry, Head, Version};
 use crate::driver::Driver;
 use crate::hub::{queue, Served, Visitor};
 use crate::message::{Attach, Follow, Message, Present, MESSAGE_BYTES_MAX};
-use crate::mutated::{alone, count, Before, Mutator};
+use crate::mutated::{alone, count, talk, Before, Mutator};
 use crate::outbox::Outbox;
 use crate::packet::{Conversation, Load, Packet, Sealed};
 use crate::pass::Pass;
 use crate::record::Extras;
 use crate::rendezvous::LONGEST_OF_MEMBER;
 use crate::testing::{Session, LONG};
-
-/// Messages over one connection at most.
-const TOGETHER: usize = 64;
 
 fn id(number: u128) -> NodeId {
     NodeId::new((number | 1 << 100).to_be_bytes()).unwrap()
@@ -106,27 +102,11 @@ fn below(shared: &Shared, node: NodeId) -> Option<(Served<DuplexStream>, DuplexS
 /// Says some messages to a leader; how many were said.
 async fn say_some(shared: &Arc<Shared>, node: NodeId, mutator: &mut Mutator) -> usize {
     let Some((mut member, theirs)) = below(shared, node) else { return 0 };
-    let (mut reader, mut writer) = tokio::io::split(theirs);
-    let (mut said, has_ended) = (0, &Cell::new(false));
     let serves = async move {
         let _ = member.serve(shared).await;
         shared.member_gone(node, member.visitor.connection, Departure::Lost);
-        has_ended.set(true);
     };
-    let says = async {
-        while said < TOGETHER && !has_ended.get() && writer.write_all(&mutator.next()).await.is_ok() {
-            said += 1;
-            // It is taken before the next one is said.
-            tokio::task::yield_now().await;
-        }
-        let _ = writer.shutdown().await;
-    };
-    let hears = async {
-        let mut some = [0; 4096];
-        while reader.read(&mut some).await.is_ok_and(|count| count > 0) {}
-    };
-    tokio::join!(serves, says, hears);
-    said
+    talk(theirs, mutator, serves).await
 }
 
 #[test]

@@ -6,15 +6,11 @@ use crate::cluster::Will;
 use crate::hub::{queue, Served, Visitor};
 use crate::member::{About, Connection, Member};
 use crate::message::Attach;
-use crate::mutated::{alone, count, Before, Mutator};
+use crate::mutated::{alone, count, talk, Before, Mutator};
 use crate::outbox::Outbox;
 use crate::record::Extras;
 use crate::testing::{Session, LONG};
-use std::cell::Cell;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-
-/// Messages over one connection at most.
-const TOGETHER: usize = 64;
+use tokio::io::DuplexStream;
 
 #[test]
 fn whatever_members_say_the_rendezvous_node_bears_it() {
@@ -54,27 +50,11 @@ async fn say_some(shared: &Arc<Shared>, node: NodeId, mutator: &mut Mutator) -> 
         _ => vec![SocketAddr::from(([127, 0, 0, 1], 9))],
     };
     let Some((mut member, theirs)) = attached(shared, node, leads) else { return 0 };
-    let (mut reader, mut writer) = tokio::io::split(theirs);
-    let (mut said, has_ended) = (0, &Cell::new(false));
     let serves = async move {
         let ended = member.serve(shared).await;
         shared.detach(node, member.visitor.connection, departure(&ended));
-        has_ended.set(true);
     };
-    let says = async {
-        while said < TOGETHER && !has_ended.get() && writer.write_all(&mutator.next()).await.is_ok() {
-            said += 1;
-            // It is taken before the next one is said.
-            tokio::task::yield_now().await;
-        }
-        let _ = writer.shutdown().await;
-    };
-    let hears = async {
-        let mut some = [0; 4096];
-        while reader.read(&mut some).await.is_ok_and(|count| count > 0) {}
-    };
-    tokio::join!(serves, says, hears);
-    said
+    talk(theirs, mutator, serves).await
 }
 
 #[test]
