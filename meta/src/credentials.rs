@@ -244,15 +244,15 @@ impl Loaded {
     }
 }
 
-/// The node of a certificate, which was not revoked.
-fn unrevoked(
+/// Whether the node of a certificate was not revoked.
+fn check_unrevoked(
     shown: &CertificateDer<'_>,
     revoked: &BTreeMap<NodeId, Moment>,
-) -> Result<NodeId, rustls::Error> {
+) -> Result<(), rustls::Error> {
     let read = Certificate::read(shown).map_err(|_| rustls::Error::from(CertificateError::BadEncoding))?;
     match read.node {
         Some(node) if revoked.contains_key(&node) => Err(CertificateError::Revoked.into()),
-        Some(node) => Ok(node),
+        Some(_) => Ok(()),
         // That of the rendez-vous node, which has no business here.
         None => Err(CertificateError::NotValidForName.into()),
     }
@@ -279,7 +279,7 @@ impl ServerCertVerifier for Called {
         let own_name = tls::node(node).map_err(|e| rustls::Error::General(e.to_string()))?;
         // First of all whether the session says who it is: of others nothing is to be believed.
         let verified = self.chain.verify_server_cert(shown, intermediates, &own_name, ocsp, now)?;
-        unrevoked(shown, &self.revoked)?;
+        check_unrevoked(shown, &self.revoked)?;
         match fabric_of(name).filter(|fabric| is_fabric_of(*fabric, node)) {
             Some(_) => Ok(verified),
             None => Err(CertificateError::NotValidForName.into()),
@@ -333,7 +333,8 @@ impl ClientCertVerifier for Caller {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.chain.verify_client_cert(shown, intermediates, now)?;
-        unrevoked(shown, &self.revoked).map(|_| verified)
+        check_unrevoked(shown, &self.revoked)?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
