@@ -137,6 +137,16 @@ impl Fixture for Shm {
         }
     }
 
+    fn times(&self, all: u64) -> u64 {
+        // The thread sanitizer makes each step some twenty times as long.
+        let is_long = std::env::var_os("TEST_SANITIZED").is_some() && std::env::var_os("TEST_SOAK").is_none();
+        if is_long {
+            all / 4
+        } else {
+            all
+        }
+    }
+
     fn overshoot(&self) -> usize {
         self.ring_slots as usize + 64
     }

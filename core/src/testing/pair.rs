@@ -45,6 +45,11 @@ pub trait Fixture {
         1024
     }
 
+    /// How often a test of chance repeats itself, of `all` times: fewer, where each takes long.
+    fn times(&self, all: u64) -> u64 {
+        all
+    }
+
     /// User id of the addresses that rails accept.
     fn uid(&self) -> u32 {
         0

@@ -95,6 +95,14 @@ impl Fixture for Tcp {
         4_000_000
     }
 
+    fn times(&self, all: u64) -> u64 {
+        if std::env::var_os("TEST_SOAK").is_some() {
+            all
+        } else {
+            all / 4
+        }
+    }
+
     fn overshoot(&self) -> usize {
         // What is under way, and what was read at once before the word to stop was sent.
         self.window.frames as usize + 2 * 16384 / 24

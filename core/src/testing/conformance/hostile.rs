@@ -11,7 +11,7 @@ use crate::testing::raw::{RawFrame, RawPeer};
 use crate::wire::{extension_words, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC, MAX_EXTENSION};
 
 /// Peers that forge, one after the other.
-const FORGERS: u8 = 60;
+const FORGERS: u64 = 60;
 /// Frames of each.
 const FRAMES: usize = 120;
 /// Values that are wrong at the edges.
@@ -20,9 +20,10 @@ const ODD: [u64; 12] =
 
 /// Frames of any kind with any numbers, some of them numbers of operations that exist.
 pub fn forged_frames_harm_nobody_else<F: Fixture>(fixture: F) {
+    let forgers = u8::try_from(fixture.times(FORGERS)).expect("they are numbered by a byte");
     let mut scene = Scene::new(fixture);
     let mut cut = 0;
-    for number in 0..FORGERS {
+    for number in 0..forgers {
         let mut random = Random::new(u64::from(number));
         scene.admit(20 + number);
         scene.start_operations(&mut random);
@@ -39,7 +40,7 @@ pub fn forged_frames_harm_nobody_else<F: Fixture>(fixture: F) {
         scene.check_friend(number);
         scene.dismiss();
     }
-    assert!(cut > u32::from(FORGERS) / 4, "only {cut} forgers were cut off: the frames are too tame");
+    assert!(cut > u32::from(forgers) / 4, "only {cut} forgers were cut off: the frames are too tame");
 }
 
 /// Answers to questions that were not asked.

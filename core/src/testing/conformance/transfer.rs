@@ -6,10 +6,14 @@ use crate::rail::Rail;
 use crate::testing::node::{anything, exactly, SendOptions};
 use crate::testing::pair::{Fixture, Pair};
 
+/// The longest of the sizes of which each is tried.
+const SMALL_SIZES: u64 = 200;
+
 /// Every size that fits into slots and a little more, receives posted first and last.
 pub fn every_small_size_arrives<F: Fixture>(fixture: F) {
+    let times = usize::try_from(fixture.times(SMALL_SIZES)).expect("a count of sizes");
     let mut pair = Pair::new(fixture);
-    for len in 0..=200 {
+    for len in (0..=SMALL_SIZES as usize).step_by(SMALL_SIZES as usize / times) {
         pass(&mut pair, len, true);
         pass(&mut pair, len, false);
     }
