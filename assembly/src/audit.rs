@@ -1,12 +1,12 @@
 //! What was refused, as those who run a node see it: a line of the log each, the last ones kept, and counters.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use gridnet_core::wire::NodeId;
 
 use crate::message::{bounded, Refusal};
 
-/// Lines that are kept.
+/// Lines that are kept: beyond, the oldest goes of the node that has the most, so that no node pushes out those of others.
 const KEPT: usize = 256;
 
 /// One refusal.
@@ -24,6 +24,8 @@ pub struct Line {
 #[derive(Debug, Default)]
 pub struct Audit {
     lines: VecDeque<Line>,
+    /// How many lines are of each.
+    of_node: HashMap<NodeId, usize>,
     counts: BTreeMap<Refusal, u64>,
 }
 
@@ -32,10 +34,23 @@ impl Audit {
         let why = bounded(why);
         self.count(refusal);
         tracing::warn!(target: "gridnet::audit", "refused node {who} {}: {why}", refusal.name());
-        if self.lines.len() == KEPT {
-            self.lines.pop_front();
-        }
         self.lines.push_back(Line { who, refusal, why });
+        *self.of_node.entry(who).or_default() += 1;
+        if self.lines.len() > KEPT {
+            self.drop_one();
+        }
+    }
+
+    fn drop_one(&mut self) {
+        let most = self.of_node.values().max().copied();
+        let at = self.lines.iter().position(|line| self.of_node.get(&line.who).copied() == most);
+        let Some(line) = at.and_then(|at| self.lines.remove(at)) else { return };
+        if let Some(count) = self.of_node.get_mut(&line.who) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_node.remove(&line.who);
+            }
+        }
     }
 
     /// One more, of which there is a line already.
@@ -51,5 +66,34 @@ impl Audit {
     /// How many were refused for this reason.
     pub fn refusals(&self, refusal: Refusal) -> u64 {
         self.counts.get(&refusal).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u16) -> NodeId {
+        NodeId::new((u128::from(number) + 1).to_be_bytes()).unwrap()
+    }
+
+    #[test]
+    fn no_node_pushes_out_the_lines_of_others() {
+        let mut audit = Audit::default();
+        audit.refused(node(0), Refusal::Security, "the one that matters");
+        for n in 0..2 * KEPT {
+            audit.refused(node(1), Refusal::Service, &n.to_string());
+        }
+        let whys: Vec<&str> = audit.lines().map(|line| line.why.as_str()).collect();
+        assert_eq!((whys.len(), whys[0], whys[1]), (KEPT, "the one that matters", "257"));
+        assert_eq!((whys[KEPT - 1], audit.refusals(Refusal::Service)), ("511", 512));
+        // Of very many with a line each the oldest go.
+        for n in 2..2 + 2 * KEPT as u16 {
+            audit.refused(node(n), Refusal::Policy, "");
+        }
+        let last: Vec<NodeId> = audit.lines().map(|line| line.who).collect();
+        let first = 2 + KEPT as u16;
+        assert_eq!(last, (first..first + KEPT as u16).map(node).collect::<Vec<_>>());
+        assert_eq!(audit.of_node.len(), KEPT);
     }
 }

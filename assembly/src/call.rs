@@ -11,6 +11,7 @@ use gridnet_core::wire::NodeId;
 
 use crate::cache::{Agreed, Cache};
 use crate::choice::{Candidate, Choice, Reason};
+use crate::data::Data;
 use crate::message::{bounded, Ask, Built, Failed, Grant, Level, Outcome, Refusal, Reply, Wanted};
 use crate::message::{CANDIDATES_MAX, FIRST_BYTES_MAX};
 use crate::name::Name;
@@ -36,7 +37,7 @@ pub struct Wish {
     /// What the methods want the other side to know, by stack.
     pub hints: BTreeMap<String, Vec<u8>>,
     /// Data that travels with the request: at most [`FIRST_BYTES_MAX`].
-    pub first: Vec<u8>,
+    pub first: Data,
     /// When it is given up.
     pub deadline: Instant,
 }
@@ -133,7 +134,7 @@ pub struct Call {
     candidates: Vec<Candidate>,
     hints: BTreeMap<String, Vec<u8>>,
     again: Option<Agreed>,
-    first: Vec<u8>,
+    first: Data,
     deadline: Instant,
     failure: Failure,
     tie: Tie,

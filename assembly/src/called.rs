@@ -6,12 +6,14 @@
 mod asker;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
 
 use crate::audit::Audit;
 use crate::choice::{accept, Reason};
+use crate::data::{Data, Hidden};
 use crate::facts::Facts;
 use crate::message::{Ask, Built, Failed, Grant, Outcome, Refusal, Reply, PLACE_BYTES_MAX};
 use crate::name::Name;
@@ -47,7 +49,7 @@ pub struct Key {
 }
 
 /// What is to be built.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Order {
     /// For which try.
     pub key: Key,
@@ -67,19 +69,38 @@ pub struct Order {
     pub deadline: Instant,
 }
 
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Order { key, service, stack, security, hint, replaces, again, deadline } = self;
+        f.debug_struct("Order")
+            .field("key", key)
+            .field("service", service)
+            .field("stack", stack)
+            .field("security", security)
+            .field("hint", &Hidden(hint))
+            .field("replaces", replaces)
+            .field("again", again)
+            .field("deadline", deadline)
+            .finish()
+    }
+}
+
 /// What there is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Answer this.
     Answer(Vec<u8>),
+    /// Nothing takes the place of what was built for this earlier try at the same connection, which is over: close that, then answer
+    /// this.
+    Close(Key, Vec<u8>),
     /// It stands. First the service gets these first bytes of the connection, which it gets once, then answer this.
     Built {
         /// The first bytes; none when there are none, or the service has them.
-        first: Vec<u8>,
+        first: Data,
         /// The answer.
         answer: Vec<u8>,
     },
-    /// Build this, and say how it went by [`Called::built`].
+    /// Build this, and say how it went by [`Called::built`]. What was built stands only if [`Step::Built`] follows.
     Build(Box<Order>),
     /// The request makes no sense: there is no answer in this protocol.
     Malformed(String),
@@ -172,54 +193,93 @@ impl Called {
         let key =
             Key { from, incarnation: ask.incarnation, connection: ask.connection, attempt: ask.attempt };
         match self.hear(&key, now) {
-            Ok(replaces) => self.judge(ask, key, replaces, view, now),
+            Ok(replaces) => match (self.judge(ask, key, replaces, view, now), replaces) {
+                (Step::Answer(answer), Some(before)) => Step::Close(before, answer),
+                (step, _) => step,
+            },
             Err(step) => step,
         }
     }
 
-    /// How it went: where to connect, or why it was not built.
-    pub fn built(&mut self, key: &Key, outcome: Result<Vec<u8>, String>, now: Instant) -> Step {
-        let (incarnation, policy, token) = (self.incarnation, self.policy, self.last_token + 1);
-        let Some(asker) = self.askers.get_mut(&key.from) else { return Step::Unwanted };
-        let Some(mut work) = asker.take_work(key) else { return Step::Unwanted };
+    /// How it went: where to connect, or why it was not built. It is judged by the rules of now: anything but [`Step::Built`] means
+    /// that what was built is not needed.
+    pub fn built(
+        &mut self,
+        key: &Key,
+        outcome: Result<Vec<u8>, String>,
+        view: &View<'_>,
+        now: Instant,
+    ) -> Step {
+        let work = self.askers.get_mut(&key.from).and_then(|asker| asker.take_work(key));
+        let Some(mut work) = work else { return Step::Unwanted };
+        let (index, is_late) = (work.index(), now >= work.deadline);
         let place = outcome.and_then(|place| match place.len() <= PLACE_BYTES_MAX {
             true => Ok(place),
             false => Err("the place is too long to be told".to_owned()),
         });
-        let index = work.index();
-        let why = match place {
-            Ok(_) if now >= work.deadline => {
-                let answer =
-                    work.answer(incarnation, Outcome::Refused(Refusal::Late, "it took too long".into()));
-                asker.answered(key, answer, false);
+        let (refusal, why) = match (self.judge_again(&mut work, view), place) {
+            (Some(refused), _) => refused,
+            (None, Ok(_)) if is_late => {
+                self.finish(key, &work, Outcome::Refused(Refusal::Late, "it took too long".into()));
                 return Step::Unwanted;
             }
-            Ok(place) => {
-                // By rules that are not in force any more nobody is let in later.
-                let grant = (work.policy == policy).then_some(Grant { incarnation, token });
-                if let Some(grant) = grant {
-                    self.last_token = token;
-                    asker.grant(grant, &work.service, &work.stack().to_string());
-                }
-                let answer = work.answer(incarnation, Outcome::Built(Built { index, place, grant }));
-                asker.answered(key, answer.clone(), true);
-                return Step::Built { first: work.first, answer };
-            }
-            Err(why) => why,
+            (None, Ok(place)) => return self.stands(key, work, place),
+            (None, Err(why)) => (Refusal::Build, why),
         };
-        work.failed.push(Failed { index, refusal: Refusal::Build, why });
+        work.failed.push(Failed { index, refusal, why: why.clone() });
         match work.next() {
-            Some(order) if now < work.deadline => {
-                asker.works(key, work);
+            Some(order) if !is_late => {
+                if let Some(asker) = self.askers.get_mut(&key.from) {
+                    asker.works(key, work);
+                }
                 Step::Build(Box::new(order))
             }
-            _ => {
+            _ if refusal == Refusal::Build => {
                 let why = "none of the stacks could be built".to_owned();
-                let answer = work.answer(incarnation, Outcome::Refused(Refusal::Build, why));
-                asker.answered(key, answer.clone(), false);
-                Step::Answer(answer)
+                Step::Answer(self.finish(key, &work, Outcome::Refused(Refusal::Build, why)))
             }
+            _ => self.end(key, refusal, &format!("by rules that came meanwhile: {why}"), work.failed),
         }
+    }
+
+    /// Leaves out what the rules do not accept any more, where they have changed; why they do not accept what is being built.
+    fn judge_again(&self, work: &mut asker::Work, view: &View<'_>) -> Option<(Refusal, String)> {
+        let is_served = self.services.contains(&work.service);
+        if is_served && work.policy == self.policy {
+            return None;
+        }
+        let (service, least) = (work.service.clone(), work.least);
+        work.keep(|stack| match view.from {
+            _ if !is_served => Err((Refusal::Service, format!("there is no service {service} any more"))),
+            None => Err((Refusal::Unknown, "this node does not know it any more".to_owned())),
+            Some(from) => {
+                let pair = Pair { from, to: view.own, service: &service };
+                judge(view.rules, &pair, stack, least).map(drop)
+            }
+        })
+    }
+
+    /// It was built, and is wanted.
+    fn stands(&mut self, key: &Key, work: asker::Work, place: Vec<u8>) -> Step {
+        // What was begun by rules that are not in force any more is good for this connection only.
+        let is_granted = work.policy == self.policy;
+        let grant = is_granted.then_some(Grant { incarnation: self.incarnation, token: self.last_token + 1 });
+        if let (Some(grant), Some(asker)) = (grant, self.askers.get_mut(&key.from)) {
+            self.last_token = grant.token;
+            asker.grant(grant, &work.service, &work.stack().to_string());
+        }
+        let answer = self.finish(key, &work, Outcome::Built(Built { index: work.index(), place, grant }));
+        Step::Built { first: work.first, answer }
+    }
+
+    /// The answer to a try, from now on.
+    fn finish(&mut self, key: &Key, work: &asker::Work, outcome: Outcome) -> Vec<u8> {
+        let is_built = matches!(outcome, Outcome::Built(_));
+        let answer = work.answer(self.incarnation, outcome);
+        if let Some(asker) = self.askers.get_mut(&key.from) {
+            asker.answered(key, answer.clone(), is_built);
+        }
+        answer
     }
 
     /// Forgets nodes that have not asked for long.
@@ -269,10 +329,7 @@ impl Called {
             let judged = judged.and_then(|stack| {
                 let least =
                     least.ok_or_else(|| (Refusal::Security, "nothing is as safe as that".to_owned()))?;
-                let is = accept(view.rules, &pair, &stack, least).map_err(|reason| match reason {
-                    Reason::TooWeak { .. } => (Refusal::Security, reason.to_string()),
-                    _ => (Refusal::Policy, reason.to_string()),
-                })?;
+                let is = judge(view.rules, &pair, &stack, least)?;
                 Ok(asker::Accepted { index, stack, security: is, hint: wanted.hint.clone() })
             });
             match judged {
@@ -295,9 +352,13 @@ impl Called {
         let granted = ask.again.and_then(|grant| Some((grant, asker.granted(grant, &ask.service)?)));
         let deadline = now + Duration::from_millis(ask.left_ms.into()).min(LIMIT_MAX);
         let had_first = replaces.is_some_and(|_| asker.had_first(&key));
-        let first = if had_first { Vec::new() } else { ask.first };
-        let mut work =
-            asker::Work::new((key, ask.service), (accepted, failed), (first, replaces), (policy, deadline));
+        let first = if had_first { Data::default() } else { ask.first };
+        let mut work = asker::Work::new(
+            (key, ask.service),
+            (accepted, failed),
+            (first, replaces),
+            (policy, least.unwrap_or(Security::Encrypted), deadline),
+        );
         if let Some((grant, stack)) = granted {
             work.prefer(&stack, grant);
         }
@@ -349,6 +410,19 @@ impl Called {
     fn refusal(&self, key: &Key, refusal: Refusal, why: &str) -> Step {
         Step::Answer(reply(self.incarnation, key, Outcome::Refused(refusal, why.to_owned()), Vec::new()))
     }
+}
+
+/// Whether the rules accept a stack: how safe it is, or why not.
+fn judge(
+    rules: &Rules,
+    pair: &Pair<'_>,
+    stack: &Stack,
+    least: Security,
+) -> Result<Security, (Refusal, String)> {
+    accept(rules, pair, stack, least).map_err(|reason| match reason {
+        Reason::TooWeak { .. } => (Refusal::Security, reason.to_string()),
+        _ => (Refusal::Policy, reason.to_string()),
+    })
 }
 
 fn reply(incarnation: u64, key: &Key, outcome: Outcome, failed: Vec<Failed>) -> Vec<u8> {

@@ -14,6 +14,7 @@
 //! | `call.rs`, `cache.rs` | the node that asks, and what it has agreed before |
 //! | `called.rs`, `called/asker.rs` | the node that is asked, and what it remembers of each that asks |
 //! | `audit.rs` | what was refused |
+//! | `data.rs` | bytes that nothing prints |
 //! | `builder.rs` | the seam to the rails |
 //! | `name.rs`, `record.rs` | names, and how messages stay open to what comes later |
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ pub mod cache;
 pub mod call;
 pub mod called;
 pub mod choice;
+pub mod data;
 pub mod facts;
 pub mod message;
 pub mod name;

@@ -7,6 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::data::{Data, Hidden};
 use crate::name::Name;
 use crate::record::{fields, raw};
 use crate::stack::{Security, STACK_BYTES_MAX};
@@ -44,18 +45,24 @@ pub struct Ask {
     /// It was allowed before to connect without being told where: see [`Grant`].
     pub again: Option<Grant>,
     /// The first bytes of the connection.
-    #[serde(with = "raw")]
-    pub first: Vec<u8>,
+    pub first: Data,
 }
 
 /// A stack that the asker would use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Its text. One that is not known is left out.
     pub stack: String,
     /// What the method wants the other side to know.
     #[serde(with = "raw")]
     pub hint: Vec<u8>,
+}
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Wanted { stack, hint } = self;
+        f.debug_struct("Wanted").field("stack", stack).field("hint", &Hidden(hint)).finish()
+    }
 }
 
 /// By which later connections to the same place are known. No secret: who connects proves itself there.
@@ -331,7 +338,7 @@ mod tests {
             min_security: Security::Encrypted.into(),
             candidates: vec![wanted("shm"), wanted("tls/tcp")],
             again: Some(Grant { incarnation: 1, token: 2 }),
-            first: b"first".to_vec(),
+            first: b"first".to_vec().into(),
         }
     }
 
@@ -371,7 +378,7 @@ mod tests {
             min_security: Level(u16::MAX),
             candidates: vec![wanted; CANDIDATES_MAX],
             again: Some(Grant { incarnation: u64::MAX, token: u64::MAX }),
-            first: vec![0; FIRST_BYTES_MAX],
+            first: vec![0; FIRST_BYTES_MAX].into(),
         };
         assert!(Ask::decode(&longest.encode().unwrap()).is_ok());
         let mut more = longest.candidates.clone();
@@ -379,7 +386,7 @@ mod tests {
         for wrong in [
             Ask { candidates: more, ..longest.clone() },
             Ask { candidates: vec![], ..longest.clone() },
-            Ask { first: vec![0; FIRST_BYTES_MAX + 1], ..longest.clone() },
+            Ask { first: vec![0; FIRST_BYTES_MAX + 1].into(), ..longest.clone() },
         ] {
             assert_eq!(wrong.encode(), None);
             assert!(Ask::decode(&encode(ASK, &wrong).unwrap()).is_err());

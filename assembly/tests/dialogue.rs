@@ -172,7 +172,7 @@ impl World {
             service: service(),
             choice: Choice::new(&own_rules, &pair, Security::Plain),
             hints: BTreeMap::new(),
-            first: caller.connection.to_le_bytes().to_vec(),
+            first: caller.connection.to_le_bytes().to_vec().into(),
             deadline: self.now + LIMIT,
         };
         let (call, actions) = Call::begin(wish, (9, caller.connection), &mut self.cache, self.now);
@@ -241,9 +241,13 @@ impl World {
     fn step(&mut self, n: usize, order: Option<&Order>, step: Step) {
         match step {
             Step::Answer(bytes) => self.send(bytes, |bytes| Event::Answered(n, bytes)),
+            Step::Close(key, bytes) => {
+                self.places.values_mut().for_each(|orders| orders.retain(|order| order.key != key));
+                self.send(bytes, |bytes| Event::Answered(n, bytes));
+            }
             Step::Built { first, answer } => {
                 if !first.is_empty() && self.faults.changed == 0 {
-                    self.begun.push((self.life, u64::from_le_bytes(first.try_into().unwrap())));
+                    self.begun.push((self.life, u64::from_le_bytes(first[..].try_into().unwrap())));
                 }
                 assert!(order.is_some());
                 self.send(answer, |bytes| Event::Answered(n, bytes));
@@ -264,7 +268,9 @@ impl World {
 
     fn built(&mut self, order: &Order, outcome: Result<Vec<u8>, String>) {
         let n = self.callers.iter().position(|caller| caller.connection == order.key.connection);
-        let step = self.called.built(&order.key, outcome.clone(), self.now);
+        let from = Facts { node: order.key.from, ..self.callers[n.unwrap_or(0)].facts.clone() };
+        let view = View { rules: &self.rules[self.in_force], own: &self.own, from: Some(&from) };
+        let step = self.called.built(&order.key, outcome.clone(), &view, self.now);
         if let (Step::Built { .. }, Ok(place)) = (&step, outcome) {
             self.places.entry(place).or_default().push(order.clone());
         }

@@ -29,7 +29,7 @@ fn request(dice: &mut Random) -> Vec<u8> {
             .next_u64()
             .is_multiple_of(2)
             .then(|| Grant { incarnation: 5, token: dice.next_u64() % 9 }),
-        first: vec![0; dice.below(100) as usize],
+        first: vec![0; dice.below(100) as usize].into(),
     };
     ask.encode().unwrap()
 }
@@ -68,12 +68,12 @@ fn nothing_that_is_asked_gets_less_than_the_rules_demand() {
                 "of another user"
             );
             let outcome = if dice.below(4) == 0 { Err("no".into()) } else { Ok(vec![1]) };
-            step = called.built(&order.key, outcome, now);
+            step = called.built(&order.key, outcome, &view, now);
         }
         match step {
             Step::Built { .. } => built += 1,
             Step::Malformed(_) => malformed += 1,
-            Step::Answer(answer) => match Reply::decode(&answer).unwrap().outcome {
+            Step::Answer(answer) | Step::Close(_, answer) => match Reply::decode(&answer).unwrap().outcome {
                 Outcome::Refused(Refusal::Busy, _) => panic!("nothing is left half done"),
                 Outcome::Refused(..) => refused += 1,
                 Outcome::Built(_) => (),

@@ -54,9 +54,10 @@ fn asked(mut bytes: &[u8]) {
         let mut step = called.take(from.node, request, &view, now);
         while let Step::Build(order) = step {
             assert_eq!(order.security, Security::Encrypted);
-            step = called.built(&order.key, if len % 3 == 0 { Err("no".into()) } else { Ok(vec![len]) }, now);
+            let outcome = if len % 3 == 0 { Err("no".into()) } else { Ok(vec![len]) };
+            step = called.built(&order.key, outcome, &view, now);
         }
-        if let Step::Answer(answer) | Step::Built { answer, .. } = step {
+        if let Step::Answer(answer) | Step::Close(_, answer) | Step::Built { answer, .. } = step {
             Reply::decode(&answer).expect("an answer makes sense");
         }
     }
@@ -66,7 +67,7 @@ fn asked(mut bytes: &[u8]) {
 fn answered(mut bytes: &[u8]) {
     let ([from, to], service, now) = (facts(), "files".parse().expect("it is a name"), Instant::now());
     let choice = Choice::new(&Rules::default(), &Pair { from: &from, to: &to, service: &service }, Security::Plain);
-    let (deadline, hints, first) = (now + Duration::from_secs(9), Default::default(), vec![1]);
+    let (deadline, hints, first) = (now + Duration::from_secs(9), Default::default(), vec![1].into());
     let mut cache = Cache::default();
     let (mut call, _) = Call::begin(Wish { to: to.node, service, choice, hints, first, deadline }, (1, 1), &mut cache, now);
     while let Some((&len, rest)) = bytes.split_first() {

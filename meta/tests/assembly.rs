@@ -28,6 +28,8 @@ struct Halls {
     /// Stacks that cannot be built, and that cannot be connected to.
     unbuilt: Vec<String>,
     unreached: Vec<String>,
+    /// The one whose builder panics.
+    torn: Option<String>,
 }
 
 /// The rails of one member.
@@ -40,6 +42,10 @@ impl Builder for Rails {
     fn build(&self, order: &Order) -> Result<Vec<u8>, String> {
         let mut halls = self.halls.lock().unwrap();
         let stack = order.stack.to_string();
+        if halls.torn.as_ref() == Some(&stack) {
+            drop(halls);
+            panic!("torn");
+        }
         if halls.unbuilt.contains(&stack) {
             return Err("no room".into());
         }
@@ -208,6 +214,16 @@ fn the_next_stack_is_tried_and_the_service_has_the_first_data_once() {
         reasons,
         ["shm: refused (build): no room", "tls/relay: connection refused", "tls/tcp: connection refused"]
     );
+}
+
+#[test]
+fn a_builder_that_panics_has_not_built() {
+    let two = Two::new("torn", ["h1", "h1"], ["", ""]);
+    two.halls.lock().unwrap().torn = Some("shm".into());
+    assert_eq!(two.a.connect(&two.b).unwrap().stack.to_string(), "tls/tcp");
+    assert_eq!(two.begun(), [b"first"]);
+    let closed: Vec<u16> = two.halls.lock().unwrap().closed.iter().map(|key| key.attempt).collect();
+    assert_eq!(closed, [0], "nobody knows what it has left behind");
 }
 
 #[test]

@@ -19,7 +19,14 @@ fn wish(rules: &str, now: Instant) -> Wish {
     let rules: Rules = rules.parse().unwrap();
     let choice = Choice::new(&rules, &Pair { from: &from, to: &to, service: &service() }, Security::Plain);
     let hints = [("tls/tcp".to_owned(), vec![4])].into();
-    Wish { to: to.node, service: service(), choice, hints, first: b"first".to_vec(), deadline: now + LIMIT }
+    Wish {
+        to: to.node,
+        service: service(),
+        choice,
+        hints,
+        first: b"first".to_vec().into(),
+        deadline: now + LIMIT,
+    }
 }
 
 /// The stacks of a request.
@@ -82,7 +89,7 @@ fn a_request_is_answered_and_the_path_comes_up() {
     let (mut scene, actions) = Scene::begin("", Cache::default());
     let (ask, stacks) = asked(&actions);
     assert_eq!(
-        (stacks, ask.first.as_slice(), ask.attempt),
+        (stacks, &ask.first[..], ask.attempt),
         (vec!["tls/tcp".into(), "tls/relay".into()], &b"first"[..], 0)
     );
     assert_eq!((ask.candidates[0].hint.as_slice(), ask.left_ms, actions.len()), (&[4][..], 30_000, 1));
@@ -276,7 +283,7 @@ fn nothing_is_asked_that_cannot_be() {
     none.choice.candidates.clear();
     let (call, actions) = Call::begin(none, (7, 1), &mut Cache::default(), now);
     assert!(call.is_over() && failure(&actions).starts_with("no stack is allowed; shm not tried"));
-    let long = Wish { first: vec![0; FIRST_BYTES_MAX + 1], ..wish("", now) };
+    let long = Wish { first: vec![0; FIRST_BYTES_MAX + 1].into(), ..wish("", now) };
     let (_, actions) = Call::begin(long, (7, 1), &mut Cache::default(), now);
     assert!(failure(&actions).starts_with("there is too much data"));
     let mut talkative = wish("", now);

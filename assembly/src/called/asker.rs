@@ -1,10 +1,12 @@
 //! What the node that is asked remembers of one that asks: what it was answered, what it may do again, how often it asks.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::{reply, Key, Order, CONNECTIONS_MAX};
-use crate::message::{Failed, Grant, Outcome};
+use crate::data::Data;
+use crate::message::{Failed, Grant, Outcome, Refusal};
 use crate::name::Name;
 use crate::stack::{Security, Stack};
 
@@ -12,12 +14,18 @@ use crate::stack::{Security, Stack};
 const GRANTS_MAX: usize = 64;
 
 /// A candidate that the rules accept.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Accepted {
     pub(super) index: u16,
     pub(super) stack: Stack,
     pub(super) security: Security,
     pub(super) hint: Vec<u8>,
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}. {}: {}", self.index, self.stack, self.security.name())
+    }
 }
 
 /// A try that is being built.
@@ -29,11 +37,13 @@ pub(super) struct Work {
     accepted: VecDeque<Accepted>,
     is_begun: bool,
     pub(super) failed: Vec<Failed>,
-    pub(super) first: Vec<u8>,
+    pub(super) first: Data,
     replaces: Option<Key>,
     again: Option<Grant>,
     /// Number of the rules by which they were accepted.
     pub(super) policy: u64,
+    /// What the one that asks wants at least.
+    pub(super) least: Security,
     pub(super) deadline: Instant,
 }
 
@@ -41,11 +51,11 @@ impl Work {
     pub(super) fn new(
         (key, service): (Key, Name),
         (accepted, failed): (Vec<Accepted>, Vec<Failed>),
-        (first, replaces): (Vec<u8>, Option<Key>),
-        (policy, deadline): (u64, Instant),
+        (first, replaces): (Data, Option<Key>),
+        (policy, least, deadline): (u64, Security, Instant),
     ) -> Work {
         let (accepted, is_begun, again) = (accepted.into(), false, None);
-        Work { key, service, accepted, is_begun, failed, first, replaces, again, policy, deadline }
+        Work { key, service, accepted, is_begun, failed, first, replaces, again, policy, least, deadline }
     }
 
     /// Begins with this one, which was granted before.
@@ -55,6 +65,23 @@ impl Work {
             self.accepted.push_front(one);
             self.again = Some(grant);
         }
+    }
+
+    /// Leaves out what is not accepted any more of those that come later, which is a reason each; what is said of the one that is
+    /// being built, if it is not.
+    pub(super) fn keep(
+        &mut self,
+        mut is_accepted: impl FnMut(&Stack) -> Result<(), (Refusal, String)>,
+    ) -> Option<(Refusal, String)> {
+        let mut accepted = std::mem::take(&mut self.accepted).into_iter();
+        self.accepted.extend(accepted.next());
+        for one in accepted {
+            match is_accepted(&one.stack) {
+                Ok(()) => self.accepted.push_back(one),
+                Err((refusal, why)) => self.failed.push(Failed { index: one.index, refusal, why }),
+            }
+        }
+        self.accepted.front().and_then(|one| is_accepted(&one.stack).err())
     }
 
     /// The next one to build.

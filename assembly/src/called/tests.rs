@@ -23,7 +23,7 @@ fn ask(connection: u64, attempt: u16, stacks: &[&str]) -> Ask {
         min_security: Level(0),
         candidates: stacks.iter().map(|stack| wanted(stack)).collect(),
         again: None,
-        first: b"first".to_vec(),
+        first: b"first".to_vec().into(),
     }
 }
 
@@ -60,11 +60,12 @@ impl Scene {
 
     fn built(&mut self, order: &Order, outcome: Result<&str, &str>) -> Step {
         let outcome = outcome.map(|place| place.as_bytes().to_vec()).map_err(str::to_owned);
-        self.called.built(&order.key, outcome, self.now)
+        let view = View { rules: &self.rules, own: &self.own, from: Some(&self.from) };
+        self.called.built(&order.key, outcome, &view, self.now)
     }
 
     /// Builds what is asked for; the first bytes, the stack and the grant.
-    fn complete(&mut self, ask: &Ask) -> (Vec<u8>, Order, Option<Grant>) {
+    fn complete(&mut self, ask: &Ask) -> (Data, Order, Option<Grant>) {
         let order = self.order(ask);
         let Step::Built { first, answer } = self.built(&order, Ok("there")) else { panic!() };
         let Outcome::Built(built) = Reply::decode(&answer).unwrap().outcome else { panic!() };
@@ -92,7 +93,7 @@ fn a_request_takes_effect_once_and_is_answered_the_same() {
     assert_eq!((order.stack.to_string().as_str(), order.hint.as_slice()), ("tls/tcp", &[1][..]));
     assert_eq!(scene.refusal(&request), Refusal::Busy, "it is being built");
     let Step::Built { first, answer } = scene.built(&order, Ok("there")) else { panic!() };
-    assert_eq!(first, b"first");
+    assert_eq!(*first, *b"first");
     for _ in 0..3 {
         assert_eq!(scene.take(&request), Step::Answer(answer.clone()));
     }
@@ -104,9 +105,9 @@ fn a_request_takes_effect_once_and_is_answered_the_same() {
 fn another_try_replaces_the_one_before_and_brings_the_first_bytes_once() {
     let mut scene = Scene::new("");
     let (first, before, _) = scene.complete(&ask(1, 0, &["tls/tcp", "tls/relay"]));
-    assert_eq!(first, b"first");
+    assert_eq!(*first, *b"first");
     let (first, order, _) = scene.complete(&ask(1, 1, &["tls/relay"]));
-    assert_eq!((first, order.replaces), (vec![], Some(before.key)), "the service has them");
+    assert_eq!((first, order.replaces), (Data::default(), Some(before.key)), "the service has them");
     assert_eq!(scene.refusal(&ask(1, 0, &["tls/tcp"])), Refusal::Replayed);
     assert_eq!(scene.audited(), [Refusal::Replayed]);
 }
@@ -118,7 +119,7 @@ fn the_first_bytes_stay_until_something_stands() {
     let Step::Answer(answer) = scene.built(&order, Err("no port is left")) else { panic!() };
     assert_eq!(refusal(&answer), Refusal::Build);
     assert_eq!(Reply::decode(&answer).unwrap().failed[0].why, "no port is left");
-    assert_eq!(scene.complete(&ask(1, 1, &["tls/relay"])).0, b"first");
+    assert_eq!(*scene.complete(&ask(1, 1, &["tls/relay"])).0, *b"first");
 }
 
 #[test]
@@ -291,4 +292,58 @@ fn what_is_remembered_is_bounded() {
     assert_eq!(scene.called.askers.len(), 1);
     scene.called.forget(scene.from.node);
     assert!(scene.called.askers.is_empty());
+}
+
+#[test]
+fn rules_that_get_stricter_while_it_is_built_refuse_it() {
+    let weak = "min_security = 'plain'\n[[rule]]\nuse = ['tcp', 'relay', 'tls/relay']";
+    let stacks = ["tcp", "relay", "tls/relay"];
+    let change = |scene: &mut Scene, rules: &str| {
+        scene.rules = rules.parse().unwrap();
+        scene.called.rules_changed();
+    };
+    let mut scene = Scene::new(weak);
+    let order = scene.order(&ask(1, 0, &stacks));
+    assert_eq!(order.stack.to_string(), "tcp");
+    change(&mut scene, "");
+    let Step::Build(next) = scene.built(&order, Ok("there")) else { panic!("it is not accepted any more") };
+    assert_eq!((next.stack.to_string().as_str(), next.security), ("tls/relay", Security::Encrypted));
+    let Step::Built { first, answer } = scene.built(&next, Ok("there")) else { panic!() };
+    let reply = Reply::decode(&answer).unwrap();
+    let failed: Vec<(u16, Refusal)> = reply.failed.iter().map(|one| (one.index, one.refusal)).collect();
+    assert_eq!((failed, &*first), (vec![(1, Refusal::Security), (0, Refusal::Security)], &b"first"[..]));
+    // Where nothing else is left, it is refused, and seen.
+    change(&mut scene, weak);
+    let order = scene.order(&ask(2, 0, &["tcp"]));
+    change(&mut scene, "");
+    let Step::Answer(answer) = scene.built(&order, Ok("there")) else { panic!() };
+    assert_eq!((refusal(&answer), scene.audited()), (Refusal::Security, vec![Refusal::Security]));
+    assert_eq!(scene.take(&ask(2, 0, &["tcp"])), Step::Answer(answer), "and stays so");
+    // So it is where the service has ended.
+    let order = scene.order(&ask(3, 0, &["tls/tcp", "tls/relay"]));
+    scene.called.end_service(&"files".parse().unwrap());
+    let Step::Answer(answer) = scene.built(&order, Ok("there")) else { panic!() };
+    assert_eq!(refusal(&answer), Refusal::Service);
+}
+
+#[test]
+fn what_was_built_for_a_try_is_closed_when_the_next_one_is_refused() {
+    let mut scene = Scene::new("");
+    let (_, before, _) = scene.complete(&ask(1, 0, &["tls/tcp", "tls/relay"]));
+    let Step::Close(key, answer) = scene.take(&ask(1, 1, &["zstd/tls/tcp"])) else { panic!() };
+    assert_eq!((key, refusal(&answer)), (before.key, Refusal::Policy));
+    assert_eq!(scene.take(&ask(1, 1, &["zstd/tls/tcp"])), Step::Answer(answer), "once");
+}
+
+#[test]
+fn nothing_that_is_printed_has_the_first_bytes_or_hints() {
+    let mut scene = Scene::new("");
+    let wanted = Wanted { stack: "tls/tcp".to_owned(), hint: vec![222; 3] };
+    let ask = Ask { first: vec![231; 4].into(), candidates: vec![wanted], ..ask(1, 0, &[]) };
+    let step = scene.take(&ask);
+    let all = format!("{ask:?} {:?} {step:?}", scene.called);
+    let Step::Build(order) = step else { panic!() };
+    let all = format!("{all} {order:#?} {:?}", scene.built(&order, Ok("there")));
+    assert!(!all.contains("231, ") && !all.contains("222, "), "{all}");
+    assert!(all.contains("first: 4 bytes") && all.contains("hint: 3 bytes"), "{all}");
 }

@@ -3,8 +3,10 @@
 //! Who asks is proved by the conversation that a request comes in; what is known of it is what the directory says.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gridnet_assembly::audit::Line;
@@ -33,7 +35,7 @@ pub const ASSEMBLY: u16 = 1;
 const OPEN_MAX: usize = 32;
 
 /// What one wants a connection for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Wanted {
     /// The service of the other node.
     pub service: Name,
@@ -41,6 +43,13 @@ pub struct Wanted {
     pub min_security: Security,
     /// Data that travels with the request: at most 16 KiB.
     pub first: Vec<u8>,
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Wanted { service, min_security, first } = self;
+        write!(f, "Wanted {{ {service}, {}, {} bytes }}", min_security.name(), first.len())
+    }
 }
 
 /// Why there is no connection.
@@ -53,8 +62,8 @@ pub enum NoPath {
     Stacks(Box<Failure>),
 }
 
-impl std::fmt::Display for NoPath {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for NoPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoPath::Session(why) => write!(f, "{why}"),
             NoPath::Stacks(why) => write!(f, "{why}"),
@@ -115,8 +124,12 @@ impl Assembler {
 
     /// Other rules are in force. What stands stays; nothing that was agreed before is taken for granted.
     pub fn change_rules(&self, rules: Rules) {
-        *self.inner.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
-        self.inner.called().rules_changed();
+        {
+            // Nothing is judged by the new rules before it is known that they are new.
+            let mut in_force = self.inner.rules.write().unwrap_or_else(PoisonError::into_inner);
+            *in_force = rules;
+            self.inner.called().rules_changed();
+        }
         self.inner.cache().clear();
         self.inner.builder.revoke_grants();
     }
@@ -167,6 +180,10 @@ impl Inner {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn rules(&self) -> RwLockReadGuard<'_, Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the rules of this side say of a connection.
     fn wish(&self, shared: &Shared, to: NodeId, wanted: Wanted, deadline: Instant) -> Result<Wish, NoPath> {
         let unknown = || {
@@ -179,12 +196,12 @@ impl Inner {
         let Wanted { service, min_security, first } = wanted;
         let pair = Pair { from: &shared.own_facts(), to: &other, service: &service };
         let choice = {
-            let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+            let rules = self.rules();
             Choice::new(&rules, &pair, min_security)
         };
         let hint = |stack| (format!("{stack}"), self.builder.hint(to, stack));
         let hints = choice.candidates.iter().map(|candidate| hint(&candidate.stack)).collect();
-        Ok(Wish { to, service, choice, hints, first, deadline })
+        Ok(Wish { to, service, choice, hints, first: first.into(), deadline })
     }
 
     /// Answers a request of another member.
@@ -192,7 +209,7 @@ impl Inner {
         let shared = self.shared.upgrade().ok_or("the member has ended")?;
         let (own, facts) = (shared.own_facts(), shared.facts(from));
         let mut step = {
-            let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+            let rules = self.rules();
             let view = View { rules: &rules, own: &own, from: facts.as_ref() };
             self.called().take(from, body, &view, Instant::now())
         };
@@ -201,29 +218,47 @@ impl Inner {
             match step {
                 Step::Answer(answer) => return Ok(answer),
                 Step::Malformed(why) => return Err(why),
-                Step::Unwanted => {
-                    if let Some(order) = &built {
-                        self.builder.close(&order.key);
-                    }
-                    return Err("nobody waits for it any more".to_owned());
+                Step::Close(before, answer) => {
+                    self.builder.close(&before);
+                    return Ok(answer);
                 }
+                Step::Unwanted => return Err("nobody waits for it any more".to_owned()),
                 Step::Built { first, answer } => {
                     if let Some(order) = &built {
-                        self.builder.begin(order, first);
+                        self.builder.begin(order, first.into_bytes());
                     }
                     return Ok(answer);
                 }
                 Step::Build(order) => {
-                    if let Some(before) = &order.replaces {
-                        self.builder.close(before);
-                    }
-                    let outcome = self.builder.build(&order);
+                    let outcome = self.build(&order);
                     let stands = outcome.is_ok();
-                    step = self.called().built(&order.key, outcome, Instant::now());
-                    built = stands.then_some(*order);
+                    step = {
+                        let (rules, facts) = (self.rules(), shared.facts(from));
+                        let view = View { rules: &rules, own: &shared.own_facts(), from: facts.as_ref() };
+                        self.called().built(&order.key, outcome, &view, Instant::now())
+                    };
+                    if stands && !matches!(step, Step::Built { .. }) {
+                        self.builder.close(&order.key);
+                    }
+                    built = Some(*order);
                 }
             }
         }
+    }
+
+    /// Builds in the place of what was built for an earlier try. A builder that panics has not built: the try goes on.
+    fn build(&self, order: &Order) -> Result<Vec<u8>, String> {
+        let build = || {
+            if let Some(before) = &order.replaces {
+                self.builder.close(before);
+            }
+            self.builder.build(order)
+        };
+        std::panic::catch_unwind(AssertUnwindSafe(build)).unwrap_or_else(|_| {
+            // What it has left behind is not known.
+            self.builder.close(&order.key);
+            Err("building it has panicked".to_owned())
+        })
     }
 }
 
