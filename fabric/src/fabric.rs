@@ -14,6 +14,7 @@ use gridnet_shm::{NameHolder, RunDir, SelfGuard};
 use crate::config::{Config, WaitMode};
 use crate::identity;
 use crate::logging;
+use crate::member::Membership;
 use crate::open::{find_run_dir, is_single_core, ledger_of, open_page};
 use crate::page::{Identity, Page};
 use crate::rails::{open_rails, AnyRail, Opened};
@@ -102,6 +103,8 @@ pub struct Fabric {
     pub(crate) missing: Vec<(&'static str, String)>,
     /// The name, where no rail holds it.
     _name_holder: Option<NameHolder>,
+    /// Its place in a session that it has joined itself; left last of all.
+    pub(crate) membership: Option<Membership>,
 }
 
 impl Fabric {
@@ -124,7 +127,9 @@ impl Fabric {
             return Err(Refusal::new(Error::Invalid, format!("{name:?} is no name of a fabric: {form}")));
         }
         let mut local = identity::new_address(config.host_id.as_deref())?;
-        let Opened { rails, missing } = open_rails(&config, &mut local, name, single_thread)?;
+        let membership = Membership::begin(&config, &mut local)?;
+        let Opened { rails, missing } =
+            open_rails(&config, &mut local, name, single_thread, membership.as_ref())?;
         let (run_dir, name_holder) = find_run_dir(&config, &local, name, &rails)?;
         let limits = Limits {
             eager_max: config.eager_max,
@@ -168,6 +173,7 @@ impl Fabric {
             shares_core: false,
             missing,
             _name_holder: name_holder,
+            membership,
         })
     }
 

@@ -9,6 +9,7 @@
 //! | `config/` | every variable, its value and origin |
 //! | `identity.rs` | node id, host number |
 //! | `rails.rs`, `tcp.rs` | the rails as one type; how one of them is opened |
+//! | `session.rs`, `member.rs` | how the rail tcp knows its peers by a session; the fabric as a member of one |
 //! | `fabric.rs` | an engine with a clock and descriptors |
 //! | `open.rs`, `take.rs`, `sleep.rs` | what it finds on its host; how completions are taken; how callers sleep |
 //! | `explain.rs`, `words.rs` | what people are told of a path, and of what waits |
@@ -28,6 +29,7 @@ mod fork;
 mod identity;
 mod lock;
 mod logging;
+mod member;
 mod open;
 mod outlet;
 pub mod page;

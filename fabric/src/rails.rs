@@ -11,6 +11,7 @@ use gridnet_shm::{RunDir, ShmConfig, ShmRail};
 use gridnet_uring_tcp::TcpRail;
 
 use crate::config::{Config, HugePages, RailSelection};
+use crate::member::Membership;
 use crate::tcp;
 
 /// One rail of a fabric.
@@ -39,10 +40,11 @@ pub(crate) fn open_rails(
     local: &mut Address,
     name: Option<&str>,
     single_thread: bool,
+    membership: Option<&Membership>,
 ) -> Result<Opened, Refusal> {
     let mut opened = Opened { rails: Vec::new(), missing: Vec::new() };
     // First of all: its addresses are part of what is written down beside a name.
-    let mut tcp = open_tcp(config, local, single_thread, &mut opened.missing)?.map(Box::new);
+    let mut tcp = open_tcp(config, local, (single_thread, membership), &mut opened.missing)?.map(Box::new);
     for rail in config.rails.preference() {
         let rail = match rail {
             "shm" => Some(AnyRail::Shm(Box::new(ShmRail::open(shm_config(config, local, name))?))),
@@ -60,13 +62,13 @@ pub(crate) fn open_rails(
 fn open_tcp(
     config: &Config,
     local: &mut Address,
-    single_thread: bool,
+    (single_thread, membership): (bool, Option<&Membership>),
     missing: &mut Vec<(&'static str, String)>,
 ) -> Result<Option<TcpRail>, Refusal> {
     if !config.rails.allows("tcp") {
         return Ok(None);
     }
-    match tcp::open(config, local, single_thread) {
+    match tcp::open(config, local, single_thread, membership) {
         Ok(rail) => {
             local.network = rail.listens_at();
             Ok(Some(rail))

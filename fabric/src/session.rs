@@ -1,4 +1,4 @@
-//! The session of a directory, as the rail tcp knows its peers by it.
+//! A session, as the rail tcp knows its peers by it.
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
@@ -7,6 +7,8 @@ use gridnet_meta::credentials::Credentials;
 use gridnet_uring_tcp::Session;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConnection, ServerConnection};
+
+use crate::config::Config;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -48,4 +50,21 @@ pub(crate) fn refusal(error: gridnet_meta::error::Error) -> Refusal {
         _ => Error::Permission,
     };
     Refusal::new(kind, format!("session: {error}"))
+}
+
+/// Whether nothing but a session, a key, or nothing at all says how peers are known: none is to weaken another.
+///
+/// # Errors
+/// [`Error::Config`], with the names of all variables that do.
+pub(crate) fn check_alone(config: &Config) -> Result<(), Refusal> {
+    let said = [
+        (config.session.is_some(), "GRIDNET_SESSION"),
+        (config.net_key_file.is_some(), "GRIDNET_NET_KEY_FILE"),
+        (config.net_insecure, "GRIDNET_NET_INSECURE"),
+    ];
+    let said: Vec<&str> = said.into_iter().filter(|(is_said, _)| *is_said).map(|(_, name)| name).collect();
+    match said.len() {
+        0 | 1 => Ok(()),
+        _ => Err(Refusal::new(Error::Config, format!("{} exclude each other", said.join(" and ")))),
+    }
 }

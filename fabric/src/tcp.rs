@@ -1,5 +1,6 @@
 //! The rail tcp, as the configuration wants it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,18 +8,28 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::Address;
 use gridnet_meta::credentials::{fabric_id, Credentials};
+use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::{Key, Security, TcpConfig, TcpRail, Tuning, Window};
 
 use crate::config::{Config, NetEngine};
-use crate::session::{refusal, Members};
+use crate::member::{ticket, Membership};
+use crate::session::{check_alone, refusal, Members};
 
 /// Opens the rail for the fabric at `local`, which gets a node id of its session's node, if it has one.
 ///
 /// # Errors
 /// Why it cannot be had: first of all, that nothing says how peers are to be known.
-pub(crate) fn open(config: &Config, local: &mut Address, single_thread: bool) -> Result<TcpRail, Refusal> {
-    let known = Known::of(config)?;
-    if let Known::ByASession(members) = &known {
+pub(crate) fn open(
+    config: &Config,
+    local: &mut Address,
+    single_thread: bool,
+    membership: Option<&Membership>,
+) -> Result<TcpRail, Refusal> {
+    let known = match membership {
+        Some(membership) => Known::ByASession(membership.members().clone()),
+        None => Known::of(config)?,
+    };
+    if let (Known::ByASession(members), None) = (&known, membership) {
         local.node = fabric_id(members.0.node(), local.node);
     }
     TcpRail::open(TcpConfig {
@@ -38,16 +49,10 @@ pub(crate) fn open(config: &Config, local: &mut Address, single_thread: bool) ->
 /// What the rail needs: what it is called, whether it cannot do without, and what is there or is missing.
 pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, String>)> {
     let why = |refusal: Refusal| refusal.reason;
-    let known = Known::of(config).map(|known| match known {
-        Known::ByASession(members) => {
-            let (node, until) = (members.0.node(), members.0.until());
-            format!("by a session, as node {node}, certified until {until}; data is encrypted (TLS 1.3)")
-        }
-        Known::ByAKey(_) => "by a key; data is plain, not encrypted".to_owned(),
-        Known::Not => {
-            "anybody who says so, too (GRIDNET_NET_INSECURE); data is plain, not encrypted".to_owned()
-        }
-    });
+    let known = match ticket(config) {
+        Some(path) => check_alone(config).and_then(|()| examine_ticket(path)),
+        None => Known::of(config).map(|known| known.words()),
+    };
     let addresses = config.net_interfaces.addresses().map(|all| {
         let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
         texts.join(", ")
@@ -61,6 +66,12 @@ pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, Strin
     ]
 }
 
+/// What a ticket is good for: looking at it joins nothing.
+fn examine_ticket(path: &Path) -> Result<String, Refusal> {
+    let expires = Ticket::read(path).map_err(refusal)?.expires;
+    Ok(format!("by a session, which fabrics join with a ticket until {expires}; data is encrypted (TLS 1.3)"))
+}
+
 /// How peers are known.
 enum Known {
     ByASession(Arc<Members>),
@@ -69,19 +80,9 @@ enum Known {
 }
 
 impl Known {
-    /// What the configuration says. Of the variables that say how only one may: none is to weaken another.
+    /// What the configuration says.
     fn of(config: &Config) -> Result<Known, Refusal> {
-        let said = [
-            (config.session.is_some(), "GRIDNET_SESSION"),
-            (config.net_key_file.is_some(), "GRIDNET_NET_KEY_FILE"),
-            (config.net_insecure, "GRIDNET_NET_INSECURE"),
-        ];
-        let said: Vec<&str> =
-            said.into_iter().filter(|(is_said, _)| *is_said).map(|(_, name)| name).collect();
-        if said.len() > 1 {
-            let why = format!("{} exclude each other", said.join(" and "));
-            return Err(Refusal::new(Error::Config, why));
-        }
+        check_alone(config)?;
         if let Some(dir) = &config.session {
             let credentials = Credentials::open(dir).map_err(refusal)?;
             return Ok(Known::ByASession(Arc::new(Members(credentials))));
@@ -93,6 +94,19 @@ impl Known {
                 Error::Config,
                 "it needs GRIDNET_SESSION, or GRIDNET_NET_KEY_FILE, or GRIDNET_NET_INSECURE=1 on both sides",
             )),
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Known::ByASession(members) => {
+                let (node, until) = (members.0.node(), members.0.until());
+                format!("by a session, as node {node}, certified until {until}; data is encrypted (TLS 1.3)")
+            }
+            Known::ByAKey(_) => "by a key; data is plain, not encrypted".to_owned(),
+            Known::Not => {
+                "anybody who says so, too (GRIDNET_NET_INSECURE); data is plain, not encrypted".to_owned()
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! What programs prove who they are by, and know others by, on connections of their own: the node of a directory that
-//! `gridnet session join --keep` writes.
+//! `gridnet session join --keep` writes, or a member of the same process.
 //!
 //! Several programs, and several fabrics of each, can be one node. A fabric has a node id of its own all the same, the first half
 //! of which is that of the node ([`fabric_id`]): so one certificate speaks for all fabrics of its node, and for no other.
 //!
-//! The directory is looked at before each connection: a certificate that was renewed, or a node that was revoked, counts from
+//! The directory, or the member, is looked at before each connection: a certificate that was renewed, or a node that was revoked, counts from
 //! the next one on.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,9 +27,11 @@ use zeroize::Zeroize;
 
 use crate::authority::{Authority, NODE_DOMAIN};
 use crate::clock::Moment;
+use crate::directory::Version;
 use crate::error::Error;
 use crate::identity::{Certificate, NodeKey};
-use crate::kept::{self, Kept, Stamp};
+use crate::kept::{self, Kept};
+use crate::member::Present;
 use crate::tls;
 
 /// Bytes of a node id that all fabrics of a node have in common: random ones, which the authority has drawn.
@@ -51,9 +53,50 @@ fn is_fabric_of(fabric: NodeId, node: NodeId) -> bool {
     fabric.bytes().get(..COMMON_BYTES) == node.bytes().get(..COMMON_BYTES)
 }
 
+/// Where they come from.
+enum Source {
+    Dir(PathBuf),
+    Member(Present),
+}
+
+/// What changes with what comes from there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stamp {
+    Dir(kept::Stamp),
+    Member(Moment, Version),
+}
+
+impl Source {
+    fn stamp(&self) -> Stamp {
+        match self {
+            Source::Dir(dir) => Stamp::Dir(kept::stamp(dir)),
+            Source::Member(member) => {
+                let (until, version) = member.stamp();
+                Stamp::Member(until, version)
+            }
+        }
+    }
+
+    fn read(&self) -> Result<Kept, Error> {
+        match self {
+            Source::Dir(dir) => kept::read(dir),
+            Source::Member(member) => Ok(member.kept()),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Dir(dir) => write!(f, "session {}", dir.display()),
+            Source::Member(member) => write!(f, "member {}", member.node()),
+        }
+    }
+}
+
 /// See the [module](self).
 pub struct Credentials {
-    dir: PathBuf,
+    source: Source,
     node: NodeId,
     state: Mutex<State>,
     refused: AtomicU64,
@@ -89,13 +132,22 @@ impl Credentials {
     /// [`Error::Config`] when there is no node, or one whose certificate has ended; [`Error::Permission`] when others can look
     /// into the directory.
     pub fn open(dir: &Path) -> Result<Credentials, Error> {
+        Credentials::of(Source::Dir(dir.to_owned()))
+    }
+
+    /// Those of a member of this process.
+    pub(crate) fn of_member(member: Present) -> Result<Credentials, Error> {
+        Credentials::of(Source::Member(member))
+    }
+
+    fn of(source: Source) -> Result<Credentials, Error> {
         // Looked at first: what is written meanwhile is read again.
-        let stamp = kept::stamp(dir);
-        let kept = kept::read(dir)?;
+        let stamp = source.stamp();
+        let kept = source.read()?;
         let (node, loaded) = (kept.node, Loaded::of(&kept)?);
         loaded.check_time(node)?;
         Ok(Credentials {
-            dir: dir.to_owned(),
+            source,
             node,
             state: Mutex::new(State { stamp, failed: None, kept, loaded }),
             refused: AtomicU64::new(0),
@@ -107,7 +159,7 @@ impl Credentials {
         self.node
     }
 
-    /// Until when it can prove that, as far as its directory says now.
+    /// Until when it can prove that, as far as is known now.
     pub fn until(&self) -> Moment {
         self.current().until
     }
@@ -175,16 +227,16 @@ impl Credentials {
 
     /// What the directory holds now; what it held before, when that cannot be read.
     fn current(&self) -> Loaded {
-        let stamp = kept::stamp(&self.dir);
+        let stamp = self.source.stamp();
         let mut state = self.lock();
         if state.stamp != stamp {
-            match kept::read(&self.dir).and_then(|kept| state.renew(kept)) {
+            match self.source.read().and_then(|kept| state.renew(kept)) {
                 Ok(()) => (state.stamp, state.failed) = (stamp, None),
                 // It is tried again at the next connection, and said once.
                 Err(_) if state.failed == Some(stamp) => {}
                 Err(e) => {
                     state.failed = Some(stamp);
-                    tracing::warn!("session {}: {e}; what was read before counts", self.dir.display());
+                    tracing::warn!("{}: {e}; what was read before counts", self.source);
                 }
             }
         }
@@ -204,6 +256,12 @@ impl State {
         kept.revoked.extend(self.kept.revoked.iter().map(|(node, until)| (*node, *until)));
         if kept.authority != self.kept.authority {
             return Err(Error::Config("it is of another session now".into()));
+        }
+        let is_same =
+            |kept: &Kept| (&kept.certificate, &kept.revoked) == (&self.kept.certificate, &self.kept.revoked);
+        if is_same(&kept) {
+            // Something else has changed: a member's directory, most of the time.
+            return Ok(());
         }
         if kept.node != self.kept.node {
             tracing::warn!("the directory of node {} holds node {} now", self.kept.node, kept.node);

@@ -10,6 +10,7 @@ mod link;
 #[cfg(test)]
 mod mutated;
 mod post;
+mod present;
 mod state;
 mod turn;
 mod uplink;
@@ -39,6 +40,7 @@ use state::{Shared, State};
 
 pub use assemble::{Assembler, NoPath, Wanted, ASSEMBLY};
 pub use post::{Answered, Handler, ECHO};
+pub(crate) use present::Present;
 
 /// What a member says of itself, and how it is to behave.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@ use super::{
     ConfigError, HugePages, Interfaces, Multirail, NetEngine, Origin, PortRange, ProgressMode, RailSelection,
     SingleCopy, WaitMode,
 };
+use gridnet_meta::cluster::Will;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -125,7 +126,16 @@ variables! {
     net_ports: Option<PortRange> = "GRIDNET_NET_PORTS" "" [""] Ports,
         "Ports of this side, of listeners and of calls; empty is any.";
     session: Option<PathBuf> = "GRIDNET_SESSION" "" [""] Directory,
-        "Directory of a node of a session, as gridnet session join --keep writes it: peers on other hosts are those of the session, and what they send is encrypted.";
+        "Ticket of a session that the fabric joins, or directory of a node, as gridnet session join --keep writes it: peers on other hosts are those of the session, and what they send is encrypted.";
+    session_cluster: Option<String> = "GRIDNET_SESSION_CLUSTER" "" [""] Name,
+        "With a ticket, the cluster that the fabric belongs to: nodes with a network of their own; empty is that of its host.";
+    session_label: Option<String> = "GRIDNET_SESSION_LABEL" "" [""] Name,
+        "With a ticket, what the fabric is called in the session, for people and rules; empty is its host and process.";
+    session_lead: Will = "GRIDNET_SESSION_LEAD" "elected" [""]
+        Choice(&[("elected", Will::Willing), ("always", Will::Configured), ("never", Will::Unwilling)]),
+        "With a ticket, whether the fabric leads its cluster, and then listens for the other nodes of it.";
+    session_timeout: Duration = "GRIDNET_SESSION_TIMEOUT" "10s" [""] Time(Duration::from_secs(3600)),
+        "With a ticket, how long opening the fabric may take to join the session.";
     net_key_file: Option<PathBuf> = "GRIDNET_NET_KEY_FILE" "" [""] Directory,
         "File of mode 0600 with the key (32 bytes or more) by which processes know each other; what they send is not encrypted.";
     net_insecure: bool = "GRIDNET_NET_INSECURE" "off" [""]

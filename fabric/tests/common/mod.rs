@@ -4,6 +4,7 @@
 pub mod dialogue;
 pub mod onesided;
 pub mod process;
+pub mod scene;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
