@@ -1,5 +1,7 @@
 //! A session, as the rail tcp knows its peers by it.
 
+use std::net::IpAddr;
+
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::NodeId;
@@ -29,6 +31,14 @@ impl Session for Members {
 
     fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId> {
         self.0.revoked_of(fabrics)
+    }
+
+    fn may_come(&self, from: IpAddr) -> bool {
+        self.0.may_come(from)
+    }
+
+    fn proved(&self, from: IpAddr) {
+        self.0.proved(from);
     }
 
     fn refused(&self, who: &str, why: &str) {

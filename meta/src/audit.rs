@@ -1,11 +1,14 @@
 //! Refusals, as those who run a session see them: a line of the log each, and the last ones kept.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
 use crate::error::Refusal;
+use crate::strangers::Lines;
 
 /// Refusals of strangers that are kept, and of others.
 const KEPT: usize = 256;
@@ -32,16 +35,36 @@ pub(crate) struct Audit {
     strangers: VecDeque<Line>,
     /// Of all others.
     known: VecDeque<Line>,
+    /// Lines of those of whom nothing is known.
+    limit: Lines,
 }
 
 impl Audit {
     /// Notes a refusal.
     pub(crate) fn refused(&mut self, who: String, refusal: Refusal, why: &str, now: Moment) {
+        self.note(who, refusal, why, now, refusal == Refusal::Stranger);
+    }
+
+    /// Notes a refusal of somebody of whom only the address is known, unless there are too many lines of its network.
+    pub(crate) fn refused_at(
+        &mut self,
+        from: SocketAddr,
+        refusal: Refusal,
+        why: &str,
+        (now, clock): (Instant, Moment),
+    ) {
+        if let Some(rest) = self.limit.next(from.ip(), now) {
+            let is_anybody = matches!(refusal, Refusal::Stranger | Refusal::Rate);
+            self.note(from.to_string(), refusal, &format!("{why}{rest}"), clock, is_anybody);
+        }
+    }
+
+    fn note(&mut self, who: String, refusal: Refusal, why: &str, now: Moment, is_anybody: bool) {
         let why: String = why.chars().filter(|c| !c.is_control()).take(TEXT_BYTES_MAX).collect();
         let name = refusal.name();
         tracing::warn!(target: "gridnet::audit", "refused {who} {name}: {why}");
         // Strangers do not push out what members and tickets are refused for.
-        let kept = if refusal == Refusal::Stranger { &mut self.strangers } else { &mut self.known };
+        let kept = if is_anybody { &mut self.strangers } else { &mut self.known };
         if kept.len() == KEPT {
             kept.pop_front();
         }
@@ -56,6 +79,18 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_network_has_so_many_lines_and_pushes_out_none_of_members() {
+        let (mut audit, now) = (Audit::default(), (Instant::now(), Moment::from_unix(0)));
+        audit.refused("node 7".into(), Refusal::Ticket, "before", now.1);
+        for port in 1..1000 {
+            audit.refused_at(SocketAddr::from(([127, 0, 0, 9], port)), Refusal::Rate, "too many", now);
+        }
+        audit.refused_at(SocketAddr::from(([10, 0, 0, 9], 1)), Refusal::Stranger, "no TLS", now);
+        let whys: Vec<&str> = audit.lines().map(|line| line.why.as_str()).collect();
+        assert_eq!((whys.len(), whys[10], whys[11]), (12, "no TLS (989 more had no line)", "before"));
+    }
 
     #[test]
     fn what_strangers_say_is_bounded_and_cannot_forge_lines() {

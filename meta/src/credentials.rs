@@ -9,9 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gridnet_core::sync::{AtomicU64, Ordering};
 use gridnet_core::wire::NodeId;
@@ -32,6 +33,7 @@ use crate::error::Error;
 use crate::identity::{Certificate, NodeKey};
 use crate::kept::{self, Kept};
 use crate::member::Present;
+use crate::strangers::{Hellos, Lines};
 use crate::tls;
 
 /// Bytes of a node id that all fabrics of a node have in common: random ones, which the authority has drawn.
@@ -100,6 +102,8 @@ pub struct Credentials {
     node: NodeId,
     state: Mutex<State>,
     refused: AtomicU64,
+    hellos: Hellos,
+    lines: Mutex<Lines>,
 }
 
 struct State {
@@ -151,6 +155,8 @@ impl Credentials {
             node,
             state: Mutex::new(State { stamp, failed: None, kept, loaded }),
             refused: AtomicU64::new(0),
+            hellos: Hellos::default(),
+            lines: Mutex::default(),
         })
     }
 
@@ -211,12 +217,28 @@ impl Credentials {
         }
     }
 
-    /// Counts a refusal, and notes it in the log: who, and why.
+    /// Whether a caller from this address is heard, which makes this side sign. So many a second are of each that have not
+    /// proved who they are; IPv6 networks of 64 bits count as one address.
+    pub fn may_come(&self, from: IpAddr) -> bool {
+        self.hellos.may_come(from, Instant::now())
+    }
+
+    /// One from this address has proved who it is: it is not counted.
+    pub fn proved(&self, from: IpAddr) {
+        self.hellos.proved(from);
+    }
+
+    /// Counts a refusal, and notes it in the log: who, which is an address, and why. What is too much of one address is counted
+    /// only.
     pub fn refused(&self, who: &str, why: &str) {
+        let from = who.parse::<SocketAddr>().map_or(Ipv4Addr::UNSPECIFIED.into(), |from| from.ip());
+        let line = self.lines.lock().unwrap_or_else(PoisonError::into_inner).next(from, Instant::now());
         // Relaxed: a counter, which orders nothing.
         let count = self.refused.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let why: String = why.chars().filter(|c| !c.is_control()).take(TEXT_BYTES_MAX).collect();
-        tracing::warn!(target: "gridnet::audit", "rail tcp refused {who}: {why} ({count} so far)");
+        if let Some(rest) = line {
+            let why: String = why.chars().filter(|c| !c.is_control()).take(TEXT_BYTES_MAX).collect();
+            tracing::warn!(target: "gridnet::audit", "rail tcp refused {who}: {why} ({count} so far){rest}");
+        }
     }
 
     /// How often somebody was refused.

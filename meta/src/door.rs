@@ -1,12 +1,13 @@
 //! Callers that have not said who they are: so many are heard at a time, and one more makes the one go that has been heard longest,
-//! of the address that has the most; those that have said nothing at all before the others. So nobody shuts the door by standing in
-//! it.
+//! of the network that has the most. So nobody shuts the door by standing in it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
+
+use crate::strangers::network;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -25,8 +26,8 @@ struct Strangers {
 #[derive(Debug)]
 struct Stranger {
     number: u64,
+    /// Its network.
     from: IpAddr,
-    has_spoken: bool,
     /// Dropped when it is to go.
     _stays: oneshot::Sender<()>,
 }
@@ -55,7 +56,7 @@ impl Door {
         let mut strangers = self.strangers();
         strangers.last += 1;
         let number = strangers.last;
-        strangers.here.push(Stranger { number, from, has_spoken: false, _stays: sender });
+        strangers.here.push(Stranger { number, from: network(from), _stays: sender });
         if strangers.here.len() > self.most {
             strangers.send_one_away();
         }
@@ -71,24 +72,13 @@ impl Strangers {
         }
         let most = counts.values().max().copied().unwrap_or(0);
         // Whoever has just come stands last.
-        let of_most = self.here.iter().enumerate().filter(|(_, one)| counts.get(&one.from) == Some(&most));
-        if let Some((at, _)) = of_most.min_by_key(|(_, one)| (one.has_spoken, one.number)) {
+        if let Some(at) = self.here.iter().position(|one| counts.get(&one.from) == Some(&most)) {
             self.here.remove(at);
         }
     }
 }
 
 impl Place {
-    /// It has said something.
-    pub(crate) fn has_spoken(&self) {
-        let mut strangers = self.door.strangers();
-        strangers
-            .here
-            .iter_mut()
-            .filter(|one| one.number == self.number)
-            .for_each(|one| one.has_spoken = true);
-    }
-
     /// Until it is to make room for another.
     pub(crate) async fn is_lost(&mut self) {
         // Nothing is ever sent.
@@ -122,15 +112,26 @@ mod tests {
         assert!(!is_lost(&mut first), "it is not of the crowd");
         let mut second = door.enter(few);
         assert!(!is_lost(&mut second) && is_lost(&mut crowd[7]));
-        drop(second);
-        crowd[8].has_spoken();
-        let mut others = [3, 4].map(|last| door.enter(IpAddr::from([10, 0, 0, last])));
-        assert!(is_lost(&mut crowd[9]) && !is_lost(&mut crowd[8]), "one that has said nothing");
-        assert!(!is_lost(&mut first) && !others.iter_mut().any(is_lost));
-        drop((crowd, others));
+        drop((second, crowd));
         let second = door.enter(few);
         assert_eq!(door.strangers().here.len(), 2);
         drop((first, second));
         assert!(door.strangers().here.is_empty());
+    }
+
+    #[test]
+    fn many_addresses_of_one_network_do_not_shut_the_door() {
+        for network in ["2001:db8::", "::ffff:127.0.0."] {
+            let door = Door::new(4);
+            let address = |n: usize| format!("{network}{n}").parse::<IpAddr>().unwrap();
+            let mut crowd: Vec<Place> = (1..=4).map(|n| door.enter(address(n))).collect();
+            let mut other = door.enter(IpAddr::from([10, 0, 0, 1]));
+            assert!(!is_lost(&mut other) && is_lost(&mut crowd[0]), "the one that stands there longest");
+            let mut more: Vec<Place> = (5..50).map(|n| door.enter(address(n))).collect();
+            assert!(
+                !is_lost(&mut other)
+                    && more.iter_mut().filter_map(|one| (!is_lost(one)).then_some(())).count() == 3
+            );
+        }
     }
 }

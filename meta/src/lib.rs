@@ -16,7 +16,8 @@
 //! | `register.rs`, `rate.rs`, `audit.rs` | the rendez-vous node's judgement, without I/O, and what it has refused |
 //! | `cluster.rs`, `pass.rs` | who leads which cluster, and who was sent to whom |
 //! | `packet.rs`, `conversation.rs`, `office.rs` | what members say to one another through leaders and the rendez-vous node, sealed |
-//! | `door.rs`, `hub.rs` | who has not said who it is, and a member at the end of a connection, as the rendez-vous node and leaders serve it |
+//! | `door.rs`, `strangers.rs` | who has not said who it is, and what that may cost |
+//! | `hub.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
 //! | `member.rs`, `driver.rs` | all others, and the threads they live in |
 //! | `member/assemble.rs` | how members agree on stacks, by `gridnet-assembly` |
@@ -55,6 +56,7 @@ mod register;
 pub mod rendezvous;
 pub mod secret;
 pub mod store;
+mod strangers;
 #[cfg(test)]
 mod testing;
 pub mod ticket;

@@ -42,6 +42,14 @@ impl<Caller: Eq + Hash> Rates<Caller> {
         *full_at = next;
         true
     }
+
+    /// Puts a token back that was taken.
+    pub(crate) fn give_back(&mut self, caller: &Caller) {
+        if let Some(full_at) = self.full_at.get_mut(caller) {
+            // A bucket that is more than full is taken for a full one.
+            *full_at = full_at.checked_sub(Duration::from_secs(1) / self.per_second).unwrap_or(*full_at);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::error::{Error, Refusal};
 use crate::message::{Join, Joined};
 use crate::rate::Rates;
 use crate::secret::JoinSecret;
+use crate::strangers::network;
 use places::Places;
 
 /// A ticket, as the rendez-vous node knows it.
@@ -32,7 +33,7 @@ pub(crate) struct TicketState {
 pub struct Rules {
     /// How long a certificate of a node is valid.
     pub certificate_lifetime: Duration,
-    /// Joins that are judged of one address, per second.
+    /// Joins that are judged of one address (IPv6: of one network of 64 bits), per second.
     pub joins_per_second: u32,
     /// Most nodes that are there at a time.
     pub nodes_max: usize,
@@ -139,7 +140,7 @@ impl Register {
         from: IpAddr,
         (now, clock): (Instant, Moment),
     ) -> Result<Joined, Denied> {
-        if !self.joins.allows(from, now) {
+        if !self.joins.allows(network(from), now) {
             let rate = self.rules.joins_per_second;
             return Err((
                 Refusal::Rate,

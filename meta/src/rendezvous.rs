@@ -33,6 +33,7 @@ use crate::identity::certified_key;
 use crate::message::{Follow, Message};
 use crate::register::{Register, Rules};
 use crate::store::Store;
+use crate::strangers::Hellos;
 use crate::tls;
 
 pub use admin::{ask_status, end_ticket, new_ticket, revoke};
@@ -56,8 +57,9 @@ pub(crate) struct Shared {
     changed: watch::Sender<u64>,
     started: Instant,
     rules: Rules,
-    /// Connections of each address that have not said who they are.
+    /// Connections of each network that have not said who they are.
     strangers: Mutex<HashMap<IpAddr, usize>>,
+    hellos: Hellos,
 }
 
 struct State {
@@ -91,6 +93,13 @@ impl Shared {
         let mut state = self.lock();
         state.register.count(refusal);
         state.audit.refused(who, refusal, why, Moment::now());
+    }
+
+    /// The same of somebody of whom only the address is known.
+    fn refused_stranger(&self, from: SocketAddr, refusal: Refusal, why: &str) {
+        let mut state = self.lock();
+        state.register.count(refusal);
+        state.audit.refused_at(from, refusal, why, (Instant::now(), Moment::now()));
     }
 
     /// What a follower that is at `known` misses, as it is sent, and where it is then. Made once for all who miss the same.
@@ -222,6 +231,7 @@ impl Rendezvous {
             started: Instant::now(),
             rules,
             strangers: Mutex::default(),
+            hellos: Hellos::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()

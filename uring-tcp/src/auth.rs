@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -185,7 +186,34 @@ impl Security {
         }
     }
 
-    /// Has it noted that somebody was refused.
+    /// Whether a caller is listened to at all.
+    pub(crate) fn may_come(&self, from: Option<SocketAddr>) -> bool {
+        let (Security::Session(session), Some(from)) = (self, from) else { return true };
+        let may_come = session.may_come(from.ip());
+        if !may_come {
+            session.refused(&from.to_string(), "too many from there have not said who they are");
+        }
+        may_come
+    }
+
+    /// A caller has proved who it is.
+    pub(crate) fn note_proved(&self, from: Option<SocketAddr>) {
+        if let (Security::Session(session), Some(from)) = (self, from) {
+            session.proved(from.ip());
+        }
+    }
+
+    /// Has it noted that somebody was refused: by the session, which knows how often, else by a line of the log.
+    pub(crate) fn note_dropped(&self, who: &str, why: &str) {
+        match self {
+            Security::Session(session) => session.refused(who, why),
+            Security::Key(_) | Security::Insecure => {
+                tracing::warn!(from = who, "connection dropped: {why}");
+            }
+        }
+    }
+
+    /// Has the session note that somebody was refused, if there is one.
     pub(crate) fn note_refusal(&self, who: &str, why: &str) {
         if let Security::Session(session) = self {
             session.refused(who, why);

@@ -142,6 +142,9 @@ impl TcpRail {
                 Ok(Some((mut stream, from))) => {
                     accepted += 1;
                     self.stay_awake();
+                    if !self.config.security.may_come(from) {
+                        continue;
+                    }
                     if from.is_some_and(|from| self.listeners.ip(place) == Some(from.ip())) {
                         stream.stay_on_host(&self.config.tuning);
                     }
@@ -225,11 +228,10 @@ impl TcpRail {
         if self.visitors.len() >= MAX_VISITORS {
             // Numbers grow: the smallest has been here longest.
             if let Some(first) = self.visitors.keys().copied().min() {
-                self.visitors.remove(&first);
-                tracing::warn!(
-                    limit = MAX_VISITORS,
-                    "connection dropped: too many have not said who they are"
-                );
+                if let Some(first) = self.visitors.remove(&first) {
+                    let why = "too many have not said who they are";
+                    self.config.security.note_dropped(&first.name(), why);
+                }
             }
         }
         match self.watcher.watch(visitor.stream(), Watched::Visitor(number), READING) {
@@ -296,9 +298,7 @@ impl TcpRail {
         self.visitors.retain(|_, visitor| {
             let late = now.since(*visitor.since.get_or_insert(now)) > VISIT_NS;
             if late {
-                let why = "it did not say who it is within 5 s";
-                tracing::warn!(from = visitor.name(), "connection dropped: {why}");
-                security.note_refusal(&visitor.name(), why);
+                security.note_dropped(&visitor.name(), "it did not say who it is within 5 s");
             }
             !late
         });

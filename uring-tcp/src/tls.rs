@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{BufRead, ErrorKind, IoSlice, Read, Write};
+use std::net::IpAddr;
 
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::NodeId;
@@ -37,6 +38,12 @@ pub trait Session: fmt::Debug + Send + Sync {
 
     /// Those of these fabrics whose nodes were revoked.
     fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId>;
+
+    /// Whether a caller from this address is answered, which costs a signature: so many are in a second that do not prove who they are.
+    fn may_come(&self, from: IpAddr) -> bool;
+
+    /// A caller from this address has proved who it is.
+    fn proved(&self, from: IpAddr);
 
     /// Counts and notes that somebody was refused: who, and why.
     fn refused(&self, who: &str, why: &str);

@@ -58,6 +58,7 @@ impl Visitor {
                         self.refuse(&why);
                         return Visit::Over;
                     }
+                    config.security.note_proved(self.from);
                     return Visit::Known(self, who, bytes);
                 }
                 Ok(Step::Send(bytes)) if !say(&self.stream, &bytes) => return Visit::Over,

@@ -62,6 +62,35 @@ fn who_does_not_finish_the_handshake_has_to_go() {
 }
 
 #[test]
+fn more_than_may_come_are_dropped_before_anything_is_said_to_them() {
+    let mut scene = Scene::new(1);
+    *scene.members.hellos.lock().unwrap() = 3;
+    let hello = first_words(&scene.configs().client);
+    let mut crowd: Vec<TcpStream> = (0..10).map(|_| scene.call()).collect();
+    // Those that were dropped already are not written to.
+    crowd.iter_mut().for_each(|one| _ = one.write_all(&hello));
+    let is_too_much = |line: &String| line.contains("too many from there");
+    let dropped = |scene: &Scene| scene.refused().iter().filter(|line| is_too_much(line)).count();
+    let members = Arc::clone(&scene.members);
+    assert!(scene.pair.run_until(|_| members.refused.lock().unwrap().len() >= 7));
+    assert_eq!(dropped(&scene), 7);
+    // Who proves who it is takes nothing away from others.
+    *scene.members.hellos.lock().unwrap() = 1;
+    for number in 9..12 {
+        let mut member = scene.pair.stranger(number, Setup::default());
+        let to_a = member.engine().open(scene.pair.a.address()).expect("the call starts");
+        let is_over = scene.pair.run_until(|pair| {
+            let now = pair.fixture.tick();
+            member.drive(now);
+            !matches!(member.state(to_a), PeerState::Connecting)
+        });
+        assert!(is_over && member.state(to_a) == PeerState::Up, "{:?}", member.state(to_a));
+    }
+    assert_eq!((*scene.members.hellos.lock().unwrap(), dropped(&scene)), (1, 7));
+    scene.check_friend();
+}
+
+#[test]
 fn strangers_of_all_kinds_are_refused_with_a_reason() {
     let kinds = ["invalid peer certificate", "CertificateRequired", "GRIDNET_SESSION", "GRIDNET_SESSION"];
     for (number, says) in kinds.into_iter().enumerate() {

@@ -26,6 +26,7 @@ use crate::message::{Absent, Attach, Message, Present};
 use crate::outbox::Outbox;
 use crate::register::Denied;
 use crate::rendezvous::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
+use crate::strangers::Hellos;
 use crate::tls;
 
 /// Callers that have not said who they are, at a time.
@@ -140,9 +141,11 @@ async fn visit(
         () = place.is_lost() => false,
     };
     if !has_spoken {
-        return shared.refused_one(from.to_string(), Refusal::Stranger, "it has said nothing");
+        return shared.refused_stranger(from, Refusal::Stranger, "it has said nothing");
     }
-    place.has_spoken();
+    if !shared.hellos.may_come(from.ip(), std::time::Instant::now()) {
+        return shared.refused_stranger(from, Refusal::Rate, &Hellos::why());
+    }
     let greeting = tokio::select! {
         greeting = timeout(STRANGER_LIMIT, greet(&shared, tls, stream, from)) => Some(greeting),
         () = place.is_lost() => None,
@@ -160,7 +163,7 @@ async fn visit(
         Some(Err(_)) => format!("said not who it is within {STRANGER_LIMIT:?}"),
         None => format!("made room: {STRANGERS_MAX} others have not said who they are"),
     };
-    shared.refused_one(from.to_string(), Refusal::Stranger, &why);
+    shared.refused_stranger(from, Refusal::Stranger, &why);
 }
 
 async fn greet(
@@ -178,6 +181,7 @@ async fn greet(
     let (known, (sender, queue)) = (attach.known, queue());
     match shared.member_came(Present { node, about: attach }, sender) {
         Ok(connection) => {
+            shared.hellos.proved(from.ip());
             let visitor = Visitor { node, connection, from, until };
             Ok(Served { visitor, reader, outbox: Outbox::new(writer), known, queue })
         }
@@ -263,6 +267,12 @@ impl Shared {
         leading.members.values().for_each(|below| drop(below.queue.try_send(message.clone())));
     }
 
+    /// Notes somebody of whom nothing is known.
+    fn refused_stranger(&self, from: SocketAddr, refusal: Refusal, why: &str) {
+        let now = (std::time::Instant::now(), Moment::now());
+        self.lock().audit.refused_at(from, refusal, why, now);
+    }
+
     /// Notes somebody who was refused here.
     pub(super) fn refused_one(&self, who: String, refusal: Refusal, why: &str) {
         self.lock().audit.refused(who, refusal, why, Moment::now());
@@ -342,8 +352,11 @@ impl Hub for Arc<Shared> {
 mod tests {
     use super::*;
     use crate::cluster::Will;
+    use crate::driver::Driver;
+    use crate::member::About;
     use crate::record::Extras;
-    use tokio::io::AsyncWriteExt;
+    use crate::testing::{in_runtime, Parties, LONG};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn what_a_caller_says_first_goes_on_whatever_it_is() {
@@ -373,5 +386,27 @@ mod tests {
             taken += 1;
         }
         assert!((1..9).contains(&taken), "{taken}: some are too long to be taken");
+    }
+
+    #[test]
+    fn more_hellos_than_may_come_are_not_answered() {
+        let (parties, common) = (Parties::new(), Driver::start().unwrap().common());
+        let about = About::new("tests".parse().unwrap());
+        let shared = Arc::new(Shared::new(Vec::new(), about, parties.member(0), common).unwrap());
+        // All that may come of this address for an hour have come.
+        let (own, later) =
+            (IpAddr::from([127, 0, 0, 1]), std::time::Instant::now() + Duration::from_secs(3600));
+        while shared.hellos.may_come(own, later) {}
+        in_runtime(async {
+            let at = begin(&shared, own).unwrap();
+            let mut stranger = TcpStream::connect(at[0]).await.unwrap();
+            stranger.write_all(&[0x16, 3, 1]).await.unwrap();
+            let mut said = Vec::new();
+            // Closed, by a reset when what was said had not been read.
+            let _ = timeout(LONG, stranger.read_to_end(&mut said)).await.expect("it is dropped");
+            assert!(said.is_empty(), "not even an alert: {said:?}");
+        });
+        let lines: Vec<String> = shared.lock().audit.lines().map(|line| line.refusal.clone()).collect();
+        assert_eq!(lines, ["rate"]);
     }
 }

@@ -25,6 +25,7 @@ use crate::office::Office;
 use crate::pass::Pass;
 use crate::rate::Rates;
 use crate::record::Extras;
+use crate::strangers::Hellos;
 use crate::tls::{self, CurrentKey};
 
 /// Events that wait to be taken; beyond, the oldest are dropped, and that is told.
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     /// There is something to report to the rendez-vous node.
     pub(super) report: Notify,
     pub(super) post: post::Post,
+    /// Of those who come to be below it.
+    pub(super) hellos: Hellos,
 }
 
 impl Shared {
@@ -119,6 +122,7 @@ impl Shared {
             versions: watch::Sender::new(0),
             report: Notify::new(),
             post: post::Post::new(Office::new(node, sealing), turns),
+            hellos: Hellos::default(),
         })
     }
 

@@ -159,3 +159,29 @@ fn a_leader_that_names_many_that_are_not_there_does_not_push_out_what_others_wer
     assert_eq!(status.refusals["pass"], COUNT);
     assert!(status.refused.iter().any(|line| line.why == "before"), "{} lines", status.refused.len());
 }
+
+#[test]
+fn hellos_of_strangers_are_limited_and_so_are_their_lines() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let scene = Scene::new("hellos");
+    let (shared, later) = (&scene.rendezvous.shared, Instant::now() + Duration::from_secs(3600));
+    const COUNT: usize = 100;
+    in_runtime(async {
+        let mut good = scene.member(id(0)).await;
+        // All that may come of this address for an hour have come.
+        while shared.hellos.may_come([127, 0, 0, 1].into(), later) {}
+        for _ in 0..COUNT {
+            let mut stranger = tokio::net::TcpStream::connect(scene.rendezvous.listening()[0]).await.unwrap();
+            let _ = stranger.write_all(&[0x16, 3, 1]).await;
+            let mut said = Vec::new();
+            let _ = timeout(LONG, stranger.read_to_end(&mut said)).await.expect("it is dropped");
+            assert!(said.is_empty(), "not even an alert: {said:?}");
+        }
+        assert!(good.is_heard().await);
+    });
+    let status = scene.rendezvous.status();
+    assert_eq!(status.refusals["rate"], COUNT as u64);
+    // Ten at once, and ten a second.
+    let lines = status.refused.len() as u64;
+    assert!(lines >= 10 && lines <= 10 + 10 * (1 + shared.started.elapsed().as_secs()), "{lines}");
+}

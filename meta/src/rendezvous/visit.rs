@@ -22,11 +22,12 @@ use crate::identity::Certificate;
 use crate::message::{Attach, Denied as Unwanted, Join, Message, Present, Refused};
 use crate::outbox::Outbox;
 use crate::register::Denied;
+use crate::strangers::{network, Hellos};
 use crate::tls;
 
 /// How long a stranger may take to say who it is.
 const STRANGER_LIMIT: Duration = Duration::from_secs(5);
-/// Strangers of one address that are heard at a time.
+/// Strangers of one network that are heard at a time.
 const STRANGERS_OF_ADDRESS: usize = 64;
 /// Longest message that is taken of a stranger: a request for a certificate, and what goes with it.
 pub(crate) const LONGEST_OF_STRANGER: usize = 4096;
@@ -47,19 +48,22 @@ pub(super) async fn visit(
     from: SocketAddr,
     stranger: OwnedSemaphorePermit,
 ) {
-    let Some(place) = Place::take(&shared, from.ip()) else {
-        let why = format!("{STRANGERS_OF_ADDRESS} connections of its address have not said who they are");
-        return shared.refused(from.to_string(), Refusal::Rate, &why);
+    let Some(place) = Place::take(&shared, network(from.ip())) else {
+        let why = format!("{STRANGERS_OF_ADDRESS} connections of its network have not said who they are");
+        return shared.refused_stranger(from, Refusal::Rate, &why);
     };
+    if !shared.hellos.may_come(from.ip(), Instant::now()) {
+        return shared.refused_stranger(from, Refusal::Rate, &Hellos::why());
+    }
     let _ = stream.set_nodelay(true);
     let greeting = timeout(STRANGER_LIMIT, greet(&shared, tls, stream, from)).await;
     drop((stranger, place));
     let member = match greeting {
         Ok(Ok(member)) => member,
-        Ok(Err(e)) => return shared.refused(from.to_string(), Refusal::Stranger, &e.to_string()),
+        Ok(Err(e)) => return shared.refused_stranger(from, Refusal::Stranger, &e.to_string()),
         Err(_) => {
             let why = format!("said not who it is within {STRANGER_LIMIT:?}");
-            return shared.refused(from.to_string(), Refusal::Stranger, &why);
+            return shared.refused_stranger(from, Refusal::Stranger, &why);
         }
     };
     if let Some(mut member) = member {
@@ -70,7 +74,7 @@ pub(super) async fn visit(
     }
 }
 
-/// The place of one stranger among those of its address.
+/// The place of one stranger among those of its network.
 struct Place<'a>(&'a Shared, IpAddr);
 
 impl Place<'_> {
@@ -156,8 +160,14 @@ async fn join_in(
         }
     };
     match judged {
-        Ok(joined) => send(writer, &Message::Joined(joined)).await,
-        Err(denied) => deny(shared, writer, from.to_string(), denied).await,
+        Ok(joined) => {
+            shared.hellos.proved(from.ip());
+            send(writer, &Message::Joined(joined)).await
+        }
+        Err(denied) => {
+            shared.lock().audit.refused_at(from, denied.0, &denied.1, now);
+            refuse(writer, &denied).await
+        }
     }
 }
 
@@ -170,7 +180,10 @@ async fn renew(
 ) -> Result<(), Error> {
     let renewed = shared.lock().register.renew(node, request, (Instant::now(), Moment::now()));
     match renewed {
-        Ok(certificate) => send(writer, &Message::Renewed(certificate)).await,
+        Ok(certificate) => {
+            shared.hellos.proved(from.ip());
+            send(writer, &Message::Renewed(certificate)).await
+        }
         Err(denied) => deny(shared, writer, format!("{from} node {node}"), denied).await,
     }
 }
@@ -200,6 +213,7 @@ async fn attach_member(
     shared.announce();
     match attached {
         Ok(connection) => {
+            shared.hellos.proved(visitor.from.ip());
             let (visitor, reader) = (Visitor { connection, ..visitor }, reader.longest(LONGEST_OF_MEMBER));
             let outbox = Outbox::new(writer);
             Ok(Some(Served { visitor, reader, outbox, known: attach.known, queue }))

@@ -4,7 +4,7 @@
 pub mod certificates;
 
 use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -162,6 +162,8 @@ pub fn ipv6() -> &'static str {
 pub struct Members {
     pub configs: Configs,
     pub refused: Mutex<Vec<String>>,
+    /// Callers that are answered before others have proved who they are.
+    pub hellos: Mutex<i64>,
     /// Fabrics that nobody may speak for.
     pub nobody: Vec<NodeId>,
     pub revoked: Mutex<Vec<NodeId>>,
@@ -171,6 +173,7 @@ impl Members {
     pub fn of(authority: &Authority) -> Members {
         Members {
             configs: authority.member(),
+            hellos: Mutex::new(i64::MAX),
             refused: Mutex::default(),
             nobody: Vec::new(),
             revoked: Mutex::default(),
@@ -197,6 +200,17 @@ impl Session for Members {
     fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId> {
         let revoked = self.revoked.lock().unwrap();
         fabrics.iter().copied().filter(|fabric| revoked.contains(fabric)).collect()
+    }
+
+    fn may_come(&self, _: IpAddr) -> bool {
+        let mut left = self.hellos.lock().unwrap();
+        *left -= 1;
+        *left >= 0
+    }
+
+    fn proved(&self, _: IpAddr) {
+        let mut left = self.hellos.lock().unwrap();
+        *left = left.saturating_add(1);
     }
 
     fn refused(&self, who: &str, why: &str) {
