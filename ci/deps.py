@@ -1,6 +1,6 @@
 """Checks the arrows between the members of the workspace; reads `cargo metadata` from standard input.
 
-    {capi, cli, bench} -> fabric -> {rails, meta} -> core  cli and bench may also call capi, cli also meta and assembly
+    {capi, cli, bench} -> fabric -> {rails, meta, assembly} -> core  cli and bench may also call capi, cli also meta and assembly
     meta -> assembly -> core
     cli, and tests of all but core -> testbed              which stands alone
 """
@@ -18,7 +18,7 @@ TESTBED = "gridnet-testbed"
 CLI = "gridnet-cli"
 TOP = {CAPI, CLI, "gridnet-bench", "gridnet-bench-peers"}
 
-ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {META, CORE}}
+ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {META, ASSEMBLY, CORE}}
 ALLOWED.update({lower: {CORE} for lower in RAILS | {ASSEMBLY}})
 ALLOWED[META] = {CORE, ASSEMBLY}
 ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})

@@ -201,6 +201,11 @@ impl Call {
         self.to
     }
 
+    /// What did not do so far, and what was left out.
+    pub fn failure(&self) -> &Failure {
+        &self.failure
+    }
+
     /// Whether there is nothing more to do.
     pub fn is_over(&self) -> bool {
         self.is_over

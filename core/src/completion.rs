@@ -16,6 +16,8 @@ pub enum OpKind {
     Atomic = 10,
     /// A flush.
     Flush = 11,
+    /// An endpoint that was opened by node id.
+    Open = 12,
 }
 
 /// [`Completion::immediate`] holds what the sender gave.

@@ -28,6 +28,7 @@ impl Fabric {
         }
         let chosen = self.engine.rail_name(peer).unwrap_or("none");
         lines.extend(Verdict::all(candidates, chosen, &self.config.rails).iter().map(words::verdict));
+        lines.extend(self.node_story(node).into_iter().flatten());
         lines.extend(self.missing.iter().map(|(rail, why)| format!("rail {rail} not used: {why}")));
         let refused = self.refusals().filter(|count| *count > 0);
         lines.extend(

@@ -127,7 +127,7 @@ impl Fabric {
             return Err(Refusal::new(Error::Invalid, format!("{name:?} is no name of a fabric: {form}")));
         }
         let mut local = identity::new_address(config.host_id.as_deref())?;
-        let membership = Membership::begin(&config, &mut local)?;
+        let membership = Membership::join(&config, &mut local)?;
         let Opened { rails, missing } =
             open_rails(&config, &mut local, name, single_thread, membership.as_ref())?;
         let (run_dir, name_holder) = find_run_dir(&config, &local, name, &rails)?;
@@ -147,6 +147,9 @@ impl Fabric {
             run_dir.as_ref(),
         );
         let ledger = ledger_of(page.as_ref(), &rails, &config);
+        if let Some(membership) = &membership {
+            membership.open(local, rails.iter().map(AnyRail::name).collect());
+        }
         let mut engine = Engine::with_ledger(local, rails, limits, ledger);
         engine.set_guard(Box::new(SelfGuard::new()));
         engine.mark_loans(NEXT_MARK.fetch_add(1, Ordering::Relaxed));
@@ -272,7 +275,7 @@ impl Fabric {
     #[cold]
     pub fn maintain(&mut self) -> usize {
         let now = Time(self.start.elapsed().as_nanos() as u64);
-        let happened = self.engine.maintain(now);
+        let happened = self.engine.maintain(now) + self.tend_openings();
         self.count_polls();
         let idle = self.events() == self.events_before;
         self.events_before = self.events();

@@ -10,6 +10,7 @@
 //! | `identity.rs` | node id, host number |
 //! | `rails.rs`, `tcp.rs` | the rails as one type; how one of them is opened |
 //! | `session.rs`, `member.rs` | how the rail tcp knows its peers by a session; the fabric as a member of one |
+//! | `assembly/` | endpoints by node id, over the stack that both sides' rules allow |
 //! | `fabric.rs` | an engine with a clock and descriptors |
 //! | `open.rs`, `take.rs`, `sleep.rs` | what it finds on its host; how completions are taken; how callers sleep |
 //! | `explain.rs`, `words.rs` | what people are told of a path, and of what waits |
@@ -22,6 +23,7 @@
 //! | `lock.rs` | the lock, as the thread sanitizer sees it |
 //! | `logging.rs` | where log lines go |
 
+mod assembly;
 pub mod config;
 mod explain;
 mod fabric;
@@ -43,6 +45,7 @@ mod tcp;
 mod verdict;
 pub mod words;
 
+pub use assembly::SERVICE;
 pub use fabric::{Fabric, WaitCounters};
 pub use gridnet_core as core;
 pub use gridnet_shm::{is_valid_name, RunDir};

@@ -1,28 +1,49 @@
 //! A fabric as a member of a session: it joins with a ticket when it is opened, and leaves when it is closed.
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use gridnet_assembly::audit::Line;
+use gridnet_assembly::rules::Rules;
+use gridnet_core::endpoint::Engine;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::Address;
 use gridnet_meta::directory::Entry;
-use gridnet_meta::member::{About, Member};
+use gridnet_meta::member::{About, Assembler, Member};
 use gridnet_meta::name::Name;
 use gridnet_meta::ticket::Ticket;
 
+use crate::assembly::{offer, tend, Calling, Desk, Here, Wish, Workers, SERVICE};
 use crate::config::Config;
 use crate::fabric::Fabric;
+use crate::rails::AnyRail;
 use crate::session::{check_alone, refusal, Members};
 
 /// The place of a fabric in its session. It is left when this is dropped, in bounded time.
-#[derive(Debug)]
 pub(crate) struct Membership {
     /// There until the end.
-    member: Option<Member>,
+    own: Option<Own>,
     members: Arc<Members>,
-    /// Its thread is there in this process only.
+    desk: Arc<Desk>,
+    /// Addresses that were agreed on, and are being opened.
+    calling: Vec<Calling>,
+    /// Its threads are there in this process only.
     process: u32,
+}
+
+/// What only the process has that has joined.
+struct Own {
+    assembler: Arc<Assembler>,
+    workers: Workers,
+    member: Member,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Membership({:?})", self.members)
+    }
 }
 
 impl Membership {
@@ -30,28 +51,60 @@ impl Membership {
     ///
     /// # Errors
     /// Why it does not: [`Error::Permission`] for a ticket that others can read, or that the session does not take (any more),
-    /// [`Error::Unreachable`] when nobody answers in time, [`Error::Config`] for what is no ticket.
-    pub(crate) fn begin(config: &Config, local: &mut Address) -> Result<Option<Membership>, Refusal> {
+    /// [`Error::Unreachable`] when nobody answers in time, [`Error::Config`] for what is no ticket, and for rules that make no
+    /// sense.
+    pub(crate) fn join(config: &Config, local: &mut Address) -> Result<Option<Membership>, Refusal> {
         let Some(path) = ticket(config) else { return Ok(None) };
         check_alone(config)?;
-        let about = about(config)?;
+        let (about, rules, desk) = (about(config, local)?, rules(config)?, Arc::new(Desk::new()?));
         let ticket = Ticket::read(path).map_err(refusal)?;
         let member = Member::join(ticket, about, config.session_timeout).map_err(refusal)?;
+        let assembler = Arc::new(member.assemble(rules, desk.clone()));
+        assembler.serve(SERVICE.parse().map_err(|why: String| Refusal::new(Error::Internal, why))?);
         let members = Arc::new(Members(member.credentials().map_err(refusal)?));
         local.node = member.node();
-        Ok(Some(Membership { member: Some(member), members, process: std::process::id() }))
+        let own = Some(Own { assembler, workers: Workers::default(), member });
+        Ok(Some(Membership { own, members, desk, calling: Vec::new(), process: std::process::id() }))
     }
 
-    /// The member that the fabric is.
-    fn member(&self) -> Result<&Member, Refusal> {
-        let gone = || Refusal::new(Error::Forked, "the session was joined by another process");
-        self.member.as_ref().filter(|_| self.process == std::process::id()).ok_or_else(gone)
+    /// The fabric is reached there from now on, by these rails.
+    pub(crate) fn open(&self, address: Address, rails: Vec<&'static str>) {
+        self.desk.open(Here { address, rails });
     }
 
     /// By which the rail tcp knows its peers.
     pub(crate) fn members(&self) -> &Arc<Members> {
         &self.members
     }
+
+    pub(crate) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    fn own(&self) -> Result<&Own, Refusal> {
+        let own = self.own.as_ref().filter(|_| self.process == std::process::id());
+        own.ok_or_else(forked)
+    }
+
+    /// Agrees on an endpoint in the background.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there are no threads.
+    pub(crate) fn want(&mut self, wish: Wish) -> Result<(), Refusal> {
+        let is_home = self.process == std::process::id();
+        let own = self.own.as_mut().filter(|_| is_home).ok_or_else(forked)?;
+        own.workers.begin(&self.desk, &own.assembler, wish)
+    }
+
+    /// Does for those who agree what only the fabric can do; how much happened.
+    #[inline]
+    pub(crate) fn tend(&mut self, engine: &mut Engine<AnyRail>) -> usize {
+        tend(engine, &self.desk, &mut self.calling)
+    }
+}
+
+fn forked() -> Refusal {
+    Refusal::new(Error::Forked, "the session was joined by another process")
 }
 
 impl Fabric {
@@ -60,10 +113,32 @@ impl Fabric {
     /// # Errors
     /// [`Error::Config`] when it has joined none.
     pub fn nodes(&self) -> Result<Vec<Entry>, Refusal> {
-        Ok(self.membership()?.member()?.nodes())
+        Ok(self.membership()?.own()?.member.nodes())
     }
 
-    fn membership(&self) -> Result<&Membership, Refusal> {
+    /// The last requests of other members for endpoints that the rules of this side have refused: who, which stack, why.
+    ///
+    /// # Errors
+    /// As [`Self::nodes`].
+    pub fn refused_stacks(&self) -> Result<Vec<Line>, Refusal> {
+        Ok(self.membership()?.own()?.assembler.refused())
+    }
+
+    /// See [`Membership::tend`].
+    #[inline]
+    pub(crate) fn tend_openings(&mut self) -> usize {
+        match &mut self.membership {
+            Some(membership) => membership.tend(&mut self.engine),
+            None => 0,
+        }
+    }
+
+    /// What is readable when those who agree on endpoints want something of the fabric.
+    pub(crate) fn openings_bell(&self) -> Option<BorrowedFd<'_>> {
+        self.membership.as_ref().map(|membership| membership.desk.bell())
+    }
+
+    pub(crate) fn membership(&self) -> Result<&Membership, Refusal> {
         let none = || {
             Refusal::new(Error::Config, "the fabric has joined no session: GRIDNET_SESSION names no ticket")
         };
@@ -73,10 +148,15 @@ impl Fabric {
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        let Some(mut own) = self.own.take() else { return };
         if self.process != std::process::id() {
-            // A child of fork has a copy without the thread, and would wait for it in vain.
-            std::mem::forget(self.member.take());
+            // A child of fork has a copy without the threads, and would wait for them in vain.
+            return std::mem::forget(own);
         }
+        self.desk.close();
+        self.calling.clear();
+        own.assembler.close();
+        own.workers.join();
     }
 }
 
@@ -85,7 +165,17 @@ pub(crate) fn ticket(config: &Config) -> Option<&Path> {
     config.session.as_deref().filter(|path| path.is_file())
 }
 
-fn about(config: &Config) -> Result<About, Refusal> {
+/// The rules of the configuration's file; those of an empty one without.
+fn rules(config: &Config) -> Result<Rules, Refusal> {
+    let Some(path) = &config.session_rules else { return Ok(Rules::default()) };
+    let wrong = |why: String| {
+        Refusal::new(Error::Config, format!("GRIDNET_SESSION_RULES: {}: {why}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    text.parse::<Rules>().map_err(|e| wrong(e.to_string()))
+}
+
+fn about(config: &Config, local: &Address) -> Result<About, Refusal> {
     let name = |variable: &str, text: &str| {
         let wrong = |why| Refusal::new(Error::Config, format!("{variable}: {why}"));
         text.parse::<Name>().map_err(wrong)
@@ -95,7 +185,8 @@ fn about(config: &Config) -> Result<About, Refusal> {
         None => own_label()?,
     };
     let cluster = config.session_cluster.as_deref().map(|text| name("GRIDNET_SESSION_CLUSTER", text));
-    Ok(About { cluster: cluster.transpose()?, will: config.session_lead, ..About::new(label) })
+    let offer = Some(offer(config, local));
+    Ok(About { cluster: cluster.transpose()?, will: config.session_lead, offer, ..About::new(label) })
 }
 
 /// Host and process, in the letters that a name has.

@@ -69,6 +69,9 @@ impl Fabric {
             // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
             epoll.add(unsafe { BorrowedFd::borrow_raw(handle) }, readable()).map_err(failed)?;
         }
+        if let Some(bell) = self.openings_bell() {
+            epoll.add(bell, readable()).map_err(failed)?;
+        }
         let descriptor = epoll.0.as_raw_fd();
         self.descriptors.push(CqDescriptor { cq, epoll, kick });
         Ok(descriptor)
@@ -144,19 +147,20 @@ impl Fabric {
     pub(crate) fn sleep_on_rails(&self, span: Option<Duration>, extra: Option<BorrowedFd<'_>>) {
         // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
         let handles = self.engine.wait_handles().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
-        sleep_on(handles.chain(extra), span);
+        sleep_on(handles.chain(self.openings_bell()).chain(extra), span);
     }
 
     /// Copies of the descriptors that a sleeper has to watch.
     pub(crate) fn wait_handles(&self) -> Result<Vec<OwnedFd>, Refusal> {
         let copy = |fd: RawFd| {
-            // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
+            // SAFETY: a rail's wait handle is open as long as the rail is, and the bell as the membership; `self` owns both.
             let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
             borrowed
                 .try_clone_to_owned()
                 .map_err(|e| Refusal::new(Error::System, format!("copying a descriptor: {e}")))
         };
-        self.engine.wait_handles().map(copy).collect()
+        let bell = self.openings_bell().map(|bell| bell.as_raw_fd());
+        self.engine.wait_handles().chain(bell).map(copy).collect()
     }
 }
 

@@ -3,54 +3,17 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::scene::Scene;
-use common::{exactly, from_any, within, Buffer, Party, PATIENCE};
+use common::scene::{converse, Scene};
+use common::{within, Party, PATIENCE};
 use gridnet::core::endpoint::PeerState;
 use gridnet::core::error::Error;
-use gridnet::core::rail::PeerId;
 use gridnet::ThreadLevel;
 use gridnet_meta::rendezvous::revoke;
 
 const TCP: (&str, &str) = ("GRIDNET_RAILS", "tcp");
 const LONG: Duration = Duration::from_secs(32);
-
-/// What one says as the `n`th message, and how long it is.
-fn message(n: usize) -> (u8, usize) {
-    (n as u8, [0, 8, 5000, 300_000][n % 4])
-}
-
-/// So many messages there and back, in order.
-fn converse(a: &Party, to: PeerId, b: &Party, count: usize) {
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for n in 0..count {
-                let (_, len) = message(n);
-                let buffer = Buffer::new(len);
-                b.receive(from_any(1), buffer).unwrap();
-                let received = b.wait_received();
-                assert_eq!(received.length as usize, len);
-                b.send_buffer(PeerId::new(received.source), buffer, 2).unwrap();
-            }
-            while !over.load(Ordering::Relaxed) {
-                let _ = b.wait(Duration::from_millis(5));
-            }
-        });
-        for n in 0..count {
-            let (word, len) = message(n);
-            let (out, back) = (Buffer::new(len), Buffer::new(len));
-            out.fill(word);
-            a.receive(exactly(to, 2), back).unwrap();
-            a.send_buffer(to, out, 1).unwrap();
-            assert_eq!(a.wait_received().length as usize, len);
-            assert!(back.to_vec().iter().all(|byte| *byte == word), "message {n}");
-        }
-        over.store(true, Ordering::Relaxed);
-    });
-}
 
 /// Both drive until it is so.
 fn drive(parties: &[&Party], what: &str, mut holds: impl FnMut() -> bool) {

@@ -38,7 +38,7 @@ use crate::name::Name;
 use crate::ticket::Ticket;
 use state::{Shared, State};
 
-pub use assemble::{Assembler, NoPath, Wanted, ASSEMBLY};
+pub use assemble::{Agreed, Assembler, NoPath, Wanted, ASSEMBLY};
 pub use post::{Answered, Handler, ECHO};
 pub(crate) use present::Present;
 

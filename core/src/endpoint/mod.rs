@@ -35,6 +35,7 @@
 
 mod answer;
 mod arrive;
+mod assembled;
 mod bulk;
 mod crossed;
 mod fetch;

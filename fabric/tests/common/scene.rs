@@ -2,10 +2,10 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gridnet::core::rail::Refusal;
+use gridnet::core::rail::{PeerId, Refusal};
 use gridnet::ThreadLevel;
 use gridnet_meta::clock::Moment;
 use gridnet_meta::member::{About, Member};
@@ -14,7 +14,7 @@ use gridnet_meta::store::{NewSession, NewTicket, Store};
 use gridnet_meta::ticket::Ticket;
 use gridnet_meta::Rules;
 
-use super::{Party, Scratch, PATIENCE};
+use super::{exactly, from_any, Buffer, Party, Scratch, PATIENCE};
 
 const DAY: Duration = Duration::from_secs(86_400);
 pub const LO: (&str, &str) = ("GRIDNET_NET_INTERFACES", "127.0.0.1");
@@ -77,6 +77,41 @@ impl Scene {
         Member::join(ticket, About { cluster, ..About::new("watcher".parse().unwrap()) }, 4 * PATIENCE)
             .unwrap()
     }
+}
+
+/// What one says as the `n`th message, and how long it is.
+fn message(n: usize) -> (u8, usize) {
+    (n as u8, [0, 8, 5000, 300_000][n % 4])
+}
+
+/// So many messages there and back, in order.
+pub fn converse(a: &Party, to: PeerId, b: &Party, count: usize) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..count {
+                let (_, len) = message(n);
+                let buffer = Buffer::new(len);
+                b.receive(from_any(1), buffer).unwrap();
+                let received = b.wait_received();
+                assert_eq!(received.length as usize, len);
+                b.send_buffer(PeerId::new(received.source), buffer, 2).unwrap();
+            }
+            while !over.load(Ordering::Relaxed) {
+                let _ = b.wait(Duration::from_millis(5));
+            }
+        });
+        for n in 0..count {
+            let (word, len) = message(n);
+            let (out, back) = (Buffer::new(len), Buffer::new(len));
+            out.fill(word);
+            a.receive(exactly(to, 2), back).unwrap();
+            a.send_buffer(to, out, 1).unwrap();
+            assert_eq!(a.wait_received().length as usize, len);
+            assert!(back.to_vec().iter().all(|byte| *byte == word), "message {n}");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
 }
 
 /// A port below those that the system gives to connections.

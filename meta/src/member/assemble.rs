@@ -20,6 +20,7 @@ use gridnet_assembly::name::Name;
 use gridnet_assembly::rules::{Pair, Rules};
 use gridnet_assembly::stack::Security;
 use gridnet_assembly::Builder;
+use gridnet_core::sync::{AtomicU64, Ordering};
 use gridnet_core::wire::NodeId;
 
 use super::state::Shared;
@@ -73,6 +74,15 @@ impl fmt::Display for NoPath {
 
 impl std::error::Error for NoPath {}
 
+/// A path that stands, and how it was come by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agreed {
+    /// The path.
+    pub path: Path,
+    /// What did not do before, and what was left out.
+    pub failure: Failure,
+}
+
 /// A member's part in assembly: asks others for stacks, and answers them.
 pub struct Assembler {
     inner: Arc<Inner>,
@@ -86,6 +96,9 @@ struct Inner {
     cache: Mutex<Cache>,
     incarnation: u64,
     turns: Arc<Turns>,
+    /// Those who are connecting, by number; nothing when none is to any more.
+    callers: Mutex<Option<BTreeMap<u64, Sender<Heard>>>>,
+    last_caller: AtomicU64,
 }
 
 impl Member {
@@ -104,6 +117,8 @@ impl Member {
             cache: Mutex::default(),
             incarnation,
             turns: Arc::new(Turns::new(OPEN_MAX, CONNECTIONS_MAX as u64)),
+            callers: Mutex::new(Some(BTreeMap::new())),
+            last_caller: AtomicU64::new(0),
         });
         let answers = inner.clone();
         self.serve(ASSEMBLY, move |from, body| answers.answer(from, body));
@@ -155,6 +170,20 @@ impl Assembler {
     /// # Errors
     /// All reasons, of both sides.
     pub fn connect(&self, to: NodeId, wanted: Wanted, limit: Duration) -> Result<Path, NoPath> {
+        self.agree(to, wanted, limit).map(|agreed| agreed.path)
+    }
+
+    /// Ends all that are connecting, and whoever will: for the end of what builds.
+    pub fn close(&self) {
+        let callers = self.inner.callers().take().unwrap_or_default();
+        callers.into_values().for_each(|caller| drop(caller.send(Heard::Closed)));
+    }
+
+    /// As [`Self::connect`], with what was tried before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn agree(&self, to: NodeId, wanted: Wanted, limit: Duration) -> Result<Agreed, NoPath> {
         let gone = || NoPath::Session(Error::Refused(Refusal::Late, "this member has ended".into()));
         let shared = self.inner.shared.upgrade().ok_or_else(gone)?;
         let deadline = Instant::now() + limit.min(LIMIT_MAX);
@@ -167,13 +196,24 @@ impl Assembler {
         let (call, actions) =
             Call::begin(wish, (self.inner.incarnation, turn.number), &mut self.inner.cache(), now);
         let (tell, told) = std::sync::mpsc::channel();
-        Caller { inner: &self.inner, shared, call, deadline, paths: BTreeMap::new(), tell, told }.run(actions)
+        // Relaxed: a number that nobody else has.
+        let number = self.inner.last_caller.fetch_add(1, Ordering::Relaxed);
+        self.inner.callers().as_mut().ok_or_else(gone)?.insert(number, tell.clone());
+        let agreed =
+            Caller { inner: &self.inner, shared, call, deadline, paths: BTreeMap::new(), tell, told }
+                .run(actions);
+        self.inner.callers().as_mut().and_then(|callers| callers.remove(&number));
+        agreed
     }
 }
 
 impl Inner {
     fn called(&self) -> MutexGuard<'_, Called> {
         self.called.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn callers(&self) -> MutexGuard<'_, Option<BTreeMap<u64, Sender<Heard>>>> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -284,6 +324,7 @@ impl Shared {
 enum Heard {
     Answer(Result<Vec<u8>, Error>),
     Path(u32, Result<(), String>),
+    Closed,
 }
 
 /// One call, on the thread that makes it.
@@ -298,11 +339,13 @@ struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    fn run(mut self, mut actions: Vec<Action>) -> Result<Path, NoPath> {
+    fn run(mut self, mut actions: Vec<Action>) -> Result<Agreed, NoPath> {
         loop {
             for action in std::mem::take(&mut actions) {
                 match action {
-                    Action::Up(path) => return Ok(*path),
+                    Action::Up(path) => {
+                        return Ok(Agreed { path: *path, failure: self.call.failure().clone() });
+                    }
                     Action::Failed(why) => return Err(NoPath::Stacks(why)),
                     Action::Say(body) => self.say(body),
                     Action::Connect(path) => self.connect(path),
@@ -330,6 +373,7 @@ impl Caller<'_> {
                         Vec::new()
                     }
                 },
+                Ok(Heard::Closed) => self.call.give_up("this side is closing", &mut cache),
                 Err(_) => self.call.look(now),
             };
         }

@@ -1,0 +1,203 @@
+//! What the fabric's rails do for assembly.
+//!
+//! Nothing is built for one connection: the place is the address of the fabric, where its rails listen all the time. Which rail
+//! the stack means both sides know from its text; the side that connects reduces the address to that rail, whatever was written
+//! there, so that it comes by no other.
+
+use std::time::{Duration, Instant};
+
+use gridnet_assembly::call::Path;
+use gridnet_assembly::called::{Key, Order};
+use gridnet_assembly::facts::{Offer, ADDRESSES_MAX};
+use gridnet_assembly::stack::{Filter, Method, Security, Stack};
+use gridnet_assembly::Builder;
+use gridnet_core::wire::{Address, NetAddresses, NodeId, ADDRESS_BYTES};
+
+use super::desk::{Call, Desk};
+use crate::config::Config;
+
+/// How long somebody who asks while the fabric is being opened waits for that.
+const OPENING_LIMIT: Duration = Duration::from_secs(1);
+
+/// Where others connect.
+#[derive(Debug, Clone)]
+pub(crate) struct Here {
+    pub(crate) address: Address,
+    /// The rails that are there.
+    pub(crate) rails: Vec<&'static str>,
+}
+
+impl Here {
+    /// The rail of a stack, if it is there.
+    fn rail(&self, stack: &Stack) -> Result<&'static str, String> {
+        let rail = rail_of(stack)?;
+        let is_there = self.rails.contains(&rail);
+        is_there.then_some(rail).ok_or_else(|| format!("the fabric has no rail {rail}"))
+    }
+
+    /// The address of another fabric, for this rail alone.
+    fn reduce(&self, address: Address, rail: &str) -> Address {
+        match rail {
+            "shm" => Address { network: NetAddresses::NONE, ..address },
+            // Whatever host it names: not this one.
+            _ => Address { host: !self.address.host, ..address },
+        }
+    }
+}
+
+/// What a fabric of this configuration says that it can do, at this address.
+pub(crate) fn offer(config: &Config, local: &Address) -> Offer {
+    let addresses = config.net_interfaces.addresses().unwrap_or_default();
+    let mut offer = Offer {
+        host: format!("{:016x}", local.host).parse().ok(),
+        uid: local.uid,
+        addresses: addresses.into_iter().take(ADDRESSES_MAX).collect(),
+        methods: Vec::new(),
+        filters: Vec::new(),
+    };
+    if config.rails.allows("shm") {
+        offer.methods.push(Method::Shm);
+    }
+    if config.rails.allows("tcp") {
+        offer.methods.push(Method::Tcp);
+        offer.filters.push(Filter::Tls);
+    }
+    offer
+}
+
+/// The rail that a stack means.
+fn rail_of(stack: &Stack) -> Result<&'static str, String> {
+    match (stack.method(), stack.filters(), stack.streams()) {
+        (Method::Shm, [], _) => Ok("shm"),
+        (Method::Tcp, [Filter::Tls], None) => Ok("tcp"),
+        (Method::Tcp, [Filter::Tls], Some(_)) => {
+            Err("over how many connections the rail tcp goes is said by GRIDNET_MULTIRAIL, not by a stack"
+                .into())
+        }
+        (Method::Tcp, ..) => Err("between members the rail tcp always encrypts: tls/tcp".into()),
+        _ => Err(format!("no rail of this version makes {stack}")),
+    }
+}
+
+impl Builder for Desk {
+    fn build(&self, order: &Order) -> Result<Vec<u8>, String> {
+        let here = self.here(OPENING_LIMIT).ok_or("the fabric is being opened")?;
+        here.rail(&order.stack)?;
+        let (stack, security, service) = (&order.stack, order.security.name(), &order.service);
+        let story = format!("stack {stack}: {security}, as the node has asked for service {service}");
+        self.tell_of(order.key.from, vec![story]);
+        Ok(here.address.to_bytes().to_vec())
+    }
+
+    /// Endpoints have no first data: what is said over them are messages.
+    fn begin(&self, _: &Order, _: Vec<u8>) {}
+
+    /// Nothing was built for this try alone.
+    fn close(&self, _: &Key) {}
+
+    fn connect(&self, to: NodeId, path: &Path, deadline: Instant) -> Result<(), String> {
+        let here = self.here(Duration::ZERO).ok_or("the fabric is being opened")?;
+        let rail = here.rail(&path.stack)?;
+        let address = read_place(&path.place, to)?;
+        if rail == "shm" && path.security == Security::Encrypted && address.uid != here.address.uid {
+            return Err(format!("its process is said to be of user {}, and is not to be", address.uid));
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        let address = here.reduce(address, rail);
+        let (stack, security) = (path.stack.clone(), path.security);
+        self.give(|work| work.calls.push(Call { address, rail, stack, security, deadline, tell }));
+        let peer = match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(outcome) => outcome?,
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                return Err("it did not come up in time".into())
+            }
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
+                return Err("the fabric is closing".into())
+            }
+        };
+        self.stands(to, path, peer);
+        Ok(())
+    }
+
+    fn disconnect(&self, to: NodeId, path: &Path) {
+        if let Some(peer) = self.take_path(to, path) {
+            self.give(|work| work.unused.push(peer));
+        }
+    }
+
+    /// Who connects again goes where everybody connects, and proves there who it is.
+    fn revoke_grants(&self) {}
+}
+
+/// The address that the other side has written, which must be its own.
+fn read_place(place: &[u8], to: NodeId) -> Result<Address, String> {
+    let bytes: &[u8; ADDRESS_BYTES] = place.try_into().map_err(|_| "its place is no address")?;
+    let address = Address::parse(bytes).map_err(|e| format!("its place: {e}"))?;
+    match address.node == to {
+        true => Ok(address),
+        false => Err(format!("its place is that of another node, {}", address.node)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(node: u8) -> Address {
+        let network = NetAddresses::new(7, [[127, 0, 0, 1].into()]);
+        Address { uid: 1, host: 2, node: NodeId::new([node; 16]).unwrap(), incarnation: 3, network }
+    }
+
+    #[test]
+    fn a_stack_means_one_rail_or_none() {
+        let here = Here { address: address(1), rails: vec!["shm", "tcp"] };
+        let rail = |text: &str| here.rail(&text.parse().unwrap());
+        assert_eq!((rail("shm"), rail("tls/tcp")), (Ok("shm"), Ok("tcp")));
+        for (text, why) in [
+            ("tcp", "always encrypts"),
+            ("tls/tcp(streams=2)", "GRIDNET_MULTIRAIL"),
+            ("tls/relay", "no rail"),
+            ("tls/shm", "no rail"),
+        ] {
+            assert!(rail(text).unwrap_err().contains(why), "{text}");
+        }
+        let without = Here { rails: vec!["shm"], ..here };
+        assert!(without.rail(&"tls/tcp".parse().unwrap()).unwrap_err().contains("no rail tcp"));
+    }
+
+    #[test]
+    fn a_place_is_that_of_the_node_and_leads_by_its_rail_only() {
+        let (here, other) = (Here { address: address(1), rails: Vec::new() }, address(9));
+        let place = other.to_bytes();
+        assert_eq!(read_place(&place, other.node), Ok(other));
+        assert!(read_place(&place, here.address.node).unwrap_err().contains("another node"));
+        for wrong in [&place[1..], &[], &[0; ADDRESS_BYTES]] {
+            assert!(read_place(wrong, other.node).is_err());
+        }
+        assert_eq!(here.reduce(other, "shm").network, NetAddresses::NONE);
+        assert_ne!(here.reduce(other, "tcp").host, here.address.host);
+        assert_eq!(here.reduce(other, "tcp").network, other.network);
+    }
+
+    #[test]
+    fn what_a_peer_wrote_is_borne() {
+        let desk = Desk::new().unwrap();
+        desk.open(Here { address: address(1), rails: vec!["shm", "tcp"] });
+        let path = |stack: &str, place: Vec<u8>| Path {
+            connection: 1,
+            attempt: 0,
+            number: 1,
+            stack: stack.parse().unwrap(),
+            security: Security::Encrypted,
+            place,
+            again: None,
+        };
+        let to = address(9).node;
+        let connect = |path: &Path| desk.connect(to, path, Instant::now()).unwrap_err();
+        assert!(connect(&path("shm", vec![1; 2000])).contains("no address"));
+        let other_user = Address { uid: 5, ..address(9) };
+        assert!(connect(&path("shm", other_user.to_bytes().to_vec())).contains("of user 5"));
+        // Nobody polls this fabric.
+        assert!(connect(&path("tls/tcp", other_user.to_bytes().to_vec())).contains("in time"));
+    }
+}

@@ -1,0 +1,203 @@
+//! What the threads that agree, and the fabric, which one thread at a time uses, lay down for each other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::Sender;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gridnet_assembly::call::Path;
+use gridnet_assembly::stack::{Security, Stack};
+use gridnet_core::endpoint::CqId;
+use gridnet_core::error::Error;
+use gridnet_core::rail::{PeerId, Refusal};
+use gridnet_core::sync::{AtomicU32, Ordering};
+use gridnet_core::wire::{Address, NodeId};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::builder::Here;
+
+/// Nodes of which it is remembered how the last endpoint came about; beyond, any of them is forgotten.
+const STORIES_MAX: usize = 1024;
+
+/// Somebody wants an endpoint to a node.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(super) node: NodeId,
+    pub(super) deadline: Instant,
+    pub(super) cq: CqId,
+    pub(super) context: u64,
+}
+
+/// The fabric is to open an address.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(super) address: Address,
+    pub(super) rail: &'static str,
+    pub(super) stack: Stack,
+    pub(super) security: Security,
+    pub(super) deadline: Instant,
+    pub(super) tell: Sender<Result<PeerId, String>>,
+}
+
+/// How a wish has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(super) wish: Wish,
+    pub(super) outcome: Result<PeerId, Error>,
+}
+
+/// What there is for the fabric to do.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(super) calls: Vec<Call>,
+    /// Endpoints that are not needed.
+    pub(super) unused: Vec<PeerId>,
+    pub(super) ended: Vec<Ended>,
+}
+
+/// Names a path of a connection.
+type PathKey = (NodeId, u64, u16, u32);
+
+fn key_of(to: NodeId, path: &Path) -> PathKey {
+    (to, path.connection, path.attempt, path.number)
+}
+
+#[derive(Debug, Default)]
+struct State {
+    here: Option<Here>,
+    is_closed: bool,
+    wishes: VecDeque<Wish>,
+    workers: usize,
+    work: Work,
+    stood: BTreeMap<PathKey, PeerId>,
+    stories: BTreeMap<NodeId, Vec<String>>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// 1 when there is work for the fabric.
+    busy: AtomicU32,
+    /// Wakes who sleeps on the fabric.
+    bell: EventFd,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Result<Desk, Refusal> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|e| Refusal::new(Error::System, format!("eventfd: {}", e.desc())))?;
+        Ok(Desk { state: Mutex::default(), changed: Condvar::new(), busy: AtomicU32::new(0), bell })
+    }
+
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // What is there is whole, whoever has panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fabric is open: this is where others connect.
+    pub(crate) fn open(&self, here: Here) {
+        self.lock().here = Some(here);
+        self.changed.notify_all();
+    }
+
+    /// Where others connect; waits for it a moment, when the fabric is being opened.
+    pub(super) fn here(&self, limit: Duration) -> Option<Here> {
+        let wait = self.changed.wait_timeout_while(self.lock(), limit, |state| state.here.is_none());
+        wait.unwrap_or_else(PoisonError::into_inner).0.here.clone()
+    }
+
+    /// Nobody waits for the fabric any more, and nothing is begun.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.wishes.clear();
+        // Who waits for a call hears that nobody will say how it went.
+        state.work = Work::default();
+    }
+
+    /// Adds a wish; whether another thread is needed for it, which then is counted.
+    pub(super) fn add(&self, wish: Wish, workers_max: usize) -> bool {
+        let mut state = self.lock();
+        state.wishes.push_back(wish);
+        let is_needed = state.workers < workers_max;
+        state.workers += usize::from(is_needed);
+        is_needed
+    }
+
+    /// The next wish for a thread; without one it ends, and is not counted any more.
+    pub(super) fn next(&self) -> Option<Wish> {
+        let mut state = self.lock();
+        let next = state.wishes.pop_front();
+        state.workers -= usize::from(next.is_none());
+        next
+    }
+
+    /// A thread that was counted could not be started: takes the last wish back when there is no other one for it.
+    pub(super) fn not_started(&self) -> Option<Wish> {
+        let mut state = self.lock();
+        state.workers -= 1;
+        if state.workers == 0 {
+            state.wishes.pop_back()
+        } else {
+            None
+        }
+    }
+
+    /// Whether there is work for the fabric. For each round of maintenance.
+    #[inline]
+    pub(super) fn is_busy(&self) -> bool {
+        // Relaxed: what it is about is read behind the lock, and who sleeps is woken by the bell.
+        self.busy.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes what there is for the fabric to do.
+    pub(super) fn take(&self) -> Work {
+        // An error says that nobody has rung.
+        let _ = self.bell.read();
+        let mut state = self.lock();
+        self.busy.store(0, Ordering::Relaxed);
+        std::mem::take(&mut state.work)
+    }
+
+    /// Lays work down for the fabric, unless it is closed.
+    pub(super) fn give(&self, lay: impl FnOnce(&mut Work)) {
+        let mut state = self.lock();
+        if !state.is_closed {
+            lay(&mut state.work);
+            self.busy.store(1, Ordering::Relaxed);
+            // It is full only when nobody looks, and readable then.
+            let _ = self.bell.write(1);
+        }
+    }
+
+    /// A path stands, by this endpoint.
+    pub(super) fn stands(&self, to: NodeId, path: &Path, peer: PeerId) {
+        self.lock().stood.insert(key_of(to, path), peer);
+    }
+
+    /// Takes the endpoint of a path.
+    pub(super) fn take_path(&self, to: NodeId, path: &Path) -> Option<PeerId> {
+        self.lock().stood.remove(&key_of(to, path))
+    }
+
+    /// Notes how an endpoint to a node came about, or why not, a line each.
+    pub(super) fn tell_of(&self, node: NodeId, story: Vec<String>) {
+        let mut state = self.lock();
+        if state.stories.len() >= STORIES_MAX && !state.stories.contains_key(&node) {
+            state.stories.pop_first();
+        }
+        state.stories.insert(node, story);
+    }
+
+    /// What is noted of a node.
+    pub(crate) fn story(&self, node: NodeId) -> Option<Vec<String>> {
+        self.lock().stories.get(&node).cloned()
+    }
+}

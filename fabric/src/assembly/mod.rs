@@ -1,0 +1,21 @@
+//! Endpoints by node id: the members agree on a stack, and the endpoint is opened over the rail of that.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `desk.rs` | what the threads that agree, and the fabric, which one thread at a time uses, lay down for each other |
+//! | `builder.rs` | what the fabric's rails do for assembly: the place is the fabric's address, for one rail |
+//! | `worker.rs` | the threads that agree |
+//! | `opening.rs` | the fabric's part: opens addresses, and completes |
+
+mod builder;
+mod desk;
+mod opening;
+mod worker;
+
+pub(crate) use builder::{offer, Here};
+pub(crate) use desk::{Desk, Wish};
+pub(crate) use opening::{tend, Calling};
+pub(crate) use worker::Workers;
+
+/// The service of a node by which others open endpoints to its fabric.
+pub const SERVICE: &str = "gridnet";

@@ -1,0 +1,175 @@
+//! The fabric's part: opens addresses that were agreed on, tells how that went, and completes.
+
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use gridnet_core::completion::{Completion, OpKind};
+use gridnet_core::endpoint::{Candidate, CqId, Engine, PeerState, ACCEPTED};
+use gridnet_core::error::Error;
+use gridnet_core::rail::{PeerId, Rail, Refusal};
+use gridnet_core::wire::NodeId;
+
+use super::desk::{Call, Desk, Wish};
+use crate::config::KNOWN_RAILS;
+use crate::fabric::Fabric;
+use crate::rails::AnyRail;
+
+/// How long agreeing takes at most, whatever was asked for.
+const LIMIT_MAX: Duration = Duration::from_secs(60);
+
+/// An address that is being opened.
+#[derive(Debug)]
+pub(crate) struct Calling {
+    peer: PeerId,
+    rail: &'static str,
+    chosen: String,
+    deadline: Instant,
+    tell: Sender<Result<PeerId, String>>,
+}
+
+impl Fabric {
+    /// Begins to open an endpoint to the fabric that is this node of the session, over the first stack that the rules of both
+    /// sides allow and that comes up. At most `limit` (a minute at most) later there is a completion in `cq`, of kind
+    /// [`OpKind::Open`]: with status 0 its source is the peer, to be opened by [`Engine::open_known`]; otherwise
+    /// [`Self::node_story`] has all reasons.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the fabric has joined no session; [`Error::Handle`] without such a queue, [`Error::Again`] when
+    /// that is full; [`Error::System`] when there are no threads.
+    pub fn open_node(
+        &mut self,
+        cq: CqId,
+        node: NodeId,
+        limit: Duration,
+        context: u64,
+    ) -> Result<(), Refusal> {
+        self.membership()?;
+        let queue = self.engine.cq(cq).filter(|queue| !queue.is_closed());
+        let queue = queue.ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
+        if !queue.reserve() {
+            return Err(Refusal::new(Error::Again, "the completion queue is full"));
+        }
+        let wish = Wish { node, deadline: Instant::now() + limit.min(LIMIT_MAX), cq, context };
+        if node == self.engine.local().node {
+            return self.open_own(&wish);
+        }
+        let begun = match &mut self.membership {
+            Some(membership) => membership.want(wish),
+            None => Ok(()),
+        };
+        begun.inspect_err(|_| {
+            if let Some(queue) = self.engine.cq(cq) {
+                queue.unreserve();
+            }
+        })
+    }
+
+    /// The fabric itself: nothing is to be agreed on.
+    fn open_own(&mut self, wish: &Wish) -> Result<(), Refusal> {
+        let own = *self.engine.local();
+        let outcome = self.engine.open(&own);
+        if let (Err(why), Some(membership)) = (&outcome, &self.membership) {
+            membership.desk().tell_of(wish.node, vec![why.reason.clone()]);
+        }
+        complete(&mut self.engine, wish, outcome.map_err(|why| why.error));
+        Ok(())
+    }
+
+    /// How the last endpoint to a node came about, or why it did not: lines for people. Nothing for a node that was never
+    /// asked for, and has not asked.
+    pub fn node_story(&self, node: NodeId) -> Option<Vec<String>> {
+        self.membership.as_ref()?.desk().story(node)
+    }
+}
+
+/// Does what lies on the desk; how much happened. Called with each look at descriptors.
+pub(crate) fn tend(engine: &mut Engine<AnyRail>, desk: &Desk, calling: &mut Vec<Calling>) -> usize {
+    if !desk.is_busy() && calling.is_empty() {
+        return 0;
+    }
+    let work = desk.take();
+    let mut happened = work.calls.len() + work.ended.len();
+    for call in work.calls {
+        calling.extend(begin(engine, call));
+    }
+    let before = calling.len();
+    calling.retain(|call| !settle(engine, call));
+    happened += before - calling.len();
+    for peer in work.unused {
+        engine.close(peer);
+    }
+    for ended in work.ended {
+        complete(engine, &ended.wish, ended.outcome);
+    }
+    happened
+}
+
+fn begin(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
+    let Call { address, rail, stack, security, deadline, tell } = call;
+    match engine.open(&address) {
+        Ok(peer) => {
+            let chosen = format!("stack {stack}, {}, was agreed on", security.name());
+            Some(Calling { peer, rail, chosen, deadline, tell })
+        }
+        Err(refusal) => {
+            // Who has asked may not wait any more.
+            let _ = tell.send(Err(refusal.reason));
+            None
+        }
+    }
+}
+
+/// Tells how a call went, when that is known; whether it is.
+fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
+    let state = match engine.peer(call.peer) {
+        Ok((_, _, state, _)) => state.clone(),
+        Err(error) => PeerState::Gone(Refusal::new(error, error.text())),
+    };
+    let outcome = match state {
+        PeerState::Up => match engine.rail_name(call.peer) {
+            Some(rail) if rail == call.rail => Ok(call.peer),
+            rail => {
+                Err(format!("there is a conversation with it already, over rail {}", rail.unwrap_or("none")))
+            }
+        },
+        PeerState::Gone(why) => Err(why.reason),
+        PeerState::Connecting | PeerState::Broken(_) if Instant::now() < call.deadline => return false,
+        PeerState::Connecting | PeerState::Broken(_) => Err("it did not come up in time".into()),
+    };
+    match &outcome {
+        Ok(peer) => note(engine, *peer, call),
+        Err(_) => engine.close(call.peer),
+    }
+    let _ = call.tell.send(outcome);
+    true
+}
+
+/// Notes for people why the peer has its rail.
+fn note(engine: &mut Engine<AnyRail>, peer: PeerId, call: &Calling) {
+    let others = engine.rails().iter().map(|rail| rail.name()).filter(|name| *name != call.rail);
+    let others = others.filter(|name| KNOWN_RAILS.contains(name));
+    let why = Err("the stack that was agreed on does not have it".to_owned());
+    let mut candidates: Vec<Candidate> =
+        others.map(|rail| Candidate { rail, verdict: why.clone() }).collect();
+    candidates.insert(0, Candidate { rail: ACCEPTED, verdict: Err(call.chosen.clone()) });
+    engine.note_choice(peer, candidates);
+}
+
+fn complete(engine: &mut Engine<AnyRail>, wish: &Wish, outcome: Result<PeerId, Error>) {
+    let completion = Completion {
+        context: wish.context,
+        length: 0,
+        tag: 0,
+        immediate: 0,
+        op: 0,
+        status: outcome.err().map_or(0, Error::code),
+        source: outcome.map_or(0, PeerId::number),
+        kind: OpKind::Open as u32,
+        flags: 0,
+    };
+    engine.complete(wish.cq, completion);
+    if let Ok(peer) = outcome {
+        // The link stays for the handle that the program makes of it.
+        engine.close(peer);
+    }
+}

@@ -1,0 +1,222 @@
+//! Endpoints by node id: two fabrics of a session agree on a stack by the rules of both, and talk over it.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::scene::{converse, Scene};
+use common::{within, Party, Scratch, PATIENCE};
+use gridnet::core::completion::OpKind;
+use gridnet::core::error::Error;
+use gridnet::core::rail::PeerId;
+use gridnet::core::wire::NodeId;
+use gridnet::ThreadLevel;
+
+const LONG: Duration = Duration::from_secs(50);
+const CONTEXT: u64 = 77;
+
+/// A fabric with these rules.
+fn party(scene: &Scene, name: &str, rules: &str, options: &[(&str, &str)]) -> Party {
+    let path = scene.scratch.0.join(format!("{name}.toml"));
+    std::fs::write(&path, rules).unwrap();
+    let own = [("GRIDNET_SESSION_RULES", path.to_str().unwrap()), ("GRIDNET_SESSION_LABEL", name)];
+    scene.party(ThreadLevel::Serialized, &[&own, options].concat())
+}
+
+fn two(scene: &Scene, rules: [&str; 2]) -> (Party, Party) {
+    let (a, b) = (party(scene, "a", rules[0], &[]), party(scene, "b", rules[1], &[]));
+    know(&a, &b);
+    know(&b, &a);
+    (a, b)
+}
+
+/// Waits until one knows of the other.
+fn know(a: &Party, b: &Party) {
+    let (start, node) = (Instant::now(), b.address().node);
+    while !a.enter().nodes().unwrap().iter().any(|entry| entry.node == node) {
+        assert!(start.elapsed() < LONG, "the directory comes");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Opens an endpoint, while the other side looks after its rails; the error and what is said of it when it fails.
+fn open(a: &Party, b: &Party, limit: Duration) -> Result<PeerId, (Error, String)> {
+    let node = b.address().node;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let _ = b.wait(Duration::from_millis(5));
+            }
+        });
+        a.enter().open_node(a.cq, node, limit, CONTEXT).unwrap();
+        let mut ended = a.wait(PATIENCE);
+        let start = Instant::now();
+        // A busy machine: no wake-up is lost, or the wait would not end before.
+        while ended == Err(Error::Timeout) && start.elapsed() < LONG {
+            ended = a.wait(PATIENCE);
+        }
+        over.store(true, Ordering::Relaxed);
+        let ended = ended.expect("it completes");
+        assert_eq!((ended.kind, ended.context), (OpKind::Open as u32, CONTEXT));
+        match Error::from_code(ended.status) {
+            None => Ok(a.enter().engine.open_known(PeerId::new(ended.source)).unwrap()),
+            Some(error) => Err((error, story(a, node))),
+        }
+    })
+}
+
+fn story(party: &Party, node: NodeId) -> String {
+    party.enter().node_story(node).unwrap_or_default().join("\n")
+}
+
+fn explain(party: &Party, peer: PeerId) -> String {
+    party.enter().explain(peer).unwrap()
+}
+
+#[test]
+fn processes_of_one_host_share_memory() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let (a, b) = two(&scene, ["", ""]);
+        let to = open(&a, &b, LONG).unwrap();
+        converse(&a, to, &b, 8);
+        let why = explain(&a, to);
+        assert!(why.contains("stack shm: encrypted, agreed on for service gridnet"), "{why}");
+        assert!(why.contains("rail shm in use: stack shm, encrypted, was agreed on"), "{why}");
+        assert!(why.contains("rail tcp not used: the stack that was agreed on does not have it"), "{why}");
+        assert!(why.contains("tls/relay not tried: the node that asks has no relay"), "{why}");
+        // The other way round it is the same conversation.
+        let back = open(&b, &a, LONG).unwrap();
+        converse(&b, back, &a, 4);
+    });
+}
+
+#[test]
+fn rules_that_name_tls_lead_over_tcp_and_the_other_side_can_say_so() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let (a, b) = two(&scene, ["[[rule]]\nuse = ['tls/tcp']", ""]);
+        let to = open(&a, &b, LONG).unwrap();
+        converse(&a, to, &b, 8);
+        let why = explain(&a, to);
+        assert!(why.contains("rail tcp in use: stack tls/tcp, encrypted, was agreed on"), "{why}");
+        assert!(
+            why.lines().any(|line| line.starts_with("link tcp ") && line.contains(", TLS 1.3, ")),
+            "{why}"
+        );
+        assert!(why.contains("shm not tried: the rule does not name it"), "{why}");
+        let asked = story(&b, a.address().node);
+        assert_eq!(asked, "stack tls/tcp: encrypted, as the node has asked for service gridnet");
+        // Once more: what was agreed on is known.
+        assert_eq!(open(&a, &b, LONG), Ok(to));
+        // By its own rules the other side would share memory: those of both count.
+        let back = open(&b, &a, LONG).unwrap();
+        let why = explain(&b, back);
+        assert!(why.contains("shm: refused (policy): the rule does not name it"), "{why}");
+        assert!(why.contains("rail tcp in use: stack tls/tcp, encrypted, was agreed on"), "{why}");
+        converse(&b, back, &a, 4);
+    });
+}
+
+#[test]
+fn what_the_other_side_does_not_allow_fails_with_every_reason_and_is_noted_there() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let rules =
+            ["min_security = 'plain'\n[[rule]]\nuse = ['shm', 'tcp', 'tls/tcp']", "scheme = 'relay-only'"];
+        let (a, b) = two(&scene, rules);
+        let (error, why) = open(&a, &b, LONG).unwrap_err();
+        assert_eq!(error, Error::Permission, "{why}");
+        for stack in ["shm", "tcp", "tls/tcp"] {
+            assert!(why.lines().any(|line| line.starts_with(&format!("{stack}: refused ("))), "{why}");
+        }
+        assert!(why.contains("scheme relay-only has no such method"), "{why}");
+        let lines = b.enter().refused_stacks().unwrap();
+        assert!(lines.iter().any(|line| line.who == a.address().node), "{lines:?}");
+    });
+}
+
+#[test]
+fn the_next_stack_is_taken_when_one_does_not_come_up() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let elsewhere = Scratch::new();
+        let rules = "[[rule]]\nuse = ['shm', 'tls/tcp(streams=2)', 'tls/tcp']";
+        let a = party(&scene, "a", rules, &[]);
+        // Of the same host, as it says, and not to be found there.
+        let b = party(&scene, "b", "", &[("GRIDNET_RUN_DIR", elsewhere.0.to_str().unwrap())]);
+        know(&a, &b);
+        know(&b, &a);
+        let to = open(&a, &b, LONG).unwrap();
+        converse(&a, to, &b, 4);
+        let why = explain(&a, to);
+        assert!(why.contains("stack tls/tcp: encrypted"), "{why}");
+        assert!(why.lines().any(|line| line.starts_with("shm: ")), "{why}");
+        assert!(
+            why.contains("tls/tcp(streams=2): refused (build): ") && why.contains("GRIDNET_MULTIRAIL"),
+            "{why}"
+        );
+    });
+}
+
+#[test]
+fn a_conversation_over_a_rail_that_the_rules_do_not_allow_is_not_taken() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let (a, b) = two(&scene, ["[[rule]]\nuse = ['tls/tcp']", ""]);
+        let by_address = a.connect(&b.address());
+        converse(&a, by_address, &b, 2);
+        assert_eq!(a.enter().engine.rail_name(by_address), Some("shm"));
+        let (error, why) = open(&a, &b, LONG).unwrap_err();
+        assert_eq!(error, Error::Unreachable);
+        assert!(why.contains("there is a conversation with it already, over rail shm"), "{why}");
+    });
+}
+
+#[test]
+fn who_is_not_there_is_not_waited_for_beyond_the_time_given() {
+    within(8 * PATIENCE, || {
+        let mut scene = Scene::new();
+        let (a, b) = two(&scene, ["[[rule]]\nuse = ['tls/tcp']", ""]);
+        let stranger = NodeId::new([5; 16]).unwrap();
+        let [own, other] = [&a, &b].map(|party| party.address().node);
+        a.enter().open_node(a.cq, stranger, LONG, CONTEXT).unwrap();
+        let ended = a.wait(PATIENCE).unwrap();
+        assert_eq!(Error::from_code(ended.status), Some(Error::NotFound), "{}", story(&a, stranger));
+        // Itself needs nobody else.
+        a.enter().open_node(a.cq, own, LONG, CONTEXT).unwrap();
+        assert_eq!(a.wait(PATIENCE).unwrap().status, 0);
+        // Nobody looks after this one.
+        let start = Instant::now();
+        a.enter().open_node(a.cq, other, Duration::from_millis(500), CONTEXT).unwrap();
+        let ended = a.wait(PATIENCE).unwrap();
+        assert_eq!(Error::from_code(ended.status), Some(Error::Timeout), "{}", story(&a, other));
+        assert!(start.elapsed() >= Duration::from_millis(500));
+        // Without the rendez-vous node the other one cannot be asked, and closing does not wait for that.
+        scene.stop();
+        a.enter().open_node(a.cq, other, LONG, CONTEXT).unwrap();
+        let start = Instant::now();
+        drop(a);
+        assert!(start.elapsed() < LONG / 2, "closing took {:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn without_a_ticket_there_are_no_nodes_and_rules_are_checked_before_joining() {
+    let scratch = Scratch::new();
+    let party = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
+    let node = NodeId::new([5; 16]).unwrap();
+    let why = party.enter().open_node(party.cq, node, LONG, 0).unwrap_err();
+    assert!(why.error == Error::Config && why.reason.contains("GRIDNET_SESSION"), "{why:?}");
+    assert_eq!(party.enter().nodes().unwrap_err().error, Error::Config);
+
+    let scene = Scene::new();
+    let path = scene.scratch.0.join("wrong.toml");
+    std::fs::write(&path, "scheme = 'direct'\nmin_security = 'none'").unwrap();
+    let rules = ("GRIDNET_SESSION_RULES", path.to_str().unwrap());
+    let why = scene.try_party(ThreadLevel::Single, &[rules]).map(drop).unwrap_err();
+    assert!(why.error == Error::Config && why.reason.contains("wrong.toml"), "{why:?}");
+    assert!(why.reason.contains("line 2"), "{why:?}");
+}
