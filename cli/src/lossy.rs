@@ -47,13 +47,19 @@ impl Lossy {
         if state.is_over {
             return;
         }
-        if state.bytes + line.len() > WAITING_BYTES_MAX {
+        // A line that is longer than all that may wait has room when nothing waits.
+        if state.bytes > 0 && state.bytes + line.len() > WAITING_BYTES_MAX {
             state.dropped += 1;
             return;
         }
         state.bytes += line.len();
         state.lines.push_back(line.to_vec());
         self.0.changed.notify_all();
+    }
+
+    /// Whether nobody reads any more, or ever will.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.lock().is_over
     }
 
     /// Waits until all is written, but not longer than `limit`.
@@ -162,5 +168,6 @@ mod tests {
         lossy.finish(LONG);
         lossy.line(b"two\n");
         lossy.finish(LONG);
+        assert!(lossy.is_over());
     }
 }

@@ -266,6 +266,69 @@ fn who_keeps_its_certificate_is_a_node_for_other_programs() {
     assert!(code == Some(2) && err.contains("authority"), "{code:?} {err}");
 }
 
+#[test]
+fn a_keeper_that_is_started_again_goes_on_as_the_same_node() {
+    let session = Session::new("again");
+    let _served = session.serve();
+    let (node, ticket) = (session.file("node"), session.file("ticket"));
+    let watch = ["session", "join", &ticket, "--keep", &node, "--watch", "--json"];
+    let id = |running: &mut Running| {
+        let joined: Value = serde_json::from_str(&running.line()).unwrap();
+        joined["node"].as_str().unwrap().to_owned()
+    };
+    let kept = || std::fs::read_to_string(session.dir.join("node/node")).unwrap();
+    let mut first = Running::start(&watch);
+    let (known, certified) = (id(&mut first), kept());
+    let (code, _, err) = run(&mut gridnet(&watch));
+    assert!(code == Some(2) && err.contains("another process keeps the node in"), "{code:?} {err}");
+    assert_eq!(kept(), certified, "it has changed nothing");
+    // Killed, it leaves no lock.
+    drop(first);
+    let mut again = Running::start(&watch);
+    assert_eq!(id(&mut again), known);
+    assert_ne!(kept(), certified, "with a new certificate");
+    assert_eq!(session.status()["joined"].as_u64(), Some(1));
+    assert_eq!(again.end(), Some(0));
+    // Neither does it need a ticket that is good, nor may it be revoked.
+    let number = std::fs::read_to_string(session.dir.join("tickets.toml")).unwrap();
+    let number = number.split('"').find(|part| part.len() == 32).unwrap().to_owned();
+    succeed(&["session", "revoke", &number, "--ticket", "--dir", session.dir()]);
+    assert!(succeed(&["session", "join", &ticket, "--keep", &node]).contains(&known));
+    succeed(&["session", "revoke", &known, "--dir", session.dir()]);
+    let (code, _, err) = run(&mut gridnet(&["session", "join", &ticket, "--keep", &node]));
+    assert!(code == Some(1) && err.contains("revoked"), "{code:?} {err}");
+    let other = Session::new("other");
+    let (code, _, err) = run(&mut gridnet(&["session", "join", &other.file("ticket"), "--keep", &node]));
+    assert!(code == Some(2) && err.contains("of another session"), "{code:?} {err}");
+}
+
+#[test]
+fn a_keeper_that_nobody_reads_keeps_its_directory() {
+    let session = Session::new("full");
+    let _served = session.serve();
+    let (node, ticket) = (session.file("node"), session.file("ticket"));
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let mut keeper = gridnet(&["session", "join", &ticket, "--keep", &node, "--watch"]);
+    let _keeper = Served(keeper.stdout(writer).stderr(Stdio::null()).spawn().unwrap());
+    let other = succeed(&["session", "join", &ticket]);
+    let other = other.split_whitespace().nth(3).unwrap().trim_end_matches(',').to_owned();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let wait = |what: &dyn Fn() -> bool| {
+        while !what() {
+            assert!(Instant::now() < deadline, "it is not written");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    };
+    // What it was at first is written before it says anything.
+    wait(&|| session.dir.join("node/node").exists());
+    succeed(&["session", "revoke", &other, "--dir", session.dir()]);
+    let revoked = session.dir.join("node/revoked");
+    wait(&|| std::fs::read_to_string(&revoked).is_ok_and(|text| text.contains(&other)));
+}
+
 /// A place for throw-away sessions, which is empty in the end.
 struct Quick(PathBuf);
 

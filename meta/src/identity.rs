@@ -81,6 +81,18 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// One that was written down: its key (PKCS #8) and its certificate.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is none.
+    pub(crate) fn from_der(key: &[u8], certificate: &[u8]) -> Result<Identity, Error> {
+        let wrong = |e: String| Error::Config(format!("the node that was kept: {e}"));
+        let node = Certificate::read(certificate)?.node;
+        let node = node.ok_or_else(|| wrong("its certificate names no node".into()))?;
+        let key = KeyPair::try_from(key).map_err(|e| wrong(e.to_string()))?;
+        NodeKey { key, request: Vec::new() }.certified(node, certificate).map_err(|e| wrong(e.to_string()))
+    }
+
     /// Who it is.
     pub fn node(&self) -> NodeId {
         self.node

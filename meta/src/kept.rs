@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `node` | key and certificate of the node, certificate of the authority; replaced as a whole |
 //! | `revoked` | revoked nodes, one a line, and when their last certificates end (seconds after 1970 began) |
+//! | `lock` | locked by the process that keeps it |
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -88,6 +89,12 @@ fn write_if_new(path: &Path, text: &str) -> Result<(), Error> {
         Ok(before) if before.as_str() == text => Ok(()),
         _ => private::write(path, text.as_bytes()),
     }
+}
+
+/// Whether a node is there.
+pub(crate) fn is_there(dir: &Path) -> bool {
+    // What cannot be looked at may be one.
+    !matches!(std::fs::symlink_metadata(dir.join(NODE)), Err(e) if e.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Reads it.

@@ -5,6 +5,7 @@
 
 mod assemble;
 mod connect;
+mod keep;
 mod lead;
 mod link;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::ticket::Ticket;
 use state::{Shared, State};
 
 pub use assemble::{Agreed, Assembler, NoPath, Wanted, ASSEMBLY};
+pub use keep::Keeper;
 pub use post::{Answered, Handler, ECHO};
 pub(crate) use present::Present;
 
@@ -109,6 +111,17 @@ impl Member {
     /// # Errors
     /// As [`Member::join`].
     pub fn join_by(driver: &Driver, ticket: Ticket, about: About, limit: Duration) -> Result<Member, Error> {
+        Member::join_as(driver, None, ticket, about, limit)
+    }
+
+    /// The same, as this node if there is one.
+    fn join_as(
+        driver: &Driver,
+        earlier: Option<keep::Known>,
+        ticket: Ticket,
+        about: About,
+        limit: Duration,
+    ) -> Result<Member, Error> {
         let deadline = Instant::now() + limit;
         let late = || Error::Unreachable(format!("the session was not joined within {limit:?}"));
         let (stop, stopped) = watch::channel(false);
@@ -116,7 +129,7 @@ impl Member {
         let (end, ended) = std::sync::mpsc::sync_channel(1);
         let common = driver.common();
         driver.run(async move {
-            be_member(ticket, about, (deadline, common), tell, stopped).await;
+            be_member((ticket, earlier), about, (deadline, common), tell, stopped).await;
             drop(end);
         });
         // However long the system takes to look up a name, this call ends in time.
@@ -272,14 +285,20 @@ type Told = std::sync::mpsc::SyncSender<Result<Arc<Shared>, Error>>;
 
 /// The life of a member.
 async fn be_member(
-    ticket: Ticket,
+    (ticket, earlier): (Ticket, Option<keep::Known>),
     about: About,
     (deadline, common): (Instant, Common),
     tell: Told,
     mut stopped: watch::Receiver<bool>,
 ) {
+    let join = async {
+        match earlier {
+            Some(known) => keep::go_on(&ticket.addresses, known, deadline).await,
+            None => connect::join_in_time(&ticket, deadline).await,
+        }
+    };
     let joined = tokio::select! {
-        joined = connect::join_in_time(&ticket, deadline) => joined,
+        joined = join => joined,
         _ = stopped.wait_for(|stop| *stop) => return,
     };
     let shared = joined.and_then(|of| Shared::new(ticket.addresses.clone(), about, of, common).map(Arc::new));

@@ -93,7 +93,7 @@ pub(crate) struct JoinArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) label: Option<Name>,
     /// Keep key and certificate in this directory, for programs that are to be this node (GRIDNET_SESSION=DIR): for a day, or
-    /// with --watch as long as this runs
+    /// with --watch as long as this runs. A node that is there already goes on
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
     /// Stay, and print who comes and goes, until ended by ^C or SIGTERM

@@ -11,8 +11,8 @@ use crate::lossy::Lossy;
 use crate::signals::ending;
 use args::{JoinArgs, SessionCommand};
 use gridnet_meta::clock::Moment;
-use gridnet_meta::directory::Version;
-use gridnet_meta::member::{About, Connection, Member};
+use gridnet_meta::directory::{Entry, Event};
+use gridnet_meta::member::{About, Connection, Keeper, Member};
 use gridnet_meta::name::Name;
 use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rendezvous};
 use gridnet_meta::store::{NewSession, Store};
@@ -22,7 +22,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 /// How often somebody who watches looks whether it is to end.
@@ -102,64 +101,67 @@ fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
     let (cluster, will, listen) = (args.cluster.clone(), args.lead.into(), args.listen);
     let about = About { cluster, will, listen, ..About::new(label) };
     let ended = ending()?;
-    let member = Member::join(ticket, about, args.timeout)?;
-    let mut keeper = args.keep.as_deref().map(|dir| Keeper { dir, kept: None });
+    let mut keeper = args.keep.as_deref().map(Keeper::lock).transpose()?;
+    let member = match &keeper {
+        Some(keeper) => keeper.join(ticket, about, args.timeout)?,
+        None => Member::join(ticket, about, args.timeout)?,
+    };
     keeper.iter_mut().try_for_each(|keeper| keeper.look(&member))?;
-    output::joined(out, &member, args.json)?;
-    if args.watch {
-        watch(&member, keeper, ended, out, args.json)?;
+    if !args.watch {
+        output::joined(out, &member, args.json)?;
+        return Ok(());
     }
-    Ok(())
+    let out = Lossy::start("gridnet-out", own(io::stdout())?)?;
+    let ended = watch(&member, keeper, ended, &out, args.json);
+    out.finish(LAST_WORDS);
+    ended
 }
 
-/// A directory that is to hold what the member is now.
-struct Keeper<'a> {
-    dir: &'a Path,
-    kept: Option<(Moment, Version)>,
-}
-
-impl Keeper<'_> {
-    /// Writes what has changed.
-    fn look(&mut self, member: &Member) -> Result<(), Failure> {
-        // Read first: what changes meanwhile is written with the next look.
-        let now = Some((member.certified_until(), member.version()));
-        if self.kept != now {
-            member.keep_in(self.dir)?;
-            self.kept = now;
-        }
-        Ok(())
-    }
-}
-
-/// Prints what happens until a signal comes, or the session is left for good.
+/// Prints what happens until a signal comes, or the session is left for good. Nothing of it waits for who reads.
 fn watch(
     member: &Member,
-    mut keeper: Option<Keeper<'_>>,
+    mut keeper: Option<Keeper>,
     mut ended: UnixStream,
-    out: &mut impl Write,
+    out: &Lossy,
     json: bool,
 ) -> Result<(), Failure> {
+    say(out, |text| output::joined(text, member, json))?;
     let mut last = member.connection();
     ended.set_read_timeout(Some(LOOK))?;
-    while !is_ended(&mut ended)? {
+    // Who only prints ends when nobody reads it any more.
+    while !is_ended(&mut ended)? && (keeper.is_some() || !out.is_over()) {
         keeper.iter_mut().try_for_each(|keeper| keeper.look(member))?;
-        let (events, missed) = member.take_events();
-        for event in &events {
-            output::event(out, event, json)?;
-        }
-        if missed {
-            return Err(Failure::Run("events came faster than they could be printed".into()));
-        }
+        tell(out, member.take_events(), || member.nodes(), json)?;
         let now = member.connection();
         if now != last {
-            output::connection(out, &now, json)?;
+            say(out, |text| output::connection(text, &now, json))?;
         }
         if let Connection::Refused(e) = now {
             return Err(e.into());
         }
         last = now;
-        out.flush()?;
     }
+    Ok(())
+}
+
+/// Prints who came and went; who is there, when not all of that is known.
+fn tell(
+    out: &Lossy,
+    (events, missed): (Vec<Event>, bool),
+    nodes: impl FnOnce() -> Vec<Entry>,
+    json: bool,
+) -> io::Result<()> {
+    if missed {
+        return say(out, |text| output::missed(text, &nodes(), json));
+    }
+    events.iter().try_for_each(|event| say(out, |text| output::event(text, event, json)))
+}
+
+/// Prints all that is written at once, or nothing.
+fn say(out: &Lossy, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+    let mut text = Vec::new();
+    write(&mut text)?;
+    out.line(&text);
     Ok(())
 }
 
@@ -178,4 +180,21 @@ fn own_label() -> Result<Name, Failure> {
     let host: String = host.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
     let label = format!("{}.{}", if host.is_empty() { "host" } else { &host }, std::process::id());
     label.parse().map_err(Failure::Run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::BufRead;
+
+    #[test]
+    fn who_has_missed_what_happened_says_who_is_there_and_goes_on() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut lines = io::BufReader::new(reader).lines();
+        let out = Lossy::start("test", writer).unwrap();
+        tell(&out, (Vec::new(), true), Vec::new, true).unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), r#"{"kind":"missed","nodes":[]}"#);
+        tell(&out, (Vec::new(), true), Vec::new, false).unwrap();
+        assert!(lines.next().unwrap().unwrap().starts_with("missed "));
+    }
 }

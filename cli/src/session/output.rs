@@ -126,6 +126,16 @@ pub(super) fn event(out: &mut impl Write, event: &Event, json: bool) -> io::Resu
     }
 }
 
+/// Who is there, when it is not known who came and went.
+pub(super) fn missed(out: &mut impl Write, nodes: &[Entry], json: bool) -> io::Result<()> {
+    if json {
+        let nodes: Vec<Value> = nodes.iter().map(entry).collect();
+        return writeln!(out, "{}", json!({"kind": "missed", "nodes": nodes}));
+    }
+    writeln!(out, "missed some of what happened: {} nodes are there", nodes.len())?;
+    nodes.iter().try_for_each(|e| writeln!(out, "there {} {} {}", e.node, e.cluster, e.label))
+}
+
 /// Whether the rendez-vous node hears this process.
 pub(super) fn connection(out: &mut impl Write, connection: &Connection, json: bool) -> io::Result<()> {
     let (state, why) = match connection {

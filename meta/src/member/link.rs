@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -360,7 +361,7 @@ impl Link {
         } else if self.follow.is_some() && self.beside.is_empty() {
             // Of the rendez-vous node itself: a leader could ask in the name of others.
             let shared = shared.clone();
-            self.beside.spawn(async move { Done::Renewed(renew_at_rendezvous(&shared).await) });
+            self.beside.spawn(async move { Done::Renewed(renewed(&shared).await) });
         }
         Ok(())
     }
@@ -378,14 +379,23 @@ impl Link {
     }
 }
 
-async fn renew_at_rendezvous(shared: &Shared) -> Result<Identity, Error> {
-    let stream = connect(&shared.addresses, tls::member(&shared.authority, &shared.identity())?).await?;
+async fn renewed(shared: &Shared) -> Result<Identity, Error> {
+    renew_at_rendezvous(&shared.addresses, &shared.authority, &shared.identity()).await
+}
+
+/// Asks the rendez-vous node for a new certificate, on a connection of its own.
+pub(super) async fn renew_at_rendezvous(
+    addresses: &[String],
+    authority: &CertificateDer<'static>,
+    identity: &Identity,
+) -> Result<Identity, Error> {
+    let stream = connect(addresses, tls::member(authority, identity)?).await?;
     let (reader, mut writer) = tokio::io::split(stream);
     let key = NodeKey::create()?;
     send(&mut writer, &Message::Renew(key.request().to_vec())).await?;
     let answer = timeout(ANSWER_LIMIT, Inbox::new(reader, MESSAGE_BYTES_MAX).next()).await;
     match answer.map_err(|_| Error::Unreachable("no answer of the rendez-vous node".into()))?? {
-        Message::Renewed(certificate) => key.certified(shared.node, &certificate),
+        Message::Renewed(certificate) => key.certified(identity.node(), &certificate),
         Message::Refused(refused) => Err(Error::Refused(refused.refusal, refused.reason)),
         _ => Err(Error::Peer("the rendez-vous node answers something else than was asked".into())),
     }
