@@ -57,8 +57,13 @@ pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, Strin
         let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
         texts.join(", ")
     });
-    let ring = gridnet_uring_tcp::io_uring().map(|()| "at thread level SINGLE; else epoll".to_owned());
-    let needs_ring = config.net_engine == NetEngine::IoUring;
+    let needs_ring = !matches!(config.net_engine, NetEngine::Auto | NetEngine::Epoll);
+    let ring = match needs_ring {
+        true => {
+            gridnet_uring_tcp::engine(config.net_engine).map(|()| "as GRIDNET_NET_ENGINE says".to_owned())
+        }
+        false => gridnet_uring_tcp::io_uring().map(|()| "at thread level SINGLE; else epoll".to_owned()),
+    };
     vec![
         ("peers are known", true, known.map_err(why)),
         ("addresses", true, addresses.map_err(why)),

@@ -77,7 +77,7 @@ impl Default for Window {
     }
 }
 
-/// What watches sockets on which little happens.
+/// What watches sockets on which little happens, or receives from all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     /// io_uring where one thread drives the rail and the system allows it, else epoll.
@@ -86,6 +86,10 @@ pub enum Engine {
     IoUring,
     /// epoll.
     Epoll,
+    /// io_uring, which also accepts and receives, or the rail does not open.
+    IoUringRecv,
+    /// The same by a thread of the kernel, which looks for requests without being called.
+    IoUringSqpoll,
 }
 
 /// Settings of sockets.

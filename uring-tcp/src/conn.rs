@@ -32,6 +32,17 @@ const GATHERING_ROUNDS: u32 = 2;
 /// Bytes that wait at most for others to be sent with: more would gain nothing.
 const BATCH_BYTES: usize = 16 << 10;
 
+/// How the bytes of a connection come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// They are read by calls.
+    Calls,
+    /// The ring receives them.
+    Ring,
+    /// It still does, and was asked for an end.
+    RingStill,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -64,6 +75,7 @@ pub(crate) struct Conn {
     pub(crate) is_owing: bool,
     /// What its watch waits for, if it has one.
     pub(crate) watched: Option<Want>,
+    pub(crate) source: Source,
     /// The last word was said.
     has_ended: bool,
     /// Why nothing can be sent any more.
@@ -96,6 +108,7 @@ impl Conn {
             is_dirty: false,
             is_owing: false,
             watched: None,
+            source: Source::Calls,
             has_ended: false,
             broken: None,
         }
@@ -256,10 +269,34 @@ impl Conn {
                 return Err(Ended::Broken(e));
             }
         }
+        self.acknowledge_many();
+        Ok((taken, more))
+    }
+
+    /// Delivers what has come by another way than [`Self::receive`]; how many frames.
+    pub(crate) fn feed<S: Sink>(
+        &mut self,
+        bytes: &[u8],
+        scratch: &mut [u8],
+        peer: PeerId,
+        sink: &mut S,
+    ) -> Result<usize, Ended> {
+        let taken = self.inbox.feed(bytes, scratch, peer, &mut self.line.out(), sink)?;
+        self.acknowledge_many();
+        Ok(taken)
+    }
+
+    /// Tells the peer that much has come.
+    #[inline]
+    fn acknowledge_many(&mut self) {
         if self.inbox.delivered - self.told >= ACK_FRAMES || self.inbox.bytes >= ACK_BYTES {
             self.acknowledge();
         }
-        Ok((taken, more))
+    }
+
+    /// Whether a ring could as well receive what comes: nothing large has come since this was asked last.
+    pub(crate) fn is_for_ring(&mut self) -> bool {
+        !self.inbox.take_had_segment() && !self.line.stream.is_sealed() && !self.is_broken()
     }
 
     /// Delivers what came behind the handshake.

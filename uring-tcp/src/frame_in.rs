@@ -63,6 +63,8 @@ pub(crate) struct In {
     is_behind_segment: bool,
     /// Small frames come between segments.
     is_mixed: bool,
+    /// Something of a segment has come since that was asked last.
+    had_segment: bool,
     /// Sequenced frames that were delivered.
     pub(crate) delivered: u64,
     /// Those of them that are no plain messages.
@@ -115,6 +117,55 @@ impl In {
                 return Ok((taken, true));
             }
         }
+    }
+
+    /// Delivers what has come by another way than [`Self::receive`]; returns the number of frames, or parts of segments.
+    pub(crate) fn feed<S: Sink>(
+        &mut self,
+        bytes: &[u8],
+        scratch: &mut [u8],
+        peer: PeerId,
+        out: &mut Out,
+        sink: &mut S,
+    ) -> Result<usize, Ended> {
+        let (mut left, mut taken) = (bytes, 0);
+        self.bytes += left.len();
+        if !self.long.is_empty() {
+            let room = self.long.get_mut(self.filled..).unwrap_or_default();
+            let (now, later) = left.split_at(room.len().min(left.len()));
+            room.iter_mut().zip(now).for_each(|(to, from)| *to = *from);
+            left = later;
+            self.filled += now.len();
+            if self.filled < self.long.len() {
+                return Ok(0);
+            }
+            let whole = std::mem::take(&mut self.long);
+            self.take(&whole, peer, out, sink, &mut taken)?;
+        }
+        let kept = self.partial.len();
+        // There is room for what may be kept, and as much again.
+        let room = scratch.get_mut(..kept + left.len()).filter(|_| kept > 0);
+        if let Some(whole) = room {
+            whole[..kept].copy_from_slice(&self.partial);
+            whole[kept..].copy_from_slice(left);
+            left = whole;
+            self.partial.clear();
+        }
+        if !left.is_empty() {
+            self.take(left, peer, out, sink, &mut taken)?;
+        }
+        self.is_behind_segment = self.segment.is_some();
+        Ok(taken)
+    }
+
+    /// Bytes that are still to come of a segment.
+    pub(crate) fn segment_left(&self) -> usize {
+        self.segment.map_or(0, |rest| rest.left)
+    }
+
+    /// Whether something of a segment has come since this was asked last.
+    pub(crate) fn take_had_segment(&mut self) -> bool {
+        std::mem::take(&mut self.had_segment) || self.segment.is_some()
     }
 
     /// Whole messages that were delivered.
@@ -208,6 +259,7 @@ impl In {
         let placed = len.min(left);
         if placed > 0 {
             *taken += 1;
+            self.had_segment = true;
             sink.placed(peer, op, offset, placed).map_err(misbehaved)?;
             let rest = Rest { op, offset: offset.wrapping_add(placed as u64), left: left - placed };
             self.segment = (rest.left > 0).then_some(rest);
@@ -323,6 +375,7 @@ impl In {
         let Rest { op, offset, left } = rest;
         let (part, behind) = bytes.split_at(left.min(bytes.len()));
         let rest = Rest { op, offset: offset.wrapping_add(part.len() as u64), left: left - part.len() };
+        self.had_segment = true;
         self.segment = (rest.left > 0).then_some(rest);
         let frame = Incoming {
             kind: Kind::Segment as u8,

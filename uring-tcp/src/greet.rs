@@ -136,9 +136,14 @@ impl TcpRail {
     /// Takes the connections that wait at a listener.
     pub(crate) fn accept_all<S: Sink>(&mut self, place: u32, sink: &mut S) -> usize {
         let mut accepted = 0;
-        while accepted < ACCEPTED_AT_ONCE {
+        loop {
+            // Of those that the ring has accepted nobody would be told again.
+            let taken = self.watcher.take_accepted(place).map(Stream::accepted);
+            if taken.is_none() && accepted >= ACCEPTED_AT_ONCE {
+                break;
+            }
             let Some(listener) = self.listeners.sockets.get(place as usize) else { return accepted };
-            match accept_next(listener) {
+            match taken.map_or_else(|| accept_next(listener), |taken| Ok(Some(taken))) {
                 Ok(Some((mut stream, from))) => {
                     accepted += 1;
                     self.stay_awake();

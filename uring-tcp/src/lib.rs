@@ -16,7 +16,7 @@
 //! | `pulse.rs`, `stall.rs` | whether the way to a peer is still there, and whether the peer takes anything |
 //! | `handshake.rs`, `auth.rs` | what is said before frames flow, and who may |
 //! | `candidates.rs`, `own.rs`, `listener.rs` | addresses of this host and of peers |
-//! | `watch.rs`, `ring.rs`, `epoll.rs` | sockets on which little happens |
+//! | `watch.rs`, `ring.rs`, `epoll.rs` | sockets on which little happens; as an option, io_uring receives from all |
 //! | `socket.rs`, `tls.rs` | sockets, and what seals what goes over them in a session |
 //! | `config.rs` | what a rail is opened with |
 //! | `testing.rs` | (feature `testing`) ears for the fuzzer |
@@ -57,7 +57,15 @@ mod watch;
 /// # Errors
 /// [`Error::Unsupported`](gridnet_core::error::Error::Unsupported), with the reason.
 pub fn io_uring() -> Result<(), gridnet_core::rail::Refusal> {
-    ring::Ring::new(true).map(drop)
+    ring::Ring::new(ring::Task::Watch, true).map(drop)
+}
+
+/// Whether what watches sockets, or receives from them, can be had as one thread uses it.
+///
+/// # Errors
+/// Why not.
+pub fn engine(engine: Engine) -> Result<(), gridnet_core::rail::Refusal> {
+    watch::Watcher::open(engine, true).map(drop)
 }
 
 pub use auth::{nonce, Key, Security, NONCE_BYTES, PROOF_BYTES};

@@ -22,6 +22,21 @@ pub(crate) fn receive_on<S: Sink>(
     Ok(received)
 }
 
+/// Delivers what has come by another way; as [`Conn::feed`].
+pub(crate) fn feed_on<S: Sink>(
+    conn: &mut Conn,
+    path: PathId,
+    bytes: &[u8],
+    scratch: &mut [u8],
+    peer: PeerId,
+    sink: &mut S,
+) -> Result<usize, Ended> {
+    let mut on = OnPath { sink, path, is_broken: false };
+    let taken = conn.feed(bytes, scratch, peer, &mut on)?;
+    on.check(conn)?;
+    Ok(taken)
+}
+
 /// Delivers what came behind the handshake; as [`Conn::begin`].
 pub(crate) fn begin_on<S: Sink>(
     conn: &mut Conn,

@@ -3,10 +3,12 @@
 //! | file | concept |
 //! |---|---|
 //! | `hot.rs` | which connections are read in each round, and which are watched |
+//! | `arrivals.rs` | those that the ring receives for, if that is asked for |
 //! | `sending.rs` | what waits to be sent |
 //! | `sleep.rs` | before a process sleeps |
 //! | `ends.rs` | how links end, and the rail |
 
+mod arrivals;
 mod ends;
 mod hot;
 mod sending;
@@ -23,7 +25,7 @@ use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 use crate::auth::Security;
 use crate::bell::Alarm;
 use crate::config::{Multirail, TcpConfig};
-use crate::conn::{Conn, Outcome};
+use crate::conn::{Conn, Outcome, Source};
 use crate::courier::Courier;
 use crate::frame_in::{Ended, SCRATCH_BYTES};
 use crate::link::{Link, State};
@@ -156,7 +158,8 @@ impl TcpRail {
         }
     }
 
-    /// What watches the sockets on which little happens: `io_uring` or `epoll`.
+    /// What watches the sockets on which little happens: `io_uring` or `epoll`; or receives from all: `io_uring_recv` or
+    /// `io_uring_sqpoll`.
     pub fn engine(&self) -> &'static str {
         self.watcher.name()
     }
@@ -193,6 +196,12 @@ impl TcpRail {
     #[cfg(feature = "testing")]
     pub fn link_with(&self, node: NodeId) -> Option<LinkId> {
         self.by_node.get(&node).copied().map(LinkId)
+    }
+
+    /// Whether the ring receives what comes over a link.
+    #[cfg(feature = "testing")]
+    pub fn is_received(&mut self, link: LinkId) -> bool {
+        self.conn(link.0).is_some_and(|conn| conn.source == Source::Ring)
     }
 
     pub(crate) fn conn(&mut self, index: u32) -> Option<&mut Conn> {
@@ -297,7 +306,10 @@ impl Rail for TcpRail {
 
     fn poll_link<S: Sink>(&mut self, link: LinkId, _budget: usize, sink: &mut S) -> usize {
         // Not a round: whoever listens in the middle of what it sends is not done.
-        let taken = self.receive(link.0, sink);
+        let taken = match self.conn(link.0).is_some_and(|conn| conn.source != Source::Calls) {
+            false => self.receive(link.0, sink),
+            true => self.look(sink),
+        };
         self.finish_ended(sink);
         taken
     }

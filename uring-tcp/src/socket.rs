@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,8 +69,20 @@ impl Stream {
 
     /// A stream of any kind.
     #[cfg(feature = "testing")]
-    pub(crate) fn of_descriptor(descriptor: std::os::fd::OwnedFd) -> Stream {
+    pub(crate) fn of_descriptor(descriptor: OwnedFd) -> Stream {
         Stream::of(Socket::from(descriptor))
+    }
+
+    /// A connection that was accepted, and where it comes from.
+    pub(crate) fn accepted(descriptor: OwnedFd) -> (Stream, Option<SocketAddr>) {
+        let stream = Stream::of(Socket::from(descriptor));
+        let from = stream.remote();
+        (stream, from)
+    }
+
+    /// Whether everything is sealed.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Begins to connect, from that address if there is one. The port of this side is one of `ports`, if there are any.

@@ -2,13 +2,13 @@
 //!
 //! A watch says once that its socket is ready, and is over then: a socket that becomes busy is watched by nothing.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use gridnet_core::rail::Refusal;
 
 use crate::config::Engine;
 use crate::epoll::Epoll;
-use crate::ring::Ring;
+use crate::ring::{Ring, Task};
 
 /// What a descriptor is to the rail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,19 @@ pub(crate) enum Watched {
     Pulse(u32),
     /// The timer for what is held back.
     Bell,
+    /// Not a watch: what has come for the link of this number.
+    Received(u32, Arrival),
+}
+
+/// What a ring has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// Number of bytes, 0 at the end of the connection, or the negative number of an error.
+    pub(crate) result: i32,
+    /// The buffer in which they are.
+    pub(crate) buffer: Option<u16>,
+    /// Nothing more is received for the link.
+    pub(crate) is_last: bool,
 }
 
 impl Watched {
@@ -33,6 +46,8 @@ impl Watched {
             Watched::Link(i) => (3, i),
             Watched::Pulse(i) => (4, i),
             Watched::Bell => (5, 0),
+            // It is told of what has come, and asked for nothing.
+            Watched::Received(i, _) => (6, i),
         };
         kind << 32 | u64::from(index)
     }
@@ -69,6 +84,11 @@ pub(crate) const READING: Want = Want { reading: true, writing: false };
 /// There is room, or connecting has come to an end.
 pub(crate) const WRITING: Want = Want { reading: false, writing: true };
 
+/// What the configuration calls a ring that receives,
+pub(crate) const RECV: &str = "io_uring_recv";
+/// and one for which a thread of the kernel does so.
+pub(crate) const SQPOLL: &str = "io_uring_sqpoll";
+
 /// Either kind of watcher.
 #[derive(Debug)]
 pub(crate) enum Watcher {
@@ -79,10 +99,19 @@ pub(crate) enum Watcher {
 impl Watcher {
     /// The watcher that `engine` asks for. Where io_uring may be had and is not, one line of the log says so.
     pub(crate) fn open(engine: Engine, single_thread: bool) -> Result<Watcher, Refusal> {
+        let ring = |task, single| Ring::new(task, single).map(|ring| Watcher::Ring(Box::new(ring)));
+        let named = |refusal: Refusal, name: &str| Refusal {
+            reason: format!("GRIDNET_NET_ENGINE={name}: {}", refusal.reason),
+            ..refusal
+        };
         match engine {
-            Engine::IoUring => Ok(Watcher::Ring(Box::new(Ring::new(single_thread)?))),
-            Engine::Auto if single_thread => match Ring::new(true) {
-                Ok(ring) => Ok(Watcher::Ring(Box::new(ring))),
+            Engine::IoUring => ring(Task::Watch, single_thread),
+            Engine::IoUringRecv => ring(Task::Receive, single_thread).map_err(|why| named(why, RECV)),
+            Engine::IoUringSqpoll => {
+                ring(Task::ReceiveByThread, single_thread).map_err(|why| named(why, SQPOLL))
+            }
+            Engine::Auto if single_thread => match ring(Task::Watch, true) {
+                Ok(ring) => Ok(ring),
                 Err(refusal) => {
                     tracing::warn!(reason = %refusal.reason, "tcp uses epoll");
                     Ok(Watcher::Epoll(Epoll::new()?))
@@ -95,7 +124,7 @@ impl Watcher {
     /// What people call it.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Watcher::Ring(_) => "io_uring",
+            Watcher::Ring(ring) => ring.name(),
             Watcher::Epoll(_) => "epoll",
         }
     }
@@ -106,6 +135,20 @@ impl Watcher {
             Watcher::Ring(ring) => ring.watch(file.as_fd().as_raw_fd(), what, want),
             Watcher::Epoll(epoll) => epoll.watch(file.as_fd(), what, want),
         }
+    }
+
+    /// The ring, where it receives.
+    #[inline]
+    pub(crate) fn receiver(&mut self) -> Option<&mut Ring> {
+        match self {
+            Watcher::Ring(ring) => Some(&mut **ring).filter(|ring| ring.receives()),
+            Watcher::Epoll(_) => None,
+        }
+    }
+
+    /// Who has called at a listener and was accepted by the ring.
+    pub(crate) fn take_accepted(&mut self, place: u32) -> Option<OwnedFd> {
+        self.receiver()?.take_accepted(place)
     }
 
     /// To be called before the last look ahead of sleep: what happens from now on makes the descriptor readable.

@@ -2,13 +2,16 @@
 
 mod common;
 
-use common::Tcp;
+use common::{forbid, Tcp};
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Armed, PeerId, Rail};
 use gridnet_core::testing::pair::{Fixture, Pair};
 use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use gridnet_uring_tcp::Engine;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+
+/// All that there are; `common` puts epoll in the place of those that the system does not allow.
+const ENGINES: [Engine; 4] = [Engine::IoUring, Engine::Epoll, Engine::IoUringRecv, Engine::IoUringSqpoll];
 
 #[test]
 fn where_io_uring_is_forbidden_epoll_takes_its_place() {
@@ -28,7 +31,7 @@ fn where_io_uring_is_forbidden_epoll_takes_its_place() {
 /// A call that cannot be watched has failed, and nothing of it is left that would come about later.
 #[test]
 fn where_no_more_can_be_watched_a_call_leaves_nothing() {
-    if common::allowed() != Engine::IoUring {
+    if common::allowed(Engine::IoUring) != Engine::IoUring {
         return;
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
@@ -60,7 +63,7 @@ fn where_no_more_can_be_watched_a_call_leaves_nothing() {
 
 #[test]
 fn whatever_comes_ends_sleep() {
-    for engine in [Engine::IoUring, Engine::Epoll] {
+    for engine in ENGINES {
         let mut pair = Pair::new(Tcp::new(engine));
         for round in 0..50u64 {
             // Armed only when nothing is there.
@@ -85,7 +88,7 @@ fn whatever_comes_ends_sleep() {
 
 #[test]
 fn a_new_peer_ends_sleep() {
-    for engine in [Engine::IoUring, Engine::Epoll] {
+    for engine in ENGINES {
         let mut pair = Pair::new(Tcp::new(engine));
         while pair.b.engine().arm() == Armed::Busy {
             pair.step();
@@ -108,25 +111,4 @@ fn is_readable(pair: &mut Pair<Tcp>, timeout: PollTimeout) -> bool {
 /// Has the system refuse io_uring to this thread from now on.
 fn forbid_io_uring() {
     forbid(libc::SYS_io_uring_setup);
-}
-
-/// Has the system refuse this call to this thread from now on.
-fn forbid(call: libc::c_long) {
-    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut filter = [
-        step(LOAD_NUMBER, 0, 0, 0),
-        step(IS, 0, 1, call as u32),
-        step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the program and its steps live until the calls return; the kernel copies them.
-    let status = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
-    };
-    assert_eq!(status, 0, "the filter is refused");
 }

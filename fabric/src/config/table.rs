@@ -146,8 +146,14 @@ variables! {
     multirail: Multirail = "GRIDNET_MULTIRAIL" "auto" [""] PathCount,
         "Over how many pairs of interfaces large messages to one peer go at a time; auto is each pair.";
     net_engine: NetEngine = "GRIDNET_NET_ENGINE" "auto" [""]
-        Choice(&[("auto", NetEngine::Auto), ("io_uring", NetEngine::IoUring), ("epoll", NetEngine::Epoll)]),
-        "What watches sockets on which little happens.";
+        Choice(&[
+            ("auto", NetEngine::Auto),
+            ("io_uring", NetEngine::IoUring),
+            ("epoll", NetEngine::Epoll),
+            ("io_uring_recv", NetEngine::IoUringRecv),
+            ("io_uring_sqpoll", NetEngine::IoUringSqpoll),
+        ]),
+        "What watches sockets on which little happens; the last two also receive from the busy ones, which is slower.";
     net_window: usize = "GRIDNET_NET_WINDOW" "1m" ["bytes"] Bytes(256 * KIB..=64 * MIB),
         "Bytes of small messages that may be under way to one peer; they are kept until it has them.";
     net_send_buffer: usize = "GRIDNET_NET_SEND_BUFFER" "0" ["bytes"] Bytes(0..=GIB),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::Window;
+use crate::ring::BUFFER_BYTES;
 use crate::socket::pair;
 use gridnet_core::mem::Iov;
 use gridnet_core::rail::LinkId;
@@ -119,18 +120,20 @@ fn some_frames() -> impl Strategy<Value = Vec<(u8, usize)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// However the stream is cut, and wherever segments go, the same frames come out of it.
+    /// However the stream is cut, wherever segments go, and whoever reads it, the same frames come out of it.
     #[test]
     fn frames_come_out_whole_and_in_order(
         frames in some_frames(),
         cuts in prop::collection::vec(1..40_000usize, 1..20),
         places: bool,
+        fed in prop::collection::vec(any::<bool>(), 1..20),
     ) {
         let (one, other) = pair();
         let (bytes, meant) = encode(&frames);
         let (mut inbox, mut out, mut kept) = (In::default(), new_out(), Kept { places, ..Kept::default() });
         let mut scratch = vec![0; SCRATCH_BYTES];
         let (mut left, mut cuts) = (bytes.as_slice(), cuts.into_iter().cycle());
+        let (mut fed, mut buffer) = (fed.into_iter().cycle(), vec![0; BUFFER_BYTES]);
         let sequenced = meant.iter().filter(|(kind, ..)| is_sequenced(*kind)).count() as u64;
         // The last frame may have no bytes, and need not be sequenced either.
         while kept.count() < meant.len() || kept.bytes() < bytes.len() - header_bytes(&frames) {
@@ -140,7 +143,11 @@ proptest! {
                     left = &left[len..];
                 }
             }
-            inbox.receive(&other, &mut scratch, PeerId::new(0), &mut out, &mut kept).unwrap();
+            if !fed.next().unwrap() {
+                inbox.receive(&other, &mut scratch, PeerId::new(0), &mut out, &mut kept).unwrap();
+            } else if let Moved::Bytes(len) = other.receive(&mut buffer) {
+                inbox.feed(&buffer[..len], &mut scratch, PeerId::new(0), &mut out, &mut kept).unwrap();
+            }
         }
         kept.close();
         prop_assert!(kept.frames == meant, "{:?}", frames);

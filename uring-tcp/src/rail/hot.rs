@@ -7,10 +7,11 @@
 use gridnet_core::rail::Sink;
 
 use super::TcpRail;
+use crate::conn::{Conn, Source};
 use crate::frame_in::Ended;
 use crate::link::{Link, State};
 use crate::path::receive_on;
-use crate::watch::{Want, Watched, READING};
+use crate::watch::{Want, Watched, READING, WRITING};
 
 /// Connections that are read in each round.
 pub(super) const HOT_LINKS: usize = 8;
@@ -31,7 +32,7 @@ impl TcpRail {
         }
     }
 
-    /// Has a connection watched.
+    /// Has a connection watched, or received by the ring where that is asked for.
     pub(super) fn watch(&mut self, index: u32, want: Want) {
         let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(index as usize) else { return };
         conn.is_hot = false;
@@ -40,6 +41,13 @@ impl TcpRail {
         if conn.line.stream.has_more() {
             self.noted.push(index);
         }
+        let want = match self.arm_receive(index) {
+            // The ring tells of what comes, and of the end.
+            true if !want.writing => return,
+            true => WRITING,
+            false => want,
+        };
+        let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(index as usize) else { return };
         // Watches that nothing has come of would pile up.
         if conn.watched.is_some_and(|watched| watched.covers(want)) {
             return;
@@ -71,43 +79,21 @@ impl TcpRail {
             None => conn.receive(&mut self.scratch, link.peer, sink),
             Some(path) => receive_on(conn, path.id(), &mut self.scratch, link.peer, sink),
         };
-        if !conn.inbox.paths_over.is_empty() {
-            let over = std::mem::take(&mut conn.inbox.paths_over);
-            self.ended.extend(over.into_iter().map(|number| (index, Ended::Path(number))));
-        }
         if !conn.is_hot && conn.line.stream.has_more() {
             self.noted.push(index);
         }
-        match received {
-            Ok((0, _)) => {
-                conn.empty += 1;
-                0
-            }
-            Ok((taken, _)) => {
-                if conn.empty >= LONG_WAIT && conn.line.stream.is_on_host {
-                    conn.peer_core = conn.line.stream.last_core();
-                }
-                conn.empty = 0;
-                if conn.owes() && !conn.is_owing {
-                    conn.is_owing = true;
-                    self.owing.push(index);
-                }
-                taken
-            }
-            Err(ended) => {
-                self.ended.push((index, ended));
-                1
-            }
-        }
+        note_received(conn, index, received.map(|(taken, _)| taken), &mut self.ended, &mut self.owing)
     }
 
     /// Has connections watched that were silent for long.
     #[cold]
     pub(super) fn cool_silent(&mut self) {
         let patience = PATIENCE / self.hot.len().max(1) as u32;
+        let ring_has_room = self.watcher.receiver().is_some_and(|ring| ring.has_room());
         for at in (0..self.hot.len()).rev() {
             let index = self.hot[at];
-            if self.conn(index).is_none_or(|conn| conn.empty >= patience) {
+            let is_for_ring = |conn: &mut Conn| ring_has_room && conn.is_for_ring();
+            if self.conn(index).is_none_or(|conn| conn.empty >= patience || is_for_ring(conn)) {
                 self.hot.swap_remove(at);
                 self.watch(index, READING);
             }
@@ -131,6 +117,7 @@ impl TcpRail {
                     }
                     self.attend_link(index, sink)
                 }
+                Watched::Received(index, arrival) => self.attend_arrival(index, arrival, sink),
                 Watched::Pulse(number) => {
                     self.attend_pulse(number);
                     1
@@ -158,7 +145,7 @@ impl TcpRail {
                 1
             }
             Some(State::Calling(_)) => self.go_on_calling(index, sink),
-            Some(State::Live(conn)) if !conn.is_hot => {
+            Some(State::Live(conn)) if !conn.is_hot && conn.source == Source::Calls => {
                 self.heat(index);
                 let taken = self.receive(index, sink);
                 if self.conn(index).is_some_and(|conn| !conn.is_hot) {
@@ -167,6 +154,42 @@ impl TcpRail {
                 taken
             }
             _ => 0,
+        }
+    }
+}
+
+/// Sees to what came of reading a connection; returns how many frames.
+#[inline]
+pub(super) fn note_received(
+    conn: &mut Conn,
+    index: u32,
+    received: Result<usize, Ended>,
+    ended: &mut Vec<(u32, Ended)>,
+    owing: &mut Vec<u32>,
+) -> usize {
+    if !conn.inbox.paths_over.is_empty() {
+        let over = std::mem::take(&mut conn.inbox.paths_over);
+        ended.extend(over.into_iter().map(|number| (index, Ended::Path(number))));
+    }
+    match received {
+        Ok(0) => {
+            conn.empty += 1;
+            0
+        }
+        Ok(taken) => {
+            if conn.empty >= LONG_WAIT && conn.line.stream.is_on_host {
+                conn.peer_core = conn.line.stream.last_core();
+            }
+            conn.empty = 0;
+            if conn.owes() && !conn.is_owing {
+                conn.is_owing = true;
+                owing.push(index);
+            }
+            taken
+        }
+        Err(why) => {
+            ended.push((index, why));
+            1
         }
     }
 }

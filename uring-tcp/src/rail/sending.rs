@@ -66,7 +66,8 @@ impl TcpRail {
     #[inline]
     pub(super) fn check_broken(&mut self, index: u32) {
         let is_idle = |conn: &&mut Conn| conn.is_broken() && !conn.is_hot;
-        if self.conn(index).filter(is_idle).is_some() {
+        // What the ring receives says why by itself, at the latest when it is asked for its end.
+        if self.conn(index).filter(is_idle).is_some() && !self.leave_ring(index) {
             self.hot.push(index);
             if let Some(conn) = self.conn(index) {
                 conn.is_hot = true;

@@ -45,7 +45,7 @@ impl Tcp {
             start: Instant::now(),
             skipped: Duration::ZERO,
             slowness: 1,
-            engine: if engine == Engine::IoUring { allowed() } else { engine },
+            engine: if engine == Engine::Auto { engine } else { allowed(engine) },
             security: Security::Insecure,
             interfaces: "127.0.0.1",
             window: Window::default(),
@@ -54,13 +54,10 @@ impl Tcp {
             retains: true,
         }
     }
-}
 
-impl Fixture for Tcp {
-    type Rail = TcpRail;
-
-    fn rail(&mut self, address: &Address) -> TcpRail {
-        TcpRail::open(TcpConfig {
+    /// What the rail of this address is opened with.
+    pub fn config(&self, address: &Address) -> TcpConfig {
+        TcpConfig {
             local: *address,
             interfaces: Interfaces::parse(self.interfaces).expect("the names are right"),
             ports: None,
@@ -71,8 +68,15 @@ impl Fixture for Tcp {
             window: self.window,
             multirail: self.multirail,
             retains: self.retains,
-        })
-        .expect("the rail opens")
+        }
+    }
+}
+
+impl Fixture for Tcp {
+    type Rail = TcpRail;
+
+    fn rail(&mut self, address: &Address) -> TcpRail {
+        TcpRail::open(self.config(address)).expect("the rail opens")
     }
 
     fn reached_at(&self, rail: &TcpRail, address: Address) -> Address {
@@ -86,8 +90,13 @@ impl Fixture for Tcp {
     }
 
     fn quiet_steps(&self) -> usize {
-        // Some ten milliseconds: now and then the last packet waits for a timer of the kernel (a probe for lost tails).
-        4000
+        // Some ten milliseconds: now and then the last packet waits for a timer of the kernel (a probe for lost tails). More where
+        // threads of the kernel want the cores, too.
+        if self.engine == Engine::IoUringSqpoll {
+            40_000
+        } else {
+            4000
+        }
     }
 
     fn patience(&self) -> usize {
@@ -133,14 +142,10 @@ impl Cutting for Tcp {
     }
 }
 
-/// io_uring, where the system allows it.
-pub fn allowed() -> Engine {
-    let mut fixture = Tcp::new(Engine::Auto);
-    let address = fixture.address(1);
-    if fixture.rail(&address).engine() == "io_uring" {
-        return Engine::IoUring;
-    }
-    eprintln!("SKIPPED io_uring: the system does not allow it; epoll in its place");
+/// This one, where the system allows it.
+pub fn allowed(engine: Engine) -> Engine {
+    let Err(refusal) = gridnet_uring_tcp::engine(engine) else { return engine };
+    eprintln!("SKIPPED {engine:?}: {}; epoll in its place", refusal.reason);
     Engine::Epoll
 }
 
@@ -263,4 +268,25 @@ pub fn check_friend(pair: &mut Pair<Tcp>, tag: &mut u64) {
         assert_eq!(pair.finish_a(receive).bytes, bytes);
     }
     assert_eq!(pair.a.state(pair.to_b), PeerState::Up);
+}
+
+/// Has the system refuse this call to this thread from now on.
+pub fn forbid(call: libc::c_long) {
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        step(LOAD_NUMBER, 0, 0, 0),
+        step(IS, 0, 1, call as u32),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its steps live until the calls return; the kernel copies them.
+    let status = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
+    };
+    assert_eq!(status, 0, "the filter is refused");
 }
