@@ -13,7 +13,7 @@ LIMIT=$([ "${TEST_SOAK:-}" = 1 ] && echo 1900 || echo 120)
 main() {
     have pkg-config || { skipped "C tests" "no pkg-config"; exit $EXIT_SKIPPED; }
     ci/install.sh "$PREFIX"
-    export PKG_CONFIG_PATH=$PREFIX/lib/pkgconfig LD_LIBRARY_PATH=$PREFIX/lib
+    export PKG_CONFIG_PATH=$PREFIX/lib/pkgconfig LD_LIBRARY_PATH=$PREFIX/lib PATH=$PREFIX/bin:$PATH
     make --quiet -C ci/c-tests BUILD="$BIN"
     make --quiet -C examples BUILD="$BIN"
     run_c_tests

@@ -45,6 +45,11 @@
 #define GRIDNET_OP_FLUSH 11
 
 /**
+ * gridnet_completion.op_kind: an endpoint that was opened by node id.
+ */
+#define GRIDNET_OP_OPEN 12
+
+/**
  * gridnet_completion.flags: the field immediate is valid.
  */
 #define GRIDNET_COMPLETION_IMMEDIATE 1
@@ -78,6 +83,46 @@
  * gridnet_iov.numa_node: not known.
  */
 #define GRIDNET_NUMA_UNKNOWN 4294967295
+
+/**
+ * Bytes of a name of a node, or of a cluster, with the zero behind it; more than the longest has.
+ */
+#define GRIDNET_NODE_NAME_BYTES 72
+
+/**
+ * gridnet_node_info.flags: the node leads its cluster.
+ */
+#define GRIDNET_NODE_LEADS 1
+
+/**
+ * gridnet_node_event.kind: a node came, or says something else of itself.
+ */
+#define GRIDNET_NODE_JOINED 1
+
+/**
+ * gridnet_node_event.kind: a node left. Of it only the id is told, as of all that went.
+ */
+#define GRIDNET_NODE_LEFT 2
+
+/**
+ * gridnet_node_event.kind: a node was not heard of any more.
+ */
+#define GRIDNET_NODE_LOST 3
+
+/**
+ * gridnet_node_event.kind: a node was revoked.
+ */
+#define GRIDNET_NODE_REVOKED 4
+
+/**
+ * gridnet_node_event.kind: a node went, for a reason that this version does not know.
+ */
+#define GRIDNET_NODE_GONE 5
+
+/**
+ * gridnet_node_event.kind: events were dropped since nobody took them: gridnet_nodes says who is there now.
+ */
+#define GRIDNET_NODE_MISSED 6
 
 /**
  * gridnet_atomic_params.op: adds the operand, modulo the width.
@@ -405,6 +450,64 @@ typedef struct gridnet_lent {
      */
     size_t len;
 } gridnet_lent;
+
+/**
+ * The id of a node of a session.
+ */
+typedef struct gridnet_node {
+    /**
+     * Never all zero.
+     */
+    uint8_t bytes[16];
+} gridnet_node;
+
+/**
+ * What is known of a node. The struct keeps its size.
+ */
+typedef struct gridnet_node_info {
+    /**
+     * Who it is; only this is proved.
+     */
+    struct gridnet_node node;
+    /**
+     * When it came, in seconds after 1970 began, by the clock of the rendez-vous node.
+     */
+    int64_t since;
+    /**
+     * GRIDNET_NODE_LEADS or 0.
+     */
+    uint32_t flags;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+    /**
+     * What it says of itself, for people; ended by a zero.
+     */
+    char label[GRIDNET_NODE_NAME_BYTES];
+    /**
+     * The cluster that it says it belongs to; ended by a zero.
+     */
+    char cluster[GRIDNET_NODE_NAME_BYTES];
+} gridnet_node_info;
+
+/**
+ * What has happened to a node. The struct keeps its size.
+ */
+typedef struct gridnet_node_event {
+    /**
+     * GRIDNET_NODE_JOINED to GRIDNET_NODE_MISSED; kinds of later versions may be skipped.
+     */
+    uint32_t kind;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+    /**
+     * The node; all zero for GRIDNET_NODE_MISSED.
+     */
+    struct gridnet_node_info info;
+} gridnet_node_event;
 
 /**
  * An atomic operation with everything that can be said of it.
@@ -1123,6 +1226,72 @@ gridnet_status gridnet_message_recv_loan(struct gridnet_cq *cq,
  */
 gridnet_status gridnet_loan_give_back(struct gridnet_fabric *fabric,
                                       gridnet_loan loan);
+
+/**
+ * Who is in the session that the fabric has joined, the fabric among them, by node id: at most `room` of them are written, and
+ * `count_out` (may be NULL) gets how many there are; when that is more, the result is GRIDNET_ERR_TRUNCATED. With `room` 0, `nodes_out`
+ * may be NULL. From the first call on, gridnet_node_events tells what changes.
+ *
+ * Errors: GRIDNET_ERR_CONFIG when it has joined none (GRIDNET_SESSION names no ticket).
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `nodes_out` has room for `room` nodes, `count_out` is NULL or valid for a write.
+ */
+gridnet_status gridnet_nodes(struct gridnet_fabric *fabric,
+                             struct gridnet_node_info *nodes_out,
+                             size_t room,
+                             size_t *count_out);
+
+/**
+ * Takes what has happened to the nodes of the session since the first gridnet_nodes, oldest first: returns how many events were
+ * written, 0 when nothing has happened. Never waits.
+ *
+ * Errors: GRIDNET_ERR_INVALID for a `room` of 0 or more than 2147483647, GRIDNET_ERR_CONFIG as gridnet_nodes.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `events_out` has room for `room` events.
+ */
+gridnet_status gridnet_node_events(struct gridnet_fabric *fabric,
+                                   struct gridnet_node_event *events_out,
+                                   size_t room);
+
+/**
+ * Begins to open an endpoint to the fabric that is this node of the session, over the first stack that the rules of both sides
+ * allow and that comes up. Returns GRIDNET_IN_PROGRESS; within `timeout_ns` (a minute at most, negative: a minute) `cq` has a completion
+ * of kind GRIDNET_OP_OPEN with this context. When its status is GRIDNET_OK, gridnet_endpoint_open_source makes the endpoint of its
+ * `source`; otherwise gridnet_node_explain has all reasons.
+ *
+ * The status of the completion: GRIDNET_ERR_NOT_FOUND when there is no such node, GRIDNET_ERR_PERMISSION when the rules of either side
+ * allow no stack, GRIDNET_ERR_UNREACHABLE when none came up, GRIDNET_ERR_TIMEOUT.
+ *
+ * Errors: GRIDNET_ERR_CONFIG when the fabric has joined no session, GRIDNET_ERR_INVALID for an id of zeroes, GRIDNET_ERR_AGAIN when
+ * the queue is full, GRIDNET_ERR_SYSTEM.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `node` NULL or valid.
+ */
+gridnet_status gridnet_endpoint_open_node(struct gridnet_cq *cq,
+                                          const struct gridnet_node *node,
+                                          int64_t timeout_ns,
+                                          void *context);
+
+/**
+ * How the last endpoint to a node of the session came about: the stack, and what was tried before; or why there is none. Some lines of
+ * text, ended by a zero. `needed_out` (may be NULL) gets the bytes that the whole text needs, zero included; when `size` is less,
+ * the text is cut and the result is GRIDNET_ERR_TRUNCATED (with `size` 0, `text_out` may be NULL).
+ *
+ * Errors: GRIDNET_ERR_NOT_FOUND when no endpoint to it was asked for, nor by it, GRIDNET_ERR_INVALID for an id of zeroes,
+ * GRIDNET_ERR_CONFIG when the fabric has joined no session.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `node` NULL or valid, `text_out` has room for `size` bytes, `needed_out` is NULL or valid for a
+ * write.
+ */
+gridnet_status gridnet_node_explain(struct gridnet_fabric *fabric,
+                                    const struct gridnet_node *node,
+                                    char *text_out,
+                                    size_t size,
+                                    size_t *needed_out);
 
 /**
  * Copies `len` bytes from `buf` to `offset` of a peer's region.

@@ -27,6 +27,8 @@ pub const GRIDNET_OP_GET: u32 = 9;
 pub const GRIDNET_OP_ATOMIC: u32 = 10;
 /// gridnet_completion.op_kind: a flush.
 pub const GRIDNET_OP_FLUSH: u32 = 11;
+/// gridnet_completion.op_kind: an endpoint that was opened by node id.
+pub const GRIDNET_OP_OPEN: u32 = 12;
 /// gridnet_completion.flags: the field immediate is valid.
 pub const GRIDNET_COMPLETION_IMMEDIATE: u32 = 1;
 

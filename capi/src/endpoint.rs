@@ -12,6 +12,7 @@ use crate::boundary::{guarded, null, write_out, Failure};
 use crate::cq::{cq_of, gridnet_cq, CqObject};
 use crate::fabric::{address_of, gridnet_address, Child, Owner};
 use crate::handle::{object, Handle};
+use crate::node::write_text;
 use crate::status::{gridnet_status, GRIDNET_OK};
 
 pub(crate) struct EndpointObject {
@@ -183,22 +184,7 @@ pub unsafe extern "C" fn gridnet_endpoint_explain(
             return Err(null("text_out"));
         }
         let text = object.owner.shared.enter()?.explain(object.peer)?;
-        if !needed_out.is_null() {
-            // SAFETY: checked for NULL, valid by the caller's promise.
-            unsafe { write_out(needed_out, text.len() + 1) };
-        }
-        if size == 0 {
-            return Err(gridnet::core::error::Error::Truncated.into());
-        }
-        let len = text.len().min(size - 1);
-        // SAFETY: `size` bytes have room by the caller's promise, and len + 1 is at most that.
-        unsafe {
-            std::ptr::copy_nonoverlapping(text.as_ptr(), text_out.cast(), len);
-            text_out.add(len).write(0);
-        }
-        if len < text.len() {
-            return Err(gridnet::core::error::Error::Truncated.into());
-        }
-        Ok(GRIDNET_OK)
+        // SAFETY: the caller's promise.
+        unsafe { write_text(&text, text_out, size, needed_out) }
     })
 }

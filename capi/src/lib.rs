@@ -14,6 +14,7 @@
 //! | `status.rs` | numbers and texts of errors |
 //! | `boundary.rs` | what each function does at its beginning and end |
 //! | `fabric.rs`, `cq.rs`, `endpoint.rs`, `group.rs` | one object each |
+//! | `node.rs` | nodes of the session |
 //! | `tag.rs` | tagged messages |
 //! | `probe.rs` | probes, and messages that they take |
 //! | `iov.rs` | pieces of memory |
@@ -34,6 +35,7 @@ mod grow;
 mod handle;
 pub mod iov;
 pub mod loan;
+pub mod node;
 pub mod onesided;
 pub mod probe;
 pub mod region;
@@ -47,6 +49,7 @@ pub use fabric::*;
 pub use group::*;
 pub use iov::*;
 pub use loan::*;
+pub use node::*;
 pub use onesided::*;
 pub use probe::*;
 pub use region::*;

@@ -25,6 +25,11 @@ static void null_arguments(struct handles h)
     CHECK_NULL(gridnet_endpoint_open(h.cq, NULL, &out.endpoint));
     CHECK_NULL(gridnet_endpoint_open(h.cq, &h.address, NULL));
     CHECK_NULL(gridnet_endpoint_open_source(h.cq, 0, NULL));
+    CHECK_NULL(gridnet_endpoint_open_node(h.cq, NULL, 0, NULL));
+    CHECK_NULL(gridnet_nodes(h.fabric, NULL, 1, &out.size));
+    CHECK_NULL(gridnet_node_events(h.fabric, NULL, 1));
+    CHECK_NULL(gridnet_node_explain(h.fabric, NULL, out.text, sizeof out.text, &out.size));
+    CHECK_NULL(gridnet_node_explain(h.fabric, &some_node, NULL, 64, &out.size));
     CHECK_NULL(gridnet_endpoint_source(h.endpoint, NULL));
     CHECK_NULL(gridnet_endpoint_explain(h.endpoint, NULL, 64, &out.size));
     CHECK_NULL(gridnet_endpoint_counters(h.endpoint, NULL));
@@ -103,6 +108,13 @@ static void wrong_sources(struct handles h)
     CHECK(gridnet_tag_recv(h.cq, foreign, buffer, sizeof buffer, 0, 0, NULL) < 0);
     CHECK(gridnet_tag_probe(h.fabric, foreign, 0, 0, &out.info) < 0);
     CHECK(gridnet_endpoint_open_source(h.cq, 0xfffffff0u, &out.endpoint) < 0);
+    /* It has joined no session. */
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, gridnet_endpoint_open_node(h.cq, &some_node, 0, NULL));
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, gridnet_nodes(h.fabric, NULL, 0, &out.size));
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, gridnet_node_events(h.fabric, &out.event, 1));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_node_events(h.fabric, &out.event, 0));
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, gridnet_node_explain(h.fabric, &some_node, out.text, sizeof out.text, &out.size));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_endpoint_open_node(h.cq, &no_node, 0, NULL));
     outputs_untouched();
     node_close(&other);
 }

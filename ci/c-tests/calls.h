@@ -36,6 +36,8 @@ static struct {
     gridnet_op op;
     gridnet_loan loan;
     gridnet_lent lent;
+    gridnet_node_info node;
+    gridnet_node_event event;
     void *data;
     size_t size;
     uint32_t source;
@@ -44,6 +46,10 @@ static struct {
 } out, before;
 
 static char buffer[64];
+
+/* Of no session. */
+static const gridnet_node some_node = {{1}};
+static const gridnet_node no_node = {{0}};
 
 static inline void outputs_reset(void)
 {
@@ -153,6 +159,10 @@ static inline void all_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_cq_arm(h.cq));
     CHECK_STATUS(expected, gridnet_endpoint_open(h.cq, &h.address, &out.endpoint));
     CHECK_STATUS(expected, gridnet_endpoint_open_source(h.cq, 0, &out.endpoint));
+    CHECK_STATUS(expected, gridnet_endpoint_open_node(h.cq, &some_node, 0, NULL));
+    CHECK_STATUS(expected, gridnet_nodes(h.fabric, &out.node, 1, &out.size));
+    CHECK_STATUS(expected, gridnet_node_events(h.fabric, &out.event, 1));
+    CHECK_STATUS(expected, gridnet_node_explain(h.fabric, &some_node, out.text, sizeof out.text, &out.size));
     CHECK_STATUS(expected, gridnet_endpoint_source(h.endpoint, &out.source));
     CHECK_STATUS(expected, gridnet_endpoint_explain(h.endpoint, out.text, sizeof out.text, &out.size));
     CHECK_STATUS(expected, gridnet_endpoint_counters(h.endpoint, &out.counters));

@@ -11,6 +11,7 @@
 //! | `rails.rs`, `tcp.rs` | the rails as one type; how one of them is opened |
 //! | `session.rs`, `member.rs` | how the rail tcp knows its peers by a session; the fabric as a member of one |
 //! | `assembly/` | endpoints by node id, over the stack that both sides' rules allow |
+//! | `nodes.rs` | who is in the session, and who comes and goes |
 //! | `fabric.rs` | an engine with a clock and descriptors |
 //! | `open.rs`, `take.rs`, `sleep.rs` | what it finds on its host; how completions are taken; how callers sleep |
 //! | `explain.rs`, `words.rs` | what people are told of a path, and of what waits |
@@ -32,6 +33,7 @@ mod identity;
 mod lock;
 mod logging;
 mod member;
+mod nodes;
 mod open;
 mod outlet;
 pub mod page;
@@ -49,6 +51,7 @@ pub use assembly::SERVICE;
 pub use fabric::{Fabric, WaitCounters};
 pub use gridnet_core as core;
 pub use gridnet_shm::{is_valid_name, RunDir};
+pub use nodes::{Departure, Entry, NodeEvent};
 pub use outlet::Outlet;
 pub use rails::{run_dir, AnyRail};
 pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};

@@ -18,6 +18,7 @@ use gridnet_meta::ticket::Ticket;
 use crate::assembly::{offer, tend, Calling, Desk, Here, Wish, Workers, SERVICE};
 use crate::config::Config;
 use crate::fabric::Fabric;
+use crate::nodes::Watch;
 use crate::rails::AnyRail;
 use crate::session::{check_alone, refusal, Members};
 
@@ -29,6 +30,7 @@ pub(crate) struct Membership {
     desk: Arc<Desk>,
     /// Addresses that were agreed on, and are being opened.
     calling: Vec<Calling>,
+    watch: Watch,
     /// Its threads are there in this process only.
     process: u32,
 }
@@ -64,7 +66,14 @@ impl Membership {
         let members = Arc::new(Members(member.credentials().map_err(refusal)?));
         local.node = member.node();
         let own = Some(Own { assembler, workers: Workers::default(), member });
-        Ok(Some(Membership { own, members, desk, calling: Vec::new(), process: std::process::id() }))
+        Ok(Some(Membership {
+            own,
+            members,
+            desk,
+            calling: Vec::new(),
+            watch: Watch::default(),
+            process: std::process::id(),
+        }))
     }
 
     /// The fabric is reached there from now on, by these rails.
@@ -86,6 +95,15 @@ impl Membership {
         own.ok_or_else(forked)
     }
 
+    /// The member that the fabric is, and what was heard of others.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child.
+    pub(crate) fn watching(&mut self) -> Result<(&Member, &mut Watch), Refusal> {
+        let own = self.own.as_ref().filter(|_| self.process == std::process::id());
+        Ok((&own.ok_or_else(forked)?.member, &mut self.watch))
+    }
+
     /// Agrees on an endpoint in the background.
     ///
     /// # Errors
@@ -101,6 +119,10 @@ impl Membership {
     pub(crate) fn tend(&mut self, engine: &mut Engine<AnyRail>) -> usize {
         tend(engine, &self.desk, &mut self.calling)
     }
+}
+
+fn not_joined() -> Refusal {
+    Refusal::new(Error::Config, "the fabric has joined no session: GRIDNET_SESSION names no ticket")
 }
 
 fn forked() -> Refusal {
@@ -139,10 +161,11 @@ impl Fabric {
     }
 
     pub(crate) fn membership(&self) -> Result<&Membership, Refusal> {
-        let none = || {
-            Refusal::new(Error::Config, "the fabric has joined no session: GRIDNET_SESSION names no ticket")
-        };
-        self.membership.as_ref().ok_or_else(none)
+        self.membership.as_ref().ok_or_else(not_joined)
+    }
+
+    pub(crate) fn membership_mut(&mut self) -> Result<&mut Membership, Refusal> {
+        self.membership.as_mut().ok_or_else(not_joined)
     }
 }
 

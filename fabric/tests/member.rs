@@ -9,7 +9,7 @@ use common::scene::{converse, Scene};
 use common::{within, Party, PATIENCE};
 use gridnet::core::endpoint::PeerState;
 use gridnet::core::error::Error;
-use gridnet::ThreadLevel;
+use gridnet::{NodeEvent, ThreadLevel};
 use gridnet_meta::rendezvous::revoke;
 
 const TCP: (&str, &str) = ("GRIDNET_RAILS", "tcp");
@@ -52,8 +52,23 @@ fn fabrics_join_talk_encrypted_and_leave() {
         scene.start();
         assert_eq!(a.enter().nodes().unwrap().len(), 3);
         assert!(watcher.wait_for_count(LONG, 3));
+        assert_eq!(a.enter().take_node_events(9).unwrap(), []);
+        let before = a.enter().watch_nodes().unwrap();
+        assert!(before.iter().any(|entry| entry.node == b.address().node));
+        let gone = b.address().node;
         drop(b);
         assert!(watcher.wait_for_count(LONG, 2), "who closes leaves: {:?}", watcher.nodes());
+        let mut events = Vec::new();
+        drive(&[&a], "the event comes", || {
+            events.extend(a.enter().take_node_events(1).unwrap());
+            // Why is not known to one that was not connected when it went.
+            events.iter().any(|event| matches!(event, NodeEvent::Left(node, _) if *node == gone))
+        });
+        let c = scene.party(ThreadLevel::Serialized, &[TCP]);
+        let came =
+            |event: &NodeEvent| matches!(event, NodeEvent::Joined(entry) if entry.node == c.address().node);
+        drive(&[&a], "the event comes", || a.enter().take_node_events(9).unwrap().iter().any(came));
+        assert!(a.enter().watch_nodes().unwrap().iter().any(|entry| entry.node == c.address().node));
     });
 }
 
@@ -65,7 +80,8 @@ fn links_to_a_node_that_was_revoked_end() {
             (scene.party(ThreadLevel::Serialized, &[TCP]), scene.party(ThreadLevel::Serialized, &[TCP]));
         let to = a.connect(&b.address());
         converse(&a, to, &b, 2);
-        assert_eq!(revoke(&scene.store(), b.address().node).unwrap(), Some(true));
+        // On its way to its leader, a node is not there for a moment.
+        assert!(revoke(&scene.store(), b.address().node).unwrap().is_some());
         let gone = || match a.enter().engine.peer(to).unwrap().2 {
             PeerState::Gone(why) => Some(why.clone()),
             _ => None,

@@ -6,6 +6,7 @@ mod cuts;
 mod ends;
 mod hosts;
 mod many;
+mod members;
 mod sealed;
 mod several;
 mod shares;
