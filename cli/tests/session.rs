@@ -389,6 +389,11 @@ fn a_quick_session_that_is_told_to_end_tells_its_command_and_one_that_was_killed
     };
     let (mut told, mut said) = start();
     assert_eq!(quick.left(), 1);
+    let name = std::fs::read_dir(&quick.0).unwrap().map(|entry| entry.unwrap().file_name());
+    let name =
+        name.filter_map(|name| name.to_str()?.strip_prefix("gridnet-quick-").map(str::to_owned)).next();
+    let is_random = |name: &String| name.len() == 32 && name.parse::<u32>().is_err();
+    assert!(name.as_ref().is_some_and(is_random), "nobody knows it before: {name:?}");
     rustix::process::kill_process(Pid::from_child(&told.0), Signal::TERM).unwrap();
     assert_eq!(told.0.wait().unwrap().code(), Some(143));
     assert_eq!((quick.left(), said.next().is_none()), (0, true));

@@ -2,6 +2,7 @@
 
 use crate::args::ExplainArgs;
 use crate::failure::Failure;
+use gridnet::core::wire::NodeId;
 use gridnet_assembly::choice::{accept, explain, Choice};
 use gridnet_assembly::facts::Facts;
 use gridnet_assembly::rules::{Pair, Rules, RULES_BYTES_MAX};
@@ -70,7 +71,10 @@ fn members(dir: &Path, [from, to]: [&str; 2]) -> Result<[Facts; 2], Failure> {
 }
 
 fn member(nodes: &[NodeStatus], wanted: &str) -> Result<Facts, Failure> {
-    let meant: Vec<&NodeStatus> = nodes.iter().filter(|n| n.node == wanted || n.label == wanted).collect();
+    // What looks like an id is one: anybody can take that of another for its label.
+    let is_id = wanted.parse::<NodeId>().is_ok();
+    let is_meant = |n: &&NodeStatus| if is_id { n.node == wanted } else { n.label == wanted };
+    let meant: Vec<&NodeStatus> = nodes.iter().filter(is_meant).collect();
     let [status] = meant[..] else {
         let many = meant.iter().map(|n| n.node.as_str()).collect::<Vec<_>>().join(", ");
         return Err(Failure::Run(match meant.len() {
@@ -108,4 +112,33 @@ fn object(rules: &Rules, theirs: Option<&Rules>, pair: &Pair<'_>) -> Value {
         "candidates": candidates,
         "left_out": left_out,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(node: u8, label: &str) -> NodeStatus {
+        NodeStatus {
+            node: NodeId::new([node; 16]).unwrap().to_string(),
+            cluster: "c".into(),
+            label: label.into(),
+            since: String::new(),
+            leads: false,
+            via: None,
+            facts: format!("l{node}@c"),
+        }
+    }
+
+    #[test]
+    fn a_label_that_looks_like_an_id_is_not_taken_for_it() {
+        let id = |node: u8| NodeId::new([node; 16]).unwrap().to_string();
+        let nodes =
+            [status(1, "one"), status(2, &id(1)), status(3, &id(9)), status(4, "same"), status(5, "same")];
+        let meant = |wanted: &str| member(&nodes, wanted).map(|facts| facts.node.to_string());
+        assert_eq!(meant(&id(1)).ok(), Some(id(1)), "not the one that calls itself so");
+        assert_eq!(meant("one").ok(), Some(id(1)));
+        assert!(meant(&id(9)).is_err(), "it is not there");
+        assert!(meant("same").is_err());
+    }
 }

@@ -6,6 +6,7 @@
 use crate::failure::Failure;
 use crate::signals::Watch;
 use gridnet::core::wire::NodeId;
+use gridnet::proof;
 use gridnet_meta::authority::Authority;
 use gridnet_meta::clock::Moment;
 use gridnet_meta::credentials::keep_certified;
@@ -21,6 +22,8 @@ use std::time::Duration;
 /// How long the node is certified: commands that run for longer join a session that is served.
 const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 const PREFIX: &str = "gridnet-quick-";
+/// Random bytes of a name.
+const NAME_BYTES: usize = 16;
 
 /// Runs a command in a session of its own.
 pub(super) fn run(command: &[String]) -> Result<(), Failure> {
@@ -71,7 +74,10 @@ struct Dir {
 
 impl Dir {
     fn make(base: &Path) -> Result<Dir, Failure> {
-        let path = base.join(format!("{PREFIX}{}", std::process::id()));
+        // Others can write where it lies: a name that is known before could be taken before.
+        let nonce = proof::nonce().map_err(|refusal| Failure::Run(refusal.reason))?;
+        let name: String = nonce.iter().take(NAME_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let path = base.join(format!("{PREFIX}{name}"));
         let failed = |error: std::io::Error| Failure::Run(format!("{}: {error}", path.display()));
         DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
         let lock = File::open(&path).map_err(failed)?;
