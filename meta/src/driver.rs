@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
-use tokio::sync::{watch, Semaphore};
+use tokio::sync::watch;
 
 use crate::directory::Shelf;
 use crate::error::Error;
+use crate::handlers::{Handlers, HANDLERS_MAX};
 use crate::rendezvous::spawn;
 
 /// Threads for what may wait: answering requests, and looking up names. The first never take those of the second.
 const WAITING_THREADS: usize = HANDLERS_MAX + 4;
-/// Requests that are being answered at a time.
-const HANDLERS_MAX: usize = 4;
 
 /// What members of one driver have in common.
 #[derive(Debug)]
 pub(crate) struct Common {
     /// Who answers a request has one of these.
-    pub(crate) turns: Arc<Semaphore>,
+    pub(crate) turns: Arc<Handlers>,
     pub(crate) shelf: Arc<Shelf>,
 }
 
@@ -29,7 +28,7 @@ pub(crate) struct Common {
 pub struct Driver {
     handle: Handle,
     /// Who answers a request has one of these.
-    turns: Arc<Semaphore>,
+    turns: Arc<Handlers>,
     /// What its members share of directories.
     shelf: Arc<Shelf>,
     stop: watch::Sender<bool>,
@@ -52,8 +51,7 @@ impl Driver {
             // Looking up a name may take as long as it likes: nobody waits for it.
             runtime.shutdown_background();
         })?;
-        let turns = Arc::new(Semaphore::new(HANDLERS_MAX));
-        Ok(Driver { handle, turns, shelf: Arc::default(), stop, thread: Some(thread) })
+        Ok(Driver { handle, turns: Arc::default(), shelf: Arc::default(), stop, thread: Some(thread) })
     }
 
     pub(crate) fn common(&self) -> Common {

@@ -19,7 +19,7 @@
 //! | `door.rs`, `strangers.rs` | who has not said who it is, and what that may cost |
 //! | `hub.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
-//! | `member.rs`, `driver.rs` | all others, and the threads they live in |
+//! | `member.rs`, `driver.rs`, `handlers.rs` | all others, the threads they live in, and whose turn it is to be answered |
 //! | `member/assemble.rs` | how members agree on stacks, by `gridnet-assembly` |
 //! | `private.rs`, `clock.rs`, `name.rs`, `hex.rs`, `random.rs` | files, time, names, digits, random numbers |
 #![forbid(unsafe_code)]
@@ -35,6 +35,7 @@ pub mod directory;
 mod door;
 pub mod driver;
 pub mod error;
+mod handlers;
 mod hex;
 mod hub;
 pub mod identity;

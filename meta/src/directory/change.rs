@@ -52,10 +52,13 @@ pub enum Change {
     Forgotten(NodeId),
 }
 
-const JOINED: u16 = 1;
+pub(super) const JOINED: u16 = 1;
 const LEFT: u16 = 2;
-const REVOKED: u16 = 3;
+pub(super) const REVOKED: u16 = 3;
 const FORGOTTEN: u16 = 4;
+
+/// By which a record of a later kind takes the place of another.
+pub(super) type Key = [u8; 16];
 
 #[derive(Serialize, Deserialize)]
 struct OfNode<Rest>(#[serde(with = "node_bytes")] NodeId, Rest);
@@ -89,6 +92,17 @@ impl Record {
         })
     }
 
+    pub(super) fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// Of a kind that this version does not know: of which kind and key, and whether it has more than a key; without, it ends what the
+    /// key was of. `None` when it is no part of a state.
+    pub(super) fn other(&self) -> Option<((u16, Key), bool)> {
+        let (key, rest) = self.fields.split_first_chunk().filter(|_| self.kind > FORGOTTEN)?;
+        Some(((self.kind, *key), !rest.is_empty()))
+    }
+
     /// Bytes that it takes at most in a message: with its kind and its length.
     pub(super) fn size(&self) -> usize {
         self.fields.len() + 6
@@ -103,7 +117,7 @@ impl Record {
 
     /// One of a later version.
     #[cfg(test)]
-    pub(crate) fn other(kind: u16, fields: &[u8]) -> Record {
+    pub(crate) fn of_later(kind: u16, fields: &[u8]) -> Record {
         Record { kind, fields: fields.into() }
     }
 }

@@ -132,8 +132,7 @@ impl Follower {
             }
             None => {
                 let tables = Arc::make_mut(&mut self.directory.tables);
-                let changes = records.iter().filter_map(Record::change);
-                let events: Arc<[Event]> = changes.filter_map(|change| tables.apply(change)).collect();
+                let events: Arc<[Event]> = records.iter().filter_map(|record| tables.take(record)).collect();
                 self.share(&head, &events);
                 events
             }
@@ -152,8 +151,7 @@ impl Follower {
             None if head::digest(records.iter()) != head.state => return Err(Trouble::Forged),
             None => {
                 let mut tables = Tables::default();
-                let changes = records.iter().filter_map(Record::change);
-                changes.for_each(|change| drop(tables.apply(change)));
+                records.iter().for_each(|record| drop(tables.take(record)));
                 Arc::new(tables)
             }
         };

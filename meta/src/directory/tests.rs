@@ -125,14 +125,14 @@ fn what_comes_from_the_future_is_counted_kept_and_passed_on() {
     let with_extras = Entry { more: Extras::default().with(900, b"later").unwrap(), ..entry(1) };
     let longer = [postcard::to_stdvec(&with_extras).unwrap(), vec![1, 2, 3]].concat();
     assert_eq!(fields::<Entry>(&longer).unwrap(), with_extras);
-    let record = Record::other(1, &longer);
+    let record = Record::of_later(1, &longer);
     assert_eq!(record.change(), Some(Change::Joined(with_extras.clone())));
     add(&mut directory, record.clone());
     // A change of a kind that is not known yet, and one that says why in a way that is not.
-    let unknown = Record::other(77, b"whatever");
+    let unknown = Record::of_later(77, b"whatever");
     add(&mut directory, unknown.clone());
     directory.join(entry(2));
-    let gone = Record::other(2, &postcard::to_stdvec(&(entry(2).node.bytes(), 99u16)).unwrap());
+    let gone = Record::of_later(2, &postcard::to_stdvec(&(entry(2).node.bytes(), 99u16)).unwrap());
     add(&mut directory, gone.clone());
     let events = catch_up(&mut follower, &directory);
     let left = Event::Left(entry(2).node, Departure::Gone);
@@ -148,9 +148,50 @@ fn what_comes_from_the_future_is_counted_kept_and_passed_on() {
     assert_eq!(take_all(&mut below, passed_on).len(), 3);
 }
 
+#[test]
+fn newcomers_get_what_later_versions_have_in_a_state() {
+    let (mut directory, mut follower) = (Directory::new(5), follower());
+    follower.keep_changes();
+    directory.join(entry(3));
+    // An entry and a revocation with more fields, and records of a kind that is not known, one of which is ended.
+    let longer = |record: &[u8]| [record, &[1, 2, 3]].concat();
+    add(&mut directory, Record::of_later(1, &longer(&postcard::to_stdvec(&entry(1)).unwrap())));
+    let revoked = entry(2).node;
+    let until = (revoked.bytes(), 1_900_000_000i64);
+    add(&mut directory, Record::of_later(3, &longer(&postcard::to_stdvec(&until).unwrap())));
+    for (key, rest) in [(7, "first"), (7, "second"), (9, "gone"), (9, ""), (8, "other")] {
+        add(&mut directory, Record::of_later(77, &[&[key; 16], rest.as_bytes()].concat()));
+    }
+    add(&mut directory, Record::of_later(78, b"no key"));
+    assert_eq!(directory.tables.size(), 5);
+    let newcomer = |of: &Directory, head: &Head| {
+        let mut newcomer = self::follower();
+        take_all(&mut newcomer, of.since(Version::default(), head));
+        assert!(same(&directory, &newcomer));
+    };
+    // By the changes, and by all that there is; each passes on all that there is.
+    catch_up(&mut follower, &directory);
+    newcomer(follower.directory(), follower.head().unwrap());
+    let mut late = self::follower();
+    late.keep_changes();
+    let head = Head::sign(&directory, authority()).unwrap();
+    take_all(
+        &mut late,
+        Directory { log: VecDeque::new(), ..directory.clone() }.since(Version::default(), &head),
+    );
+    newcomer(late.directory(), late.head().unwrap());
+    // What it has written itself is as ever.
+    directory.leave(entry(1).node, Departure::Left);
+    directory.join(entry(1));
+    catch_up(&mut late, &directory);
+    let mut below = self::follower();
+    take_all(&mut below, late.directory().since(Version::default(), late.head().unwrap()));
+    assert!(same(&directory, &below));
+}
+
 /// Does a change as one of a later version writes it.
 fn add(directory: &mut Directory, record: Record) {
-    record.change().into_iter().for_each(|change| drop(Arc::make_mut(&mut directory.tables).apply(change)));
+    drop(Arc::make_mut(&mut directory.tables).take(&record));
     directory.chain = head::chained(&directory.chain, &record);
     directory.keep(record);
 }
@@ -287,8 +328,8 @@ fn what_is_kept_until_all_parts_are_there_is_bounded() {
     let head = Head::sign(&far, authority()).unwrap();
     let far = Update { head, part: Part::Changes { from: 0, records: Vec::new() } };
     assert_eq!(follower.take(far), Err(Trouble::Forged), "more than anybody keeps");
-    let longest = Record::other(1, &[0; Record::BYTES_MAX]);
-    let longer = Record::other(1, &[0; Record::BYTES_MAX + 1]);
+    let longest = Record::of_later(1, &[0; Record::BYTES_MAX]);
+    let longer = Record::of_later(1, &[0; Record::BYTES_MAX + 1]);
     let read = |record| postcard::from_bytes::<Record>(&postcard::to_stdvec(record).unwrap());
     assert!(read(&longest).is_ok() && read(&longer).is_err());
     catch_up(&mut follower, &directory);

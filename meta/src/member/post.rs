@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
-use tokio::sync::{watch, Notify, Semaphore};
+use tokio::sync::{watch, Notify};
 
 use super::state::Shared;
 use super::Member;
 use crate::clock::Moment;
 use crate::error::{Error, Refusal};
+use crate::handlers::Handlers;
 use crate::message::Message;
 use crate::office::{Call, Office, Told, LIMIT_MAX, REQUEST_BYTES_MAX};
 use crate::packet::{Packet, Trail};
@@ -46,13 +47,13 @@ pub(super) struct Post {
     /// Nobody takes it who holds the office or the state.
     sending: Mutex<()>,
     /// Turns of those who answer.
-    turns: Arc<Semaphore>,
+    turns: Arc<Handlers>,
     /// The office is to be looked at earlier.
     due: Notify,
 }
 
 impl Post {
-    pub(super) fn new(office: Office, turns: Arc<Semaphore>) -> Post {
+    pub(super) fn new(office: Office, turns: Arc<Handlers>) -> Post {
         Post {
             office: Mutex::new(office),
             handlers: Mutex::default(),
@@ -106,7 +107,7 @@ impl Member {
     }
 
     /// Answers requests for a service from now on; each is done once. The handler runs in a thread of its own, of which there are
-    /// four for all members of a driver: while so many wait, other requests do. When it panics, [`Refusal::Trouble`] is the answer.
+    /// four for all members of a driver, and two at most for one that asks: while so many wait, other requests do. When it panics, [`Refusal::Trouble`] is the answer.
     pub fn serve<F>(&self, service: u16, handler: F)
     where
         F: Fn(NodeId, &[u8]) -> Result<Vec<u8>, String> + Send + Sync + 'static,
@@ -173,9 +174,9 @@ impl Shared {
         };
         let (shared, turns) = (self.clone(), self.post.turns.clone());
         tokio::spawn(async move {
-            let turn = tokio::time::timeout_at(call.deadline.into(), turns.acquire_owned()).await;
+            let turn = tokio::time::timeout_at(call.deadline.into(), turns.turn(call.from)).await;
             // Nobody waits for the answer any more: better not begun.
-            let Ok(Ok(turn)) = turn else { return };
+            let Ok(Some(turn)) = turn else { return };
             tokio::task::spawn_blocking(move || {
                 let outcome = run(&handler, &call);
                 drop(turn);

@@ -33,7 +33,7 @@ pub(crate) fn some() -> Vec<Message> {
         Change::Forgotten(node(4)),
     ];
     let mut records: Vec<Record> = changes.iter().map(Record::from).collect();
-    records.push(Record::other(99, b"later"));
+    records.push(Record::of_later(99, b"later"));
     let head = Head::sign(&Directory::new(3), authority()).unwrap();
     let version = Version { epoch: 3, number: 4 };
     let pass = Pass { serial: 5, proof: [3; 32] };
