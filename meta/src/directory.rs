@@ -23,7 +23,7 @@ use crate::name::Name;
 use crate::record::Extras;
 
 pub use change::{Change, Departure, Part, Record, Update};
-pub use follower::{Follower, Trouble};
+pub use follower::{Follower, Pending, Trouble};
 pub use head::Head;
 pub(crate) use shelf::Shelf;
 pub(crate) use tables::Tables;
@@ -221,14 +221,22 @@ impl Directory {
         if known >= self.version {
             return Vec::new();
         }
-        let behind = self.version.number.checked_sub(known.number).and_then(|n| usize::try_from(n).ok());
-        let parts = match behind {
-            Some(behind) if known.epoch == self.version.epoch && behind <= self.log.len() => {
-                self.changes(known.number, self.log.len() - behind)
-            }
-            _ => self.snapshot(),
+        let parts = match self.first_change(known) {
+            Some(first) => self.changes(known.number, first),
+            None => self.snapshot(),
         };
         parts.into_iter().map(|part| Update { head: head.clone(), part }).collect()
+    }
+
+    /// Whether who is at `known` gets changes, and not all that there is.
+    pub(crate) fn has_changes(&self, known: Version) -> bool {
+        self.first_change(known).is_some()
+    }
+
+    /// Where the changes behind `known` begin, if they are kept.
+    fn first_change(&self, known: Version) -> Option<usize> {
+        let behind = usize::try_from(self.version.number.checked_sub(known.number)?).ok()?;
+        self.log.len().checked_sub(behind).filter(|_| known.epoch == self.version.epoch)
     }
 
     /// Does a change, and keeps it for those that are behind.

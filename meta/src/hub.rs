@@ -26,7 +26,12 @@ const CALM: Duration = Duration::from_millis(10);
 pub(crate) type Encoded = Arc<[Arc<[u8]>]>;
 /// Makes updates, once for all who miss the same.
 #[derive(Debug, Default)]
-pub(crate) struct Encoder(Option<(Version, Version, Encoded)>);
+pub(crate) struct Encoder {
+    /// All that there is, whatever those know who get it.
+    whole: Option<(Version, Encoded)>,
+    /// Changes, from one version to another.
+    changes: Option<(Version, Version, Encoded)>,
+}
 
 impl Encoder {
     /// What a follower that is at `known` misses to be where `head` says, as it is sent, and where it is then.
@@ -40,18 +45,22 @@ impl Encoder {
         if known >= version {
             return Ok((Encoded::default(), known));
         }
-        // Whoever is of an earlier life misses the same: everything.
-        let known = if known.epoch == version.epoch { known } else { Version::default() };
-        if let Some((from, to, encoded)) = &self.0 {
-            if (*from, *to) == (known, version) {
+        let is_whole = !of.has_changes(known);
+        match (&self.whole, &self.changes) {
+            (Some((to, encoded)), _) if is_whole && *to == version => return Ok((encoded.clone(), version)),
+            (_, Some((from, to, encoded))) if !is_whole && (*from, *to) == (known, version) => {
                 return Ok((encoded.clone(), version));
             }
+            _ => (),
         }
         let updates = of.since(known, head).into_iter();
         let encoded: Result<Encoded, Error> =
             updates.map(|update| Message::Update(update).encode().map(Arc::from)).collect();
         let encoded = encoded?;
-        self.0 = Some((known, version, encoded.clone()));
+        match is_whole {
+            true => self.whole = Some((version, encoded.clone())),
+            false => self.changes = Some((known, version, encoded.clone())),
+        }
         Ok((encoded, version))
     }
 }
@@ -104,6 +113,10 @@ pub(crate) trait Hub: Send + Sync {
     fn first_update_at(&self, known: Version) -> Instant;
     /// What one that is at `known` misses, and where it is then.
     fn updates(&self, known: Version) -> Result<(Encoded, Version), Error>;
+    /// Whether nothing else is known by now, for one that is at `known`: else it is told after the next pause.
+    fn is_latest(&self, _known: Version) -> bool {
+        true
+    }
     /// Whether the connection still is the one by which its node is here.
     fn check(&self, visitor: &Visitor) -> Result<(), Error>;
     /// Whether it may ask for the directory again.
@@ -157,6 +170,9 @@ impl<Stream: AsyncRead + AsyncWrite + Send> Served<Stream> {
                 _ = async { sleep_until(update_at).await; changed.changed().await }, if is_idle => {
                     self.update(hub)?;
                     update_at = Instant::now() + hub.update_pause();
+                    if !hub.is_latest(self.known) {
+                        changed.mark_changed();
+                    }
                     None
                 }
             };

@@ -68,6 +68,14 @@ const REVOKED_MAX: usize = 16_384;
 /// A refusal, and what it says.
 pub(crate) type Denied = (Refusal, String);
 
+/// A state of the directory, signed.
+#[derive(Debug)]
+pub(crate) struct Signed {
+    pub(crate) directory: Directory,
+    pub(crate) head: Head,
+    at: Instant,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Register {
@@ -78,7 +86,7 @@ pub(crate) struct Register {
     pub(crate) revoked: BTreeMap<NodeId, Moment>,
     pub(crate) directory: Directory,
     /// The last state of it that was signed.
-    head: Option<Head>,
+    signed: Option<Signed>,
     pub(crate) clusters: Clusters,
     places: Places,
     /// By which it knows its own passes.
@@ -110,7 +118,7 @@ impl Register {
             tickets: BTreeMap::new(),
             revoked: BTreeMap::new(),
             directory: Directory::new(epoch),
-            head: None,
+            signed: None,
             joins: Rates::new(rules.joins_per_second),
             asked: of_nodes(ASKED_PER_SECOND),
             sent: of_nodes(SENT_PER_SECOND.0),
@@ -239,16 +247,25 @@ impl Register {
         }
     }
 
-    /// The state of the directory, signed.
-    pub(crate) fn head(&mut self) -> Result<Head, Error> {
-        match &self.head {
-            Some(head) if head.version == self.directory.version() => Ok(head.clone()),
-            _ => {
-                let head = Head::sign(&self.directory, &self.authority)?;
-                self.head = Some(head.clone());
-                Ok(head)
+    /// The state of the directory, signed; an earlier one, when that was signed less than `pause` ago: all of it is looked at for that,
+    /// so that it is signed once for all that changes meanwhile.
+    pub(crate) fn signed(&mut self, now: Instant, pause: Duration) -> Result<&Signed, Error> {
+        let is_good =
+            |signed: &Signed| signed.head.version == self.directory.version() || now < signed.at + pause;
+        let signed = match self.signed.take().filter(is_good) {
+            Some(signed) => signed,
+            None => {
+                let directory = self.directory.clone();
+                Signed { head: Head::sign(&directory, &self.authority)?, directory, at: now }
             }
-        }
+        };
+        Ok(self.signed.insert(signed))
+    }
+
+    /// Until when that stays so.
+    pub(crate) fn signed_until(&self, pause: Duration) -> Option<Instant> {
+        let signed = self.signed.as_ref()?;
+        (signed.head.version != self.directory.version()).then(|| signed.at + pause)
     }
 
     /// When certificates have ended that were made until now, by any clock that is right enough.

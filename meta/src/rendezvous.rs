@@ -106,8 +106,9 @@ impl Shared {
     fn updates(&self, known: Version) -> Result<(Encoded, Version), Error> {
         let mut state = self.lock();
         let state = &mut *state;
-        let head = state.register.head()?;
-        state.encoder.updates(&state.register.directory, &head, known)
+        let pause = visit::signing_pause(state.links.len());
+        let signed = state.register.signed(Instant::now(), pause)?;
+        state.encoder.updates(&signed.directory, &signed.head, known)
     }
 
     /// Tells those who wait that the directory has changed, if it has, and leaders and others what is asked of them.

@@ -27,8 +27,12 @@ pub struct Follower {
     shelf: Arc<Shelf>,
     /// States before this one are not taken.
     floor: Version,
-    coming: Option<Coming>,
+    coming: Pending,
 }
+
+/// What has come over one connection of an update of which there is more: who says it is believed, or blamed, for that only.
+#[derive(Debug, Default)]
+pub struct Pending(Option<Coming>);
 
 /// The parts of an update that are there.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ struct Coming {
     /// Signed.
     head: Head,
     is_snapshot: bool,
+    /// Where the follower was when it began.
+    known: Version,
     /// Number of the next record.
     next: u64,
     /// Those that are not known.
@@ -51,7 +57,7 @@ impl Follower {
     /// The same, beside others with the same shelf.
     pub(crate) fn beside(key: AuthorityKey, shelf: Arc<Shelf>) -> Follower {
         let (directory, floor) = (Directory::default(), Version::default());
-        Follower { key, directory, head: None, shelf, floor, coming: None }
+        Follower { key, directory, head: None, shelf, floor, coming: Pending::default() }
     }
 
     /// How far it is.
@@ -87,7 +93,7 @@ impl Follower {
     /// Records that wait for more.
     #[cfg(test)]
     pub(super) fn pending(&self) -> usize {
-        self.coming.as_ref().map_or(0, |coming| coming.records.len())
+        self.coming.0.as_ref().map_or(0, |coming| coming.records.len())
     }
 
     /// Takes an update; what has changed by it. One that leads no further than what is known changes nothing.
@@ -95,18 +101,31 @@ impl Follower {
     /// # Errors
     /// [`Trouble`], with nothing changed.
     pub fn take(&mut self, update: Update) -> Result<Arc<[Event]>, Trouble> {
+        let mut pending = std::mem::take(&mut self.coming);
+        let taken = self.take_of(&mut pending, update);
+        self.coming = pending;
+        taken
+    }
+
+    /// The same of one of several connections.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_of(&mut self, pending: &mut Pending, update: Update) -> Result<Arc<[Event]>, Trouble> {
         let Update { head, part } = update;
         let known = self.version();
         if head.version <= known || head.version < self.floor {
             return Ok(Arc::default());
         }
-        let mut coming = match self.coming.take().filter(|coming| coming.head == head) {
+        // Changes that have come by another connection meanwhile are not to be done again.
+        let is_it = |coming: &Coming| coming.head == head && (coming.is_snapshot || coming.known == known);
+        let mut coming = match pending.0.take().filter(is_it) {
             Some(coming) if coming.goes_on(&part) => coming,
             _ => Coming::begin(head, &part, known, (&self.key, &self.shelf))?,
         };
         coming.add(part, known)?;
         if coming.next < coming.end() {
-            self.coming = Some(coming);
+            pending.0 = Some(coming);
             return Ok(Arc::default());
         }
         match coming.is_snapshot {
@@ -196,7 +215,7 @@ impl Coming {
             false => head.version.number - known.number <= LOG_MAX as u64,
         };
         match is_bounded && (shelf.knows(key, &head) || head.is_signed_by(key)) {
-            true => Ok(Coming { head, is_snapshot, next, records: Vec::new() }),
+            true => Ok(Coming { head, is_snapshot, known, next, records: Vec::new() }),
             false => Err(Trouble::Forged),
         }
     }

@@ -336,6 +336,38 @@ fn what_is_kept_until_all_parts_are_there_is_bounded() {
     assert!(same(&directory, &follower));
 }
 
+#[test]
+fn what_one_connection_says_is_not_blamed_on_another() {
+    let (mut directory, mut follower) = (Directory::new(5), follower());
+    (0..2000).for_each(|i| directory.join(entry(i)));
+    let parts = told(&directory, Version::default());
+    assert!(parts.len() > 1);
+    let (mut old, mut new) = (Pending::default(), Pending::default());
+    let untrue = Record::from(&Change::Revoked(entry(2).node, Moment::from_unix(1000)));
+    for (at, part) in parts.iter().enumerate() {
+        let forged = forged(part, |records| records[0] = untrue.clone());
+        let (is_last, of_old) = (at + 1 == parts.len(), follower.take_of(&mut old, forged));
+        assert_eq!(of_old.is_err(), is_last, "it is forged, which is seen in the end");
+        assert_eq!(follower.take_of(&mut new, part.clone()).map(|events| !events.is_empty()), Ok(is_last));
+    }
+    assert!(same(&directory, &follower));
+    // Changes that come by both.
+    let before = follower.version();
+    (0..500).for_each(|i| directory.leave(entry(i).node, Departure::Left));
+    let middle = told(&directory, before);
+    let size = |i: u16| Entry { more: Extras::default().with(900, &[1; 400]).unwrap(), ..entry(i) };
+    (0..400).for_each(|i| directory.join(size(i)));
+    let parts = told(&directory, before);
+    assert!(parts.len() > 1);
+    assert_eq!(follower.take_of(&mut new, parts[0].clone()), Ok([].into()));
+    assert!(middle.into_iter().all(|part| follower.take_of(&mut old, part).is_ok()));
+    assert_ne!(follower.version(), before);
+    let taken: Vec<_> = parts[1..].iter().map(|part| follower.take_of(&mut new, part.clone())).collect();
+    assert!(!taken.contains(&Err(Trouble::Forged)), "{taken:?}");
+    catch_up(&mut follower, &directory);
+    assert!(same(&directory, &follower));
+}
+
 proptest! {
     /// Whatever is lost, late or comes twice: a follower is never wrong about a version, and catches up.
     #[test]

@@ -154,3 +154,23 @@ fn one_that_says_nothing_is_lost_and_one_that_says_half_a_message_is_not_yet() {
         assert!(after > 20 * SECOND && after < 24 * SECOND, "{after:?}");
     });
 }
+
+#[test]
+fn all_that_there_is_is_made_once_whatever_those_say_who_need_it() {
+    let authority = crate::authority::Authority::create(NodeId::new(NODE).unwrap(), Moment::now()).unwrap();
+    let mut directory = Directory::new(5);
+    for number in 1..=5000u128 {
+        directory.revoke(NodeId::new(number.to_be_bytes()).unwrap(), Moment::from_unix(1));
+    }
+    let head = Head::sign(&directory, &authority).unwrap();
+    let mut encoder = Encoder::default();
+    let mut updates = |epoch, number| encoder.updates(&directory, &head, Version { epoch, number }).unwrap();
+    let (whole, version) = updates(0, 0);
+    let (changes, _) = updates(5, 4999);
+    assert!(version == directory.version() && changes.len() == 1 && whole.len() > 1);
+    for (epoch, number) in [(5, 1), (5, 2), (4, 9), (5, 3000)] {
+        assert!(Arc::ptr_eq(&updates(epoch, number).0, &whole), "{epoch} {number}");
+        assert!(Arc::ptr_eq(&updates(5, 4999).0, &changes));
+    }
+    assert!(updates(5, 5000).0.is_empty());
+}

@@ -17,6 +17,7 @@ use super::post::Origin;
 use super::state::Shared;
 use crate::channel::{broken, send, Inbox};
 use crate::clock::Moment;
+use crate::directory::Pending;
 use crate::error::Error;
 use crate::hub::queue;
 use crate::identity::{Identity, NodeKey};
@@ -76,6 +77,8 @@ pub(super) struct Link {
     pub(super) was_heard: bool,
     /// Since when the leader has no connection to the rendez-vous node.
     alone_since: Option<Instant>,
+    /// The parts of an update that have come over it.
+    pending: Pending,
     beside: JoinSet<Done>,
 }
 
@@ -131,6 +134,7 @@ impl Link {
             renewed: None,
             was_heard: false,
             alone_since: None,
+            pending: Pending::default(),
             beside: JoinSet::new(),
         })
     }
@@ -263,7 +267,7 @@ impl Link {
                 }
             }
             Message::Update(update) => {
-                let known = shared.take_update(update, self.alone_since.is_none())?;
+                let known = shared.take_update(&mut self.pending, update, self.alone_since.is_none())?;
                 if let Some(known) = known.filter(|_| self.outbox.may_answer()) {
                     self.outbox.answer(&Message::Missing(known))?;
                 }

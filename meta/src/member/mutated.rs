@@ -43,7 +43,7 @@ fn member(session: &Session) -> Arc<Shared> {
     }
     let head = Head::sign(&directory, &authority).unwrap();
     for update in directory.since(Version::default(), &head) {
-        assert_eq!(shared.take_update(update, true), Ok(None));
+        assert_eq!(shared.take_update(&mut Default::default(), update, true), Ok(None));
     }
     assert_eq!(shared.tables().list().len(), 40);
     shared

@@ -14,7 +14,7 @@ use super::{lead, post, About, Connection};
 use crate::audit::Audit;
 use crate::authority::AuthorityKey;
 use crate::clock::Moment;
-use crate::directory::{Departure, Event, Follower, Tables, Trouble, Update, Version, OFFER};
+use crate::directory::{Departure, Event, Follower, Pending, Tables, Trouble, Update, Version, OFFER};
 use crate::driver::Common;
 use crate::error::{Error, Refusal};
 use crate::hub::{Encoder, Queue};
@@ -244,9 +244,14 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::Peer`] when the authority has not said so.
-    pub(super) fn take_update(&self, update: Update, is_heard: bool) -> Result<Option<Version>, Error> {
+    pub(super) fn take_update(
+        &self,
+        pending: &mut Pending,
+        update: Update,
+        is_heard: bool,
+    ) -> Result<Option<Version>, Error> {
         let (mut gap, mut is_forged, mut revoked) = (None, false, Vec::new());
-        self.change(|state| match state.follower.take(update) {
+        self.change(|state| match state.follower.take_of(pending, update) {
             Ok(events) => {
                 revoked.extend(events.iter().filter_map(|event| match event {
                     Event::Left(node, Departure::Revoked) => Some(*node),

@@ -307,3 +307,23 @@ fn a_leader_may_say_so_much_a_second_of_those_below_it() {
     let noted = (0..100).filter(|_| scene.register.may_note(leader, scene.start)).count();
     assert_eq!(noted, ASKED_PER_SECOND as usize);
 }
+
+#[test]
+fn the_directory_is_signed_once_for_all_that_changes_in_a_pause() {
+    let mut scene = Scene::new(None);
+    let (start, until, ms) = (scene.start, scene.clock.after(Duration::from_secs(60)), Duration::from_millis);
+    let register = &mut scene.register;
+    let signed = |register: &mut Register, at: u64| {
+        let signed = register.signed(start + ms(at), ms(10)).unwrap();
+        assert_eq!(signed.directory.version(), signed.head.version, "it is of what was signed");
+        signed.head.version.number
+    };
+    register.directory.revoke(id(3), until);
+    assert_eq!((signed(register, 0), register.signed_until(ms(10))), (1, None));
+    register.directory.revoke(id(4), until);
+    register.directory.revoke(id(5), until);
+    assert_eq!((signed(register, 9), register.signed_until(ms(10))), (1, Some(start + ms(10))));
+    assert_eq!((signed(register, 10), register.signed_until(ms(10))), (3, None));
+    register.directory.revoke(id(6), until);
+    assert_eq!((signed(register, 19), signed(register, 500)), (3, 4));
+}

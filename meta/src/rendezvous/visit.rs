@@ -36,6 +36,15 @@ pub(crate) const LONGEST_OF_MEMBER: usize = crate::packet::PACKET_BYTES_MAX + 10
 /// Changes are told together when they come faster than this; and for each member there is, this later.
 const UPDATE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_micros(100));
 
+fn pause(members: usize) -> Duration {
+    UPDATE_PAUSE.0 + u32::try_from(members).unwrap_or(u32::MAX) * UPDATE_PAUSE.1
+}
+
+/// The directory is signed no more often: whoever is told of changes finds later ones signed.
+pub(super) fn signing_pause(members: usize) -> Duration {
+    pause(members) / 2
+}
+
 type Stream = TlsStream<TcpStream>;
 type Reader = Inbox<ReadHalf<Stream>>;
 type Writer = WriteHalf<Stream>;
@@ -258,17 +267,25 @@ impl Hub for Arc<Shared> {
     }
 
     fn update_pause(&self) -> Duration {
-        let members = u32::try_from(self.lock().links.len()).unwrap_or(u32::MAX);
-        UPDATE_PAUSE.0 + members * UPDATE_PAUSE.1
+        pause(self.lock().links.len())
+    }
+
+    fn is_latest(&self, known: Version) -> bool {
+        known >= self.lock().register.directory.version()
     }
 
     /// One that knows an earlier life of ours is told who is there when the others have had time to come back.
     fn first_update_at(&self, known: Version) -> tokio::time::Instant {
-        let epoch = self.lock().register.directory.version().epoch;
+        let state = self.lock();
+        let epoch = state.register.directory.version().epoch;
         let is_of_earlier_life = known.epoch != 0 && known.epoch != epoch;
         match is_of_earlier_life {
             true => (self.started + SETTLING).into(),
-            false => tokio::time::Instant::now(),
+            // What is told it has itself in it.
+            false => {
+                let signed_until = state.register.signed_until(signing_pause(state.links.len()));
+                signed_until.unwrap_or_else(Instant::now).into()
+            }
         }
     }
 
