@@ -9,6 +9,7 @@ mod change;
 mod follower;
 mod head;
 mod shelf;
+mod still;
 mod tables;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,7 @@ pub use change::{Change, Departure, Part, Record, Update};
 pub use follower::{Follower, Pending, Trouble};
 pub use head::Head;
 pub(crate) use shelf::Shelf;
+pub use still::Still;
 pub(crate) use tables::Tables;
 
 /// Number of the extra field in which a node says where it is and what it can do.

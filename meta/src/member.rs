@@ -5,6 +5,7 @@
 
 mod assemble;
 mod connect;
+mod fresh;
 mod keep;
 mod lead;
 mod link;

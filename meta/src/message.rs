@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Will;
-use crate::directory::{node_bytes, Departure, Update, Version};
+use crate::directory::{node_bytes, Departure, Still, Update, Version};
 use crate::error::{Error, Refusal};
 use crate::name::Name;
 use crate::packet::Packet;
@@ -242,6 +242,8 @@ messages! {
     0x0003 Leave(()),
     /// Whether this leader has a connection to the rendez-vous node.
     0x0004 Uplink(bool),
+    /// The directory is still so.
+    0x0005 Still(Still),
 }
 
 impl Message {

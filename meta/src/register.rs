@@ -11,7 +11,7 @@ use gridnet_core::wire::NodeId;
 use crate::authority::{Authority, CLOCK_SKEW};
 use crate::clock::Moment;
 use crate::cluster::Clusters;
-use crate::directory::{Departure, Directory, Head};
+use crate::directory::{Departure, Directory, Head, Still};
 use crate::error::{Error, Refusal};
 use crate::message::{Join, Joined};
 use crate::rate::Rates;
@@ -39,6 +39,8 @@ pub struct Rules {
     pub nodes_max: usize,
     /// A member of which nothing is heard for so long is lost. It says something each second.
     pub silence: Duration,
+    /// How often members are told that the directory is still so: they look for more when they have not heard it for 150 s.
+    pub still: Duration,
 }
 
 impl Default for Rules {
@@ -50,6 +52,7 @@ impl Default for Rules {
             joins_per_second: 50,
             nodes_max: 16_384,
             silence: Duration::from_secs(3),
+            still: Duration::from_secs(60),
         }
     }
 }
@@ -266,6 +269,11 @@ impl Register {
     pub(crate) fn signed_until(&self, pause: Duration) -> Option<Instant> {
         let signed = self.signed.as_ref()?;
         (signed.head.version != self.directory.version()).then(|| signed.at + pause)
+    }
+
+    /// A word that the directory is as it is now.
+    pub(crate) fn still(&self, now: Moment) -> Result<Still, Error> {
+        Still::sign(self.directory.version(), now, &self.authority)
     }
 
     /// When certificates have ended that were made until now, by any clock that is right enough.

@@ -161,6 +161,15 @@ impl Shared {
 }
 
 impl State {
+    /// A word that the directory is as it is now, as it is sent; one that cannot be signed says nothing.
+    fn still(&self) -> Vec<u8> {
+        let still = self.register.still(Moment::now()).and_then(|still| Message::Still(still).encode());
+        still.unwrap_or_else(|e| {
+            tracing::error!("rendez-vous: {e}");
+            Vec::new()
+        })
+    }
+
     /// Tells a member what is asked of it. When its queue is full it is not told: then another one leads, or it stays where it is.
     fn give(&mut self, order: Order) {
         let (node, message) = match order {
@@ -325,10 +334,22 @@ async fn serve(
         }
     }
     tasks.spawn(admin::serve(admin, shared.clone()));
+    tasks.spawn(say_still(shared.clone()));
     tasks.spawn(look_after(shared));
     // When the sender is gone, so is who could want more.
     let _ = stopped.wait_for(|stop| *stop).await;
     tasks.shutdown().await;
+}
+
+/// Says to all members how the directory still is.
+async fn say_still(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(shared.rules.still).await;
+        let mut state = shared.lock();
+        let still = state.still();
+        // Whose queue is full gets the next one.
+        state.links.values_mut().for_each(|link| drop(link.queue.try_send(still.clone())));
+    }
 }
 
 /// Looks after leaders that were appointed.

@@ -149,6 +149,11 @@ impl Parties {
         (self.identities[party].clone(), self.authority.certificate().clone())
     }
 
+    /// A word of their rendez-vous node.
+    pub(crate) fn still(&self, version: Version) -> crate::directory::Still {
+        crate::directory::Still::sign(version, Moment::now(), &self.authority).unwrap()
+    }
+
     /// A conversation that one begins with another, which takes it for one with `claimed`.
     pub(crate) fn talk(&self, from: usize, to: usize, claimed: usize) -> (Talk, Talk) {
         let begun = Talk::begin(self.node(to), 5, self.sealing(from).0).unwrap();

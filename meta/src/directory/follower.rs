@@ -1,6 +1,8 @@
 //! The directory as a follower knows it: what was signed, and nothing older than what it knows already.
 
-use super::{head, Directory, Entry, Event, Head, Part, Record, Shelf, Tables, Update, Version, LOG_MAX};
+use super::{
+    head, Directory, Entry, Event, Head, Part, Record, Shelf, Still, Tables, Update, Version, LOG_MAX,
+};
 use crate::authority::AuthorityKey;
 use std::sync::Arc;
 
@@ -78,6 +80,11 @@ impl Follower {
     /// What it knows as the authority has signed it; none before the first update.
     pub fn head(&self) -> Option<&Head> {
         self.head.as_ref()
+    }
+
+    /// Whether the authority has said so.
+    pub(crate) fn believes(&self, still: &Still) -> bool {
+        still.is_signed_by(&self.key)
     }
 
     /// Keeps changes from now on for followers of its own.

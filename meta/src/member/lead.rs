@@ -409,4 +409,25 @@ mod tests {
         let lines: Vec<String> = shared.lock().audit.lines().map(|line| line.refusal.clone()).collect();
         assert_eq!(lines, ["rate"]);
     }
+
+    #[test]
+    fn words_of_the_rendezvous_node_are_passed_on_and_no_others() {
+        let (parties, common) = (Parties::new(), Driver::start().unwrap().common());
+        let about = About::new("tests".parse().unwrap());
+        let shared = Arc::new(Shared::new(Vec::new(), about, parties.member(0), common).unwrap());
+        in_runtime(async {
+            begin(&shared, IpAddr::from([127, 0, 0, 1])).unwrap();
+            let (sender, mut queue) = queue();
+            let (node, about) = (parties.node(1), shared.attach(None));
+            shared.member_came(Present { node, about }, sender).unwrap();
+            let _ = queue.try_recv().expect("that there is no rendez-vous node");
+            let version = Version { epoch: 1, number: 2 };
+            assert!(shared.take_still(Parties::new().still(version), true).is_err());
+            assert!(queue.try_recv().is_err(), "of another authority");
+            let still = parties.still(version);
+            shared.take_still(still.clone(), true).unwrap();
+            let passed_on = queue.try_recv().expect("it is passed on");
+            assert_eq!(passed_on, Message::Still(still).encode().unwrap());
+        });
+    }
 }

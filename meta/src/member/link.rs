@@ -272,6 +272,7 @@ impl Link {
                     self.outbox.answer(&Message::Missing(known))?;
                 }
             }
+            Message::Still(still) => shared.take_still(still, self.follow.is_none())?,
             Message::Packet(packet) => shared.receive(packet, Origin::Uplink),
             Message::Refused(refused) => return Err(Error::Refused(refused.refusal, refused.reason)),
             Message::Uplink(stands) if self.follow.is_some() => {
@@ -370,10 +371,12 @@ impl Link {
         Ok(())
     }
 
-    /// When the leader has lost the rendez-vous node, and it is there all the same, a member goes there itself.
+    /// When the leader has lost the rendez-vous node, or passes on no word of it, and it is there all the same, a member goes there
+    /// itself.
     fn look_for_rendezvous(&mut self, shared: &Arc<Shared>) {
         let is_alone = self.alone_since.is_some_and(|since| since.elapsed() > LEADER_ALONE);
-        if is_alone && self.beside.is_empty() {
+        let is_doubtful = self.follow.is_some() && shared.is_doubtful();
+        if (is_alone || is_doubtful) && self.beside.is_empty() {
             let shared = shared.clone();
             self.beside.spawn(async move {
                 sleep(jittered(PAUSES.1)).await;

@@ -10,16 +10,17 @@ use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 use tokio::sync::{watch, Notify};
 
+use super::fresh::Freshness;
 use super::{lead, post, About, Connection};
 use crate::audit::Audit;
 use crate::authority::AuthorityKey;
 use crate::clock::Moment;
-use crate::directory::{Departure, Event, Follower, Pending, Tables, Trouble, Update, Version, OFFER};
+use crate::directory::{Departure, Event, Follower, Pending, Still, Tables, Trouble, Update, Version, OFFER};
 use crate::driver::Common;
 use crate::error::{Error, Refusal};
 use crate::hub::{Encoder, Queue};
 use crate::identity::Identity;
-use crate::message::Attach;
+use crate::message::{Attach, Message};
 use crate::name::Name;
 use crate::office::Office;
 use crate::pass::Pass;
@@ -62,6 +63,7 @@ pub(super) struct State {
     pub(super) asked: Rates<NodeId>,
     pub(super) sent: Rates<NodeId>,
     pub(super) audit: Audit,
+    pub(super) fresh: Freshness,
 }
 
 pub(crate) struct Shared {
@@ -109,6 +111,7 @@ impl Shared {
             asked: Rates::new(BELOW_PER_SECOND.0),
             sent: Rates::new(BELOW_PER_SECOND.1),
             audit: Audit::default(),
+            fresh: Freshness::new(Instant::now()),
         };
         Ok(Shared {
             node,
@@ -237,6 +240,29 @@ impl Shared {
             state.mistrusted.pop_first();
         }
         state.mistrusted.insert(leader);
+    }
+
+    /// Takes a word of the rendez-vous node, from itself or from a leader, and passes it on to those below.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] when the authority has not said so.
+    pub(super) fn take_still(&self, still: Still, is_direct: bool) -> Result<(), Error> {
+        let mut state = self.lock();
+        if !state.follower.believes(&still) {
+            return Err(Error::Peer("a word that the session's authority has not signed".into()));
+        }
+        let known = state.follower.version();
+        state.fresh.take(&still, is_direct, known, Instant::now());
+        if let (Some(leading), Ok(message)) = (&state.leading, Message::Still(still).encode()) {
+            leading.members.values().for_each(|below| drop(below.queue.try_send(message.clone())));
+        }
+        Ok(())
+    }
+
+    /// Whether something may be kept back from this member.
+    pub(super) fn is_doubtful(&self) -> bool {
+        let state = self.lock();
+        state.fresh.is_doubtful(state.follower.version(), Instant::now())
     }
 
     /// Takes what has changed of the directory, by which the rendez-vous node shows that it hears us, unless our leader has lost it;

@@ -16,7 +16,7 @@ use super::{About, Connection, Member};
 use crate::channel::{send, send_encoded, Inbox};
 use crate::clock::Moment;
 use crate::cluster::Will;
-use crate::directory::{Change, Entry, Part, Record, Update};
+use crate::directory::{Change, Entry, Part, Record, Still, Update};
 use crate::message::{Message, MESSAGE_BYTES_MAX};
 use crate::testing::{attach, in_runtime, Session, LONG};
 use crate::tls::{self, CurrentKey};
@@ -197,6 +197,28 @@ fn a_leader_that_was_revoked_is_left() {
     });
     leader.say(&Message::Update(update));
     until("it knows", || member.is_revoked(leader.node));
+    is_left_for_good(&session, &leader, &member);
+}
+
+#[test]
+fn a_leader_that_hides_that_it_was_revoked_is_left() {
+    let session = Session::new("hides");
+    let leader = Leader::start(&session, id(7), 60 * LONG);
+    let member = below(&session, &leader);
+    assert!(session.rendezvous.revoke(leader.node).unwrap());
+    // It goes on as if nothing was, and passes on no word of the rendez-vous node.
+    member.shared.lock().fresh.lag_max = Duration::ZERO;
+    until("it looks for itself", || member.is_revoked(leader.node));
+    is_left_for_good(&session, &leader, &member);
+}
+
+#[test]
+fn a_word_that_nobody_has_signed_is_a_forgery() {
+    let session = Session::new("word");
+    let leader = Leader::start(&session, id(7), 60 * LONG);
+    let member = below(&session, &leader);
+    let other = crate::authority::Authority::create(id(1), Moment::now()).unwrap();
+    leader.say(&Message::Still(Still::sign(member.version(), Moment::now(), &other).unwrap()));
     is_left_for_good(&session, &leader, &member);
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::authority::Authority;
 use crate::clock::Moment;
-use crate::directory::{Change, Directory, Entry, Head, Part, Record};
+use crate::directory::{Change, Directory, Entry, Head, Part, Record, Still};
 use crate::packet::{Load, PACKET_BYTES_MAX};
 use crate::record::EXTRAS_BYTES_MAX;
 use proptest::prelude::*;
@@ -54,6 +54,7 @@ pub(crate) fn some() -> Vec<Message> {
         Message::Request(Request { id: 1, done: 1, service: 2, left_ms: 3, body: vec![4; 5] }),
         Message::Answer(Answer { id: 1, refusal: Some(Refusal::Other), body: vec![] }),
         Message::Uplink(true),
+        Message::Still(Still::sign(version, Moment::from_unix(9), authority()).unwrap()),
         Message::Join(Join { ticket: node(1), proof: [7; 32], request: vec![1, 2] }),
         Message::Joined(Joined { node: node(1), certificate: vec![4], clock: -5 }),
         Message::Attach(about.clone()),

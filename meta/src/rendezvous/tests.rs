@@ -185,3 +185,25 @@ fn hellos_of_strangers_are_limited_and_so_are_their_lines() {
     let lines = status.refused.len() as u64;
     assert!(lines >= 10 && lines <= 10 + 10 * (1 + shared.started.elapsed().as_secs()), "{lines}");
 }
+
+#[test]
+fn members_are_told_again_and_again_that_the_directory_is_still_so() {
+    let rules = Rules { silence: LONG, still: Duration::from_millis(5), ..Rules::default() };
+    let scene = Scene::with("still", rules);
+    let key = crate::authority::AuthorityKey::of(scene.store.authority().unwrap().certificate()).unwrap();
+    in_runtime(async {
+        let mut member = scene.member(id(0)).await;
+        let mut words = Vec::new();
+        let hear = async {
+            while words.len() < 5 {
+                if let Message::Still(still) = member.reader.next().await.unwrap() {
+                    assert!(still.is_signed_by(&key));
+                    words.push(still);
+                }
+            }
+        };
+        timeout(LONG, hear).await.unwrap();
+        assert!(words.is_sorted_by_key(|still| (still.version, still.at)), "{words:?}");
+        assert!(words[4].version.number > 0);
+    });
+}

@@ -215,6 +215,8 @@ async fn attach_member(
         let mut state = shared.lock();
         let attached = state.register.attach(visitor.node, attach, (Instant::now(), Moment::now()));
         if let Ok(connection) = attached {
+            // Before it is sent anywhere: by this one it knows how late words of others are.
+            let _ = sender.try_send(state.still());
             state.links.insert(visitor.node, Link { connection, from: visitor.from, queue: sender });
         }
         attached
