@@ -1,6 +1,6 @@
 """Checks the arrows between the members of the workspace; reads `cargo metadata` from standard input.
 
-    {capi, cli, bench} -> fabric -> {rails, meta, assembly} -> core  cli and bench may also call capi, cli also meta and assembly
+    {capi, cli, bench, personalities} -> fabric -> {rails, meta, assembly} -> core  cli and bench may also call capi, cli also meta and assembly
     meta -> assembly -> core
     cli, and tests of all but core -> testbed              which stands alone
 """
@@ -16,12 +16,14 @@ FABRIC = "gridnet"
 CAPI = "gridnet-capi"
 TESTBED = "gridnet-testbed"
 CLI = "gridnet-cli"
+PERSONALITIES = {"gridnet-mpi-ofi"}
 TOP = {CAPI, CLI, "gridnet-bench", "gridnet-bench-peers"}
 
 ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {META, ASSEMBLY, CORE}}
 ALLOWED.update({lower: {CORE} for lower in RAILS | {ASSEMBLY}})
 ALLOWED[META] = {CORE, ASSEMBLY}
 ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})
+ALLOWED.update({member: {FABRIC} for member in PERSONALITIES})
 for member in TOP - {CAPI}:
     ALLOWED[member] = ALLOWED[member] | {CAPI}
 ALLOWED[CLI] = ALLOWED[CLI] | {META, ASSEMBLY, TESTBED}

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Builds gridnet in release mode and installs it: ci/install.sh PREFIX
+# Builds gridnet in release mode and installs it: ci/install.sh PREFIX [--mpi]
+# --mpi: also the libfabric provider, by which MPI programs use it.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-[ $# = 1 ] || { echo "usage: ci/install.sh PREFIX" >&2; exit 2; }
+{ [ $# = 1 ] || [ "$*" = "$1 --mpi" ]; } || { echo "usage: ci/install.sh PREFIX [--mpi]" >&2; exit 2; }
+WITH_MPI=${2:-}
 case $1 in
     /*) PREFIX=$1 ;;
     *) PREFIX=$OLDPWD/$1 ;;
@@ -22,6 +24,7 @@ main() {
     fill ci/install/gridnetConfig.cmake.in "$PREFIX/lib/cmake/gridnet/gridnetConfig.cmake"
     fill ci/install/gridnetConfigVersion.cmake.in "$PREFIX/lib/cmake/gridnet/gridnetConfigVersion.cmake"
     check_symbols "$PREFIX/lib/libgridnet.so.$VERSION"
+    [ -z "$WITH_MPI" ] || install_provider
     echo "gridnet $VERSION is installed in $PREFIX"
 }
 
@@ -36,6 +39,14 @@ install_libraries() {
         -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--gc-sections $LIBS
     ln -sf "libgridnet.so.$VERSION" "$PREFIX/lib/$SONAME"
     ln -sf $SONAME "$PREFIX/lib/libgridnet.so"
+}
+
+# In a folder of its own: libfabric loads all that it finds in FI_PROVIDER_PATH.
+install_provider() {
+    cargo build --quiet --release --package gridnet-mpi-ofi
+    mkdir -p "$PREFIX/lib/gridnet"
+    install -m 755 "$TARGET_DIR/release/libgridnet_fi.so" "$PREFIX/lib/gridnet/libgridnet-fi.so"
+    nm -D --defined-only "$PREFIX/lib/gridnet/libgridnet-fi.so" | grep -q ' fi_prov_ini$' || die "the provider has no entry"
 }
 
 fill() {

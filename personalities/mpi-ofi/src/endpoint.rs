@@ -1,0 +1,251 @@
+//! An endpoint: a fabric of gridnet, and the operations that a program has started on it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gridnet::config::Config;
+use gridnet::core::completion::Completion;
+use gridnet::core::endpoint::CqId;
+use gridnet::core::error::Error;
+use gridnet::core::matching::{Key, Slab};
+use gridnet::core::rail::{PeerId, Refusal};
+use gridnet::core::wire::Address;
+use gridnet::{Shared, ThreadLevel};
+
+use crate::abi::errno;
+use crate::abi::{FiAddr, ADDR_UNSPEC};
+use crate::addresses::Addresses;
+use crate::info::INJECT_SIZE;
+use crate::op::Op;
+use crate::state::Side;
+
+/// Completions taken in one go.
+const BATCH: usize = 64;
+/// Copies of small messages that are kept for the next ones.
+const MOST_SPARE: usize = 64;
+/// How long an endpoint that is closed goes on with sends that nobody waits for.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A copy of a small message.
+pub(crate) type Copied = Box<[u8; INJECT_SIZE]>;
+
+/// See the [module](self).
+pub(crate) struct Endpoint {
+    pub(super) shared: Arc<Shared>,
+    pub(super) cq: CqId,
+    name: Address,
+    pub(crate) vector: Option<Key>,
+    pub(crate) tx: Side,
+    pub(crate) rx: Side,
+    enabled: bool,
+    /// By numbers of the address vector.
+    peers: Vec<Option<PeerId>>,
+    /// By numbers of peers.
+    sources: Vec<Option<FiAddr>>,
+    /// What the address vector was when both were right.
+    changes: u64,
+    pub(super) ops: Slab<Op>,
+    /// Messages that were claimed, by the contexts of the claims.
+    pub(super) claimed: HashMap<usize, Key>,
+    /// A buffer for several messages is given back when it has less room than this.
+    pub(crate) min_multi_recv: usize,
+    spare: Vec<Copied>,
+    pub(super) taken: Vec<Completion>,
+    /// The last operation that failed for its peer's sake said so in the log.
+    pub(super) complaints: u32,
+}
+
+/// Opens the fabric of an endpoint.
+fn open_fabric(automatic: bool) -> Result<Arc<Shared>, Refusal> {
+    let progress = ("GRIDNET_PROGRESS".to_owned(), "thread".to_owned());
+    let overrides = if automatic { vec![progress] } else { Vec::new() };
+    let config = Config::from_process(&overrides).map_err(|e| Refusal::new(Error::Config, e.to_string()))?;
+    Shared::open(config, None, ThreadLevel::Serialized)
+}
+
+impl Endpoint {
+    /// Opens an endpoint, whose operations have these flags unless they are given others.
+    pub(crate) fn open(automatic: bool, tx_flags: u64, rx_flags: u64) -> Result<Endpoint, i32> {
+        let shared = open_fabric(automatic).map_err(|refusal| {
+            // The log is open only if the fabric is.
+            eprintln!("gridnet: no endpoint: {}", refusal.reason);
+            errno::of(refusal.error)
+        })?;
+        let (cq, name) = {
+            let mut guard = shared.enter().map_err(errno::of)?;
+            let capacity = guard.config().cq_capacity;
+            (guard.engine.create_cq(capacity), *guard.address())
+        };
+        Ok(Endpoint {
+            shared,
+            cq,
+            name,
+            vector: None,
+            tx: Side { op_flags: tx_flags, ..Side::default() },
+            rx: Side { op_flags: rx_flags, ..Side::default() },
+            enabled: false,
+            peers: Vec::new(),
+            sources: Vec::new(),
+            changes: 0,
+            ops: Slab::default(),
+            claimed: HashMap::new(),
+            min_multi_recv: 64,
+            spare: Vec::new(),
+            taken: Vec::with_capacity(BATCH),
+            complaints: 0,
+        })
+    }
+
+    /// The address of the endpoint.
+    pub(crate) fn name(&self) -> &Address {
+        &self.name
+    }
+
+    /// From now on operations may start.
+    ///
+    /// # Errors
+    /// What is not bound yet.
+    pub(crate) fn enable(&mut self) -> Result<(), i32> {
+        self.vector.ok_or(errno::ENOAV)?;
+        if self.tx.queue.or(self.tx.counter).is_none() || self.rx.queue.or(self.rx.counter).is_none() {
+            return Err(errno::ENOCQ);
+        }
+        self.enabled = true;
+        Ok(())
+    }
+
+    pub(super) fn check_enabled(&self) -> Result<(), i32> {
+        if self.enabled {
+            Ok(())
+        } else {
+            Err(errno::EOPBADSTATE)
+        }
+    }
+
+    /// The peer of this number.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the address vector has no such number; why no rail leads there.
+    #[inline]
+    pub(super) fn peer(&mut self, vectors: &Slab<Addresses>, number: FiAddr) -> Result<PeerId, Error> {
+        let vector = self.vector.and_then(|key| vectors.get(key)).ok_or(Error::NotFound)?;
+        self.forget_old(vector);
+        match self.peers.get(number as usize) {
+            Some(Some(peer)) => Ok(*peer),
+            _ => self.open_peer(vector, number),
+        }
+    }
+
+    #[cold]
+    fn open_peer(&mut self, vector: &Addresses, number: FiAddr) -> Result<PeerId, Error> {
+        let address = vector.get(number).ok_or(Error::NotFound)?;
+        let opened = self.shared.enter()?.engine.open(address);
+        let peer = opened.map_err(|refusal| {
+            tracing::warn!(node = %address.node, reason = %refusal.reason, "no path to a rank");
+            refusal.error
+        })?;
+        // Below the length of the vector, which had the number.
+        let index = number as usize;
+        if self.peers.len() <= index {
+            self.peers.resize(index + 1, None);
+        }
+        self.peers[index] = Some(peer);
+        Ok(peer)
+    }
+
+    /// Forgets what the address vector may have changed.
+    #[inline]
+    fn forget_old(&mut self, vector: &Addresses) {
+        if self.changes != vector.changes {
+            self.changes = vector.changes;
+            self.sources.clear();
+            if let Ok(mut guard) = self.shared.enter() {
+                self.peers.drain(..).flatten().for_each(|peer| guard.engine.close(peer));
+            }
+        }
+    }
+
+    /// The number of a peer in the address vector.
+    pub(super) fn source(&mut self, vectors: &Slab<Addresses>, peer: u32) -> FiAddr {
+        let Some(vector) = self.vector.and_then(|key| vectors.get(key)) else { return ADDR_UNSPEC };
+        self.forget_old(vector);
+        match self.sources.get(peer as usize) {
+            Some(Some(number)) => *number,
+            _ => self.find_source(vector, peer),
+        }
+    }
+
+    #[cold]
+    fn find_source(&mut self, vector: &Addresses, peer: u32) -> FiAddr {
+        let Ok(guard) = self.shared.enter() else { return ADDR_UNSPEC };
+        let Ok((node, ..)) = guard.engine.peer(PeerId::new(peer)) else { return ADDR_UNSPEC };
+        let number = vector.number_of(&node);
+        // The engine knows the peer, so its number is one of few.
+        let index = peer as usize;
+        if self.sources.len() <= index {
+            self.sources.resize(index + 1, None);
+        }
+        self.sources[index] = Some(number);
+        number
+    }
+
+    /// Room for a copy of a small message.
+    pub(super) fn take_spare(&mut self) -> Copied {
+        self.spare.pop().unwrap_or_else(|| Box::new([0; INJECT_SIZE]))
+    }
+
+    pub(super) fn give_spare(&mut self, copy: Option<Copied>) {
+        if let Some(copy) = copy.filter(|_| self.spare.len() < MOST_SPARE) {
+            self.spare.push(copy);
+        }
+    }
+
+    /// Takes what has come in to `self.taken`.
+    pub(super) fn take(&mut self) -> Result<(), i32> {
+        let mut guard = self.shared.enter().map_err(errno::of)?;
+        let taken = &mut self.taken;
+        guard.take(self.cq, |completion| {
+            taken.push(completion);
+            taken.len() < BATCH
+        });
+        Ok(())
+    }
+
+    /// The end: sends that were copied, and that nobody waits for, go out first.
+    pub(crate) fn close(mut self) {
+        let end = Instant::now() + LINGER;
+        while self.ops.iter().any(|(_, op)| op.is_send()) && Instant::now() < end {
+            if self.take().is_err() {
+                break;
+            }
+            while let Some(completion) = self.taken.pop() {
+                self.ops.remove(Key::from_bits(completion.context));
+            }
+        }
+        self.report();
+        self.shared.stop_progress();
+    }
+
+    /// Says what has gone through the endpoint.
+    fn report(&self) {
+        let Ok(guard) = self.shared.enter() else { return };
+        let all = guard.engine.counters().peers;
+        let rails: Vec<&str> = (0..)
+            .map_while(|number| {
+                let peer = PeerId::new(number);
+                guard.engine.peer(peer).ok()?;
+                Some(guard.engine.rail_name(peer).unwrap_or("none"))
+            })
+            .collect();
+        tracing::info!(
+            node = %self.name.node,
+            messages_sent = all.messages_sent,
+            bytes_sent = all.bytes_sent,
+            messages_received = all.messages_received,
+            bytes_received = all.bytes_received,
+            rails = rails.join(","),
+            "endpoint closed"
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! Completion queues: what they hold.
+
+use std::collections::VecDeque;
+use std::ffi::c_void;
+
+use gridnet::core::error::Error;
+use gridnet::core::matching::Key;
+
+use crate::abi::errno;
+use crate::abi::flag;
+use crate::abi::message::CqEntry;
+use crate::abi::FiAddr;
+
+/// Operations are refused, to be tried again, while so many events wait.
+const MOST_EVENTS: usize = 1 << 16;
+/// Reads in vain until the core is offered to others.
+const READS_PER_YIELD: u32 = 1 << 10;
+
+/// The end of an operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event {
+    pub(crate) context: usize,
+    pub(crate) flags: u64,
+    pub(crate) len: usize,
+    pub(crate) buffer: usize,
+    pub(crate) data: u64,
+    pub(crate) tag: u64,
+    pub(crate) source: FiAddr,
+}
+
+/// Why it failed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure {
+    /// Number of libfabric's.
+    pub(crate) errno: i32,
+    /// Number of gridnet's, 0 for none.
+    pub(crate) code: i32,
+    /// Bytes that did not fit.
+    pub(crate) overflow: usize,
+}
+
+impl Failure {
+    pub(crate) fn of(error: Error) -> Failure {
+        Failure { errno: errno::of(error), code: error.code(), overflow: 0 }
+    }
+}
+
+/// Bytes of an entry of each format.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Format(usize);
+
+impl Format {
+    /// The format of this number.
+    pub(crate) fn new(number: u32) -> Option<Format> {
+        Some(Format(match number {
+            // Unspecified: what is shortest.
+            0 | flag::FORMAT_CONTEXT => 8,
+            flag::FORMAT_MSG => 24,
+            flag::FORMAT_DATA => 40,
+            flag::FORMAT_TAGGED => size_of::<CqEntry>(),
+            _ => return None,
+        }))
+    }
+}
+
+/// A completion queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    format: Format,
+    /// Programs may wait in it.
+    pub(crate) waits: bool,
+    /// Endpoints that it is bound to.
+    pub(crate) endpoints: Vec<Key>,
+    events: VecDeque<(Event, Option<Failure>)>,
+    vain_reads: u32,
+}
+
+impl Queue {
+    pub(crate) fn new(format: Format, waits: bool) -> Queue {
+        Queue { format, waits, endpoints: Vec::new(), events: VecDeque::with_capacity(64), vain_reads: 0 }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.events.len() < MOST_EVENTS
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, event: Event) {
+        self.events.push_back((event, None));
+    }
+
+    pub(crate) fn push_failure(&mut self, event: Event, failure: Failure) {
+        self.events.push_back((event, Some(failure)));
+    }
+
+    /// Takes the failure that is next, if one is.
+    pub(crate) fn pop_failure(&mut self) -> Option<(Event, Failure)> {
+        let (event, failure) = *self.events.front()?;
+        let failure = failure?;
+        self.events.pop_front();
+        Some((event, failure))
+    }
+
+    /// Takes at most `count` events up to the next failure.
+    ///
+    /// # Errors
+    /// That there is none; that a failure is next.
+    ///
+    /// # Safety
+    /// `out` is valid for writes of `count` entries of the format, `sources` too, or NULL.
+    pub(crate) unsafe fn read(
+        &mut self,
+        out: *mut c_void,
+        count: usize,
+        sources: *mut FiAddr,
+    ) -> Result<isize, i32> {
+        let mut taken = 0;
+        while taken < count {
+            let Some((event, None)) = self.events.front() else { break };
+            // SAFETY: `taken` is below `count`.
+            unsafe {
+                self.write(event, out.byte_add(taken * self.format.0));
+                if !sources.is_null() {
+                    sources.add(taken).write(event.source);
+                }
+            }
+            self.events.pop_front();
+            taken += 1;
+        }
+        match self.events.front() {
+            _ if taken > 0 => Ok(taken as isize),
+            Some((_, Some(_))) => Err(errno::EAVAIL),
+            // Nothing was asked for but progress.
+            Some(_) => Ok(0),
+            None => Err(errno::EAGAIN),
+        }
+    }
+
+    /// # Safety
+    /// `out` is valid for writes of an entry of the format.
+    #[inline]
+    unsafe fn write(&self, event: &Event, out: *mut c_void) {
+        let entry = CqEntry {
+            op_context: event.context as *mut c_void,
+            flags: event.flags,
+            len: event.len,
+            buf: event.buffer as *mut c_void,
+            data: event.data,
+            tag: event.tag,
+        };
+        // SAFETY: the shorter formats are the beginnings of this one.
+        unsafe { std::ptr::copy_nonoverlapping((&raw const entry).cast(), out.cast::<u8>(), self.format.0) };
+    }
+
+    /// Whether the program has looked in vain so often that another may need the core.
+    pub(crate) fn is_in_vain(&mut self, found: bool) -> bool {
+        self.vain_reads = if found { 0 } else { self.vain_reads.wrapping_add(1) };
+        !found && self.vain_reads.is_multiple_of(READS_PER_YIELD)
+    }
+}

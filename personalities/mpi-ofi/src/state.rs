@@ -1,0 +1,118 @@
+//! What a domain has: its endpoints, queues, counters and address vectors, behind one lock.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use gridnet::core::matching::{Key, Slab};
+
+use crate::addresses::Addresses;
+use crate::endpoint::Endpoint;
+use crate::queue::{Event, Failure, Queue};
+
+/// See the [module](self).
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) endpoints: Slab<Endpoint>,
+    pub(crate) vectors: Slab<Addresses>,
+    pub(crate) reports: Reports,
+}
+
+/// Where operations report their end.
+#[derive(Default)]
+pub(crate) struct Reports {
+    pub(crate) queues: Slab<Queue>,
+    pub(crate) counters: Slab<Counter>,
+}
+
+/// A counter of libfabric.
+#[derive(Debug, Default)]
+pub(crate) struct Counter {
+    pub(crate) value: u64,
+    pub(crate) errors: u64,
+    /// Endpoints that it is bound to.
+    pub(crate) endpoints: Vec<Key>,
+}
+
+/// One side of an endpoint: where its operations report.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    pub(crate) queue: Option<Key>,
+    pub(crate) counter: Option<Key>,
+    /// Only operations that ask for it report success.
+    pub(crate) selective: bool,
+    /// Flags of operations that are given none.
+    pub(crate) op_flags: u64,
+}
+
+impl Side {
+    /// The same without its counter: for what is looked at, and not done.
+    pub(crate) fn uncounted(&self) -> Side {
+        Side { counter: None, ..*self }
+    }
+
+    /// Whether an operation with these flags reports success.
+    pub(crate) fn reports(&self, flags: u64) -> bool {
+        !self.selective || flags & crate::abi::flag::COMPLETION != 0
+    }
+}
+
+impl Reports {
+    /// An operation has succeeded.
+    pub(crate) fn done(&mut self, side: &Side, event: Option<Event>) {
+        if let Some(counter) = side.counter.and_then(|key| self.counters.get_mut(key)) {
+            counter.value = counter.value.wrapping_add(1);
+        }
+        if let (Some(event), Some(queue)) = (event, side.queue.and_then(|key| self.queues.get_mut(key))) {
+            queue.push(event);
+        }
+    }
+
+    /// An operation has failed.
+    pub(crate) fn failed(&mut self, side: &Side, event: Event, failure: Failure) {
+        if let Some(counter) = side.counter.and_then(|key| self.counters.get_mut(key)) {
+            counter.errors = counter.errors.wrapping_add(1);
+        }
+        if let Some(queue) = side.queue.and_then(|key| self.queues.get_mut(key)) {
+            queue.push_failure(event, failure);
+        }
+    }
+
+    /// Whether there is room for one more event.
+    pub(crate) fn has_room(&self, side: &Side) -> bool {
+        side.queue.and_then(|key| self.queues.get(key)).is_none_or(Queue::has_room)
+    }
+}
+
+impl State {
+    /// Takes what has come in for these endpoints.
+    pub(crate) fn progress(&mut self, endpoints: &[Key]) -> Result<(), i32> {
+        let State { endpoints: all, vectors, reports } = self;
+        for key in endpoints {
+            if let Some(endpoint) = all.get_mut(*key) {
+                endpoint.progress(vectors, reports)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A domain.
+pub(crate) struct Domain {
+    /// What the program wrote its structures for.
+    pub(crate) api: u32,
+    /// The program counts on progress without its calls.
+    pub(crate) automatic: bool,
+    state: Mutex<State>,
+}
+
+impl Domain {
+    pub(crate) fn new(api: u32, automatic: bool) -> Domain {
+        Domain { api, automatic, state: Mutex::default() }
+    }
+
+    /// Goes in.
+    #[inline]
+    pub(crate) fn enter(&self) -> MutexGuard<'_, State> {
+        // After a panic the fabric inside refuses each call by itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,6 @@
+//! The tables of functions, called as libfabric calls them.
+
+mod discovery;
+mod ends;
+mod messages;
+mod party;
