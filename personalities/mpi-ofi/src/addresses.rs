@@ -61,3 +61,28 @@ impl Addresses {
         self.by_node.get(node).copied().unwrap_or(ADDR_UNSPEC)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gridnet::core::wire::NetAddresses;
+
+    use super::*;
+
+    #[test]
+    fn a_node_with_two_numbers_keeps_the_other_when_one_goes() {
+        let mut vector = Addresses::default();
+        let address = |byte| {
+            let node = NodeId::new([byte; 16]).unwrap();
+            Address { uid: 1, host: 2, node, incarnation: 3, network: NetAddresses::NONE }
+        };
+        let numbers = [7, 7, 8].map(|byte| vector.insert(&address(byte).to_bytes()).unwrap());
+        assert_eq!(numbers, [0, 1, 2]);
+        assert_eq!(vector.number_of(&address(7).node), 0);
+        assert!(vector.remove(0) && !vector.remove(0) && !vector.remove(u64::MAX));
+        assert_eq!(vector.number_of(&address(7).node), 1);
+        assert_eq!(vector.insert(&address(9).to_bytes()), Some(0), "a number that is free is given again");
+        assert!(vector.remove(1));
+        assert_eq!(vector.number_of(&address(7).node), ADDR_UNSPEC);
+        assert_eq!(vector.get(2), Some(&address(8)));
+    }
+}

@@ -46,6 +46,8 @@ pub(crate) struct Endpoint {
     /// What the address vector was when both were right.
     changes: u64,
     pub(super) ops: Slab<Op>,
+    /// Sends among them.
+    pub(super) sends: usize,
     /// Messages that were claimed, by the contexts of the claims.
     pub(super) claimed: HashMap<usize, Key>,
     /// A buffer for several messages is given back when it has less room than this.
@@ -74,7 +76,8 @@ impl Endpoint {
         })?;
         let (cq, name) = {
             let mut guard = shared.enter().map_err(errno::of)?;
-            let capacity = guard.config().cq_capacity;
+            // A program may post as many receives as it likes before the first of them ends.
+            let capacity = guard.config().max_ops;
             (guard.engine.create_cq(capacity), *guard.address())
         };
         Ok(Endpoint {
@@ -89,6 +92,7 @@ impl Endpoint {
             sources: Vec::new(),
             changes: 0,
             ops: Slab::default(),
+            sends: 0,
             claimed: HashMap::new(),
             min_multi_recv: 64,
             spare: Vec::new(),
@@ -215,12 +219,12 @@ impl Endpoint {
     /// The end: sends that were copied, and that nobody waits for, go out first.
     pub(crate) fn close(mut self) {
         let end = Instant::now() + LINGER;
-        while self.ops.iter().any(|(_, op)| op.is_send()) && Instant::now() < end {
+        while self.sends > 0 && Instant::now() < end {
             if self.take().is_err() {
                 break;
             }
             while let Some(completion) = self.taken.pop() {
-                self.ops.remove(Key::from_bits(completion.context));
+                self.drop_op(Key::from_bits(completion.context));
             }
         }
         self.report();

@@ -24,7 +24,8 @@ pub(crate) const TAG_FORMAT: u64 = 0x5555_5555_5555_5555;
 /// A number of our own, for libfabric's addresses of ours (`FI_PROV_SPECIFIC`).
 const ADDR_FORMAT: u32 = 1 << 31 | 0x676e;
 const PROTOCOL: u32 = 1 << 31 | 0x676e;
-const MOST_OPERATIONS: usize = 1 << 16;
+/// Most sends that have not ended; receives are limited by `GRIDNET_MAX_OPS`.
+pub(crate) const MOST_OPERATIONS: usize = 1 << 16;
 const DATA_BYTES: usize = 8;
 
 /// What can be asked for.

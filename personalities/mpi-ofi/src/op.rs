@@ -76,6 +76,7 @@ impl Endpoint {
     /// Forgets an operation.
     pub(crate) fn drop_op(&mut self, key: Key) {
         if let Some(Op { kind: Kind::Send { copy }, .. }) = self.ops.remove(key) {
+            self.sends -= 1;
             self.give_spare(copy);
         }
     }

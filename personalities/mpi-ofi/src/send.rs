@@ -11,7 +11,7 @@ use crate::abi::flag::*;
 use crate::abi::FiAddr;
 use crate::addresses::Addresses;
 use crate::endpoint::{Copied, Endpoint};
-use crate::info::INJECT_SIZE;
+use crate::info::{INJECT_SIZE, MOST_OPERATIONS};
 use crate::op::{event, is_misuse, length, Kind, Op, UNTAGGED};
 use crate::queue::Failure;
 use crate::state::Reports;
@@ -80,11 +80,15 @@ impl Endpoint {
                 return Ok(Sent::Done);
             }
         }
+        if self.sends >= MOST_OPERATIONS {
+            return Err(Error::Again);
+        }
         let copied = (order.flags & INJECT != 0).then(|| self.copy(order.iov));
         let reports = !order.silent && self.tx.reports(order.flags);
         let (copy, piece) = copied.unzip();
         let iov = piece.as_ref().map_or(order.iov, std::slice::from_ref);
         let kind = Kind::Send { copy };
+        self.sends += 1;
         let key = self.ops.insert(Op { context: order.context, flags, reports, number: 0, kind });
         let args = SendArgs {
             cq: self.cq,

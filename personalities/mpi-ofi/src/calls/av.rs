@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_void};
 
 use gridnet::core::wire::{Address, ADDRESS_BYTES};
 
+use crate::abi::errno;
 use crate::abi::flag::{AV_TABLE, SYNC_ERR};
 use crate::abi::object::{missing, AvAttr, AvOps, Fid, FidAv, FidDomain, FidOps, CLASS_AV};
 use crate::abi::{FiAddr, ADDR_UNSPEC};
@@ -47,7 +48,7 @@ pub(crate) unsafe extern "C" fn open(
         let (domain, attr) = unsafe { (domain::of(fid)?, attr.as_ref().ok_or(libc::EINVAL)?) };
         // Named vectors are shared between processes; flags ask for events or for what only providers of libfabric's own have.
         if attr.kind > AV_TABLE || !attr.name.is_null() || attr.flags != 0 || attr.rx_ctx_bits != 0 {
-            return Err(ENOSYS);
+            return Err(errno::ENOSYS);
         }
         let key = domain.enter().vectors.insert(Addresses::default());
         let fid = FidAv { fid: head(CLASS_AV, context, &FID), ops: &OPS };
@@ -56,8 +57,6 @@ pub(crate) unsafe extern "C" fn open(
         Ok(())
     })
 }
-
-const ENOSYS: i32 = crate::abi::errno::ENOSYS;
 
 unsafe extern "C" fn close(fid: *mut Fid) -> i32 {
     guarded_int(|| {

@@ -155,6 +155,17 @@ fn when_there_is_no_room_nothing_is_lost() {
 }
 
 #[test]
+fn a_hundred_thousand_receives_may_wait() {
+    let (a, b) = Party::pair(Setup::default());
+    let mut to = [0; 8];
+    for context in 0..100_000 {
+        assert_eq!(b.receive(&mut to, context as u64, context), 0, "receive {context}");
+    }
+    assert_eq!(a.send(b"x", 99_999, 1), 0);
+    assert_eq!(b.next(&a).0.op_context as usize, 99_999);
+}
+
+#[test]
 fn a_peer_that_has_gone_ends_what_was_for_it() {
     let (a, mut b) = Party::pair(Setup::default());
     let mut to = [0; 8];
