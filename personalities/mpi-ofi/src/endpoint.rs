@@ -216,6 +216,11 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Whether the other side of what is waited for may need this core.
+    pub(crate) fn shares_core(&self) -> bool {
+        self.shared.enter().is_ok_and(|guard| guard.engine.is_peer_on_this_core())
+    }
+
     /// The end: sends that were copied, and that nobody waits for, go out first.
     pub(crate) fn close(mut self) {
         let end = Instant::now() + LINGER;

@@ -13,8 +13,6 @@ use crate::abi::FiAddr;
 
 /// Operations are refused, to be tried again, while so many events wait.
 const MOST_EVENTS: usize = 1 << 16;
-/// Reads in vain until the core is offered to others.
-const READS_PER_YIELD: u32 = 1 << 10;
 
 /// The end of an operation.
 #[derive(Debug, Clone, Copy)]
@@ -155,9 +153,9 @@ impl Queue {
         unsafe { std::ptr::copy_nonoverlapping((&raw const entry).cast(), out.cast::<u8>(), self.format.0) };
     }
 
-    /// Whether the program has looked in vain so often that another may need the core.
-    pub(crate) fn is_in_vain(&mut self, found: bool) -> bool {
+    /// Counts a read; how many in a row were in vain.
+    pub(crate) fn count_read(&mut self, found: bool) -> u32 {
         self.vain_reads = if found { 0 } else { self.vain_reads.wrapping_add(1) };
-        !found && self.vain_reads.is_multiple_of(READS_PER_YIELD)
+        self.vain_reads
     }
 }

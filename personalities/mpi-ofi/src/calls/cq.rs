@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::time::Instant;
 
 use gridnet::core::error::Error;
+use gridnet::core::matching::Key;
 
 use crate::abi::errno;
 use crate::abi::flag::{WAIT_NONE, WAIT_UNSPEC, WAIT_YIELD};
@@ -13,6 +14,7 @@ use crate::abi::{version, FiAddr};
 use crate::boundary::{guarded, guarded_int, write_text};
 use crate::calls::cntr::end_of;
 use crate::calls::domain;
+use crate::endpoint::Endpoint;
 use crate::object::{head, no_bind, no_control, Object};
 use crate::queue::{Event, Failure, Format, Queue};
 use crate::state::State;
@@ -104,12 +106,21 @@ unsafe fn take(cq: *mut FidCq, out: *mut c_void, count: usize, from: *mut FiAddr
     let queue = reports.queues.get_mut(object.key).ok_or(libc::EINVAL)?;
     // SAFETY: the caller's promise.
     let taken = unsafe { queue.read(out, count, from) };
-    if queue.is_in_vain(taken.is_ok()) {
-        drop(state);
-        std::thread::yield_now();
+    let in_vain = queue.count_read(taken.is_ok());
+    if in_vain > 0 && in_vain.is_multiple_of(READS_PER_LOOK) {
+        let bound = |key: &Key| endpoints.get(*key).is_some_and(Endpoint::shares_core);
+        if in_vain.is_multiple_of(READS_PER_YIELD) || queue.endpoints.iter().any(bound) {
+            drop(state);
+            std::thread::yield_now();
+        }
     }
     taken
 }
+
+/// Reads in vain until it is looked whether a peer needs this core,
+const READS_PER_LOOK: u32 = 32;
+/// and until it is offered in any case: programs do not sleep, and there may be more ranks than cores.
+const READS_PER_YIELD: u32 = 1 << 8;
 
 unsafe extern "C" fn sread(
     cq: *mut FidCq,
