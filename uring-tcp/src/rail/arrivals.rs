@@ -22,6 +22,10 @@ impl TcpRail {
     /// Whether the ring receives for a connection from now on, or does so already.
     pub(super) fn arm_receive(&mut self, index: u32) -> bool {
         let Some(ring) = self.watcher.receiver() else { return false };
+        // Who polls without having said that nobody sleeps any more: two that read would mix up the bytes.
+        if self.hot.contains(&index) {
+            return false;
+        }
         let Some(State::Live(conn)) = self.links.get_mut(index as usize).map(|link| &mut link.state) else {
             return false;
         };
@@ -66,12 +70,14 @@ impl TcpRail {
             }
             return taken;
         }
+        // Who was asked to leave does so, wherever in a segment the end has come.
+        let leaves = is_large || conn.source == Source::RingStill;
         conn.source = Source::Calls;
         match -arrival.result {
             0 => self.end(index, Ended::Closed),
             // There was no buffer, or it was asked for: some of what has come may still be in the kernel.
             ..0 | libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {
-                taken += self.go_on_without(index, is_large, sink);
+                taken += self.go_on_without(index, leaves, sink);
             }
             number => self.end(index, Ended::Broken(std::io::Error::from_raw_os_error(number))),
         }
@@ -79,9 +85,9 @@ impl TcpRail {
     }
 
     /// The ring has let go of a connection that goes on.
-    fn go_on_without<S: Sink>(&mut self, index: u32, is_large: bool, sink: &mut S) -> usize {
+    fn go_on_without<S: Sink>(&mut self, index: u32, leaves: bool, sink: &mut S) -> usize {
         self.check_broken(index);
-        if is_large {
+        if leaves {
             self.heat(index);
         }
         if self.conn(index).is_some_and(|conn| conn.is_hot) {
