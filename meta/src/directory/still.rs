@@ -12,7 +12,7 @@ use crate::record::raw;
 /// What is signed begins with it; nothing else does.
 const LABEL: &[u8] = b"gridnet still so 1";
 
-/// See the [module](self).
+/// A word of the rendez-vous node: what the directory was, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Still {
     /// Where the directory was.
