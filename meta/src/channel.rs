@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{timeout, Instant};
 
 use crate::error::Error;
@@ -12,6 +14,8 @@ use crate::outbox::WRITE_LIMIT;
 
 /// Bytes that are asked for at once.
 const READ_BYTES: usize = 4096;
+/// Bytes that the system takes of us before they can be sent.
+const UNSENT_BYTES: u32 = 32 << 10;
 
 /// Bytes that come in, and the messages in them.
 pub(crate) struct Frames {
@@ -108,6 +112,13 @@ impl Frames {
             }
         }
     }
+}
+
+/// Prepares the socket of a connection for what goes over it.
+pub(crate) fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    // What is said waits no longer behind parts of pipes than these take.
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
 }
 
 /// Sends one message, in bounded time.

@@ -21,6 +21,8 @@ pub(crate) struct Common {
     /// Who answers a request has one of these.
     pub(crate) turns: Arc<Handlers>,
     pub(crate) shelf: Arc<Shelf>,
+    /// Where tasks of a member run.
+    pub(crate) handle: Handle,
 }
 
 /// A thread in which members live, with all signals blocked. It ends when this is dropped, and they with it.
@@ -55,7 +57,7 @@ impl Driver {
     }
 
     pub(crate) fn common(&self) -> Common {
-        Common { turns: self.turns.clone(), shelf: self.shelf.clone() }
+        Common { turns: self.turns.clone(), shelf: self.shelf.clone(), handle: self.handle.clone() }
     }
 
     pub(crate) fn run(&self, member: impl Future<Output = ()> + Send + 'static) {

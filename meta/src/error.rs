@@ -58,6 +58,8 @@ pub enum Refusal {
     Late = 14,
     /// A node that was not sent to that leader.
     Pass = 15,
+    /// The other side has ended it.
+    Ended = 16,
 }
 
 impl From<Refusal> for u16 {
@@ -69,12 +71,12 @@ impl From<Refusal> for u16 {
 impl From<u16> for Refusal {
     fn from(number: u16) -> Refusal {
         use Refusal::{
-            Expired, Hops, Late, Limit, Malformed, NoRoute, Pass, Rate, Revoked, Secret, Service, Stranger,
-            Ticket, Trouble, UsedUp,
+            Ended, Expired, Hops, Late, Limit, Malformed, NoRoute, Pass, Rate, Revoked, Secret, Service,
+            Stranger, Ticket, Trouble, UsedUp,
         };
         let known = [
             Secret, Expired, UsedUp, Ticket, Revoked, Rate, Malformed, Limit, Trouble, Stranger, NoRoute,
-            Hops, Service, Late, Pass,
+            Hops, Service, Late, Pass, Ended,
         ];
         known.into_iter().find(|refusal| *refusal as u16 == number).unwrap_or(Refusal::Other)
     }
@@ -99,6 +101,7 @@ impl Refusal {
             Refusal::Service => "service",
             Refusal::Late => "late",
             Refusal::Pass => "pass",
+            Refusal::Ended => "ended",
             Refusal::Other => "other",
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gridnet_core::wire::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until, Instant};
 
 use crate::channel::{send, Inbox};
@@ -15,10 +15,9 @@ use crate::directory::{Directory, Head, Version};
 use crate::error::Error;
 use crate::message::{Message, Refused};
 use crate::outbox::{Outbox, WRITE_LIMIT};
+use crate::queue::Queued;
 use crate::register::Denied;
 
-/// Messages that wait until a member takes them; more are dropped, and those packets' senders told.
-const QUEUE_MAX: usize = 128;
 /// A member that says more than it may is not listened to for so long, each time.
 const CALM: Duration = Duration::from_millis(10);
 
@@ -63,14 +62,6 @@ impl Encoder {
         }
         Ok((encoded, version))
     }
-}
-
-/// Where messages for a member are put, as they are sent.
-pub(crate) type Queue = mpsc::Sender<Vec<u8>>;
-
-/// A queue for messages to one member.
-pub(crate) fn queue() -> (Queue, mpsc::Receiver<Vec<u8>>) {
-    mpsc::channel(QUEUE_MAX)
 }
 
 /// Who is at the other end.
@@ -134,7 +125,7 @@ pub(crate) struct Served<Stream> {
     pub(crate) outbox: Outbox<WriteHalf<Stream>>,
     /// How far it knows the directory.
     pub(crate) known: Version,
-    pub(crate) queue: mpsc::Receiver<Vec<u8>>,
+    pub(crate) queue: Queued,
 }
 
 impl<Stream: AsyncRead + AsyncWrite + Send> Served<Stream> {
@@ -150,13 +141,14 @@ impl<Stream: AsyncRead + AsyncWrite + Send> Served<Stream> {
         }
         loop {
             let (may_answer, is_idle) = (self.outbox.may_answer(), self.outbox.is_empty());
+            let is_update_due = update_at <= Instant::now() && changed.has_changed().unwrap_or(false);
             let heard = tokio::select! {
                 message = self.reader.next(), if may_answer => Some(message?),
                 written = self.outbox.write(), if !is_idle => {
                     written?;
                     None
                 }
-                Some(message) = self.queue.recv(), if is_idle => {
+                Some(message) = self.queue.next(!is_update_due), if is_idle => {
                     self.outbox.push_encoded(message.into());
                     None
                 }

@@ -16,8 +16,9 @@
 //! | `register.rs`, `rate.rs`, `audit.rs` | the rendez-vous node's judgement, without I/O, and what it has refused |
 //! | `cluster.rs`, `pass.rs` | who leads which cluster, and who was sent to whom |
 //! | `packet.rs`, `conversation.rs`, `office.rs` | what members say to one another through leaders and the rendez-vous node, sealed |
+//! | `pipe.rs`, `freight.rs` | streams of bytes between members by the same way, and what is passed on of them |
 //! | `door.rs`, `strangers.rs` | who has not said who it is, and what that may cost |
-//! | `hub.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it |
+//! | `hub.rs`, `queue.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it, and what waits for it |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
 //! | `member.rs`, `driver.rs`, `handlers.rs` | all others, the threads they live in, and whose turn it is to be answered |
 //! | `member/assemble.rs` | how members agree on stacks, by `gridnet-assembly` |
@@ -35,6 +36,7 @@ pub mod directory;
 mod door;
 pub mod driver;
 pub mod error;
+mod freight;
 mod handlers;
 mod hex;
 mod hub;
@@ -49,7 +51,9 @@ mod office;
 mod outbox;
 pub mod packet;
 pub mod pass;
+mod pipe;
 mod private;
+mod queue;
 mod random;
 mod rate;
 pub mod record;
@@ -64,4 +68,5 @@ pub mod ticket;
 mod tls;
 
 pub use audit::Line as AuditLine;
+pub use freight::Shares;
 pub use register::Rules;

@@ -13,6 +13,7 @@ mod link;
 mod mutated;
 mod post;
 mod present;
+mod relay;
 mod state;
 mod turn;
 mod uplink;
@@ -35,6 +36,7 @@ use crate::cluster::Will;
 use crate::directory::{Entry, Event, Version};
 use crate::driver::{Common, Driver};
 use crate::error::Error;
+use crate::freight::Shares;
 use crate::kept;
 use crate::name::Name;
 use crate::ticket::Ticket;
@@ -43,6 +45,7 @@ use state::{Shared, State};
 pub use assemble::{Agreed, Assembler, NoPath, Wanted, ASSEMBLY};
 pub use keep::Keeper;
 pub use post::{Answered, Handler, ECHO};
+pub use relay::{Fate, Relay, ABOUT_BYTES_MAX, RELAY};
 pub(crate) use present::Present;
 
 /// What a member says of itself, and how it is to behave.
@@ -59,12 +62,21 @@ pub struct About {
     pub listen: Option<SocketAddr>,
     /// Where it is, and what stacks can be built to it. `None`: none can.
     pub offer: Option<Offer>,
+    /// What it passes on of the pipes of those below it, when it leads.
+    pub relay: Shares,
 }
 
 impl About {
     /// One that is in the cluster of its host, and leads it if it is elected.
     pub fn new(label: Name) -> About {
-        About { cluster: None, label, will: Will::Willing, listen: None, offer: None }
+        About {
+            cluster: None,
+            label,
+            will: Will::Willing,
+            listen: None,
+            offer: None,
+            relay: Shares::default(),
+        }
     }
 }
 
@@ -316,6 +328,7 @@ async fn be_member(
         if tell.send(Ok(shared.clone())).is_ok() {
             live.await;
         }
+        shared.relays.end_all();
         return lead::end(&shared);
     }
     let _ = tell.send(shared);

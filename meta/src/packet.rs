@@ -84,8 +84,47 @@ pub enum Load {
         /// Why.
         why: Refusal,
     },
+    /// A part of a pipe.
+    Piped(Conversation, Part),
     /// Something that this version does not know.
     Other(u16),
+}
+
+/// What is said by a pipe of bytes between two members, which is known as a conversation is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// These come behind the first `at`.
+    Bytes {
+        /// How many came before.
+        at: u64,
+        /// What comes.
+        bytes: Vec<u8>,
+    },
+    /// So many have come, and so many may be sent in all.
+    Room {
+        /// Without a gap.
+        received: u64,
+        /// Counted from the first.
+        until: u64,
+    },
+    /// No more than so many come.
+    Finish {
+        /// Counted from the first.
+        at: u64,
+    },
+    /// The pipe is over.
+    Over {
+        /// Why.
+        why: Refusal,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Piece {
+    of: Conversation,
+    at: u64,
+    #[serde(with = "raw")]
+    bytes: Vec<u8>,
 }
 
 /// A conversation between two members: who has begun it gave it a number.
@@ -112,6 +151,10 @@ pub struct Sealed {
 const SEALED: u16 = 1;
 const UNKNOWN: u16 = 2;
 const UNDELIVERED: u16 = 3;
+const PIPE_BYTES: u16 = 4;
+const PIPE_ROOM: u16 = 5;
+const PIPE_FINISH: u16 = 6;
+const PIPE_OVER: u16 = 7;
 
 impl Load {
     fn to_record(&self) -> postcard::Result<(u16, Vec<u8>)> {
@@ -119,7 +162,43 @@ impl Load {
             Load::Sealed(sealed) => (SEALED, postcard::to_stdvec(sealed)?),
             Load::Unknown(conversation) => (UNKNOWN, postcard::to_stdvec(conversation)?),
             Load::Undelivered { number, why } => (UNDELIVERED, postcard::to_stdvec(&(number, why))?),
+            Load::Piped(of, part) => part.to_record(*of)?,
             Load::Other(kind) => (*kind, Vec::new()),
+        })
+    }
+}
+
+impl Part {
+    fn to_record(&self, of: Conversation) -> postcard::Result<(u16, Vec<u8>)> {
+        Ok(match self {
+            Part::Bytes { at, bytes } => {
+                let piece = Piece { of, at: *at, bytes: bytes.clone() };
+                (PIPE_BYTES, postcard::to_stdvec(&piece)?)
+            }
+            Part::Room { received, until } => (PIPE_ROOM, postcard::to_stdvec(&(of, received, until))?),
+            Part::Finish { at } => (PIPE_FINISH, postcard::to_stdvec(&(of, at))?),
+            Part::Over { why } => (PIPE_OVER, postcard::to_stdvec(&(of, why))?),
+        })
+    }
+
+    fn read(kind: u16, load: &[u8]) -> Option<(Conversation, Part)> {
+        Some(match kind {
+            PIPE_BYTES => {
+                let Piece { of, at, bytes } = fields(load).ok()?;
+                (of, Part::Bytes { at, bytes })
+            }
+            PIPE_ROOM => {
+                let (of, received, until) = fields(load).ok()?;
+                (of, Part::Room { received, until })
+            }
+            PIPE_FINISH => {
+                let (of, at) = fields(load).ok()?;
+                (of, Part::Finish { at })
+            }
+            _ => {
+                let (of, why) = fields(load).ok()?;
+                (of, Part::Over { why })
+            }
         })
     }
 }
@@ -141,9 +220,18 @@ impl Packet {
                 let (number, why) = fields(&self.load).ok()?;
                 Load::Undelivered { number, why }
             }
+            kind if self.is_piped() => {
+                let (of, part) = Part::read(kind, &self.load)?;
+                Load::Piped(of, part)
+            }
             other => Load::Other(other),
         };
         Some(load)
+    }
+
+    /// Whether it is of a pipe: everything else goes first.
+    pub(crate) fn is_piped(&self) -> bool {
+        (PIPE_BYTES..=PIPE_OVER).contains(&self.kind)
     }
 
     /// The packet as `by` passes it on.
@@ -183,6 +271,10 @@ mod tests {
             Load::Sealed(Sealed { of, sequence: 7, bytes: vec![1; 300] }),
             Load::Unknown(of),
             Load::Undelivered { number: 9, why: Refusal::NoRoute },
+            Load::Piped(of, Part::Bytes { at: 1 << 40, bytes: vec![3; 300] }),
+            Load::Piped(of, Part::Room { received: 5, until: u64::MAX }),
+            Load::Piped(of, Part::Finish { at: 6 }),
+            Load::Piped(of, Part::Over { why: Refusal::Rate }),
             Load::Other(900),
         ]
     }
@@ -227,7 +319,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_load_is_borne(kind in 0..5u16, load: Vec<u8>) {
+        fn any_load_is_borne(kind in 0..9u16, load: Vec<u8>) {
             let _ = Packet { kind, load, ..Packet::new(id(1), id(2), 5, &Load::Other(0)) }.load();
         }
     }

@@ -13,6 +13,7 @@ use crate::clock::Moment;
 use crate::cluster::Clusters;
 use crate::directory::{Departure, Directory, Head, Still};
 use crate::error::{Error, Refusal};
+use crate::freight::Shares;
 use crate::message::{Join, Joined};
 use crate::rate::Rates;
 use crate::secret::JoinSecret;
@@ -41,6 +42,8 @@ pub struct Rules {
     pub silence: Duration,
     /// How often members are told that the directory is still so: they look for more when they have not heard it for 150 s.
     pub still: Duration,
+    /// What is passed on of pipes between members.
+    pub relay: Shares,
 }
 
 impl Default for Rules {
@@ -53,6 +56,7 @@ impl Default for Rules {
             nodes_max: 16_384,
             silence: Duration::from_secs(3),
             still: Duration::from_secs(60),
+            relay: Shares::default(),
         }
     }
 }

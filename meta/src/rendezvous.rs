@@ -28,16 +28,18 @@ use crate::clock::Moment;
 use crate::cluster::Order;
 use crate::directory::{Departure, Version};
 use crate::error::{Error, Refusal};
-use crate::hub::{Encoded, Encoder, Queue};
+use crate::freight::Freight;
+use crate::hub::{Encoded, Encoder};
 use crate::identity::certified_key;
 use crate::message::{Follow, Message};
+use crate::queue::Queue;
 use crate::register::{Register, Rules};
 use crate::store::Store;
 use crate::strangers::Hellos;
 use crate::tls;
 
 pub use admin::{ask_status, end_ticket, new_ticket, revoke};
-pub use status::{LeaderStatus, LinkStatus, NodeStatus, PacketCounts, Status};
+pub use status::{LeaderStatus, LinkStatus, NodeStatus, PacketCounts, RelayedStatus, Status};
 pub(crate) use visit::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
 
 /// Strangers that are heard at a time; others wait in the system's queue.
@@ -57,6 +59,8 @@ pub(crate) struct Shared {
     changed: watch::Sender<u64>,
     started: Instant,
     rules: Rules,
+    /// What is passed on of pipes.
+    freight: Arc<Freight>,
     /// Connections of each network that have not said who they are.
     strangers: Mutex<HashMap<IpAddr, usize>>,
     hellos: Hellos,
@@ -240,6 +244,7 @@ impl Rendezvous {
             changed: watch::Sender::new(0),
             started: Instant::now(),
             rules,
+            freight: Freight::new(rules.relay),
             strangers: Mutex::default(),
             hellos: Hellos::default(),
         });
@@ -270,6 +275,11 @@ impl Rendezvous {
     /// are revoked whose certificates may be valid.
     pub fn revoke(&self, node: NodeId) -> Result<bool, Error> {
         self.shared.revoke(node)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn freight(&self) -> &Freight {
+        &self.shared.freight
     }
 
     /// Whether it runs; it ends by itself by a defect only.
@@ -348,7 +358,7 @@ async fn say_still(shared: Arc<Shared>) {
         let mut state = shared.lock();
         let still = state.still();
         // Whose queue is full gets the next one.
-        state.links.values_mut().for_each(|link| drop(link.queue.try_send(still.clone())));
+        state.links.values_mut().for_each(|link| _ = link.queue.try_send(still.clone()));
     }
 }
 

@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{calm, ids, until, Scene, DAY, LONG};
+use common::{calm, ids, led, two_clusters, until, Scene, DAY, LONG};
 use gridnet_core::wire::NodeId;
 use gridnet_meta::clock::Moment;
 use gridnet_meta::cluster::Will;
-use gridnet_meta::directory::{Departure, Entry, Event};
+use gridnet_meta::directory::{Departure, Event};
 use gridnet_meta::error::{Error, Refusal};
 use gridnet_meta::member::{About, Connection, Member, ECHO};
 use gridnet_meta::Rules;
@@ -16,26 +16,6 @@ use std::time::{Duration, Instant};
 
 /// What is asked in tests.
 const SERVICE: u16 = 1000;
-
-/// Waits until each of a cluster but one is below that one; which one.
-fn led(members: &[Member]) -> NodeId {
-    let all: BTreeSet<NodeId> = members.iter().map(Member::node).collect();
-    let leader = || members.iter().find(|member| member.leads_at().is_some()).map(Member::node);
-    let is_led = || {
-        let leader = leader();
-        leader.is_some() && members.iter().all(|m| Some(m.node()) == leader || m.leader() == leader)
-    };
-    until("all but one are below that one", is_led);
-    let leader = leader().unwrap();
-    let is_told = |entries: &[Entry]| {
-        let mut ours = entries.iter().filter(|entry| all.contains(&entry.node));
-        ours.all(|e| e.leads == (e.node == leader) && e.via == (e.node != leader).then_some(leader))
-    };
-    for member in members {
-        assert!(member.wait_for_nodes(LONG, is_told), "{:?}", member.nodes());
-    }
-    leader
-}
 
 /// All ask all; the most hops.
 fn all_ask_all(members: &[Member]) -> usize {
@@ -49,15 +29,6 @@ fn all_ask_all(members: &[Member]) -> usize {
         }
     }
     most
-}
-
-fn two_clusters(scene: &Scene) -> [Vec<Member>; 2] {
-    ["a", "b"].map(|cluster| {
-        let members: Vec<Member> =
-            (1..=3).map(|i| scene.join_in(cluster, &format!("{cluster}{i}")).unwrap()).collect();
-        led(&members);
-        members
-    })
 }
 
 #[test]

@@ -5,6 +5,7 @@ use gridnet::core::wire::NodeId;
 use gridnet_meta::cluster::Will;
 use gridnet_meta::name::Name;
 use gridnet_meta::store::NewTicket;
+use gridnet_meta::Shares;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(crate) enum SessionCommand {
     Serve {
         #[command(flatten)]
         dir: DirArgs,
+        #[command(flatten)]
+        relay: RelayArgs,
     },
     /// Make another ticket
     Ticket {
@@ -127,6 +130,22 @@ pub(crate) struct TicketArgs {
 impl From<TicketArgs> for NewTicket {
     fn from(args: TicketArgs) -> NewTicket {
         NewTicket { lifetime: args.expires, uses: args.uses }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct RelayArgs {
+    /// Bytes per second that are passed on of the pipes of one member; 0: none
+    #[arg(long, value_name = "BYTES", default_value_t = Shares::default().member_bytes_per_second)]
+    relay_member: u64,
+    /// The same for all members together
+    #[arg(long, value_name = "BYTES", default_value_t = Shares::default().total_bytes_per_second)]
+    relay_total: u64,
+}
+
+impl From<RelayArgs> for Shares {
+    fn from(args: RelayArgs) -> Shares {
+        Shares { member_bytes_per_second: args.relay_member, total_bytes_per_second: args.relay_total }
     }
 }
 

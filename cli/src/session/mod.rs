@@ -17,7 +17,7 @@ use gridnet_meta::name::Name;
 use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rendezvous};
 use gridnet_meta::store::{NewSession, Store};
 use gridnet_meta::ticket::Ticket;
-use gridnet_meta::Rules;
+use gridnet_meta::{Rules, Shares};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
             let (store, ticket) = Store::create(&dir.dir, &new, Moment::now())?;
             output::made(&mut out, &store, &ticket)?;
         }
-        SessionCommand::Serve { dir } => serve(Store::open(&dir.dir)?)?,
+        SessionCommand::Serve { dir, relay } => serve(Store::open(&dir.dir)?, (*relay).into())?,
         SessionCommand::Ticket { file, dir, ticket } => {
             new_ticket(&Store::open(&dir.dir)?, file, (*ticket).into())?;
             output::ticket(&mut out, file, &Ticket::read(file)?)?;
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn serve(store: Store) -> Result<(), Failure> {
+fn serve(store: Store, relay: Shares) -> Result<(), Failure> {
     // Refusals are lines of the log, on standard error. Whoever started this need not read them, nor what is said below.
     let (out, log) =
         (Lossy::start("gridnet-out", own(io::stdout())?)?, Lossy::start("gridnet-log", own(io::stderr())?)?);
@@ -75,7 +75,7 @@ fn serve(store: Store) -> Result<(), Failure> {
     let _ = log_to.with_max_level(tracing::Level::INFO).try_init();
     let mut ended = ending()?;
     let session = store.session();
-    let rendezvous = Rendezvous::start(store, Rules::default())?;
+    let rendezvous = Rendezvous::start(store, Rules { relay, ..Rules::default() })?;
     let at: Vec<String> = rendezvous.listening().iter().map(ToString::to_string).collect();
     out.line(format!("session {session}: rendez-vous node at {}\n", at.join(", ")).as_bytes());
     ended.set_read_timeout(Some(LOOK))?;

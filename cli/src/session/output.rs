@@ -61,6 +61,12 @@ pub(super) fn status(out: &mut impl Write, status: &Status, json: bool) -> io::R
     }
     let packets = status.packets;
     writeln!(out, "\npackets: {} passed on, {} could not be", packets.passed_on, packets.undelivered)?;
+    if !status.relayed.is_empty() {
+        writeln!(out)?;
+        let relayed = status.relayed.iter();
+        let relayed = relayed.map(|r| vec![r.node.clone(), r.bytes.to_string(), r.refused.to_string()]);
+        text::columns(out, &["relayed of", "bytes", "parts refused"], &relayed.collect::<Vec<_>>())?;
+    }
     if !status.refused.is_empty() {
         let counts: Vec<String> =
             status.refusals.iter().map(|(name, count)| format!("{count} {name}")).collect();

@@ -68,7 +68,7 @@ fn served() -> (Served<DuplexStream>, DuplexStream) {
     let (node, from) = (NodeId::new(NODE).unwrap(), SocketAddr::from(([127, 0, 0, 1], 1)));
     let visitor = Visitor { node, connection: 1, from, until: Moment::from_unix(i64::MAX) };
     // Nobody else says anything to it.
-    let (_, queue) = queue();
+    let (_, queue) = crate::queue::queue(&crate::freight::Freight::new(crate::Shares::default()));
     let (reader, outbox) = (Inbox::new(reader, 1 << 16), Outbox::new(writer));
     (Served { visitor, reader, outbox, known: Version::default(), queue }, theirs)
 }

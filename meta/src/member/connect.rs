@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::TlsConnector;
 
-use crate::channel::{broken, send, Inbox};
+use crate::channel::{broken, prepare, send, Inbox};
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::identity::{Identity, NodeKey};
@@ -134,6 +134,6 @@ async fn call(
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, Error> {
     let stream = TcpStream::connect(address).await.map_err(|e| broken(&e))?;
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     TlsConnector::from(tls).connect(name, stream).await.map_err(|e| broken(&e))
 }

@@ -16,14 +16,16 @@ use tokio_rustls::TlsAcceptor;
 
 use super::post::Origin;
 use super::state::Shared;
-use crate::channel::{broken, Inbox};
+use crate::channel::{broken, prepare, Inbox};
 use crate::clock::Moment;
 use crate::directory::{Departure, Version};
 use crate::door::{Door, Place};
 use crate::error::{Error, Refusal};
-use crate::hub::{queue, refuse, unexpected, Encoded, Hub, Queue, Said, Served, Visitor};
+use crate::hub::{refuse, unexpected, Encoded, Hub, Said, Served, Visitor};
 use crate::message::{Absent, Attach, Message, Present};
 use crate::outbox::Outbox;
+use crate::packet::Packet;
+use crate::queue::{queue, Queue};
 use crate::register::Denied;
 use crate::rendezvous::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
 use crate::strangers::Hellos;
@@ -134,7 +136,7 @@ async fn visit(
     from: SocketAddr,
     mut place: Place,
 ) {
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     let mut first = [0];
     let has_spoken = tokio::select! {
         first = timeout(STRANGER_LIMIT, stream.peek(&mut first)) => matches!(first, Ok(Ok(1))),
@@ -178,7 +180,7 @@ async fn greet(
     let (node, until) = certified.ok_or_else(|| Error::Peer("shows no certificate of a node".into()))?;
     let (reader, mut writer) = tokio::io::split(stream);
     let (attach, reader) = attach(reader).await?;
-    let (known, (sender, queue)) = (attach.known, queue());
+    let (known, (sender, queue)) = (attach.known, queue(&shared.freight));
     match shared.member_came(Present { node, about: attach }, sender) {
         Ok(connection) => {
             shared.hellos.proved(from.ip());
@@ -264,7 +266,18 @@ impl Shared {
     pub(super) fn tell_below(&self, stands: bool) {
         let state = self.lock();
         let (Some(leading), Ok(message)) = (&state.leading, Message::Uplink(stands).encode()) else { return };
-        leading.members.values().for_each(|below| drop(below.queue.try_send(message.clone())));
+        leading.members.values().for_each(|below| _ = below.queue.try_send(message.clone()));
+    }
+
+    /// Takes a part of a pipe of one that is below. One that says too much is not listened to for a moment.
+    fn take_piped(self: &Arc<Shared>, from: NodeId, packet: Packet) -> Said {
+        let (is_here, bytes) = (packet.to == self.node, packet.load.len());
+        let is_passed_on = self.receive(packet, Origin::Below(from));
+        let is_too_much = is_here && self.freight.is_too_much(from, bytes, std::time::Instant::now());
+        match is_passed_on && !is_too_much {
+            true => Said::Nothing,
+            false => Said::TooMuch(None),
+        }
     }
 
     /// Notes somebody of whom nothing is known.
@@ -335,11 +348,14 @@ impl Hub for Arc<Shared> {
             let why = "a packet in the name of another".to_owned();
             return Ok(Said::Denied((Refusal::Malformed, why)));
         }
+        if packet.is_piped() {
+            return Ok(self.take_piped(visitor.node, packet));
+        }
         if !self.lock().sent.allows(visitor.node, std::time::Instant::now()) {
             let told = packet.undelivered(self.node, Refusal::Rate);
             return Ok(Said::TooMuch(told.map(Message::Packet)));
         }
-        self.receive(packet, Origin::Below(visitor.node));
+        let _ = self.receive(packet, Origin::Below(visitor.node));
         Ok(Said::Nothing)
     }
 
@@ -417,13 +433,13 @@ mod tests {
         let shared = Arc::new(Shared::new(Vec::new(), about, parties.member(0), common).unwrap());
         in_runtime(async {
             begin(&shared, IpAddr::from([127, 0, 0, 1])).unwrap();
-            let (sender, mut queue) = queue();
+            let (sender, mut queue) = queue(&shared.freight);
             let (node, about) = (parties.node(1), shared.attach(None));
             shared.member_came(Present { node, about }, sender).unwrap();
             let _ = queue.try_recv().expect("that there is no rendez-vous node");
             let version = Version { epoch: 1, number: 2 };
             assert!(shared.take_still(Parties::new().still(version), true).is_err());
-            assert!(queue.try_recv().is_err(), "of another authority");
+            assert!(queue.try_recv().is_none(), "of another authority");
             let still = parties.still(version);
             shared.take_still(still.clone(), true).unwrap();
             let passed_on = queue.try_recv().expect("it is passed on");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, sleep_until, timeout, Instant, MissedTickBehavior};
 use tokio_rustls::client::TlsStream;
@@ -19,10 +19,10 @@ use crate::channel::{broken, send, Inbox};
 use crate::clock::Moment;
 use crate::directory::Pending;
 use crate::error::Error;
-use crate::hub::queue;
 use crate::identity::{Identity, NodeKey};
 use crate::message::{Follow, Message, MESSAGE_BYTES_MAX};
 use crate::outbox::Outbox;
+use crate::queue::{queue, Queue, Queued};
 use crate::tls;
 
 /// A member says this often that it is there.
@@ -61,8 +61,8 @@ enum Done {
 pub(super) struct Link {
     reader: Inbox<ReadHalf<TlsStream<TcpStream>>>,
     outbox: Outbox<WriteHalf<TlsStream<TcpStream>>>,
-    pub(super) sender: crate::hub::Queue,
-    queue: mpsc::Receiver<Vec<u8>>,
+    pub(super) sender: Queue,
+    queue: Queued,
     /// The leader at the other end, as the rendez-vous node has named it; `None` when that one is there itself.
     pub(super) follow: Option<Follow>,
     /// When the certificate of the other side ends.
@@ -121,7 +121,7 @@ impl Link {
         let (reader, mut writer) = tokio::io::split(stream);
         let pass = follow.as_ref().map(|follow| follow.pass.clone());
         send(&mut writer, &Message::Attach(shared.attach(pass))).await?;
-        let (sender, queue) = queue();
+        let (sender, queue) = queue(&shared.freight);
         Ok(Link {
             reader: Inbox::new(reader, MESSAGE_BYTES_MAX),
             outbox: Outbox::new(writer),
@@ -161,8 +161,10 @@ impl Link {
                 }
                 message = self.reader.next() => self.take(shared, message?)?,
                 written = self.outbox.write(), if !is_idle => written?,
-                Some(message) = self.queue.recv(), if is_idle => self.outbox.push_encoded(message.into()),
-                () = shared.report.notified(), if is_idle => self.report(shared, false)?,
+                message = self.queue.next_or(shared.report.notified()), if is_idle => match message {
+                    Some(message) => self.outbox.push_encoded(message.into()),
+                    None => self.report(shared, false)?,
+                },
                 () = sleep_until(silent_at) => match self.reader.come(SILENCE_LIMIT).await {
                     Some(message) => message?.map_or(Ok(()), |message| self.take(shared, message))?,
                     None => {
@@ -241,7 +243,7 @@ impl Link {
                             return;
                         }
                     }
-                    Some(message) = self.queue.recv(), if is_idle => self.outbox.push_encoded(message.into()),
+                    Some(message) = self.queue.next(true), if is_idle => self.outbox.push_encoded(message.into()),
                 }
             }
         };
@@ -273,7 +275,7 @@ impl Link {
                 }
             }
             Message::Still(still) => shared.take_still(still, self.follow.is_none())?,
-            Message::Packet(packet) => shared.receive(packet, Origin::Uplink),
+            Message::Packet(packet) => drop(shared.receive(packet, Origin::Uplink)),
             Message::Refused(refused) => return Err(Error::Refused(refused.refusal, refused.reason)),
             Message::Uplink(stands) if self.follow.is_some() => {
                 self.alone_since = (!stands).then(|| self.alone_since.unwrap_or_else(Instant::now));

@@ -13,12 +13,13 @@ use crate::channel::{Frames, Inbox};
 use crate::clock::Moment;
 use crate::directory::{Departure, Directory, Entry, Head, Version};
 use crate::driver::Driver;
-use crate::hub::{queue, Served, Visitor};
+use crate::hub::{Served, Visitor};
 use crate::message::{Attach, Follow, Message, Present, MESSAGE_BYTES_MAX};
 use crate::mutated::{alone, count, talk, Before, Mutator};
 use crate::outbox::Outbox;
-use crate::packet::{Conversation, Load, Packet, Sealed};
+use crate::packet::{Conversation, Load, Packet, Part, Sealed};
 use crate::pass::Pass;
+use crate::queue::queue;
 use crate::record::Extras;
 use crate::rendezvous::LONGEST_OF_MEMBER;
 use crate::testing::{Session, LONG};
@@ -56,6 +57,10 @@ fn packets(from: NodeId, to: NodeId) -> Vec<Message> {
         Load::Sealed(Sealed { of, sequence: 0, bytes: vec![0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0] }),
         Load::Unknown(of),
         Load::Undelivered { number: 7, why: crate::error::Refusal::NoRoute },
+        Load::Piped(of, Part::Bytes { at: 0, bytes: vec![1; 100] }),
+        Load::Piped(of, Part::Room { received: 0, until: 1000 }),
+        Load::Piped(of, Part::Finish { at: 100 }),
+        Load::Piped(of, Part::Over { why: crate::error::Refusal::Late }),
         Load::Other(9),
     ];
     loads.iter().map(|load| Message::Packet(Packet::new(from, to, 7, load))).collect()
@@ -89,7 +94,7 @@ fn below(shared: &Shared, node: NodeId) -> Option<(Served<DuplexStream>, DuplexS
     let (cluster, label) = ("c".parse().unwrap(), "wild".parse().unwrap());
     let (known, will, leads, more) = (Version::default(), Default::default(), Vec::new(), Extras::default());
     let about = Attach { cluster, label, known, will, leads, pass: None, more };
-    let (sender, queue) = queue();
+    let (sender, queue) = queue(&shared.freight);
     let connection = shared.member_came(Present { node, about }, sender).ok()?;
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let (reader, writer) = tokio::io::split(ours);
@@ -119,7 +124,7 @@ fn a_leader() {
     let runtime = builder.enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
         lead::begin(&shared, IpAddr::from([127, 0, 0, 1])).unwrap();
-        let (sender, mut uplink) = queue();
+        let (sender, mut uplink) = queue(&shared.freight);
         shared.lock().uplink = Some(Uplink { queue: sender, leader: None });
         let (all, mut said, mut connections, mut before) = (count(30), 0, 0, None);
         let sender = id(1 << 90);
@@ -130,7 +135,7 @@ fn a_leader() {
             let is_sender = mutator.numbers.below(2) == 0;
             let node = if is_sender { sender } else { id(connections + 1000) };
             said += say_some(&shared, node, &mut mutator).await;
-            while uplink.try_recv().is_ok() {}
+            while uplink.try_recv().is_some() {}
             shared.reports(false);
             if before.is_none() && said >= all / 10 {
                 before = Some(Before::now());

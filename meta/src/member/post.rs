@@ -12,7 +12,6 @@ use super::Member;
 use crate::clock::Moment;
 use crate::error::{Error, Refusal};
 use crate::handlers::Handlers;
-use crate::message::Message;
 use crate::office::{Call, Office, Told, LIMIT_MAX, REQUEST_BYTES_MAX};
 use crate::packet::{Packet, Trail};
 
@@ -141,23 +140,28 @@ pub(super) async fn look_after(shared: Arc<Shared>, mut stopped: watch::Receiver
 }
 
 impl Shared {
-    /// Takes a packet that is for this node, or passes it on.
-    pub(super) fn receive(self: &Arc<Shared>, packet: Packet, origin: Origin) {
+    /// Takes a packet that is for this node, or passes it on; whether it could.
+    pub(super) fn receive(self: &Arc<Shared>, packet: Packet, origin: Origin) -> bool {
         if packet.to == self.node {
-            return self.deliver(&packet);
+            self.deliver(&packet);
+            return true;
         }
         let passed_on = packet.passed_on(self.node).and_then(|packet| self.route(packet, origin));
-        let Err((packet, why)) = passed_on else { return };
+        let Err((packet, why)) = passed_on else { return true };
         let told = packet.undelivered(self.node, why);
         let back = told.map(|told| match origin {
             Origin::Below(_) => self.route(told, Origin::Uplink),
             Origin::Uplink | Origin::Here => self.route(told, Origin::Here),
         });
         drop(back);
+        false
     }
 
     fn deliver(self: &Arc<Shared>, packet: &Packet) {
         let is_revoked = self.lock().follower.directory().is_revoked(packet.from);
+        if self.take_relayed(packet, is_revoked) {
+            return;
+        }
         let now = (Instant::now(), Moment::now());
         let calls = self.post.office().take(packet, is_revoked, now);
         calls.into_iter().for_each(|call| self.serve(call));
@@ -205,7 +209,7 @@ impl Shared {
     }
 
     /// Puts a packet into the queue of the next hop.
-    fn route(&self, packet: Packet, origin: Origin) -> Result<(), (Packet, Refusal)> {
+    pub(super) fn route(&self, packet: Packet, origin: Origin) -> Result<(), (Packet, Refusal)> {
         let state = self.lock();
         let below = state.leading.as_ref().and_then(|leading| leading.members.get(&packet.to));
         let queue = match (below, &state.uplink, origin) {
@@ -213,13 +217,8 @@ impl Shared {
             (None, Some(uplink), Origin::Here | Origin::Below(_)) => &uplink.queue,
             _ => return Err((packet, Refusal::NoRoute)),
         };
-        let message = Message::Packet(packet);
-        let sent = message.encode().ok().map(|bytes| queue.try_send(bytes));
-        match (sent, message) {
-            (Some(Ok(())), _) => Ok(()),
-            (_, Message::Packet(packet)) => Err((packet, Refusal::Rate)),
-            _ => Ok(()),
-        }
+        // What comes from above has had its share there.
+        queue.pass(packet, !matches!(origin, Origin::Below(_)))
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::sync::{watch, Notify};
 
 use super::fresh::Freshness;
+use super::relay::Relays;
 use super::{lead, post, About, Connection};
 use crate::audit::Audit;
 use crate::authority::AuthorityKey;
@@ -18,12 +19,14 @@ use crate::clock::Moment;
 use crate::directory::{Departure, Event, Follower, Pending, Still, Tables, Trouble, Update, Version, OFFER};
 use crate::driver::Common;
 use crate::error::{Error, Refusal};
-use crate::hub::{Encoder, Queue};
+use crate::freight::Freight;
+use crate::hub::Encoder;
 use crate::identity::Identity;
 use crate::message::{Attach, Message};
 use crate::name::Name;
 use crate::office::Office;
 use crate::pass::Pass;
+use crate::queue::Queue;
 use crate::rate::Rates;
 use crate::record::Extras;
 use crate::strangers::Hellos;
@@ -82,6 +85,9 @@ pub(crate) struct Shared {
     pub(super) post: post::Post,
     /// Of those who come to be below it.
     pub(super) hellos: Hellos,
+    /// What is passed on of pipes.
+    pub(super) freight: Arc<Freight>,
+    pub(super) relays: Relays,
 }
 
 impl Shared {
@@ -89,7 +95,7 @@ impl Shared {
         addresses: Vec<String>,
         about: About,
         (identity, authority): (Identity, CertificateDer<'static>),
-        Common { turns, shelf }: Common,
+        Common { turns, shelf, handle }: Common,
     ) -> Result<Shared, Error> {
         let node = identity.node();
         let cluster = about.cluster.clone().map_or_else(crate::name::of_host, Ok)?;
@@ -116,7 +122,6 @@ impl Shared {
         Ok(Shared {
             node,
             addresses,
-            about,
             cluster,
             authority,
             key,
@@ -126,6 +131,9 @@ impl Shared {
             report: Notify::new(),
             post: post::Post::new(Office::new(node, sealing), turns),
             hellos: Hellos::default(),
+            freight: Freight::new(about.relay),
+            relays: Relays::new(handle),
+            about,
         })
     }
 
@@ -193,6 +201,7 @@ impl Shared {
             state.uplink = None;
             state.unreached = None;
         });
+        self.end_relays_by_uplink();
         self.tell_below(false);
     }
 
@@ -254,7 +263,7 @@ impl Shared {
         let known = state.follower.version();
         state.fresh.take(&still, is_direct, known, Instant::now());
         if let (Some(leading), Ok(message)) = (&state.leading, Message::Still(still).encode()) {
-            leading.members.values().for_each(|below| drop(below.queue.try_send(message.clone())));
+            leading.members.values().for_each(|below| _ = below.queue.try_send(message.clone()));
         }
         Ok(())
     }
@@ -276,11 +285,11 @@ impl Shared {
         update: Update,
         is_heard: bool,
     ) -> Result<Option<Version>, Error> {
-        let (mut gap, mut is_forged, mut revoked) = (None, false, Vec::new());
+        let (mut gap, mut is_forged, mut gone) = (None, false, Vec::new());
         self.change(|state| match state.follower.take_of(pending, update) {
             Ok(events) => {
-                revoked.extend(events.iter().filter_map(|event| match event {
-                    Event::Left(node, Departure::Revoked) => Some(*node),
+                gone.extend(events.iter().filter_map(|event| match event {
+                    Event::Left(node, why) => Some((*node, *why)),
                     _ => None,
                 }));
                 if is_heard {
@@ -300,9 +309,12 @@ impl Shared {
         if is_forged {
             return Err(Error::Peer("changes of the directory that its authority has not signed".into()));
         }
-        for node in revoked {
-            let why = Error::Refused(Refusal::Revoked, format!("node {node} was revoked"));
-            self.post.office().forget(node, &why);
+        for (node, why) in gone {
+            self.relays.gone(node, why);
+            if why == Departure::Revoked {
+                let why = Error::Refused(Refusal::Revoked, format!("node {node} was revoked"));
+                self.post.office().forget(node, &why);
+            }
         }
         self.versions.send_modify(|version| *version += 1);
         Ok(gap)

@@ -2,7 +2,7 @@ use super::*;
 use crate::authority::Authority;
 use crate::clock::Moment;
 use crate::directory::{Change, Directory, Entry, Head, Part, Record, Still};
-use crate::packet::{Load, PACKET_BYTES_MAX};
+use crate::packet::{self, Conversation, Load, PACKET_BYTES_MAX};
 use crate::record::EXTRAS_BYTES_MAX;
 use proptest::prelude::*;
 
@@ -43,7 +43,14 @@ pub(crate) fn some() -> Vec<Message> {
     let about = Attach { cluster, label, known: version, will, leads, pass: Some(pass.clone()), more };
     let refused = Refused { refusal: Refusal::UsedUp, reason: "why".into() };
     let packet = Packet::new(node(1), node(2), 7, &Load::Undelivered { number: 3, why: Refusal::Hops });
+    let of = Conversation { number: 5, is_mine: true };
+    let piped =
+        |part: packet::Part| Message::Packet(Packet::new(node(1), node(2), 7, &Load::Piped(of, part)));
     vec![
+        piped(packet::Part::Bytes { at: 0, bytes: vec![1; 40] }),
+        piped(packet::Part::Room { received: 40, until: 1 << 18 }),
+        piped(packet::Part::Finish { at: 40 }),
+        piped(packet::Part::Over { why: Refusal::Late }),
         Message::Lead(()),
         Message::Follow(Follow { leader: node(3), addresses: addresses.clone(), pass, known: version }),
         Message::Leading(addresses),

@@ -3,11 +3,12 @@
 use super::*;
 use crate::channel::Inbox;
 use crate::cluster::Will;
-use crate::hub::{queue, Served, Visitor};
+use crate::hub::{Served, Visitor};
 use crate::member::{About, Connection, Member};
 use crate::message::Attach;
 use crate::mutated::{alone, count, talk, Before, Mutator};
 use crate::outbox::Outbox;
+use crate::queue::queue;
 use crate::record::Extras;
 use crate::testing::{Session, LONG};
 use tokio::io::DuplexStream;
@@ -27,7 +28,7 @@ fn attached(
     let will = if leads.is_empty() { Will::Unwilling } else { Will::Configured };
     let (known, more) = (Version::default(), Extras::default());
     let attach = Attach { cluster, label, known, will, leads, pass: None, more };
-    let (sender, queue) = queue();
+    let (sender, queue) = queue(&shared.freight);
     let from = SocketAddr::from(([127, 0, 0, 1], 1));
     let connection = {
         let mut state = shared.lock();

@@ -15,7 +15,9 @@ impl Shared {
         let mut state = self.lock();
         let session = self.store.session();
         let state = &mut *state;
-        if !state.register.may_send(visitor.node, Instant::now()) {
+        // Of pipes bytes are counted, of each sender.
+        let is_piped = packet.is_piped();
+        if !is_piped && !state.register.may_send(visitor.node, Instant::now()) {
             state.register.count(Refusal::Rate);
             let told = packet.undelivered(session, Refusal::Rate);
             return Said::TooMuch(told.map(Message::Packet));
@@ -33,13 +35,7 @@ impl Shared {
             let Some(link) = next.and_then(|next| state.links.get(&next)) else {
                 return Err((packet, Refusal::NoRoute));
             };
-            let message = Message::Packet(packet);
-            let sent = message.encode().ok().map(|bytes| link.queue.try_send(bytes));
-            match (sent, message) {
-                (Some(Ok(())), _) => Ok(()),
-                (_, Message::Packet(packet)) => Err((packet, Refusal::Rate)),
-                _ => Ok(()),
-            }
+            link.queue.pass(packet, false)
         });
         match outcome {
             Ok(()) => {
@@ -48,9 +44,13 @@ impl Shared {
             }
             Err((packet, why)) => {
                 state.packets.undelivered += 1;
-                packet
-                    .undelivered(session, why)
-                    .map_or(Said::Nothing, |told| Said::Answer(Message::Packet(told)))
+                let is_own = packet.from == visitor.node;
+                let told = packet.undelivered(session, why).map(Message::Packet);
+                // A leader is not to be slowed down by one below it, unless it says far too much.
+                if is_piped && (is_own || !state.register.may_send(visitor.node, Instant::now())) {
+                    return Said::TooMuch(told);
+                }
+                told.map_or(Said::Nothing, Said::Answer)
             }
         }
     }

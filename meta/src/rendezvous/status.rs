@@ -8,6 +8,7 @@ use super::Shared;
 use crate::audit::Line;
 use crate::clock::Moment;
 use crate::directory::Entry;
+use crate::freight::Carried;
 
 /// What `gridnet session status` shows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
     /// Packets between members that came by.
     pub packets: PacketCounts,
+    /// What was passed on here of members' pipes.
+    #[serde(default)]
+    pub relayed: Vec<RelayedStatus>,
     /// How many have joined since the rendez-vous node was started.
     pub joined: u64,
     /// Who was revoked.
@@ -84,6 +88,17 @@ pub struct PacketCounts {
     pub undelivered: u64,
 }
 
+/// What was passed on of a member's pipes, as [`Status`] shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayedStatus {
+    /// The member that sent it.
+    pub node: String,
+    /// Bytes, with what is around them.
+    pub bytes: u64,
+    /// Parts that were not, since too much waited.
+    pub refused: u64,
+}
+
 impl From<Entry> for NodeStatus {
     fn from(entry: Entry) -> NodeStatus {
         NodeStatus {
@@ -118,12 +133,19 @@ impl Shared {
             .collect();
         links.sort_by(|a, b| a.node.cmp(&b.node));
         let refusals = state.register.refusals.iter();
+        let carried = self.freight.carried().into_iter();
+        let relayed = carried.map(|(node, Carried { bytes, refused })| RelayedStatus {
+            node: node.to_string(),
+            bytes,
+            refused,
+        });
         Status {
             session: self.store.session().to_string(),
             nodes: state.register.directory.entries().cloned().map(NodeStatus::from).collect(),
             leaders: leaders.collect(),
             links,
             packets: state.packets,
+            relayed: relayed.collect(),
             joined: state.register.joined,
             revoked: state.register.revoked.keys().map(ToString::to_string).collect(),
             refusals: refusals.map(|(refusal, count)| (refusal.name().to_owned(), *count)).collect(),

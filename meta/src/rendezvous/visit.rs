@@ -13,14 +13,15 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::{departure, Link, Shared, SETTLING};
-use crate::channel::{broken, send, Inbox};
+use crate::channel::{broken, prepare, send, Inbox};
 use crate::clock::Moment;
 use crate::directory::Version;
 use crate::error::{Error, Refusal};
-use crate::hub::{queue, refuse, unexpected, Encoded, Hub, Said, Served, Visitor};
+use crate::hub::{refuse, unexpected, Encoded, Hub, Said, Served, Visitor};
 use crate::identity::Certificate;
 use crate::message::{Attach, Denied as Unwanted, Join, Message, Present, Refused};
 use crate::outbox::Outbox;
+use crate::queue::queue;
 use crate::register::Denied;
 use crate::strangers::{network, Hellos};
 use crate::tls;
@@ -64,7 +65,7 @@ pub(super) async fn visit(
     if !shared.hellos.may_come(from.ip(), Instant::now()) {
         return shared.refused_stranger(from, Refusal::Rate, &Hellos::why());
     }
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     let greeting = timeout(STRANGER_LIMIT, greet(&shared, tls, stream, from)).await;
     drop((stranger, place));
     let member = match greeting {
@@ -210,7 +211,7 @@ async fn attach_member(
     visitor: Visitor,
     attach: &Attach,
 ) -> Result<Option<Served<Stream>>, Error> {
-    let (sender, queue) = queue();
+    let (sender, queue) = queue(&shared.freight);
     let attached = {
         let mut state = shared.lock();
         let attached = state.register.attach(visitor.node, attach, (Instant::now(), Moment::now()));

@@ -3,6 +3,7 @@
 
 use gridnet_core::wire::NodeId;
 use gridnet_meta::clock::Moment;
+use gridnet_meta::directory::Entry;
 use gridnet_meta::error::Error;
 use gridnet_meta::member::{About, Member};
 use gridnet_meta::rendezvous::Rendezvous;
@@ -127,4 +128,34 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::park_timeout(Duration::from_millis(2));
     }
+}
+
+/// Waits until each of a cluster but one is below that one; which one.
+pub fn led(members: &[Member]) -> NodeId {
+    let all: BTreeSet<NodeId> = members.iter().map(Member::node).collect();
+    let leader = || members.iter().find(|member| member.leads_at().is_some()).map(Member::node);
+    let is_led = || {
+        let leader = leader();
+        leader.is_some() && members.iter().all(|m| Some(m.node()) == leader || m.leader() == leader)
+    };
+    until("all but one are below that one", is_led);
+    let leader = leader().unwrap();
+    let is_told = |entries: &[Entry]| {
+        let mut ours = entries.iter().filter(|entry| all.contains(&entry.node));
+        ours.all(|e| e.leads == (e.node == leader) && e.via == (e.node != leader).then_some(leader))
+    };
+    for member in members {
+        assert!(member.wait_for_nodes(LONG, is_told), "{:?}", member.nodes());
+    }
+    leader
+}
+
+/// Three members each, one of which leads.
+pub fn two_clusters(scene: &Scene) -> [Vec<Member>; 2] {
+    ["a", "b"].map(|cluster| {
+        let members: Vec<Member> =
+            (1..=3).map(|i| scene.join_in(cluster, &format!("{cluster}{i}")).unwrap()).collect();
+        led(&members);
+        members
+    })
 }

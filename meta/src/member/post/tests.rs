@@ -1,12 +1,12 @@
 use std::collections::HashMap;
 
-use tokio::sync::mpsc;
-
 use super::super::state::Uplink;
 use super::*;
 use crate::driver::Driver;
 use crate::member::About;
+use crate::message::Message;
 use crate::packet::Load;
+use crate::queue::{queue_for, Queued};
 use crate::testing::Parties;
 
 const THREADS: usize = 4;
@@ -17,7 +17,7 @@ struct Scene {
     asker: Arc<Shared>,
     answerer: Office,
     node: NodeId,
-    way: mpsc::Receiver<Vec<u8>>,
+    way: Queued,
     /// The next piece of each conversation.
     next: HashMap<u64, u32>,
 }
@@ -27,7 +27,7 @@ impl Scene {
         let parties = Parties::new();
         let (of, common) = (parties.member(0), Driver::start().unwrap().common());
         let asker = Shared::new(Vec::new(), About::new("tests".parse().unwrap()), of, common).unwrap();
-        let (queue, way) = mpsc::channel(1 << 12);
+        let (queue, way) = queue_for(&asker.freight, 1 << 12);
         asker.lock().uplink = Some(Uplink { queue, leader: None });
         let answerer = Office::new(parties.node(1), parties.sealing(1));
         Scene { asker: Arc::new(asker), answerer, node: parties.node(1), way, next: HashMap::new() }
@@ -35,7 +35,7 @@ impl Scene {
 
     /// Carries what both say, and looks whether pieces come in their order.
     fn run(&mut self) {
-        while let Ok(bytes) = self.way.try_recv() {
+        while let Some(bytes) = self.way.try_recv() {
             let Ok(Some(Message::Packet(packet))) = Message::decode(&bytes[crate::message::LENGTH_BYTES..])
             else {
                 panic!("only packets are sent");

@@ -1,0 +1,417 @@
+//! Pipes of bytes to other members, through leaders and the rendez-vous node: a way of last resort.
+//!
+//! The program's end of a pipe is a connected socket, whose other end a task in the member's thread reads and writes. A pipe is asked
+//! for by a request ([`RELAY`]), so that it is known who asks; what goes through it is seen by all on the way, unless the program
+//! encrypts it.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gridnet_core::wire::NodeId;
+use serde::{Deserialize, Serialize};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::sleep_until;
+
+use super::post::Origin;
+use super::state::Shared;
+use super::Member;
+use crate::directory::Departure;
+use crate::error::{Error, Refusal};
+use crate::packet::{Conversation, Load, Packet, Part};
+use crate::pipe::{Pipe, PART_BYTES, PIPES_MAX};
+use crate::rate::Rates;
+use crate::record::{fields, raw};
+
+/// The service of requests between members by which pipes are asked for.
+pub const RELAY: u16 = 2;
+/// Most bytes that say what a pipe is for.
+pub const ABOUT_BYTES_MAX: usize = 1024;
+
+/// Pipes that others have asked for, and those of one of them.
+const ASKED_MAX: (usize, usize) = (PIPES_MAX * 3 / 4, 8);
+/// Parts of pipes that are not known, of which the sender is told, per second.
+const UNKNOWN_PER_SECOND: u32 = 100;
+
+/// A pipe to another member, as a connected stream socket: it ends where the socket does.
+///
+/// What is written comes there in order, or the pipe ends. Each direction is closed by itself. A direction that has ended well is
+/// not told from one that broke by the socket: what goes through the pipe is to say its own end, as TLS does.
+#[derive(Debug)]
+pub struct Relay {
+    stream: UnixStream,
+    fate: Fate,
+}
+
+impl Relay {
+    /// The socket.
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// The socket, and what tells how the pipe fares.
+    pub fn into_parts(self) -> (UnixStream, Fate) {
+        (self.stream, self.fate)
+    }
+}
+
+/// Tells how a pipe fares.
+#[derive(Debug, Clone)]
+pub struct Fate(Arc<End>);
+
+impl Fate {
+    /// The other member.
+    pub fn peer(&self) -> NodeId {
+        self.0.key.0
+    }
+
+    /// Hops of what has come last; 0 when nothing has.
+    pub fn hops(&self) -> usize {
+        self.0.lock().hops
+    }
+
+    /// Whether it is over; and why, unless both sides have ended it.
+    pub fn end(&self) -> Option<Result<(), Error>> {
+        let ended = self.0.lock().ended?;
+        Some(ended.map_err(|refusal| {
+            let why = match refusal {
+                Refusal::Ended => "the other side has ended it",
+                Refusal::Late => "nothing was heard of it, or some of it was lost",
+                Refusal::NoRoute => "there is no way there any more",
+                Refusal::Rate => "somebody on the way has no room for more",
+                Refusal::Revoked => "the other node was revoked",
+                Refusal::Malformed => "the other side sends what it must not",
+                _ => "it broke",
+            };
+            Error::Refused(refusal, format!("the pipe to node {} is over: {why}", self.peer()))
+        }))
+    }
+}
+
+/// A pipe, by the other member, and its number there.
+type Key = (NodeId, Conversation);
+
+/// This end of a pipe.
+#[derive(Debug)]
+struct End {
+    key: Key,
+    /// That of all its packets, which those on the way know, and nobody else.
+    number: u64,
+    inner: Mutex<Inner>,
+    woken: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pipe: Pipe,
+    hops: usize,
+    /// Why it is to end.
+    over: Option<Refusal>,
+    /// Whether the other side has said so.
+    is_told: bool,
+    ended: Option<Result<(), Refusal>>,
+}
+
+impl End {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, why: Refusal) {
+        self.lock().over.get_or_insert(why);
+        self.woken.notify_one();
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Open {
+    number: u64,
+    #[serde(with = "raw")]
+    about: Vec<u8>,
+}
+
+/// The pipes of a member.
+pub(super) struct Relays {
+    ends: Mutex<HashMap<Key, Arc<End>>>,
+    unknown: Mutex<Rates<()>>,
+    handle: Handle,
+}
+
+impl Relays {
+    pub(super) fn new(handle: Handle) -> Relays {
+        Relays { ends: Mutex::default(), unknown: Mutex::new(Rates::new(UNKNOWN_PER_SECOND)), handle }
+    }
+
+    fn ends(&self) -> MutexGuard<'_, HashMap<Key, Arc<End>>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for a pipe.
+    fn begin(&self, key: Key) -> Result<Arc<End>, Error> {
+        let number = crate::random::word()?;
+        let mut ends = self.ends();
+        let asked = ends.keys().filter(|(_, of)| !of.is_mine);
+        let (asked, of_peer) =
+            asked.fold((0, 0), |(all, of_peer), (peer, _)| (all + 1, of_peer + usize::from(*peer == key.0)));
+        let is_full = !key.1.is_mine && (asked >= ASKED_MAX.0 || of_peer >= ASKED_MAX.1);
+        if is_full || ends.len() >= PIPES_MAX || ends.contains_key(&key) {
+            return Err(Error::Refused(Refusal::Limit, "there are as many pipes as can be".into()));
+        }
+        let pipe = Pipe::new(Instant::now());
+        let inner = Mutex::new(Inner { pipe, hops: 0, over: None, is_told: false, ended: None });
+        let end = Arc::new(End { key, number, inner, woken: Notify::new() });
+        ends.insert(key, end.clone());
+        Ok(end)
+    }
+
+    fn end_where(&self, why: Refusal, is_meant: impl Fn(NodeId) -> bool) {
+        self.ends().values().filter(|end| is_meant(end.key.0)).for_each(|end| end.end(why));
+    }
+
+    /// A node is not there any more.
+    pub(super) fn gone(&self, node: NodeId, why: Departure) {
+        let why = if why == Departure::Revoked { Refusal::Revoked } else { Refusal::NoRoute };
+        self.end_where(why, |peer| peer == node);
+    }
+
+    /// The member ends.
+    pub(super) fn end_all(&self) {
+        self.end_where(Refusal::Ended, |_| true);
+    }
+}
+
+impl Member {
+    /// Asks another member for a pipe of bytes through leaders and the rendez-vous node. `about` says what it is for, in at most
+    /// 1 KiB, `limit` is at most a minute. Those on the way see what goes through it: it is to be encrypted.
+    ///
+    /// There are at most 64 pipes of one member, at most 48 of which others have asked for, and at most 8 of these one of them. In each
+    /// direction at most 128 KiB are on their way, beside what the socket holds. How fast it is depends on what those on the way
+    /// pass on ([`Shares`](crate::Shares)).
+    ///
+    /// # Errors
+    /// As those of [`Member::ask`]; [`Refusal::Other`] with what the other side says when it does not want the pipe,
+    /// [`Refusal::Service`] when it takes none at all, [`Refusal::Limit`] when this member has as many as it can.
+    pub fn relay(&self, to: NodeId, about: &[u8], limit: Duration) -> Result<Relay, Error> {
+        if about.len() > ABOUT_BYTES_MAX {
+            return Err(Error::Config(format!("a pipe is described in at most {ABOUT_BYTES_MAX} bytes")));
+        }
+        let of = Conversation { number: crate::random::word()?, is_mine: true };
+        let open = Open { number: of.number, about: about.to_vec() };
+        let open = postcard::to_stdvec(&open).map_err(|e| Error::System(e.to_string()))?;
+        // Its first bytes may come before the answer.
+        let end = self.shared.relays.begin((to, of))?;
+        let opened = self.ask(to, RELAY, &open, limit).and_then(|_| self.shared.pump(end));
+        if opened.is_err() {
+            // It may stand on the other side.
+            self.shared.forget((to, of), Some(Refusal::Ended));
+        }
+        opened
+    }
+
+    /// Takes pipes that others ask for from now on: `take` is given who asks, what it is for, and the pipe; or says why it does not want
+    /// it. It is called as those of [`Member::serve`] are.
+    pub fn serve_relays<F>(&self, take: F)
+    where
+        F: Fn(NodeId, &[u8], Relay) -> Result<(), String> + Send + Sync + 'static,
+    {
+        let shared = Arc::downgrade(&self.shared);
+        self.serve(RELAY, move |from, body| {
+            let shared = shared.upgrade().ok_or("the member has ended")?;
+            let Open { number, about } = fields(body).map_err(|e| format!("it makes no sense: {e}"))?;
+            if about.len() > ABOUT_BYTES_MAX {
+                return Err(format!("more than {ABOUT_BYTES_MAX} bytes say what it is for"));
+            }
+            let of = Conversation { number, is_mine: false };
+            let end = shared.relays.begin((from, of)).map_err(|e| e.to_string())?;
+            let taken = match shared.pump(end) {
+                Ok(relay) => take(from, &about, relay),
+                Err(e) => Err(e.to_string()),
+            };
+            if taken.is_err() {
+                shared.forget((from, of), None);
+            }
+            taken.map(|()| Vec::new())
+        });
+    }
+}
+
+impl Shared {
+    /// Begins to carry bytes between a socket and a pipe.
+    fn pump(self: &Arc<Shared>, end: Arc<End>) -> Result<Relay, Error> {
+        let failed = |e: std::io::Error| Error::System(format!("pipe: {e}"));
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        let relay = Relay { stream: theirs, fate: Fate(end.clone()) };
+        let shared = self.clone();
+        drop(self.relays.handle.spawn(async move {
+            let outcome = match tokio::net::UnixStream::from_std(ours) {
+                Ok(ours) => Pump::new(&shared, &end, ours).run().await,
+                Err(_) => Err(Refusal::Trouble),
+            };
+            shared.relays.ends().remove(&end.key);
+            let is_told = {
+                let mut inner = end.lock();
+                inner.ended = Some(outcome);
+                inner.is_told
+            };
+            if let (Err(why), false) = (outcome, is_told) {
+                shared.say_over(end.key, end.number, why);
+            }
+        }));
+        Ok(relay)
+    }
+
+    /// A pipe did not come about.
+    fn forget(&self, key: Key, told: Option<Refusal>) {
+        let end = self.relays.ends().remove(&key);
+        if let (Some(end), Some(why)) = (&end, told) {
+            self.say_over(key, end.number, why);
+        }
+        if let Some(end) = end {
+            end.end(Refusal::Ended);
+        }
+    }
+
+    fn say_over(&self, (to, of): Key, number: u64, why: Refusal) {
+        // Who does not hear it learns it by silence.
+        let _ = self
+            .route(Packet::new(self.node, to, number, &Load::Piped(of, Part::Over { why })), Origin::Here);
+    }
+
+    /// Takes a packet if it is of a pipe, or says that one of a pipe did not get there; whether it is.
+    pub(super) fn take_relayed(&self, packet: &Packet, is_revoked: bool) -> bool {
+        let (of, part) = match packet.load() {
+            Some(Load::Piped(of, part)) => (Conversation { is_mine: !of.is_mine, ..of }, part),
+            Some(Load::Undelivered { number, why }) => {
+                let end = self.relays.ends().values().find(|end| end.number == number).cloned();
+                return end.inspect(|end| end.end(why)).is_some();
+            }
+            _ => return packet.is_piped(),
+        };
+        let key = (packet.from, of);
+        let Some(end) = self.relays.ends().get(&key).filter(|_| !is_revoked).cloned() else {
+            let is_over = matches!(part, Part::Over { .. });
+            let mut unknown = self.relays.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+            if let (false, true, Ok(number)) =
+                (is_over, unknown.allows((), Instant::now()), crate::random::word())
+            {
+                drop(unknown);
+                self.say_over(key, number, Refusal::Ended);
+            }
+            return true;
+        };
+        {
+            let mut inner = end.lock();
+            inner.hops = packet.trail.hops();
+            inner.is_told |= matches!(part, Part::Over { .. });
+            if let Err(why) = inner.pipe.take(part, Instant::now()) {
+                inner.over.get_or_insert(why);
+            }
+        }
+        end.woken.notify_one();
+        true
+    }
+
+    /// The connection to leader or rendez-vous node has broken, and with it all pipes that lead there.
+    pub(super) fn end_relays_by_uplink(&self) {
+        let below: Vec<NodeId> = {
+            let state = self.lock();
+            state.leading.iter().flat_map(|leading| leading.members.keys().copied()).collect()
+        };
+        self.relays.end_where(Refusal::NoRoute, |peer| !below.contains(&peer));
+    }
+}
+
+/// What carries bytes between a socket and a pipe.
+struct Pump<'a> {
+    shared: &'a Arc<Shared>,
+    end: &'a Arc<End>,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    /// Whether the program sends no more, and has been told that nothing more comes.
+    is_ended: (bool, bool),
+}
+
+impl Pump<'_> {
+    fn new<'a>(shared: &'a Arc<Shared>, end: &'a Arc<End>, socket: tokio::net::UnixStream) -> Pump<'a> {
+        let (reader, writer) = socket.into_split();
+        Pump { shared, end, reader, writer, is_ended: (false, false) }
+    }
+
+    /// Until the pipe is over.
+    async fn run(mut self) -> Result<(), Refusal> {
+        let mut bytes = vec![0; PART_BYTES];
+        loop {
+            let (room, waiting, is_read, next_look) = {
+                let mut inner = self.end.lock();
+                if let Some(why) = inner.over {
+                    return Err(why);
+                }
+                let now = Instant::now();
+                inner.pipe.check(now)?;
+                let told = inner.pipe.tell(now);
+                let waiting: Vec<u8> = inner.pipe.waiting().iter().copied().take(PART_BYTES).collect();
+                let (room, next_look) = (inner.pipe.room(), inner.pipe.next_look());
+                let (is_read, is_over) = (inner.pipe.is_read(), inner.pipe.is_over());
+                drop(inner);
+                told.map_or(Ok(()), |part| self.say(part))?;
+                if is_over && self.is_ended.1 {
+                    return Ok(());
+                }
+                (room, waiting, is_read, next_look)
+            };
+            if is_read && !self.is_ended.1 {
+                // Whoever has gone already need not hear it.
+                let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.writer).await;
+                self.is_ended.1 = true;
+                continue;
+            }
+            let most = bytes.get_mut(..room).unwrap_or_default();
+            tokio::select! {
+                () = self.end.woken.notified() => (),
+                count = tokio::io::AsyncReadExt::read(&mut self.reader, most), if room > 0 && !self.is_ended.0 => {
+                    let count = count.map_err(|_| Refusal::Ended)?;
+                    let part = {
+                        let mut inner = self.end.lock();
+                        match count {
+                            0 => inner.pipe.finish(),
+                            _ => inner.pipe.send(most.get(..count).unwrap_or_default().to_vec(), Instant::now()),
+                        }
+                    };
+                    self.is_ended.0 |= count == 0;
+                    self.say(part)?;
+                }
+                count = tokio::io::AsyncWriteExt::write(&mut self.writer, &waiting), if !waiting.is_empty() => {
+                    let count = count.map_err(|_| Refusal::Ended)?;
+                    self.end.lock().pipe.taken(count);
+                }
+                () = sleep_until(next_look.into()) => self.look()?,
+            }
+        }
+    }
+
+    /// Whether the program is still there.
+    fn look(&self) -> Result<(), Refusal> {
+        let is_gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        let has_gone =
+            self.is_ended.0 && !self.is_ended.1 && self.writer.try_write(&[]).is_err_and(|e| is_gone(&e));
+        if has_gone {
+            Err(Refusal::Ended)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn say(&self, part: Part) -> Result<(), Refusal> {
+        let (to, of) = self.end.key;
+        let packet = Packet::new(self.shared.node, to, self.end.number, &Load::Piped(of, part));
+        self.shared.route(packet, Origin::Here).map_err(|(_, why)| why)
+    }
+}
+
+#[cfg(test)]
+mod tests;
