@@ -142,6 +142,19 @@ fn a_pipe_is_refused_by_name_and_there_are_so_many() {
     let nobody = NodeId::new([9; 16]).unwrap();
     let no_way = a.relay(nobody, b"", Duration::from_millis(200));
     assert!(matches!(no_way, Err(Error::Refused(Refusal::NoRoute, _))), "{no_way:?}");
+    // Who does not wait for it learns it by the end of the socket.
+    let (mut unwanted, fate) = a.begin_relay(b.node(), b"no", LONG).unwrap().into_parts();
+    unwanted.write_all(b"already").unwrap();
+    until("it has not come about", || fate.end().is_some());
+    assert!(fate.end().unwrap().unwrap_err().to_string().contains("not that one"));
+    assert!(unwanted.read(&mut [0; 1]).is_ok_and(|count| count == 0) || unwanted.write(b"x").is_err());
+    let (mut wanted, fate) = a.begin_relay(b.node(), b"yes", LONG).unwrap().into_parts();
+    wanted.write_all(b"at once").unwrap();
+    let (mut come, relay) = ([0; 7], told.recv_timeout(LONG).unwrap().2);
+    relay.into_parts().0.read_exact(&mut come).unwrap();
+    assert_eq!(&come, b"at once");
+    drop(wanted);
+    until("it is over", || fate.end().is_some());
     let held: Vec<Relay> = (0..8).map(|_| open(b"one more").unwrap()).collect();
     let full = open(b"too many");
     assert!(matches!(&full, Err(Error::Refused(_, why)) if why.contains("as many")), "{full:?}");

@@ -12,7 +12,7 @@ use super::Member;
 use crate::clock::Moment;
 use crate::error::{Error, Refusal};
 use crate::handlers::Handlers;
-use crate::office::{Call, Office, Told, LIMIT_MAX, REQUEST_BYTES_MAX};
+use crate::office::{Call, Office, Tell, Told, LIMIT_MAX, REQUEST_BYTES_MAX};
 use crate::packet::{Packet, Trail};
 
 /// The service that every member has: it answers with what it was asked.
@@ -83,6 +83,23 @@ impl Member {
     /// was lost after the request may have come there: only then it is not known whether it was done.
     /// [`Error::Config`] when it cannot be asked at all.
     pub fn ask(&self, to: NodeId, service: u16, body: &[u8], limit: Duration) -> Result<Answered, Error> {
+        let (tell, told) = std::sync::mpsc::sync_channel::<Told>(1);
+        self.begin_to_ask(to, (service, body), limit, Box::new(move |outcome| drop(tell.send(outcome))))?;
+        // The office ends what is late; this is for one whose thread has ended.
+        match told.recv_timeout(limit + Duration::from_secs(1)) {
+            Ok(Told { outcome, trail }) => outcome.map(|body| Answered { body, trail }),
+            Err(_) => Err(Error::Refused(Refusal::Late, "this member has ended".into())),
+        }
+    }
+
+    /// Asks, and does not wait: `tell` hears what became of it. It must not ask anything of this member.
+    pub(super) fn begin_to_ask(
+        &self,
+        to: NodeId,
+        (service, body): (u16, &[u8]),
+        limit: Duration,
+        tell: Tell,
+    ) -> Result<(), Error> {
         let wrong = |why: &str| Err(Error::Config(why.to_owned()));
         if to == self.node() {
             return wrong("a member does not ask itself");
@@ -93,16 +110,10 @@ impl Member {
         if self.is_revoked(to) {
             return Err(Error::Refused(Refusal::Revoked, format!("node {to} was revoked")));
         }
-        let (tell, told) = std::sync::mpsc::sync_channel::<Told>(1);
         let now = Instant::now();
-        let tell = Box::new(move |outcome| drop(tell.send(outcome)));
         self.shared.post.office().ask(to, (service, body.to_vec()), (now, now + limit), tell);
         self.shared.send_all();
-        // The office ends what is late; this is for one whose thread has ended.
-        match told.recv_timeout(limit + Duration::from_secs(1)) {
-            Ok(Told { outcome, trail }) => outcome.map(|body| Answered { body, trail }),
-            Err(_) => Err(Error::Refused(Refusal::Late, "this member has ended".into())),
-        }
+        Ok(())
     }
 
     /// Answers requests for a service from now on; each is done once. The handler runs in a thread of its own, of which there are

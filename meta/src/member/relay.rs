@@ -21,6 +21,7 @@ use super::state::Shared;
 use super::Member;
 use crate::directory::Departure;
 use crate::error::{Error, Refusal};
+use crate::office::{Told, LIMIT_MAX};
 use crate::packet::{Conversation, Load, Packet, Part};
 use crate::pipe::{Pipe, PART_BYTES, PIPES_MAX};
 use crate::rate::Rates;
@@ -75,7 +76,13 @@ impl Fate {
 
     /// Whether it is over; and why, unless both sides have ended it.
     pub fn end(&self) -> Option<Result<(), Error>> {
-        let ended = self.0.lock().ended?;
+        let (ended, why_not) = {
+            let inner = self.0.lock();
+            (inner.ended?, inner.why_not.clone())
+        };
+        if let Some(why) = why_not {
+            return Some(Err(why));
+        }
         Some(ended.map_err(|refusal| {
             let why = match refusal {
                 Refusal::Ended => "the other side has ended it",
@@ -113,11 +120,34 @@ struct Inner {
     /// Whether the other side has said so.
     is_told: bool,
     ended: Option<Result<(), Refusal>>,
+    /// Whether the other side has taken it.
+    is_open: bool,
+    /// Why it did not come about.
+    why_not: Option<Error>,
 }
 
 impl End {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has come about is known.
+    fn opened(&self, why_not: Option<&Error>) {
+        {
+            let mut inner = self.lock();
+            inner.is_open = why_not.is_none();
+            inner.why_not = why_not.cloned();
+            if let Some(why) = why_not {
+                let refusal = if let Error::Refused(refusal, _) = why { *refusal } else { Refusal::NoRoute };
+                inner.over.get_or_insert(refusal);
+            }
+        }
+        self.woken.notify_one();
+    }
+
+    fn is_open(&self) -> Result<bool, Refusal> {
+        let inner = self.lock();
+        inner.over.map_or(Ok(inner.is_open), Err)
     }
 
     fn end(&self, why: Refusal) {
@@ -162,7 +192,15 @@ impl Relays {
             return Err(Error::Refused(Refusal::Limit, "there are as many pipes as can be".into()));
         }
         let pipe = Pipe::new(Instant::now());
-        let inner = Mutex::new(Inner { pipe, hops: 0, over: None, is_told: false, ended: None });
+        let inner = Mutex::new(Inner {
+            pipe,
+            hops: 0,
+            over: None,
+            is_told: false,
+            ended: None,
+            is_open: !key.1.is_mine,
+            why_not: None,
+        });
         let end = Arc::new(End { key, number, inner, woken: Notify::new() });
         ends.insert(key, end.clone());
         Ok(end)
@@ -199,15 +237,43 @@ impl Member {
         if about.len() > ABOUT_BYTES_MAX {
             return Err(Error::Config(format!("a pipe is described in at most {ABOUT_BYTES_MAX} bytes")));
         }
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let relay = self.open(to, about, limit, move |opened| drop(tell.send(opened)))?;
+        let gone = |_| Error::Refused(Refusal::Late, "this member has ended".into());
+        told.recv_timeout(limit + Duration::from_secs(1)).map_err(gone)?.map(|()| relay)
+    }
+
+    /// The same, and does not wait: what is written goes when the pipe stands. When it does not come about, the socket is closed, and
+    /// [`Fate::end`] says why.
+    ///
+    /// # Errors
+    /// When it cannot even be asked for.
+    pub fn begin_relay(&self, to: NodeId, about: &[u8], limit: Duration) -> Result<Relay, Error> {
+        self.open(to, about, limit, drop)
+    }
+
+    fn open<F>(&self, to: NodeId, about: &[u8], limit: Duration, tell: F) -> Result<Relay, Error>
+    where
+        F: FnOnce(Result<(), Error>) + Send + 'static,
+    {
+        if about.len() > ABOUT_BYTES_MAX {
+            return Err(Error::Config(format!("a pipe is described in at most {ABOUT_BYTES_MAX} bytes")));
+        }
         let of = Conversation { number: crate::random::word()?, is_mine: true };
         let open = Open { number: of.number, about: about.to_vec() };
         let open = postcard::to_stdvec(&open).map_err(|e| Error::System(e.to_string()))?;
         // Its first bytes may come before the answer.
         let end = self.shared.relays.begin((to, of))?;
-        let opened = self.ask(to, RELAY, &open, limit).and_then(|_| self.shared.pump(end));
+        let asked = end.clone();
+        let told = Box::new(move |told: Told| {
+            let opened = told.outcome.map(drop);
+            asked.opened(opened.as_ref().err());
+            tell(opened);
+        });
+        let asked = self.begin_to_ask(to, (RELAY, &open), limit, told);
+        let opened = asked.and_then(|()| self.shared.pump(end));
         if opened.is_err() {
-            // It may stand on the other side.
-            self.shared.forget((to, of), Some(Refusal::Ended));
+            self.shared.forget((to, of));
         }
         opened
     }
@@ -232,7 +298,7 @@ impl Member {
                 Err(e) => Err(e.to_string()),
             };
             if taken.is_err() {
-                shared.forget((from, of), None);
+                shared.forget((from, of));
             }
             taken.map(|()| Vec::new())
         });
@@ -266,14 +332,9 @@ impl Shared {
     }
 
     /// A pipe did not come about.
-    fn forget(&self, key: Key, told: Option<Refusal>) {
+    fn forget(&self, key: Key) {
         let end = self.relays.ends().remove(&key);
-        if let (Some(end), Some(why)) = (&end, told) {
-            self.say_over(key, end.number, why);
-        }
-        if let Some(end) = end {
-            end.end(Refusal::Ended);
-        }
+        end.into_iter().for_each(|end| end.end(Refusal::Ended));
     }
 
     fn say_over(&self, (to, of): Key, number: u64, why: Refusal) {
@@ -344,6 +405,16 @@ impl Pump<'_> {
 
     /// Until the pipe is over.
     async fn run(mut self) -> Result<(), Refusal> {
+        let opened = async {
+            while !self.end.is_open()? {
+                self.end.woken.notified().await;
+            }
+            Ok::<(), Refusal>(())
+        };
+        // Who has asked hears of it earlier, unless the member ends.
+        tokio::time::timeout(LIMIT_MAX + Duration::from_secs(1), opened)
+            .await
+            .map_err(|_| Refusal::Late)??;
         let mut bytes = vec![0; PART_BYTES];
         loop {
             let (room, waiting, is_read, next_look) = {
