@@ -45,8 +45,8 @@ use state::{Shared, State};
 pub use assemble::{Agreed, Assembler, NoPath, Wanted, ASSEMBLY};
 pub use keep::Keeper;
 pub use post::{Answered, Handler, ECHO};
-pub use relay::{Fate, Relay, ABOUT_BYTES_MAX, RELAY};
 pub(crate) use present::Present;
+pub use relay::{Fate, Relay, ABOUT_BYTES_MAX, RELAY};
 
 /// What a member says of itself, and how it is to behave.
 #[derive(Debug, Clone)]

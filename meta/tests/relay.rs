@@ -200,7 +200,7 @@ fn what_ends_ends_for_both_and_says_why() {
 
 #[test]
 fn shares_are_kept_and_others_join_meanwhile() {
-    const SHARE: u64 = 256 << 10;
+    const SHARE: u64 = 512 << 10;
     const JOINS: usize = 100;
     let relay = Shares { member_bytes_per_second: SHARE, ..Shares::default() };
     let scene = Scene::with("pipe-share", Rules { relay, ..calm() }, None);

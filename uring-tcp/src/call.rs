@@ -1,6 +1,7 @@
 //! A link that is being made by this side: the addresses of the peer are tried in turn, each for a bounded time.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use gridnet_core::error::Error;
@@ -22,6 +23,8 @@ const SHORTEST_NS: u64 = 1_200_000_000;
 /// How long a peer that is known may take for the handshake at the last address, while its host answers. It may be stopped; a
 /// call that ends leaves a connection in its queue, which has an end.
 const PATIENCE_NS: u64 = 60_000_000_000;
+/// How long a connection that somebody else makes may take.
+const WAY_NS: u64 = 10_000_000_000;
 /// Bytes that are read at once while the handshake goes on.
 pub(crate) const HANDSHAKE_READ: usize = 2048;
 
@@ -52,7 +55,7 @@ pub(crate) struct Call {
 
 #[derive(Debug)]
 struct Attempt {
-    to: SocketAddr,
+    to: Target,
     stream: Stream,
     /// None until TCP is connected.
     handshake: Option<(Caller, Inbox)>,
@@ -60,6 +63,23 @@ struct Attempt {
     since: Option<Time>,
     /// What came of it, when that will not change.
     outcome: Option<Outcome>,
+}
+
+/// Where an attempt leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    At(SocketAddr),
+    /// Wherever a way of this name does.
+    Way(&'static str),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::At(address) => address.fmt(f),
+            Target::Way(name) => f.write_str(name),
+        }
+    }
 }
 
 /// How a call goes.
@@ -120,6 +140,13 @@ impl Call {
     /// A call for the pulse of a link of this generation, to where that leads.
     pub(crate) fn pulse(to: SocketAddr, target: (NodeId, u64), generation: u32) -> Call {
         Call { left: VecDeque::from([to]), ..Call::to(target, generation, Purpose::Pulse) }
+    }
+
+    /// A call by a connection that somebody else makes.
+    pub(crate) fn by_way(stream: Stream, target: (NodeId, u64), generation: u32) -> Call {
+        let to = Target::Way(stream.way().unwrap_or_default());
+        let attempt = Some(Attempt { to, stream, handshake: None, since: None, outcome: None });
+        Call { attempt, attempt_ns: WAY_NS, ..Call::to(target, generation, Purpose::Link) }
     }
 
     fn to(target: (NodeId, u64), generation: u32, purpose: Purpose) -> Call {
@@ -191,7 +218,7 @@ impl Call {
                 match self.left.pop_front() {
                     Some(to) => match Attempt::begin(self.from, to, config) {
                         Ok(attempt) => self.attempt = Some(attempt),
-                        Err(refusal) => self.note(to, refusal),
+                        Err(refusal) => self.note(Target::At(to), refusal),
                     },
                     None => return Progress::Failed(Refusal::new(self.error, self.failures.join("; "))),
                 }
@@ -258,7 +285,7 @@ impl Call {
         }
     }
 
-    fn note(&mut self, to: SocketAddr, refusal: Refusal) {
+    fn note(&mut self, to: Target, refusal: Refusal) {
         tracing::debug!(address = %to, reason = %refusal.reason, "address does not lead to the peer");
         self.failures.push(format!("{to}: {}", refusal.reason));
         // What a peer that answers says is worth more than that others do not. It has gone if all say so: an address can belong
@@ -287,7 +314,7 @@ impl Attempt {
             return Err(Refusal::new(Error::Unreachable, why));
         }
         let stream = Stream::call(from, to, config.ports, &config.tuning).map_err(|e| refusal_of(&e))?;
-        Ok(Attempt { to, stream, handshake: None, since: None, outcome: None })
+        Ok(Attempt { to: Target::At(to), stream, handshake: None, since: None, outcome: None })
     }
 
     fn standing(&self) -> Standing {
@@ -326,10 +353,11 @@ impl Attempt {
             }
             // A call to a port of this host where nobody listens can meet itself.
             let from = self.stream.local();
-            if from == Some(self.to) {
+            if from.map(Target::At) == Some(self.to) {
                 return Outcome::Failed(Refusal::new(Error::Unreachable, "nobody listens there"));
             }
-            if from.is_some_and(|from| from.ip() == self.to.ip()) {
+            let to = if let Target::At(to) = self.to { Some(to.ip()) } else { None };
+            if from.is_some_and(|from| Some(from.ip()) == to) {
                 self.stream.stay_on_host(&config.tuning);
             }
             if let Err(refusal) = config.security.begin_call(&mut self.stream, target.0) {

@@ -37,7 +37,10 @@ impl TcpRail {
         let between = self.links.iter().filter(|link| link.node == address.node);
         let last = between.map(|link| link.generation).max().unwrap_or(0);
         let generation = self.generation.max(last).wrapping_add(1);
-        let mut call = Call::new(address, generation, &self.config, is_known)?;
+        let mut call = match self.by_way(address)? {
+            Some(stream) => Call::by_way(stream, (address.node, address.incarnation), generation),
+            None => Call::new(address, generation, &self.config, is_known)?,
+        };
         let progress = call.step(&self.config);
         if let Progress::Failed(refusal) = progress {
             return Err(refusal);
@@ -187,7 +190,7 @@ impl TcpRail {
         1
     }
 
-    fn hear<S: Sink>(&mut self, number: Option<u32>, visitor: Visitor, sink: &mut S) {
+    pub(crate) fn hear<S: Sink>(&mut self, number: Option<u32>, visitor: Visitor, sink: &mut S) {
         match visitor.step(&self.config) {
             Visit::Waits(visitor) => self.await_visitor(number, visitor),
             Visit::Over => {}

@@ -12,6 +12,7 @@
 //! | `shallow.rs`, `bell.rs` | how much of large messages is on its way while small ones come and go, and what wakes whoever waits for that |
 //! | `call.rs`, `visitor.rs` | links that this side, or another, is making |
 //! | `greet.rs`, `review.rs` | who gets a link, and who keeps it |
+//! | `way.rs` | connections that others make, to peers that no address leads to |
 //! | `paths.rs`, `path.rs` | several paths of a link: which there are to be, and what one carries |
 //! | `pulse.rs`, `stall.rs` | whether the way to a peer is still there, and whether the peer takes anything |
 //! | `handshake.rs`, `auth.rs` | what is said before frames flow, and who may |
@@ -51,6 +52,7 @@ pub mod testing;
 mod tls;
 mod visitor;
 mod watch;
+mod way;
 
 /// Whether io_uring can be had, as one thread uses it.
 ///
@@ -73,3 +75,4 @@ pub use candidates::Interfaces;
 pub use config::{Engine, Multirail, PortRange, TcpConfig, Tuning, Window, MAX_PATHS};
 pub use rail::TcpRail;
 pub use tls::Session;
+pub use way::{Adopter, Way};

@@ -173,6 +173,10 @@ impl TcpRail {
         let of_hosts = |addresses: NetAddresses| addresses.iter().filter(|at| !at.ip().is_loopback()).count();
         let several = |addresses: NetAddresses| is_alike || of_hosts(addresses) > 1;
         let Some(Agreed { secret, takes_paths: true }) = agreed else { return };
+        // What leads to another way's peer may lead nowhere.
+        if self.conn(index).is_some_and(|conn| conn.line.stream.way().is_some()) {
+            return;
+        }
         let can_be = several(self.listeners.addresses) && there.is_none_or(several);
         if !can_be || self.conn(index).is_none_or(|conn| conn.line.stream.is_on_host && !is_alike) {
             return;

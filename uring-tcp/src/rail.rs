@@ -15,6 +15,7 @@ mod sending;
 mod sleep;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use gridnet_core::error::Error;
 use gridnet_core::mem::{Gather, Iov};
@@ -36,6 +37,7 @@ use crate::shallow::Room;
 use crate::stall::Stalls;
 use crate::visitor::Visitor;
 use crate::watch::{Watched, Watcher, READING};
+use crate::way::{Adopter, Way};
 use hot::HOT_LINKS;
 
 /// Longest payload of a frame that carries a whole message.
@@ -81,6 +83,9 @@ pub struct TcpRail {
     alarm: Alarm,
     scratch: Box<[u8]>,
     pub(crate) courier: Courier,
+    /// Leads to peers that are not called by their addresses.
+    pub(crate) way: Option<Arc<dyn Way>>,
+    pub(crate) adopter: Option<Adopter>,
     /// Somebody sleeps, or is about to.
     is_armed: bool,
     /// The round until which nobody sleeps, modulo 2^32: whoever has just called says more at once.
@@ -136,6 +141,8 @@ impl TcpRail {
             alarm: Alarm::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             courier: Courier::default(),
+            way: None,
+            adopter: None,
             is_armed: false,
             awake_until: 0,
             round: 0,

@@ -58,13 +58,36 @@ pub(crate) struct Stream {
     pub(crate) is_on_host: bool,
     /// 1: not to be shut down, since it belongs to the process that this one was forked from.
     left: AtomicU32,
+    /// Who has made it, if that is no connection of TCP.
+    way: Option<&'static str>,
     /// What seals and opens, where peers are known by a session.
     tls: Option<Box<Mutex<Tls>>>,
 }
 
 impl Stream {
     fn of(socket: Socket) -> Stream {
-        Stream { socket, is_on_host: false, left: AtomicU32::new(0), tls: None }
+        Stream { socket, is_on_host: false, left: AtomicU32::new(0), way: None, tls: None }
+    }
+
+    /// A connected socket of any kind that somebody else has made.
+    ///
+    /// # Errors
+    /// When it is no such socket, or its other side has gone already.
+    pub(crate) fn adopt(descriptor: std::os::fd::OwnedFd, way: &'static str) -> std::io::Result<Stream> {
+        let socket = Socket::from(descriptor);
+        if socket.r#type()? != Type::STREAM {
+            return Err(std::io::Error::new(ErrorKind::InvalidInput, "the socket is none of streams"));
+        }
+        socket.peer_addr()?;
+        socket.set_nonblocking(true)?;
+        let mut stream = Stream::of(socket);
+        stream.way = Some(way);
+        Ok(stream)
+    }
+
+    /// Who has made it, if that is no connection of TCP.
+    pub(crate) fn way(&self) -> Option<&'static str> {
+        self.way
     }
 
     /// A stream of any kind.
@@ -276,7 +299,7 @@ impl Stream {
         let remote = self.socket.peer_addr().ok().and_then(|at| at.as_socket());
         Path {
             local: self.local().map(|at| at.to_string()),
-            remote: remote.map(|at| at.to_string()),
+            remote: remote.map(|at| at.to_string()).or_else(|| self.way.map(str::to_owned)),
             round_trip_ns: self.round_trip_us().map(|us| u64::from(us) * 1000),
             security: Some(if self.tls.is_some() { "TLS 1.3" } else { "plain" }),
             moved: None,
@@ -391,6 +414,10 @@ impl Stream {
     /// Ends the connection in both directions; what is under way is lost.
     #[cfg(feature = "testing")]
     pub(crate) fn reset(&self) {
+        if self.way.is_some() {
+            self.discard(usize::MAX);
+            return self.end();
+        }
         // Connecting to nowhere is how a socket says that it has no peer any more: the other side hears of it by a reset.
         let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
         let len = size_of::<libc::sockaddr>() as libc::socklen_t;

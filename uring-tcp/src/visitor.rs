@@ -128,6 +128,7 @@ impl Visitor {
 
     /// Where it comes from.
     pub(crate) fn name(&self) -> String {
-        self.from.map_or_else(|| "nowhere".to_owned(), |from| from.to_string())
+        let way = self.stream.way().unwrap_or("nowhere");
+        self.from.map_or_else(|| way.to_owned(), |from| from.to_string())
     }
 }

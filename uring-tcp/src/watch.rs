@@ -23,6 +23,8 @@ pub(crate) enum Watched {
     Pulse(u32),
     /// The timer for what is held back.
     Bell,
+    /// Connections that others have made.
+    Door,
     /// Not a watch: what has come for the link of this number.
     Received(u32, Arrival),
 }
@@ -48,6 +50,7 @@ impl Watched {
             Watched::Bell => (5, 0),
             // It is told of what has come, and asked for nothing.
             Watched::Received(i, _) => (6, i),
+            Watched::Door => (7, 0),
         };
         kind << 32 | u64::from(index)
     }
@@ -60,6 +63,7 @@ impl Watched {
             3 => Some(Watched::Link(index)),
             4 => Some(Watched::Pulse(index)),
             5 => Some(Watched::Bell),
+            7 => Some(Watched::Door),
             _ => None,
         }
     }

@@ -122,6 +122,7 @@ impl TcpRail {
                     self.attend_pulse(number);
                     1
                 }
+                Watched::Door => self.take_adopted(sink),
                 Watched::Bell => {
                     self.alarm.rang();
                     1

@@ -1,0 +1,170 @@
+//! Connections that others make: the suites of the rail over them, and what is particular to them.
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{key, tls, Tcp};
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Rail, Refusal};
+use gridnet_core::testing::node::exactly;
+use gridnet_core::testing::pair::{Cutting, Fixture, Pair};
+use gridnet_core::testing::random::Random;
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::{conformance_tests, reliability_tests};
+use gridnet_uring_tcp::{Adopter, Engine, TcpRail, Way, Window};
+
+const SMALLEST: Window = Window { bytes: 256 << 10, frames: 1024 };
+
+conformance_tests!(by_another_way, Led::new(Tcp::new(Engine::IoUring)));
+reliability_tests!(cuts_of_another_way, Led::new(Tcp { window: SMALLEST, ..Tcp::new(Engine::Epoll) }));
+
+/// Leads to all rails of a test by sockets of this host.
+#[derive(Debug, Default)]
+struct Exchange {
+    adopters: Mutex<HashMap<NodeId, Adopter>>,
+    /// Connections that were asked for.
+    asked: Mutex<usize>,
+}
+
+impl Way for Exchange {
+    fn name(&self) -> &'static str {
+        "relay"
+    }
+
+    fn connect(&self, address: &Address) -> Option<Result<OwnedFd, Refusal>> {
+        *self.asked.lock().unwrap() += 1;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        // Who is not there is found out by the end of the socket.
+        let adopter = self.adopters.lock().unwrap().get(&address.node).cloned();
+        if let Some(adopter) = adopter {
+            adopter.adopt(theirs.into()).unwrap();
+        }
+        Some(Ok(ours.into()))
+    }
+}
+
+/// Rails that reach one another by an exchange only: nobody is told where they listen.
+struct Led {
+    tcp: Tcp,
+    exchange: Arc<Exchange>,
+}
+
+impl Led {
+    fn new(tcp: Tcp) -> Led {
+        Led { tcp: Tcp { security: tls(), ..tcp }, exchange: Arc::default() }
+    }
+}
+
+impl Fixture for Led {
+    type Rail = TcpRail;
+
+    fn rail(&mut self, address: &Address) -> TcpRail {
+        let mut rail = self.tcp.rail(address);
+        let adopter = rail.adopter("relay").unwrap();
+        self.exchange.adopters.lock().unwrap().insert(address.node, adopter);
+        rail.lead_by(Arc::clone(&self.exchange) as Arc<dyn Way>);
+        rail
+    }
+
+    fn reached_at(&self, _rail: &TcpRail, address: Address) -> Address {
+        address
+    }
+
+    fn tick(&mut self) -> Time {
+        self.tcp.tick()
+    }
+
+    fn quiet_steps(&self) -> usize {
+        self.tcp.quiet_steps()
+    }
+
+    fn patience(&self) -> usize {
+        self.tcp.patience()
+    }
+
+    fn times(&self, all: u64) -> u64 {
+        self.tcp.times(all).div_ceil(4)
+    }
+
+    fn overshoot(&self) -> usize {
+        self.tcp.overshoot()
+    }
+}
+
+impl Cutting for Led {
+    fn is_exact(&self) -> bool {
+        self.tcp.is_exact()
+    }
+
+    fn cut(&mut self, rails: [&mut TcpRail; 2], between: [NodeId; 2], random: &mut Random) {
+        self.tcp.cut(rails, between, random);
+    }
+}
+
+fn rail(pair: &mut Pair<Led>) -> &mut TcpRail {
+    &mut pair.a.engine().rails_mut()[0]
+}
+
+#[test]
+fn it_is_called_by_name_and_asked_for_again_when_it_breaks() {
+    let mut pair = Pair::new(Led::new(Tcp::new(Engine::Auto)));
+    let (node, exchange) = (pair.b.address().node, Arc::clone(&pair.fixture.exchange));
+    let link = rail(&mut pair).link_with(node).unwrap();
+    let path = rail(&mut pair).path(link);
+    assert_eq!((path.remote.as_deref(), path.local, path.security), (Some("relay"), None, Some("TLS 1.3")));
+    assert_eq!(*exchange.asked.lock().unwrap(), 1);
+    for round in 1..=10 {
+        let link = rail(&mut pair).link_with(node);
+        link.into_iter().for_each(|link| rail(&mut pair).cut(link));
+        let bytes = Random::new(round).bytes(100_000);
+        let receive = pair.b.receive(exactly(pair.to_a, round), bytes.len());
+        pair.a.send(pair.to_b, &bytes, round);
+        assert_eq!(pair.finish_b(receive).bytes, bytes);
+    }
+    assert!(*exchange.asked.lock().unwrap() > 1);
+}
+
+#[test]
+fn who_is_not_there_is_not_reached() {
+    let mut pair = Pair::new(Led::new(Tcp::new(Engine::Auto)));
+    let address = pair.fixture.address(9);
+    let refusal = pair.a.engine().open(&address).unwrap_err();
+    assert!(refusal.error == Error::Unreachable && refusal.reason.contains("relay: "), "{refusal:?}");
+}
+
+#[test]
+fn only_streams_of_a_session_are_taken() {
+    let mut open = Tcp { security: key(4), ..Tcp::new(Engine::Auto) };
+    let address = open.address(1);
+    let mut rail = open.rail(&address);
+    assert_eq!(rail.adopter("relay").unwrap_err().error, Error::Permission);
+    rail.lead_by(Arc::new(Exchange::default()));
+    // What is no stream, what has no other side, and who says nothing, disturb nobody.
+    let mut pair = Pair::new(Led::new(Tcp::new(Engine::Auto)));
+    let adopter = pair.fixture.exchange.adopters.lock().unwrap()[&pair.b.address().node].clone();
+    let (datagrams, _other) = UnixDatagram::pair().unwrap();
+    adopter.adopt(datagrams.into()).unwrap();
+    adopter.adopt(UnixStream::pair().unwrap().0.into()).unwrap();
+    let (silent, mut stranger) = UnixStream::pair().unwrap();
+    adopter.adopt(silent.into()).unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    pair.run_steps(100);
+    let is_there = |stranger: &mut UnixStream| !matches!(stranger.read(&mut [0; 99]), Ok(0));
+    assert!(is_there(&mut stranger), "it has 5 s");
+    pair.fixture.tcp.skipped += Duration::from_secs(6);
+    assert!(pair.run_until(|_| !is_there(&mut stranger)), "it is closed");
+    let receive = pair.a.receive(exactly(pair.to_b, 1), 5);
+    pair.b.send(pair.to_a, b"there", 1);
+    assert_eq!(pair.finish_a(receive).bytes, b"there");
+    // There is an end to how many wait.
+    let more = || UnixStream::pair().unwrap().0.into();
+    let full = (0..100).map(|_| adopter.adopt(more())).find_map(Result::err);
+    assert_eq!(full.unwrap().error, Error::Limit);
+}
