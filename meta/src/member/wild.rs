@@ -205,6 +205,9 @@ fn a_leader_that_hides_that_it_was_revoked_is_left() {
     let session = Session::new("hides");
     let leader = Leader::start(&session, id(7), 60 * LONG);
     let member = below(&session, &leader);
+    // The connection by which it came is heard for some seconds more.
+    let name = member.node().to_string();
+    until("nothing else is heard", || session.rendezvous.status().links.iter().all(|link| link.node != name));
     assert!(session.rendezvous.revoke(leader.node).unwrap());
     // It goes on as if nothing was, and passes on no word of the rendez-vous node.
     member.shared.lock().fresh.lag_max = Duration::ZERO;
