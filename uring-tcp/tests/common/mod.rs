@@ -93,7 +93,7 @@ impl Fixture for Tcp {
         // Some ten milliseconds: now and then the last packet waits for a timer of the kernel (a probe for lost tails). More where
         // threads of the kernel want the cores, too.
         if self.engine == Engine::IoUringSqpoll {
-            40_000
+            9000
         } else {
             4000
         }
