@@ -26,7 +26,7 @@ fn all_know_all_within_a_moment_and_see_who_goes() {
     for member in &members {
         assert!(member.wait_for_nodes(LONG, |nodes| nodes.len() == 8));
         assert_eq!(ids(member), all);
-        assert_eq!(member.connection(), Connection::Attached);
+        assert!(member.wait_for_connection(LONG, |connection| *connection == Connection::Attached));
     }
     members.iter().for_each(|member| drop(member.watch_nodes()));
     let gone = members.pop().unwrap();
