@@ -639,3 +639,46 @@ fn a_callee_that_calls_first_speaks_first() {
     lab.assert_talks();
     assert_eq!(lab.0.b.engine().counters().peers_gone, 0);
 }
+
+/// Who does not listen for a while finds three things at once: the last that came over a link, its end, and the next one.
+#[test]
+fn a_link_that_came_and_went_between_two_polls_loses_nothing() {
+    let mut lab = Lab::new();
+    let between = [lab.0.a.address().node, lab.0.b.address().node];
+    let to_b = lab.0.to_b;
+    lab.cut();
+    for tag in 0..5u64 {
+        lab.0.a.send(to_b, &tag.to_le_bytes(), tag);
+    }
+    let is_up = |pair: &mut Pair<Loopback>| pair.a.state(to_b) == PeerState::Up;
+    while is_up(&mut lab.0) {
+        let now = lab.0.fixture.tick();
+        lab.0.a.drive(now);
+    }
+    while !is_up(&mut lab.0) {
+        let now = lab.0.fixture.tick();
+        // b answers the call, and does not hear what comes over it.
+        let (a, b) = (&mut lab.0.a, &mut lab.0.b);
+        b.drive(now);
+        a.drive(now);
+        a.drive(now);
+    }
+    let unnoticed_ns = [0, SECOND_NS];
+    assert!(lab.0.fixture.hub().cut(between[0], between[1], Cut { arrives: [9, 9], unnoticed_ns }));
+    let now = lab.0.fixture.tick();
+    for _ in 0..4 {
+        lab.0.a.drive(now);
+    }
+    assert!(!is_up(&mut lab.0), "a has not noticed");
+    for tag in 5..10u64 {
+        lab.0.a.send(to_b, &tag.to_le_bytes(), tag);
+    }
+    for tag in 0..10u64 {
+        let receive = lab.0.b.receive(anything(), 8);
+        let outcome = lab.0.finish_b(receive);
+        assert_eq!(outcome.completion.map(|c| c.tag), Some(tag), "lost, or twice");
+    }
+    lab.0.run_until_quiet();
+    assert_eq!(lab.0.b.engine().counters().unexpected_now, 0);
+    lab.assert_talks();
+}

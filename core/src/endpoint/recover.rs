@@ -43,6 +43,11 @@ pub(super) enum LinkEvent {
 }
 
 impl LinkEvent {
+    /// What came over the link is to be counted.
+    pub(super) fn is_leave(&self) -> bool {
+        matches!(self, LinkEvent::Broken(..) | LinkEvent::Left(..))
+    }
+
     /// The peer sends on and on without listening, and is to be cut off.
     #[cold]
     pub(super) fn flooding(peer: PeerId) -> LinkEvent {

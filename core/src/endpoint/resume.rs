@@ -12,6 +12,11 @@ impl<R: Rail> Engine<R> {
     /// Deals with what has happened to links; returns the number of frames that went out.
     pub(super) fn settle_links(&mut self) -> usize {
         let mut moved = 0;
+        if self.state.links.len() > 1 {
+            // What came over a link that is over counts before anything is said over the next one. One round of polling may have
+            // seen the last frames of the one and the beginning of the other.
+            self.state.links.make_contiguous().sort_by_key(|event| !event.is_leave());
+        }
         for _ in 0..self.state.links.len() {
             match self.state.links.pop_front() {
                 Some(LinkEvent::Cut(peer, error, why)) => self.cut_off(peer, &Refusal::new(error, why)),
