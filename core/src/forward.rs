@@ -13,6 +13,7 @@
 /// |---|---|
 /// | `frames` | those by which frames and links come and go, fetched memory, sleep, and the capabilities |
 /// | `aside` | all others |
+/// | `beside` | those of `aside` but `post_segment` and `fence`, for rails that end links themselves |
 /// | `short_ways` | instead of those of `frames`: the short ways lead to `post` and `poll` of the rail around |
 #[macro_export]
 macro_rules! forward_rail {
@@ -134,6 +135,21 @@ macro_rules! forward_rail {
         }
     };
     (@aside $each:ident) => {
+        $crate::forward_rail!(@beside $each);
+
+        fn post_segment(
+            &mut self,
+            path: $crate::rail::PathId,
+            frame: &$crate::wire::Frame<'_>,
+        ) -> $crate::rail::Posted {
+            $each!(self, rail => rail.post_segment(path, frame))
+        }
+
+        fn fence(&mut self, link: $crate::rail::LinkId) {
+            $each!(self, rail => rail.fence(link));
+        }
+    };
+    (@beside $each:ident) => {
         fn name(&self) -> &'static str {
             $each!(self, rail => rail.name())
         }
@@ -159,14 +175,6 @@ macro_rules! forward_rail {
         #[inline]
         fn is_connecting(&self) -> bool {
             $each!(self, rail => rail.is_connecting())
-        }
-
-        fn post_segment(
-            &mut self,
-            path: $crate::rail::PathId,
-            frame: &$crate::wire::Frame<'_>,
-        ) -> $crate::rail::Posted {
-            $each!(self, rail => rail.post_segment(path, frame))
         }
 
         fn further_paths(&self, link: $crate::rail::LinkId) -> Vec<$crate::rail::Path> {
@@ -248,10 +256,6 @@ macro_rules! forward_rail {
         #[inline]
         fn release_loan(&mut self, link: $crate::rail::LinkId) {
             $each!(self, rail => rail.release_loan(link));
-        }
-
-        fn fence(&mut self, link: $crate::rail::LinkId) {
-            $each!(self, rail => rail.fence(link));
         }
 
         fn delivered(&self, link: $crate::rail::LinkId) -> u64 {

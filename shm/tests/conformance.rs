@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use common::{address, config, open, Scratch, Up, LIMIT};
 use gridnet_core::conformance_tests;
+use gridnet_core::fault_tests;
 use gridnet_core::rail::{LinkId, PeerId, Rail};
 use gridnet_core::reliability_tests;
 use gridnet_core::testing::pair::{Cutting, Fixture};
@@ -20,6 +21,8 @@ conformance_tests!(shipped, Shm::new(256, 1 << 20, SingleCopy::Auto));
 conformance_tests!(smallest, Shm::new(64, 64 << 10, SingleCopy::Never));
 conformance_tests!(single_copy, Shm::new(64, 64 << 10, SingleCopy::Always));
 reliability_tests!(cuts, Shm::new(256, 1 << 20, SingleCopy::Auto).cutting());
+fault_tests!(faults, Shm::new(256, 1 << 20, SingleCopy::Auto).cutting(), cuts);
+fault_tests!(faults_and_single_copies, Shm::new(64, 64 << 10, SingleCopy::Always).cutting());
 reliability_tests!(cuts_of_the_smallest, Shm::new(64, 64 << 10, SingleCopy::Never).cutting());
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{ipv6, key, tls, Tcp};
-use gridnet_core::{conformance_tests, reliability_tests};
+use gridnet_core::{conformance_tests, fault_tests, reliability_tests};
 use gridnet_uring_tcp::{Engine, Window};
 
 conformance_tests!(io_uring, Tcp::new(Engine::IoUring));
@@ -18,5 +18,7 @@ reliability_tests!(
 );
 reliability_tests!(cuts_sealed, Tcp { security: tls(), window: SMALLEST, ..Tcp::new(Engine::Epoll) });
 reliability_tests!(cuts_with_epoll, Tcp { window: SMALLEST, ..Tcp::new(Engine::Epoll) });
+fault_tests!(faults, Tcp::new(Engine::Auto), cuts);
+fault_tests!(faults_without_reliability, Tcp { retains: false, ..Tcp::new(Engine::Epoll) });
 
 const SMALLEST: Window = Window { bytes: 256 << 10, frames: 1024 };

@@ -9,6 +9,7 @@
 
 pub mod cancel;
 pub mod ends;
+pub mod faults;
 pub mod hostile;
 pub mod loans;
 pub mod matching;
@@ -63,6 +64,75 @@ macro_rules! reliability_tests {
             fn messages_survive_many_cuts() {
                 $crate::testing::conformance::reliability::messages_survive_many_cuts(|| $fixture);
             }
+        }
+    };
+}
+
+/// Makes tests over rails with faults ([`Faults`](super::fault::Faults)): `fault_tests!(module, expression)`, where the
+/// expression makes the fixture whose rails get them. Which faults there are is up to the capabilities of the rail. Where these say
+/// `retains`, and the fixture is one of [`Cutting`](super::pair::Cutting), `fault_tests!(module, expression, cuts)` has the cases of
+/// links that break, too.
+#[macro_export]
+macro_rules! fault_tests {
+    ($suite:ident, $fixture:expr) => {
+        mod $suite {
+            #[allow(unused_imports, reason = "the expression may name anything in scope outside")]
+            use super::*;
+
+            $crate::fault_cases! { $fixture }
+        }
+    };
+    ($suite:ident, $fixture:expr, cuts) => {
+        mod $suite {
+            #[allow(unused_imports, reason = "the expression may name anything in scope outside")]
+            use super::*;
+
+            $crate::fault_cases! { $fixture }
+
+            $crate::conformance_test_each! {
+                $crate::testing::fault::Faults::new($fixture, $crate::testing::fault::FaultPlan::ALLOWED);
+                reliability::a_cut_at_any_step_delays_a_transfer
+                reliability::cuts_amid_the_repetition_are_survived
+                reliability::two_that_call_each_other_again_have_one_link
+                reliability::operations_on_regions_happen_once
+                reliability::loans_survive_cuts
+                reliability::stop_and_go_survive_cuts
+            }
+        }
+    };
+}
+
+/// Makes a test of each case over rails with faults.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! fault_cases {
+    ($fixture:expr) => {
+        // Of the suite, what shows each kind of operation. What sends forged frames counts on there being room for them.
+        $crate::conformance_test_each! {
+            $crate::testing::fault::Faults::new($fixture, $crate::testing::fault::FaultPlan::ALLOWED);
+            transfer::immediates_arrive
+            transfer::both_directions_at_once
+            transfer::many_large_messages_share_the_link
+            matching::any_source_takes_from_all
+            matching::synchronous_sends_end_with_the_match
+            matching::probes_look_and_matched_probes_take
+            cancel::only_the_named_operation_is_cancelled
+            pressure::other_peers_are_heard_during_a_flood
+            regions::bytes_go_in_and_out_at_every_size
+            regions::atomics_do_what_they_say
+            regions::operations_take_effect_in_order
+            loans::loans_keep_their_order
+            ends::operations_end_when_the_peer_closes
+            ends::sends_before_the_link_is_up_arrive
+        }
+
+        $crate::fault_test_each! { $fixture;
+            what_a_rail_may_do_loses_nothing
+            lost_frames_leave_operations_pending
+            doubled_frames_deliver_nothing_wrong
+            reordered_frames_deliver_nothing_wrong
+            everything_at_once_delivers_nothing_wrong
+            a_cut_link_ends_everything
         }
     };
 }
@@ -158,6 +228,19 @@ macro_rules! conformance_test_each {
             #[test]
             fn $case() {
                 $crate::testing::conformance::$module::$case($fixture);
+            }
+        )*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! fault_test_each {
+    ($fixture:expr; $($case:ident)*) => {
+        $(
+            #[test]
+            fn $case() {
+                $crate::testing::conformance::faults::$case(|| $fixture);
             }
         )*
     };

@@ -236,14 +236,14 @@ impl Cuts {
 }
 
 /// Messages of one direction, in order.
-struct Line {
+pub(super) struct Line {
     contents: Vec<Vec<u8>>,
     sends: Vec<Ticket>,
     receives: Vec<Ticket>,
 }
 
 impl Line {
-    fn new(seed: u64, count: usize) -> Line {
+    pub(super) fn new(seed: u64, count: usize) -> Line {
         let mut random = Random::new(seed);
         let contents = (0..count)
             .map(|_| {
@@ -254,12 +254,12 @@ impl Line {
         Line { contents, sends: Vec::new(), receives: Vec::new() }
     }
 
-    fn has_more(&self) -> bool {
+    pub(super) fn has_more(&self) -> bool {
         self.sends.len().min(self.receives.len()) < self.contents.len()
     }
 
     /// Starts some sends and receives; either may run ahead.
-    fn go_on<R: Rail>(
+    pub(super) fn go_on<R: Rail>(
         &mut self,
         from: &mut Node<R>,
         to: &mut Node<R>,
@@ -281,7 +281,7 @@ impl Line {
         }
     }
 
-    fn check<R: Rail>(&self, from: &mut Node<R>, to: &mut Node<R>, seed: u64) {
+    pub(super) fn check<R: Rail>(&self, from: &mut Node<R>, to: &mut Node<R>, seed: u64) {
         let end = |outcome: Option<Outcome>| outcome.unwrap_or_else(|| panic!("seed {seed}: no outcome"));
         for send in &self.sends {
             assert_eq!(end(from.take(*send)).status, Ok(()), "seed {seed}");

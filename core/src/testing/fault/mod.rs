@@ -3,62 +3,36 @@
 //! [`Faulty`] wraps any rail. What it does to a frame is decided when the frame is posted, by a [`FaultPlan`] and its
 //! seed: two runs with the same frames in the same order fail alike.
 //!
-//! The protocol counts on frames that arrive once and in order. Over a rail that only delays it works as ever. Over
-//! one that drops, doubles or reorders, operations stay pending or the peer is cut off; wrong bytes are never
+//! The protocol counts on frames that arrive once and in order. Over a rail that only delays, that has no room, hears nothing
+//! for a while, or loses links over which it retains, it works as ever. Over one that drops, doubles or reorders, operations stay pending or the peer is cut off; wrong bytes are never
 //! delivered as right ones of an announced message. Making such a rail reliable is the work of a layer that numbers
 //! and repeats frames.
+//!
+//! What goes past frames is handed through as it is: windows over regions, lent memory, and places of segments. Lanes are not
+//! handed on: their messages would lead past the faults.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+mod fixture;
+mod plan;
+mod sink;
 
+use std::collections::{HashMap, HashSet, VecDeque};
+
+pub use self::fixture::Faults;
+pub use self::plan::{FaultCounters, FaultPlan};
+use self::sink::FaultSink;
 use super::random::Random;
 use super::raw::RawFrame;
 use crate::error::Error;
 use crate::forward_rail;
-use crate::mem::{Gather, PeerBytes};
-use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sign, Sink};
-use crate::ring::lane::Lane;
+use crate::mem::Gather;
+use crate::rail::{Armed, Capabilities, LinkId, PathId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
 use crate::time::Time;
-use crate::wire::{Address, Frame, Incoming, NodeId};
+use crate::wire::{Address, Frame, NodeId};
 
 /// Frames of one link that are held back at most; then there is no room.
 const MAX_HELD: usize = 256;
-
-/// What goes wrong, and how often.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct FaultPlan {
-    /// Where the dice start.
-    pub seed: u64,
-    /// Probability that a frame is lost.
-    pub drop: f64,
-    /// Probability that it arrives twice.
-    pub duplicate: f64,
-    /// Probability that the next frame overtakes it.
-    pub reorder: f64,
-    /// Probability that it is held back, and all later ones of its link behind it,
-    pub delay: f64,
-    /// for so many polls of this rail.
-    pub delay_polls: u32,
-    /// The link that carries the frame of this number is cut before it, once.
-    pub disconnect_after: Option<u64>,
-}
-
-/// What a [`Faulty`] rail has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FaultCounters {
-    /// Frames that the engine has posted.
-    pub frames: u64,
-    /// Frames lost.
-    pub dropped: u64,
-    /// Frames doubled.
-    pub duplicated: u64,
-    /// Frames overtaken.
-    pub reordered: u64,
-    /// Frames held back by the dice, without those that waited behind them.
-    pub delayed: u64,
-    /// Links cut.
-    pub disconnected: u64,
-}
+/// Links from here on are calls that will have been refused; the rail inside has none of such numbers.
+const FIRST_REFUSED: u32 = 1 << 31;
 
 #[derive(Debug)]
 struct HeldFrame {
@@ -74,7 +48,26 @@ struct Line {
     /// Waits to be overtaken.
     aside: Option<RawFrame>,
     peer: Option<PeerId>,
+    node: Option<NodeId>,
+    up: bool,
+    /// The engine hears of it at the next poll, or has ended it itself.
     cut: bool,
+}
+
+impl Line {
+    fn of(peer: PeerId, node: NodeId) -> Line {
+        Line { peer: Some(peer), node: Some(node), ..Line::default() }
+    }
+}
+
+/// The end of a link, of which the engine has not heard.
+#[derive(Debug)]
+struct End {
+    peer: PeerId,
+    link: LinkId,
+    /// None for one that is to be made again.
+    error: Option<Error>,
+    why: &'static str,
 }
 
 /// A rail with faults.
@@ -88,30 +81,45 @@ pub struct Faulty<R> {
     lines: HashMap<LinkId, Line>,
     /// Held frames whose memory the inner rail still reads.
     lent: HashMap<(PeerId, u64), RawFrame>,
-    /// Links that were cut, and whose peers have not been reported.
-    cut: Vec<(PeerId, LinkId)>,
+    /// Links that were cut or lost.
+    ends: Vec<End>,
+    /// Peers whose links were lost.
+    lost: HashSet<PeerId>,
     polls: u64,
+    /// Number of the poll from which on it hears again.
+    deaf_until: u64,
 }
 
 impl<R: Rail> Faulty<R> {
     /// Wraps a rail.
     pub fn new(inner: R, plan: FaultPlan) -> Faulty<R> {
-        let mut capabilities = *inner.capabilities();
-        capabilities.reliable &= plan.drop == 0.0 && plan.duplicate == 0.0;
-        capabilities.ordered &= plan.reorder == 0.0;
-        capabilities.can_lose_connection |= plan.disconnect_after.is_some();
-        // What is held back here is not retained below.
-        capabilities.retains &= capabilities.reliable && capabilities.ordered && plan.delay == 0.0;
+        let capabilities = plan.spoils(inner.capabilities());
         Faulty {
             inner,
             capabilities,
-            plan,
+            plan: plan.within(&capabilities),
             random: Random::new(plan.seed),
             counters: FaultCounters::default(),
             lines: HashMap::new(),
             lent: HashMap::new(),
-            cut: Vec::new(),
+            ends: Vec::new(),
+            lost: HashSet::new(),
             polls: 0,
+            deaf_until: 0,
+        }
+    }
+
+    /// The rail inside.
+    pub fn inner_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
+    /// Loses the link to a node, if there is one that is up. Only over rails that retain.
+    pub fn lose_link_with(&mut self, node: NodeId) {
+        let is_up = |line: &Line| line.node == Some(node) && line.up && !line.cut;
+        let found = self.lines.iter().find(|(_, line)| is_up(line)).map(|(link, _)| *link);
+        if let Some(link) = found.filter(|_| self.capabilities.retains) {
+            self.lose(link);
         }
     }
 
@@ -135,16 +143,58 @@ impl<R: Rail> Faulty<R> {
         self.inner.post(link, frame)
     }
 
-    /// Cuts a link: the peer hears of it from the inner rail, the engine at the next poll.
+    /// Cuts a link: the engine hears of it at the next poll, the peer from the inner rail.
     fn cut(&mut self, link: LinkId) -> Posted {
+        self.end(link, Some(Error::PeerGone), "the link was cut by the fault plan");
+        self.counters.disconnected += 1;
+        Posted::Down
+    }
+
+    /// Loses a link, as [`Self::cut`], which is to be made again.
+    fn lose(&mut self, link: LinkId) -> Posted {
+        self.end(link, None, "the link was lost by the fault plan");
+        self.counters.lost += 1;
+        self.inner.fence(link);
+        Posted::Down
+    }
+
+    fn end(&mut self, link: LinkId, error: Option<Error>, why: &'static str) {
         let line = self.lines.entry(link).or_default();
         line.cut = true;
         line.held.clear();
         line.aside = None;
-        self.cut.extend(line.peer.map(|peer| (peer, link)));
-        self.counters.disconnected += 1;
-        self.inner.disconnect(link);
-        Posted::Down
+        self.ends.extend(line.peer.map(|peer| End { peer, link, error, why }));
+    }
+
+    fn is_cut(&self, link: LinkId) -> bool {
+        self.lines.get(&link).is_some_and(|line| line.cut)
+    }
+
+    /// What is posted is not taken this time.
+    fn has_no_room(&mut self) -> bool {
+        let has_none = self.random.chance(self.plan.no_room);
+        self.counters.no_room += u64::from(has_none);
+        has_none
+    }
+
+    /// Throws the dice for the link over which something was heard last.
+    fn lose_behind(&mut self, heard: Option<PeerId>) {
+        let is_up = |line: &Line| heard.is_some() && line.peer == heard && line.up && !line.cut;
+        let Some(link) = self.lines.iter().find(|(_, line)| is_up(line)).map(|(link, _)| *link) else {
+            return;
+        };
+        if self.random.chance(self.plan.lose) {
+            self.counters.lost_behind += 1;
+            self.lose(link);
+        }
+    }
+
+    fn is_deaf(&mut self) -> bool {
+        if self.polls >= self.deaf_until && self.random.chance(self.plan.deaf) {
+            self.deaf_until = self.polls + u64::from(self.plan.deaf_polls);
+            self.counters.deaf += 1;
+        }
+        self.polls < self.deaf_until
     }
 
     /// Posts held frames whose time has come.
@@ -167,17 +217,43 @@ impl<R: Rail> Faulty<R> {
         }
     }
 
-    fn sink<'a, S: Sink>(&'a mut self, sink: &'a mut S) -> (&'a mut R, FaultSink<'a, S>) {
-        let retains = self.capabilities.retains;
-        (&mut self.inner, FaultSink { sink, lines: &mut self.lines, lent: &mut self.lent, retains })
+    fn sink<'a, S: Sink>(
+        &'a mut self,
+        sink: &'a mut S,
+        heard: &'a mut Option<PeerId>,
+    ) -> (&'a mut R, FaultSink<'a, S>) {
+        let Faulty { inner, lines, lent, lost, capabilities, .. } = self;
+        (inner, FaultSink { sink, lines, lent, lost, heard, retains: capabilities.retains })
     }
 
-    fn report_cut<S: Sink>(&mut self, sink: &mut S) -> usize {
-        let reported = self.cut.len();
-        for (peer, link) in self.cut.drain(..) {
-            sink.down(peer, link, Refusal::new(Error::PeerGone, "the link was cut by the fault plan"));
+    fn report_ends<S: Sink>(&mut self, sink: &mut S) -> usize {
+        let ends = std::mem::take(&mut self.ends);
+        let reported = ends.len();
+        for End { peer, link, error, why } in ends {
+            self.lines.remove(&link);
+            match error {
+                Some(error) => {
+                    self.leave(link);
+                    sink.down(peer, link, Refusal::new(error, why));
+                }
+                None => {
+                    self.lost.insert(peer);
+                    sink.broken(peer, link, Refusal::new(Error::Unreachable, why));
+                }
+            }
         }
         reported
+    }
+
+    fn leave(&mut self, link: LinkId) {
+        if link.0 < FIRST_REFUSED {
+            self.inner.disconnect(link);
+        }
+    }
+
+    /// The engine ends a link itself: it hears nothing more of it.
+    fn forget_end(&mut self, link: LinkId) {
+        self.ends.retain(|end| end.link != link);
     }
 }
 
@@ -192,15 +268,27 @@ macro_rules! each {
 
 #[deny(clippy::missing_trait_methods, reason = "what is not handed on is lost")]
 impl<R: Rail> Rail for Faulty<R> {
-    forward_rail!(each => aside short_ways);
+    forward_rail!(each => beside short_ways);
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
+        let is_refused = self.lost.contains(&peer) && self.random.chance(self.plan.refuse);
+        self.counters.refused += u64::from(is_refused);
+        let why = "the call was refused by the fault plan";
+        if is_refused && self.random.chance(0.5) {
+            return Err(Refusal::new(Error::Unreachable, why));
+        }
+        if is_refused {
+            let link = LinkId(FIRST_REFUSED + self.counters.refused as u32);
+            self.lines.insert(link, Line::of(peer, address.node));
+            self.end(link, Some(Error::Unreachable), why);
+            return Ok(link);
+        }
         let link = self.inner.connect(peer, address)?;
-        self.lines.insert(link, Line { peer: Some(peer), ..Line::default() });
+        self.lines.insert(link, Line::of(peer, address.node));
         Ok(link)
     }
 
@@ -210,6 +298,12 @@ impl<R: Rail> Rail for Faulty<R> {
             return Posted::Down;
         }
         if line.held.len() >= MAX_HELD {
+            return Posted::NoResource;
+        }
+        if line.up && self.random.chance(self.plan.lose) {
+            return self.lose(link);
+        }
+        if self.has_no_room() {
             return Posted::NoResource;
         }
         if self.plan.disconnect_after.is_some_and(|after| self.counters.frames >= after)
@@ -230,31 +324,63 @@ impl<R: Rail> Rail for Faulty<R> {
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
         self.polls += 1;
         self.release();
-        let reported = self.report_cut(sink);
-        let (inner, mut sink) = self.sink(sink);
-        reported + inner.poll(budget, &mut sink)
+        let mut moved = self.report_ends(sink);
+        if self.is_deaf() {
+            return moved;
+        }
+        let mut heard = None;
+        let (inner, mut inner_sink) = self.sink(sink, &mut heard);
+        moved += inner.poll(budget, &mut inner_sink);
+        self.lose_behind(heard);
+        moved + self.report_ends(sink)
     }
 
     fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
-        let (inner, mut sink) = self.sink(sink);
-        inner.maintain(now, &mut sink)
+        // Before a new link takes the place of a lost one.
+        let reported = self.report_ends(sink);
+        let mut heard = None;
+        let (inner, mut sink) = self.sink(sink, &mut heard);
+        reported + inner.maintain(now, &mut sink)
     }
 
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
+        if self.has_no_room() {
+            return Posted::NoResource;
+        }
         self.inner.get(link, from, to)
+    }
+
+    fn post_segment(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
+        if self.is_cut(path.link) {
+            return Posted::Down;
+        }
+        if self.has_no_room() {
+            return Posted::NoResource;
+        }
+        self.inner.post_segment(path, frame)
     }
 
     fn arm(&mut self) -> Armed {
         let waits = |line: &Line| !line.held.is_empty() || line.aside.is_some();
-        if self.lines.values().any(waits) || !self.cut.is_empty() {
+        let is_busy = self.lines.values().any(waits) || !self.ends.is_empty();
+        if is_busy || self.polls < self.deaf_until {
             return Armed::Busy;
         }
         self.inner.arm()
     }
 
+    fn fence(&mut self, link: LinkId) {
+        self.forget_end(link);
+        self.lines.entry(link).or_default().cut = true;
+        if link.0 < FIRST_REFUSED {
+            self.inner.fence(link);
+        }
+    }
+
     fn disconnect(&mut self, link: LinkId) {
+        self.forget_end(link);
         self.lines.remove(&link);
-        self.inner.disconnect(link);
+        self.leave(link);
     }
 }
 
@@ -290,95 +416,6 @@ impl<R: Rail> Faulty<R> {
             self.hold(link, overtaken, 0);
         }
         posted
-    }
-}
-
-/// Learns which links are whose, and keeps reports about frames of its own from the engine.
-struct FaultSink<'a, S> {
-    sink: &'a mut S,
-    lines: &'a mut HashMap<LinkId, Line>,
-    lent: &'a mut HashMap<(PeerId, u64), RawFrame>,
-    retains: bool,
-}
-
-#[deny(clippy::missing_trait_methods, reason = "what is not handed on is lost")]
-impl<S: Sink> Sink for FaultSink<'_, S> {
-    fn message(&mut self, peer: PeerId, tag: u64, payload: PeerBytes<'_>) {
-        self.sink.message(peer, tag, payload);
-    }
-
-    fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
-        self.sink.frame(peer, frame)
-    }
-
-    fn place(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<Gather<'_>> {
-        self.sink.place(peer, op, offset, len)
-    }
-
-    fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
-        self.sink.placed(peer, op, offset, len)
-    }
-
-    crate::forward::forward_paths!();
-
-    fn loan(
-        &mut self,
-        peer: PeerId,
-        tag: u64,
-        immediate: Option<u64>,
-        loan: u64,
-        message: PeerBytes<'_>,
-    ) -> bool {
-        self.sink.loan(peer, tag, immediate, loan, message)
-    }
-
-    fn sent(&mut self, peer: PeerId, token: u64) {
-        if self.lent.remove(&(peer, token)).is_none() {
-            self.sink.sent(peer, token);
-        }
-    }
-
-    fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal> {
-        let peer = self.sink.accept(link, node, incarnation)?;
-        self.lines.insert(link, Line { peer: Some(peer), ..Line::default() });
-        Ok(peer)
-    }
-
-    fn accept_foreign(
-        &mut self,
-        link: LinkId,
-        node: NodeId,
-        incarnation: u64,
-        user: u32,
-    ) -> Result<PeerId, Refusal> {
-        let peer = self.sink.accept_foreign(link, node, incarnation, user)?;
-        self.lines.insert(link, Line { peer: Some(peer), ..Line::default() });
-        Ok(peer)
-    }
-
-    // A lane would lead past this rail.
-    fn lane(&mut self, _: PeerId, _: Arc<Lane>) {}
-
-    fn up(&mut self, peer: PeerId) {
-        self.sink.up(peer);
-    }
-
-    fn sign(&mut self, peer: PeerId, sign: Sign) {
-        self.sink.sign(peer, sign);
-    }
-
-    fn down(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
-        self.lines.remove(&link);
-        self.sink.down(peer, link, reason);
-    }
-
-    fn broken(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
-        self.lines.remove(&link);
-        if self.retains {
-            self.sink.broken(peer, link, reason);
-        } else {
-            self.sink.down(peer, link, Refusal::new(Error::PeerGone, reason.reason));
-        }
     }
 }
 
