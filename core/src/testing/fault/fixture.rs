@@ -65,6 +65,10 @@ impl<F: Fixture> Fixture for Faults<F> {
         self.inner.overshoot() + 256 + 64 * self.pause()
     }
 
+    fn times(&self, all: u64) -> u64 {
+        self.inner.times(all)
+    }
+
     fn uid(&self) -> u32 {
         self.inner.uid()
     }
