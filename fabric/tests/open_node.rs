@@ -11,7 +11,8 @@ use gridnet::core::completion::OpKind;
 use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
 use gridnet::core::wire::NodeId;
-use gridnet::ThreadLevel;
+use gridnet::page;
+use gridnet::{ThreadLevel, Verdict};
 
 const LONG: Duration = Duration::from_secs(50);
 const CONTEXT: u64 = 77;
@@ -71,6 +72,15 @@ fn story(party: &Party, node: NodeId) -> String {
     party.enter().node_story(node).unwrap_or_default().join("\n")
 }
 
+/// What `gridnet explain` shows from outside of why the peer of this node has its rail.
+fn shown_outside(scene: &Scene, node: NodeId) -> Vec<Verdict> {
+    let run_dir = scene.scratch.0.join("run");
+    let pages = page::of_process(Some(&run_dir), std::process::id()).unwrap();
+    let views = pages.iter().map(|page| page.read().unwrap());
+    let mut peers = views.flat_map(|view| view.peers);
+    peers.find(|peer| peer.node == node.to_string()).expect("it is shown").verdicts
+}
+
 fn explain(party: &Party, peer: PeerId) -> String {
     party.enter().explain(peer).unwrap()
 }
@@ -107,6 +117,9 @@ fn rules_that_name_tls_lead_over_tcp_and_the_other_side_can_say_so() {
             "{why}"
         );
         assert!(why.contains("shm not tried: the rule does not name it"), "{why}");
+        let shown = shown_outside(&scene, b.address().node);
+        let used: Vec<&str> = shown.iter().filter(|one| one.in_use).map(|one| one.reason.as_str()).collect();
+        assert_eq!(used, ["stack tls/tcp, encrypted, was agreed on"], "{shown:?}");
         let asked = story(&b, a.address().node);
         assert_eq!(asked, "stack tls/tcp: encrypted, as the node has asked for service gridnet");
         // Once more: what was agreed on is known.
