@@ -897,6 +897,11 @@ typedef struct gridnet_recv_params {
  */
 #define GRIDNET_ERR_FAULT -31
 
+/**
+ * The stream takes no more bytes: one of its sides has ended it.
+ */
+#define GRIDNET_ERR_CLOSED -32
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus

@@ -78,6 +78,8 @@ pub const GRIDNET_ERR_BOUNDS: gridnet_status = -29;
 pub const GRIDNET_ERR_MISALIGNED: gridnet_status = -30;
 /// The memory behind the region is not there any more, or cannot be accessed so.
 pub const GRIDNET_ERR_FAULT: gridnet_status = -31;
+/// The stream takes no more bytes: one of its sides has ended it.
+pub const GRIDNET_ERR_CLOSED: gridnet_status = -32;
 
 /// Name and text of each status.
 macro_rules! names {
@@ -132,6 +134,7 @@ names!(
     GRIDNET_ERR_BOUNDS,
     GRIDNET_ERR_MISALIGNED,
     GRIDNET_ERR_FAULT,
+    GRIDNET_ERR_CLOSED,
 );
 
 /// Version of the library: major * 65536 + minor * 256 + patch.

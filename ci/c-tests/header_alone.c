@@ -16,7 +16,7 @@ static int text_is_there(void)
     for (; strcmp(gridnet_status_name(status), "GRIDNET_?") != 0; status--, named++)
         if (strncmp(gridnet_status_name(status), "GRIDNET_", 8) != 0 || strlen(gridnet_status_text(status)) < 4)
             return 0;
-    return status < GRIDNET_ERR_FAULT && named == GRIDNET_BUSY - status && strcmp(gridnet_status_name(GRIDNET_ERR_PEER_GONE), "GRIDNET_ERR_PEER_GONE") == 0 &&
+    return status < GRIDNET_ERR_CLOSED && named == GRIDNET_BUSY - status && strcmp(gridnet_status_name(GRIDNET_ERR_PEER_GONE), "GRIDNET_ERR_PEER_GONE") == 0 &&
            gridnet_status_name(-12345) != NULL && gridnet_status_text(12345) != NULL;
 }
 

@@ -101,7 +101,7 @@ unsafe impl Send for CompletionQueue {}
 impl CompletionQueue {
     /// An empty queue for at most `capacity` operations, started or completed.
     pub fn new(capacity: usize) -> CompletionQueue {
-        let ring = vec![FREE; 64].into_boxed_slice();
+        let ring = vec![FREE; capacity.min(64).next_power_of_two()].into_boxed_slice();
         CompletionQueue {
             ring,
             pushed: 0,
@@ -155,6 +155,13 @@ impl CompletionQueue {
         let at = self.pushed & (self.ring.len() - 1);
         self.ring[at].0 = completion;
         self.pushed = self.pushed.wrapping_add(1);
+    }
+
+    /// Adds an entry that only wakes who waits, unless there is one already.
+    pub fn ring(&mut self) {
+        if self.is_empty() && self.reserve() {
+            self.push(Completion::NONE);
+        }
     }
 
     /// Takes the oldest completion.

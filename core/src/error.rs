@@ -69,11 +69,13 @@ pub enum Error {
     Misaligned = -30,
     /// The memory behind the region is not there any more, or cannot be accessed so.
     Fault = -31,
+    /// The stream takes no more bytes: one of its sides has ended it.
+    Closed = -32,
 }
 
 impl Error {
     /// Every error, in the order of its number.
-    pub const ALL: [Error; 31] = [
+    pub const ALL: [Error; 32] = [
         Error::Invalid,
         Error::Null,
         Error::Handle,
@@ -105,6 +107,7 @@ impl Error {
         Error::Bounds,
         Error::Misaligned,
         Error::Fault,
+        Error::Closed,
     ];
 
     /// The number of the C ABI.
@@ -155,6 +158,7 @@ impl Error {
             Error::Bounds => "the access goes beyond the end of the region",
             Error::Misaligned => "the place is not a multiple of the width of the operation",
             Error::Fault => "the memory behind the region is not there any more, or cannot be accessed so",
+            Error::Closed => "the stream takes no more bytes: one of its sides has ended it",
         }
     }
 }
@@ -177,7 +181,7 @@ mod tests {
             assert_eq!(error.code(), -(i as i32) - 1);
             assert_eq!(Error::from_code(error.code()), Some(error));
         }
-        for stranger in [0, 1, -32, i32::MIN, i32::MAX] {
+        for stranger in [0, 1, -33, i32::MIN, i32::MAX] {
             assert_eq!(Error::from_code(stranger), None);
         }
     }

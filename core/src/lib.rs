@@ -31,6 +31,7 @@ pub mod rail;
 pub mod region;
 pub mod ring;
 pub mod stats;
+pub mod stream;
 pub mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

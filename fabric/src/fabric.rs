@@ -138,6 +138,7 @@ impl Fabric {
             max_ops: config.max_ops,
             lent_bytes: config.lent_bytes,
             peer_timeout_ns: u64::try_from(config.peer_timeout.as_nanos()).unwrap_or(u64::MAX),
+            stream_window: u32::try_from(config.stream_window).unwrap_or(u32::MAX),
             reliability: config.reliability,
         };
         let policy =

@@ -17,6 +17,7 @@
 //! | `explain.rs`, `words.rs` | what people are told of a path, and of what waits |
 //! | `regions.rs` | ending regions |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
+//! | `stream.rs`, `until.rs` | byte streams, and how their callers wait |
 //! | `outlet.rs` | the short way out of an endpoint |
 //! | `page/` | what `gridnet explain` and `gridnet top` see |
 //! | `verdict.rs` | why a rail is used, or not |
@@ -42,8 +43,10 @@ mod regions;
 mod session;
 mod shared;
 mod sleep;
+mod stream;
 mod take;
 mod tcp;
+mod until;
 mod verdict;
 pub mod words;
 
@@ -55,6 +58,7 @@ pub use nodes::{Departure, Entry, NodeEvent};
 pub use outlet::Outlet;
 pub use rails::{run_dir, AnyRail};
 pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};
+pub use stream::{Listener, Stream};
 pub use tcp::examine as examine_tcp;
 pub use verdict::Verdict;
 

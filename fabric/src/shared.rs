@@ -130,6 +130,11 @@ impl Shared {
         Ok(shared)
     }
 
+    /// What others see of the fabric.
+    pub(crate) fn page(&self) -> Option<&Arc<Page>> {
+        self.page.as_ref()
+    }
+
     #[inline(always)]
     pub(crate) fn gate(&self) -> &AtomicU32 {
         self.mark.word()
@@ -250,7 +255,12 @@ impl Shared {
     }
 
     /// Polls until there is a completion, or until sleeping is better.
-    fn spin<'a>(&'a self, mut guard: Guard<'a>, cq: CqId, end: Option<Instant>) -> Result<Guard<'a>, Error> {
+    pub(crate) fn spin<'a>(
+        &'a self,
+        mut guard: Guard<'a>,
+        cq: CqId,
+        end: Option<Instant>,
+    ) -> Result<Guard<'a>, Error> {
         let policy = guard.policy;
         if policy.mode == WaitMode::Block {
             return Ok(guard);
@@ -328,7 +338,7 @@ impl Shared {
     }
 
     /// Sleeps until something happens to a rail, to `cq`, or to the `extra` descriptor.
-    fn sleep<'a>(
+    pub(crate) fn sleep<'a>(
         &'a self,
         mut guard: Guard<'a>,
         cq: Option<CqId>,

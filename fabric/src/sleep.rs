@@ -19,7 +19,7 @@ pub(crate) const ARMING_TRIES: u32 = 16;
 /// The descriptor of a completion queue.
 #[derive(Debug)]
 pub(crate) struct CqDescriptor {
-    cq: CqId,
+    pub(crate) cq: CqId,
     epoll: Epoll,
     /// Written when somebody else's polling fills an armed queue.
     kick: EventFd,

@@ -123,6 +123,16 @@ impl State {
             Message::Resume { delivered, conversation, yours } => {
                 self.take_resume(peer, delivered, conversation, yours)
             }
+            Message::Bytes { stream } => {
+                let taken = self.streams.take_bytes(peer, stream, &frame.payload);
+                self.settle_streams();
+                taken
+            }
+            Message::Stream { stream, said } => {
+                let taken = self.streams.take_said(peer, stream, said, &frame.payload);
+                self.settle_streams();
+                taken
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Peers with something to send stand in one line. Each in turn gets a quantum of bytes (deficit round robin,
 //! Shreedhar and Varghese 1995, with the deficit never carried over, as a frame is small against the quantum): first its control
-//! messages, then messages in order, as long as they are not too far ahead of large ones, then segments of these, the users of
-//! the fabric in turn (`bulk.rs`). A rail without room sends the peer to the end of the line; it costs nobody else more than one
+//! messages, then messages in order and frames of streams, by turns, as long as they are not too far ahead of large ones, then
+//! segments of these, the users of the fabric in turn (`bulk.rs`). A rail without room sends the peer to the end of the line; it costs nobody else more than one
 //! look.
 
 use super::bulk::FRAME_COST;
@@ -58,7 +58,7 @@ impl<R: Rail> Engine<R> {
         while budget > 0 && self.state.peers[peer.index()].state == PeerState::Up {
             let mut step = self.flush_urgent(peer);
             if step == Step::Idle && self.may_lead(peer) {
-                step = self.flush_message(peer);
+                step = self.flush_in_order(peer);
             }
             let mut is_bulk = false;
             if step == Step::Idle {
@@ -113,7 +113,7 @@ impl<R: Rail> Engine<R> {
     }
 
     /// The next message in order: whole, or its announcement.
-    fn flush_message(&mut self, peer: PeerId) -> Step {
+    pub(super) fn flush_message(&mut self, peer: PeerId) -> Step {
         let p = &mut self.state.peers[peer.index()];
         if p.stopped {
             return Step::Idle;
@@ -275,6 +275,7 @@ impl State {
     pub(super) fn memory_returned(&mut self, peer: PeerId, token: u64) {
         let Some(key) = self.in_rail.remove(&(peer, token)) else {
             self.remote.in_rail.remove(&(peer, token));
+            self.lines_in_rail.remove(&(peer, token));
             return;
         };
         match self.sends.get_mut(key) {

@@ -330,6 +330,7 @@ impl State {
         }
         self.drop_recovery(peer);
         self.fail_operations(peer, reason.error);
+        self.end_streams(peer, reason.error);
         // What it held comes back; what it lent stays readable, and in the store.
         if let Some(p) = self.peers.get_mut(peer.index()) {
             self.loans.end_holds_of(peer, &mut p.first_hold);

@@ -31,6 +31,7 @@
 //! | `serve.rs` | what peers do to own regions by messages |
 //! | `loan.rs`, `loan_send.rs`, `loan_receive.rs` | messages that are read where they were written |
 //! | `loan_table.rs` | who has which loan |
+//! | `streams.rs` | byte streams |
 //! | `publish.rs` | what the ledger is told |
 
 mod answer;
@@ -65,6 +66,7 @@ mod resume;
 mod send;
 mod serve;
 mod state;
+mod streams;
 mod stripe;
 
 pub use onesided::RemoteArgs;
@@ -113,6 +115,7 @@ impl<R: Rail> Engine<R> {
         let lender = rails.iter().position(|r| r.capabilities().loans);
         let facts = (eager_max, keeps_memory, retains);
         let mut state = State::new(local, limits, facts, lender, ledger);
+        state.stream_chunk = streams::chunk_of(&rails);
         state.names = rails.iter().map(R::name).collect();
         state.proves = rails.iter().map(|r| r.capabilities().proves).collect();
         Engine { rails, state }

@@ -15,6 +15,7 @@ use crate::matching::Key;
 use crate::rail::{LinkId, Path, PeerId, Refusal};
 use crate::ring::lane::Lane;
 use crate::ring::slot::BODY_BYTES;
+use crate::stream::Line;
 use crate::wire::{Message, NodeId};
 
 /// Whether frames can flow.
@@ -79,6 +80,10 @@ pub(super) struct Peer {
     pub(super) urgent: VecDeque<Message>,
     /// Messages in order.
     pub(super) pending: VecDeque<Key>,
+    /// Frames of streams in order,
+    pub(super) lines: VecDeque<Line>,
+    /// and whether their turn was the last, or that of messages.
+    pub(super) line_first: bool,
     /// Sends of which the peer has asked for pieces, in turn.
     pub(super) bulk: Bulk,
     /// How far messages in order are ahead of them.
@@ -138,6 +143,8 @@ impl Peer {
             since_stop: 0,
             urgent: VecDeque::new(),
             pending: VecDeque::new(),
+            lines: VecDeque::new(),
+            line_first: false,
             bulk: Bulk::default(),
             lead: Lead::default(),
             outlets: Vec::new(),
@@ -239,6 +246,7 @@ impl Peer {
         self.is_replaying()
             || self.state == PeerState::Up
                 && (!self.urgent.is_empty()
+                    || !self.lines.is_empty()
                     || !self.bulk.is_empty()
                     || !self.outlets.is_empty()
                     || self.remote.has_work()

@@ -19,6 +19,7 @@ use crate::mem::Iov;
 use crate::rail::{LinkId, PeerId, RemoteSource};
 use crate::ring::lane::Lane;
 use crate::stats::Counters;
+use crate::stream::{Line, Streams};
 use crate::time::Time;
 use crate::wire::{Address, Message, NodeId};
 
@@ -37,13 +38,15 @@ pub struct Limits {
     pub lent_bytes: usize,
     /// Time in ns after which a peer has gone that no path leads to.
     pub peer_timeout_ns: u64,
+    /// Bytes of one stream that may wait to be read.
+    pub stream_window: u32,
     /// Whether conversations survive their links, over rails that retain; off for measurements only.
     pub reliability: bool,
 }
 
 impl Default for Limits {
     /// Eager up to 8 KiB (one copy in, one copy out beats the round trip of a rendezvous up to there), 64 MiB and
-    /// 65536 unexpected messages, a million operations, 16 GiB to be lent, 5 s.
+    /// 65536 unexpected messages, a million operations, 16 GiB to be lent, 5 s, 256 KiB of a stream.
     fn default() -> Limits {
         Limits {
             eager_max: 8192,
@@ -52,6 +55,7 @@ impl Default for Limits {
             max_ops: 1 << 20,
             lent_bytes: 16 << 30,
             peer_timeout_ns: 5_000_000_000,
+            stream_window: 256 << 10,
             reliability: true,
         }
     }
@@ -112,6 +116,11 @@ pub(super) struct State {
     pub(super) mend_at: Option<Time>,
     /// Regions, keys of peers' regions, and operations on them.
     pub(super) remote: RemoteState,
+    pub(super) streams: Streams,
+    /// Most bytes of a stream in one frame.
+    pub(super) stream_chunk: usize,
+    /// Frames of streams whose memory a rail still reads.
+    pub(super) lines_in_rail: HashMap<(PeerId, u64), Line>,
     pub(super) ledger: Box<dyn Ledger>,
     pub(super) engine: Kept<EngineCells>,
     /// Peers whose link has come up, of which the ledger is to be told.
@@ -164,6 +173,9 @@ impl State {
             mending: Vec::new(),
             mend_at: None,
             remote: RemoteState::default(),
+            streams: Streams::new(limits.stream_window),
+            stream_chunk: 1,
+            lines_in_rail: HashMap::new(),
             ledger,
             engine,
             fresh: Vec::new(),

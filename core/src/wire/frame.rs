@@ -69,6 +69,10 @@ pub enum Kind {
     Loan = 10,
     /// The receiver gives lent memory back. Word: the loan.
     Return = 11,
+    /// Bytes of a stream. Word: the receiver's stream.
+    Bytes = 13,
+    /// What is said about a stream. Word: the receiver's stream; when one is asked for, the sender's.
+    Stream = 14,
     /// The first frame of a link over a rail that retains: how far the conversation has come. Word: sequenced frames that
     /// have come over earlier links.
     Resume = 12,
@@ -96,8 +100,16 @@ impl Kind {
             10 => Kind::Loan,
             11 => Kind::Return,
             12 => Kind::Resume,
+            13 => Kind::Bytes,
+            14 => Kind::Stream,
             _ => return None,
         })
+    }
+
+    /// Whether frames of this kind may have a payload.
+    pub(super) fn has_payload(self) -> bool {
+        use Kind::{Bytes, Data, Eager, Put, Segment, Stream};
+        matches!(self, Eager | Segment | Put | Data | Bytes | Stream)
     }
 }
 
@@ -132,6 +144,8 @@ pub fn extension_words(kind: u8, flags: u8) -> Result<usize, Malformed> {
         Kind::Atomic => (5, 0),
         Kind::Answer => (2, 0),
         Kind::Resume => (2, 0),
+        Kind::Bytes => (0, 0),
+        Kind::Stream => (3, 0),
     };
     if flags & !allowed != 0 {
         return Err(Malformed("flag that this kind of frame does not have"));
@@ -316,7 +330,8 @@ mod tests {
     #[test]
     fn unknown_kinds_and_flags_are_refused() {
         assert!(extension_words(0, 0).is_err());
-        assert!(extension_words(13, 0).is_err());
+        assert!(extension_words(15, 0).is_err());
+        assert!(extension_words(Kind::Bytes as u8, FLAG_SYNC).is_err());
         assert!(extension_words(Kind::Eager as u8, FLAG_SOURCE).is_err());
         assert!(extension_words(Kind::Fin as u8, FLAG_IMMEDIATE).is_err());
         assert!(extension_words(Kind::Loan as u8, FLAG_SYNC).is_err());

@@ -2,6 +2,7 @@
 
 use super::frame::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
 use super::frame::{FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC};
+use super::said::Said;
 use super::Malformed;
 use crate::error::Error;
 use crate::mem::Gather;
@@ -152,6 +153,18 @@ pub enum Message {
         /// The receiver's number of it; 0 when the sender has not been told.
         yours: u64,
     },
+    /// Bytes of a stream; the payload is the bytes.
+    Bytes {
+        /// The receiver's stream.
+        stream: u64,
+    },
+    /// What is said about a stream; the payload is the name of a service, when one is asked for.
+    Stream {
+        /// The receiver's stream; when one is asked for, the sender's.
+        stream: u64,
+        /// What is said.
+        said: Said,
+    },
 }
 
 impl Message {
@@ -162,8 +175,7 @@ impl Message {
     pub fn parse(frame: &Incoming<'_>) -> Result<Message, Malformed> {
         extension_words(frame.kind, frame.flags)?;
         let kind = Kind::from_number(frame.kind).ok_or(Malformed("unknown kind of frame"))?;
-        if !matches!(kind, Kind::Eager | Kind::Segment | Kind::Put | Kind::Data) && !frame.payload.is_empty()
-        {
+        if !kind.has_payload() && !frame.payload.is_empty() {
             return Err(Malformed("payload in a frame that has none"));
         }
         let mut words = frame.extension.into_iter();
@@ -217,6 +229,8 @@ impl Message {
             }
             Kind::Return => Message::Return { loan: frame.word },
             Kind::Resume => parse_resume(frame.word, next(), next())?,
+            Kind::Bytes => Message::Bytes { stream: frame.word },
+            Kind::Stream => parse_stream(frame.word, [next(), next(), next()], frame.payload.len())?,
         })
     }
 
@@ -275,6 +289,8 @@ impl Message {
             Message::Resume { delivered, conversation, yours } => {
                 set(&mut frame, Kind::Resume, delivered, &[conversation, yours]);
             }
+            Message::Bytes { stream } => (frame.kind, frame.word) = (Kind::Bytes, stream),
+            Message::Stream { stream, said } => set(&mut frame, Kind::Stream, stream, &said.words()),
         }
         frame
     }
@@ -285,6 +301,10 @@ fn parse_resume(delivered: u64, conversation: u64, yours: u64) -> Result<Message
         return Err(Malformed("conversation without a number"));
     }
     Ok(Message::Resume { delivered, conversation, yours })
+}
+
+fn parse_stream(stream: u64, words: [u64; 3], payload: usize) -> Result<Message, Malformed> {
+    Ok(Message::Stream { stream, said: Said::parse(words, payload)? })
 }
 
 fn parse_path(word: u64) -> Result<u32, Malformed> {
@@ -328,7 +348,18 @@ fn push_flagged(frame: &mut Frame<'_>, flag: u8, word: Option<u64>) {
 mod tests {
     use super::*;
     use crate::mem::PeerBytes;
+    use crate::wire::MAX_SERVICE_BYTES;
     use proptest::prelude::*;
+
+    fn said() -> impl Strategy<Value = Said> {
+        prop_oneof![
+            any::<(u64, u32)>().prop_map(|(stream, window)| Said::Accept { stream, window }),
+            prop::sample::select(Error::ALL.to_vec()).prop_map(|error| Said::Refuse { error }),
+            any::<u32>().prop_map(|bytes| Said::Credit { bytes }),
+            Just(Said::End),
+            Just(Said::Stop),
+        ]
+    }
 
     fn message() -> impl Strategy<Value = Message> {
         let source = prop::option::of(any::<(u64, u64)>())
@@ -378,6 +409,8 @@ mod tests {
                 Message::Loan { tag, loan, position: position.into(), len: len.into(), immediate }
             }),
             any::<u64>().prop_map(|loan| Message::Return { loan }),
+            any::<u64>().prop_map(|stream| Message::Bytes { stream }),
+            (any::<u64>(), said()).prop_map(|(stream, said)| Message::Stream { stream, said }),
             (any::<u64>(), 1..u64::MAX, any::<u64>()).prop_map(|(delivered, conversation, yours)| {
                 Message::Resume { delivered, conversation, yours }
             }),
@@ -405,6 +438,22 @@ mod tests {
             };
             let parts = |f: &Frame<'_>| (f.kind, f.flags, f.word, f.extension, f.extension_len);
             prop_assert_eq!(parts(&short), parts(&frame));
+        }
+
+        #[test]
+        fn a_stream_is_asked_for_by_a_name(stream: u64, window: u32, len in 0..MAX_SERVICE_BYTES + 2) {
+            let said = Said::Open { window };
+            let frame = Message::Stream { stream, said }.frame(Gather::EMPTY);
+            let name = vec![b'a'; len];
+            let incoming = Incoming {
+                kind: frame.kind as u8,
+                flags: 0,
+                word: stream,
+                extension: frame.extension,
+                payload: PeerBytes::from_slice(&name),
+            };
+            let expected = (1..=MAX_SERVICE_BYTES).contains(&len).then_some(Message::Stream { stream, said });
+            prop_assert_eq!(Message::parse(&incoming).ok(), expected);
         }
 
         #[test]

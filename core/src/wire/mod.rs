@@ -8,6 +8,7 @@ mod frame;
 mod hello;
 mod message;
 mod network;
+mod said;
 
 pub use address::{Address, KnownPeer, ADDRESS_BYTES};
 pub use frame::{extension_words, is_sequenced, Frame, Header, Incoming, Kind, HEADER_BYTES, MAX_EXTENSION};
@@ -18,6 +19,7 @@ pub use hello::{
 };
 pub use message::Message;
 pub use network::NetAddresses;
+pub use said::{Said, MAX_SERVICE_BYTES};
 
 /// A node: one fabric of one process. 128 random bits, never all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -173,6 +173,8 @@ variables! {
         "Memory for messages that no receive was posted for yet; when it is full, senders wait.";
     unexpected_messages: usize = "GRIDNET_UNEXPECTED_MESSAGES" "65536" ["messages"] Count(1..=GIB),
         "Number of messages that no receive was posted for yet; when it is reached, senders wait.";
+    stream_window: usize = "GRIDNET_STREAM_WINDOW" "256k" ["bytes"] Bytes(4 * KIB..=GIB),
+        "Bytes of one stream that may wait to be read; when they do, its writer waits.";
     max_ops: usize = "GRIDNET_MAX_OPS" "1048576" ["operations"] Count(1..=GIB),
         "Operations that one fabric can have in flight.";
     lent_bytes: usize = "GRIDNET_LENT_BYTES" "16g" ["bytes"] Bytes(MIB..=1024 * GIB),

@@ -20,6 +20,8 @@ pub(crate) enum Call {
     Lookup = 2,
     /// The progress thread.
     Progress = 3,
+    /// A call on a stream or listener.
+    Stream = 4,
 }
 
 impl Call {
@@ -29,6 +31,7 @@ impl Call {
             1 => "gridnet_cq_wait",
             2 => "gridnet_fabric_lookup",
             3 => "progress thread",
+            4 => "stream",
             _ => "unknown call",
         }
     }

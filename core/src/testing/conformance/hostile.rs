@@ -250,6 +250,8 @@ impl<F: Fixture> Scene<F> {
         for tag in 0..4 {
             started.push(a.receive_with(exactly(source, tag), &[random.below(200_000) as usize]));
         }
+        let streams = [a.engine().stream_connect(source, "echo"), a.engine().stream_connect(source, "echo")];
+        assert!(streams.iter().all(Result::is_ok), "the forger is up");
         self.operations = started.into_iter().map(|ticket| ticket.expect("the forger is up")).collect();
         self.settle();
         // The victim asks for pieces of these, so that segments may hit.
@@ -280,7 +282,7 @@ impl<F: Fixture> Scene<F> {
     fn forge(&mut self, random: &mut Random) -> RawFrame {
         let mut known: Vec<u64> = self.forger.frames.iter().map(|frame| frame.word).collect();
         known.extend(self.forger.frames.iter().flat_map(|frame| frame.extension).filter(|word| *word != 0));
-        let kinds = [1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 7, 8, 9, 10, 11];
+        let kinds = [1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14];
         let kind = Kind::from_number(random.pick(&kinds)).expect("these are kinds");
         let flags =
             random.pick(&[0, 0, 0, FLAG_IMMEDIATE, FLAG_SYNC, FLAG_SOURCE, FLAG_IMMEDIATE | FLAG_SYNC, 0x40]);
@@ -298,7 +300,10 @@ impl<F: Fixture> Scene<F> {
         if matches!(kind, Kind::Fin | Kind::Abort) && random.chance(0.7) {
             frame.extension[0] = i64::from(random.pick(&Error::ALL).code()) as u64;
         }
-        if matches!(kind, Kind::Eager | Kind::Segment) || random.chance(0.02) {
+        if kind == Kind::Stream {
+            frame.extension[0] = random.below(8);
+        }
+        if matches!(kind, Kind::Eager | Kind::Segment | Kind::Bytes) || random.chance(0.02) {
             let len = random.pick(&[0, 1, 8, 40, 48, 49, 1000, 8192]);
             frame.payload = random.bytes(len);
         }

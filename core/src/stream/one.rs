@@ -1,0 +1,163 @@
+//! One stream, as one of its sides sees it.
+
+use super::buffer::Buffer;
+use super::{ring, Bells, Ready, Room};
+use crate::endpoint::CqId;
+use crate::error::Error;
+use crate::mem::PeerBytes;
+use crate::rail::PeerId;
+
+/// Part of the window that is read before the peer is told: few words for many bytes, and never all of the window.
+const TOLD_EVERY: u32 = 4;
+
+#[derive(Debug)]
+pub(super) struct One {
+    pub(super) peer: PeerId,
+    /// The peer's number of the stream, once it has accepted.
+    pub(super) remote: Option<u64>,
+    /// The peer has gone, or has refused.
+    pub(super) failed: Option<Error>,
+    pub(super) bells: Bells,
+    /// What has come.
+    buffer: Buffer,
+    window: u32,
+    /// Bytes that the peer may still send,
+    granted: u32,
+    /// and that were read since it was told how many.
+    owed: u32,
+    /// The peer sends no more.
+    pub(super) in_ended: bool,
+    /// Bytes that may still be sent.
+    credit: u64,
+    /// Bytes that stand in line.
+    in_line: usize,
+    /// This side sends no more.
+    pub(super) out_ended: bool,
+    /// The peer reads no more.
+    out_stopped: bool,
+}
+
+impl One {
+    /// A stream that a peer is asked for.
+    pub(super) fn calling(peer: PeerId, window: u32, bells: Bells) -> One {
+        One {
+            peer,
+            remote: None,
+            failed: None,
+            bells,
+            buffer: Buffer::default(),
+            window,
+            granted: window,
+            owed: 0,
+            in_ended: false,
+            credit: 0,
+            in_line: 0,
+            out_ended: false,
+            out_stopped: false,
+        }
+    }
+
+    /// The two sides know each other.
+    pub(super) fn meet(&mut self, remote: u64, credit: u32) {
+        (self.remote, self.credit) = (Some(remote), credit.into());
+    }
+
+    /// Bytes have come.
+    ///
+    /// # Errors
+    /// [`Error::PeerMisbehaved`] for none, and for those that the peer may not send.
+    pub(super) fn take(&mut self, bytes: &PeerBytes<'_>) -> Result<(), Error> {
+        let len = u32::try_from(bytes.len()).ok().filter(|len| (1..=self.granted).contains(len));
+        let len = len.filter(|_| self.remote.is_some() && !self.in_ended).ok_or(Error::PeerMisbehaved)?;
+        self.granted -= len;
+        self.buffer.push(bytes);
+        Ok(())
+    }
+
+    /// Reads; also how many bytes the peer is to be told that it may send.
+    pub(super) fn read(&mut self, to: &mut [u8]) -> Result<(usize, Option<u32>), Error> {
+        if self.buffer.len() == 0 {
+            return match self.failed {
+                _ if self.in_ended => Ok((0, None)),
+                Some(error) => Err(error),
+                None => Err(Error::Again),
+            };
+        }
+        let len = self.buffer.pop(to);
+        // The buffer never holds more than the window.
+        self.owed += len as u32;
+        if self.owed < self.window.div_ceil(TOLD_EVERY) || self.in_ended || self.failed.is_some() {
+            return Ok((len, None));
+        }
+        self.granted += self.owed;
+        Ok((len, Some(std::mem::take(&mut self.owed))))
+    }
+
+    pub(super) fn room(&self) -> Result<Room, Error> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        if self.out_ended || self.out_stopped {
+            return Err(Error::Closed);
+        }
+        let remote = self.remote.filter(|_| self.credit > 0 && self.in_line == 0).ok_or(Error::Again)?;
+        Ok(Room { peer: self.peer, remote, most: usize::try_from(self.credit).unwrap_or(usize::MAX) })
+    }
+
+    pub(super) fn wrote(&mut self, len: usize, in_line: bool) {
+        self.credit = self.credit.saturating_sub(len as u64);
+        self.in_line += if in_line { len } else { 0 };
+    }
+
+    pub(super) fn left_line(&mut self, len: usize) {
+        self.in_line = self.in_line.saturating_sub(len);
+    }
+
+    /// The peer has read so many bytes.
+    ///
+    /// # Errors
+    /// [`Error::PeerMisbehaved`] when it has room for more than a window can say.
+    pub(super) fn grant(&mut self, bytes: u32) -> Result<(), Error> {
+        let credit = self.credit + u64::from(bytes);
+        if self.remote.is_none() || credit > u64::from(u32::MAX) {
+            return Err(Error::PeerMisbehaved);
+        }
+        self.credit = credit;
+        Ok(())
+    }
+
+    /// The peer sends no more.
+    pub(super) fn end_input(&mut self) -> Result<(), Error> {
+        if self.remote.is_none() || std::mem::replace(&mut self.in_ended, true) {
+            return Err(Error::PeerMisbehaved);
+        }
+        Ok(())
+    }
+
+    /// The peer reads no more.
+    pub(super) fn stop_output(&mut self) -> Result<(), Error> {
+        if self.remote.is_none() || std::mem::replace(&mut self.out_stopped, true) {
+            return Err(Error::PeerMisbehaved);
+        }
+        Ok(())
+    }
+
+    pub(super) fn fail(&mut self, error: Error, rings: &mut Vec<CqId>) {
+        if self.failed.is_none() {
+            self.failed = Some(error);
+            ring(rings, self.bells.input, None);
+            ring(rings, self.bells.output, self.bells.any);
+        }
+    }
+
+    /// Bytes that wait to be read.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub(super) fn ready(&self) -> Ready {
+        let input = self.buffer.len() > 0 || self.in_ended || self.failed.is_some();
+        Ready { input, output: !matches!(self.room(), Err(Error::Again)) }
+    }
+}

@@ -1,0 +1,269 @@
+//! Byte streams between fabrics, as Rust programs use them.
+//!
+//! Calls that can wait take a time: `None` is for ever, zero does not wait and says [`Error::Again`]. Others may call at the
+//! same time where the thread level of the fabric allows it: one reads and one writes, or several accept.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridnet_core::endpoint::CqId;
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Armed, PeerId, Refusal};
+use gridnet_core::stream::{Bells, ListenerId, Ready, StreamId};
+
+use crate::fabric::Fabric;
+use crate::shared::Shared;
+
+/// Takes calls for a service.
+#[derive(Debug)]
+pub struct Listener {
+    shared: Arc<Shared>,
+    id: ListenerId,
+    bell: CqId,
+}
+
+/// Ordered bytes to and from a peer. It ends when it is dropped: what was written before still goes out while the fabric makes
+/// progress.
+#[derive(Debug)]
+pub struct Stream {
+    shared: Arc<Shared>,
+    id: StreamId,
+    input: CqId,
+    output: CqId,
+    peer: PeerId,
+}
+
+impl Listener {
+    /// Begins to take calls for a service; `backlog` of them (1 to 4096) wait to be accepted at most.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is no name (1 to 128 bytes without control characters) or number; [`Error::NameInUse`] when
+    /// the fabric has such a listener; and as [`Shared::enter`].
+    pub fn open(shared: &Arc<Shared>, service: &str, backlog: usize) -> Result<Listener, Refusal> {
+        let listening = shared.enter().and_then(|mut guard| guard.engine.stream_listen(service, backlog));
+        let (id, bells) = listening.map_err(|error| Refusal::new(error, not_listening(error, service)))?;
+        let bell = bells.input.ok_or_else(no_bell)?;
+        Ok(Listener { shared: shared.clone(), id, bell })
+    }
+
+    /// Takes the stream of the oldest caller.
+    ///
+    /// # Errors
+    /// [`Error::Again`], [`Error::Timeout`]: nobody has called.
+    pub fn accept(&self, timeout: Option<Duration>) -> Result<Stream, Error> {
+        let accepted = self.shared.until(self.bell, timeout, |fabric| fabric.engine.stream_accept(self.id));
+        let (id, bells, peer) = accepted?;
+        Stream::new(&self.shared, id, bells, peer).map_err(|refusal| refusal.error)
+    }
+
+    /// A descriptor that is readable, after [`Self::arm`] said yes, once something has happened. It ends with the listener.
+    ///
+    /// # Errors
+    /// [`Error::System`] without free descriptors.
+    pub fn descriptor(&self) -> Result<RawFd, Refusal> {
+        let mut guard = self.shared.enter().map_err(told)?;
+        let bell = guard.engine.listener_bell(self.id).map_err(told)?;
+        guard.cq_descriptor(bell)
+    }
+
+    /// Prepares the descriptor for sleep: BUSY when there may be something to accept already.
+    ///
+    /// # Errors
+    /// As [`Self::descriptor`].
+    pub fn arm(&self) -> Result<Armed, Refusal> {
+        let mut guard = self.shared.enter().map_err(told)?;
+        let bell = guard.engine.listener_bell(self.id).map_err(told)?;
+        guard.arm_bell(bell, |fabric| fabric.engine.listener_ready(self.id).map(|ready| ready.input))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // An error says that the fabric cannot be used any more, and with it the listener.
+        if let Ok(mut guard) = self.shared.enter() {
+            let bells = guard.engine.stream_unlisten(self.id);
+            guard.forget_bells(bells);
+        }
+    }
+}
+
+impl Stream {
+    /// Calls a service of a peer, and waits until the peer has answered.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the peer has no such service, [`Error::Limit`] when too many wait there, [`Error::Timeout`], the
+    /// peer's error when it has gone, [`Error::Invalid`] for what is no name.
+    pub fn connect(
+        shared: &Arc<Shared>,
+        peer: PeerId,
+        service: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Stream, Refusal> {
+        let stream = Stream::call(shared, peer, service)?;
+        stream
+            .await_answer(timeout)
+            .map_err(|error| Refusal::new(error, no_stream(error, service)))
+            .map(|()| stream)
+    }
+
+    /// Calls a service of a peer, without waiting: writing says [`Error::Again`] until the peer has answered.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is no name; the peer's error when it has gone.
+    pub fn call(shared: &Arc<Shared>, peer: PeerId, service: &str) -> Result<Stream, Refusal> {
+        let called = shared.enter().and_then(|mut guard| guard.engine.stream_connect(peer, service));
+        let (id, bells) = called.map_err(|error| Refusal::new(error, no_stream(error, service)))?;
+        Stream::new(shared, id, bells, peer)
+    }
+
+    fn new(shared: &Arc<Shared>, id: StreamId, bells: Bells, peer: PeerId) -> Result<Stream, Refusal> {
+        let (Some(input), Some(output)) = (bells.input, bells.output) else { return Err(no_bell()) };
+        Ok(Stream { shared: shared.clone(), id, input, output, peer })
+    }
+
+    /// Waits until the peer has accepted.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn await_answer(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        self.shared.until(self.output, timeout, |fabric| fabric.engine.stream_connected(self.id))
+    }
+
+    /// The peer at the other end.
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Reads what has come, at least a byte; 0 bytes are the end of the stream.
+    ///
+    /// # Errors
+    /// [`Error::Again`], [`Error::Timeout`]: nothing has come; the peer's error when it has gone, after what has come.
+    pub fn read(&self, to: &mut [u8], timeout: Option<Duration>) -> Result<usize, Error> {
+        if to.is_empty() {
+            return Ok(0);
+        }
+        self.shared.until(self.input, timeout, |fabric| fabric.engine.stream_read(self.id, to))
+    }
+
+    /// Writes all of `bytes`, or as much as may go in time; how much.
+    ///
+    /// # Errors
+    /// When nothing was written: [`Error::Again`], [`Error::Timeout`]; [`Error::Closed`] when a side has ended the stream; why
+    /// not, when the peer has gone or has refused.
+    pub fn write(&self, bytes: &[u8], timeout: Option<Duration>) -> Result<usize, Error> {
+        let mut written = 0;
+        let ended = self.shared.until(self.output, timeout, |fabric| {
+            written += fabric.engine.stream_write(self.id, &bytes[written..])?;
+            if written < bytes.len() {
+                Err(Error::Again)
+            } else {
+                Ok(())
+            }
+        });
+        match ended {
+            Err(error) if written == 0 => Err(error),
+            _ => Ok(written),
+        }
+    }
+
+    /// Says that no bytes follow: the peer reads the end of the stream behind the last one. Reading goes on.
+    ///
+    /// # Errors
+    /// [`Error::Again`] before the peer has answered; why not, when it has gone or has refused.
+    pub fn shut_down(&self) -> Result<(), Error> {
+        self.shared.enter()?.engine.stream_shut_down(self.id)
+    }
+
+    /// What can be done without waiting.
+    ///
+    /// # Errors
+    /// As [`Shared::enter`].
+    pub fn ready(&self) -> Result<Ready, Error> {
+        self.shared.enter()?.engine.stream_ready(self.id)
+    }
+
+    /// A descriptor that is readable, after [`Self::arm`] said yes, once something has happened. It ends with the stream.
+    ///
+    /// # Errors
+    /// [`Error::System`] without free descriptors.
+    pub fn descriptor(&self) -> Result<RawFd, Refusal> {
+        let mut guard = self.shared.enter().map_err(told)?;
+        let bell = guard.engine.stream_bell(self.id).map_err(told)?;
+        guard.cq_descriptor(bell)
+    }
+
+    /// Prepares the descriptor for sleep until one of what is `wanted` can be done: BUSY when it may be already.
+    ///
+    /// # Errors
+    /// As [`Self::descriptor`].
+    pub fn arm(&self, wanted: Ready) -> Result<Armed, Refusal> {
+        let mut guard = self.shared.enter().map_err(told)?;
+        let bell = guard.engine.stream_bell(self.id).map_err(told)?;
+        guard.arm_bell(bell, |fabric| {
+            let ready = fabric.engine.stream_ready(self.id)?;
+            Ok(ready.input && wanted.input || ready.output && wanted.output)
+        })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // As for a listener.
+        if let Ok(mut guard) = self.shared.enter() {
+            let bells = guard.engine.stream_close(self.id);
+            guard.forget_bells(bells);
+        }
+    }
+}
+
+impl Fabric {
+    /// Arms the descriptor of a bell, unless what it is rung for can be done already.
+    fn arm_bell(
+        &mut self,
+        bell: CqId,
+        is_ready: impl Fn(&Fabric) -> Result<bool, Error>,
+    ) -> Result<Armed, Refusal> {
+        // Entries are old news: what they told of is looked at now.
+        self.engine.take_completions(bell, |_| true);
+        if is_ready(self).map_err(told)? {
+            return Ok(Armed::Busy);
+        }
+        self.arm_cq(bell)
+    }
+
+    /// The descriptors of bells that are no more.
+    fn forget_bells(&mut self, bells: Bells) {
+        self.descriptors.retain(|descriptor| Some(descriptor.cq) != bells.any);
+    }
+}
+
+fn told(error: Error) -> Refusal {
+    Refusal::new(error, error.text())
+}
+
+fn no_bell() -> Refusal {
+    Refusal::new(Error::Internal, "a stream without a queue")
+}
+
+fn not_listening(error: Error, service: &str) -> String {
+    match error {
+        Error::NameInUse => format!("this fabric has a listener for {service:?} already"),
+        Error::Invalid => format!(
+            "service {service:?} or its backlog; accepted: 1 to 128 bytes without control characters, 1 to 4096 streams"
+        ),
+        _ => error.text().to_owned(),
+    }
+}
+
+fn no_stream(error: Error, service: &str) -> String {
+    match error {
+        Error::NotFound => format!("the peer has no listener for the service {service:?}"),
+        Error::Limit => {
+            format!("too many streams wait to be accepted by the peer's listener for {service:?}")
+        }
+        Error::Timeout => format!("the peer has not answered the call for the service {service:?} in time"),
+        Error::Invalid => format!("service {service:?}; accepted: 1 to 128 bytes without control characters"),
+        _ => error.text().to_owned(),
+    }
+}

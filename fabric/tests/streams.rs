@@ -1,0 +1,395 @@
+//! Byte streams between fabrics, over shared memory and TCP.
+
+mod common;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::process::{role, start};
+use common::{within, Party, Scratch, PATIENCE};
+use gridnet::core::error::Error;
+use gridnet::core::rail::{Armed, PeerId};
+use gridnet::core::stream::Ready;
+use gridnet::core::testing::random::Random;
+use gridnet::{Listener, Shared, Stream, ThreadLevel};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+
+const SHM: &[(&str, &str)] = &[("GRIDNET_RAILS", "shm")];
+const TCP: &[(&str, &str)] =
+    &[("GRIDNET_RAILS", "tcp"), ("GRIDNET_NET_INTERFACES", "127.0.0.1"), ("GRIDNET_NET_INSECURE", "1")];
+const BOTH: &[(&str, &str)] =
+    &[("GRIDNET_RAILS", "shm,tcp"), ("GRIDNET_NET_INTERFACES", "127.0.0.1"), ("GRIDNET_NET_INSECURE", "1")];
+const NOW: Option<Duration> = Some(Duration::ZERO);
+const LONG: Option<Duration> = Some(PATIENCE);
+const LEVELS: [ThreadLevel; 2] = [ThreadLevel::Serialized, ThreadLevel::Multiple];
+
+/// Bytes of a stream, told by their place.
+fn text(from: usize, len: usize) -> Vec<u8> {
+    (from..from + len).map(|place| (place % 251) as u8).collect()
+}
+
+/// Serves as many streams as come, one after the other, until one says nothing: gives back what it reads.
+fn echo(listener: &Listener) {
+    loop {
+        let stream = listener.accept(LONG).unwrap();
+        let mut bytes = vec![0; 100_000];
+        let mut total = 0;
+        loop {
+            match stream.read(&mut bytes, LONG).unwrap() {
+                0 if total == 0 => return,
+                0 => break stream.shut_down().unwrap(),
+                len => total += write_all(&stream, &bytes[..len]),
+            }
+        }
+        // The caller says that it has read all.
+        assert_eq!(stream.read(&mut bytes, LONG), Ok(0));
+    }
+}
+
+fn write_all(stream: &Stream, bytes: &[u8]) -> usize {
+    assert_eq!(stream.write(bytes, LONG), Ok(bytes.len()));
+    bytes.len()
+}
+
+fn read_exactly(stream: &Stream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        match stream.read(&mut bytes[done..], LONG).unwrap() {
+            0 => panic!("the stream ends after {done} of {len} bytes"),
+            more => done += more,
+        }
+    }
+    bytes
+}
+
+#[test]
+#[ignore = "a role that the other tests start"]
+fn child() {
+    let Some((role, dir)) = role() else { return };
+    let rails = match role.as_str() {
+        "shm" => SHM,
+        "tcp" => TCP,
+        _ => BOTH,
+    };
+    let party = Party::open(&dir, Some("peer"), ThreadLevel::Serialized, rails);
+    let listener = Listener::open(&party.shared, "echo", 16).unwrap();
+    println!("ready");
+    echo(&listener);
+}
+
+/// A fabric, and its peer by name.
+fn caller(scratch: &Scratch, level: ThreadLevel, rails: &[(&str, &str)]) -> (Party, PeerId) {
+    let party = Party::open(&scratch.0, None, level, rails);
+    let address = party.shared.lookup("peer", LONG).unwrap();
+    let peer = party.connect(&address);
+    (party, peer)
+}
+
+fn connect(shared: &Arc<Shared>, peer: PeerId) -> Stream {
+    Stream::connect(shared, peer, "echo", LONG).unwrap()
+}
+
+#[test]
+fn another_process_gives_back_what_it_is_told() {
+    for (name, rails) in [("shm", SHM), ("tcp", TCP)] {
+        for level in LEVELS {
+            within(4 * PATIENCE, move || {
+                let scratch = Scratch::new();
+                let _peer = start(name, &scratch.0);
+                let (party, peer) = caller(&scratch, level, rails);
+                let stream = connect(&party.shared, peer);
+                converse(&stream);
+                drop(stream);
+                connect(&party.shared, peer).shut_down().unwrap();
+            });
+        }
+    }
+}
+
+/// Says something short, something long, and something whose end the peer hears.
+fn converse(stream: &Stream) {
+    assert_eq!(stream.read(&mut [0], NOW), Err(Error::Again));
+    for round in 0..50 {
+        write_all(stream, &text(round, 8));
+        assert_eq!(read_exactly(stream, 8), text(round, 8));
+    }
+    // Less than both windows: the peer cannot go on reading when nobody reads what it gives back.
+    for (from, len) in [(0, 1), (7, 70_000), (9, 200_000)] {
+        write_all(stream, &text(from, len));
+        assert_eq!(read_exactly(stream, len), text(from, len));
+    }
+    write_all(stream, b"the last");
+    stream.shut_down().unwrap();
+    assert_eq!(stream.write(b"?", LONG), Err(Error::Closed));
+    assert_eq!(read_exactly(stream, 8), b"the last");
+    assert_eq!(stream.read(&mut [0], LONG), Ok(0));
+    assert_eq!(stream.read(&mut [0], LONG), Ok(0));
+}
+
+/// Two fabrics of this process, each with a thread of progress of its own, and a listener of the second.
+struct Local {
+    _scratch: Scratch,
+    parties: [Party; 2],
+    to_second: PeerId,
+    listener: Listener,
+}
+
+impl Local {
+    fn new(rails: &[(&str, &str)]) -> Local {
+        let scratch = Scratch::new();
+        let mut options = rails.to_vec();
+        options.extend([("GRIDNET_PROGRESS", "thread"), ("GRIDNET_STREAM_WINDOW", "64k")]);
+        let parties = [0, 1].map(|_| Party::open(&scratch.0, None, ThreadLevel::Multiple, &options));
+        let to_second = parties[0].connect(&parties[1].address());
+        let listener = Listener::open(&parties[1].shared, "echo", 4).unwrap();
+        Local { _scratch: scratch, parties, to_second, listener }
+    }
+
+    fn connect(&self) -> [Stream; 2] {
+        let ours = connect(&self.parties[0].shared, self.to_second);
+        [ours, self.listener.accept(LONG).unwrap()]
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.parties.iter().for_each(|party| party.shared.stop_progress());
+    }
+}
+
+#[test]
+fn what_the_peer_does_not_have_is_refused_and_so_is_a_crowd() {
+    within(4 * PATIENCE, || {
+        let local = Local::new(SHM);
+        let call = |service| Stream::connect(&local.parties[0].shared, local.to_second, service, LONG);
+        let refusal = call("nothing").unwrap_err();
+        assert_eq!(refusal.error, Error::NotFound);
+        assert!(refusal.reason.contains("\"nothing\""), "{}", refusal.reason);
+        assert_eq!(call("").unwrap_err().error, Error::Invalid);
+        let again = Listener::open(&local.parties[1].shared, "echo", 4).unwrap_err();
+        assert_eq!(again.error, Error::NameInUse);
+        let waiting: Vec<Stream> = (0..4).map(|_| call("echo").unwrap()).collect();
+        assert_eq!(call("echo").unwrap_err().error, Error::Limit);
+        let accepted = local.listener.accept(LONG).unwrap();
+        write_all(&accepted, b"you");
+        assert_eq!(read_exactly(&waiting[0], 3), b"you");
+        let next = call("echo").unwrap();
+        drop(accepted);
+        assert_eq!(waiting[0].read(&mut [0], LONG), Ok(0));
+        // Who is not accepted before the listener ends hears the end.
+        let other = Listener::open(&local.parties[1].shared, "other", 1).unwrap();
+        let lost = call("other").unwrap();
+        drop(other);
+        assert_eq!(lost.read(&mut [0], LONG), Ok(0));
+        assert_eq!(call("other").unwrap_err().error, Error::NotFound);
+        drop(next);
+    });
+}
+
+#[test]
+fn who_does_not_read_stops_its_own_stream_only() {
+    for rails in [SHM, TCP] {
+        within(4 * PATIENCE, || {
+            let local = Local::new(rails);
+            let [slow, slow_peer] = local.connect();
+            let [quick, quick_peer] = local.connect();
+            let bytes = text(0, 300_000);
+            let written = fill(&slow, &bytes);
+            // A window, and what stands in line where the rail had no room.
+            assert!((64 << 10..=(64 << 10) + 64 * 1024).contains(&written), "{written}");
+            assert_eq!(slow.write(b"more", Some(Duration::from_millis(1))), Err(Error::Timeout));
+            for round in 0..20 {
+                let part = text(round, 10_000);
+                write_all(&quick, &part);
+                assert_eq!(read_exactly(&quick_peer, 10_000), part);
+            }
+            assert_eq!(read_exactly(&slow_peer, written), bytes[..written]);
+            assert_eq!(slow.write(b"more", LONG), Ok(4));
+            assert_eq!(read_exactly(&slow_peer, 4), b"more");
+        });
+    }
+}
+
+/// Writes until nothing more may go, also not when what can be moved has moved.
+fn fill(stream: &Stream, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while let Ok(more) = stream.write(&bytes[written..], Some(Duration::from_millis(200))) {
+        written += more;
+    }
+    written
+}
+
+#[test]
+fn the_writer_hears_that_nobody_reads_any_more() {
+    within(4 * PATIENCE, || {
+        let local = Local::new(SHM);
+        let [ours, theirs] = local.connect();
+        write_all(&theirs, b"bye");
+        drop(theirs);
+        let start = Instant::now();
+        let error = loop {
+            match ours.write(&[1; 1000], LONG) {
+                Ok(_) => assert!(start.elapsed() < PATIENCE, "it does not hear it"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, Error::Closed);
+        assert_eq!(read_exactly(&ours, 3), b"bye");
+        assert_eq!(ours.read(&mut [0], LONG), Ok(0));
+    });
+}
+
+#[test]
+fn one_side_reads_while_another_thread_writes() {
+    const LEN: usize = 3_000_000;
+    for rails in [SHM, TCP] {
+        within(4 * PATIENCE, || {
+            let local = Local::new(rails);
+            let [ours, theirs] = local.connect();
+            std::thread::scope(|scope| {
+                for stream in [&ours, &theirs] {
+                    scope.spawn(move || {
+                        let mut random = Random::new(3);
+                        let mut at = 0;
+                        while at < LEN {
+                            let len = (1 + random.below(200_000) as usize).min(LEN - at);
+                            at += write_all(stream, &text(at, len));
+                        }
+                        stream.shut_down().unwrap();
+                    });
+                    scope.spawn(move || {
+                        assert!(read_exactly(stream, LEN) == text(0, LEN), "other bytes");
+                        assert_eq!(stream.read(&mut [0], LONG), Ok(0));
+                    });
+                }
+            });
+        });
+    }
+}
+
+/// One listener serves clients over shared memory and TCP at once.
+#[test]
+fn clients_over_different_rails_share_a_listener() {
+    within(4 * PATIENCE, || {
+        let scratch = Scratch::new();
+        let server = Party::open(&scratch.0, Some("peer"), ThreadLevel::Serialized, BOTH);
+        let listener = Listener::open(&server.shared, "echo", 8).unwrap();
+        let clients = [SHM, TCP].map(|rails| {
+            let dir = scratch.0.clone();
+            std::thread::spawn(move || {
+                let party = Party::open(&dir, None, ThreadLevel::Serialized, rails);
+                let address = party.shared.lookup("peer", LONG).unwrap();
+                let peer = party.connect(&address);
+                let stream = connect(&party.shared, peer);
+                write_all(&stream, &text(5, 50_000));
+                stream.shut_down().unwrap();
+                assert_eq!(read_exactly(&stream, 50_000), text(5, 50_000));
+                assert_eq!(stream.read(&mut [0], LONG), Ok(0));
+            })
+        });
+        let streams = [0, 1].map(|_| listener.accept(LONG).unwrap());
+        assert_ne!(streams[0].peer(), streams[1].peer());
+        for stream in streams {
+            let bytes = read_exactly(&stream, 50_000);
+            assert_eq!(stream.read(&mut [0], LONG), Ok(0));
+            write_all(&stream, &bytes);
+            stream.shut_down().unwrap();
+            assert_eq!(stream.read(&mut [0], LONG), Ok(0));
+        }
+        let guard = server.enter();
+        drop(guard);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+    });
+}
+
+#[test]
+fn a_peer_that_is_killed_is_an_error_after_what_it_wrote() {
+    for (name, rails) in [("shm", SHM), ("tcp", TCP)] {
+        within(6 * PATIENCE, move || {
+            let scratch = Scratch::new();
+            let mut peer = start(name, &scratch.0);
+            let mut options = rails.to_vec();
+            options.push(("GRIDNET_PEER_TIMEOUT", "200ms"));
+            let (party, to) = caller(&scratch, ThreadLevel::Serialized, &options);
+            let stream = connect(&party.shared, to);
+            write_all(&stream, b"the last");
+            let came = read_exactly(&stream, 4);
+            // The rest has come too: it was one write.
+            let rest = read_exactly(&stream, 4);
+            peer.kill();
+            assert_eq!([came, rest].concat(), b"the last");
+            let error = stream.read(&mut [0], LONG).unwrap_err();
+            assert_eq!(error, Error::PeerGone);
+            assert_eq!(stream.write(b"?", LONG), Err(Error::PeerGone));
+            let refused = Stream::connect(&party.shared, to, "echo", LONG).unwrap_err();
+            assert_eq!(refused.error, Error::PeerGone);
+        });
+    }
+}
+
+/// A loop that sleeps on descriptors only: nothing wakes it up but what happens.
+#[test]
+fn a_loop_over_descriptors_misses_nothing() {
+    const ROUNDS: usize = 200;
+    for (name, rails) in [("shm", SHM), ("tcp", TCP)] {
+        within(6 * PATIENCE, move || {
+            let scratch = Scratch::new();
+            let server = Party::open(&scratch.0, Some("peer"), ThreadLevel::Serialized, rails);
+            let listener = Listener::open(&server.shared, "echo", 8).unwrap();
+            let dir = scratch.0.clone();
+            let client = std::thread::spawn(move || {
+                let party = Party::open(&dir, None, ThreadLevel::Serialized, rails);
+                let address = party.shared.lookup("peer", LONG).unwrap();
+                let stream = connect(&party.shared, party.connect(&address));
+                for round in 0..ROUNDS {
+                    let len = 1 + (round * 997) % 9000;
+                    write_all(&stream, &text(round, len));
+                    assert_eq!(read_exactly(&stream, len), text(round, len));
+                }
+                stream.shut_down().unwrap();
+                assert_eq!(stream.read(&mut [0], LONG), Ok(0));
+            });
+            serve_by_descriptors(&listener, name);
+            client.join().unwrap();
+        });
+    }
+}
+
+fn serve_by_descriptors(listener: &Listener, name: &str) {
+    let stream = loop {
+        match listener.accept(NOW) {
+            Ok(stream) => break stream,
+            Err(error) => assert_eq!(error, Error::Again),
+        }
+        if listener.arm().unwrap() == Armed::Yes {
+            sleep_on(listener.descriptor().unwrap(), name);
+        }
+    };
+    let (mut bytes, mut left) = (vec![0; 5000], Vec::new());
+    loop {
+        // What waits to be written goes first: nothing is read meanwhile.
+        let wanted = Ready { input: left.is_empty(), output: !left.is_empty() };
+        let done = if left.is_empty() { stream.read(&mut bytes, NOW) } else { stream.write(&left, NOW) };
+        match done {
+            Ok(0) => break,
+            Ok(len) if left.is_empty() => left.extend_from_slice(&bytes[..len]),
+            Ok(len) => drop(left.drain(..len)),
+            Err(Error::Again) => {
+                if stream.arm(wanted).unwrap() == Armed::Yes {
+                    sleep_on(stream.descriptor().unwrap(), name);
+                }
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+fn sleep_on(descriptor: std::os::fd::RawFd, name: &str) {
+    // SAFETY: the descriptor lives as long as its stream, which the caller has.
+    let file = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let mut files = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+    assert_eq!(poll(&mut files, timeout), Ok(1), "a wake-up was lost over {name}");
+}
