@@ -1,8 +1,8 @@
 //! Byte streams: who may send how much, what has come, and what is to be said.
 //!
-//! [`Streams`] knows all streams and listeners of a fabric. It sends nothing by itself: what is to be said and who is to be woken
-//! lies in [`Streams::says`] and [`Streams::rings`], for the engine (`endpoint/streams.rs`) to take. Bytes go from the
-//! writer's memory to the rail, when [`Streams::room`] says how many may.
+//! `Streams` knows all streams and listeners of a fabric. It sends nothing by itself: what is to be said and who is to be woken
+//! lies in `Streams::says` and `Streams::rings`, for the engine (`endpoint/streams.rs`) to take. Bytes go from the
+//! writer's memory to the rail, when `Streams::room` says how many may.
 //!
 //! | file | concept |
 //! |---|---|
