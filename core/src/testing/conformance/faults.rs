@@ -16,7 +16,7 @@ const DELAYS: FaultPlan = FaultPlan { delay: 0.05, delay_polls: 5, ..FaultPlan::
 /// room, hears nothing for a while, and, where it retains, loses links, also just behind what it has delivered, and refuses calls.
 pub fn what_a_rail_may_do_loses_nothing<F: Fixture>(mut fixture: impl FnMut() -> F) {
     let (mut done, mut can) = (FaultCounters::default(), None);
-    for seed in 0..12 {
+    for seed in 0..8 {
         let plan = FaultPlan { seed, ..FaultPlan::ALLOWED };
         let mut pair = Pair::new(Faults::new(fixture(), plan));
         let mut random = Random::new(seed);
@@ -40,7 +40,7 @@ pub fn what_a_rail_may_do_loses_nothing<F: Fixture>(mut fixture: impl FnMut() ->
 fn assert_tried(done: &FaultCounters, can: &Capabilities) {
     assert!(done.no_room > 100 && done.deaf > 20, "{done:?}");
     if can.retains {
-        assert!(done.lost > 20 && done.lost_behind > 3 && done.refused > 5, "{done:?}");
+        assert!(done.lost > 12 && done.lost_behind > 1 && done.refused > 2, "{done:?}");
     } else {
         assert_eq!((done.lost, done.refused), (0, 0), "nothing is retained");
     }
@@ -49,19 +49,19 @@ fn assert_tried(done: &FaultCounters, can: &Capabilities) {
 /// Frames that are lost.
 pub fn lost_frames_leave_operations_pending<F: Fixture>(mut fixture: impl FnMut() -> F) {
     let done = check_all(RUNS, &mut fixture, FaultPlan { drop: 0.02, ..FaultPlan::NONE });
-    assert!(done.dropped > 5, "{done:?}");
+    assert!(done.dropped > 2, "{done:?}");
 }
 
 /// Frames that come twice.
 pub fn doubled_frames_deliver_nothing_wrong<F: Fixture>(mut fixture: impl FnMut() -> F) {
     let done = check_all(RUNS, &mut fixture, FaultPlan { duplicate: 0.02, ..FaultPlan::NONE });
-    assert!(done.duplicated > 5, "{done:?}");
+    assert!(done.duplicated > 2, "{done:?}");
 }
 
 /// Frames that overtake one another.
 pub fn reordered_frames_deliver_nothing_wrong<F: Fixture>(mut fixture: impl FnMut() -> F) {
     let done = check_all(RUNS, &mut fixture, FaultPlan { reorder: 0.02, ..FaultPlan::NONE });
-    assert!(done.reordered > 5, "{done:?}");
+    assert!(done.reordered > 2, "{done:?}");
 }
 
 /// All of that, and what a rail may do.
@@ -70,12 +70,12 @@ pub fn everything_at_once_delivers_nothing_wrong<F: Fixture>(mut fixture: impl F
     let broken = FaultPlan { drop: 0.01, duplicate: 0.01, reorder: 0.01, ..DELAYS };
     let done = check_all(2 * RUNS, &mut fixture, FaultPlan { no_room, deaf, deaf_polls, ..broken });
     let times = [done.dropped, done.duplicated, done.reordered, done.delayed, done.no_room, done.deaf];
-    assert!(times.iter().all(|times| *times > 5), "{done:?}");
+    assert!(times.iter().all(|times| *times > 2), "{done:?}");
 }
 
 /// A link that ends for good.
 pub fn a_cut_link_ends_everything<F: Fixture>(mut fixture: impl FnMut() -> F) {
-    for after in (0..150).step_by(11) {
+    for after in (0..150).step_by(21) {
         let plan = FaultPlan { disconnect_after: Some(after), ..FaultPlan::NONE };
         let run = run(fixture(), plan);
         assert!(after > 30 || run.counters.disconnected > 0, "{:?}", run.counters);
@@ -85,7 +85,7 @@ pub fn a_cut_link_ends_everything<F: Fixture>(mut fixture: impl FnMut() -> F) {
 }
 
 /// Seeds of each kind.
-const RUNS: u64 = 10;
+const RUNS: u64 = 6;
 
 /// Checks so many runs; what went wrong in all of them.
 fn check_all<F: Fixture>(runs: u64, fixture: &mut impl FnMut() -> F, plan: FaultPlan) -> FaultCounters {
