@@ -180,6 +180,16 @@
 #define GRIDNET_ACCESS_REMOTE_ATOMIC 8
 
 /**
+ * gridnet_stream_arm: there is something to be read, or the end.
+ */
+#define GRIDNET_STREAM_READABLE 1
+
+/**
+ * gridnet_stream_arm: something can be written, or nothing ever.
+ */
+#define GRIDNET_STREAM_WRITABLE 2
+
+/**
  * Complete only when the receiver has matched the message.
  */
 #define GRIDNET_SEND_SYNC 1
@@ -215,6 +225,11 @@ typedef struct gridnet_fabric gridnet_fabric;
 typedef struct gridnet_group gridnet_group;
 
 /**
+ * A listener: takes calls for a service.
+ */
+typedef struct gridnet_listener gridnet_listener;
+
+/**
  * A message that gridnet_tag_mprobe has taken: nobody else receives it.
  */
 typedef struct gridnet_message gridnet_message;
@@ -228,6 +243,11 @@ typedef struct gridnet_region gridnet_region;
  * The key of a peer's region, imported.
  */
 typedef struct gridnet_rkey gridnet_rkey;
+
+/**
+ * A stream: ordered bytes to and from a peer.
+ */
+typedef struct gridnet_stream gridnet_stream;
 
 /**
  * 0: done. Positive: in progress, or a number of things. Negative: an error.
@@ -1056,7 +1076,7 @@ gridnet_status gridnet_fabric_open(const struct gridnet_fabric_params *params,
                                    struct gridnet_fabric **fabric_out);
 
 /**
- * Closes a fabric, and with it every queue, endpoint, group, message, region and key made from it. Operations that have not
+ * Closes a fabric, and with it every queue, endpoint, group, message, region, key, listener and stream made from it. Operations that have not
  * completed are given up; what was sent before stays receivable by the peers.
  *
  * # Safety
@@ -1144,6 +1164,60 @@ gridnet_status gridnet_group_endpoint(struct gridnet_group *group,
  * `group` is NULL or a group, `rank_out` valid for a write.
  */
 gridnet_status gridnet_group_rank(struct gridnet_group *group, uint32_t source, size_t *rank_out);
+
+/**
+ * Begins to take calls for `service` (1 to 128 bytes without control characters); at most `backlog` of them wait to be
+ * accepted (1 to 4096, 0: 64), further ones are refused.
+ *
+ * Errors: GRIDNET_ERR_NAME_IN_USE when the fabric has a listener for the service, GRIDNET_ERR_INVALID.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `service` NULL or a C string, `listener_out` valid for a write.
+ */
+gridnet_status gridnet_listener_open(struct gridnet_fabric *fabric,
+                                     const char *service,
+                                     size_t backlog,
+                                     struct gridnet_listener **listener_out);
+
+/**
+ * Takes no more calls. Streams that nobody has accepted end; those that were accepted stay.
+ *
+ * # Safety
+ * `listener` is NULL or a listener that no other call uses.
+ */
+gridnet_status gridnet_listener_close(struct gridnet_listener *listener);
+
+/**
+ * Takes the stream of the oldest caller; waits for one at most `timeout_ns` nanoseconds (negative: for ever, 0: not at
+ * all). gridnet_stream_source says who has called.
+ *
+ * Errors: GRIDNET_ERR_AGAIN, GRIDNET_ERR_TIMEOUT: nobody has called.
+ *
+ * # Safety
+ * `listener` is NULL or a listener, `stream_out` valid for a write.
+ */
+gridnet_status gridnet_listener_accept(struct gridnet_listener *listener,
+                                       int64_t timeout_ns,
+                                       struct gridnet_stream **stream_out);
+
+/**
+ * A descriptor for poll, select and epoll: readable, after gridnet_listener_arm said GRIDNET_OK, once something has
+ * happened. It belongs to the listener and is closed with it.
+ *
+ * # Safety
+ * `listener` is NULL or a listener, `fd_out` valid for a write.
+ */
+gridnet_status gridnet_listener_fd(struct gridnet_listener *listener,
+                                   int *fd_out);
+
+/**
+ * Prepares the descriptor for sleep. GRIDNET_OK: it becomes readable when something happens. GRIDNET_BUSY: somebody may
+ * have called already; accept, then arm again.
+ *
+ * # Safety
+ * `listener` is NULL or a listener.
+ */
+gridnet_status gridnet_listener_arm(struct gridnet_listener *listener);
 
 /**
  * Takes a loan: memory of `len` bytes that peers of this host can read where it lies. `data_out` gets where it begins, at
@@ -1512,6 +1586,100 @@ const char *gridnet_status_text(gridnet_status status);
  * valid until the next call that fails in this thread.
  */
 const char *gridnet_last_error(void);
+
+/**
+ * Calls the service of that name of an endpoint's peer, and waits for the answer at most `timeout_ns` nanoseconds
+ * (negative: for ever). 0 does not wait: GRIDNET_IN_PROGRESS, and writing says GRIDNET_ERR_AGAIN until the peer has
+ * answered. The stream stays when the endpoint is closed.
+ *
+ * Errors: GRIDNET_ERR_NOT_FOUND when the peer does not listen for the service, GRIDNET_ERR_LIMIT when too many wait there,
+ * GRIDNET_ERR_TIMEOUT, GRIDNET_ERR_PEER_GONE, GRIDNET_ERR_INVALID for what is no name.
+ *
+ * # Safety
+ * `endpoint` is NULL or an endpoint, `service` NULL or a C string, `stream_out` valid for a write.
+ */
+gridnet_status gridnet_stream_connect(struct gridnet_endpoint *endpoint,
+                                      const char *service,
+                                      int64_t timeout_ns,
+                                      struct gridnet_stream **stream_out);
+
+/**
+ * Ends a stream: what was written before still goes out while the fabric makes progress, what comes is not read.
+ *
+ * # Safety
+ * `stream` is NULL or a stream that no other call uses.
+ */
+gridnet_status gridnet_stream_close(struct gridnet_stream *stream);
+
+/**
+ * The number of the peer, as completions have it; gridnet_endpoint_open_source opens an endpoint to it.
+ *
+ * # Safety
+ * `stream` is NULL or a stream, `source_out` valid for a write.
+ */
+gridnet_status gridnet_stream_source(struct gridnet_stream *stream, uint32_t *source_out);
+
+/**
+ * Reads what has come, at most `size` bytes; waits for the first at most `timeout_ns` nanoseconds (negative: for ever,
+ * 0: not at all). `count_out` gets how many: 0 is the end of the stream.
+ *
+ * Errors: GRIDNET_ERR_AGAIN, GRIDNET_ERR_TIMEOUT: nothing has come; after what has come, GRIDNET_ERR_PEER_GONE.
+ *
+ * # Safety
+ * `stream` is NULL or a stream, `data_out` has room for `size` bytes, `count_out` is valid for a write.
+ */
+gridnet_status gridnet_stream_read(struct gridnet_stream *stream,
+                                   void *data_out,
+                                   size_t size,
+                                   int64_t timeout_ns,
+                                   size_t *count_out);
+
+/**
+ * Writes `size` bytes, or as many as may go within `timeout_ns` nanoseconds (negative: for ever, 0: those that may go at
+ * once). `count_out` gets how many. The memory may be reused at once.
+ *
+ * Errors, when nothing was written: GRIDNET_ERR_AGAIN, GRIDNET_ERR_TIMEOUT; GRIDNET_ERR_CLOSED when a side has ended the
+ * stream; GRIDNET_ERR_PEER_GONE; what gridnet_stream_connect says, when the peer has refused.
+ *
+ * # Safety
+ * `stream` is NULL or a stream, `data` points to `size` bytes, `count_out` is valid for a write.
+ */
+gridnet_status gridnet_stream_write(struct gridnet_stream *stream,
+                                    const void *data,
+                                    size_t size,
+                                    int64_t timeout_ns,
+                                    size_t *count_out);
+
+/**
+ * Says that no bytes follow: the peer reads the end of the stream behind the last one. Reading goes on.
+ *
+ * Errors: GRIDNET_ERR_AGAIN before the peer has answered, GRIDNET_ERR_PEER_GONE; what gridnet_stream_connect says, when
+ * the peer has refused.
+ *
+ * # Safety
+ * `stream` is NULL or a stream.
+ */
+gridnet_status gridnet_stream_shutdown(struct gridnet_stream *stream);
+
+/**
+ * A descriptor for poll, select and epoll: readable, after gridnet_stream_arm said GRIDNET_OK, once something has
+ * happened. It belongs to the stream and is closed with it.
+ *
+ * # Safety
+ * `stream` is NULL or a stream, `fd_out` valid for a write.
+ */
+gridnet_status gridnet_stream_fd(struct gridnet_stream *stream,
+                                 int *fd_out);
+
+/**
+ * Prepares the descriptor for sleep until one of `events` (GRIDNET_STREAM_*) is so. GRIDNET_OK: it becomes readable when
+ * something happens. GRIDNET_BUSY: it may be so already; read or write, then arm again.
+ *
+ * # Safety
+ * `stream` is NULL or a stream.
+ */
+gridnet_status gridnet_stream_arm(struct gridnet_stream *stream,
+                                  uint32_t events);
 
 /**
  * Sends `len` bytes with `tag`.

@@ -16,9 +16,11 @@ use crate::endpoint::gridnet_endpoint;
 use crate::group::gridnet_group;
 use crate::grow::{read_params, Growing};
 use crate::handle::{object, Handle};
+use crate::listener::gridnet_listener;
 use crate::probe::gridnet_message;
 use crate::region::{gridnet_region, gridnet_rkey};
 use crate::status::{gridnet_status, GRIDNET_OK};
+use crate::stream::gridnet_stream;
 
 /// Only the thread that opened the fabric calls.
 pub const GRIDNET_THREAD_SINGLE: u32 = 0;
@@ -67,6 +69,8 @@ pub(crate) enum Child {
     Message(*mut gridnet_message),
     Region(*mut gridnet_region),
     Rkey(*mut gridnet_rkey),
+    Listener(*mut gridnet_listener),
+    Stream(*mut gridnet_stream),
 }
 
 // SAFETY: addresses of handles, which are valid on any thread.
@@ -166,7 +170,7 @@ fn level_of(level: u32) -> Result<ThreadLevel, Failure> {
 
 /// # Safety
 /// `pointer` is NULL or a C string.
-unsafe fn text(pointer: *const c_char, what: &str) -> Result<Option<String>, Failure> {
+pub(crate) unsafe fn text(pointer: *const c_char, what: &str) -> Result<Option<String>, Failure> {
     if pointer.is_null() {
         return Ok(None);
     }
@@ -194,7 +198,7 @@ unsafe fn options(mut pointer: *const *const c_char) -> Result<Vec<(String, Stri
     Ok(options)
 }
 
-/// Closes a fabric, and with it every queue, endpoint, group, message, region and key made from it. Operations that have not
+/// Closes a fabric, and with it every queue, endpoint, group, message, region, key, listener and stream made from it. Operations that have not
 /// completed are given up; what was sent before stays receivable by the peers.
 ///
 /// # Safety
@@ -221,6 +225,10 @@ pub unsafe extern "C" fn gridnet_fabric_close(fabric: *mut gridnet_fabric) -> gr
                     Child::Message(m) => Handle::<crate::probe::MessageObject>::close(m.cast()).map(drop),
                     Child::Region(r) => Handle::<crate::region::RegionObject>::close(r.cast()).map(drop),
                     Child::Rkey(k) => Handle::<crate::region::RkeyObject>::close(k.cast()).map(drop),
+                    Child::Listener(l) => {
+                        Handle::<crate::listener::ListenerObject>::close(l.cast()).map(drop)
+                    }
+                    Child::Stream(s) => Handle::<crate::stream::StreamObject>::close(s.cast()).map(drop),
                 }
             };
         }

@@ -21,6 +21,7 @@
 //! | `region.rs` | regions and keys |
 //! | `onesided.rs` | put, get, atomic operations, flush |
 //! | `loan.rs` | messages that are read where they were written |
+//! | `listener.rs`, `stream.rs` | byte streams |
 //! | `counters.rs` | counters and explanations |
 
 #![allow(non_camel_case_types, reason = "the names are those of the C API")]
@@ -34,12 +35,14 @@ pub mod group;
 mod grow;
 mod handle;
 pub mod iov;
+pub mod listener;
 pub mod loan;
 pub mod node;
 pub mod onesided;
 pub mod probe;
 pub mod region;
 pub mod status;
+pub mod stream;
 pub mod tag;
 
 pub use counters::*;
@@ -48,10 +51,12 @@ pub use endpoint::*;
 pub use fabric::*;
 pub use group::*;
 pub use iov::*;
+pub use listener::*;
 pub use loan::*;
 pub use node::*;
 pub use onesided::*;
 pub use probe::*;
 pub use region::*;
 pub use status::*;
+pub use stream::*;
 pub use tag::*;

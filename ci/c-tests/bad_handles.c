@@ -69,6 +69,18 @@ static void null_arguments(struct handles h)
     CHECK_NULL(gridnet_get(h.endpoint, buffer, 8, NULL, 0, NULL));
     CHECK_NULL(gridnet_atomic(h.endpoint, h.rkey, NULL));
     CHECK_NULL(gridnet_atomic(h.endpoint, NULL, &one));
+    CHECK_NULL(gridnet_listener_open(h.fabric, NULL, 0, &out.listener));
+    CHECK_NULL(gridnet_listener_open(h.fabric, "more", 0, NULL));
+    CHECK_NULL(gridnet_listener_accept(h.listener, 0, NULL));
+    CHECK_NULL(gridnet_listener_fd(h.listener, NULL));
+    CHECK_NULL(gridnet_stream_connect(h.endpoint, NULL, 0, &out.stream));
+    CHECK_NULL(gridnet_stream_connect(h.endpoint, "all", 0, NULL));
+    CHECK_NULL(gridnet_stream_source(h.stream, NULL));
+    CHECK_NULL(gridnet_stream_read(h.stream, NULL, 8, 0, &out.size));
+    CHECK_NULL(gridnet_stream_read(h.stream, buffer, 8, 0, NULL));
+    CHECK_NULL(gridnet_stream_write(h.stream, NULL, 8, 0, &out.size));
+    CHECK_NULL(gridnet_stream_write(h.stream, buffer, 8, 0, NULL));
+    CHECK_NULL(gridnet_stream_fd(h.stream, NULL));
     CHECK_NULL(gridnet_group_create(h.cq, NULL, 1, &out.group));
     CHECK_NULL(gridnet_group_create(h.cq, &h.address, 1, NULL));
     CHECK_NULL(gridnet_group_size(h.group, NULL));
@@ -88,6 +100,8 @@ static struct handles exchanged(struct handles h)
     wrong.message = (gridnet_message *)h.cq;
     wrong.region = (gridnet_region *)h.rkey;
     wrong.rkey = (gridnet_rkey *)h.region;
+    wrong.listener = (gridnet_listener *)h.stream;
+    wrong.stream = (gridnet_stream *)h.listener;
     return wrong;
 }
 

@@ -14,6 +14,8 @@ struct handles {
     gridnet_message *message;
     gridnet_region *region;
     gridnet_rkey *rkey;
+    gridnet_listener *listener;
+    gridnet_stream *stream;
     /* Of the fabric, to call what is right but for the handle. */
     gridnet_address address;
     gridnet_key key;
@@ -28,6 +30,8 @@ static struct {
     gridnet_message *message;
     gridnet_region *region;
     gridnet_rkey *rkey;
+    gridnet_listener *listener;
+    gridnet_stream *stream;
     gridnet_key key;
     gridnet_address address;
     gridnet_counters counters;
@@ -105,6 +109,8 @@ static inline struct handles all_handles(struct node *node)
     h.region = register_memory(node, buffer, sizeof buffer, ALL);
     CHECK_OK(gridnet_region_key(h.region, &h.key));
     CHECK_OK(gridnet_rkey_import(h.endpoint, &h.key, &h.rkey));
+    CHECK_OK(gridnet_listener_open(h.fabric, "all", 0, &h.listener));
+    CHECK_OK(gridnet_stream_connect(h.endpoint, "all", WAIT_NS, &h.stream));
     return h;
 }
 
@@ -144,6 +150,23 @@ static inline void region_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_region_close(h.region));
 }
 
+static inline void stream_calls(struct handles h, gridnet_status expected)
+{
+    CHECK_STATUS(expected, gridnet_listener_open(h.fabric, "more", 0, &out.listener));
+    CHECK_STATUS(expected, gridnet_listener_accept(h.listener, 0, &out.stream));
+    CHECK_STATUS(expected, gridnet_listener_fd(h.listener, &out.fd));
+    CHECK_STATUS(expected, gridnet_listener_arm(h.listener));
+    CHECK_STATUS(expected, gridnet_stream_connect(h.endpoint, "all", 0, &out.stream));
+    CHECK_STATUS(expected, gridnet_stream_source(h.stream, &out.source));
+    CHECK_STATUS(expected, gridnet_stream_read(h.stream, buffer, sizeof buffer, 0, &out.size));
+    CHECK_STATUS(expected, gridnet_stream_write(h.stream, buffer, sizeof buffer, 0, &out.size));
+    CHECK_STATUS(expected, gridnet_stream_shutdown(h.stream));
+    CHECK_STATUS(expected, gridnet_stream_fd(h.stream, &out.fd));
+    CHECK_STATUS(expected, gridnet_stream_arm(h.stream, GRIDNET_STREAM_READABLE));
+    CHECK_STATUS(expected, gridnet_stream_close(h.stream));
+    CHECK_STATUS(expected, gridnet_listener_close(h.listener));
+}
+
 /* All of them; none does anything. */
 static inline void all_calls(struct handles h, gridnet_status expected)
 {
@@ -172,6 +195,7 @@ static inline void all_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_group_rank(h.group, 0, &out.size));
     message_calls(h, expected);
     region_calls(h, expected);
+    stream_calls(h, expected);
     CHECK_STATUS(expected, gridnet_group_destroy(h.group));
     CHECK_STATUS(expected, gridnet_endpoint_close(h.endpoint));
     CHECK_STATUS(expected, gridnet_cq_destroy(h.cq));
