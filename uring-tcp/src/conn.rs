@@ -15,7 +15,7 @@ use crate::line::Line;
 use crate::out::{Out, Taken, RECORD_ACK, RECORD_BYE, RECORD_PATH_OVER};
 use crate::shallow::{Room, Shallow};
 use crate::socket::Stream;
-use crate::watch::Want;
+use crate::watch::{Turn, Want};
 
 /// Frames after which the peer is told that they have come, when nothing else is said to it.
 const ACK_FRAMES: u64 = 256;
@@ -76,6 +76,8 @@ pub(crate) struct Conn {
     /// What its watch waits for, if it has one.
     pub(crate) watched: Option<Want>,
     pub(crate) source: Source,
+    /// The receive of the ring by which it reads, if it does.
+    pub(crate) turn: Turn,
     /// The last word was said.
     has_ended: bool,
     /// Why nothing can be sent any more.
@@ -90,6 +92,11 @@ pub(crate) struct Outcome {
 }
 
 impl Conn {
+    /// Whether what comes of this receive of the ring is for this connection, and not for one that had its number before.
+    pub(crate) fn is_received_in(&self, turn: Turn) -> bool {
+        self.source != Source::Calls && self.turn == turn
+    }
+
     pub(crate) fn new(stream: Stream, window: Window, keeps: bool) -> Conn {
         Conn {
             line: Arc::new(Line::new(stream, Out::new(window, keeps))),
@@ -109,6 +116,7 @@ impl Conn {
             is_owing: false,
             watched: None,
             source: Source::Calls,
+            turn: Turn::default(),
             has_ended: false,
             broken: None,
         }

@@ -17,7 +17,7 @@ use gridnet_core::rail::Refusal;
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::watch::{Arrival, Want, Watched, RECV, SQPOLL};
+use crate::watch::{Arrival, Turn, Want, Watched, RECV, SQPOLL};
 #[cfg(test)]
 pub(crate) use buffers::BUFFER_BYTES;
 use receiving::Receiving;
@@ -155,24 +155,23 @@ impl Ring {
         self.receiving.as_ref().is_some_and(|receiving| receiving.has_room())
     }
 
-    /// Receives from the connection of a link from the next [`Self::submit`] on, until the last [`Arrival`] says otherwise. False
-    /// where there is no room for it, or it is received from already.
-    pub(crate) fn receive(&mut self, file: &impl AsFd, link: u32) -> bool {
+    /// Receives from the connection of a link from the next [`Self::submit`] on, until the last [`Arrival`] says otherwise; returns
+    /// the turn that all of them name. `None` where there is no room for it, or it is received from already.
+    pub(crate) fn receive(&mut self, file: &impl AsFd, link: u32) -> Option<Turn> {
         let file = file.as_fd().as_raw_fd();
-        let Some(receiving) = &mut self.receiving else { return false };
         // By its place in the table: a descriptor could be another file's by the time when the kernel looks it up.
-        let Some(place) = receiving.enter(&self.ring.submitter(), link, file) else { return false };
+        let (place, turn) = self.receiving.as_mut()?.enter(&self.ring.submitter(), link, file)?;
         let request = opcode::RecvMulti::new(types::Fixed(place), buffers::GROUP).build();
-        let is_pushed = self.push(&request.user_data(Token::Receive(link).bits())).is_ok();
+        let is_pushed = self.push(&request.user_data(Token::Receive(link, turn).bits())).is_ok();
         if !is_pushed {
             self.release(link);
         }
-        is_pushed
+        is_pushed.then_some(turn)
     }
 
     /// Asks for the end of what [`Self::receive`] has begun; false when the kernel takes no more requests.
-    pub(crate) fn stop_receiving(&mut self, link: u32) -> bool {
-        let request = opcode::AsyncCancel::new(Token::Receive(link).bits()).build();
+    pub(crate) fn stop_receiving(&mut self, link: u32, turn: Turn) -> bool {
+        let request = opcode::AsyncCancel::new(Token::Receive(link, turn).bits()).build();
         self.push(&request.user_data(Token::Nobody.bits())).is_ok()
     }
 
@@ -201,6 +200,10 @@ impl Ring {
     fn push(&mut self, request: &squeue::Entry) -> Result<(), Refusal> {
         if self.ring.submission().is_full() {
             self.submit();
+            if self.ring.params().is_setup_sqpoll() {
+                // The kernel's thread takes them, and a full queue is no fault of this connection.
+                let _ = self.ring.submitter().squeue_wait();
+            }
         }
         // SAFETY: no request names memory. A descriptor is looked up when the request is submitted; buffers are those of the ring,
         // which stay until the kernel has let go of them (`Buffers`).
@@ -250,13 +253,13 @@ impl Ring {
             match Token::of(completion.user_data()) {
                 Token::Nobody => {}
                 Token::Watch(what) => ready.push(what),
-                Token::Receive(link) => {
+                Token::Receive(link, turn) => {
                     let buffer = cqueue::buffer_select(flags);
                     buffer.iter().for_each(|number| receiving.buffers.note_filled(*number));
                     if is_last {
                         receiving.leave(&submitter, link);
                     }
-                    ready.push(Watched::Received(link, Arrival { result, buffer, is_last }));
+                    ready.push(Watched::Received(link, Arrival { result, buffer, is_last, turn }));
                 }
                 Token::Accept(place) => {
                     if is_last {
@@ -302,8 +305,8 @@ enum Token {
     /// Nobody waits for what comes of it.
     Nobody,
     Watch(Watched),
-    /// The connection of the link of this number.
-    Receive(u32),
+    /// The connection of the link of this number, in this turn.
+    Receive(u32, Turn),
     /// The listener of this place.
     Accept(u32),
 }
@@ -316,15 +319,15 @@ impl Token {
         match self {
             Token::Nobody => 0,
             Token::Watch(what) => what.token(),
-            Token::Receive(link) => Token::RECEIVE | u64::from(link),
+            Token::Receive(link, Turn(turn)) => u64::from(turn) << 40 | Token::RECEIVE | u64::from(link),
             Token::Accept(place) => Token::ACCEPT | u64::from(place),
         }
     }
 
     fn of(bits: u64) -> Token {
         let index = bits as u32;
-        match bits - u64::from(index) {
-            Token::RECEIVE => Token::Receive(index),
+        match bits & 0xff << 32 {
+            Token::RECEIVE => Token::Receive(index, Turn((bits >> 40) as u32)),
             Token::ACCEPT => Token::Accept(index),
             _ => Watched::from_token(bits).map_or(Token::Nobody, Token::Watch),
         }

@@ -38,6 +38,18 @@ pub(crate) struct Arrival {
     pub(crate) buffer: Option<u16>,
     /// Nothing more is received for the link.
     pub(crate) is_last: bool,
+    /// Of which receive it is: numbers of further paths are given to others while the kernel still has something for the one before.
+    pub(crate) turn: Turn,
+}
+
+/// A number of each receive, of 24 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Turn(pub(crate) u32);
+
+impl Turn {
+    pub(crate) fn next(self) -> Turn {
+        Turn(self.0.wrapping_add(1) & 0xff_ffff)
+    }
 }
 
 impl Watched {

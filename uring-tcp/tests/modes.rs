@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{allowed, forbid, ipv6, key, tls, Tcp};
 use gridnet_core::error::Error;
 #[allow(clippy::wildcard_imports, reason = "the list of cases names all of them")]
@@ -10,7 +12,7 @@ use gridnet_core::testing::conformance::*;
 use gridnet_core::testing::node::anything;
 use gridnet_core::testing::pair::{Fixture, Pair};
 use gridnet_core::{conformance_call_each, conformance_cases};
-use gridnet_uring_tcp::{Engine, Multirail, TcpConfig, TcpRail, Window};
+use gridnet_uring_tcp::{Engine, Multirail, TcpConfig, TcpRail, Tuning, Window};
 
 const MODES: [Engine; 2] = [Engine::IoUringRecv, Engine::IoUringSqpoll];
 const SMALLEST: Window = Window { bytes: 256 << 10, frames: 1024 };
@@ -43,7 +45,24 @@ fn short_suites_pass_where_io_uring_receives() {
         reliability::two_that_call_each_other_again_have_one_link
         reliability::operations_on_regions_happen_once
     }
-    reliability::loans_survive_cuts(Tcp { multirail: Multirail::Alike(3), ..new() });
+}
+
+/// Further paths come and go, and others take their numbers.
+#[test]
+fn further_paths_survive_cuts_where_io_uring_receives() {
+    let tuning = Tuning { keep_alive: Some(Duration::from_secs(1)), ..Tuning::default() };
+    let new =
+        || Tcp { multirail: Multirail::Alike(3), tuning: tuning.clone(), ..Tcp::new(Engine::IoUringRecv) };
+    let mut pair = Pair::new(new());
+    let node = pair.b.address().node;
+    let is_wide = pair.run_until(|pair| {
+        let rail = &pair.a.engine().rails()[0];
+        rail.link_with(node).is_some_and(|link| rail.further(link) == 2)
+    });
+    assert!(is_wide, "no further paths");
+    reliability::loans_survive_cuts(new());
+    reliability::cuts_amid_the_repetition_are_survived(new());
+    reliability::messages_survive_many_cuts(new);
 }
 
 #[test]

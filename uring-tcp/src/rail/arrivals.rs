@@ -34,10 +34,11 @@ impl TcpRail {
         }
         let stream = &conn.line.stream;
         // Why a connection broke is found by reading.
-        if stream.is_sealed() || conn.is_broken() || !ring.receive(stream, index) {
+        if stream.is_sealed() || conn.is_broken() {
             return false;
         }
-        conn.source = Source::Ring;
+        let Some(turn) = ring.receive(stream, index) else { return false };
+        (conn.source, conn.turn) = (Source::Ring, turn);
         true
     }
 
@@ -48,7 +49,7 @@ impl TcpRail {
         };
         if conn.source == Source::Ring {
             // It leaves with the other requests of the round.
-            if self.watcher.receiver().is_some_and(|ring| ring.stop_receiving(index)) {
+            if self.watcher.receiver().is_some_and(|ring| ring.stop_receiving(index, conn.turn)) {
                 conn.source = Source::RingStill;
             }
         }
@@ -62,7 +63,9 @@ impl TcpRail {
             ring.give_back(arrival);
         }
         let (has_room, is_over) = (self.hot.len() < HOT_LINKS, self.is_over(index));
-        let Some(conn) = self.conn(index).filter(|_| !is_over) else { return taken };
+        let Some(conn) = self.conn(index).filter(|conn| !is_over && conn.is_received_in(arrival.turn)) else {
+            return taken;
+        };
         let is_large = conn.inbox.segment_left() >= LARGE_BYTES;
         if !arrival.is_last {
             if is_large && has_room {
@@ -112,7 +115,7 @@ impl TcpRail {
         let Some(link) = self.links.get_mut(index as usize) else { return 0 };
         let part_of = link.part_of();
         let State::Live(conn) = &mut link.state else { return 0 };
-        if bytes.is_empty() {
+        if bytes.is_empty() || !conn.is_received_in(arrival.turn) {
             return 0;
         }
         let received = match part_of {

@@ -6,6 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use io_uring::{opcode, Probe, Submitter};
 
 use super::buffers::Buffers;
+use crate::watch::Turn;
 
 /// Connections that a ring receives for at a time; a process has no more descriptors than 1024 on many systems, and the table
 /// may not be larger than that.
@@ -15,6 +16,8 @@ const FILES: u32 = 512;
 #[derive(Debug)]
 pub(super) struct Receiving {
     pub(super) buffers: Buffers,
+    /// The last receive.
+    turn: Turn,
     /// Places of the table that are free.
     free: Vec<u32>,
     /// The place of each connection, by the number of its link.
@@ -48,6 +51,7 @@ impl Receiving {
             free: (0..FILES).rev().collect(),
             places: HashMap::new(),
             accepts,
+            turn: Turn::default(),
             listeners: Vec::new(),
             accepted: VecDeque::new(),
             process: std::process::id(),
@@ -60,7 +64,7 @@ impl Receiving {
     }
 
     /// Puts the connection of a link into the table; its place, if there is one.
-    pub(super) fn enter(&mut self, submitter: &Submitter<'_>, link: u32, file: RawFd) -> Option<u32> {
+    pub(super) fn enter(&mut self, submitter: &Submitter<'_>, link: u32, file: RawFd) -> Option<(u32, Turn)> {
         if self.places.contains_key(&link) {
             return None;
         }
@@ -70,7 +74,8 @@ impl Receiving {
             return None;
         }
         self.places.insert(link, place);
-        Some(place)
+        self.turn = self.turn.next();
+        Some((place, self.turn))
     }
 
     /// Takes the connection of a link out of the table, for which nothing is received any more.

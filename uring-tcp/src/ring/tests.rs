@@ -37,8 +37,8 @@ fn bytes_come_in_order_also_when_buffers_run_out() {
         let bytes: Vec<u8> = (0..4_000_000_u32).map(|i| (i / 7) as u8).collect();
         let (mut sent, mut came, mut ran_out) = (0, Vec::new(), 0);
         let mut kept = Vec::new();
-        assert!(ring.receive(&other, 7));
-        assert!(!ring.receive(&other, 7), "once at a time");
+        let mut turn = ring.receive(&other, 7).unwrap();
+        assert_eq!(ring.receive(&other, 7), None, "once at a time");
         while came.len() < bytes.len() {
             sent += send_some(&one, &bytes[sent..]);
             let mut ready = Vec::new();
@@ -46,6 +46,7 @@ fn bytes_come_in_order_also_when_buffers_run_out() {
             ring.collect(&mut ready);
             for what in ready {
                 let Watched::Received(7, arrival) = what else { panic!("{what:?}") };
+                assert_eq!(arrival.turn, turn, "of another receive");
                 came.extend_from_slice(ring.bytes(arrival));
                 kept.push(arrival);
                 if arrival.is_last {
@@ -53,7 +54,8 @@ fn bytes_come_in_order_also_when_buffers_run_out() {
                     ran_out += 1;
                     // None was given back so far.
                     kept.drain(..).for_each(|arrival| ring.give_back(arrival));
-                    assert!(ring.receive(&other, 7));
+                    let next = ring.receive(&other, 7).unwrap();
+                    assert_ne!(std::mem::replace(&mut turn, next), next);
                 }
             }
         }
@@ -66,10 +68,10 @@ fn an_end_that_was_asked_for_comes_last_and_loses_nothing() {
     for mut ring in rings() {
         let (one, other) = pair();
         for round in 0..50u8 {
-            assert!(ring.receive(&other, 3));
+            let turn = ring.receive(&other, 3).unwrap();
             ring.submit();
             assert_eq!(send_some(&one, &[round]), 1);
-            assert!(ring.stop_receiving(3));
+            assert!(ring.stop_receiving(3, turn));
             let (mut came, mut is_over) = (Vec::new(), false);
             while !is_over {
                 for what in look(&mut ring) {
@@ -95,12 +97,12 @@ fn an_end_that_was_asked_for_comes_last_and_loses_nothing() {
 fn the_end_of_a_connection_is_told_once() {
     for mut ring in rings() {
         let (one, other) = pair();
-        assert!(ring.receive(&other, 1));
+        let turn = ring.receive(&other, 1).unwrap();
         ring.submit();
         one.end_sending();
         let told = look(&mut ring);
-        assert_eq!(told, [Watched::Received(1, Arrival { result: 0, buffer: None, is_last: true })]);
-        assert!(ring.receive(&other, 1), "its place is free");
+        assert_eq!(told, [Watched::Received(1, Arrival { result: 0, buffer: None, is_last: true, turn })]);
+        assert!(ring.receive(&other, 1).is_some(), "its place is free");
     }
 }
 
@@ -109,7 +111,7 @@ fn the_end_of_a_connection_is_told_once() {
 fn what_comes_rings_the_bell() {
     for mut ring in rings() {
         let (one, other) = pair();
-        assert!(ring.receive(&other, 1));
+        assert!(ring.receive(&other, 1).is_some());
         ring.submit();
         ring.arm();
         assert_eq!(send_some(&one, b"x"), 1);
@@ -122,13 +124,13 @@ fn what_comes_rings_the_bell() {
 #[test]
 fn bytes_belong_to_one_side_at_a_time() {
     for mut ring in rings() {
-        let nobodys = |number| Arrival { result: 8, buffer: Some(number), is_last: false };
+        let nobodys = |number| Arrival { result: 8, buffer: Some(number), is_last: false, turn: Turn(0) };
         for number in [0, 1, 127, 128, u16::MAX] {
             assert!(ring.bytes(nobodys(number)).is_empty(), "the kernel has it");
             ring.give_back(nobodys(number));
         }
         let (one, other) = pair();
-        assert!(ring.receive(&other, 1));
+        assert!(ring.receive(&other, 1).is_some());
         for round in 0..300 {
             assert_eq!(send_some(&one, b"x"), 1);
             let [Watched::Received(1, arrival)] = look(&mut ring)[..] else { panic!("round {round}") };
@@ -166,6 +168,16 @@ fn callers_are_accepted_and_those_whom_nobody_took_hang_up() {
         drop(ring);
         while matches!(second.receive(&mut [0; 8]), Moved::Nothing) {
             std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn more_requests_than_the_queue_holds_are_taken() {
+    for mut ring in rings() {
+        let (_one, other) = pair();
+        for number in 0..3 * ENTRIES {
+            ring.watch(other.as_fd().as_raw_fd(), Watched::Link(number), crate::watch::READING).unwrap();
         }
     }
 }
