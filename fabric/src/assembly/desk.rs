@@ -159,9 +159,9 @@ impl Desk {
 
     /// Takes what there is for the fabric to do.
     pub(super) fn take(&self) -> Work {
-        // An error says that nobody has rung.
-        let _ = self.bell.read();
         let mut state = self.lock();
+        // Behind the lock, as it is rung: it must not ring on for work that is taken here. An error says that nobody has.
+        let _ = self.bell.read();
         self.busy.store(0, Ordering::Relaxed);
         std::mem::take(&mut state.work)
     }
@@ -199,5 +199,36 @@ impl Desk {
     /// What is noted of a node.
     pub(crate) fn story(&self, node: NodeId) -> Option<Vec<String>> {
         self.lock().stories.get(&node).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn the_bell_is_silent_when_there_is_no_work() {
+        const ROUNDS: u32 = 200;
+        let desk = Arc::new(Desk::new().unwrap());
+        let (go, gone) = sync_channel(0);
+        let other = desk.clone();
+        let giver = std::thread::spawn(move || {
+            for peer in gone {
+                other.give(|work| work.unused.push(peer));
+            }
+        });
+        for round in 0..ROUNDS {
+            go.send(PeerId::new(round)).unwrap();
+            while desk.take().unused.is_empty() {
+                std::thread::yield_now();
+            }
+            assert!(!desk.is_busy());
+            assert!(desk.bell.read().is_err(), "it rings for nothing in round {round}");
+        }
+        drop(go);
+        giver.join().unwrap();
     }
 }
