@@ -14,7 +14,7 @@ use gridnet_core::wire::NodeId;
 use gridnet_meta::error::{Error, Refusal};
 use gridnet_meta::member::{About, Assembler, Member, NoPath, Wanted};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Instant;
 
 /// Where paths of a test lead: what was built, by place, and what has happened there.
@@ -30,6 +30,8 @@ struct Halls {
     unreached: Vec<String>,
     /// The one whose builder panics.
     torn: Option<String>,
+    /// Where paths to known places wait.
+    gate: Option<Arc<Barrier>>,
 }
 
 /// The rails of one member.
@@ -65,6 +67,10 @@ impl Builder for Rails {
     }
 
     fn connect(&self, _: NodeId, path: &Path, _: Instant) -> Result<(), String> {
+        let gate = self.halls.lock().unwrap().gate.clone().filter(|_| path.again.is_some());
+        if let Some(gate) = gate {
+            gate.wait();
+        }
         let halls = self.halls.lock().unwrap();
         let known = halls.halls.get(&path.place).ok_or("nobody there")?;
         let is_mine =
@@ -163,12 +169,30 @@ fn rules_of_the_other_side_that_changed_lead_elsewhere() {
     two.b.assembler.change_rules("scheme = 'relay-only'".parse().unwrap());
     let path = two.a.connect(&two.b).unwrap();
     assert_eq!((path.stack.to_string().as_str(), path.again), ("tls/relay", None));
+    // It may have come up only now.
+    two.a.assembler.close();
     assert_eq!(
         two.halls.lock().unwrap().disconnected,
         ["tls/tcp"],
         "the path that was made at once is closed"
     );
     assert_eq!(two.begun().len(), 2);
+}
+
+#[test]
+fn a_path_that_comes_up_when_nobody_wants_it_is_ended_and_waited_for() {
+    let two = Two::new("late", ["h1", "h2"], ["", ""]);
+    two.a.connect(&two.b).unwrap();
+    two.b.assembler.change_rules("scheme = 'relay-only'".parse().unwrap());
+    let gate = Arc::new(Barrier::new(2));
+    two.halls.lock().unwrap().gate = Some(gate.clone());
+    assert_eq!(two.a.connect(&two.b).unwrap().stack.to_string(), "tls/relay");
+    assert!(two.halls.lock().unwrap().disconnected.is_empty(), "there is nothing yet");
+    gate.wait();
+    two.a.assembler.close();
+    assert_eq!(two.halls.lock().unwrap().disconnected, ["tls/tcp"]);
+    // Nobody connects after that.
+    assert!(two.a.connect(&two.b).is_err());
 }
 
 #[test]

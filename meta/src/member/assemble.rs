@@ -7,6 +7,7 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gridnet_assembly::audit::Line;
@@ -99,6 +100,8 @@ struct Inner {
     /// Those who are connecting, by number; nothing when none is to any more.
     callers: Mutex<Option<BTreeMap<u64, Sender<Heard>>>>,
     last_caller: AtomicU64,
+    /// Threads that connect beside a call; nothing when there are to be no more.
+    beside: Mutex<Option<Vec<JoinHandle<()>>>>,
 }
 
 impl Member {
@@ -119,6 +122,7 @@ impl Member {
             turns: Arc::new(Turns::new(OPEN_MAX, CONNECTIONS_MAX as u64)),
             callers: Mutex::new(Some(BTreeMap::new())),
             last_caller: AtomicU64::new(0),
+            beside: Mutex::new(Some(Vec::new())),
         });
         let answers = inner.clone();
         self.serve(ASSEMBLY, move |from, body| answers.answer(from, body));
@@ -173,10 +177,13 @@ impl Assembler {
         self.agree(to, wanted, limit).map(|agreed| agreed.path)
     }
 
-    /// Ends all that are connecting, and whoever will: for the end of what builds.
+    /// Ends all that are connecting, and whoever will: for the end of what builds. Waits for threads that connect: the builder is to
+    /// let them go before.
     pub fn close(&self) {
         let callers = self.inner.callers().take().unwrap_or_default();
         callers.into_values().for_each(|caller| drop(caller.send(Heard::Closed)));
+        let beside = self.inner.beside().take().unwrap_or_default();
+        beside.into_iter().for_each(|thread| drop(thread.join()));
     }
 
     /// As [`Self::connect`], with what was tried before.
@@ -199,9 +206,8 @@ impl Assembler {
         // Relaxed: a number that nobody else has.
         let number = self.inner.last_caller.fetch_add(1, Ordering::Relaxed);
         self.inner.callers().as_mut().ok_or_else(gone)?.insert(number, tell.clone());
-        let agreed =
-            Caller { inner: &self.inner, shared, call, deadline, paths: BTreeMap::new(), tell, told }
-                .run(actions);
+        let agreed = Caller { inner: &self.inner, shared, call, deadline, paths: Arc::default(), tell, told }
+            .run(actions);
         self.inner.callers().as_mut().and_then(|callers| callers.remove(&number));
         agreed
     }
@@ -214,6 +220,10 @@ impl Inner {
 
     fn callers(&self) -> MutexGuard<'_, Option<BTreeMap<u64, Sender<Heard>>>> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beside(&self) -> MutexGuard<'_, Option<Vec<JoinHandle<()>>>> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -327,13 +337,50 @@ enum Heard {
     Closed,
 }
 
+/// The paths of a call that are wanted, by number, and whether each stands.
+#[derive(Default)]
+struct Wanting(Mutex<BTreeMap<u32, (Path, bool)>>);
+
+impl Wanting {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, (Path, bool)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, path: Path) {
+        self.lock().insert(path.number, (path, false));
+    }
+
+    fn connect(&self, builder: &dyn Builder, to: NodeId, path: &Path, by: Instant) -> Result<(), String> {
+        let outcome = builder.connect(to, path, by);
+        let is_wanted = match self.lock().get_mut(&path.number) {
+            Some((_, stands)) => {
+                *stands = outcome.is_ok();
+                true
+            }
+            None => false,
+        };
+        if outcome.is_ok() && !is_wanted {
+            builder.disconnect(to, path);
+        }
+        outcome
+    }
+
+    /// Ends one. What does not stand yet ends when it does.
+    fn end(&self, builder: &dyn Builder, to: NodeId, number: u32) {
+        let ended = self.lock().remove(&number);
+        if let Some((path, true)) = ended {
+            builder.disconnect(to, &path);
+        }
+    }
+}
+
 /// One call, on the thread that makes it.
 struct Caller<'a> {
     inner: &'a Inner,
     shared: Arc<Shared>,
     call: Call,
     deadline: Instant,
-    paths: BTreeMap<u32, Path>,
+    paths: Arc<Wanting>,
     tell: Sender<Heard>,
     told: Receiver<Heard>,
 }
@@ -350,9 +397,7 @@ impl Caller<'_> {
                     Action::Say(body) => self.say(body),
                     Action::Connect(path) => self.connect(path),
                     Action::Close(number) => {
-                        if let Some(path) = self.paths.remove(&number) {
-                            self.inner.builder.disconnect(self.call.to(), &path);
-                        }
+                        self.paths.end(&*self.inner.builder, self.call.to(), number);
                     }
                 }
             }
@@ -390,17 +435,26 @@ impl Caller<'_> {
     }
 
     /// Connects. Where somebody may say meanwhile that it leads elsewhere, another thread does.
-    fn connect(&mut self, path: Path) {
+    fn connect(&self, path: Path) {
         let (to, deadline, number) = (self.call.to(), self.deadline, path.number);
-        self.paths.insert(number, path.clone());
-        let (builder, tell, is_again) = (self.inner.builder.clone(), self.tell.clone(), path.again.is_some());
-        let connect = move || drop(tell.send(Heard::Path(number, builder.connect(to, &path, deadline))));
+        self.paths.add(path.clone());
+        let (builder, paths, tell) = (self.inner.builder.clone(), self.paths.clone(), self.tell.clone());
+        let is_again = path.again.is_some();
+        let connect = move || {
+            let outcome = paths.connect(&*builder, to, &path, deadline);
+            drop(tell.send(Heard::Path(number, outcome)));
+        };
         if !is_again {
             return connect();
         }
-        let thread = std::thread::Builder::new().name("gridnet-connect".into());
-        if let Err(why) = thread.spawn(connect) {
-            drop(self.tell.send(Heard::Path(number, Err(format!("no thread: {why}")))));
+        let mut beside = self.inner.beside();
+        let Some(beside) = beside.as_mut() else {
+            return drop(self.tell.send(Heard::Path(number, Err("this side is closing".to_owned()))));
+        };
+        beside.retain(|thread| !thread.is_finished());
+        match std::thread::Builder::new().name("gridnet-connect".into()).spawn(connect) {
+            Ok(thread) => beside.push(thread),
+            Err(why) => drop(self.tell.send(Heard::Path(number, Err(format!("no thread: {why}"))))),
         }
     }
 }
