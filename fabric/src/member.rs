@@ -183,9 +183,9 @@ impl Drop for Membership {
     }
 }
 
-/// The ticket that the configuration names: a file, where a node that others keep is a directory.
+/// The ticket that the configuration names: whatever is no directory, which is a node that others keep.
 pub(crate) fn ticket(config: &Config) -> Option<&Path> {
-    config.session.as_deref().filter(|path| path.is_file())
+    config.session.as_deref().filter(|path| !path.is_dir())
 }
 
 /// The rules of the configuration's file; those of an empty one without.

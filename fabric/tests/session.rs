@@ -183,6 +183,10 @@ fn what_contradicts_itself_or_is_no_session_is_named() {
     }
     let why = refused(&[(SESSION, "/nonexistent")]);
     assert!(why.error == Error::Config && why.reason.contains("/nonexistent"), "{why:?}");
+    // A rail less is not what was asked for, whatever rails there are.
+    let auto = [("GRIDNET_RAILS", "auto"), (SESSION, "/nonexistent")];
+    let why = Party::try_open(&scratch.0, None, ThreadLevel::Single, &auto).map(drop).unwrap_err();
+    assert!(why.error == Error::Config && why.reason.contains("/nonexistent"), "{why:?}");
     let past = Moment::now().before(2 * DAY);
     let old = session.dir("old");
     keep_certified(Path::new(&old), &session.authority, past, DAY).unwrap();

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
@@ -70,7 +71,10 @@ fn create_new(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Reads a file that is this user's, and that nobody else can read or write.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, Error> {
-    let file = File::open(path).map_err(|e| failed(path, &e))?;
+    // A FIFO would wait for somebody who writes, and is refused below.
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = options.open(path).map_err(|e| failed(path, &e))?;
     let meta = file.metadata().map_err(|e| failed(path, &e))?;
     if !meta.is_file() {
         return Err(Error::Config(format!("{} is no file", path.display())));
@@ -118,6 +122,15 @@ mod tests {
             let error = read(&path).unwrap_err();
             assert!(matches!(&error, Error::Permission(text) if text.contains("0600")), "{mode:o}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let scratch = Scratch::new("fifo");
+        let path = scratch.path("ticket");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(matches!(read(&path), Err(Error::Config(why)) if why.contains("is no file")));
+        assert!(matches!(read(&scratch.path("none")), Err(Error::Config(_))));
     }
 
     #[test]
