@@ -136,11 +136,15 @@ fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
         PeerState::Connecting | PeerState::Broken(_) if Instant::now() < call.deadline => return false,
         PeerState::Connecting | PeerState::Broken(_) => Err("it did not come up in time".into()),
     };
-    match &outcome {
-        Ok(peer) => note(engine, *peer, call),
-        Err(_) => engine.close(call.peer),
+    let is_up = outcome.is_ok();
+    if is_up {
+        note(engine, call.peer, call);
     }
-    let _ = call.tell.send(outcome);
+    // Who has asked may not wait any more.
+    let is_told = call.tell.send(outcome).is_ok();
+    if !(is_up && is_told) {
+        engine.close(call.peer);
+    }
     true
 }
 
