@@ -96,8 +96,9 @@ pub struct Failure {
     pub tried: Vec<Tried>,
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Failure {
+    /// All reasons, each for itself: what the other side wrote cannot look like another one.
+    pub fn reasons(&self) -> Vec<String> {
         let tried = self.tried.iter().map(|tried| {
             let refused =
                 tried.refusal.map_or(String::new(), |refusal| format!("refused ({}): ", refusal.name()));
@@ -105,7 +106,13 @@ impl fmt::Display for Failure {
             format!("{stack}{refused}{}", tried.why)
         });
         let left_out = self.left_out.iter().map(|(stack, reason)| format!("{stack} not tried: {reason}"));
-        f.write_str(&tried.chain(left_out).collect::<Vec<_>>().join("; "))
+        tried.chain(left_out).collect()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reasons().join("; "))
     }
 }
 

@@ -87,12 +87,12 @@ fn settle(desk: &Desk, wish: &Wish, outcome: Result<Agreed, NoPath>) -> Result<P
         Ok(Agreed { path, failure }) => {
             let (stack, security) = (&path.stack, path.security.name());
             let mut story = vec![format!("stack {stack}: {security}, agreed on for service {SERVICE}")];
-            story.extend(lines(&failure));
+            story.extend(failure.reasons());
             (story, desk.take_path(wish.node, &path).ok_or(Error::Internal))
         }
         Err(NoPath::Stacks(failure)) => {
             let mut story = vec![failed(wish.node)];
-            story.extend(lines(&failure));
+            story.extend(failure.reasons());
             (story, Err(error_of(&failure, wish.deadline)))
         }
         Err(NoPath::Session(why)) => {
@@ -111,12 +111,6 @@ fn settle(desk: &Desk, wish: &Wish, outcome: Result<Agreed, NoPath>) -> Result<P
 
 fn failed(node: NodeId) -> String {
     format!("no endpoint to node {node}:")
-}
-
-/// All reasons, a line each.
-fn lines(failure: &Failure) -> Vec<String> {
-    let text = failure.to_string();
-    text.split("; ").filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 /// The class of all reasons together.
