@@ -47,6 +47,15 @@ pub(crate) struct Ended {
     pub(super) outcome: Result<PeerId, Error>,
 }
 
+/// A thread that is needed for a wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hand {
+    /// One that agrees. It is counted.
+    Worker,
+    /// One that ends those for which nobody has had time.
+    Clock,
+}
+
 /// What there is for the fabric to do.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
@@ -69,6 +78,8 @@ struct State {
     is_closed: bool,
     wishes: VecDeque<Wish>,
     workers: usize,
+    /// A thread ends wishes that have waited for too long.
+    is_timed: bool,
     work: Work,
     stood: BTreeMap<PathKey, PeerId>,
     stories: BTreeMap<NodeId, Vec<String>>,
@@ -120,15 +131,46 @@ impl Desk {
         state.wishes.clear();
         // Who waits for a call hears that nobody will say how it went.
         state.work = Work::default();
+        self.changed.notify_all();
     }
 
-    /// Adds a wish; whether another thread is needed for it, which then is counted.
-    pub(super) fn add(&self, wish: Wish, workers_max: usize) -> bool {
+    /// Adds a wish; which other thread is needed for it.
+    pub(super) fn add(&self, wish: Wish, workers_max: usize) -> Option<Hand> {
         let mut state = self.lock();
         state.wishes.push_back(wish);
-        let is_needed = state.workers < workers_max;
-        state.workers += usize::from(is_needed);
-        is_needed
+        if state.workers < workers_max {
+            state.workers += 1;
+            return Some(Hand::Worker);
+        }
+        // It may be due before the others.
+        self.changed.notify_all();
+        let is_timed = std::mem::replace(&mut state.is_timed, true);
+        (!is_timed).then_some(Hand::Clock)
+    }
+
+    /// Wishes that have waited for too long: waits for them. None when no wish waits any more, and the clock ends.
+    pub(super) fn overdue(&self) -> VecDeque<Wish> {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let all = std::mem::take(&mut state.wishes).into_iter();
+            let (overdue, waiting): (VecDeque<Wish>, VecDeque<Wish>) =
+                all.partition(|wish| wish.deadline <= now);
+            let first = waiting.iter().map(|wish| wish.deadline).min();
+            state.wishes = waiting;
+            if let (Some(first), true) = (first, overdue.is_empty()) {
+                let woken = self.changed.wait_timeout(state, first.saturating_duration_since(now));
+                state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            state.is_timed = !overdue.is_empty();
+            return overdue;
+        }
+    }
+
+    /// There is no thread for the clock.
+    pub(super) fn not_timed(&self) {
+        self.lock().is_timed = false;
     }
 
     /// The next wish for a thread; without one it ends, and is not counted any more.

@@ -15,7 +15,7 @@ use gridnet_meta::error::{Error as Trouble, Refusal as Refused};
 use gridnet_meta::member::{Agreed, Assembler, NoPath, Wanted};
 use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 
-use super::desk::{Desk, Ended, Wish};
+use super::desk::{Desk, Ended, Hand, Wish};
 use super::SERVICE;
 
 /// Endpoints that are being agreed on at a time; more wait for their turn.
@@ -36,13 +36,17 @@ impl Workers {
         assembler: &Arc<Assembler>,
         wish: Wish,
     ) -> Result<(), Refusal> {
-        if !desk.add(wish, WORKERS_MAX) {
-            return Ok(());
-        }
+        let Some(hand) = desk.add(wish, WORKERS_MAX) else { return Ok(()) };
         self.0.retain(|thread| !thread.is_finished());
         let (desk_too, assembler) = (desk.clone(), assembler.clone());
-        match spawn(move || work(&desk_too, &assembler)) {
+        let body = move || match hand {
+            Hand::Worker => work(&desk_too, &assembler),
+            Hand::Clock => end_overdue(&desk_too),
+        };
+        match spawn(body) {
             Ok(thread) => self.0.push(thread),
+            // Those who agree come to it, in time or later.
+            Err(_) if hand == Hand::Clock => desk.not_timed(),
             Err(e) if desk.not_started().is_some() => {
                 return Err(Refusal::new(Error::System, format!("thread: {e}")));
             }
@@ -78,6 +82,21 @@ fn work(desk: &Desk, assembler: &Assembler) {
         let outcome = assembler.agree(wish.node, wanted, limit);
         let outcome = settle(desk, &wish, outcome);
         desk.give(|work| work.ended.push(Ended { wish, outcome }));
+    }
+}
+
+/// Ends wishes for which no thread has had time, as long as any wait.
+fn end_overdue(desk: &Desk) {
+    loop {
+        let overdue = desk.overdue();
+        if overdue.is_empty() {
+            return;
+        }
+        for wish in overdue {
+            let why = format!("{WORKERS_MAX} others were being agreed on all the time");
+            desk.tell_of(wish.node, vec![failed(wish.node), why]);
+            desk.give(|work| work.ended.push(Ended { wish, outcome: Err(Error::Timeout) }));
+        }
     }
 }
 
@@ -123,5 +142,47 @@ fn error_of(failure: &Failure, deadline: Instant) -> Error {
     match Instant::now() >= deadline {
         true => Error::Timeout,
         false => Error::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gridnet_core::endpoint::CqId;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn wish(context: u64, limit: Duration) -> Wish {
+        let node = NodeId::new([5; 16]).unwrap();
+        Wish { node, deadline: Instant::now() + limit, cq: CqId::from_bits(1), context }
+    }
+
+    #[test]
+    fn what_nobody_has_time_for_ends_when_it_is_due() {
+        let (desk, start) = (Arc::new(Desk::new().unwrap()), Instant::now());
+        assert_eq!(desk.add(wish(1, LONG), 1), Some(Hand::Worker));
+        // The only thread has gone to the first one.
+        assert!(desk.next().is_some());
+        assert_eq!(desk.add(wish(2, LONG), 1), Some(Hand::Clock));
+        let clock = std::thread::spawn({
+            let desk = desk.clone();
+            move || end_overdue(&desk)
+        });
+        // The later one is due first.
+        assert_eq!(desk.add(wish(3, Duration::from_millis(20)), 1), None);
+        while !desk.is_busy() {
+            assert!(start.elapsed() < LONG / 2, "it ends in its time");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        let ended = desk.take().ended;
+        let ended: Vec<_> = ended.into_iter().map(|ended| (ended.wish.context, ended.outcome)).collect();
+        assert_eq!(ended, [(3, Err(Error::Timeout))]);
+        assert!(desk.story(wish(0, LONG).node).is_some());
+        desk.close();
+        clock.join().unwrap();
+        assert!(start.elapsed() < LONG / 2, "nothing is waited for when it is closed");
     }
 }
