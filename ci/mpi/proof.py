@@ -23,4 +23,5 @@ if faults:
     print(output)
     sys.exit("error: " + "; ".join(faults))
 through = sum(int(sent) for sent, _ in closed)
-print(f"{payload[3].split(",")[0].strip()}, {ranks} ranks, {rail}: {payload[1]} bytes of payload, {through} bytes through gridnet")
+library = payload[3].split(",")[0].strip()
+print(f"{library}, {ranks} ranks, {rail}: {payload[1]} bytes of payload, {through} bytes through gridnet")
