@@ -188,10 +188,14 @@ impl Lane {
     /// # Errors
     /// [`Refusal::Rate`] when too much waits.
     pub(crate) fn put(&self, from: NodeId, bytes: Vec<u8>, is_own: bool) -> Result<(), Refusal> {
+        self.put_at(from, bytes, is_own, Instant::now())
+    }
+
+    fn put_at(&self, from: NodeId, bytes: Vec<u8>, is_own: bool, now: Instant) -> Result<(), Refusal> {
         #[cfg(test)]
         self.0.freight.seen.lock().unwrap().extend_from_slice(&bytes);
         let cost = bytes.len().max(LEAST_BYTES);
-        let (due, number) = self.0.freight.put(from, cost, is_own, Instant::now())?;
+        let (due, number) = self.0.freight.put(from, cost, is_own, now)?;
         self.queue().push(Reverse(Parcel { due, number, from, cost, bytes }));
         self.0.came.notify_one();
         Ok(())
@@ -292,11 +296,12 @@ mod tests {
     fn those_of_one_sender_go_in_order_and_others_do_not_wait_for_its_share() {
         let freight = Freight::new(shares(100_000, 1 << 30));
         let lane = Lane::new(&freight);
+        let start = Instant::now();
         for number in 0..20 {
-            lane.put(id(1), vec![number; 1000], false).unwrap();
+            lane.put_at(id(1), vec![number; 1000], false, start).unwrap();
         }
-        lane.put(id(2), vec![200; 1000], false).unwrap();
-        let at = |ms| Instant::now() + Duration::from_millis(ms);
+        lane.put_at(id(2), vec![200; 1000], false, start).unwrap();
+        let at = |ms| start + Duration::from_millis(ms);
         let mut taken: Vec<u8> = std::iter::from_fn(|| lane.take(at(0)).ok()).map(|bytes| bytes[0]).collect();
         assert!(taken.len() < 20 && taken.contains(&200), "{taken:?}");
         assert!(matches!(lane.take(at(0)), Err(Some(_))));
