@@ -74,6 +74,11 @@ impl Pipe {
         Pipe { outgoing, incoming, heard: now, said: now }
     }
 
+    /// The other side has taken it: silence counts from now on.
+    pub(crate) fn opened(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
     /// Bytes that may be sent in one part now.
     pub(crate) fn room(&self) -> usize {
         let Outgoing { sent, until, is_finished, .. } = self.outgoing;

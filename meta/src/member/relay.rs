@@ -140,6 +140,9 @@ impl End {
             if let Some(why) = why_not {
                 let refusal = if let Error::Refused(refusal, _) = why { *refusal } else { Refusal::NoRoute };
                 inner.over.get_or_insert(refusal);
+            } else {
+                // Asking may have taken longer than a pipe may be silent.
+                inner.pipe.opened(Instant::now());
             }
         }
         self.woken.notify_one();

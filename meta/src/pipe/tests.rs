@@ -193,3 +193,16 @@ proptest! {
         prop_assert!(read.iter().all(|read| *read == bytes));
     }
 }
+
+#[test]
+fn silence_counts_from_when_the_other_side_has_taken_it() {
+    let start = Instant::now();
+    let mut pipe = Pipe::new(start);
+    let opened = start + 2 * SILENCE_LIMIT;
+    pipe.opened(opened);
+    assert_eq!(pipe.check(opened), Ok(()));
+    assert!(pipe.tell(opened).is_some(), "the other side has heard nothing for long, too");
+    let at = |after| pipe.check(opened + after);
+    assert_eq!(at(SILENCE_LIMIT - Duration::from_nanos(1)), Ok(()));
+    assert_eq!(at(SILENCE_LIMIT), Err(Refusal::Late));
+}

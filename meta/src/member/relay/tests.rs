@@ -87,3 +87,23 @@ fn a_program_that_has_gone_ends_its_pipe_although_the_other_says_nothing() {
     assert!(a.shared.relays.ends().is_empty());
     drop(theirs);
 }
+
+#[test]
+fn a_pipe_that_was_long_asked_for_is_not_silent() {
+    let asked = Instant::now() - 2 * crate::pipe::SILENCE_LIMIT;
+    let inner = Mutex::new(Inner {
+        pipe: Pipe::new(asked),
+        hops: 0,
+        over: None,
+        is_told: false,
+        ended: None,
+        is_open: false,
+        why_not: None,
+    });
+    let key = (NodeId::new([1; 16]).unwrap(), Conversation { number: 1, is_mine: true });
+    let end = End { key, number: 1, inner, woken: Notify::new() };
+    let before = Instant::now();
+    end.opened(None);
+    assert_eq!(end.is_open(), Ok(true));
+    assert_eq!(end.lock().pipe.check(before), Ok(()));
+}
