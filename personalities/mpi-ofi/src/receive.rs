@@ -53,7 +53,9 @@ impl Endpoint {
             Err(error) if is_misuse(error) => Err(errno::of(error)),
             Err(error) => {
                 let tag = wish.tag.map_or(0, |(tag, _)| tag);
-                reports.failed(&self.rx, Event { tag, ..done }, Failure::of(error));
+                let uncounted = self.rx.uncounted();
+                let side = if wish.flags & PEEK == 0 { &self.rx } else { &uncounted };
+                reports.failed(side, Event { tag, ..done }, Failure::of(error));
                 Ok(())
             }
         }

@@ -193,6 +193,22 @@ fn a_peer_that_has_gone_ends_what_was_for_it() {
 }
 
 #[test]
+fn a_peek_that_finds_nothing_is_no_failed_receive() {
+    let (a, b) = Party::pair(Setup::default());
+    assert_eq!(b.bind(b.cntr, RECV), 0);
+    assert_eq!(b.receive_flags(&mut [], ADDR_UNSPEC, (1, 0), PEEK | COMPLETION, 5), 0);
+    let error = b.next_error(&a);
+    assert_eq!((error.err, error.op_context as usize), (libc::ENOMSG, 5));
+    assert_eq!(call!(b.cntr, readerr), 0);
+    // Who waits for the receive goes on.
+    let mut to = [0; 1];
+    assert_eq!(b.receive(&mut to, 1, 6), 0);
+    assert_eq!(a.send(b"x", 1, 7), 0);
+    b.next(&a);
+    assert_eq!(call!(b.cntr, wait, 1, -1), 0);
+}
+
+#[test]
 fn a_closed_endpoint_has_sent_what_it_was_given() {
     let (mut a, b) = Party::pair(Setup::default());
     // Few enough for a slow machine: they have 5 s.
