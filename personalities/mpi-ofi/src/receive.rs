@@ -94,11 +94,16 @@ impl Endpoint {
             .shared
             .enter()
             .and_then(|mut guard| guard.engine.receive_iov(self.cq, pattern, wish.iov, key.to_bits()));
+        self.note(key, posted)
+    }
+
+    /// Keeps the number of an operation that was started, or drops one that was not.
+    fn note(&mut self, key: Key, posted: Result<u64, Error>) -> Result<(), Error> {
         match (posted, self.ops.get_mut(key)) {
             (Ok(number), Some(op)) => op.number = number,
             _ => self.drop_op(key),
         }
-        posted.map(|_| ())
+        posted.map(drop)
     }
 
     /// Looks for a message; one that is found is claimed, discarded, or left where it is.
@@ -165,12 +170,9 @@ impl Endpoint {
             .shared
             .enter()
             .and_then(|mut guard| guard.engine.receive_held(self.cq, key, *piece, op.to_bits()));
-        if posted.is_err() {
-            self.drop_op(op);
-        } else {
-            self.claimed.remove(&wish.context);
-        }
-        posted.map(|_| ()).map_err(errno::of)
+        self.note(op, posted).map_err(errno::of)?;
+        self.claimed.remove(&wish.context);
+        Ok(())
     }
 
     /// Receives a held message to nowhere.
