@@ -14,6 +14,7 @@ use gridnet::core::wire::Address;
 use gridnet::{Shared, ThreadLevel};
 
 use crate::abi::errno;
+use crate::abi::flag::{RECV, SEND};
 use crate::abi::{FiAddr, ADDR_UNSPEC};
 use crate::addresses::Addresses;
 use crate::info::INJECT_SIZE;
@@ -104,6 +105,12 @@ impl Endpoint {
     /// The address of the endpoint.
     pub(crate) fn name(&self) -> &Address {
         &self.name
+    }
+
+    /// The sides that flags name: that which sends, that which receives.
+    pub(crate) fn sides(&mut self, flags: u64) -> Vec<&mut Side> {
+        let both = [(SEND, &mut self.tx), (RECV, &mut self.rx)];
+        both.into_iter().filter(|(bit, _)| flags & bit != 0).map(|(_, side)| side).collect()
     }
 
     /// From now on operations may start.

@@ -114,8 +114,12 @@ unsafe extern "C" fn bind(fid: *mut Fid, other: *mut Fid, flags: u64) -> i32 {
             match other.as_ref().ok_or(libc::EINVAL)?.class {
                 CLASS_AV => with_bound::<FidAv>(fid, other, |state, key, vector| {
                     let known = state.vectors.get_mut(vector).ok_or(libc::EINVAL)?;
+                    let endpoint = state.endpoints.get_mut(key).ok_or(libc::EINVAL)?;
+                    if endpoint.vector.is_some() {
+                        return Err(libc::EINVAL);
+                    }
+                    endpoint.vector = Some(vector);
                     known.endpoints.push(key);
-                    state.endpoints.get_mut(key).ok_or(libc::EINVAL)?.vector = Some(vector);
                     Ok(())
                 }),
                 CLASS_CQ => {
@@ -154,13 +158,12 @@ fn bind_queue(state: &mut State, key: Key, queue: Key, flags: u64) -> Result<(),
         return Err(libc::EINVAL);
     }
     let selective = flags & SELECTIVE_COMPLETION != 0;
-    for (bit, side) in [(SEND, &mut endpoint.tx), (RECV, &mut endpoint.rx)] {
-        if flags & bit != 0 {
-            if side.queue.is_some() {
-                return Err(libc::EINVAL);
-            }
-            (side.queue, side.selective) = (Some(queue), selective);
-        }
+    let sides = endpoint.sides(flags);
+    if sides.iter().any(|side| side.queue.is_some()) {
+        return Err(libc::EINVAL);
+    }
+    for side in sides {
+        (side.queue, side.selective) = (Some(queue), selective);
     }
     if !known.endpoints.contains(&key) {
         known.endpoints.push(key);
@@ -172,10 +175,12 @@ fn bind_counter(state: &mut State, key: Key, counter: Key, flags: u64) -> Result
     let endpoint = state.endpoints.get_mut(key).ok_or(libc::EINVAL)?;
     let known = state.reports.counters.get_mut(counter).ok_or(libc::EINVAL)?;
     // Of operations on regions there are none, and so none to count.
-    for (bit, side) in [(SEND, &mut endpoint.tx), (RECV, &mut endpoint.rx)] {
-        if flags & bit != 0 {
-            side.counter = Some(counter);
-        }
+    let sides = endpoint.sides(flags);
+    if sides.iter().any(|side| side.counter.is_some_and(|bound| bound != counter)) {
+        return Err(libc::EINVAL);
+    }
+    for side in sides {
+        side.counter = Some(counter);
     }
     if flags & (SEND | RECV) != 0 && !known.endpoints.contains(&key) {
         known.endpoints.push(key);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::party::{call, Party, Setup, PATIENCE};
+use super::party::{call, close, open_others, Party, Setup, PATIENCE};
 use crate::abi::errno;
 use crate::abi::flag::*;
 use crate::abi::message::CqErrEntry;
@@ -206,6 +206,22 @@ fn a_peek_that_finds_nothing_is_no_failed_receive() {
     assert_eq!(a.send(b"x", 1, 7), 0);
     b.next(&a);
     assert_eq!(call!(b.cntr, wait, 1, -1), 0);
+}
+
+#[test]
+fn what_is_not_bound_is_not_held() {
+    let mut a = Party::new(Setup::default());
+    let (av, cq, cntr) = open_others(a.domain, FORMAT_TAGGED);
+    assert_eq!(a.bind(av, 0), -libc::EINVAL, "there is an address vector");
+    assert_eq!(a.bind(cntr, SEND | RECV), -libc::EINVAL, "sends are counted elsewhere");
+    assert_eq!([close(av), close(cntr)], [0, 0]);
+    a.replace_endpoint();
+    assert_eq!(a.bind(a.cq, RECV), 0);
+    assert_eq!(a.bind(cq, SEND | RECV), -libc::EINVAL, "receives report elsewhere");
+    assert_eq!(a.bind(cq, SEND), 0, "but sends do not yet");
+    assert_eq!(close(cq), -libc::EBUSY);
+    a.close_endpoint();
+    assert_eq!(close(cq), 0);
 }
 
 #[test]

@@ -70,40 +70,47 @@ pub(super) fn close<F>(fid: *mut F) -> i32 {
     unsafe { ((*(*fid).ops).close)(fid) }
 }
 
+/// An address vector, a queue and a counter.
+pub(super) fn open_others(domain: *mut FidDomain, format: u32) -> (*mut FidAv, *mut FidCq, *mut FidCntr) {
+    let none = std::ptr::null_mut();
+    let (mut av, mut cq, mut cntr) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+    let attr = AvAttr {
+        kind: AV_TABLE,
+        rx_ctx_bits: 0,
+        count: 2,
+        ep_per_node: 0,
+        name: std::ptr::null(),
+        map_addr: none,
+        flags: 0,
+    };
+    assert_eq!(call!(domain, av_open, &attr, &mut av, none), 0);
+    let attr = CqAttr {
+        size: 0,
+        flags: 0,
+        format,
+        wait_obj: WAIT_NONE,
+        signaling_vector: 0,
+        wait_cond: 0,
+        wait_set: none,
+    };
+    assert_eq!(call!(domain, cq_open, &attr, &mut cq, none), 0);
+    assert_eq!(call!(domain, cntr_open, std::ptr::null(), &mut cntr, none), 0);
+    (av, cq, cntr)
+}
+
 impl Party {
     pub(super) fn new(setup: Setup) -> Party {
         let info = getinfo(setup.api, std::ptr::null()).unwrap();
         let none = std::ptr::null_mut();
         let (mut fabric, mut domain, mut ep) =
             (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
-        let (mut av, mut cq, mut cntr) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: `info` is an answer of the provider's.
         unsafe {
             assert_eq!((provider().fabric)((*info).fabric_attr, &mut fabric, none), 0);
             (*fabric).api_version = setup.api;
         }
         assert_eq!(call!(fabric, domain, info, &mut domain, none), 0);
-        let attr = AvAttr {
-            kind: AV_TABLE,
-            rx_ctx_bits: 0,
-            count: 2,
-            ep_per_node: 0,
-            name: std::ptr::null(),
-            map_addr: none,
-            flags: 0,
-        };
-        assert_eq!(call!(domain, av_open, &attr, &mut av, none), 0);
-        let attr = CqAttr {
-            size: 0,
-            flags: 0,
-            format: setup.format,
-            wait_obj: WAIT_NONE,
-            signaling_vector: 0,
-            wait_cond: 0,
-            wait_set: none,
-        };
-        assert_eq!(call!(domain, cq_open, &attr, &mut cq, none), 0);
-        assert_eq!(call!(domain, cntr_open, std::ptr::null(), &mut cntr, none), 0);
+        let (av, cq, cntr) = open_others(domain, setup.format);
         assert_eq!(call!(domain, endpoint, info, &mut ep, none), 0);
         let party = Party { info, fabric, domain, av, cq, cntr, ep };
         let selective = if setup.selective { SELECTIVE_COMPLETION } else { 0 };
@@ -290,6 +297,12 @@ impl Party {
     /// Makes progress, taking nothing.
     pub(super) fn drive(&self) {
         call!(self.cq, read, std::ptr::null_mut(), 0);
+    }
+
+    /// Has another endpoint in the place of the first, to which nothing is bound.
+    pub(super) fn replace_endpoint(&mut self) {
+        self.close_endpoint();
+        assert_eq!(call!(self.domain, endpoint, self.info, &mut self.ep, std::ptr::null_mut()), 0);
     }
 
     /// Ends the endpoint, and leaves the rest.
