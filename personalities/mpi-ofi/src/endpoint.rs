@@ -235,6 +235,10 @@ impl Endpoint {
             if self.take().is_err() {
                 break;
             }
+            if self.taken.is_empty() {
+                // Whoever is to take them may need this core.
+                std::thread::yield_now();
+            }
             while let Some(completion) = self.taken.pop() {
                 self.drop_op(Key::from_bits(completion.context));
             }
