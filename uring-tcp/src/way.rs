@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Refusal, Sink};
@@ -40,7 +40,8 @@ pub struct Adopter(Arc<Door>);
 #[derive(Debug)]
 struct Door {
     name: &'static str,
-    waiting: Mutex<Vec<OwnedFd>>,
+    /// None when the rail is over.
+    waiting: Mutex<Option<Vec<OwnedFd>>>,
     bell: EventFd,
 }
 
@@ -49,14 +50,16 @@ impl Adopter {
     /// all that waits when the rail is over.
     ///
     /// # Errors
-    /// [`Error::Limit`] when too many wait.
+    /// [`Error::Limit`] when too many wait, [`Error::Handle`] when the rail is over.
     pub fn adopt(&self, socket: OwnedFd) -> Result<(), Refusal> {
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting();
+        let Some(waiting) = waiting.as_mut() else {
+            return Err(Refusal::new(Error::Handle, "the rail is over"));
+        };
         if waiting.len() >= WAITING_MAX {
             return Err(Refusal::new(Error::Limit, "too many connections wait to be taken"));
         }
         waiting.push(socket);
-        drop(waiting);
         // An error says that the bell rings already.
         let _ = self.0.bell.write(1);
         Ok(())
@@ -65,7 +68,16 @@ impl Adopter {
     fn take(&self) -> Vec<OwnedFd> {
         // First the bell: what comes from now on rings again. An error says that it does not ring.
         let _ = self.0.bell.read();
-        std::mem::take(&mut self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+        self.waiting().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The rail is over: closes what waits, and takes nothing more.
+    pub(crate) fn close(&self) {
+        *self.waiting() = None;
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Vec<OwnedFd>>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,7 +99,7 @@ impl TcpRail {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_flags(flags)
             .map_err(|e| Refusal::new(Error::System, format!("eventfd: {}", e.desc())))?;
-        let adopter = Adopter(Arc::new(Door { name, waiting: Mutex::default(), bell }));
+        let adopter = Adopter(Arc::new(Door { name, waiting: Mutex::new(Some(Vec::new())), bell }));
         self.watcher.watch(&adopter.0.bell, Watched::Door, READING)?;
         self.watcher.submit();
         self.adopter = Some(adopter.clone());

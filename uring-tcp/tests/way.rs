@@ -44,7 +44,8 @@ impl Way for Exchange {
         // Who is not there is found out by the end of the socket.
         let adopter = self.adopters.lock().unwrap().get(&address.node).cloned();
         if let Some(adopter) = adopter {
-            adopter.adopt(theirs.into()).unwrap();
+            // Nor is a rail that is over.
+            drop(adopter.adopt(theirs.into()));
         }
         Some(Ok(ours.into()))
     }
@@ -167,4 +168,19 @@ fn only_streams_of_a_session_are_taken() {
     let more = || UnixStream::pair().unwrap().0.into();
     let full = (0..100).map(|_| adopter.adopt(more())).find_map(Result::err);
     assert_eq!(full.unwrap().error, Error::Limit);
+}
+
+#[test]
+fn a_rail_that_is_over_keeps_nothing_and_takes_nothing() {
+    let mut led = Led::new(Tcp::new(Engine::Auto));
+    let address = led.address(1);
+    let rail = led.rail(&address);
+    let adopter = led.exchange.adopters.lock().unwrap()[&address.node].clone();
+    let (waiting, mut other) = UnixStream::pair().unwrap();
+    other.set_nonblocking(true).unwrap();
+    adopter.adopt(waiting.into()).unwrap();
+    drop(rail);
+    assert_eq!(other.read(&mut [0; 1]).unwrap(), 0, "what waited is closed");
+    let late = UnixStream::pair().unwrap().0;
+    assert_eq!(adopter.adopt(late.into()).unwrap_err().error, Error::Handle);
 }

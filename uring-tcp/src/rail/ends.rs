@@ -10,6 +10,7 @@ use crate::frame_in::Ended;
 use crate::link::{Link, State};
 use crate::out::Out;
 use crate::socket::refusal_of;
+use crate::way::Adopter;
 
 /// How long the end of a rail waits for the systems of peers to take what was sent.
 const FAREWELL_NS: u64 = 1_000_000_000;
@@ -131,6 +132,8 @@ impl Drop for TcpRail {
         if is_home {
             // Watches, and forked children, may hold copies of the descriptors: closing ours would not end them.
             self.listeners.sockets.iter().for_each(end_listening);
+            // In a forked child another thread's lock might never be given back.
+            self.adopter.iter().for_each(Adopter::close);
         }
         for link in self.links.drain(..) {
             match link.state {
