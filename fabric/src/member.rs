@@ -205,19 +205,9 @@ fn about(config: &Config, local: &Address) -> Result<About, Refusal> {
     };
     let label = match &config.session_label {
         Some(text) => name("GRIDNET_SESSION_LABEL", text)?,
-        None => own_label()?,
+        None => gridnet_meta::name::of_process().map_err(refusal)?,
     };
     let cluster = config.session_cluster.as_deref().map(|text| name("GRIDNET_SESSION_CLUSTER", text));
     let offer = Some(offer(config, local));
     Ok(About { cluster: cluster.transpose()?, will: config.session_lead, offer, ..About::new(label) })
-}
-
-/// Host and process, in the letters that a name has.
-fn own_label() -> Result<Name, Refusal> {
-    let host = nix::sys::utsname::uname().map(|uname| uname.nodename().to_string_lossy().into_owned());
-    let letters =
-        host.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).take(40).collect::<String>();
-    let host = if letters.is_empty() { "host" } else { &letters };
-    let label = format!("{host}.{}", std::process::id());
-    label.parse().map_err(|why| Refusal::new(Error::System, why))
 }

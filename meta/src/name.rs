@@ -19,3 +19,14 @@ pub fn of_host() -> Result<Name, Error> {
     let digest = Sha256::digest(format!("{} {}", boot.trim(), network.display()));
     Name::try_from(format!("host-{}", crate::hex::encode(&digest[..8]))).map_err(Error::System)
 }
+
+/// The label of a node that was given none: the name of the host, and the number of the process.
+///
+/// # Errors
+/// [`Error::System`], which cannot be as long as labels may have 40 letters and a number.
+pub fn of_process() -> Result<Name, Error> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
+    let host = if host.is_empty() { "host" } else { &host };
+    Name::try_from(format!("{host}.{}", std::process::id())).map_err(Error::System)
+}

@@ -13,7 +13,6 @@ use args::{JoinArgs, SessionCommand};
 use gridnet_meta::clock::Moment;
 use gridnet_meta::directory::{Entry, Event};
 use gridnet_meta::member::{About, Connection, Keeper, Member};
-use gridnet_meta::name::Name;
 use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rendezvous};
 use gridnet_meta::store::{NewSession, Store};
 use gridnet_meta::ticket::Ticket;
@@ -97,7 +96,7 @@ fn own(stream: impl AsFd) -> io::Result<File> {
 
 fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
     let ticket = Ticket::read(&args.ticket)?;
-    let label = args.label.clone().map_or_else(own_label, Ok)?;
+    let label = args.label.clone().map_or_else(gridnet_meta::name::of_process, Ok)?;
     let (cluster, will, listen) = (args.cluster.clone(), args.lead.into(), args.listen);
     let about = About { cluster, will, listen, ..About::new(label) };
     let ended = ending()?;
@@ -172,14 +171,6 @@ fn is_ended(ended: &mut UnixStream) -> io::Result<bool> {
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-/// Host and process, in the letters that a name has.
-fn own_label() -> Result<Name, Failure> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host: String = host.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
-    let label = format!("{}.{}", if host.is_empty() { "host" } else { &host }, std::process::id());
-    label.parse().map_err(Failure::Run)
 }
 
 #[cfg(test)]

@@ -237,9 +237,6 @@ impl Member {
     /// As those of [`Member::ask`]; [`Refusal::Other`] with what the other side says when it does not want the pipe,
     /// [`Refusal::Service`] when it takes none at all, [`Refusal::Limit`] when this member has as many as it can.
     pub fn relay(&self, to: NodeId, about: &[u8], limit: Duration) -> Result<Relay, Error> {
-        if about.len() > ABOUT_BYTES_MAX {
-            return Err(Error::Config(format!("a pipe is described in at most {ABOUT_BYTES_MAX} bytes")));
-        }
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let relay = self.open(to, about, limit, move |opened| drop(tell.send(opened)))?;
         let gone = |_| Error::Refused(Refusal::Late, "this member has ended".into());
