@@ -375,6 +375,8 @@ static void parent_closes_first(void)
 static void parent_is_killed(void)
 {
     struct gate up = gate_make(), over = gate_make();
+    int gone[2];
+    CHECK(pipe(gone) == 0);
     pid_t parent = forked();
     if (parent == 0) {
         struct node node = open_named("parent");
@@ -389,6 +391,7 @@ static void parent_is_killed(void)
         for (;;)
             gridnet_cq_wait(node.cq, &entry, 1, SECOND);
     }
+    CHECK(close(gone[1]) == 0);
     gate_pass(&up);
     struct node node = open_named("watcher");
     char byte;
@@ -399,6 +402,9 @@ static void parent_is_killed(void)
     CHECK_STATUS(GRIDNET_ERR_PEER_GONE, entry.status);
     gate_open(&over);
     node_close(&node);
+    /* The child has its parent's sockets: nothing can be cleared away before it has ended. */
+    CHECK(read(gone[0], &byte, 1) == 0);
+    CHECK(close(gone[0]) == 0);
     gate_drop(&up);
     gate_drop(&over);
 }
