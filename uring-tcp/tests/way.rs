@@ -12,18 +12,43 @@ use std::time::Duration;
 use common::{key, tls, Tcp};
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Rail, Refusal};
+#[allow(clippy::wildcard_imports, reason = "the list of cases names all of them")]
+use gridnet_core::testing::conformance::*;
 use gridnet_core::testing::node::exactly;
 use gridnet_core::testing::pair::{Cutting, Fixture, Pair};
 use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
-use gridnet_core::{conformance_tests, reliability_tests};
+use gridnet_core::{conformance_call_each, conformance_cases};
 use gridnet_uring_tcp::{Adopter, Engine, TcpRail, Way, Window};
 
 const SMALLEST: Window = Window { bytes: 256 << 10, frames: 1024 };
 
-conformance_tests!(by_another_way, Led::new(Tcp::new(Engine::IoUring)));
-reliability_tests!(cuts_of_another_way, Led::new(Tcp { window: SMALLEST, ..Tcp::new(Engine::Epoll) }));
+#[test]
+fn short_suites_pass_by_another_way() {
+    conformance_call_each! { Led::new(Tcp::new(Engine::IoUring));
+        transfer::messages_of_one_sender_keep_their_order
+        transfer::both_directions_at_once
+        ends::operations_end_when_the_peer_closes
+        ends::a_new_link_follows_an_old_one
+        loans::what_is_received_has_a_place
+    }
+    let new = || Led::new(Tcp { window: SMALLEST, ..Tcp::new(Engine::Epoll) });
+    conformance_call_each! { new();
+        reliability::two_that_call_each_other_again_have_one_link
+        reliability::stop_and_go_survive_cuts
+    }
+    reliability::messages_survive_many_cuts(new);
+}
+
+/// They take minutes.
+#[test]
+fn the_whole_suite_passes_by_another_way() {
+    if std::env::var_os("TEST_SOAK").is_none() {
+        return eprintln!("SKIPPED the whole suite by another way: it takes minutes (TEST_SOAK=1)");
+    }
+    conformance_cases! { [gridnet_core::conformance_call_each] Led::new(Tcp::new(Engine::IoUring)) }
+}
 
 /// Leads to all rails of a test by sockets of this host.
 #[derive(Debug, Default)]
