@@ -1,6 +1,6 @@
 /* Byte streams: what goes in comes out, over shared memory and TCP; ends, slow readers, peers that are killed, event loops. */
 #define _DEFAULT_SOURCE
-#include "sha256.h"
+#include "../../examples/sha256.h"
 #include "test.h"
 
 #include <signal.h>
@@ -111,23 +111,22 @@ static void echo_with_digest(const char **options, size_t total)
     struct node node = open_with(NULL, options);
     gridnet_endpoint *peer = node_connect(&node, server.name);
     gridnet_stream *stream = connect_to(peer);
-    struct sha256 of_said, of_heard;
-    sha256_begin(&of_said), sha256_begin(&of_heard);
+    sha256 of_said, of_heard;
+    sha256_init(&of_said), sha256_init(&of_heard);
     for (size_t done = 0, size; done < total; done += size) {
         size = 1 + (done * 7919 + 13) % PART;
         fill(said, size, done);
-        sha256_add(&of_said, said, size);
+        sha256_update(&of_said, said, size);
         write_all(stream, said, size);
         read_exactly(stream, heard, size);
-        sha256_add(&of_heard, heard, size);
+        sha256_update(&of_heard, heard, size);
     }
     CHECK_OK(gridnet_stream_shutdown(stream));
     size_t count;
     CHECK_STATUS(GRIDNET_ERR_CLOSED, gridnet_stream_write(stream, said, 1, WAIT_NS, &count));
     reads_end(stream);
-    unsigned char first[32], second[32];
-    sha256_end(&of_said, first), sha256_end(&of_heard, second);
-    CHECK(memcmp(first, second, sizeof first) == 0);
+    sha256_digest first = sha256_final(&of_said), second = sha256_final(&of_heard);
+    CHECK(memcmp(&first, &second, sizeof first) == 0);
     CHECK_OK(gridnet_stream_close(stream));
     dismiss(&node, peer, pid);
 }
