@@ -9,10 +9,23 @@ EXIT_SKIPPED=77
 TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 case $TARGET_DIR in /*) ;; *) TARGET_DIR=$PWD/$TARGET_DIR ;; esac
 
+# Everything is built once here: what a second build would reuse is five gigabytes.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 skipped() { printf 'SKIPPED: %s: %s\n' "$1" "$2"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
+
+# room GIGABYTES: ends the script where the target folder cannot grow to so much. A full disk fails everywhere, and nowhere says so.
+room() {
+    local free used
+    mkdir -p "$TARGET_DIR"
+    free=$(df -Pk "$TARGET_DIR" | awk 'NR == 2 { print $4 }')
+    used=$(du -sk "$TARGET_DIR" | cut -f1)
+    [ $(((free + used) / 1048576)) -ge "$1" ] ||
+        die "$TARGET_DIR: takes up to $1 GiB, and $((free / 1048576)) are free: make room, or set CARGO_TARGET_DIR"
+}
 
 # The version of the workspace, from its one source.
 version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml; }

@@ -3,6 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 
 have cargo || die "no cargo: install Rust first"
+room 12
 say "tools"
 need gcc gcc libc6-dev || true
 need g++ g++ || true
