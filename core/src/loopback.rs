@@ -5,252 +5,30 @@
 //! moves when somebody moves it, which is how the protocol is tested in virtual time.
 
 mod cut;
+mod hub;
+mod memory;
 mod paths;
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
 
 use crate::error::Error;
 use crate::mem::{Gather, PeerBytes};
 use crate::rail::{
     Armed, Capabilities, LinkId, Offered, PathId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
 };
-use crate::region::{Access, RemoteKey, Watch, Window};
-use crate::ring::bell::Order;
-use crate::sync::{AtomicU64, Ordering};
+use crate::region::{RemoteKey, Window};
 use crate::time::Time;
 use crate::wire::{is_sequenced, Address, Frame, Header, Incoming, Kind, NodeId};
-use cut::{Books, Connections};
-use paths::Roads;
+use cut::Books;
+use hub::{Parcel, Sent};
 
 pub use cut::Cut;
+pub use hub::Hub;
 
 /// How long a call over rails that retain waits for its answer.
 const CALL_NS: u64 = 1_000_000_000;
 /// Frames that may wait for one receiver from one sender.
 const DEPTH: usize = 128;
-
-/// Where loopback rails meet.
-#[derive(Debug, Clone, Default)]
-pub struct Hub {
-    shared: Arc<Mutex<Shared>>,
-    latency_ns: u64,
-    name: Option<&'static str>,
-    process: Option<u32>,
-    without_get: bool,
-    places: bool,
-    retains: bool,
-    proves: bool,
-    /// Longest segment and longest whole message, where that is not what is usual.
-    segment: Option<u16>,
-    eager: Option<u16>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    now: Time,
-    /// What is on its way to each node, in order.
-    queues: HashMap<NodeId, VecDeque<Sent>>,
-    /// The incarnation of each node.
-    incarnations: HashMap<NodeId, u64>,
-    connections: Connections,
-    roads: Roads,
-    /// Frames on their way from the first to the second.
-    under_way: HashMap<(NodeId, NodeId), usize>,
-    exposed: HashMap<u64, Exposed>,
-    next_rkey: u64,
-    /// Regions that windows may be opened over, by owner and number.
-    regions: HashMap<(NodeId, u64), Shown>,
-}
-
-/// A region that windows may be opened over.
-#[derive(Debug)]
-struct Shown {
-    base: *mut u8,
-    len: u64,
-    access: Access,
-    /// Its number as long as it lives.
-    live: Arc<AtomicU64>,
-    /// What those announce who have a window.
-    announced: Vec<Arc<AtomicU64>>,
-}
-
-// SAFETY: the address is only used through windows, while the owner waits until nobody is inside before the memory goes.
-unsafe impl Send for Shown {}
-
-/// Something on its way.
-#[derive(Debug)]
-struct Sent {
-    at: Time,
-    from: NodeId,
-    connection: u64,
-    parcel: Parcel,
-}
-
-#[derive(Debug)]
-enum Parcel {
-    Call { incarnation: u64 },
-    Answer,
-    Refused(Refusal),
-    Frame(Vec<u8>),
-    Goodbye,
-}
-
-#[derive(Debug)]
-struct Exposed {
-    node: NodeId,
-    base: *mut u8,
-    len: usize,
-}
-
-// SAFETY: the address is only used under the hub's lock, while the exposing operation promises that the memory is
-// readable from any thread (`Iov::new`).
-unsafe impl Send for Exposed {}
-
-impl Hub {
-    /// A hub on which everything arrives at once.
-    pub fn new() -> Hub {
-        Hub::default()
-    }
-
-    /// A hub on which everything takes `ns` of its own time.
-    pub fn with_latency(ns: u64) -> Hub {
-        Hub { latency_ns: ns, ..Hub::default() }
-    }
-
-    /// The same hub with rails of another name.
-    pub fn named(self, name: &'static str) -> Hub {
-        Hub { name: Some(name), ..self }
-    }
-
-    /// The same hub, whose rails are all in the process of this number.
-    pub fn of_process(self, process: u32) -> Hub {
-        Hub { process: Some(process), ..self }
-    }
-
-    /// The same hub, whose rails reach no memory of peers: large messages go in segments, and regions are reached by
-    /// messages.
-    pub fn without_get(self) -> Hub {
-        Hub { without_get: true, ..self }
-    }
-
-    /// The same hub, whose rails put segments straight to their place, in parts, as rails over byte streams do.
-    pub fn placing(self) -> Hub {
-        Hub { places: true, ..self }
-    }
-
-    /// The same hub, whose connections can be [cut](Self::cut); its rails retain, and reach no memory of peers.
-    pub fn retaining(self) -> Hub {
-        Hub { retains: true, ..self.without_get() }
-    }
-
-    /// The same hub, whose rails know who their peers are, and do not just believe them.
-    pub fn proving(self) -> Hub {
-        Hub { proves: true, ..self }
-    }
-
-    /// The same hub, whose rails reach memory of peers, also when they retain.
-    pub fn with_get(self) -> Hub {
-        Hub { without_get: false, ..self }
-    }
-
-    /// The same hub with rails that carry segments, and parts of puts, of at most `len` bytes.
-    pub fn with_segments(self, len: u16) -> Hub {
-        Hub { segment: Some(len), ..self }
-    }
-
-    /// The same hub with rails that carry whole messages of at most `len` bytes.
-    pub fn with_eager(self, len: u16) -> Hub {
-        Hub { eager: Some(len), ..self }
-    }
-
-    /// Cuts the connection between two nodes; false when there is none.
-    pub fn cut(&self, a: NodeId, b: NodeId, how: Cut) -> bool {
-        let mut shared = self.lock();
-        let notice = how.unnoticed_ns.map(|ns| shared.now.after(ns));
-        let now = shared.now;
-        let Some(connection) = shared.connections.cut(now, a, b, notice) else { return false };
-        for (from, to, arrives) in [(a, b, how.arrives[0]), (b, a, how.arrives[1])] {
-            shared.lose(from, to, connection, arrives);
-        }
-        true
-    }
-
-    /// From now on no connection between two nodes can be made, or one can again.
-    pub fn part(&self, a: NodeId, b: NodeId, parted: bool) {
-        self.lock().connections.part(a, b, parted);
-    }
-
-    /// Moves the time on; returns the new time.
-    pub fn advance(&self, ns: u64) -> Time {
-        let mut shared = self.lock();
-        shared.now = shared.now.after(ns);
-        shared.now
-    }
-
-    /// A rail for the fabric at `local`.
-    pub fn rail(&self, local: &Address) -> LoopbackRail {
-        {
-            let mut shared = self.lock();
-            shared.queues.insert(local.node, VecDeque::new());
-            shared.incarnations.insert(local.node, local.incarnation);
-        }
-        let mut capabilities = Capabilities::minimal();
-        capabilities.max_eager = self.eager.map_or(8192, usize::from);
-        capabilities.max_segment = self.segment.map_or(65536, usize::from);
-        capabilities.max_iov = usize::MAX;
-        capabilities.get = !self.without_get;
-        capabilities.put = !self.without_get;
-        capabilities.atomics = !self.without_get;
-        capabilities.can_lose_connection = self.retains;
-        capabilities.retains = self.retains;
-        capabilities.proves = self.proves;
-        capabilities.latency_ns = u32::try_from(self.latency_ns).unwrap_or(u32::MAX);
-        capabilities.bandwidth = 10_000_000_000;
-        LoopbackRail { hub: self.clone(), local: *local, capabilities, links: Vec::new() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        // What the lock protects is consistent between any two statements: a panic elsewhere does not spoil it.
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn send(&self, from: NodeId, to: NodeId, connection: u64, parcel: Parcel) -> bool {
-        let mut shared = self.lock();
-        let at = shared.now.after(self.latency_ns);
-        let Shared { connections, queues, under_way, .. } = &mut *shared;
-        let Some(queue) = queues.get_mut(&to) else {
-            return false;
-        };
-        if connections.is_cut(connection) {
-            return true;
-        }
-        if matches!(parcel, Parcel::Frame(_)) {
-            *under_way.entry((from, to)).or_default() += 1;
-        }
-        queue.push_back(Sent { at, from, connection, parcel });
-        true
-    }
-}
-
-impl Shared {
-    /// Loses what is on its way over a connection, but for the first so many parcels.
-    fn lose(&mut self, from: NodeId, to: NodeId, connection: u64, arrives: usize) {
-        let Some(queue) = self.queues.get_mut(&to) else { return };
-        let (mut seen, mut lost) = (0, 0);
-        queue.retain(|sent| {
-            if sent.connection != connection || sent.from != from {
-                return true;
-            }
-            seen += 1;
-            lost += usize::from(seen > arrives && matches!(sent.parcel, Parcel::Frame(_)));
-            seen <= arrives
-        });
-        if let Some(count) = self.under_way.get_mut(&(from, to)) {
-            *count -= lost;
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Link {
@@ -596,38 +374,19 @@ impl Rail for LoopbackRail {
     }
 
     fn expose(&mut self, _link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
-        let mut pieces = memory.pieces();
-        let (base, len) = pieces.next()?;
-        if pieces.next().is_some() {
-            return None;
-        }
-        let mut shared = self.hub.lock();
-        shared.next_rkey += 1;
-        let rkey = shared.next_rkey;
-        shared.exposed.insert(rkey, Exposed { node: self.local.node, base, len });
-        Some(RemoteSource { rkey, address: 0 })
+        self.hub.lock().memory.expose(self.local.node, memory)
     }
 
     fn conceal(&mut self, _link: LinkId, source: RemoteSource) {
-        self.hub.lock().exposed.remove(&source.rkey);
+        self.hub.lock().memory.conceal(source);
     }
 
     fn get(&mut self, _link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
-        let shared = self.hub.lock();
-        let Some(exposed) = shared.exposed.get(&from.rkey) else {
-            return Posted::Down;
-        };
-        let Ok(start) = usize::try_from(from.address) else {
-            return Posted::Down;
-        };
-        if start.checked_add(to.len()).is_none_or(|end| end > exposed.len) {
-            return Posted::Down;
+        if self.hub.lock().memory.get(from, to) {
+            Posted::Done
+        } else {
+            Posted::Down
         }
-        // SAFETY: inside memory that its operation promises to be readable until it is concealed, which takes the lock
-        // that is held here.
-        let bytes = unsafe { PeerBytes::raw(exposed.base.add(start), to.len()) };
-        bytes.copy_to(to);
-        Posted::Done
     }
 
     fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
@@ -635,38 +394,17 @@ impl Rail for LoopbackRail {
         if !self.capabilities.put || region.may_fault {
             return Ok(0);
         }
-        let Offered { number, base, len, access, .. } = *region;
-        let live = Arc::new(AtomicU64::new(number));
-        let shown = Shown { base, len, access, live, announced: Vec::new() };
-        self.hub.lock().regions.insert((self.local.node, number), shown);
+        self.hub.lock().memory.offer(self.local.node, region);
         Ok(0)
     }
 
     fn withdraw(&mut self, number: u64, _record: u64) -> bool {
-        let mut shared = self.hub.lock();
-        let place = (self.local.node, number);
-        let Some(shown) = shared.regions.get(&place) else { return true };
-        shown.live.store(0, Ordering::Relaxed);
-        if shown.announced.iter().any(|word| Watch::is_inside(word, number)) {
-            return false;
-        }
-        shared.regions.remove(&place);
-        true
+        self.hub.lock().memory.withdraw(self.local.node, number)
     }
 
     fn window(&mut self, link: LinkId, key: &RemoteKey) -> Option<Window> {
         let node = self.links.get(link.0 as usize).filter(|link| link.up && !link.over)?.node;
-        let mut shared = self.hub.lock();
-        let shown = shared.regions.get_mut(&(node, key.number))?;
-        let announced = Arc::new(AtomicU64::new(0));
-        shown.announced.push(announced.clone());
-        let keep = Arc::new((shown.live.clone(), announced.clone()));
-        // SAFETY: `keep` holds both words, of which this watch alone uses the second. The region's memory stays until
-        // `withdraw` has found nobody inside, and the watch lets nobody in afterwards.
-        unsafe {
-            let watch = Watch::new(key.number, &*shown.live, &*announced, Order::Fence, keep.clone());
-            Some(Window::new(shown.base, shown.len, shown.access, watch, keep))
-        }
+        self.hub.lock().memory.window(node, key.number)
     }
 
     fn arm(&mut self) -> Armed {
@@ -730,15 +468,7 @@ impl Drop for LoopbackRail {
         {
             let mut shared = self.hub.lock();
             shared.queues.remove(&self.local.node);
-            // The operations that exposed the memory end with the fabric, and with them the promise about it.
-            shared.exposed.retain(|_, exposed| exposed.node != self.local.node);
-            shared.regions.retain(|(node, _), shown| {
-                let stays = *node != self.local.node;
-                if !stays {
-                    shown.live.store(0, Ordering::Relaxed);
-                }
-                stays
-            });
+            shared.memory.forget(self.local.node);
         }
         for link in self.links.iter().filter(|link| !link.over) {
             self.hub.send(self.local.node, link.node, link.connection, Parcel::Goodbye);
