@@ -1,5 +1,6 @@
-//! Three users of one fabric on one path: a ping-pong, many small calls, and large messages. Each alone, then all together, in
-//! several rounds: how much of a third of its own each keeps, and how long the ping-pong takes. Medians of the rounds.
+//! Three users of one fabric on one path, each with a completion queue of its own on both sides: a ping-pong, many small calls, and
+//! large messages. Each alone, then all together, in several rounds: how much of a third of its own each keeps, and how long the
+//! ping-pong takes. Medians of the rounds.
 //!
 //! `cargo bench -p gridnet-bench --bench sharing -- shm` or `tcp`. Both sides are threads of this process, on two cores.
 
@@ -28,7 +29,7 @@ const SPAN: Duration = Duration::from_millis(500);
 /// and how often.
 const ROUNDS: usize = 7;
 
-/// Who sends: tag, and completion queue at the caller.
+/// Who sends: tag, and completion queue.
 const PING: usize = 0;
 const CALL: usize = 1;
 const BULK: usize = 2;
@@ -51,6 +52,11 @@ fn memory(len: usize) -> Iov {
     let bytes = Vec::leak(vec![1u8; len]);
     // SAFETY: never freed, and nobody else has it. What is received there is looked at by nobody.
     unsafe { Iov::new(bytes.as_mut_ptr(), bytes.len()) }
+}
+
+/// A queue for each user.
+fn queues(fabric: &mut Fabric) -> [CqId; 3] {
+    [(); 3].map(|()| fabric.engine.create_cq(1 << 12))
 }
 
 fn post(fabric: &mut Fabric, cq: CqId, tag: usize, iov: Iov) {
@@ -78,24 +84,26 @@ fn send(fabric: &mut Fabric, cq: CqId, to: PeerId, tag: usize, iov: Iov) -> bool
 
 /// The other side: answers what is small, and receives what is large.
 fn serve(mut fabric: Fabric, is_over: &AtomicBool) {
-    let cq = fabric.engine.create_cq(1 << 12);
+    let cqs = queues(&mut fabric);
     let (small, large) = (memory(SMALL), memory(LARGE));
     let answer = memory(SMALL);
-    (0..2).for_each(|_| post(&mut fabric, cq, PING, small));
-    (0..2 * CALLS).for_each(|_| post(&mut fabric, cq, CALL, small));
-    (0..2 * LARGES).for_each(|_| post(&mut fabric, cq, BULK, large));
+    (0..2).for_each(|_| post(&mut fabric, cqs[PING], PING, small));
+    (0..2 * CALLS).for_each(|_| post(&mut fabric, cqs[CALL], CALL, small));
+    (0..2 * LARGES).for_each(|_| post(&mut fabric, cqs[BULK], BULK, large));
     let mut came: Vec<Completion> = Vec::new();
     while !is_over.load(Ordering::Relaxed) {
         fabric.poll_round();
-        fabric.engine.take_completions(cq, |completion| {
-            came.push(completion);
-            true
-        });
+        for cq in cqs {
+            fabric.engine.take_completions(cq, |completion| {
+                came.push(completion);
+                true
+            });
+        }
         for Completion { context, source, .. } in came.drain(..).filter(|c| c.context != u64::MAX) {
             let tag = context as usize;
-            post(&mut fabric, cq, tag, if tag == BULK { large } else { small });
+            post(&mut fabric, cqs[tag], tag, if tag == BULK { large } else { small });
             if tag != BULK {
-                send(&mut fabric, cq, PeerId::new(source), tag, answer);
+                send(&mut fabric, cqs[tag], PeerId::new(source), tag, answer);
             }
         }
     }
@@ -134,7 +142,7 @@ impl Outcome {
 impl Caller {
     fn new(mut fabric: Fabric, address: &Address) -> Caller {
         let to = fabric.engine.open(address).expect("the rail leads there");
-        let cqs = [(); 3].map(|()| fabric.engine.create_cq(1 << 12));
+        let cqs = queues(&mut fabric);
         Caller { fabric, to, cqs, small: memory(SMALL), large: memory(LARGE) }
     }
 

@@ -5,6 +5,9 @@
 //! who has one. What is beyond a turn counts for the next ones.
 //!
 //! Messages in order go before segments, but only so far: [`Lead`].
+//!
+//! Turns are had by what waits here. What has gone into the path is in line there, and who has much under way would fill it while
+//! another one's message waits to be asked for: so among several users no more is to go than keeps the path full.
 
 use std::collections::VecDeque;
 
@@ -18,6 +21,10 @@ pub(super) const FRAME_COST: usize = 64;
 /// Bytes that messages in order may be ahead of segments that wait: a thousand small ones, which a ring of shared memory holds
 /// and a network takes in some ten microseconds.
 const MOST_AHEAD: usize = 64 * 1024;
+
+/// Bytes for which it is remembered that several users had something to send: more than passes over long paths while a message is
+/// announced and asked for.
+const COMPANY: usize = 8 << 20;
 
 /// Who has large messages under way.
 #[derive(Debug)]
@@ -41,6 +48,8 @@ pub(super) struct Bulk {
     len: usize,
     /// The memory of a user's line that has come to its end.
     spare: VecDeque<Key>,
+    /// Bytes until it is forgotten that there were several users.
+    company: usize,
 }
 
 impl Bulk {
@@ -53,6 +62,11 @@ impl Bulk {
         self.len
     }
 
+    /// Several users have something to send, or had until lately.
+    pub(super) fn is_shared(&self) -> bool {
+        self.company > 0
+    }
+
     /// Adds a message of a user.
     pub(super) fn push(&mut self, cq: CqId, key: Key) {
         self.len += 1;
@@ -62,6 +76,9 @@ impl Bulk {
         let mut messages = std::mem::take(&mut self.spare);
         messages.push_back(key);
         self.users.push_back(User { cq, messages, left: QUANTUM });
+        if self.users.len() > 1 {
+            self.company = COMPANY;
+        }
     }
 
     /// The message whose turn it is.
@@ -71,6 +88,7 @@ impl Bulk {
 
     /// That message has sent so many bytes, or has come to its end: the next turn.
     pub(super) fn turn(&mut self, bytes: usize, stays: bool) {
+        self.company = if self.users.len() > 1 { COMPANY } else { self.company.saturating_sub(bytes) };
         let Some(user) = self.users.front_mut() else { return };
         if !stays {
             user.messages.pop_front();
@@ -100,6 +118,7 @@ impl Bulk {
     pub(super) fn clear(&mut self) {
         self.users.clear();
         self.len = 0;
+        self.company = 0;
     }
 
     fn drop_front(&mut self) {
@@ -208,6 +227,26 @@ mod tests {
             bulk.turn(len, true);
         }
         assert!(sent[0].abs_diff(sent[1]) <= 5 << 20, "{sent:?}");
+    }
+
+    #[test]
+    fn company_is_remembered_for_a_while() {
+        let (mut keys, mut cqs) = (Slab::default(), Slab::default());
+        let (first, second) = (cqs.insert(()), cqs.insert(()));
+        let mut bulk = Bulk::default();
+        (0..2).for_each(|_| bulk.push(first, keys.insert(())));
+        bulk.turn(1 << 20, true);
+        assert!(!bulk.is_shared(), "one user with several messages");
+        let single = keys.insert(());
+        bulk.push(second, single);
+        bulk.remove(single);
+        let mut alone = 0;
+        while bulk.is_shared() {
+            bulk.turn(64 << 10, true);
+            alone += 64 << 10;
+            assert!(alone <= COMPANY, "it is remembered for ever");
+        }
+        assert_eq!(alone, COMPANY);
     }
 
     #[test]

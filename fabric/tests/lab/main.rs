@@ -11,3 +11,4 @@ mod sealed;
 mod several;
 mod shares;
 mod slow;
+mod users;
