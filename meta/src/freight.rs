@@ -13,6 +13,7 @@ use gridnet_core::wire::NodeId;
 use tokio::sync::Notify;
 
 use crate::error::Refusal;
+use crate::pipe::LEAST_BYTES;
 
 /// Most bytes that are passed on of pipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +36,6 @@ impl Default for Shares {
 const MEMBER_WAITING_MAX: usize = crate::pipe::PIPES_MAX * crate::pipe::WINDOW_BYTES * 5 / 4;
 /// Bytes of all that wait.
 const WAITING_MAX: usize = 64 << 20;
-/// Short ones count as so many bytes: they cost as much to pass on.
-const LEAST_BYTES: usize = 512;
 /// So much time's share may go at once.
 const BURST: Duration = Duration::from_millis(50);
 /// Senders that are remembered.
@@ -290,6 +289,30 @@ mod tests {
         drop(lane);
         assert_eq!(freight.account().waiting, 0);
         assert!(freight.account().senders.values().all(|sender| sender.waiting == 0));
+    }
+
+    /// However long the parts are: all that its pipes may have on their way waits, and none is cut off.
+    #[test]
+    fn all_that_the_pipes_of_a_sender_allow_may_wait_at_one_place() {
+        use crate::packet::{Conversation, Load, Packet, HOPS_MAX};
+        use crate::pipe::{Pipe, PART_BYTES, PIPES_MAX};
+        for len in [1, 100, LEAST_BYTES, 4000, PART_BYTES] {
+            let lane = Lane::new(&Freight::new(shares(1, 1)));
+            for number in 0..PIPES_MAX {
+                let now = Instant::now();
+                let mut pipe = Pipe::new(now);
+                while pipe.room() > 0 {
+                    let part = pipe.send(vec![7; len.min(pipe.room())], now);
+                    let of = Conversation { number: u64::MAX - number as u64, is_mine: true };
+                    let mut packet = Packet::new(id(1), id(2), u64::MAX, &Load::Piped(of, part));
+                    for by in 3..=HOPS_MAX as u8 + 1 {
+                        packet = packet.passed_on(id(by)).unwrap();
+                    }
+                    let bytes = postcard::to_stdvec(&packet).unwrap();
+                    assert_eq!(lane.put(id(1), bytes, false), Ok(()), "pipe {number}, parts of {len}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) const WINDOW_BYTES: usize = 128 << 10;
 pub(crate) const PIPES_MAX: usize = 64;
 /// Bytes of a part. What is not of a pipe waits for one or two of them at each hop.
 pub(crate) const PART_BYTES: usize = 8 << 10;
+/// A short part counts as so many bytes: it costs as much to pass on.
+pub(crate) const LEAST_BYTES: usize = 512;
 /// Parts that came before others that are missing; of no more than [`WINDOW_BYTES`].
 const AHEAD_MAX: usize = 1024;
 /// Room is told when it has grown by so much.
@@ -44,7 +46,11 @@ struct Outgoing {
     until: u64,
     /// So many have come.
     received: u64,
-    /// When that has grown, or something was sent after all had come.
+    /// Where the parts end that may be on their way, and what they count,
+    parts: VecDeque<(u64, usize)>,
+    /// in total.
+    on_way: usize,
+    /// When more has come, or something was sent after all had come.
     moved: Instant,
     is_finished: bool,
 }
@@ -64,12 +70,22 @@ struct Incoming {
     end: Option<u64>,
     /// What was told last: received, and how many may be sent.
     told: (u64, u64),
+    /// What the parts count that have come since.
+    untold: usize,
 }
 
 impl Pipe {
     pub(crate) fn new(now: Instant) -> Pipe {
         let until = WINDOW_BYTES as u64;
-        let outgoing = Outgoing { sent: 0, until, received: 0, moved: now, is_finished: false };
+        let outgoing = Outgoing {
+            sent: 0,
+            until,
+            received: 0,
+            parts: VecDeque::new(),
+            on_way: 0,
+            moved: now,
+            is_finished: false,
+        };
         let incoming = Incoming { told: (0, until), ..Incoming::default() };
         Pipe { outgoing, incoming, heard: now, said: now }
     }
@@ -81,9 +97,11 @@ impl Pipe {
 
     /// Bytes that may be sent in one part now.
     pub(crate) fn room(&self) -> usize {
-        let Outgoing { sent, until, is_finished, .. } = self.outgoing;
-        let left = if is_finished { 0 } else { until.saturating_sub(sent) };
-        usize::try_from(left).map_or(PART_BYTES, |left| left.min(PART_BYTES))
+        let Outgoing { sent, until, on_way, is_finished, .. } = self.outgoing;
+        // Of short parts there are fewer bytes on the way: those who pass them on count them so, too.
+        let uncounted = WINDOW_BYTES - on_way;
+        let left = if is_finished || uncounted < LEAST_BYTES { 0 } else { until.saturating_sub(sent) };
+        usize::try_from(left).map_or(PART_BYTES, |left| left.min(PART_BYTES)).min(uncounted)
     }
 
     /// Sends bytes, for which there is room.
@@ -92,7 +110,10 @@ impl Pipe {
         if self.outgoing.received == at {
             self.outgoing.moved = now;
         }
+        let counts = bytes.len().max(LEAST_BYTES);
         self.outgoing.sent += bytes.len() as u64;
+        self.outgoing.parts.push_back((self.outgoing.sent, counts));
+        self.outgoing.on_way += counts;
         Part::Bytes { at, bytes }
     }
 
@@ -140,15 +161,15 @@ impl Pipe {
 
     /// What the other side is to be told, if anything is.
     pub(crate) fn tell(&mut self, now: Instant) -> Option<Part> {
-        let Incoming { received, taken, told, end, .. } = self.incoming;
+        let Incoming { received, taken, told, untold, end, .. } = self.incoming;
         let until = taken + WINDOW_BYTES as u64;
-        let is_news = received - told.0 >= TELL_BYTES
+        let is_news = untold as u64 >= TELL_BYTES
             || until - told.1 >= TELL_BYTES
             || (end == Some(received) && told.0 != received);
         if !is_news && now < self.said + TELL_INTERVAL {
             return None;
         }
-        (self.incoming.told, self.said) = ((received, until), now);
+        (self.incoming.told, self.incoming.untold, self.said) = ((received, until), 0, now);
         Some(Part::Room { received, until })
     }
 
@@ -187,6 +208,9 @@ impl Outgoing {
         // What was said earlier may come later.
         if received > self.received {
             (self.received, self.moved) = (received, now);
+        }
+        while let Some((_, counts)) = self.parts.pop_front_if(|(end, _)| *end <= received) {
+            self.on_way -= counts;
         }
         self.until = self.until.max(until);
         Ok(())
@@ -228,6 +252,7 @@ impl Incoming {
 
     fn add(&mut self, bytes: &[u8]) {
         self.received += bytes.len() as u64;
+        self.untold += bytes.len().max(LEAST_BYTES);
         self.waiting.extend(bytes);
     }
 

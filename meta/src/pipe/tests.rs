@@ -67,6 +67,28 @@ fn who_does_not_read_is_sent_no_more_than_a_window() {
     assert!(read == bytes);
 }
 
+/// Short parts cost those on the way as much as longer ones: of them there are fewer, and the other side says earlier that they came.
+#[test]
+fn who_writes_few_bytes_at_a_time_waits_for_the_other_side() {
+    let mut scene = Scene::new();
+    let fill = |scene: &mut Scene| (0..).take_while(|_| scene.send(0, &[7]) > 0).count();
+    assert_eq!(fill(&mut scene), WINDOW_BYTES / LEAST_BYTES);
+    let mut told = 0;
+    for _ in 0..WINDOW_BYTES / LEAST_BYTES {
+        scene.come(0).unwrap();
+        scene.tell(1);
+        told += scene.ways[1].len();
+        scene.come(1).unwrap();
+    }
+    assert_eq!((scene.read(1, 1000).len(), told as u64), (256, WINDOW_BYTES as u64 / TELL_BYTES));
+    assert_eq!(fill(&mut scene), WINDOW_BYTES / LEAST_BYTES, "nothing is left of those before");
+    // Mixed: long ones have the room that is left.
+    let mut scene = Scene::new();
+    assert_eq!(scene.send(0, &[7]), 1);
+    let longer = std::iter::from_fn(|| Some(scene.send(0, &[7; PART_BYTES])).filter(|count| *count > 0));
+    assert_eq!(longer.sum::<usize>(), WINDOW_BYTES - LEAST_BYTES);
+}
+
 #[test]
 fn both_directions_end_by_themselves_and_then_it_is_over() {
     let mut scene = Scene::new();
