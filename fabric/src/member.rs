@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use gridnet_assembly::audit::Line;
 use gridnet_assembly::rules::Rules;
@@ -14,8 +15,9 @@ use gridnet_meta::directory::Entry;
 use gridnet_meta::member::{About, Assembler, Member};
 use gridnet_meta::name::Name;
 use gridnet_meta::ticket::Ticket;
+use gridnet_uring_tcp::Adopter;
 
-use crate::assembly::{offer, tend, Calling, Desk, Here, Wish, Workers, SERVICE};
+use crate::assembly::{offer, take_pipes, tend, Calling, Desk, Here, Lookout, Pipes, Wish, Workers, SERVICE};
 use crate::config::Config;
 use crate::fabric::Fabric;
 use crate::nodes::Watch;
@@ -30,6 +32,7 @@ pub(crate) struct Membership {
     desk: Arc<Desk>,
     /// Addresses that were agreed on, and are being opened.
     calling: Vec<Calling>,
+    lookout: Lookout,
     watch: Watch,
     /// Its threads are there in this process only.
     process: u32,
@@ -39,7 +42,7 @@ pub(crate) struct Membership {
 struct Own {
     assembler: Arc<Assembler>,
     workers: Workers,
-    member: Member,
+    member: Arc<Member>,
 }
 
 impl std::fmt::Debug for Membership {
@@ -65,12 +68,13 @@ impl Membership {
         assembler.serve(SERVICE.parse().map_err(|why: String| Refusal::new(Error::Internal, why))?);
         let members = Arc::new(Members(member.credentials().map_err(refusal)?));
         local.node = member.node();
-        let own = Some(Own { assembler, workers: Workers::default(), member });
+        let own = Some(Own { assembler, workers: Workers::default(), member: Arc::new(member) });
         Ok(Some(Membership {
             own,
             members,
             desk,
             calling: Vec::new(),
+            lookout: Lookout::default(),
             watch: Watch::default(),
             process: std::process::id(),
         }))
@@ -79,6 +83,23 @@ impl Membership {
     /// The fabric is reached there from now on, by these rails.
     pub(crate) fn open(&self, address: Address, rails: Vec<&'static str>) {
         self.desk.open(Here { address, rails });
+    }
+
+    /// By which pipes come and go.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child.
+    pub(crate) fn pipes(&self) -> Result<Pipes, Refusal> {
+        Ok(Pipes::new(self.desk.clone(), &self.own()?.member))
+    }
+
+    /// Gives the rail over pipes those that others ask for.
+    ///
+    /// # Errors
+    /// As [`Self::pipes`].
+    pub(crate) fn take_pipes(&self, adopter: Adopter) -> Result<(), Refusal> {
+        take_pipes(&self.own()?.member, &self.desk, adopter);
+        Ok(())
     }
 
     /// By which the rail tcp knows its peers.
@@ -117,7 +138,19 @@ impl Membership {
     /// Does for those who agree what only the fabric can do; how much happened.
     #[inline]
     pub(crate) fn tend(&mut self, engine: &mut Engine<AnyRail>) -> usize {
-        tend(engine, &self.desk, &mut self.calling)
+        let happened = tend(engine, &self.desk, &mut self.calling, &mut self.lookout);
+        for wish in self.lookout.due(engine) {
+            let node = wish.node;
+            if self.want(wish).is_err() {
+                self.lookout.ended(node, Instant::now());
+            }
+        }
+        happened
+    }
+
+    /// When [`Self::tend`] is to be called if nothing happens.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.lookout.next()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::tcp;
 pub enum AnyRail {
     /// Shared memory between processes of the host.
     Shm(Box<ShmRail>),
-    /// Other hosts.
+    /// Other hosts; and members of the session through the bootstrap tree.
     Tcp(Box<TcpRail>),
     /// The fabric with itself.
     Own(LoopbackRail),
@@ -52,6 +52,10 @@ pub(crate) fn open_rails(
             _ => Some(AnyRail::Own(Hub::new().named("self").of_process(std::process::id()).rail(local))),
         };
         opened.rails.extend(rail);
+    }
+    if let Some(membership) = membership.filter(|_| config.rails.allows("tcp")) {
+        let relay = tcp::open_relay(config, local, single_thread, membership)?;
+        opened.rails.push(AnyRail::Tcp(Box::new(relay)));
     }
     if opened.rails.is_empty() {
         return Err(Refusal::new(Error::Config, "GRIDNET_RAILS leaves no rail"));

@@ -1,7 +1,7 @@
 //! How callers sleep: the rails are armed, and descriptors become readable when something has happened.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gridnet_core::endpoint::CqId;
 use gridnet_core::error::Error;
@@ -12,6 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
 use crate::fabric::Fabric;
+use crate::member::Membership;
 
 /// Times that somebody tries to arm the rails for others who sleep.
 pub(crate) const ARMING_TRIES: u32 = 16;
@@ -46,8 +47,11 @@ impl Fabric {
 
     /// Time after which a sleeper has to look at timers.
     pub(crate) fn timer(&self) -> Option<Duration> {
-        let at = self.engine.deadline()?;
-        Some(Duration::from_nanos(at.0).saturating_sub(self.start.elapsed()))
+        let at = self.engine.deadline();
+        let of_engine = at.map(|at| Duration::from_nanos(at.0).saturating_sub(self.start.elapsed()));
+        let look = self.membership.as_ref().and_then(Membership::next_look);
+        let of_look = look.map(|at| at.saturating_duration_since(Instant::now()));
+        of_engine.into_iter().chain(of_look).min()
     }
 
     /// The descriptor of a queue: readable, after [`Self::arm_cq`] said yes, once something has happened.

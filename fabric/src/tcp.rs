@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
-use gridnet_core::wire::Address;
+use gridnet_core::wire::{Address, NetAddresses};
 use gridnet_meta::credentials::{fabric_id, Credentials};
 use gridnet_meta::ticket::Ticket;
-use gridnet_uring_tcp::{Key, Security, TcpConfig, TcpRail, Tuning, Window};
+use gridnet_uring_tcp::{Key, Multirail, Security, TcpConfig, TcpRail, Tuning, Window};
 
+use crate::assembly::RELAY;
 use crate::config::{Config, NetEngine};
 use crate::member::{ticket, Membership};
 use crate::session::{check_alone, refusal, Members};
@@ -44,6 +45,34 @@ pub(crate) fn open(
         window: Window { bytes: config.net_window, ..Window::default() },
         retains: config.reliability,
     })
+}
+
+/// Opens the rail over pipes between members: the last of all, which listens nowhere.
+///
+/// # Errors
+/// What the system does not allow.
+pub(crate) fn open_relay(
+    config: &Config,
+    local: &Address,
+    single_thread: bool,
+    membership: &Membership,
+) -> Result<TcpRail, Refusal> {
+    let settings = TcpConfig {
+        local: Address { network: NetAddresses::NONE, ..*local },
+        interfaces: config.net_interfaces.clone(),
+        ports: None,
+        security: Security::Session(membership.members().clone()),
+        // Pipes are sockets of the host, and slow: a ring is worth nothing to them.
+        engine: NetEngine::Epoll,
+        single_thread,
+        tuning: tuning(config),
+        multirail: Multirail::Off,
+        window: Window { bytes: config.net_window, ..Window::default() },
+        retains: config.reliability,
+    };
+    let mut rail = TcpRail::open_by(RELAY, Arc::new(membership.pipes()?), settings)?;
+    membership.take_pipes(rail.adopter(RELAY)?)?;
+    Ok(rail)
 }
 
 /// What the rail needs: what it is called, whether it cannot do without, and what is there or is missing.

@@ -96,7 +96,7 @@ fn processes_of_one_host_share_memory() {
         assert!(why.contains("stack shm: encrypted, agreed on for service gridnet"), "{why}");
         assert!(why.contains("rail shm in use: stack shm, encrypted, was agreed on"), "{why}");
         assert!(why.contains("rail tcp not used: the stack that was agreed on does not have it"), "{why}");
-        assert!(why.contains("tls/relay not tried: the node that asks has no relay"), "{why}");
+        assert!(why.contains("rail relay not used: the stack that was agreed on does not have it"), "{why}");
         // The other way round it is the same conversation.
         let back = open(&b, &a, LONG).unwrap();
         converse(&b, back, &a, 4);

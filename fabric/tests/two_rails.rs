@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use gridnet::AnyRail;
 use gridnet_core::endpoint::PeerState;
+use gridnet_core::rail::PeerId;
 use gridnet_core::testing::conformance::reliability::loans_survive_cuts;
 use gridnet_core::testing::loans::read;
 use gridnet_core::testing::node::{anything, Node, SendOptions};
@@ -296,4 +297,82 @@ fn loans_outlive_the_link_that_they_came_over() {
     pair.finish_b(receive);
     pair.finish_a(ping.expect("the peer lives"));
     assert_eq!((pair.a.engine().loans(), pair.b.engine().loans()), (0, 0), "all came back");
+}
+
+/// Two that talk over tcp, as the one has called the other by an address of another host; its address on this one.
+fn over_tcp() -> (Pair<ShmAndTcp>, Address) {
+    let mut pair = Pair::strangers(ShmAndTcp::new(), Setup::default());
+    let (address_a, address) = (*pair.a.address(), *pair.b.address());
+    let far = Address { host: !address.host, ..address };
+    (pair.to_a, pair.to_b) = (PeerId::new(0), pair.a.engine().open(&far).expect("tcp leads there"));
+    let to = pair.to_b;
+    let hello = pair.a.send(to, b"hello", 0);
+    let receive = pair.b.receive(anything(), 5);
+    assert_eq!(pair.finish_b(receive).bytes, b"hello");
+    pair.finish_a(hello);
+    run_until_over(&mut pair, "tcp");
+    let another = Address { incarnation: address.incarnation + 1, ..address };
+    for (rail, address, why) in [
+        ("none", address, "no such rail"),
+        ("shm", address_a, "another peer"),
+        ("shm", another, "another peer"),
+    ] {
+        let refused = pair.a.engine().call_over(to, rail, &address).unwrap_err();
+        assert!(refused.reason.contains(why), "{refused:?}");
+    }
+    // It has to be known first what the other side has got.
+    let mut steps = 0..MANY_STEPS;
+    while pair.a.engine().call_over(to, "tcp", &far).is_err() {
+        assert!(steps.next().is_some(), "it is there");
+        pair.step();
+    }
+    let engine = pair.a.engine();
+    assert!(engine.call_over(to, "shm", &far).is_err() && !engine.is_calling(to));
+    (pair, address)
+}
+
+/// Somebody knows of a better rail than the one that leads to the address of the beginning.
+#[test]
+fn a_conversation_moves_where_it_is_called_to_and_loses_nothing() {
+    for seed in 0..4 {
+        let mut random = Random::new(seed);
+        let (mut pair, address_b) = over_tcp();
+        let (to_a, to_b) = (pair.to_a, pair.to_b);
+        // One that leads nowhere changes nothing.
+        pair.fixture.part(true);
+        let mut called = false;
+        let mut sends = Vec::new();
+        for tag in 0..30u64 {
+            if tag == 10 {
+                pair.fixture.part(false);
+            }
+            if tag % 5 == 0 && !called {
+                called = pair.a.engine().call_over(to_b, "shm", &address_b).is_ok() && tag >= 10;
+            }
+            let len = random.pick(&[0, 100, 8193, 200_000]);
+            let bytes = random.bytes(len);
+            sends.push((pair.a.send(to_b, &bytes, tag), pair.b.send(to_a, &bytes, tag), bytes, tag));
+            pair.run_steps(random.below(40) as usize);
+        }
+        assert!(called, "a link over shared memory is being made");
+        for (of_a, of_b, bytes, tag) in sends {
+            let receives = (pair.a.receive(anything(), bytes.len()), pair.b.receive(anything(), bytes.len()));
+            for got in [pair.finish_a(receives.0), pair.finish_b(receives.1)] {
+                assert_eq!(got.completion.map(|c| c.tag), Some(tag), "seed {seed}");
+                assert!(got.bytes[..bytes.len()] == bytes[..], "seed {seed}: message {tag}");
+            }
+            assert_eq!((pair.finish_a(of_a).status, pair.finish_b(of_b).status), (Ok(()), Ok(())));
+        }
+        run_until_over(&mut pair, "shm");
+        // Where the other side leaves the link first, it is seen to break.
+        let engine = pair.a.engine();
+        assert!(engine.breaks(to_b).0 + engine.moves(to_b) > 0, "seed {seed}");
+        // It is found there again.
+        pair.fixture.shears.values().for_each(Shears::cut);
+        let last = pair.a.send(to_b, b"last", 99);
+        let receive = pair.b.receive(anything(), 4);
+        assert_eq!(pair.finish_b(receive).bytes, b"last");
+        pair.finish_a(last);
+        run_until_over(&mut pair, "shm");
+    }
 }

@@ -14,7 +14,7 @@ use crate::socket::listen_at;
 const PROPOSALS: usize = 32;
 
 /// The sockets that listen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Listeners {
     pub(crate) sockets: Vec<Socket>,
     /// Where each of them listens.

@@ -46,12 +46,17 @@ pub(crate) const MAX_EAGER: usize = 8 << 10;
 pub(crate) const MAX_SEGMENT: usize = 256 << 10;
 /// The same while small messages come and go: the kernel takes some 10 us for it, as for a message there and back.
 const SHORT_SEGMENT: usize = 20 << 10;
+/// What is expected of connections that come by a way only, in ns,
+const WAY_LATENCY_NS: u32 = 1_000_000;
+/// and in bytes per second.
+const WAY_BANDWIDTH: u64 = 4 << 20;
 /// How long a side that has given way waits for the other's call.
 pub(crate) const CROSSING_NS: u64 = 5_000_000_000;
 
 /// The TCP rail.
 #[derive(Debug)]
 pub struct TcpRail {
+    name: &'static str,
     pub(crate) config: TcpConfig,
     capabilities: Capabilities,
     pub(crate) links: Vec<Link>,
@@ -111,14 +116,33 @@ impl TcpRail {
             config.multirail = Multirail::Off;
         }
         let listeners = Listeners::open(&addresses, config.ports, &config.tuning)?;
+        TcpRail::with("tcp", config, listeners)
+    }
+
+    /// Opens a rail of this name that listens nowhere and calls nobody by an address: all its connections come by `way`, and by the
+    /// [`Adopter`] of its other side. Whoever has another rail of this kind can so tell the two apart, and move from one to the other.
+    ///
+    /// # Errors
+    /// What the system does not allow.
+    pub fn open_by(name: &'static str, way: Arc<dyn Way>, config: TcpConfig) -> Result<TcpRail, Refusal> {
+        let config = TcpConfig { multirail: Multirail::Off, ..config };
+        let mut rail = TcpRail::with(name, config, Listeners::default())?;
+        rail.capabilities.latency_ns = WAY_LATENCY_NS;
+        rail.capabilities.bandwidth = WAY_BANDWIDTH;
+        rail.way = Some(way);
+        Ok(rail)
+    }
+
+    fn with(name: &'static str, config: TcpConfig, listeners: Listeners) -> Result<TcpRail, Refusal> {
         let mut watcher = Watcher::open(config.engine, config.single_thread)?;
         for (place, socket) in listeners.sockets.iter().enumerate() {
             watcher.watch(socket, Watched::Listener(place as u32), READING)?;
         }
         watcher.submit();
-        tracing::debug!(addresses = ?listeners.addresses, engine = watcher.name(), "tcp listens");
+        tracing::debug!(name, addresses = ?listeners.addresses, engine = watcher.name(), "rail open");
         let local = Address { network: listeners.addresses, ..config.local };
         Ok(TcpRail {
+            name,
             capabilities: capabilities(config.retains),
             links: Vec::new(),
             by_node: HashMap::new(),
@@ -221,7 +245,7 @@ impl TcpRail {
 
 impl Rail for TcpRail {
     fn name(&self) -> &'static str {
-        "tcp"
+        self.name
     }
 
     #[inline]

@@ -24,7 +24,7 @@
 //! | `pace.rs` | how much of them moves at once |
 //! | `link.rs` | peers coming and going |
 //! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
-//! | `prefer.rs` | the way back to a rail that is preferred |
+//! | `prefer.rs`, `better.rs` | the way back to a rail that is preferred; the way to one that somebody else knows of |
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
 //! | `remote_op.rs`, `remote_line.rs`, `answer.rs` | the same by messages: how they go out, in which order, how they end |
@@ -37,6 +37,7 @@
 mod answer;
 mod arrive;
 mod assembled;
+mod better;
 mod bulk;
 mod crossed;
 mod fetch;

@@ -92,6 +92,8 @@ pub(super) struct Recovery {
     pub(super) replay: VecDeque<LostFrame>,
     /// A link that is being made.
     pub(super) attempt: Option<(usize, LinkId)>,
+    /// The rail and the address that it was called at to move there.
+    pub(super) better: Option<(usize, Box<Address>)>,
     /// Its lane, until it takes frames.
     pub(super) lane: Option<Arc<Lane>>,
     /// Rails that have carried the conversation, as bits.
@@ -180,6 +182,13 @@ impl State {
         self.note_change(peer, rail);
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         (p.rail, p.link, p.stalls) = (rail, link, false);
+        let better = p.recovery.as_mut().and_then(|recovery| {
+            let address = recovery.better.take_if(|(of, _)| *of == rail);
+            Some((recovery, address?.1))
+        });
+        if let Some((recovery, address)) = better {
+            recovery.address = Some(address);
+        }
         p.eager_max = self.eager_max.get(rail).copied().unwrap_or(0);
         p.keeps_memory = self.keeps_memory.get(rail).copied().unwrap_or(false);
         p.lends = p.user.is_none() && self.loans.lender == Some(rail);

@@ -14,6 +14,7 @@ use gridnet_assembly::Builder;
 use gridnet_core::wire::{Address, NetAddresses, NodeId, ADDRESS_BYTES};
 
 use super::desk::{Call, Desk};
+use super::RELAY;
 use crate::config::Config;
 
 /// How long somebody who asks while the fabric is being opened waits for that.
@@ -39,6 +40,7 @@ impl Here {
     fn reduce(&self, address: Address, rail: &str) -> Address {
         match rail {
             "shm" => Address { network: NetAddresses::NONE, ..address },
+            RELAY => Address { host: !self.address.host, network: NetAddresses::NONE, ..address },
             // Whatever host it names: not this one.
             _ => Address { host: !self.address.host, ..address },
         }
@@ -59,7 +61,7 @@ pub(crate) fn offer(config: &Config, local: &Address) -> Offer {
         offer.methods.push(Method::Shm);
     }
     if config.rails.allows("tcp") {
-        offer.methods.push(Method::Tcp);
+        offer.methods.extend([Method::Tcp, Method::Relay]);
         offer.filters.push(Filter::Tls);
     }
     offer
@@ -75,6 +77,8 @@ fn rail_of(stack: &Stack) -> Result<&'static str, String> {
                 .into())
         }
         (Method::Tcp, ..) => Err("between members the rail tcp always encrypts: tls/tcp".into()),
+        (Method::Relay, [Filter::Tls], None) => Ok(RELAY),
+        (Method::Relay, [], None) => Err("between members pipes are always encrypted: tls/relay".into()),
         _ => Err(format!("no rail of this version makes {stack}")),
     }
 }
@@ -82,7 +86,9 @@ fn rail_of(stack: &Stack) -> Result<&'static str, String> {
 impl Builder for Desk {
     fn build(&self, order: &Order) -> Result<Vec<u8>, String> {
         let here = self.here(OPENING_LIMIT).ok_or("the fabric is being opened")?;
-        here.rail(&order.stack)?;
+        if here.rail(&order.stack)? == RELAY {
+            self.allow_relay(order.key.from);
+        }
         let (stack, security, service) = (&order.stack, order.security.name(), &order.service);
         let story = format!("stack {stack}: {security}, as the node has asked for service {service}");
         self.tell_of(order.key.from, vec![story]);
@@ -101,6 +107,9 @@ impl Builder for Desk {
         let address = read_place(&path.place, to)?;
         if rail == "shm" && path.security == Security::Encrypted && address.uid != here.address.uid {
             return Err(format!("its process is said to be of user {}, and is not to be", address.uid));
+        }
+        if rail == RELAY {
+            self.allow_relay(to);
         }
         let (tell, told) = std::sync::mpsc::channel();
         let address = here.reduce(address, rail);
@@ -125,8 +134,10 @@ impl Builder for Desk {
         }
     }
 
-    /// Who connects again goes where everybody connects, and proves there who it is.
-    fn revoke_grants(&self) {}
+    /// Who connects again goes where everybody connects, and proves there who it is; but pipes are to be agreed on anew.
+    fn revoke_grants(&self) {
+        self.forget_relays();
+    }
 }
 
 /// The address that the other side has written, which must be its own.
@@ -150,13 +161,13 @@ mod tests {
 
     #[test]
     fn a_stack_means_one_rail_or_none() {
-        let here = Here { address: address(1), rails: vec!["shm", "tcp"] };
+        let here = Here { address: address(1), rails: vec!["shm", "tcp", RELAY] };
         let rail = |text: &str| here.rail(&text.parse().unwrap());
-        assert_eq!((rail("shm"), rail("tls/tcp")), (Ok("shm"), Ok("tcp")));
+        assert_eq!((rail("shm"), rail("tls/tcp"), rail("tls/relay")), (Ok("shm"), Ok("tcp"), Ok(RELAY)));
         for (text, why) in [
             ("tcp", "always encrypts"),
             ("tls/tcp(streams=2)", "GRIDNET_MULTIRAIL"),
-            ("tls/relay", "no rail"),
+            ("relay", "always encrypted"),
             ("tls/shm", "no rail"),
         ] {
             assert!(rail(text).unwrap_err().contains(why), "{text}");
@@ -177,6 +188,8 @@ mod tests {
         assert_eq!(here.reduce(other, "shm").network, NetAddresses::NONE);
         assert_ne!(here.reduce(other, "tcp").host, here.address.host);
         assert_eq!(here.reduce(other, "tcp").network, other.network);
+        let relayed = here.reduce(other, RELAY);
+        assert_eq!((relayed.network, relayed.host == here.address.host), (NetAddresses::NONE, false));
     }
 
     #[test]

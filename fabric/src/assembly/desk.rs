@@ -1,6 +1,6 @@
 //! What the threads that agree, and the fabric, which one thread at a time uses, lay down for each other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,14 +19,24 @@ use super::builder::Here;
 
 /// Nodes of which it is remembered how the last endpoint came about; beyond, any of them is forgotten.
 const STORIES_MAX: usize = 1024;
+/// Nodes with which the stack `relay` was agreed on; beyond, any of them is forgotten. A session has so many.
+const RELAYED_MAX: usize = 16_384;
 
 /// Somebody wants an endpoint to a node.
 #[derive(Debug)]
 pub(crate) struct Wish {
-    pub(super) node: NodeId,
+    pub(crate) node: NodeId,
     pub(super) deadline: Instant,
-    pub(super) cq: CqId,
-    pub(super) context: u64,
+    pub(super) asked_by: AskedBy,
+}
+
+/// Who is to hear how a wish has ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AskedBy {
+    /// The program, by a completion with this context.
+    Program(CqId, u64),
+    /// Who looks for a better way than the one that there is.
+    Lookout,
 }
 
 /// The fabric is to open an address.
@@ -83,6 +93,7 @@ struct State {
     work: Work,
     stood: BTreeMap<PathKey, PeerId>,
     stories: BTreeMap<NodeId, Vec<String>>,
+    relayed: BTreeSet<NodeId>,
 }
 
 /// See the [module](self).
@@ -227,6 +238,25 @@ impl Desk {
     /// Takes the endpoint of a path.
     pub(super) fn take_path(&self, to: NodeId, path: &Path) -> Option<PeerId> {
         self.lock().stood.remove(&key_of(to, path))
+    }
+
+    /// Pipes to and from a node are allowed from now on: the rules of both sides have led to them.
+    pub(super) fn allow_relay(&self, node: NodeId) {
+        let mut state = self.lock();
+        if state.relayed.len() >= RELAYED_MAX && !state.relayed.contains(&node) {
+            state.relayed.pop_first();
+        }
+        state.relayed.insert(node);
+    }
+
+    /// Nobody is allowed pipes any more.
+    pub(super) fn forget_relays(&self) {
+        self.lock().relayed.clear();
+    }
+
+    /// Whether pipes to and from a node are allowed.
+    pub(super) fn allows_relay(&self, node: NodeId) -> bool {
+        self.lock().relayed.contains(&node)
     }
 
     /// Notes how an endpoint to a node came about, or why not, a line each.

@@ -6,16 +6,24 @@
 //! | `builder.rs` | what the fabric's rails do for assembly: the place is the fabric's address, for one rail |
 //! | `worker.rs` | the threads that agree |
 //! | `opening.rs` | the fabric's part: opens addresses, and completes |
+//! | `pipes.rs` | connections through the bootstrap tree, where they were agreed on |
+//! | `lookout.rs` | looks for better ways than that |
 
 mod builder;
 mod desk;
+mod lookout;
 mod opening;
+mod pipes;
 mod worker;
 
 pub(crate) use builder::{offer, Here};
 pub(crate) use desk::{Desk, Wish};
+pub(crate) use lookout::Lookout;
 pub(crate) use opening::{tend, Calling};
+pub(crate) use pipes::{take_pipes, Pipes};
 pub(crate) use worker::Workers;
 
 /// The service of a node by which others open endpoints to its fabric.
 pub const SERVICE: &str = "gridnet";
+/// The rail over pipes through leaders and the rendez-vous node.
+pub const RELAY: &str = "relay";

@@ -9,7 +9,9 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Rail, Refusal};
 use gridnet_core::wire::NodeId;
 
-use super::desk::{Call, Desk, Wish};
+use super::desk::{AskedBy, Call, Desk, Wish};
+use super::lookout::Lookout;
+use super::RELAY;
 use crate::config::KNOWN_RAILS;
 use crate::fabric::Fabric;
 use crate::rails::AnyRail;
@@ -24,6 +26,8 @@ pub(crate) struct Calling {
     rail: &'static str,
     chosen: String,
     deadline: Instant,
+    /// The peer is reached through the bootstrap tree, and is called to be moved.
+    moves: bool,
     tell: Sender<Result<PeerId, String>>,
 }
 
@@ -49,7 +53,8 @@ impl Fabric {
         if !queue.reserve() {
             return Err(Refusal::new(Error::Again, "the completion queue is full"));
         }
-        let wish = Wish { node, deadline: Instant::now() + limit.min(LIMIT_MAX), cq, context };
+        let asked_by = AskedBy::Program(cq, context);
+        let wish = Wish { node, deadline: Instant::now() + limit.min(LIMIT_MAX), asked_by };
         if node == self.engine.local().node {
             return self.open_own(&wish);
         }
@@ -83,7 +88,12 @@ impl Fabric {
 }
 
 /// Does what lies on the desk; how much happened. Called with each look at descriptors.
-pub(crate) fn tend(engine: &mut Engine<AnyRail>, desk: &Desk, calling: &mut Vec<Calling>) -> usize {
+pub(crate) fn tend(
+    engine: &mut Engine<AnyRail>,
+    desk: &Desk,
+    calling: &mut Vec<Calling>,
+    lookout: &mut Lookout,
+) -> usize {
     if !desk.is_busy() && calling.is_empty() {
         return 0;
     }
@@ -99,6 +109,14 @@ pub(crate) fn tend(engine: &mut Engine<AnyRail>, desk: &Desk, calling: &mut Vec<
         engine.close(peer);
     }
     for ended in work.ended {
+        let node = ended.wish.node;
+        match (ended.wish.asked_by, ended.outcome) {
+            (AskedBy::Lookout, _) => lookout.ended(node, Instant::now()),
+            (AskedBy::Program(..), Ok(peer)) => {
+                lookout.add(node, peer, engine.rail_name(peer), Instant::now());
+            }
+            (AskedBy::Program(..), Err(_)) => {}
+        }
         complete(engine, &ended.wish, ended.outcome);
     }
     happened
@@ -106,10 +124,20 @@ pub(crate) fn tend(engine: &mut Engine<AnyRail>, desk: &Desk, calling: &mut Vec<
 
 fn begin(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
     let Call { address, rail, stack, security, deadline, tell } = call;
-    match engine.open(&address) {
-        Ok(peer) => {
+    let opened = engine.open(&address).and_then(|peer| {
+        let moves = rail != RELAY && is_relayed(engine, peer);
+        match moves.then(|| engine.call_over(peer, rail, &address)) {
+            Some(Err(refusal)) => {
+                engine.close(peer);
+                Err(refusal)
+            }
+            _ => Ok((peer, moves)),
+        }
+    });
+    match opened {
+        Ok((peer, moves)) => {
             let chosen = format!("stack {stack}, {}, was agreed on", security.name());
-            Some(Calling { peer, rail, chosen, deadline, tell })
+            Some(Calling { peer, rail, chosen, deadline, moves, tell })
         }
         Err(refusal) => {
             // Who has asked may not wait any more.
@@ -117,6 +145,12 @@ fn begin(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
             None
         }
     }
+}
+
+/// Whether frames flow to a peer through the bootstrap tree.
+fn is_relayed(engine: &Engine<AnyRail>, peer: PeerId) -> bool {
+    let is_up = matches!(engine.peer(peer), Ok((_, _, PeerState::Up, _)));
+    is_up && engine.rail_name(peer) == Some(RELAY)
 }
 
 /// Tells how a call went, when that is known; whether it is.
@@ -128,6 +162,13 @@ fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
     let outcome = match state {
         PeerState::Up => match engine.rail_name(call.peer) {
             Some(rail) if rail == call.rail => Ok(call.peer),
+            Some(_) if call.moves && engine.is_calling(call.peer) && Instant::now() < call.deadline => {
+                return false
+            }
+            Some(_) if call.moves => {
+                let why = engine.why_not_called(call.peer).map(|why| why.reason.clone());
+                Err(why.unwrap_or_else(|| "it did not come up in time".into()))
+            }
             rail => {
                 Err(format!("there is a conversation with it already, over rail {}", rail.unwrap_or("none")))
             }
@@ -151,7 +192,7 @@ fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
 /// Notes for people why the peer has its rail.
 fn note(engine: &mut Engine<AnyRail>, peer: PeerId, call: &Calling) {
     let others = engine.rails().iter().map(|rail| rail.name()).filter(|name| *name != call.rail);
-    let others = others.filter(|name| KNOWN_RAILS.contains(name));
+    let others = others.filter(|name| *name == RELAY || KNOWN_RAILS.contains(name));
     let why = Err("the stack that was agreed on does not have it".to_owned());
     let mut candidates: Vec<Candidate> =
         others.map(|rail| Candidate { rail, verdict: why.clone() }).collect();
@@ -160,8 +201,11 @@ fn note(engine: &mut Engine<AnyRail>, peer: PeerId, call: &Calling) {
 }
 
 fn complete(engine: &mut Engine<AnyRail>, wish: &Wish, outcome: Result<PeerId, Error>) {
+    let AskedBy::Program(cq, context) = wish.asked_by else {
+        return outcome.into_iter().for_each(|peer| engine.close(peer));
+    };
     let completion = Completion {
-        context: wish.context,
+        context,
         length: 0,
         tag: 0,
         immediate: 0,
@@ -171,7 +215,7 @@ fn complete(engine: &mut Engine<AnyRail>, wish: &Wish, outcome: Result<PeerId, E
         kind: OpKind::Open as u32,
         flags: 0,
     };
-    engine.complete(wish.cq, completion);
+    engine.complete(cq, completion);
     if let Ok(peer) = outcome {
         // The link stays for the handle that the program makes of it.
         engine.close(peer);

@@ -15,7 +15,7 @@ use gridnet_meta::error::{Error as Trouble, Refusal as Refused};
 use gridnet_meta::member::{Agreed, Assembler, NoPath, Wanted};
 use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 
-use super::desk::{Desk, Ended, Hand, Wish};
+use super::desk::{AskedBy, Desk, Ended, Hand, Wish};
 use super::SERVICE;
 
 /// Endpoints that are being agreed on at a time; more wait for their turn.
@@ -78,6 +78,10 @@ fn work(desk: &Desk, assembler: &Assembler) {
     while let Some(wish) = desk.next() {
         // What the rules ask for is added.
         let wanted = Wanted { service: service.clone(), min_security: Security::Plain, first: Vec::new() };
+        if matches!(wish.asked_by, AskedBy::Lookout) {
+            // What is known to do is there already.
+            assembler.broken(wish.node);
+        }
         let limit = wish.deadline.saturating_duration_since(Instant::now());
         let outcome = assembler.agree(wish.node, wanted, limit);
         let outcome = settle(desk, &wish, outcome);
@@ -94,7 +98,9 @@ fn end_overdue(desk: &Desk) {
         }
         for wish in overdue {
             let why = format!("{WORKERS_MAX} others were being agreed on all the time");
-            desk.tell_of(wish.node, vec![failed(wish.node), why]);
+            if matches!(wish.asked_by, AskedBy::Program(..)) {
+                desk.tell_of(wish.node, vec![failed(wish.node), why]);
+            }
             desk.give(|work| work.ended.push(Ended { wish, outcome: Err(Error::Timeout) }));
         }
     }
@@ -124,7 +130,10 @@ fn settle(desk: &Desk, wish: &Wish, outcome: Result<Agreed, NoPath>) -> Result<P
         }
         Err(_) => (vec![failed(wish.node)], Err(Error::Internal)),
     };
-    desk.tell_of(wish.node, story);
+    // What there is stays as it came about, when nothing better was found.
+    if outcome.is_ok() || matches!(wish.asked_by, AskedBy::Program(..)) {
+        desk.tell_of(wish.node, story);
+    }
     outcome
 }
 
@@ -157,7 +166,8 @@ mod tests {
 
     fn wish(context: u64, limit: Duration) -> Wish {
         let node = NodeId::new([5; 16]).unwrap();
-        Wish { node, deadline: Instant::now() + limit, cq: CqId::from_bits(1), context }
+        let asked_by = AskedBy::Program(CqId::from_bits(1), context);
+        Wish { node, deadline: Instant::now() + limit, asked_by }
     }
 
     #[test]
@@ -178,8 +188,11 @@ mod tests {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         let ended = desk.take().ended;
-        let ended: Vec<_> = ended.into_iter().map(|ended| (ended.wish.context, ended.outcome)).collect();
-        assert_eq!(ended, [(3, Err(Error::Timeout))]);
+        let [Ended { wish: Wish { asked_by: AskedBy::Program(_, 3), .. }, outcome: Err(Error::Timeout) }] =
+            &ended[..]
+        else {
+            panic!("{ended:?}")
+        };
         assert!(desk.story(wish(0, LONG).node).is_some());
         desk.close();
         clock.join().unwrap();

@@ -7,6 +7,7 @@ mod ends;
 mod hosts;
 mod many;
 mod members;
+mod relayed;
 mod sealed;
 mod several;
 mod shares;

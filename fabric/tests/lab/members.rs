@@ -20,18 +20,18 @@ use crate::cuts::Said;
 use crate::hosts::{open_lab, PATIENCE};
 
 /// The ticket, for the part that is to join.
-const TICKET: &str = "LAB_TICKET";
+pub const TICKET: &str = "LAB_TICKET";
 const HELLO: u64 = 1;
 const LARGE: usize = 200_000;
 /// Rounds of a conversation in each state of the session.
 const ROUNDS: usize = 30;
 
-struct Session {
-    scratch: Scratch,
+pub struct Session {
+    pub scratch: Scratch,
 }
 
 impl Session {
-    fn new(server: Host<'_>) -> Session {
+    pub fn new(server: Host<'_>) -> Session {
         // Sandboxes have process numbers of their own, and files in common.
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
         let scratch = Scratch(std::env::temp_dir().join(format!("gridnet-lab-members-{now}")));
@@ -44,7 +44,7 @@ impl Session {
         session
     }
 
-    fn dir(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.scratch.0.join("session")
     }
 
@@ -52,19 +52,24 @@ impl Session {
         Store::open(&self.dir()).unwrap()
     }
 
-    fn serve(&self, server: Host<'_>) -> Rendezvous {
+    pub fn serve(&self, server: Host<'_>) -> Rendezvous {
         server.run(|| Rendezvous::start(self.store(), Rules::default()).unwrap()).unwrap()
     }
 }
 
 fn join(scratch: &Path, ticket: &str, label: &str) -> Party {
+    join_with(scratch, ticket, label, &[])
+}
+
+/// The same, with more settings.
+pub fn join_with(scratch: &Path, ticket: &str, label: &str, more: &[(&str, &str)]) -> Party {
     let options = [
         ("GRIDNET_SESSION", ticket),
         ("GRIDNET_SESSION_LABEL", label),
         ("GRIDNET_SESSION_CLUSTER", label),
         ("GRIDNET_SESSION_TIMEOUT", "60s"),
     ];
-    Party::open(&scratch.join(label), None, ThreadLevel::Serialized, &options)
+    Party::open(&scratch.join(label), None, ThreadLevel::Serialized, &[&options, more].concat())
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn echoes() {
 }
 
 /// The node that calls itself so, once it is there.
-fn find(party: &Party, label: &str) -> NodeId {
+pub fn find(party: &Party, label: &str) -> NodeId {
     let start = Instant::now();
     loop {
         let nodes = party.enter().nodes().unwrap();
@@ -104,7 +109,7 @@ fn find(party: &Party, label: &str) -> NodeId {
     }
 }
 
-fn open(party: &Party, node: NodeId) -> PeerId {
+pub fn open(party: &Party, node: NodeId) -> PeerId {
     party.enter().open_node(party.cq, node, PATIENCE, 5).unwrap();
     let done = party.wait(PATIENCE).unwrap();
     assert_eq!((done.context, done.status), (5, 0), "{:?}", party.enter().node_story(node));

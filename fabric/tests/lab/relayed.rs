@@ -1,0 +1,110 @@
+//! Two sites that let nothing in: the fabrics of both reach the rendez-vous node, and each other through it, until one site opens.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use gridnet::core::testing::random::Random;
+use gridnet::{Listener, Stream};
+use gridnet_testbed::{lab_test, HostSpec, Impairment, Site, SiteKind, Topology};
+use sha2::{Digest, Sha256};
+
+use crate::common::Scratch;
+use crate::cuts::Said;
+use crate::hosts::{open_lab, PATIENCE};
+use crate::members::{find, join_with, open, Session, TICKET};
+
+const LONG: Option<Duration> = Some(PATIENCE);
+const SERVICE: &str = "sink";
+const HASH_BYTES: usize = 32;
+/// So much goes before the site opens, and after the endpoint has moved: more than a pipe and all sockets hold.
+const ENOUGH: usize = 1 << 20;
+
+#[test]
+#[ignore = "a part that the tests start"]
+fn sinks() {
+    let Ok(ticket) = std::env::var(TICKET) else { return };
+    let scratch = Scratch::new();
+    std::fs::create_dir_all(&scratch.0).unwrap();
+    let party = join_with(&scratch.0, &ticket, "b", &[("GRIDNET_PROGRESS", "thread")]);
+    let listener = Listener::open(&party.shared, SERVICE, 4).unwrap();
+    let stream = listener.accept(LONG).unwrap();
+    let (mut hash, mut bytes) = (Sha256::new(), vec![0; 100_000]);
+    loop {
+        match stream.read(&mut bytes, LONG).unwrap() {
+            0 => break,
+            len => hash.update(&bytes[..len]),
+        }
+    }
+    assert_eq!(stream.write(&hash.finalize(), LONG), Ok(HASH_BYTES));
+    stream.shut_down().unwrap();
+    // Until the other side has it, and ends.
+    assert_eq!(stream.read(&mut bytes, LONG), Ok(0));
+}
+
+fn read_hash(stream: &Stream) -> [u8; HASH_BYTES] {
+    let (mut hash, mut done) = ([0; HASH_BYTES], 0);
+    while done < HASH_BYTES {
+        let len = stream.read(&mut hash[done..], LONG).unwrap();
+        assert!(len > 0, "the stream ends after {done} bytes of the hash");
+        done += len;
+    }
+    hash
+}
+
+lab_test! {
+    fn what_only_the_tree_connects_talks_through_it_and_moves_when_the_way_opens() {
+        let far = || Impairment::default().delay(Duration::from_millis(2));
+        let site = |name: &str| Site::new(name, SiteKind::Firewalled).reject().uplink(far());
+        let topology = Topology::new().site(site("a")).site(site("b")).host(HostSpec::new("p").public(far()));
+        let Some(lab) = open_lab(topology) else { return };
+        let [p, a, b, gate] = ["p", "a1", "b1", "gw-b"].map(|name| lab.host(name).unwrap());
+        let session = Session::new(p);
+        let ticket = session.dir().join("ticket").to_str().unwrap().to_owned();
+        let serving = session.serve(p);
+        let sink = b.test("relayed::sinks").unwrap().env(TICKET, &ticket).spawn().unwrap();
+        let sent = AtomicUsize::new(0);
+        let transfer = || {
+            let _said = Said(&sink);
+            let party = join_with(&session.scratch.0, &ticket, "a", &[]);
+            let to = open(&party, find(&party, "b"));
+            let explain = || party.enter().explain(to).unwrap();
+            let why = explain();
+            assert!(why.contains("stack tls/relay: encrypted, agreed on for service gridnet"), "{why}");
+            assert!(why.contains("shm not tried: they are not known to be on one host"), "{why}");
+            assert!(why.lines().any(|line| line.starts_with("tls/tcp: ")), "{why}");
+            assert!(why.lines().any(|line| line.starts_with("link relay ")), "{why}");
+            let stream = Stream::connect(&party.shared, to, SERVICE, LONG).unwrap();
+            let (mut hash, mut random) = (Sha256::new(), Random::new(7));
+            let (mut moved_at, start) = (None, Instant::now());
+            while moved_at.is_none_or(|at| sent.load(Ordering::Relaxed) < at + ENOUGH) {
+                let len = 1 + random.below(60_000) as usize;
+                let bytes = random.bytes(len);
+                assert_eq!(stream.write(&bytes, LONG), Ok(len), "{}", explain());
+                hash.update(&bytes);
+                let all = sent.fetch_add(len, Ordering::Relaxed) + len;
+                if moved_at.is_none() && party.enter().engine.rail_name(to) == Some("tcp") {
+                    moved_at = Some(all);
+                }
+                assert!(start.elapsed() < PATIENCE, "{}", explain());
+            }
+            stream.shut_down().unwrap();
+            assert_eq!(read_hash(&stream)[..], hash.finalize()[..], "{}", explain());
+            let why = explain();
+            assert!(why.contains("stack tls/tcp: encrypted, agreed on for service gridnet"), "{why}");
+            assert!(!why.lines().any(|line| line.starts_with("link relay ")), "{why}");
+            drop(stream);
+        };
+        std::thread::scope(|scope| {
+            let talker = scope.spawn(|| a.run(transfer).unwrap());
+            let start = Instant::now();
+            while sent.load(Ordering::Relaxed) < ENOUGH && !talker.is_finished() {
+                assert!(start.elapsed() < PATIENCE);
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+            gate.shell("nft delete table inet site").output(PATIENCE).unwrap().success().unwrap();
+            talker.join().unwrap();
+        });
+        sink.wait(PATIENCE).unwrap().success().unwrap();
+        drop(serving);
+    }
+}

@@ -1,0 +1,244 @@
+//! Endpoints by node id that go through the bootstrap tree, as rules leave nothing else, and move on when there is a better way.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::onesided::{Initiator, Regions};
+use common::scene::{converse, Scene};
+use common::{within, Party, PATIENCE};
+use gridnet::core::rail::PeerId;
+use gridnet::core::wire::NodeId;
+use gridnet::{Listener, Stream, ThreadLevel};
+use gridnet_meta::cluster::Will;
+use gridnet_meta::member::{About, Member};
+use gridnet_meta::ticket::Ticket;
+
+const LONG: Duration = Duration::from_secs(50);
+const CONTEXT: u64 = 78;
+
+/// A fabric with these rules, of this cluster.
+fn party(scene: &Scene, (name, cluster): (&str, &str), rules: &str, options: &[(&str, &str)]) -> Party {
+    let path = scene.scratch.0.join(format!("{name}.toml"));
+    std::fs::write(&path, rules).unwrap();
+    let own = [
+        ("GRIDNET_SESSION_RULES", path.to_str().unwrap()),
+        ("GRIDNET_SESSION_LABEL", name),
+        ("GRIDNET_SESSION_CLUSTER", cluster),
+    ];
+    scene.party(ThreadLevel::Serialized, &[&own, options].concat())
+}
+
+/// A fabric that makes progress by itself.
+fn other(scene: &Scene, who: (&str, &str), rules: &str) -> Party {
+    party(scene, who, rules, &[("GRIDNET_PROGRESS", "thread")])
+}
+
+/// Waits until one knows of the other.
+fn know(a: &Party, b: &Party) {
+    let (start, node) = (Instant::now(), b.address().node);
+    while !a.enter().nodes().unwrap().iter().any(|entry| entry.node == node) {
+        assert!(start.elapsed() < LONG, "the directory comes");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+fn open(a: &Party, b: &Party) -> PeerId {
+    know(a, b);
+    know(b, a);
+    let node = b.address().node;
+    a.enter().open_node(a.cq, node, LONG, CONTEXT).unwrap();
+    let start = Instant::now();
+    let ended = loop {
+        match a.wait(PATIENCE) {
+            Ok(ended) if ended.context == CONTEXT => break ended,
+            // Sends of before.
+            Ok(_) => {}
+            Err(_) => assert!(start.elapsed() < LONG, "{}", story(a, node)),
+        }
+    };
+    assert_eq!(ended.status, 0, "{}", story(a, node));
+    a.enter().engine.open_known(PeerId::new(ended.source)).unwrap()
+}
+
+fn story(party: &Party, node: NodeId) -> String {
+    party.enter().node_story(node).unwrap_or_default().join("\n")
+}
+
+fn explain(party: &Party, peer: PeerId) -> String {
+    party.enter().explain(peer).unwrap()
+}
+
+/// Puts, gets and atomic operations on regions of the other side.
+fn put_and_get(a: &Party, to: PeerId, b: &Party) {
+    let regions = Regions::open(b);
+    let initiator = Initiator::import(a, to, &regions.keys(b)).unwrap();
+    initiator.check();
+    initiator.end();
+    regions.close(b);
+}
+
+/// A stream there and back, of more than a pipe holds.
+fn stream(a: &Party, to: PeerId, b: &Party) {
+    let text: Vec<u8> = (0..500_000usize).map(|place| (place % 251) as u8).collect();
+    let listener = Listener::open(&b.shared, "echo", 4).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let stream = listener.accept(Some(PATIENCE)).unwrap();
+            let mut bytes = vec![0; 50_000];
+            loop {
+                match stream.read(&mut bytes, Some(PATIENCE)).unwrap() {
+                    0 => break stream.shut_down().unwrap(),
+                    len => assert_eq!(stream.write(&bytes[..len], Some(PATIENCE)), Ok(len)),
+                }
+            }
+        });
+        let stream = Stream::connect(&a.shared, to, "echo", Some(PATIENCE)).unwrap();
+        let (mut sent, mut come) = (0, Vec::new());
+        let mut bytes = vec![0; 50_000];
+        while come.len() < text.len() {
+            let next = (sent + 50_000).min(text.len());
+            if sent < next {
+                assert_eq!(stream.write(&text[sent..next], Some(PATIENCE)), Ok(next - sent));
+                sent = next;
+            }
+            let len = stream.read(&mut bytes, Some(PATIENCE)).unwrap();
+            assert!(len > 0, "it ends after {} bytes", come.len());
+            come.extend_from_slice(&bytes[..len]);
+        }
+        stream.shut_down().unwrap();
+        assert_eq!(stream.read(&mut bytes, Some(PATIENCE)), Ok(0));
+        assert!(come == text);
+    });
+}
+
+#[test]
+fn all_that_endpoints_do_goes_through_the_tree() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let a = party(&scene, ("a", "x"), "scheme = 'relay-only'", &[]);
+        let b = other(&scene, ("b", "y"), "");
+        let to = open(&a, &b);
+        converse(&a, to, &b, 8);
+        put_and_get(&a, to, &b);
+        stream(&a, to, &b);
+        let why = explain(&a, to);
+        for line in [
+            "stack tls/relay: encrypted, agreed on for service gridnet",
+            "rail relay in use: stack tls/relay, encrypted, was agreed on",
+            "rail tcp not used: the stack that was agreed on does not have it",
+            "shm not tried: scheme relay-only has no such method",
+            "tls/tcp not tried: scheme relay-only has no such method",
+        ] {
+            assert!(why.contains(line), "{line}: {why}");
+        }
+        let link = why.lines().find(|line| line.starts_with("link ")).unwrap();
+        assert!(link.starts_with("link relay ") && link.contains("TLS 1.3"), "{why}");
+        let asked = story(&b, a.address().node);
+        assert_eq!(asked, "stack tls/relay: encrypted, as the node has asked for service gridnet");
+        // The other way round by its own rules there is more; those of this side do not allow it.
+        let back = open(&b, &a);
+        let why = explain(&b, back);
+        assert!(why.contains("tls/tcp: refused (policy): scheme relay-only has no such method"), "{why}");
+        assert_eq!(b.enter().engine.rail_name(back), Some("relay"), "{why}");
+        // Who closes is not taken for broken, and what it waits for ends in bounded time.
+        let start = Instant::now();
+        drop(a);
+        assert!(start.elapsed() < LONG / 2, "closing took {:?}", start.elapsed());
+    });
+}
+
+/// Each scheme, without and with an exception: by label, by cluster.
+#[test]
+fn schemes_and_exceptions_decide_which_rail_it_is() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let b = other(&scene, ("b", "y"), "");
+        let by_label = "[[rule]]\nto.node = 'b'\nuse = ['tls/tcp']";
+        let by_cluster = "[[rule]]\nto.cluster = 'y'\nscheme = 'relay-only'";
+        let of_another = "[[rule]]\nto.cluster = 'z'\nuse = ['tls/tcp']";
+        for (number, (scheme, exception, rail)) in [
+            ("direct", "", "shm"),
+            ("direct", by_label, "tcp"),
+            ("direct", by_cluster, "relay"),
+            ("direct", of_another, "shm"),
+            ("cluster", "", "relay"),
+            ("cluster", by_label, "tcp"),
+            ("relay-only", "", "relay"),
+            ("relay-only", by_label, "tcp"),
+            ("relay-only", of_another, "relay"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let rules = format!("scheme = '{scheme}'\n{exception}");
+            let label = format!("a{number}");
+            let a = party(&scene, (&label, "x"), &rules, &[]);
+            let to = open(&a, &b);
+            assert_eq!(a.enter().engine.rail_name(to), Some(rail), "{rules}: {}", explain(&a, to));
+            converse(&a, to, &b, 2);
+        }
+    });
+}
+
+/// Nobody gets a pipe with whom it was not agreed on, whatever is known of the way.
+#[test]
+fn pipes_that_were_not_agreed_on_are_refused() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let b = other(&scene, ("b", "y"), "");
+        let stranger = scene.watcher();
+        let node = b.address().node;
+        assert!(stranger.wait_for_nodes(LONG, |entries| entries.iter().any(|entry| entry.node == node)));
+        for about in [&b"gridnet"[..], b"another", b""] {
+            let why = stranger.relay(node, about, LONG).unwrap_err().to_string();
+            let is_known = about == b"gridnet";
+            assert!(why.contains(if is_known { "was not agreed on" } else { "no such service" }), "{why}");
+        }
+    });
+}
+
+/// Joins a cluster, and does not lead it.
+fn follower(scene: &Scene, cluster: &str) -> Member {
+    let ticket = Ticket::read(scene.ticket().as_ref()).unwrap();
+    let about = About::new(format!("{cluster}2").parse().unwrap());
+    let cluster = Some(cluster.parse().unwrap());
+    Member::join(ticket, About { cluster, will: Will::Unwilling, ..about }, LONG).unwrap()
+}
+
+/// By the scheme `cluster` leaders talk to each other directly: both begin to lead while messages go.
+#[test]
+fn the_endpoint_moves_when_rules_allow_a_better_way() {
+    for (rails, rail, stack) in [("auto", "shm", "shm"), ("tcp,self", "tcp", "tls/tcp")] {
+        within(8 * PATIENCE, move || {
+            let scene = Scene::new();
+            let rules = "scheme = 'cluster'";
+            let a = party(&scene, ("a", "x"), rules, &[("GRIDNET_RAILS", rails)]);
+            let b = other(&scene, ("b", "y"), rules);
+            let to = open(&a, &b);
+            converse(&a, to, &b, 4);
+            let why = explain(&a, to);
+            assert!(why.contains("rail relay in use"), "{why}");
+            assert!(why.contains("tls/tcp not tried: scheme cluster: they are of two clusters"), "{why}");
+            let followers = ["x", "y"].map(|cluster| follower(&scene, cluster));
+            let start = Instant::now();
+            while a.enter().engine.rail_name(to) != Some(rail) {
+                assert!(start.elapsed() < LONG, "{}", explain(&a, to));
+                converse(&a, to, &b, 4);
+            }
+            converse(&a, to, &b, 8);
+            put_and_get(&a, to, &b);
+            // What was agreed on is said when the move is complete, and the pipe is closed.
+            let agreed = format!("stack {stack}: encrypted, agreed on for service gridnet");
+            while !explain(&a, to).contains(&agreed) {
+                assert!(start.elapsed() < LONG, "{}", explain(&a, to));
+                let _ = a.wait(Duration::from_millis(5));
+            }
+            let why = explain(&a, to);
+            let in_use = format!("rail {rail} in use: stack {stack}, encrypted, was agreed on");
+            assert!(why.contains(&in_use), "{why}");
+            assert!(!why.lines().any(|line| line.starts_with("link relay")), "{why}");
+            drop(followers);
+        });
+    }
+}
