@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::stalls::Stalls;
 use common::{calm, LONG};
 use gridnet_core::wire::NodeId;
 use gridnet_meta::clock::Moment;
@@ -14,9 +15,10 @@ use gridnet_meta::ticket::Ticket;
 use gridnet_meta::Rules;
 use gridnet_testbed::{lab_test, Host, HostSpec, Impairment, Lab, Running, Site, SiteKind, Topology};
 use nix::sys::socket::{recv, socket, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
+use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const PORT: u16 = 7411;
 const HOSTS: [&str; 6] = ["a1", "a2", "a3", "b1", "b2", "b3"];
@@ -27,8 +29,12 @@ struct Scene<'lab> {
     dir: PathBuf,
     rendezvous: Option<Rendezvous>,
     members: Vec<(&'static str, Running)>,
+    /// The node ids of site a, once it is said who they are.
+    nodes_of_a: Vec<String>,
 }
 
+/// How long a node may be silent.
+const SILENCE: Duration = Duration::from_secs(3);
 /// What nobody on the way may see.
 const NONCE: &[u8] = b"nobody reads it!";
 
@@ -83,7 +89,7 @@ impl<'lab> Scene<'lab> {
         let ticket = NewTicket { lifetime: common::DAY, uses: None };
         let new = NewSession { listen: vec![listen], addresses: Vec::new(), ticket };
         Store::create(&dir, &new, Moment::now()).unwrap();
-        let mut scene = Scene { lab, dir, rendezvous: None, members: Vec::new() };
+        let mut scene = Scene { lab, dir, rendezvous: None, members: Vec::new(), nodes_of_a: Vec::new() };
         scene.start();
         for host in HOSTS {
             let run = scene.host(host).test("child_member").unwrap();
@@ -102,7 +108,7 @@ impl<'lab> Scene<'lab> {
 
     fn start(&mut self) {
         let start = || {
-            let rules = Rules { silence: Duration::from_secs(3), ..calm() };
+            let rules = Rules { silence: SILENCE, ..calm() };
             Rendezvous::start(Store::open(&self.dir).unwrap(), rules).unwrap()
         };
         self.rendezvous = Some(self.host("p").run(start).unwrap());
@@ -138,12 +144,32 @@ impl<'lab> Scene<'lab> {
         self.member(host).said()[0].lines().filter(|line| line.starts_with(begin)).count()
     }
 
+    /// The lines of a member that begin so, by words.
+    fn words(&self, host: &str, begin: &str) -> Vec<Vec<String>> {
+        let said = self.member(host).said();
+        let lines = said[0].lines().filter(|line| line.starts_with(begin));
+        lines.map(|line| line.split(' ').map(str::to_owned).collect()).collect()
+    }
+
+    /// Checks that a host of the other site was told, by now and in time, that exactly the nodes of cluster a have left.
+    fn was_told(&self, host: &str, begun: Duration, stalls: &Stalls) {
+        let of_a: BTreeSet<String> = self.nodes_of_a.iter().cloned().collect();
+        let left = self.words(host, "left ");
+        let nodes: BTreeSet<String> = left.iter().map(|words| words[1].clone()).collect();
+        assert_eq!(nodes, of_a, "{host}: {left:?}");
+        let first_of_each = of_a.iter().map(|node| left.iter().find(|words| words[1] == *node).unwrap());
+        let last = first_of_each.map(|words| stamp(&words[2])).max().unwrap();
+        let took = last.saturating_sub(begun);
+        println!("RESULT {host} was told of all after {} ms", took.as_millis());
+        assert!(took <= SILENCE + NEAR + stalls.so_far(), "{host}: {took:?}");
+    }
+
     /// Waits until each process has asked all others `rounds` times; the most hops of the last time.
     fn all_have_asked(&self, hosts: &[&str], others: usize, rounds: usize) -> usize {
         let begin = format!("asked {others} ");
         let hops = hosts.iter().map(|host| {
             let line = self.line(host, &begin, rounds);
-            line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()
+            line.split(' ').nth(2).unwrap().parse::<usize>().unwrap()
         });
         hops.max().unwrap()
     }
@@ -159,6 +185,14 @@ impl<'lab> Scene<'lab> {
             assert!(Instant::now() < deadline, "{what}: {status:#?}");
             std::thread::park_timeout(Duration::from_millis(20));
         }
+    }
+
+    /// Remembers who is of site a now.
+    fn note_nodes(&mut self) {
+        let nodes = self.rendezvous.as_ref().unwrap().status().nodes;
+        let of_a = nodes.into_iter().filter(|node| node.cluster == "a");
+        self.nodes_of_a = of_a.map(|node| node.node.to_string()).collect();
+        assert_eq!(self.nodes_of_a.len(), 3);
     }
 
     /// The host of the leader of a cluster.
@@ -185,6 +219,18 @@ impl Drop for Scene<'_> {
     }
 }
 
+/// What the way takes, and who looks every 10 ms.
+const NEAR: Duration = Duration::from_millis(100);
+
+/// Nanoseconds that all processes of this machine count alike.
+fn now() -> Duration {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap()
+}
+
+fn stamp(nanoseconds: &str) -> Duration {
+    Duration::from_nanos(nanoseconds.parse().unwrap())
+}
+
 /// Whether both clusters of three have a leader, by which the others are reached.
 fn is_settled(status: &gridnet_meta::rendezvous::Status) -> bool {
     status.nodes.len() == 6
@@ -192,13 +238,35 @@ fn is_settled(status: &gridnet_meta::rendezvous::Status) -> bool {
         && status.leaders.iter().all(|leader| leader.nodes == 2)
 }
 
+/// All six know the same nodes within a second after the last has joined.
+fn same_sets_soon(scene: &Scene<'_>, stalls: &Stalls) {
+    let joined = HOSTS.map(|host| stamp(&scene.words(host, "joined ")[0][1]));
+    let last = joined.into_iter().max().unwrap();
+    let sets = HOSTS.map(|host| scene.words(host, "set 6 ")[0].clone());
+    for (host, set) in HOSTS.iter().zip(&sets) {
+        assert_eq!(set[3], sets[0][3], "{host}");
+        let took = stamp(&set[2]).saturating_sub(last);
+        println!("RESULT {host} knows all after {took:?}");
+        assert!(took <= Duration::from_secs(1) + stalls.so_far(), "{host}: {took:?}");
+    }
+    let distinct: BTreeSet<&str> = sets[0][3].split(',').collect();
+    assert_eq!(distinct.len(), 6);
+}
+
 lab_test! {
     fn two_closed_sites_reach_each_other_by_their_leaders() {
         let lab = Lab::open_unchecked(topology()).unwrap();
         let capture = Capture::start(lab.host("internet").unwrap());
+        let stalls = Stalls::watch();
         let scene = Scene::new(&lab, "reach");
         scene.until("both have leaders", is_settled);
         assert_eq!(scene.all_have_asked(&HOSTS, 5, 1), 4);
+        same_sets_soon(&scene, &stalls);
+        for host in HOSTS {
+            let took = Duration::from_millis(scene.words(host, "asked 5 ")[0][3].parse().unwrap());
+            println!("RESULT {host} has asked all after {took:?}");
+            assert!(took <= Duration::from_secs(5) + stalls.so_far(), "{host}: {took:?}");
+        }
         let passed = capture.stop();
         // The 18 pairs across the sites, there and back: so much went by, and none of it can be read.
         assert!(passed.len() > 18 * 2 * 1000, "{}", passed.len());
@@ -231,8 +299,10 @@ lab_test! {
         scene.all_have_asked(&HOSTS, 5, 2);
         assert!(HOSTS.iter().all(|host| scene.count(host, "left ") == 0));
         // A leader is killed: the others of its cluster are back with another one.
+        scene.note_nodes();
         let killed = scene.leader("a");
         let at = scene.members.iter().position(|(name, _)| *name == killed).unwrap();
+        let (stalls, begun) = (Stalls::watch(), now());
         scene.members.remove(at).1.kill().unwrap();
         let is_replaced = |status: &gridnet_meta::rendezvous::Status| {
             status.nodes.len() == 5 && status.leaders.iter().map(|leader| leader.nodes).sum::<usize>() == 3
@@ -241,18 +311,15 @@ lab_test! {
         let left: Vec<&str> = HOSTS.into_iter().filter(|host| *host != killed).collect();
         assert_eq!(scene.all_have_asked(&left, 4, 1), 4);
         // Each of the other site was told of that cluster, and of nobody else.
-        for host in ["b1", "b2", "b3"] {
-            let said = scene.member(host).said();
-            let gone: Vec<&str> = said[0].lines().filter(|line| line.starts_with("left ")).collect();
-            assert!(!gone.is_empty() && gone.iter().all(|line| line.ends_with(" a")), "{gone:?}");
-        }
+        ["b1", "b2", "b3"].iter().for_each(|host| scene.was_told(host, begun, &stalls));
     }
 
     fn a_leader_that_is_cut_off_loses_its_cluster_and_comes_back() {
         let lab = Lab::open_unchecked(topology()).unwrap();
-        let scene = Scene::new(&lab, "cut");
+        let mut scene = Scene::new(&lab, "cut");
         scene.until("both have leaders", is_settled);
         scene.all_have_asked(&HOSTS, 5, 1);
+        scene.note_nodes();
         let cut = scene.leader("a");
         let nft = |line: &str| {
             let nft = scene.host(cut).command("nft").args([line]);
@@ -260,11 +327,11 @@ lab_test! {
         };
         nft("add table inet cut");
         nft("add chain inet cut out { type filter hook output priority 0; }");
+        let (stalls, begun) = (Stalls::watch(), now());
         nft(&format!("add rule inet cut out tcp dport {PORT} drop"));
-        let begun = Instant::now();
         // All of the cluster are gone for the others, within the time of silence; one that is lost may come back at once.
         ["b1", "b2", "b3"].iter().for_each(|host| drop(scene.line(host, "left ", 3)));
-        println!("gone after {:?}", begun.elapsed());
+        ["b1", "b2", "b3"].iter().for_each(|host| scene.was_told(host, begun, &stalls));
         // Those that reach the rendez-vous node themselves are back with another leader.
         scene.until("another leads", |status| {
             let of_a = status.leaders.iter().find(|leader| leader.cluster == "a");
@@ -274,8 +341,9 @@ lab_test! {
         nft("delete table inet cut");
         scene.until("it is back, and all of the cluster have one leader", is_settled);
         scene.all_have_asked(&HOSTS, 5, 2);
+        // Nobody else was lost meanwhile.
         for host in ["b1", "b2", "b3"] {
-            assert!(scene.member(host).said()[0].lines().filter(|line| line.starts_with("left ")).all(|line| line.ends_with(" a")));
+            assert!(scene.words(host, "left ").iter().all(|words| words[3] == "a"));
         }
     }
 }
@@ -289,8 +357,9 @@ fn child_member() {
     let about = About { cluster: Some(cluster.parse().unwrap()), ..About::new(label.parse().unwrap()) };
     let member = Member::join(Ticket::read(path.as_ref()).unwrap(), about, LONG).unwrap();
     // What the test program says stands in the same line.
-    println!();
+    println!("\njoined {}", now().as_nanos());
     let mut known: Vec<Entry> = member.watch_nodes();
+    let mut told = 0;
     let (mut asked, mut was_attached) = (Vec::new(), true);
     loop {
         let (events, _) = member.take_events();
@@ -303,7 +372,7 @@ fn child_member() {
                 Event::Left(node, _) => {
                     let cluster =
                         known.iter().find(|entry| entry.node == node).map(|entry| entry.cluster.to_string());
-                    println!("left {node} {}", cluster.unwrap_or_default());
+                    println!("left {node} {} {}", now().as_nanos(), cluster.unwrap_or_default());
                 }
             }
         }
@@ -313,11 +382,17 @@ fn child_member() {
         }
         // Asked again whenever who leads has changed, or the rendez-vous node was away.
         let nodes = member.nodes();
+        if nodes.len() != told {
+            told = nodes.len();
+            println!("set {told} {} {}", now().as_nanos(), listed(&nodes));
+        }
         let leads: Vec<NodeId> = nodes.iter().filter(|entry| entry.leads).map(|entry| entry.node).collect();
         let state = (member.version().epoch, leads, nodes.len());
         let is_whole = nodes.iter().all(|entry| entry.leads != entry.via.is_some()) && state.1.len() == 2;
         if is_attached && is_whole && !asked.contains(&state) {
-            println!("asked {} {}", nodes.len() - 1, ask_all(&member, &nodes));
+            let begun = Instant::now();
+            let (answered, hops) = ask_all(&member, &nodes);
+            println!("asked {answered} {hops} {}", begun.elapsed().as_millis());
             asked.push(state);
         }
         was_attached = is_attached;
@@ -325,18 +400,26 @@ fn child_member() {
     }
 }
 
-/// Asks all others; the most hops.
-fn ask_all(member: &Member, nodes: &[Entry]) -> usize {
-    let mut most = 0;
+/// All nodes, in order.
+fn listed(nodes: &[Entry]) -> String {
+    let mut names: Vec<String> = nodes.iter().map(|entry| entry.node.to_string()).collect();
+    names.sort();
+    names.join(",")
+}
+
+/// Asks all others; how many have answered, and the most hops.
+fn ask_all(member: &Member, nodes: &[Entry]) -> (usize, usize) {
+    let (mut answered, mut most) = (0, 0);
     for to in nodes.iter().map(|entry| entry.node).filter(|to| *to != member.node()) {
         let nonce = [member.node().bytes().as_slice(), to.bytes(), &NONCE.repeat(968 / NONCE.len())].concat();
         match member.ask(to, ECHO, &nonce, LONG) {
             Ok(answer) => {
                 assert_eq!(answer.body, nonce);
+                answered += 1;
                 most = most.max(answer.trail.hops());
             }
             Err(e) => println!("not asked {to}: {e}"),
         }
     }
-    most
+    (answered, most)
 }

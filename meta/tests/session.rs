@@ -6,6 +6,7 @@ use common::{calm, ids, join, until, Scene, DAY, LONG};
 use gridnet_core::wire::NodeId;
 use gridnet_meta::clock::Moment;
 use gridnet_meta::directory::{Departure, Event};
+use gridnet_meta::driver::Driver;
 use gridnet_meta::error::{Error, Refusal};
 use gridnet_meta::member::{About, Connection, Member};
 use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rendezvous};
@@ -39,6 +40,21 @@ fn all_know_all_within_a_moment_and_see_who_goes() {
     }
     let status = ask_status(&scene.dir).unwrap();
     assert_eq!((status.nodes.len(), status.joined, status.refused.len()), (7, 8, 0));
+}
+
+/// 40 times, with `TEST_SOAK=1` a thousand.
+#[test]
+fn who_is_started_again_is_another_node_each_time() {
+    let count = if std::env::var_os("TEST_SOAK").is_some() { 1000 } else { 40 };
+    let scene = Scene::new("again");
+    let driver = Driver::start().unwrap();
+    let join = || {
+        let about = About::new("again".parse().unwrap());
+        Member::join_by(&driver, scene.ticket.clone(), about, LONG).unwrap().node()
+    };
+    let nodes: BTreeSet<NodeId> = (0..count).map(|_| join()).collect();
+    assert_eq!(nodes.len(), count);
+    until("all have left", || scene.rendezvous().status().nodes.is_empty());
 }
 
 #[test]

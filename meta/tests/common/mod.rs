@@ -1,6 +1,8 @@
 //! Sessions of tests: rendez-vous node and members on one host, over real sockets.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod stalls;
+
 use gridnet_core::wire::NodeId;
 use gridnet_meta::clock::Moment;
 use gridnet_meta::directory::Entry;
