@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::scene::{converse, Scene};
-use common::{within, Party, Scratch, PATIENCE};
-use gridnet::core::completion::OpKind;
+use common::{from_any, within, Buffer, Party, Scratch, PATIENCE, RECEIVE};
+use gridnet::core::completion::{Completion, OpKind};
 use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
 use gridnet::core::wire::NodeId;
 use gridnet::page;
 use gridnet::{ThreadLevel, Verdict};
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 const LONG: Duration = Duration::from_secs(50);
 const CONTEXT: u64 = 77;
@@ -232,4 +233,80 @@ fn without_a_ticket_there_are_no_nodes_and_rules_are_checked_before_joining() {
     let why = scene.try_party(ThreadLevel::Single, &[rules]).map(drop).unwrap_err();
     assert!(why.error == Error::Config && why.reason.contains("wrong.toml"), "{why:?}");
     assert!(why.reason.contains("line 2"), "{why:?}");
+}
+
+/// Nodes of the ring.
+const RING: usize = 64;
+
+#[test]
+fn idle_nodes_have_no_links_and_a_ring_of_first_messages_has_as_many_as_nodes() {
+    allow_descriptors();
+    within(16 * PATIENCE, || {
+        let scene = Scene::new();
+        let join = |number: usize| party(&scene, &format!("n{number}"), "", &[]);
+        let parties: Vec<Party> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|thread| scope.spawn(move || (thread..RING).step_by(4).map(join).collect::<Vec<_>>()))
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let start = Instant::now();
+        while parties.iter().any(|party| party.enter().nodes().unwrap().len() < RING) {
+            assert!(start.elapsed() < LONG, "the directories come");
+            look(&parties, |_, _| {});
+        }
+        assert_eq!(links(&scene, &parties), (0, 0), "nobody has said anything");
+        for (at, party) in parties.iter().enumerate() {
+            party.receive(from_any(1), Buffer::new(1)).unwrap();
+            let next = parties[(at + 1) % RING].address().node;
+            party.enter().open_node(party.cq, next, LONG, CONTEXT).unwrap();
+        }
+        let (start, mut heard) = (Instant::now(), 0);
+        while heard < RING {
+            assert!(start.elapsed() < 2 * LONG, "{heard} have heard");
+            look(&parties, |party, done| {
+                assert_eq!(done.status, 0, "{done:?}");
+                match done.context {
+                    CONTEXT => {
+                        let to = party.enter().engine.open_known(PeerId::new(done.source)).unwrap();
+                        party.send(to, b"x", 1, false).unwrap();
+                    }
+                    RECEIVE => heard += 1,
+                    _ => {}
+                }
+            });
+        }
+        // Each has two ends.
+        assert_eq!(links(&scene, &parties), (2 * RING, 2 * RING));
+    });
+}
+
+/// Looks after all of them once, and tells what was completed.
+fn look(parties: &[Party], mut told: impl FnMut(&Party, Completion)) {
+    for party in parties {
+        let mut taken = Vec::new();
+        party.enter().maintain();
+        party.enter().take(party.cq, |done| {
+            taken.push(done);
+            true
+        });
+        taken.into_iter().for_each(|done| told(party, done));
+    }
+}
+
+/// Links of all rails that the pages of this process show, and those of shared memory that the rail itself has.
+fn links(scene: &Scene, parties: &[Party]) -> (usize, usize) {
+    let run_dir = scene.scratch.0.join("run");
+    let shown = || {
+        let pages = page::of_process(Some(&run_dir), std::process::id()).unwrap();
+        assert_eq!(pages.len(), RING);
+        pages.iter().map(|page| page.read().unwrap().peers.len()).sum::<usize>()
+    };
+    (shown(), parties.iter().map(|party| party.usage().links).sum())
+}
+
+/// Allows this process the descriptors that so many fabrics need.
+fn allow_descriptors() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(16_384)), hard).unwrap();
 }

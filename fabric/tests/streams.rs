@@ -393,3 +393,25 @@ fn sleep_on(descriptor: std::os::fd::RawFd, name: &str) {
     let timeout = PollTimeout::try_from(PATIENCE).unwrap();
     assert_eq!(poll(&mut files, timeout), Ok(1), "a wake-up was lost over {name}");
 }
+
+#[test]
+fn very_many_services_are_listened_for_at_once() {
+    const SERVICES: usize = 200;
+    within(4 * PATIENCE, || {
+        let local = Local::new(BOTH);
+        let name = |number: usize| format!("service {number}");
+        let listeners: Vec<Listener> = (0..SERVICES)
+            .map(|number| Listener::open(&local.parties[1].shared, &name(number), 1).unwrap())
+            .collect();
+        let call =
+            |number| Stream::connect(&local.parties[0].shared, local.to_second, &name(number), LONG).unwrap();
+        let callers: Vec<Stream> = (0..SERVICES).map(call).collect();
+        let streams: Vec<Stream> = listeners.iter().map(|listener| listener.accept(LONG).unwrap()).collect();
+        for (number, caller) in callers.iter().enumerate() {
+            write_all(caller, name(number).as_bytes());
+        }
+        for (number, stream) in streams.iter().enumerate() {
+            assert_eq!(read_exactly(stream, name(number).len()), name(number).as_bytes());
+        }
+    });
+}

@@ -4,6 +4,7 @@
 mod common;
 mod cuts;
 mod ends;
+mod groups;
 mod hosts;
 mod many;
 mod members;
@@ -12,4 +13,5 @@ mod sealed;
 mod several;
 mod shares;
 mod slow;
+mod stacks;
 mod users;

@@ -1,5 +1,6 @@
 //! Many peers over tcp.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use gridnet::core::rail::PeerId;
@@ -22,6 +23,11 @@ lab_test! {
         let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
         let peers = b.test("many::echo").unwrap().env(COUNT, PEERS.to_string()).spawn().unwrap();
         let addresses = addresses_of(&peers, PEERS);
+        // So many servers on one host: each at a port that the system has chosen, none for everybody.
+        let own = b.address().unwrap().to_string();
+        let said = b.command("ss").args(["-H", "-l", "-t", "-n", "-4"]).output(PATIENCE).unwrap().success().unwrap();
+        let places: BTreeSet<&str> = said.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
+        assert!(places.len() >= PEERS && places.iter().all(|at| at.starts_with(&own)), "{own}: {places:?}");
         a.run(|| {
             let scratch = Scratch::new();
             let party = open(&scratch, &[]);

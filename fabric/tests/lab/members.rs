@@ -48,7 +48,11 @@ impl Session {
         self.scratch.0.join("session")
     }
 
-    fn store(&self) -> Store {
+    pub fn ticket(&self) -> String {
+        self.dir().join("ticket").to_str().unwrap().to_owned()
+    }
+
+    pub fn store(&self) -> Store {
         Store::open(&self.dir()).unwrap()
     }
 
@@ -57,19 +61,31 @@ impl Session {
     }
 }
 
-fn join(scratch: &Path, ticket: &str, label: &str) -> Party {
+/// A fabric that joins by this name, in a cluster of its own.
+pub fn join(scratch: &Path, ticket: &str, label: &str) -> Party {
     join_with(scratch, ticket, label, &[])
 }
 
 /// The same, with more settings.
 pub fn join_with(scratch: &Path, ticket: &str, label: &str, more: &[(&str, &str)]) -> Party {
-    let options = [
+    join_as(ticket, label, &scratch.join(label), ThreadLevel::Serialized, more)
+}
+
+/// The same, where the run directory is that of its host.
+pub fn join_as(
+    ticket: &str,
+    label: &str,
+    run_dir: &Path,
+    level: ThreadLevel,
+    further: &[(&str, &str)],
+) -> Party {
+    let own = [
         ("GRIDNET_SESSION", ticket),
         ("GRIDNET_SESSION_LABEL", label),
         ("GRIDNET_SESSION_CLUSTER", label),
         ("GRIDNET_SESSION_TIMEOUT", "60s"),
     ];
-    Party::open(&scratch.join(label), None, ThreadLevel::Serialized, &[&options, more].concat())
+    Party::open(run_dir, None, level, &[&own, further].concat())
 }
 
 #[test]
@@ -135,7 +151,7 @@ lab_test! {
         let Some(lab) = open_lab(topology) else { return };
         let [p, a, b] = ["p", "a", "b"].map(|name| lab.host(name).unwrap());
         let session = Session::new(p);
-        let ticket = session.dir().join("ticket").to_str().unwrap().to_owned();
+        let ticket = session.ticket();
         let serving = session.serve(p);
         let echo = b.test("members::echoes").unwrap().env(TICKET, &ticket).spawn().unwrap();
         let (rounds, is_over, revoked) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
