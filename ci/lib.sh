@@ -129,6 +129,7 @@ PARTS=(
     "docs ci/docs.sh"
     "unit ci/unit.sh"
     "lab ci/lab.sh"
+    "listens ci/listens.sh"
     "c ci/c.sh"
     "abi ci/abi.sh"
     "fuzz ci/fuzz.sh ${FUZZ_SECONDS:-15}"

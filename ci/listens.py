@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Runs the command GRIDNET under strace, and compares every listen() with ci/listens/list.txt."""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+LIST = pathlib.Path(__file__).parent / "listens" / "list.txt"
+# Far longer than anything here takes on a busy machine.
+LONG = 60
+BIND = re.compile(r"bind\((\d+)<[^>]*:\[(\d+)\]>, \{sa_family=(\w+), (.*)\}, \d+\) = 0")
+LISTEN = re.compile(r"listen\((\d+)<[^>]*:\[(\d+)\]>, -?\d+\) = 0")
+INET = re.compile(r'sin6?_port=htons\((\d+)\).*"([^"]*)"')
+
+
+class Run:
+    """A command under strace, which writes down what it and its children bind and listen at."""
+
+    def __init__(self, scene, what, args, env=None):
+        self.trace = scene.dir / f"{what}.{len(scene.runs)}.trace"
+        self.what = what
+        # The tracer is the grandchild, so that signals reach the command.
+        strace = ["strace", "-D", "-f", "-y", "--seccomp-bpf", "-e", "trace=bind,listen", "-e", "signal=none", "-o", self.trace]
+        env = {**os.environ, "GRIDNET_RUN_DIR": str(scene.run_dir), **(env or {})}
+        self.process = subprocess.Popen([*strace, scene.gridnet, *args], env=env, stdout=subprocess.PIPE, text=True)
+        scene.runs.append(self)
+
+    def line(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"FAILED: {self.what} ended before it was ready")
+        return line
+
+    def end(self, how=None):
+        """Waits until it, and who traces it, have ended."""
+        if how:
+            self.process.send_signal(how)
+        said, _ = self.process.communicate(timeout=LONG)
+        if self.process.returncode not in (0, 130):
+            sys.exit(f"FAILED: {self.what}: exit {self.process.returncode}: {said}")
+        return said
+
+    def listens(self):
+        """Where it has listened, in words."""
+        bound, found = {}, []
+        for line in self.trace.read_text().splitlines():
+            if "unfinished" in line or "resumed" in line:
+                sys.exit(f"FAILED: {self.what}: a line in two parts cannot be read: {line}")
+            if (bind := BIND.search(line)) and bind[3] in ("AF_UNIX", "AF_INET", "AF_INET6"):
+                bound[bind[2]] = place(bind[3], bind[4])
+            elif listen := LISTEN.search(line):
+                found.append(bound.get(listen[2], "tcp all addresses: listens without an address"))
+        return found
+
+
+def place(family, address):
+    if family == "AF_UNIX":
+        path = re.search(r'sun_path=(@?)"([^"]*)"', address)
+        if path[1]:
+            return f"unix @{path[2]}"
+        name = os.path.basename(path[2])
+        return f"unix DIR/{'*.new' if name.endswith('.new') else name}"
+    port, ip = INET.search(address).groups()
+    where = "all addresses" if ip in ("0.0.0.0", "::") else ip
+    return f"tcp {where} {'chosen' if port == '0' else 'given'}"
+
+
+class Scene:
+    """What runs: a session of one host, and programs in it and outside."""
+
+    def __init__(self, gridnet, folder):
+        self.gridnet, self.dir, self.runs = gridnet, folder, []
+        self.run_dir = folder / "run"
+        self.run_dir.mkdir(mode=0o700)
+        self.session = str(folder / "session")
+        self.ticket = self.session + "/ticket"
+
+    def run(self, what, *args, env=None):
+        return Run(self, what, args, env).end()
+
+    def status(self):
+        said = subprocess.run([self.gridnet, "session", "status", "--json", "--dir", self.session], capture_output=True, text=True)
+        return json.loads(said.stdout)
+
+    def play(self):
+        self.run("session-new", "session", "new", "--listen", f"127.0.0.1:{free_port()}", "--dir", self.session)
+        serving = Run(self, "session-serve", ["session", "serve", "--dir", self.session])
+        serving.line()
+        members = [self.start_member() for _ in range(2)]
+        wait_for(lambda: any(leader["nodes"] == 1 for leader in self.status()["leaders"]), "one leads the other")
+        self.run("session-status", "session", "status", "--dir", self.session)
+        short = ["--op", "tag_lat", "--size", "8", "--iters", "10", "--pin", "none"]
+        self.run("perf-shm", "perf", "--rails", "shm", *short)
+        member = {"GRIDNET_SESSION": self.ticket, "GRIDNET_NET_INTERFACES": "127.0.0.1"}
+        self.run("perf-member", "perf", "--rails", "tcp", *short, env=member)
+        self.between(short, member)
+        lo = {"GRIDNET_NET_INTERFACES": "127.0.0.1"}
+        self.run("session-quick", "session", "quick", "--", self.gridnet, "perf", "--rails", "tcp", *short, env=lo)
+        for one in [*members, serving]:
+            one.end(signal.SIGINT)
+
+    def start_member(self):
+        member = Run(self, "session-members", ["session", "join", self.ticket, "--watch"])
+        member.line()
+        return member
+
+    def between(self, short, env):
+        key, at = str(self.dir / "key"), f"127.0.0.1:{free_port()}"
+        server = Run(self, "perf-serve", ["perf", "--serve", "--listen", at, "--key", key], env)
+        while "perf --connect" not in server.line():
+            pass
+        self.run("perf-connect", "perf", "--connect", at, "--key", key, "--rails", "tcp", *short, env=env)
+        server.end()
+
+
+def free_port():
+    """Below those that the system gives to connections."""
+    for port in range(10_000 + os.getpid() % 8_000, 20_000):
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    sys.exit("FAILED: no port is free")
+
+
+def wait_for(holds, what):
+    end = time.monotonic() + LONG
+    while not holds():
+        if time.monotonic() > end:
+            sys.exit(f"FAILED: {what}: not in {LONG} s")
+        time.sleep(0.05)
+
+
+def allowed():
+    """What may listen, by what runs: each place with how often."""
+    rows = collections.defaultdict(collections.Counter)
+    for line in LIST.read_text().splitlines():
+        if line and not line.startswith("#"):
+            what, times, where, _who = re.split(r"\s{2,}", line, maxsplit=3)
+            rows[what].update({where: int(times)} if int(times) else {})
+    return rows
+
+
+def main():
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="gridnet-listens-"))
+    scene = Scene(sys.argv[1], folder)
+    try:
+        scene.play()
+        seen = collections.defaultdict(collections.Counter)
+        for run in scene.runs:
+            seen[run.what].update(run.listens())
+    finally:
+        for run in scene.runs:
+            if run.process.poll() is None:
+                run.process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+    wanted, faults = allowed(), []
+    for what in sorted(set(seen) | set(wanted)):
+        for where in sorted(set(seen[what]) | set(wanted[what])):
+            if seen[what][where] != wanted[what][where]:
+                faults.append(f"{what}: {where}: {seen[what][where]} times, the list says {wanted[what][where]}")
+            if "all addresses" in where:
+                faults.append(f"{what}: listens at all addresses")
+    for fault in faults:
+        print(f"FAILED: {fault}")
+    if not faults:
+        print(f"all {sum(map(collections.Counter.total, seen.values()))} listens of {len(scene.runs)} runs are on the list")
+    sys.exit(bool(faults))
+
+
+main()
