@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::matching::Key;
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::PeerId;
-use crate::region::Atomic;
 
 impl State {
     /// Bytes of a region have come.
@@ -44,11 +43,19 @@ impl State {
     ) -> Result<(), Error> {
         let Some((key, op)) = self.remote_op(peer, op)? else { return Ok(()) };
         if status.is_ok() {
+            let mut hint = 0;
             match &op.work {
-                Work::Put(_) if op.is_sent => {}
-                Work::Get(to) if op.is_sent && to.is_empty() => {}
-                Work::Atomic(atomic, result) if op.is_sent => deliver_word(value, atomic, result.as_ref()),
+                Work::Put(_) if op.is_sent => hint = value,
+                Work::Get(to) if op.is_sent && to.is_empty() => hint = value,
+                Work::Atomic(update, result) if op.is_sent => {
+                    deliver_word(value, update.bytes(), result.as_ref());
+                }
                 _ => return Err(Error::PeerMisbehaved),
+            }
+            let rkey = op.rkey.and_then(|rkey| self.remote.rkeys.get_mut(rkey));
+            // A key that was made of a number alone. Rails check what a hint leads to.
+            if let Some(rkey) = rkey.filter(|rkey| hint != 0 && rkey.key.hint == 0) {
+                rkey.key.hint = hint;
             }
         }
         self.complete_remote(key, status);
@@ -152,11 +159,10 @@ impl State {
     }
 }
 
-/// Writes the word before an atomic operation to where the caller wants it.
-pub(super) fn deliver_word(value: u64, atomic: &Atomic, result: Option<&Iov>) {
+/// Writes the word before an atomic operation, of so many bytes, to where the caller wants it.
+pub(super) fn deliver_word(value: u64, len: usize, result: Option<&Iov>) {
     let Some(result) = result else { return };
-    let whole = value.to_ne_bytes();
-    let narrow = (value as u32).to_ne_bytes();
-    let bytes: &[u8] = if atomic.width.bytes() == 8 { &whole } else { &narrow };
-    PeerBytes::from_slice(bytes).copy_to(&Gather::one(result));
+    let bytes = value.to_ne_bytes();
+    let from = if cfg!(target_endian = "big") { size_of::<u64>() - len } else { 0 };
+    PeerBytes::from_slice(&bytes[from..from + len]).copy_to(&Gather::one(result));
 }

@@ -114,8 +114,8 @@ impl State {
                 self.serve_get(peer, region, op, offset, len);
                 Ok(())
             }
-            Message::Atomic { region, op, offset, atomic } => {
-                self.serve_atomic(peer, region, op, offset, &atomic);
+            Message::Atomic { region, op, offset, update } => {
+                self.serve_atomic(peer, region, op, offset, &update);
                 Ok(())
             }
             Message::Data { op, offset } => self.take_data(peer, op, offset, &frame.payload),

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::answer::deliver_word;
 use super::op::CqId;
 use super::peer::PeerState;
-use super::remote_op::{RemoteOp, Work};
+use super::remote_op::{Place, RemoteOp, Work};
 use super::send::Sent;
 use super::Engine;
 use crate::error::Error;
@@ -18,7 +18,9 @@ use crate::ledger::PeerCells;
 use crate::matching::{Key, Slab};
 use crate::mem::Iov;
 use crate::rail::{LinkId, PeerId, Rail};
-use crate::region::{check_bounds, Access, Atomic, Cache, Guard, Regions, RemoteKey, Trusting, Window};
+use crate::region::{
+    check_bounds, Access, Atomic, Cache, Element, Guard, Regions, RemoteKey, Trusting, Update, Window,
+};
 
 /// What an operation on a region can be given besides memory and place.
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +155,8 @@ impl<R: Rail> Engine<R> {
                 return self.done_at_once(peer, &work, done);
             }
         }
-        self.start(peer, args, (key.number, offset), work)
+        let place = Place { rkey: Some(rkey), region: key.number, offset };
+        self.start(peer, args, place, work)
     }
 
     /// Copies from `offset` of a peer's region to `to`.
@@ -180,7 +183,8 @@ impl<R: Rail> Engine<R> {
                 return self.done_at_once(peer, &work, done);
             }
         }
-        self.start(peer, args, (key.number, offset), work)
+        let place = Place { rkey: Some(rkey), region: key.number, offset };
+        self.start(peer, args, place, work)
     }
 
     /// Runs an atomic operation at `offset` of a peer's region. The word as it was before goes to `result`, if there is one,
@@ -203,12 +207,38 @@ impl<R: Rail> Engine<R> {
             atomic.check_place(offset)?;
         }
         self.reach(peer, rkey);
-        let work = Work::Atomic(*atomic, result);
+        let work = Work::Atomic(Update::Word(*atomic), result);
         if let Some((window, _)) = self.window_now(peer, rkey) {
-            deliver_word(window.atomic(offset, atomic)?, atomic, result.as_ref());
+            let before = window.atomic(offset, atomic)?;
+            deliver_word(before, atomic.width.bytes(), result.as_ref());
             return self.done_at_once(peer, &work, Ok(()));
         }
-        self.start(peer, args, (key.number, offset), work)
+        let place = Place { rkey: Some(rkey), region: key.number, offset };
+        self.start(peer, args, place, work)
+    }
+
+    /// Runs an atomic operation on an element, as [`Self::atomic`], always by messages. Whoever has a right to one has it to what it
+    /// replaces, too; to read an element, the right to get is enough.
+    ///
+    /// # Errors
+    /// As [`Self::atomic`].
+    pub fn element(
+        &mut self,
+        peer: PeerId,
+        rkey: Key,
+        offset: u64,
+        element: &Element,
+        result: Option<Iov>,
+        args: &RemoteArgs,
+    ) -> Result<Sent, Error> {
+        let update = Update::Element(*element);
+        let right = if update.only_reads() { Access::REMOTE_READ } else { Access::REMOTE_ATOMIC };
+        let key = self.check(peer, rkey, offset, update.bytes(), right)?;
+        if key.align >= update.bytes() as u64 {
+            update.check_place(offset)?;
+        }
+        let place = Place { rkey: Some(rkey), region: key.number, offset };
+        self.start(peer, args, place, Work::Atomic(update, result))
     }
 
     /// Completes when every operation on the peer's regions that was started before has taken effect.
@@ -223,7 +253,7 @@ impl<R: Rail> Engine<R> {
         if p.remote.is_idle() {
             return Ok(Sent::Done);
         }
-        self.start(peer, args, (0, 0), Work::Flush)
+        self.start(peer, args, Place::default(), Work::Flush)
     }
 
     /// The end of an operation in its call, counted.

@@ -26,6 +26,22 @@ impl<R: Rail> Engine<R> {
         access: Access,
         memory_kind: u32,
     ) -> Result<Key, Refusal> {
+        self.register_as(base, len, access, memory_kind, None)
+    }
+
+    /// Registers as [`Self::register`] does, under a number that peers know: [`Self::import_number`]. Who can guess the number needs no
+    /// key.
+    ///
+    /// # Errors
+    /// As [`Self::register`]; [`Error::InUse`] when a region has the number, [`Error::Invalid`] for 0.
+    pub fn register_as(
+        &mut self,
+        base: *mut u8,
+        len: usize,
+        access: Access,
+        memory_kind: u32,
+        number: Option<u64>,
+    ) -> Result<Key, Refusal> {
         if memory_kind != MEMORY_HOST {
             let why = format!("memory_kind is {memory_kind}; rails reach MEMORY_HOST only");
             return Err(Refusal::new(Error::Unsupported, why));
@@ -34,13 +50,19 @@ impl<R: Rail> Engine<R> {
             return Err(Refusal::new(Error::Invalid, "a region has from one byte to all there can be"));
         }
         let remote = &mut self.state.remote;
+        if number == Some(0) {
+            return Err(Refusal::new(Error::Invalid, "no region has the number 0"));
+        }
+        if number.is_some_and(|number| remote.regions.has_number(number)) {
+            return Err(Refusal::new(Error::InUse, "a region has this number"));
+        }
         if !remote.guard.is_mapped(base, len) {
             return Err(Refusal::new(Error::Fault, "not all of the memory is mapped"));
         }
         let guard = &remote.guard;
         let is_mapped = |base: usize, len: usize| guard.is_mapped(base as *const u8, len);
         let registration = remote.cache.acquire(base as usize, len, is_mapped);
-        self.enter_region(base, len, access, Memory::Registered(registration))
+        self.enter_region(base, len, access, Memory::Registered(registration), number)
     }
 
     /// Takes memory for a region of `len` bytes, zeroed, from the first rail that lends it, else private memory. The region, and
@@ -66,7 +88,7 @@ impl<R: Rail> Engine<R> {
             if let Some(lent) = self.rails[index].allocate(len, numa_node) {
                 let Lent { base, token } = lent?;
                 kill_point!("region.allocated");
-                let key = self.enter_region(base, len, access, Memory::Lent(index, token))?;
+                let key = self.enter_region(base, len, access, Memory::Lent(index, token), None)?;
                 return Ok((key, base));
             }
         }
@@ -75,7 +97,7 @@ impl<R: Rail> Engine<R> {
         }
         let memory = PrivateMemory::new(len).map_err(|e| Refusal::new(e, e.text()))?;
         let base = memory.base();
-        let key = self.enter_region(base, len, access, Memory::Private(memory))?;
+        let key = self.enter_region(base, len, access, Memory::Private(memory), None)?;
         Ok((key, base))
     }
 
@@ -85,6 +107,7 @@ impl<R: Rail> Engine<R> {
         len: usize,
         access: Access,
         memory: Memory,
+        number: Option<u64>,
     ) -> Result<Key, Refusal> {
         let lender = match &memory {
             Memory::Lent(index, token) => Some((*index, *token)),
@@ -92,7 +115,7 @@ impl<R: Rail> Engine<R> {
         };
         let len = len as u64;
         let may_fault = matches!(memory, Memory::Registered(_));
-        let region = Region { base, len, access, memory, hints: Vec::new(), closing: false };
+        let region = Region { base, len, access, memory, hints: Vec::new(), number, closing: false };
         let key = self.state.remote.regions.insert(region);
         let number = self.state.remote.regions.number(key);
         for index in 0..self.rails.len() {
@@ -165,6 +188,24 @@ impl<R: Rail> Engine<R> {
         if let Some(error) = p.error() {
             return Err(Refusal::new(error, error.text()));
         }
+        Ok(self.state.remote.rkeys.insert(Rkey { peer, key, window: None }))
+    }
+
+    /// A key of a peer's region by the number that the peer has chosen for it. Nothing is known of the region: rights and bounds are
+    /// checked by the peer. Where its rail reaches the region by itself, it does so once an operation has completed: a put, or a get of
+    /// no bytes.
+    ///
+    /// # Errors
+    /// [`Error::Key`] for 0, [`Error::NotFound`] when there is no such peer; the peer's error when it has gone.
+    pub fn import_number(&mut self, peer: PeerId, number: u64) -> Result<Key, Error> {
+        let p = self.state.peers.get(peer.index()).ok_or(Error::NotFound)?;
+        if let Some(error) = p.error() {
+            return Err(error);
+        }
+        if number == 0 {
+            return Err(Error::Key);
+        }
+        let key = RemoteKey { node: p.node, number, len: u64::MAX, access: Access::ALL, align: 1, hint: 0 };
         Ok(self.state.remote.rkeys.insert(Rkey { peer, key, window: None }))
     }
 

@@ -12,7 +12,7 @@ use crate::ledger::PeerCells;
 use crate::matching::Key;
 use crate::mem::{Gather, Iov};
 use crate::rail::{PeerId, Posted, Rail};
-use crate::region::Atomic;
+use crate::region::Update;
 use crate::wire::Message;
 
 /// What an operation does.
@@ -20,8 +20,8 @@ use crate::wire::Message;
 pub(super) enum Work {
     Put(Iov),
     Get(Iov),
-    /// The word as it was before goes to the memory, if there is any.
-    Atomic(Atomic, Option<Iov>),
+    /// What was there before goes to the memory, if there is any.
+    Atomic(Update, Option<Iov>),
     Flush,
 }
 
@@ -43,6 +43,16 @@ impl Work {
     }
 }
 
+/// Where an operation goes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    /// The key that it is started with.
+    pub(super) rkey: Option<Key>,
+    /// Number of the region at its owner.
+    pub(super) region: u64,
+    pub(super) offset: u64,
+}
+
 /// An operation by messages.
 #[derive(Debug)]
 pub(super) struct RemoteOp {
@@ -50,6 +60,8 @@ pub(super) struct RemoteOp {
     pub(super) owner: u64,
     pub(super) cq: CqId,
     pub(super) context: u64,
+    /// The key that it was started with, which may be closed meanwhile.
+    pub(super) rkey: Option<Key>,
     /// Number of the region at its owner.
     region: u64,
     offset: u64,
@@ -66,12 +78,13 @@ impl<R: Rail> Engine<R> {
         &mut self,
         peer: PeerId,
         args: &RemoteArgs,
-        (region, offset): (u64, u64),
+        place: Place,
         work: Work,
     ) -> Result<Sent, Error> {
         self.state.admit(args.cq)?;
         let RemoteArgs { cq, owner, context } = *args;
-        let op = RemoteOp { peer, owner, cq, context, region, offset, work, moved: 0, is_sent: false };
+        let Place { rkey, region, offset } = place;
+        let op = RemoteOp { peer, owner, cq, context, rkey, region, offset, work, moved: 0, is_sent: false };
         let changes_memory = op.changes_memory();
         let key = self.state.remote.ops.insert(op);
         let p = &mut self.state.peers[peer.index()];
@@ -142,7 +155,7 @@ impl RemoteOp {
                 Message::Put { region, op, offset: offset + self.moved as u64, last }
             }
             Work::Get(to) => Message::Get { region, op, offset, len: to.len() as u64 },
-            Work::Atomic(atomic, _) => Message::Atomic { region, op, offset, atomic: *atomic },
+            Work::Atomic(update, _) => Message::Atomic { region, op, offset, update: *update },
             Work::Flush => return None,
         })
     }
@@ -177,7 +190,7 @@ impl RemoteOp {
     pub(super) fn len(&self) -> u64 {
         match &self.work {
             Work::Put(iov) | Work::Get(iov) => iov.len() as u64,
-            Work::Atomic(atomic, _) => atomic.width.bytes() as u64,
+            Work::Atomic(update, _) => update.bytes() as u64,
             Work::Flush => 0,
         }
     }

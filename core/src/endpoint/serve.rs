@@ -9,7 +9,7 @@ use super::Engine;
 use crate::error::Error;
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{PeerId, Posted, Rail};
-use crate::region::{Access, Atomic};
+use crate::region::{Access, Update};
 use crate::sync::fence;
 use crate::sync::Ordering;
 use crate::wire::Message;
@@ -40,7 +40,8 @@ impl State {
         kill_point!("region.written");
         self.count_served(peer, u64::from(last), if status.is_ok() { payload.len() } else { 0 });
         if last || status.is_err() {
-            self.say(peer, Message::Answer { op, status, value: 0 });
+            let value = self.remote.regions.hint(region);
+            self.say(peer, Message::Answer { op, status, value });
         }
     }
 
@@ -101,7 +102,8 @@ impl State {
             .map(drop);
         self.count_served(peer, 1, 0);
         if status.is_err() || len == 0 {
-            return self.say(peer, Message::Answer { op, status, value: 0 });
+            let value = self.remote.regions.hint(region);
+            return self.say(peer, Message::Answer { op, status, value });
         }
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.remote.replies.push_back(Reply { op, region, offset, len, sent: 0 });
@@ -113,8 +115,8 @@ impl State {
     }
 
     /// An atomic operation.
-    pub(super) fn serve_atomic(&mut self, peer: PeerId, region: u64, op: u64, offset: u64, atomic: &Atomic) {
-        let (status, value) = match self.run_atomic(region, offset, atomic) {
+    pub(super) fn serve_atomic(&mut self, peer: PeerId, region: u64, op: u64, offset: u64, update: &Update) {
+        let (status, value) = match self.run_atomic(region, offset, update) {
             Ok(value) => (Ok(()), value),
             Err(error) => (Err(error), 0),
         };
@@ -123,16 +125,17 @@ impl State {
         self.say(peer, Message::Answer { op, status, value });
     }
 
-    fn run_atomic(&mut self, region: u64, offset: u64, atomic: &Atomic) -> Result<u64, Error> {
-        let len = atomic.width.bytes();
-        let (at, may_fault) = self.remote.regions.place(region, offset, len, Access::REMOTE_ATOMIC)?;
-        atomic.check_place(at as usize as u64)?;
+    fn run_atomic(&mut self, region: u64, offset: u64, update: &Update) -> Result<u64, Error> {
+        let len = update.bytes();
+        let right = if update.only_reads() { Access::REMOTE_READ } else { Access::REMOTE_ATOMIC };
+        let (at, may_fault) = self.remote.regions.place(region, offset, len, right)?;
+        update.check_place(at as usize as u64)?;
         if may_fault && !self.remote.guard.is_writable(at, len) {
             return Err(Error::Fault);
         }
         // SAFETY: in bounds and aligned (checked). Memory of ours is there; registered memory was found writable just now, and
         // unmapping it during a call of this library is what the program promises not to do.
-        Ok(unsafe { atomic.run(at) })
+        Ok(unsafe { update.run(at) })
     }
 }
 

@@ -11,12 +11,13 @@
 //! | `table.rs` | the owner's regions |
 //! | `cache.rs` | registrations that outlive their regions, until their memory goes away |
 //! | `window.rs` | memory of a peer that this process reaches by itself, and the end of such reach |
-//! | `atomic.rs` | atomic operations |
+//! | `atomic.rs`, `element.rs` | atomic operations on words, and on elements of other types |
 //! | `guard.rs` | access to memory that may be gone |
 
 mod access;
 mod atomic;
 mod cache;
+mod element;
 mod guard;
 mod key;
 mod table;
@@ -25,6 +26,7 @@ mod window;
 pub use access::Access;
 pub use atomic::{Atomic, AtomicOp, Width};
 pub use cache::{Cache, CacheCounters, Registration};
+pub use element::{Element, ElementOp, ElementType, Update};
 pub use guard::{Guard, Trusting};
 pub use key::{RemoteKey, KEY_BYTES};
 pub use table::{Memory, PrivateMemory, Region, Regions};

@@ -34,6 +34,8 @@ pub struct Region {
     pub memory: Memory,
     /// Where the rails have their records, by index of the rail; 0 for none.
     pub hints: Vec<u64>,
+    /// Its number, if the program has chosen one.
+    pub number: Option<u64>,
     /// Peers are refused; the owner waits until nobody is inside.
     pub closing: bool,
 }
@@ -47,6 +49,11 @@ impl Region {
     pub fn may_fault(&self) -> bool {
         matches!(self.memory, Memory::Registered(_))
     }
+
+    /// The first rail's record that has one.
+    fn hint(&self) -> u64 {
+        self.hints.iter().copied().find(|hint| *hint != 0).unwrap_or(0)
+    }
 }
 
 /// All regions of a fabric.
@@ -59,7 +66,18 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Enters a region.
+    /// Whether a region has this number.
+    pub fn has_number(&self, number: u64) -> bool {
+        self.by_number.contains_key(&number)
+    }
+
+    /// Where rails have the record of the region `number`, for keys; 0 for nowhere.
+    pub fn hint(&self, number: u64) -> u64 {
+        let region = self.by_number.get(&number).and_then(|key| self.slab.get(*key));
+        region.filter(|region| !region.closing).map_or(0, Region::hint)
+    }
+
+    /// Enters a region, which has no number or one that none has.
     pub fn insert(&mut self, region: Region) -> Key {
         let key = self.slab.insert(region);
         self.by_number.insert(self.number(key), key);
@@ -67,8 +85,13 @@ impl Regions {
     }
 
     /// The number under which peers know a region. A peer of another user that was not given the key has to guess 64 bits:
-    /// a hash under a random secret. Never 0.
+    /// a hash under a random secret, unless the program has chosen the number. Never 0.
     pub fn number(&self, key: Key) -> u64 {
+        let chosen = self.slab.get(key).and_then(|region| region.number);
+        chosen.unwrap_or_else(|| self.drawn_number(key))
+    }
+
+    fn drawn_number(&self, key: Key) -> u64 {
         self.secret.hash_one(key.to_bits()).max(1)
     }
 
@@ -136,7 +159,7 @@ impl Regions {
             len: region.len,
             access: region.access,
             align: RemoteKey::align_of(region.base),
-            hint: region.hints.iter().copied().find(|hint| *hint != 0).unwrap_or(0),
+            hint: region.hint(),
         })
     }
 }
@@ -186,7 +209,15 @@ mod tests {
     fn region(access: Access) -> Region {
         let memory = PrivateMemory::new(64).unwrap();
         let base = memory.base();
-        Region { base, len: 64, access, memory: Memory::Private(memory), hints: vec![0, 7], closing: false }
+        Region {
+            base,
+            len: 64,
+            access,
+            memory: Memory::Private(memory),
+            hints: vec![0, 7],
+            number: None,
+            closing: false,
+        }
     }
 
     #[test]

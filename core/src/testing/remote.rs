@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::matching::Key;
 use crate::mem::Iov;
 use crate::rail::{PeerId, Rail};
-use crate::region::Atomic;
+use crate::region::{Atomic, Element, Update};
 
 impl<R: Rail> Node<R> {
     /// Puts `bytes` at `offset`.
@@ -44,6 +44,22 @@ impl<R: Rail> Node<R> {
     pub fn atomic(&mut self, to: PeerId, rkey: Key, offset: u64, atomic: &Atomic) -> Result<Ticket, Error> {
         self.run_remote(&vec![0; atomic.width.bytes()], true, |node, iov, args| {
             node.engine().atomic(to, rkey, offset, atomic, Some(iov), &args)
+        })
+    }
+
+    /// Runs an operation on an element at `offset`; the bytes of the outcome are the element before.
+    ///
+    /// # Errors
+    /// As [`crate::endpoint::Engine::element`].
+    pub fn element(
+        &mut self,
+        to: PeerId,
+        rkey: Key,
+        offset: u64,
+        element: &Element,
+    ) -> Result<Ticket, Error> {
+        self.run_remote(&vec![0; Update::Element(*element).bytes()], true, |node, iov, args| {
+            node.engine().element(to, rkey, offset, element, Some(iov), &args)
         })
     }
 

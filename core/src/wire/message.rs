@@ -7,7 +7,7 @@ use super::Malformed;
 use crate::error::Error;
 use crate::mem::Gather;
 use crate::rail::RemoteSource;
-use crate::region::Atomic;
+use crate::region::Update;
 
 /// What a frame says, without its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,7 @@ pub enum Message {
         /// Where in the region.
         offset: u64,
         /// What is to be done.
-        atomic: Atomic,
+        update: Update,
     },
     /// What became of a put, a get that failed or was empty, or an atomic operation.
     Answer {
@@ -216,9 +216,9 @@ impl Message {
             Kind::Data => Message::Data { op: frame.word, offset: next() },
             Kind::Atomic => {
                 let (op, offset) = (next(), next());
-                let atomic = Atomic::from_code(next(), next(), next());
-                let atomic = atomic.ok_or(Malformed("unknown atomic operation"))?;
-                Message::Atomic { region: frame.word, op, offset, atomic }
+                let update = Update::from_words([next(), next(), next()]);
+                let update = update.ok_or(Malformed("unknown atomic operation"))?;
+                Message::Atomic { region: frame.word, op, offset, update }
             }
             Kind::Answer => Message::Answer { op: frame.word, status: parse_status(next())?, value: next() },
             Kind::Loan => {
@@ -272,9 +272,9 @@ impl Message {
                 set(&mut frame, Kind::Get, region, &[op, offset, len]);
             }
             Message::Data { op, offset } => set(&mut frame, Kind::Data, op, &[offset]),
-            Message::Atomic { region, op, offset, atomic } => {
-                let words = [op, offset, atomic.code(), atomic.operand, atomic.compare];
-                set(&mut frame, Kind::Atomic, region, &words);
+            Message::Atomic { region, op, offset, update } => {
+                let [code, operand, compare] = update.words();
+                set(&mut frame, Kind::Atomic, region, &[op, offset, code, operand, compare]);
             }
             Message::Answer { op, status, value } => {
                 let status = status.err().map_or(0, status_word);
@@ -397,12 +397,11 @@ mod tests {
                 len
             }),
             any::<(u64, u64)>().prop_map(|(op, offset)| Message::Data { op, offset }),
-            (any::<(u64, u64, u64, u64, u64)>(), 1..7u32, prop::sample::select(vec![4, 8])).prop_map(
-                |((region, op, offset, operand, compare), number, width)| {
-                    let atomic = Atomic::from_code(u64::from(number) << 8 | width, operand, compare).unwrap();
-                    Message::Atomic { region, op, offset, atomic }
-                }
-            ),
+            (any::<(u64, u64, u64, u64, u64)>(), 1..7u64, prop::sample::select(vec![4, 8, 5 << 16]))
+                .prop_map(|((region, op, offset, operand, compare), number, rest)| {
+                    let update = Update::from_words([number << 8 | rest, operand, compare]).unwrap();
+                    Message::Atomic { region, op, offset, update }
+                }),
             (any::<(u64, u64)>(), prop::option::of(prop::sample::select(Error::ALL.to_vec())))
                 .prop_map(|((op, value), e)| Message::Answer { op, status: e.map_or(Ok(()), Err), value }),
             any::<(u64, u64, u32, u32, Option<u64>)>().prop_map(|(tag, loan, position, len, immediate)| {

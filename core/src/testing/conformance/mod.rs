@@ -13,6 +13,7 @@ pub mod faults;
 pub mod hostile;
 pub mod loans;
 pub mod matching;
+pub mod numbers;
 pub mod pressure;
 pub mod regions;
 pub mod reliability;
@@ -121,6 +122,7 @@ macro_rules! fault_cases {
             regions::bytes_go_in_and_out_at_every_size
             regions::atomics_do_what_they_say
             regions::operations_take_effect_in_order
+            numbers::elements_are_changed_once_under_a_number
             loans::loans_keep_their_order
             ends::operations_end_when_the_peer_closes
             ends::sends_before_the_link_is_up_arrive
@@ -180,6 +182,8 @@ macro_rules! conformance_cases {
             ends::a_new_link_follows_an_old_one
             ends::sends_before_the_link_is_up_arrive
             regions::bytes_go_in_and_out_at_every_size
+            numbers::elements_are_changed_once_under_a_number
+            numbers::a_number_names_one_region_at_a_time
             regions::atomics_do_what_they_say
             regions::counters_of_many_add_up
             regions::operations_take_effect_in_order

@@ -1,0 +1,78 @@
+//! Regions under numbers that their owner has chosen, and atomic operations on elements.
+
+use crate::error::Error;
+use crate::matching::Key;
+use crate::mem::MEMORY_HOST;
+use crate::region::{Access, Element, ElementOp, ElementType};
+use crate::testing::pair::{Fixture, Pair};
+
+const NUMBER: u64 = 1 << 63 | 5;
+
+fn finish<F: Fixture>(
+    pair: &mut Pair<F>,
+    ticket: Result<crate::testing::node::Ticket, Error>,
+) -> Result<Vec<u8>, Error> {
+    let outcome = pair.finish_a(ticket?);
+    outcome.status.map(|()| outcome.bytes)
+}
+
+/// Registers memory of `b` under [`NUMBER`].
+fn register<F: Fixture>(pair: &mut Pair<F>, memory: &mut [u64]) -> Key {
+    let (base, len) = (memory.as_mut_ptr().cast(), size_of_val(memory));
+    let region = pair.b.engine().register_as(base, len, Access::ALL, MEMORY_HOST, Some(NUMBER));
+    region.expect("the number is free")
+}
+
+/// Sums of many under a number, each of which is told what was there; also of elements that are less than a word.
+pub fn elements_are_changed_once_under_a_number<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let to_b = pair.to_b;
+    let mut memory = vec![0u64; 4];
+    let region = register(&mut pair, &mut memory);
+    let rkey = pair.a.engine().import_number(to_b, NUMBER).expect("the peer is there");
+    for (kind, offset) in [(ElementType::U8, 3), (ElementType::I16, 10), (ElementType::F64, 16)] {
+        let one = if kind == ElementType::F64 { 1f64.to_bits() } else { 1 };
+        let add = Element::new(kind, ElementOp::Sum, one, 0).expect("a sum");
+        for count in 0..100u64 {
+            let expected = if kind == ElementType::F64 { (count as f64).to_bits() } else { count };
+            let before = pair.a.element(to_b, rkey, offset, &add);
+            let before = finish(&mut pair, before).expect("it is allowed");
+            assert_eq!(before, expected.to_le_bytes()[..kind.bytes()], "{kind:?}");
+        }
+    }
+    assert_eq!(pair.b.engine().close_region(region), Ok(()));
+    assert_eq!(memory, [100 << 24, 100 << 16, 100f64.to_bits(), 0]);
+}
+
+/// A number is taken until its region is closed; then it names nothing, and after that another region. Puts and gets reach what it
+/// names, by messages and, where the rail can, by itself.
+pub fn a_number_names_one_region_at_a_time<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let to_b = pair.to_b;
+    let mut memories = [vec![0u64; 2], vec![0u64; 2]];
+    let rkey = pair.a.engine().import_number(to_b, NUMBER).expect("the peer is there");
+    assert_eq!(pair.a.engine().import_number(to_b, 0), Err(Error::Key));
+    for memory in &mut memories {
+        let put = pair.a.put(to_b, rkey, 0, &[1; 8]);
+        assert_eq!(finish(&mut pair, put), Err(Error::Key), "nothing has the number");
+        let region = register(&mut pair, memory);
+        let base = memory.as_mut_ptr().cast();
+        for number in [NUMBER, 0] {
+            let again = pair.b.engine().register_as(base, 8, Access::ALL, MEMORY_HOST, Some(number));
+            let expected = if number == 0 { Error::Invalid } else { Error::InUse };
+            assert_eq!(again.err().map(|refusal| refusal.error), Some(expected));
+        }
+        for round in 1..4u8 {
+            let put = pair.a.put(to_b, rkey, 3, &[round; 13]);
+            assert_eq!(finish(&mut pair, put), Ok(Vec::new()));
+            let get = pair.a.get(to_b, rkey, 3, 13);
+            assert_eq!(finish(&mut pair, get), Ok(vec![round; 13]));
+            let put = pair.a.put(to_b, rkey, 4, &[round; 13]);
+            assert_eq!(finish(&mut pair, put), Err(Error::Bounds), "the owner knows how long it is");
+        }
+        assert_eq!(pair.b.engine().close_region(region), Ok(()));
+    }
+    for memory in memories {
+        assert_eq!(memory[0].to_le_bytes(), [0, 0, 0, 3, 3, 3, 3, 3]);
+    }
+}
