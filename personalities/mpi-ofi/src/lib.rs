@@ -12,6 +12,7 @@
 //! | `state.rs` | all that a domain has, behind one lock |
 //! | `endpoint.rs` | an endpoint |
 //! | `send.rs`, `receive.rs`, `op.rs` | operations: how they start, how they end |
+//! | `memory.rs`, `remote.rs` | memory that peers reach; operations on memory of theirs |
 //! | `queue.rs`, `addresses.rs` | completion queues, address vectors |
 
 mod abi;
@@ -20,10 +21,12 @@ mod boundary;
 mod calls;
 mod endpoint;
 mod info;
+mod memory;
 mod object;
 mod op;
 mod queue;
 mod receive;
+mod remote;
 mod send;
 mod state;
 #[cfg(test)]

@@ -48,11 +48,17 @@ pub(crate) enum Kind {
     },
     /// A message that nobody wants.
     Discard,
+    /// A part of an errand.
+    Step(Key),
+    /// Asks a peer for a region.
+    Question,
+    /// A peer tells that it has written.
+    Notice,
 }
 
 impl Op {
-    pub(crate) fn is_send(&self) -> bool {
-        matches!(self.kind, Kind::Send { .. })
+    pub(crate) fn is_receive(&self) -> bool {
+        matches!(self.kind, Kind::Receive { .. } | Kind::Multi { .. })
     }
 }
 
@@ -89,6 +95,12 @@ impl Endpoint {
             self.end(vectors, reports, &completion);
         }
         self.taken = taken;
+        if self.remote.has_stalled() {
+            self.resume_stalled(reports);
+        }
+        if self.is_deaf {
+            self.is_deaf = self.await_notice().is_err();
+        }
         Ok(())
     }
 
@@ -98,6 +110,9 @@ impl Endpoint {
         let Some(op) = self.ops.get(key) else { return };
         let mut event = event(op.context, op.flags, end.length as usize);
         let failure = Error::from_code(end.status).map(Failure::of);
+        if let Kind::Step(_) | Kind::Question | Kind::Notice = op.kind {
+            return self.end_remote(vectors, reports, key, end, failure);
+        }
         if let Kind::Send { .. } = op.kind {
             let report = op.reports;
             self.drop_op(key);
@@ -123,13 +138,39 @@ impl Endpoint {
         }
     }
 
+    /// An operation on memory has ended, of a peer's or of our own.
+    fn end_remote(
+        &mut self,
+        vectors: &Slab<Addresses>,
+        reports: &mut Reports,
+        key: Key,
+        end: &Completion,
+        failure: Option<Failure>,
+    ) {
+        match self.ops.remove(key).map(|op| op.kind) {
+            Some(Kind::Step(errand)) => {
+                if let Some(failure) = failure {
+                    self.complain(end);
+                    self.fail_errand(errand, failure);
+                }
+                self.step_ended(reports, errand);
+            }
+            Some(Kind::Notice) if failure.is_none() => {
+                let source = self.source(vectors, end.source);
+                self.noticed(reports, end.immediate, source);
+                self.is_deaf = self.await_notice().is_err();
+            }
+            _ => {}
+        }
+    }
+
     fn end_receive(&mut self, reports: &mut Reports, key: Key, mut event: Event, failure: Option<Failure>) {
         let Some(op) = self.ops.get(key) else { return };
         let mut report = op.reports;
         let (buffer, room) = match op.kind {
             Kind::Receive { buffer, room } => (buffer, room),
             Kind::Multi { buffer, room, used, .. } => (buffer + used, room - used),
-            Kind::Send { .. } | Kind::Discard => {
+            Kind::Send { .. } | Kind::Discard | Kind::Step(_) | Kind::Question | Kind::Notice => {
                 self.ops.remove(key);
                 return;
             }

@@ -192,7 +192,7 @@ impl Endpoint {
     /// # Errors
     /// `ENOENT` when there is none, or its message is already coming in.
     pub(crate) fn cancel(&mut self, context: usize) -> Result<(), i32> {
-        let of_context = self.ops.iter().find(|(_, op)| op.context == context && !op.is_send());
+        let of_context = self.ops.iter().find(|(_, op)| op.context == context && op.is_receive());
         let number = of_context.map(|(_, op)| op.number).ok_or(libc::ENOENT)?;
         let mut guard = self.shared.enter().map_err(errno::of)?;
         guard.engine.cancel(number).map_err(errno::of)

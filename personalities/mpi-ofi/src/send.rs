@@ -108,7 +108,7 @@ impl Endpoint {
     }
 
     /// Copies a small message, and says where to.
-    fn copy(&mut self, iov: &[Iov]) -> (Copied, Iov) {
+    pub(super) fn copy(&mut self, iov: &[Iov]) -> (Copied, Iov) {
         let mut copy = self.take_spare();
         let mut len = 0;
         for piece in iov {

@@ -6,6 +6,7 @@ use gridnet::core::matching::{Key, Slab};
 
 use crate::addresses::Addresses;
 use crate::endpoint::Endpoint;
+use crate::memory::Registered;
 use crate::queue::{Event, Failure, Queue};
 
 /// See the [module](self).
@@ -13,6 +14,7 @@ use crate::queue::{Event, Failure, Queue};
 pub(crate) struct State {
     pub(crate) endpoints: Slab<Endpoint>,
     pub(crate) vectors: Slab<Addresses>,
+    pub(crate) memory: Registered,
     pub(crate) reports: Reports,
 }
 
@@ -85,7 +87,7 @@ impl Reports {
 impl State {
     /// Takes what has come in for these endpoints.
     pub(crate) fn progress(&mut self, endpoints: &[Key]) -> Result<(), i32> {
-        let State { endpoints: all, vectors, reports } = self;
+        let State { endpoints: all, vectors, reports, .. } = self;
         for key in endpoints {
             if let Some(endpoint) = all.get_mut(*key) {
                 endpoint.progress(vectors, reports)?;
@@ -101,12 +103,14 @@ pub(crate) struct Domain {
     pub(crate) api: u32,
     /// The program counts on progress without its calls.
     pub(crate) automatic: bool,
+    /// Keys of registrations are chosen here, and not by the program.
+    pub(crate) chooses_keys: bool,
     state: Mutex<State>,
 }
 
 impl Domain {
-    pub(crate) fn new(api: u32, automatic: bool) -> Domain {
-        Domain { api, automatic, state: Mutex::default() }
+    pub(crate) fn new(api: u32, automatic: bool, chooses_keys: bool) -> Domain {
+        Domain { api, automatic, chooses_keys, state: Mutex::default() }
     }
 
     /// Goes in.

@@ -18,6 +18,8 @@ pub(crate) const EOPBADSTATE: i32 = 258;
 pub(crate) const ENOAV: i32 = 267;
 /// No completion queue is bound.
 pub(crate) const ENOCQ: i32 = 263;
+/// No region has this key.
+pub(crate) const ENOKEY: i32 = 266;
 /// The message was longer than the buffer.
 pub(crate) const ETRUNC: i32 = 265;
 
@@ -35,7 +37,10 @@ pub(crate) fn of(error: Error) -> i32 {
         Error::Permission | Error::Access => libc::EACCES,
         Error::Invalid | Error::Null | Error::Handle | Error::StructSize | Error::Config => libc::EINVAL,
         Error::NoMemory | Error::Limit => libc::ENOMEM,
-        Error::NotFound | Error::Key => libc::ENOENT,
+        Error::NotFound => libc::ENOENT,
+        Error::Key => ENOKEY,
+        Error::Bounds => libc::EOVERFLOW,
+        Error::Misaligned => libc::EINVAL,
         Error::Unsupported => libc::EOPNOTSUPP,
         Error::InUse | Error::NameInUse => libc::EBUSY,
         Error::Forked | Error::Thread => EOPBADSTATE,

@@ -3,8 +3,14 @@
 // Capabilities, and what completions say of their operations.
 pub(crate) const MSG: u64 = 1 << 1;
 pub(crate) const TAGGED: u64 = 1 << 3;
+pub(crate) const RMA: u64 = 1 << 2;
+pub(crate) const ATOMIC: u64 = 1 << 4;
+pub(crate) const READ: u64 = 1 << 8;
+pub(crate) const WRITE: u64 = 1 << 9;
 pub(crate) const RECV: u64 = 1 << 10;
 pub(crate) const SEND: u64 = 1 << 11;
+pub(crate) const REMOTE_READ: u64 = 1 << 12;
+pub(crate) const REMOTE_WRITE: u64 = 1 << 13;
 pub(crate) const MULTI_RECV: u64 = 1 << 16;
 pub(crate) const REMOTE_CQ_DATA: u64 = 1 << 17;
 pub(crate) const LOCAL_COMM: u64 = 1 << 51;
@@ -22,6 +28,9 @@ pub(crate) const TRANSMIT_COMPLETE: u64 = 1 << 27;
 pub(crate) const DELIVERY_COMPLETE: u64 = 1 << 28;
 pub(crate) const MATCH_COMPLETE: u64 = 1 << 31;
 pub(crate) const DISCARD: u64 = 1 << 58;
+/// Of a question about an atomic operation.
+pub(crate) const FETCH_ATOMIC: u64 = 1 << 58;
+pub(crate) const COMPARE_ATOMIC: u64 = 1 << 59;
 pub(crate) const CLAIM: u64 = 1 << 59;
 
 /// Of a queue that is bound to an endpoint: only operations with [`COMPLETION`] report success.
@@ -31,6 +40,14 @@ pub(crate) const SYNC_ERR: u64 = 1 << 58;
 
 /// Messages from one sender come in their order.
 pub(crate) const ORDER_SAS: u64 = 1 << 8;
+/// Reads and writes of regions, and atomic operations among them, take effect in theirs: `FI_ORDER_RAR`, `_RAW`, `_WAR`, `_WAW`, and
+/// the eight that say the same of a part of them.
+pub(crate) const ORDER_REGIONS: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 0xff << 32;
+
+/// Modes of registration: the provider chooses keys; what programs of old say for offsets and keys of their own.
+pub(crate) const MR_SCALABLE: i32 = 1 << 1;
+pub(crate) const MR_PROV_KEY: i32 = 1 << 6;
+pub(crate) const MR_BASIC: i32 = 1 << 0;
 
 pub(crate) const EP_RDM: u32 = 3;
 pub(crate) const AV_TABLE: u32 = 2;

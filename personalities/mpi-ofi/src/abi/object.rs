@@ -3,13 +3,14 @@
 use std::ffi::{c_char, c_void};
 
 use super::info::{FabricAttr, Info};
-use super::message::{CqErrEntry, IoVec, Msg, MsgTagged};
+use super::message::{CqErrEntry, IoVec, Ioc, MrAttr, Msg, MsgAtomic, MsgRma, MsgTagged};
 use super::FiAddr;
 
 pub(crate) const CLASS_FABRIC: usize = 1;
 pub(crate) const CLASS_DOMAIN: usize = 2;
 pub(crate) const CLASS_EP: usize = 3;
 pub(crate) const CLASS_AV: usize = 11;
+pub(crate) const CLASS_MR: usize = 12;
 pub(crate) const CLASS_CQ: usize = 14;
 pub(crate) const CLASS_CNTR: usize = 15;
 
@@ -94,7 +95,7 @@ pub(crate) struct DomainOps {
     pub(crate) poll_open: Missing,
     pub(crate) stx_ctx: Missing,
     pub(crate) srx_ctx: Missing,
-    pub(crate) query_atomic: Missing,
+    pub(crate) query_atomic: unsafe extern "C" fn(*mut FidDomain, i32, i32, *mut AtomicAttr, u64) -> i32,
     pub(crate) query_collective: Missing,
     pub(crate) endpoint2: Missing,
 }
@@ -102,9 +103,43 @@ pub(crate) struct DomainOps {
 #[repr(C)]
 pub(crate) struct MrOps {
     pub(crate) size: usize,
-    pub(crate) reg: Missing,
-    pub(crate) regv: Missing,
-    pub(crate) regattr: Missing,
+    pub(crate) reg: unsafe extern "C" fn(
+        *mut Fid,
+        *const c_void,
+        usize,
+        u64,
+        u64,
+        u64,
+        u64,
+        *mut *mut FidMr,
+        *mut c_void,
+    ) -> i32,
+    pub(crate) regv: unsafe extern "C" fn(
+        *mut Fid,
+        *const IoVec,
+        usize,
+        u64,
+        u64,
+        u64,
+        u64,
+        *mut *mut FidMr,
+        *mut c_void,
+    ) -> i32,
+    pub(crate) regattr: unsafe extern "C" fn(*mut Fid, *const MrAttr, u64, *mut *mut FidMr) -> i32,
+}
+
+#[repr(C)]
+pub(crate) struct FidMr {
+    pub(crate) fid: Fid,
+    pub(crate) desc: *mut c_void,
+    pub(crate) key: u64,
+}
+
+/// How many elements an atomic operation may have, and how long one is.
+#[repr(C)]
+pub(crate) struct AtomicAttr {
+    pub(crate) count: usize,
+    pub(crate) size: usize,
 }
 
 #[repr(C)]
@@ -234,13 +269,108 @@ pub(crate) struct CmOps {
 #[repr(C)]
 pub(crate) struct RmaOps {
     pub(crate) size: usize,
-    pub(crate) all: [Missing; 9],
+    pub(crate) read: unsafe extern "C" fn(Ep, Memory, usize, Memory, FiAddr, u64, u64, Memory) -> isize,
+    pub(crate) readv:
+        unsafe extern "C" fn(Ep, *const IoVec, *mut Memory, usize, FiAddr, u64, u64, Memory) -> isize,
+    pub(crate) readmsg: unsafe extern "C" fn(Ep, *const MsgRma, u64) -> isize,
+    pub(crate) write: unsafe extern "C" fn(Ep, Input, usize, Memory, FiAddr, u64, u64, Memory) -> isize,
+    pub(crate) writev:
+        unsafe extern "C" fn(Ep, *const IoVec, *mut Memory, usize, FiAddr, u64, u64, Memory) -> isize,
+    pub(crate) writemsg: unsafe extern "C" fn(Ep, *const MsgRma, u64) -> isize,
+    pub(crate) inject: unsafe extern "C" fn(Ep, Input, usize, FiAddr, u64, u64) -> isize,
+    pub(crate) writedata:
+        unsafe extern "C" fn(Ep, Input, usize, Memory, u64, FiAddr, u64, u64, Memory) -> isize,
+    pub(crate) injectdata: unsafe extern "C" fn(Ep, Input, usize, u64, FiAddr, u64, u64) -> isize,
 }
 
 #[repr(C)]
 pub(crate) struct AtomicOps {
     pub(crate) size: usize,
-    pub(crate) all: [Missing; 13],
+    pub(crate) write:
+        unsafe extern "C" fn(Ep, Input, usize, Memory, FiAddr, u64, u64, i32, i32, Memory) -> isize,
+    pub(crate) writev:
+        unsafe extern "C" fn(Ep, *const Ioc, *mut Memory, usize, FiAddr, u64, u64, i32, i32, Memory) -> isize,
+    pub(crate) writemsg: unsafe extern "C" fn(Ep, *const MsgAtomic, u64) -> isize,
+    pub(crate) inject: unsafe extern "C" fn(Ep, Input, usize, FiAddr, u64, u64, i32, i32) -> isize,
+    pub(crate) readwrite: unsafe extern "C" fn(
+        Ep,
+        Input,
+        usize,
+        Memory,
+        Memory,
+        Memory,
+        FiAddr,
+        u64,
+        u64,
+        i32,
+        i32,
+        Memory,
+    ) -> isize,
+    pub(crate) readwritev: unsafe extern "C" fn(
+        Ep,
+        *const Ioc,
+        *mut Memory,
+        usize,
+        *const Ioc,
+        *mut Memory,
+        usize,
+        FiAddr,
+        u64,
+        u64,
+        i32,
+        i32,
+        Memory,
+    ) -> isize,
+    pub(crate) readwritemsg:
+        unsafe extern "C" fn(Ep, *const MsgAtomic, *const Ioc, *mut Memory, usize, u64) -> isize,
+    pub(crate) compwrite: unsafe extern "C" fn(
+        Ep,
+        Input,
+        usize,
+        Memory,
+        Input,
+        Memory,
+        Memory,
+        Memory,
+        FiAddr,
+        u64,
+        u64,
+        i32,
+        i32,
+        Memory,
+    ) -> isize,
+    pub(crate) compwritev: unsafe extern "C" fn(
+        Ep,
+        *const Ioc,
+        *mut Memory,
+        usize,
+        *const Ioc,
+        *mut Memory,
+        usize,
+        *const Ioc,
+        *mut Memory,
+        usize,
+        FiAddr,
+        u64,
+        u64,
+        i32,
+        i32,
+        Memory,
+    ) -> isize,
+    pub(crate) compwritemsg: unsafe extern "C" fn(
+        Ep,
+        *const MsgAtomic,
+        *const Ioc,
+        *mut Memory,
+        usize,
+        *const Ioc,
+        *mut Memory,
+        usize,
+        u64,
+    ) -> isize,
+    pub(crate) writevalid: unsafe extern "C" fn(Ep, i32, i32, *mut usize) -> i32,
+    pub(crate) readwritevalid: unsafe extern "C" fn(Ep, i32, i32, *mut usize) -> i32,
+    pub(crate) compwritevalid: unsafe extern "C" fn(Ep, i32, i32, *mut usize) -> i32,
 }
 
 #[repr(C)]
@@ -292,7 +422,7 @@ const _: () = {
     assert!(size_of::<FidEp>() == 80);
     assert!(size_of::<FabricOps>() == 56);
     assert!(size_of::<DomainOps>() == 96);
-    assert!(size_of::<MrOps>() == 32);
+    assert!(size_of::<MrOps>() == 32 && size_of::<FidMr>() == 40);
     assert!(size_of::<AvOps>() == 88);
     assert!(size_of::<CqOps>() == 64 && size_of::<CntrOps>() == 64 && size_of::<EpOps>() == 64);
     assert!(size_of::<CmOps>() == 80 && size_of::<MsgOps>() == 80 && size_of::<TaggedOps>() == 80);

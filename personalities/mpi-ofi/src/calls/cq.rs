@@ -92,7 +92,7 @@ unsafe fn take(cq: *mut FidCq, out: *mut c_void, count: usize, from: *mut FiAddr
     // SAFETY: the caller's promise.
     let object = unsafe { Object::<FidCq>::of(cq) }?;
     let mut state = object.domain.enter();
-    let State { endpoints, vectors, reports } = &mut *state;
+    let State { endpoints, vectors, reports, .. } = &mut *state;
     if reports.queues.get(object.key).ok_or(libc::EINVAL)?.is_empty() {
         let mut index = 0;
         // By number, since each may push to the queue that has the list.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use gridnet::core::matching::Key;
 
-use crate::abi::flag::PROGRESS_AUTO;
+use crate::abi::flag::{MR_PROV_KEY, PROGRESS_AUTO};
 use crate::abi::info::Info;
-use crate::abi::object::{missing, DomainOps, Fid, FidDomain, FidOps, MrOps, CLASS_DOMAIN};
+use crate::abi::object::{missing, DomainOps, Fid, FidDomain, FidOps, CLASS_DOMAIN};
 use crate::boundary::guarded_int;
-use crate::calls::{av, cntr, cq, ep};
+use crate::calls::{atomic, av, cntr, cq, ep, mr};
 use crate::object::{head, no_bind, no_control, Object};
 use crate::state::Domain;
 
@@ -33,24 +33,24 @@ static OPS: DomainOps = DomainOps {
     poll_open: missing,
     stx_ctx: missing,
     srx_ctx: missing,
-    query_atomic: missing,
+    query_atomic: atomic::query,
     query_collective: missing,
     endpoint2: missing,
 };
-
-/// Memory needs no registration, and regions are not offered.
-static MR: MrOps = MrOps { size: size_of::<MrOps>(), reg: missing, regv: missing, regattr: missing };
 
 /// Opens a domain for a program that asked for this API.
 ///
 /// # Safety
 /// The parts of `info` are as libfabric says.
 pub(crate) unsafe fn open(api: u32, info: &Info, context: *mut c_void) -> Result<*mut FidDomain, i32> {
-    // SAFETY: the caller's promise; of the attributes, what API 1.5 has.
-    let automatic =
-        !info.domain_attr.is_null() && unsafe { (*info.domain_attr).data_progress } == PROGRESS_AUTO;
-    let fid = FidDomain { fid: head(CLASS_DOMAIN, context, &FID), ops: &OPS, mr: &MR };
-    Ok(Object::open(fid, Arc::new(Domain::new(api, automatic)), Key::from_bits(0)))
+    let (progress, mr_mode) = match info.domain_attr.is_null() {
+        true => (0, 0),
+        // SAFETY: the caller's promise; of the attributes, what API 1.5 has.
+        false => unsafe { ((*info.domain_attr).data_progress, (*info.domain_attr).mr_mode) },
+    };
+    let domain = Domain::new(api, progress == PROGRESS_AUTO, mr_mode & MR_PROV_KEY != 0);
+    let fid = FidDomain { fid: head(CLASS_DOMAIN, context, &FID), ops: &OPS, mr: &mr::OPS };
+    Ok(Object::open(fid, Arc::new(domain), Key::from_bits(0)))
 }
 
 /// The domain of an object.

@@ -10,7 +10,7 @@ use crate::abi::info::Info;
 use crate::abi::object::*;
 use crate::boundary::{guarded, guarded_int};
 use crate::calls::av::write_address;
-use crate::calls::{domain, msg, tagged};
+use crate::calls::{atomic, domain, msg, rma, tagged};
 use crate::endpoint::Endpoint;
 use crate::object::{head, Object};
 use crate::state::State;
@@ -37,8 +37,6 @@ static OPS: EpOps = EpOps {
 };
 
 static CM: CmOps = CmOps { size: size_of::<CmOps>(), setname: missing, getname, others: [missing; 7] };
-static RMA: RmaOps = RmaOps { size: size_of::<RmaOps>(), all: [missing; 9] };
-static ATOMIC: AtomicOps = AtomicOps { size: size_of::<AtomicOps>(), all: [missing; 13] };
 static COLLECTIVE: CollectiveOps = CollectiveOps { size: size_of::<CollectiveOps>(), all: [missing; 11] };
 
 pub(crate) unsafe extern "C" fn open(
@@ -55,16 +53,20 @@ pub(crate) unsafe extern "C" fn open(
             let tx = info.tx_attr.as_ref().map_or(0, |attr| attr.op_flags);
             (tx, info.rx_attr.as_ref().map_or(0, |attr| attr.op_flags))
         };
-        let endpoint = Endpoint::open(domain.automatic, flags.0, flags.1)?;
-        let key = domain.enter().endpoints.insert(endpoint);
+        let mut endpoint = Endpoint::open(domain.automatic, flags.0, flags.1)?;
+        let key = {
+            let mut state = domain.enter();
+            state.show_all(&mut endpoint)?;
+            state.endpoints.insert(endpoint)
+        };
         let fid = FidEp {
             fid: head(CLASS_EP, context, &FID),
             ops: &OPS,
             cm: &CM,
             msg: &msg::OPS,
-            rma: &RMA,
+            rma: &rma::OPS,
             tagged: &tagged::OPS,
-            atomic: &ATOMIC,
+            atomic: &atomic::OPS,
             collective: &COLLECTIVE,
         };
         // SAFETY: as above.
@@ -101,7 +103,9 @@ fn unbind(state: &mut State, key: Key) {
         if let Some(queue) = side.queue.and_then(|queue| state.reports.queues.get_mut(queue)) {
             queue.endpoints.retain(|bound| *bound != key);
         }
-        if let Some(counter) = side.counter.and_then(|counter| state.reports.counters.get_mut(counter)) {
+    }
+    for counter in [endpoint.tx.counter, endpoint.rx.counter, endpoint.reads, endpoint.writes] {
+        if let Some(counter) = counter.and_then(|counter| state.reports.counters.get_mut(counter)) {
             counter.endpoints.retain(|bound| *bound != key);
         }
     }
@@ -174,15 +178,24 @@ fn bind_queue(state: &mut State, key: Key, queue: Key, flags: u64) -> Result<(),
 fn bind_counter(state: &mut State, key: Key, counter: Key, flags: u64) -> Result<(), i32> {
     let endpoint = state.endpoints.get_mut(key).ok_or(libc::EINVAL)?;
     let known = state.reports.counters.get_mut(counter).ok_or(libc::EINVAL)?;
-    // Of operations on regions there are none, and so none to count.
-    let sides = endpoint.sides(flags);
-    if sides.iter().any(|side| side.counter.is_some_and(|bound| bound != counter)) {
+    // What peers do to memory of ours is not told (`FI_RMA_EVENT`).
+    if flags & !(SEND | RECV | READ | WRITE) != 0 {
+        return Err(errno::ENOSYS);
+    }
+    let places = [
+        (SEND, &mut endpoint.tx.counter),
+        (RECV, &mut endpoint.rx.counter),
+        (READ, &mut endpoint.reads),
+        (WRITE, &mut endpoint.writes),
+    ];
+    let named = || places.iter().filter(|(bit, _)| flags & bit != 0);
+    if named().any(|(_, place)| place.is_some_and(|bound| bound != counter)) {
         return Err(libc::EINVAL);
     }
-    for side in sides {
-        side.counter = Some(counter);
+    for (_, place) in places.into_iter().filter(|(bit, _)| flags & bit != 0) {
+        *place = Some(counter);
     }
-    if flags & (SEND | RECV) != 0 && !known.endpoints.contains(&key) {
+    if flags != 0 && !known.endpoints.contains(&key) {
         known.endpoints.push(key);
     }
     Ok(())

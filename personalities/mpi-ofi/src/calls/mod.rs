@@ -1,13 +1,16 @@
 //! The functions of libfabric's tables. Each may be called with what libfabric's manual pages allow: objects that are open, memory
 //! that is valid as long as they say.
 
+pub(crate) mod atomic;
 pub(crate) mod av;
 pub(crate) mod cntr;
 pub(crate) mod cq;
 pub(crate) mod domain;
 pub(crate) mod ep;
 pub(crate) mod fabric;
+pub(crate) mod mr;
 pub(crate) mod msg;
+pub(crate) mod rma;
 pub(crate) mod tagged;
 
 use std::ffi::c_void;

@@ -50,7 +50,7 @@ pub(crate) unsafe fn start(ep: *mut FidEp, mut order: Order<'_>, flags: Option<u
     // SAFETY: the caller's promise.
     let object = unsafe { Object::<FidEp>::of(ep) }?;
     let mut state = object.domain.enter();
-    let State { endpoints, vectors, reports } = &mut *state;
+    let State { endpoints, vectors, reports, .. } = &mut *state;
     let endpoint = endpoints.get_mut(object.key).ok_or(libc::EINVAL)?;
     order.flags |= flags.unwrap_or(endpoint.tx.op_flags);
     if order.flags & !SEND_FLAGS != 0 {
@@ -71,7 +71,7 @@ pub(crate) unsafe fn start_receive(
     // SAFETY: the caller's promise.
     let object = unsafe { Object::<FidEp>::of(ep) }?;
     let mut state = object.domain.enter();
-    let State { endpoints, vectors, reports } = &mut *state;
+    let State { endpoints, vectors, reports, .. } = &mut *state;
     let endpoint = endpoints.get_mut(object.key).ok_or(libc::EINVAL)?;
     wish.flags = flags.unwrap_or(endpoint.rx.op_flags);
     let known = if wish.tag.is_some() { TAGGED_RECEIVE_FLAGS } else { RECEIVE_FLAGS };

@@ -7,7 +7,7 @@ use crate::abi::info::Info;
 use crate::abi::{version, ADDR_UNSPEC};
 use crate::info::release;
 
-const RMA: u64 = 1 << 2;
+const RMA_EVENT: u64 = 1 << 56;
 const HMEM: u64 = 1 << 47;
 const THREAD_DOMAIN: u32 = 3;
 
@@ -46,6 +46,7 @@ fn what_is_asked_for_in_other_words_is_echoed() {
     assert_eq!((domain.threading, domain.data_progress, domain.av_type), (THREAD_DOMAIN, PROGRESS_AUTO, 1));
     assert_eq!(part!(info, tx_attr).op_flags, COMPLETION | DELIVERY_COMPLETE);
     assert_eq!(info.caps, TAGGED | SEND | RECV | LOCAL_COMM | REMOTE_COMM);
+    assert_eq!(domain.mr_mode, 0, "whatever a program can live with, nothing is asked of it");
     assert!(part!(info, ep_attr).mem_tag_format.leading_zeros() == 1, "63 bits of a tag are the program's");
     assert!(part!(info, fabric_attr).prov_name.is_null(), "libfabric sets it");
     assert!(!part!(info, fabric_attr).name.is_null() && !domain.name.is_null());
@@ -58,12 +59,14 @@ fn what_there_is_not_is_not_offered() {
     let refused = |what: &str, change: &dyn Fn(&mut Info)| {
         assert_eq!(ask(change).err(), Some(libc::ENODATA), "{what}");
     };
-    refused("operations on regions", &|hints| hints.caps |= RMA);
+    refused("events of operations of peers", &|hints| hints.caps |= RMA_EVENT);
+    refused("registration as of old", &|hints| part!(hints, domain_attr).mr_mode = MR_BASIC);
+    refused("wide keys", &|hints| part!(hints, domain_attr).mr_key_size = 16);
     refused("memory of devices", &|hints| hints.caps |= HMEM);
     refused("connected endpoints", &|hints| part!(hints, ep_attr).kind = 1);
     refused("datagrams", &|hints| part!(hints, ep_attr).kind = 2);
     refused("tags of 64 bits", &|hints| part!(hints, ep_attr).mem_tag_format = u64::MAX);
-    refused("order of writes", &|hints| part!(hints, tx_attr).msg_order = 1 << 4);
+    refused("order of messages after writes", &|hints| part!(hints, tx_attr).msg_order = 1 << 7);
     refused("long injections", &|hints| part!(hints, tx_attr).inject_size = 1 << 20);
     refused("socket addresses", &|hints| hints.addr_format = 2);
     refused("wide data", &|hints| part!(hints, domain_attr).cq_data_size = 16);

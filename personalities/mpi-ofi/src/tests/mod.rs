@@ -4,3 +4,5 @@ mod discovery;
 mod ends;
 mod messages;
 mod party;
+mod regions;
+mod updates;

@@ -36,11 +36,13 @@ pub(super) struct Setup {
     pub(super) api: u32,
     pub(super) format: u32,
     pub(super) selective: bool,
+    /// Modes of registration that the program can live with.
+    pub(super) mr_mode: i32,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { api: version(2, 5), format: FORMAT_TAGGED, selective: false }
+        Setup { api: version(2, 5), format: FORMAT_TAGGED, selective: false, mr_mode: 0 }
     }
 }
 
@@ -100,7 +102,14 @@ pub(super) fn open_others(domain: *mut FidDomain, format: u32) -> (*mut FidAv, *
 
 impl Party {
     pub(super) fn new(setup: Setup) -> Party {
-        let info = getinfo(setup.api, std::ptr::null()).unwrap();
+        let hints = getinfo(setup.api, std::ptr::null()).unwrap();
+        // SAFETY: an answer of the provider's; not used any more when it is released.
+        let info = unsafe {
+            (*(*hints).domain_attr).mr_mode = setup.mr_mode;
+            let info = getinfo(setup.api, hints).unwrap();
+            crate::info::release(hints);
+            info
+        };
         let none = std::ptr::null_mut();
         let (mut fabric, mut domain, mut ep) =
             (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
@@ -136,7 +145,7 @@ impl Party {
         unsafe { ((*(*fid).ops).bind)(fid, other.cast(), flags) }
     }
 
-    fn enable(&self) -> i32 {
+    pub(super) fn enable(&self) -> i32 {
         let fid: *mut Fid = self.ep.cast();
         // SAFETY: an open endpoint.
         unsafe { ((*(*fid).ops).control)(fid, ENABLE, std::ptr::null_mut()) }
@@ -243,6 +252,22 @@ impl Party {
         let msg = Msg { iov: iov.as_ptr(), desc, iov_count: 1, addr: ADDR_UNSPEC, context, data: 0 };
         // SAFETY: as above.
         unsafe { ((*(*self.ep).msg).recvmsg)(self.ep, &msg, flags) }
+    }
+
+    /// Registers memory with these rights, under this key.
+    pub(super) fn register(&self, memory: &mut [u8], rights: u64, key: u64) -> Result<*mut FidMr, i32> {
+        let mut mr = std::ptr::null_mut();
+        let (base, none) = (memory.as_mut_ptr().cast(), std::ptr::null_mut());
+        let domain: *mut Fid = self.domain.cast();
+        // SAFETY: an open domain; tests keep the memory until they close the registration.
+        let result = unsafe {
+            ((*(*self.domain).mr).reg)(domain, base, memory.len(), rights, 0, key, 0, &mut mr, none)
+        };
+        if result == 0 {
+            Ok(mr)
+        } else {
+            Err(-result)
+        }
     }
 
     /// Reads at most one completion, and whom it is from.

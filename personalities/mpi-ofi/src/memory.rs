@@ -1,0 +1,134 @@
+//! Memory of the program that peers may reach: registered with the domain, and shown by each of its endpoints.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use gridnet::core::mem::MEMORY_HOST;
+use gridnet::core::region::Access;
+
+use crate::abi::errno;
+use crate::abi::flag::{REMOTE_READ, REMOTE_WRITE};
+use crate::endpoint::Endpoint;
+use crate::state::State;
+
+/// What is registered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    base: usize,
+    len: usize,
+    access: Access,
+}
+
+/// All that is, by keys.
+#[derive(Debug, Default)]
+pub(crate) struct Registered {
+    all: HashMap<u64, Memory>,
+    secret: RandomState,
+    made: u64,
+}
+
+impl Memory {
+    /// Memory with libfabric's rights.
+    pub(crate) fn new(base: usize, len: usize, rights: u64) -> Memory {
+        let mut access = Access::LOCAL;
+        if rights & REMOTE_READ != 0 {
+            access = access.and(Access::REMOTE_READ);
+        }
+        // Atomic operations are writes to libfabric, and may tell what was there before.
+        if rights & REMOTE_WRITE != 0 {
+            access = access.and(Access::REMOTE_WRITE).and(Access::REMOTE_ATOMIC);
+        }
+        Memory { base, len, access }
+    }
+}
+
+impl Registered {
+    /// A key that nobody has, and nobody guesses.
+    fn new_key(&mut self) -> u64 {
+        loop {
+            self.made += 1;
+            let key = self.secret.hash_one(self.made);
+            if number_of(key).is_ok() && !self.all.contains_key(&key) {
+                return key;
+            }
+        }
+    }
+}
+
+/// The number under which a fabric knows the region of this key: 0 is none.
+///
+/// # Errors
+/// `FI_ENOKEY` for the one key that names no region.
+pub(crate) fn number_of(key: u64) -> Result<u64, i32> {
+    Some(!key).filter(|number| *number != 0).ok_or(errno::ENOKEY)
+}
+
+impl State {
+    /// Registers memory under this key, or one that is chosen here. The key.
+    ///
+    /// # Errors
+    /// `FI_ENOKEY` when the key is in use, `EFAULT` when not all of the memory is mapped.
+    pub(crate) fn register(&mut self, memory: Memory, key: Option<u64>) -> Result<u64, i32> {
+        let key = key.unwrap_or_else(|| self.memory.new_key());
+        number_of(key)?;
+        if self.memory.all.contains_key(&key) {
+            return Err(errno::ENOKEY);
+        }
+        let shown = self.endpoints.values_mut().try_for_each(|endpoint| endpoint.show(key, &memory));
+        if let Err(error) = shown {
+            // Nobody was told of the key: nobody is inside.
+            for endpoint in self.endpoints.values_mut() {
+                let _ = endpoint.hide(key);
+            }
+            return Err(error);
+        }
+        self.memory.all.insert(key, memory);
+        Ok(key)
+    }
+
+    /// Ends a registration: no peer reaches the memory from now on.
+    ///
+    /// # Errors
+    /// `EBUSY` when a peer is in the middle of an access, and does not come out for a second: to be done again.
+    pub(crate) fn deregister(&mut self, key: u64) -> Result<(), i32> {
+        self.endpoints.values_mut().try_for_each(|endpoint| endpoint.hide(key))?;
+        self.memory.all.remove(&key);
+        Ok(())
+    }
+
+    /// Shows all that is registered by a new endpoint.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub(crate) fn show_all(&self, endpoint: &mut Endpoint) -> Result<(), i32> {
+        self.memory.all.iter().try_for_each(|(key, memory)| endpoint.show(*key, memory))
+    }
+}
+
+impl Endpoint {
+    /// Lets peers reach the memory.
+    fn show(&mut self, key: u64, memory: &Memory) -> Result<(), i32> {
+        // Nothing can be done with it.
+        if memory.len == 0 {
+            return Ok(());
+        }
+        let Memory { base, len, access } = *memory;
+        let number = Some(number_of(key)?);
+        let mut guard = self.shared.enter().map_err(errno::of)?;
+        let shown = guard.engine.register_as(base as *mut u8, len, access, MEMORY_HOST, number);
+        let region = shown.map_err(|refusal| {
+            tracing::debug!(reason = %refusal.reason, "memory not registered");
+            errno::of(refusal.error)
+        })?;
+        drop(guard);
+        self.regions.insert(key, region);
+        Ok(())
+    }
+
+    fn hide(&mut self, key: u64) -> Result<(), i32> {
+        let Some(region) = self.regions.get(&key) else { return Ok(()) };
+        self.shared.close_region(*region).map_err(|refusal| errno::of(refusal.error))?;
+        self.regions.remove(&key);
+        Ok(())
+    }
+}
