@@ -6,7 +6,7 @@ use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
 use gridnet::core::wire::Address;
 use gridnet_core::testing::random::Random;
-use gridnet_testbed::{lab_test, Host, Running};
+use gridnet_testbed::{lab_test, Host, Lab, Running};
 
 use crate::common::process::descriptors;
 use crate::common::{exactly, from_any, Buffer, Party, Scratch};
@@ -14,8 +14,10 @@ use crate::cuts::linger;
 use crate::hosts::{address_of, await_pulses, count, is_long, kib, open, say_address, two, COUNT, PATIENCE};
 
 const LARGE: usize = 3_000_000;
-/// What the end of operations may take beyond the timeout, on a machine that has much else to do.
-const SLACK: Duration = Duration::from_secs(10);
+/// What the end of operations may take beyond the timeout, on a machine that has much else to do;
+const SLACK: Duration = Duration::from_secs(2);
+/// and once when it was stopped meanwhile.
+const STOPPED: Duration = Duration::from_secs(60);
 /// The default of `GRIDNET_PEER_TIMEOUT`.
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,9 +61,15 @@ fn start(host: Host<'_>, part: &str) -> Running {
     host.test(&format!("ends::{part}")).unwrap().env(COUNT, "1").spawn().unwrap()
 }
 
-/// What was under way has ended, so long after the cable was pulled: neither before its time nor much later.
-fn check_in_time(took: Duration, timeout: Duration) {
-    assert!(took > timeout - Duration::from_secs(2) && took < timeout + SLACK, "{took:?}");
+/// What was under way has ended, so long after the cable was pulled: not before its time, and whether it was not much later.
+fn is_in_time(took: Duration, timeout: Duration) -> bool {
+    assert!(took > timeout - SLACK && took < timeout + STOPPED, "{took:?}");
+    took < timeout + SLACK
+}
+
+/// Tries again once: the machine may have been stopped.
+fn twice(mut is_in_time: impl FnMut() -> bool) {
+    assert!(is_in_time() || is_in_time(), "two times in a row much later than the timeout");
 }
 
 /// Operations with a peer that end only with it: it matches none of them.
@@ -96,7 +104,7 @@ lab_test! {
             let party = open(&scratch, &[]);
             let memory = Buffer::new(LARGE);
             let mut before = None;
-            let mut slowest = Duration::ZERO;
+            let mut took = Vec::new();
             for round in 0..rounds {
                 let peer = start(b, "streams");
                 let to = greet(&party, &address_of(&peer));
@@ -115,9 +123,8 @@ lab_test! {
                 let killed = Instant::now();
                 peer.kill().unwrap();
                 gone += await_ends(&party, started - ended);
-                slowest = slowest.max(killed.elapsed());
+                took.push(killed.elapsed());
                 assert!(gone >= 12, "{gone} operations ended with the peer");
-                assert!(killed.elapsed() < PEER_TIMEOUT + SLACK, "after {:?}", killed.elapsed());
                 let counters = party.enter().engine.counters();
                 assert_eq!((counters.peers_now, counters.pending_now), (0, 0));
                 drain(&party, to, memory);
@@ -129,7 +136,11 @@ lab_test! {
             let (descriptors_before, kib_before) = before.expect("there are more than five rounds");
             await_no_more_than(descriptors_before);
             let growth = kib(std::process::id(), "VmRSS").saturating_sub(kib_before);
-            println!("RESULT {rounds} kills: all ended within {slowest:?}, {growth} KiB more");
+            took.sort();
+            let (median, slowest) = (took[took.len() / 2], took[took.len() - 1]);
+            println!("RESULT {rounds} kills: all ended within {slowest:?}, half of them {median:?}, {growth} KiB more");
+            // The kernel tells of the dead at once; all but one, as the machine may have been stopped.
+            assert!(median < SLACK && took[took.len() - 2] < PEER_TIMEOUT && slowest < STOPPED, "{took:?}");
             assert!(growth < 1024 + 16 * rounds, "{growth} KiB more after {rounds} rounds");
         })
         .unwrap();
@@ -138,66 +149,13 @@ lab_test! {
     /// The cable is pulled for good, while much is under way in both directions.
     fn a_blackout_that_lasts_ends_everything() {
         let Some(lab) = two(300) else { return };
-        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
-        let peer = start(b, "is_left_alone");
-        let address = address_of(&peer);
-        a.run(|| {
-            let Side { _scratch, party, to } = Side::call(&address, PEER_TIMEOUT);
-            await_pulses(&party, 1);
-            let started = start_everything(&party, to, Buffer::new(LARGE));
-            peer.wait_for("has started\n", PATIENCE).unwrap();
-            lab.link("a-b").unwrap().blackout(true).unwrap();
-            let pulled = Instant::now();
-            assert_eq!(await_ends(&party, started), started);
-            let took = pulled.elapsed();
-            println!("RESULT blackout: everything ended after {took:?}");
-            check_in_time(took, PEER_TIMEOUT);
-            peer.wait_for("all has ended\n", PATIENCE).unwrap();
-            lab.link("a-b").unwrap().blackout(false).unwrap();
-            // Both live, and can have each other again.
-            let again = party.connect(&address);
-            assert_ne!(again, to);
-            party.send(again, b"again", 3, true).unwrap();
-            assert_eq!(party.wait(PATIENCE).unwrap().status, 0);
-        })
-        .unwrap();
-        peer.wait(PATIENCE).unwrap().success().unwrap();
+        twice(|| lasts(&lab));
     }
 
     /// The same behind a process that is stopped, with its buffers full: TCP asks it less and less often, which is no silence.
     fn a_blackout_behind_a_full_peer_ends_everything() {
         let Some(lab) = two(1000) else { return };
-        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
-        let peer = start(b, "streams");
-        let address = address_of(&peer);
-        let seconds = if is_long() { (12, 20) } else { (PEER_TIMEOUT.as_secs(), 1) };
-        let (timeout, full_for) = (Duration::from_secs(seconds.0), Duration::from_secs(seconds.1));
-        a.run(|| {
-            let Side { _scratch, party, to } = Side::call(&address, timeout);
-            await_pulses(&party, 1);
-            peer.signal(nix::sys::signal::Signal::SIGSTOP).unwrap();
-            let memory = Buffer::new(LARGE);
-            let mut started = start_everything(&party, to, memory);
-            // Until it is full: nothing ends any more.
-            let (mut last, mut ended) = (Instant::now(), 0);
-            let begin = Instant::now();
-            while last.elapsed() < full_for || !party.enter().engine.is_stalled(to) {
-                assert!(begin.elapsed() < PATIENCE, "nobody notices that it takes nothing");
-                while started - ended < 1000 {
-                    started += usize::from(party.send_buffer(to, memory.first(8000), 4).unwrap());
-                }
-                if party.wait(Duration::from_millis(10)).is_ok() {
-                    (last, ended) = (Instant::now(), ended + 1);
-                }
-            }
-            lab.link("a-b").unwrap().blackout(true).unwrap();
-            let pulled = Instant::now();
-            assert_eq!(await_ends(&party, started - ended), started - ended);
-            let took = pulled.elapsed();
-            println!("RESULT blackout behind a full peer: everything ended after {took:?}");
-            check_in_time(took, timeout);
-        })
-        .unwrap();
+        twice(|| is_behind_a_full_peer(&lab));
     }
 
     #[ignore = "is started by the tests above, in a host"]
@@ -227,6 +185,69 @@ lab_test! {
         party.wait_received();
         linger(&party);
     }
+}
+
+fn lasts(lab: &Lab) -> bool {
+    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+    let peer = start(b, "is_left_alone");
+    let address = address_of(&peer);
+    let in_time = a.run(|| {
+        let Side { _scratch, party, to } = Side::call(&address, PEER_TIMEOUT);
+        await_pulses(&party, 1);
+        let started = start_everything(&party, to, Buffer::new(LARGE));
+        peer.wait_for("has started\n", PATIENCE).unwrap();
+        lab.link("a-b").unwrap().blackout(true).unwrap();
+        let pulled = Instant::now();
+        assert_eq!(await_ends(&party, started), started);
+        let took = pulled.elapsed();
+        println!("RESULT blackout: everything ended after {took:?}");
+        peer.wait_for("all has ended\n", PATIENCE).unwrap();
+        lab.link("a-b").unwrap().blackout(false).unwrap();
+        // Both live, and can have each other again.
+        let again = party.connect(&address);
+        assert_ne!(again, to);
+        party.send(again, b"again", 3, true).unwrap();
+        assert_eq!(party.wait(PATIENCE).unwrap().status, 0);
+        is_in_time(took, PEER_TIMEOUT)
+    });
+    peer.wait(PATIENCE).unwrap().success().unwrap();
+    in_time.unwrap()
+}
+
+fn is_behind_a_full_peer(lab: &Lab) -> bool {
+    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+    let peer = start(b, "streams");
+    let address = address_of(&peer);
+    let seconds = if is_long() { (12, 20) } else { (PEER_TIMEOUT.as_secs(), 1) };
+    let (timeout, full_for) = (Duration::from_secs(seconds.0), Duration::from_secs(seconds.1));
+    let in_time = a.run(|| {
+        let Side { _scratch, party, to } = Side::call(&address, timeout);
+        await_pulses(&party, 1);
+        peer.signal(nix::sys::signal::Signal::SIGSTOP).unwrap();
+        let memory = Buffer::new(LARGE);
+        let mut started = start_everything(&party, to, memory);
+        // Until it is full: nothing ends any more.
+        let (mut last, mut ended) = (Instant::now(), 0);
+        let begin = Instant::now();
+        while last.elapsed() < full_for || !party.enter().engine.is_stalled(to) {
+            assert!(begin.elapsed() < PATIENCE, "nobody notices that it takes nothing");
+            while started - ended < 1000 {
+                started += usize::from(party.send_buffer(to, memory.first(8000), 4).unwrap());
+            }
+            if party.wait(Duration::from_millis(10)).is_ok() {
+                (last, ended) = (Instant::now(), ended + 1);
+            }
+        }
+        lab.link("a-b").unwrap().blackout(true).unwrap();
+        let pulled = Instant::now();
+        assert_eq!(await_ends(&party, started - ended), started - ended);
+        let took = pulled.elapsed();
+        println!("RESULT blackout behind a full peer: everything ended after {took:?}");
+        is_in_time(took, timeout)
+    });
+    peer.kill().unwrap();
+    lab.link("a-b").unwrap().blackout(false).unwrap();
+    in_time.unwrap()
 }
 
 /// Takes what the dead peer has left unexpected.
