@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use common::{exactly, Buffer, Party, Scratch, PATIENCE, RECEIVE};
 use gridnet::core::rail::PeerId;
-use gridnet::ThreadLevel;
+use gridnet::{AnyRail, ThreadLevel};
 
 const THREADS: u64 = 4;
 const LENGTHS: [usize; 5] = [0, 8, 100, 5_000, 60_000];
@@ -69,6 +69,16 @@ impl Pair {
         Pair { parties, peers: [to_second, to_first] }
     }
 
+    /// Whether io_uring receives what the first sends to the second now.
+    fn is_received(&self) -> bool {
+        let node = self.parties[0].address().node;
+        let mut guard = self.parties[1].enter();
+        guard.engine.rails_mut().iter_mut().any(|rail| match rail {
+            AnyRail::Tcp(tcp) => tcp.link_with(node).is_some_and(|link| tcp.is_received(link)),
+            _ => false,
+        })
+    }
+
     /// A message each way.
     fn exchange(&self, queues: &[Party; 2], tag: u64, len: usize) {
         for from in 0..2 {
@@ -99,14 +109,20 @@ impl Pair {
 
 #[test]
 fn a_serialized_fabric_goes_from_thread_to_thread() {
+    goes_round(ROUNDS, &[], |_| ());
+}
+
+/// Each thread in turn exchanges a message, and does something else.
+fn goes_round(rounds: u64, options: &[(&str, &str)], then: impl Fn(&Pair) + Send + Sync + 'static) {
     let scratch = Scratch::new();
-    let pair = Pair::open(&scratch, ThreadLevel::Serialized, &[]);
+    let pair = Pair::open(&scratch, ThreadLevel::Serialized, options);
     let baton = Baton(AtomicU64::new(0));
     on_threads(THREADS, move |thread| {
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             let turn = round * THREADS + thread;
             baton.take(turn);
             pair.exchange(&pair.parties, 100 + thread, LENGTHS[turn as usize % LENGTHS.len()]);
+            then(&pair);
             baton.pass();
         }
     });
@@ -165,6 +181,33 @@ fn a_wait_hears_of_what_another_thread_did() {
             party.receive(exactly(pair.peers[1], round), buffer).expect("there is room");
             assert_eq!(party.wait_received().tag, round);
             assert_eq!(buffer.to_vec(), [round as u8; 8]);
+        }
+    });
+}
+
+/// Over sockets that io_uring receives from: requests of one thread are collected by the next one.
+#[test]
+fn a_ring_that_receives_goes_from_thread_to_thread() {
+    let options = [
+        ("GRIDNET_RAILS", "tcp"),
+        ("GRIDNET_NET_INSECURE", "1"),
+        ("GRIDNET_NET_INTERFACES", "lo"),
+        ("GRIDNET_NET_ENGINE", "io_uring_recv"),
+    ];
+    let scratch = Scratch::new();
+    if let Err(refusal) = Party::try_open(&scratch.0, None, ThreadLevel::Serialized, &options) {
+        assert!(refusal.reason.contains("io_uring"), "{}", refusal.reason);
+        return println!("SKIPPED: threads where io_uring receives: {}", refusal.reason);
+    }
+    // One thread sees to it that the ring receives, and the next one gets what comes by it.
+    goes_round(ROUNDS / 6, &options, |pair| {
+        let start = Instant::now();
+        while !pair.is_received() {
+            assert!(start.elapsed() < PATIENCE * 4, "plain calls receive");
+            for party in &pair.parties {
+                party.enter().maintain();
+                party.enter().poll_round();
+            }
         }
     });
 }
