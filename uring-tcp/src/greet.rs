@@ -17,8 +17,6 @@ use crate::socket::{accept_next, Stream};
 use crate::visitor::{Visit, Visitor, MAX_VISITORS, VISIT_NS};
 use crate::watch::{Watched, READING};
 
-/// How long callers wait when descriptors have run out.
-const LISTEN_PAUSE_NS: u64 = 100_000_000;
 /// Connections that are accepted in one go.
 const ACCEPTED_AT_ONCE: usize = 64;
 
@@ -149,6 +147,7 @@ impl TcpRail {
             match taken.map_or_else(|| accept_next(listener), |taken| Ok(Some(taken))) {
                 Ok(Some((mut stream, from))) => {
                     accepted += 1;
+                    self.relisten.succeed();
                     self.stay_awake();
                     if !self.config.security.may_come(from) {
                         continue;
@@ -165,7 +164,7 @@ impl TcpRail {
                 Ok(None) => break,
                 Err(e) => {
                     tracing::warn!(reason = %e, "connections wait");
-                    self.listen_again = Some(Time(0));
+                    self.relisten.fail();
                     return accepted;
                 }
             }
@@ -178,7 +177,7 @@ impl TcpRail {
         let Some(listener) = self.listeners.sockets.get(place as usize) else { return };
         if let Err(refusal) = self.watcher.watch(listener, Watched::Listener(place), READING) {
             tracing::warn!(reason = %refusal.reason, "connections wait");
-            self.listen_again = Some(Time(0));
+            self.relisten.fail();
         }
     }
 
@@ -295,10 +294,7 @@ impl TcpRail {
     /// Ends what takes too long; returns how much happened.
     pub(crate) fn check_times<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
         let mut happened = 0;
-        if self.listen_again == Some(Time(0)) {
-            self.listen_again = Some(now.after(LISTEN_PAUSE_NS));
-        } else if self.listen_again.is_some_and(|at| at <= now) {
-            self.listen_again = None;
+        if self.relisten.is_due(now) {
             (0..self.listeners.sockets.len()).for_each(|place| self.watch_listener(place as u32));
             self.watcher.submit();
         }
@@ -351,6 +347,6 @@ impl TcpRail {
         });
         let health =
             self.pulses.next_time().into_iter().chain(self.stalls.next_time()).chain(self.next_review());
-        visits.chain(calls).chain(self.listen_again).chain(health).chain(self.next_path_time()).min()
+        visits.chain(calls).chain(self.relisten.next_time()).chain(health).chain(self.next_path_time()).min()
     }
 }

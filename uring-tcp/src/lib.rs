@@ -11,7 +11,7 @@
 //! | `out.rs`, `frame_in.rs` | what goes out and is kept, what comes in |
 //! | `shallow.rs`, `bell.rs` | how much of large messages is on its way while small ones come and go, and what wakes whoever waits for that |
 //! | `call.rs`, `visitor.rs` | links that this side, or another, is making |
-//! | `greet.rs`, `review.rs` | who gets a link, and who keeps it |
+//! | `greet.rs`, `relisten.rs`, `review.rs` | who gets a link, also when descriptors have run out; and who keeps it |
 //! | `way.rs` | connections that others make, to peers that no address leads to |
 //! | `paths.rs`, `path.rs` | several paths of a link: which there are to be, and what one carries |
 //! | `pulse.rs`, `stall.rs` | whether the way to a peer is still there, and whether the peer takes anything |
@@ -42,6 +42,7 @@ mod path;
 mod paths;
 mod pulse;
 mod rail;
+mod relisten;
 mod review;
 mod ring;
 mod shallow;

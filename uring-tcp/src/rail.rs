@@ -33,6 +33,7 @@ use crate::link::{Link, State};
 use crate::listener::Listeners;
 use crate::paths::{PathTable, Paths};
 use crate::pulse::Pulses;
+use crate::relisten::Relisten;
 use crate::shallow::Room;
 use crate::stall::Stalls;
 use crate::visitor::Visitor;
@@ -74,8 +75,7 @@ pub struct TcpRail {
     /// Links that are being made by this side.
     pub(crate) calling: Vec<u32>,
     pub(crate) listeners: Listeners,
-    /// When the listeners are watched again, after descriptors had run out.
-    pub(crate) listen_again: Option<Time>,
+    pub(crate) relisten: Relisten,
     pub(crate) visitors: HashMap<u32, Visitor>,
     pub(crate) next_visitor: u32,
     pub(crate) pulses: Pulses,
@@ -153,7 +153,7 @@ impl TcpRail {
             next_review: None,
             calling: Vec::new(),
             listeners,
-            listen_again: None,
+            relisten: Relisten::default(),
             visitors: HashMap::new(),
             next_visitor: 0,
             pulses: Pulses::default(),
