@@ -39,7 +39,7 @@ impl PeerId {
 }
 
 /// Number of a link in its rail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u32);
 
 /// One of the paths of a link beside the first, for rails that have such. They carry segments only.

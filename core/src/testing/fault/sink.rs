@@ -1,6 +1,6 @@
 //! What a rail with faults hears of the rail inside.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Line;
@@ -14,10 +14,12 @@ use crate::wire::{Incoming, NodeId};
 /// Learns which links are whose, and keeps reports about frames of its own from the engine.
 pub(super) struct FaultSink<'a, S> {
     pub(super) sink: &'a mut S,
-    pub(super) lines: &'a mut HashMap<LinkId, Line>,
+    pub(super) lines: &'a mut BTreeMap<LinkId, Line>,
     pub(super) lent: &'a mut HashMap<(PeerId, u64), RawFrame>,
     /// Peers whose links were lost, and who may be called again.
     pub(super) lost: &'a mut HashSet<PeerId>,
+    /// Links that have broken and are not called for again: the rail inside is to be told.
+    pub(super) given_up: &'a mut Vec<LinkId>,
     /// Who was heard last.
     pub(super) heard: &'a mut Option<PeerId>,
     pub(super) retains: bool,
@@ -115,6 +117,7 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
             self.lost.insert(peer);
             self.sink.broken(peer, link, reason);
         } else {
+            self.given_up.push(link);
             self.sink.down(peer, link, Refusal::new(Error::PeerGone, reason.reason));
         }
     }
