@@ -25,7 +25,7 @@ export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1 ${ASAN_OPTIONS:-
 # Sanitizers keep memory that was given back: tests that measure it leave themselves out, and say so.
 export TEST_SANITIZED=1
 sanitize address "-Zsanitizer=address" --lib --tests -p gridnet-core -p gridnet-shm -p gridnet
-sanitize address "-Zsanitizer=address" --lib --test hostile --test hostile_frames --test health -p gridnet-uring-tcp
+sanitize address "-Zsanitizer=address" --lib --test hostile --test hostile_frames --test forged --test health -p gridnet-uring-tcp
 
 say "thread sanitizer"
 export TSAN_OPTIONS="halt_on_error=1 allocator_may_return_null=1 suppressions=$PWD/ci/tsan.supp ${TSAN_OPTIONS:-}"

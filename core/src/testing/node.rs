@@ -1,6 +1,6 @@
 //! An engine that owns its buffers, so that tests start operations by value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::completion::Completion;
 use crate::endpoint::{CqId, Engine, Limits, PeerState, SendArgs, Sent};
@@ -69,6 +69,10 @@ pub struct Node<R> {
     pub(super) outcomes: BTreeMap<Ticket, Outcome>,
     pub(super) order: Vec<Ticket>,
     pub(super) next: u64,
+    /// Buffers of operations that have ended: nobody may write them any more.
+    ended: VecDeque<Box<[u8]>>,
+    /// So many of them at most.
+    most_ended: usize,
 }
 
 impl<R: Rail> Node<R> {
@@ -89,7 +93,23 @@ impl<R: Rail> Node<R> {
             outcomes: BTreeMap::new(),
             order: Vec::new(),
             next: 1,
+            ended: VecDeque::new(),
+            most_ended: 0,
         }
+    }
+
+    /// The same, which keeps the buffers of the last operations that have ended, to see whether anybody writes them.
+    #[must_use]
+    pub fn keeping(self, most_ended: usize) -> Node<R> {
+        Node { most_ended, ..self }
+    }
+
+    /// Checks the buffers that [`Self::keeping`] keeps.
+    ///
+    /// # Panics
+    /// When one was written after its operation had ended.
+    pub fn check_ended(&self) {
+        self.ended.iter().for_each(|buffer| check_freed(buffer));
     }
 
     /// The same, which others reach at `address`.
@@ -337,6 +357,10 @@ impl<R: Rail> Node<R> {
             code => Err(Error::from_code(code).expect("completions hold known errors")),
         };
         let lent = operation.lent.map(|lent| *lent);
+        self.ended.extend(operation.buffers);
+        while self.ended.len() > self.most_ended {
+            self.ended.pop_front().iter().for_each(|buffer| check_freed(buffer));
+        }
         self.order.push(ticket);
         self.outcomes.insert(ticket, Outcome { status, completion: Some(completion), bytes, lent });
     }
@@ -366,6 +390,12 @@ pub(super) fn guarded(content: &[u8]) -> Box<[u8]> {
 
 pub(super) fn scribble(buffers: &mut [Box<[u8]>]) {
     buffers.iter_mut().for_each(|buffer| buffer.fill(FREED_BYTE));
+}
+
+fn check_freed(buffer: &[u8]) {
+    // Compared in blocks: there may be megabytes.
+    let is_untouched = |part: &[u8]| *part == [FREED_BYTE; 1024][..part.len()];
+    assert!(buffer.chunks(1024).all(is_untouched), "memory of an operation was written after it had ended");
 }
 
 pub(super) fn iov_of(buffers: &mut [Box<[u8]>]) -> Vec<Iov> {
