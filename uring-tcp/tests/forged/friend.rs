@@ -18,7 +18,7 @@ use crate::tap::Tap;
 /// Messages and puts under way at a time, in bytes each.
 const LEN: usize = 40_000;
 /// Steps until what was said arrives: what is under way can be named for a while.
-const LAG: u64 = 10;
+const LAG: u64 = 30;
 /// Most operations under way.
 const MOST: usize = 10;
 /// The tags of a friend are its own.
