@@ -80,7 +80,7 @@ macro_rules! fault_tests {
             #[allow(unused_imports, reason = "the expression may name anything in scope outside")]
             use super::*;
 
-            $crate::fault_cases! { $fixture }
+            $crate::fault_cases! { [$crate::conformance_test_each] [$crate::fault_test_each] $fixture }
         }
     };
     ($suite:ident, $fixture:expr, cuts) => {
@@ -88,28 +88,20 @@ macro_rules! fault_tests {
             #[allow(unused_imports, reason = "the expression may name anything in scope outside")]
             use super::*;
 
-            $crate::fault_cases! { $fixture }
+            $crate::fault_cases! { [$crate::conformance_test_each] [$crate::fault_test_each] $fixture }
 
-            $crate::conformance_test_each! {
-                $crate::testing::fault::Faults::new($fixture, $crate::testing::fault::FaultPlan::ALLOWED);
-                reliability::a_cut_at_any_step_delays_a_transfer
-                reliability::cuts_amid_the_repetition_are_survived
-                reliability::two_that_call_each_other_again_have_one_link
-                reliability::operations_on_regions_happen_once
-                reliability::loans_survive_cuts
-                reliability::stop_and_go_survive_cuts
-            }
+            $crate::fault_cut_cases! { [$crate::conformance_test_each] $fixture }
         }
     };
 }
 
-/// Makes a test of each case over rails with faults.
+/// Hands the lists of cases over rails with faults to two other macros: those of the suite, and those that are about faults.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! fault_cases {
-    ($fixture:expr) => {
+    ([$($each:tt)*] [$($each_fault:tt)*] $fixture:expr) => {
         // Of the suite, what shows each kind of operation. What sends forged frames counts on there being room for them.
-        $crate::conformance_test_each! {
+        $($each)*! {
             $crate::testing::fault::Faults::new($fixture, $crate::testing::fault::FaultPlan::ALLOWED);
             transfer::immediates_arrive
             transfer::both_directions_at_once
@@ -128,13 +120,30 @@ macro_rules! fault_cases {
             ends::sends_before_the_link_is_up_arrive
         }
 
-        $crate::fault_test_each! { $fixture;
+        $($each_fault)*! { $fixture;
             what_a_rail_may_do_loses_nothing
             lost_frames_leave_operations_pending
             doubled_frames_deliver_nothing_wrong
             reordered_frames_deliver_nothing_wrong
             everything_at_once_delivers_nothing_wrong
             a_cut_link_ends_everything
+        }
+    };
+}
+
+/// The same of cases of links that break.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! fault_cut_cases {
+    ([$($each:tt)*] $fixture:expr) => {
+        $($each)*! {
+            $crate::testing::fault::Faults::new($fixture, $crate::testing::fault::FaultPlan::ALLOWED);
+            reliability::a_cut_at_any_step_delays_a_transfer
+            reliability::cuts_amid_the_repetition_are_survived
+            reliability::two_that_call_each_other_again_have_one_link
+            reliability::operations_on_regions_happen_once
+            reliability::loans_survive_cuts
+            reliability::stop_and_go_survive_cuts
         }
     };
 }
@@ -255,6 +264,14 @@ macro_rules! fault_test_each {
 macro_rules! conformance_call_each {
     ($fixture:expr; $($module:ident::$case:ident)*) => {
         $( $module::$case($fixture); )*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! fault_call_each {
+    ($fixture:expr; $($case:ident)*) => {
+        $( faults::$case(|| $fixture); )*
     };
 }
 
