@@ -4,6 +4,7 @@
 mod common;
 mod cuts;
 mod ends;
+mod establish;
 mod groups;
 mod hosts;
 mod many;

@@ -133,7 +133,7 @@ pub fn open(party: &Party, node: NodeId) -> PeerId {
 }
 
 /// One message there and back, whose bytes tell its number.
-fn talk(party: &Party, to: PeerId, number: usize) {
+pub fn talk(party: &Party, to: PeerId, number: usize) {
     let len = [8, 3000, LARGE][number % 3];
     let (out, back) = (Buffer::new(len), Buffer::new(len));
     out.fill(number as u8);

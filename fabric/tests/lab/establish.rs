@@ -1,0 +1,292 @@
+//! How long it takes until the first byte of a connection has come there, by the ways to make one: hosts that are 100 ms apart, there
+//! and back, and two of one site.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use gridnet::core::wire::NodeId;
+use gridnet_assembly::call::Path as Agreed;
+use gridnet_assembly::called::{Key, Order};
+use gridnet_assembly::facts::Offer;
+use gridnet_assembly::stack::Security;
+use gridnet_assembly::Builder;
+use gridnet_meta::credentials::Credentials;
+use gridnet_meta::directory::Entry;
+use gridnet_meta::member::{About, Assembler, Member, Wanted, ECHO};
+use gridnet_meta::ticket::Ticket;
+use gridnet_testbed::{lab_test, Change, Host, HostSpec, Impairment, Lab, Site, SiteKind, Span, Topology};
+use rustls::ClientConnection;
+
+use crate::cuts::Said;
+use crate::hosts::{is_long, open_lab, PATIENCE};
+use crate::members::{find, join, open, talk, Session, TICKET};
+
+const SERVICE: &str = "first";
+const RULES: &str = "[[rule]]\nuse = ['tls/tcp']";
+/// One way, from each host to the middle.
+const ARM: Duration = Duration::from_millis(25);
+/// There and back between two hosts.
+const FAR: Duration = Duration::from_millis(100);
+/// A minute is the most that a request may take.
+const LONGEST: Duration = Duration::from_secs(60);
+/// What a busy machine may add to the best of several: less than a round trip.
+const BUSY: Duration = Duration::from_millis(60);
+
+/// When the first bytes came.
+#[derive(Default)]
+struct Arrival {
+    at: Mutex<Option<Instant>>,
+    came: Condvar,
+}
+
+impl Arrival {
+    fn note(&self) {
+        self.at.lock().unwrap().get_or_insert_with(Instant::now);
+        self.came.notify_all();
+    }
+
+    /// How long after `begun`; the next one is waited for from now on.
+    fn take(&self, begun: Instant) -> Duration {
+        let nothing = |at: &mut Option<Instant>| at.is_none();
+        let (mut at, _) = self.came.wait_timeout_while(self.at.lock().unwrap(), PATIENCE, nothing).unwrap();
+        at.take().expect("it arrives").duration_since(begun)
+    }
+}
+
+/// A member whose builder makes connections by TCP and TLS 1.3, both sides certified, none resumed.
+struct Node {
+    member: Member,
+    assembler: Assembler,
+    place: SocketAddr,
+    arrival: Arc<Arrival>,
+    credentials: Credentials,
+    up: Arc<Mutex<BTreeMap<NodeId, Line>>>,
+}
+
+struct Plain {
+    credentials: Credentials,
+    place: SocketAddr,
+    /// What came up, by node, until it is used.
+    up: Arc<Mutex<BTreeMap<NodeId, Line>>>,
+}
+
+impl Builder for Plain {
+    fn build(&self, _: &Order) -> Result<Vec<u8>, String> {
+        Ok(self.place.to_string().into_bytes())
+    }
+
+    fn begin(&self, _: &Order, _: Vec<u8>) {}
+
+    fn close(&self, _: &Key) {}
+
+    fn connect(&self, to: NodeId, path: &Agreed, _: Instant) -> Result<(), String> {
+        let place = String::from_utf8(path.place.clone()).map_err(|e| e.to_string())?;
+        let line = Line::dial(&self.credentials, to, place.parse().map_err(|e| format!("{e}"))?);
+        self.up.lock().unwrap().insert(to, line.map_err(|e| e.to_string())?);
+        Ok(())
+    }
+
+    fn disconnect(&self, to: NodeId, _: &Agreed) {
+        self.up.lock().unwrap().remove(&to);
+    }
+
+    fn revoke_grants(&self) {}
+}
+
+/// A connection that stands.
+struct Line {
+    socket: TcpStream,
+    tls: ClientConnection,
+}
+
+impl Line {
+    fn dial(credentials: &Credentials, to: NodeId, at: SocketAddr) -> std::io::Result<Line> {
+        let mut socket = TcpStream::connect(at)?;
+        socket.set_nodelay(true)?;
+        let mut tls = credentials.call(to).map_err(std::io::Error::other)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket)?;
+        }
+        Ok(Line { socket, tls })
+    }
+
+    /// Says something, and hears something.
+    fn talk(mut self) {
+        let mut stream = rustls::Stream::new(&mut self.tls, &mut self.socket);
+        stream.write_all(b"hello...").unwrap();
+        stream.flush().unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+    }
+}
+
+/// Answers each who connects, and notes when the first byte was there.
+fn answer(listener: &TcpListener, credentials: &Credentials, arrival: &Arrival) {
+    for socket in listener.incoming() {
+        let Ok(mut socket) = socket else { return };
+        let mut talk = || -> std::io::Result<()> {
+            socket.set_nodelay(true)?;
+            let mut tls = credentials.answer().map_err(std::io::Error::other)?;
+            let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+            stream.read_exact(&mut [0; 8])?;
+            arrival.note();
+            stream.write_all(b"welcome.")?;
+            stream.flush()
+        };
+        if let Err(e) = talk() {
+            println!("a caller failed: {e}");
+        }
+    }
+}
+
+impl Node {
+    fn start(session: &Session, host: Host<'_>, cluster: &str, label: &str) -> Node {
+        let address = host.address().unwrap();
+        let begin = || {
+            let offer = Offer::all(Some(label.parse().unwrap()), 0, vec![address.into()]);
+            let cluster = Some(cluster.parse().unwrap());
+            let about = About { cluster, offer: Some(offer), ..About::new(label.parse().unwrap()) };
+            let member =
+                Member::join(Ticket::read(session.ticket().as_ref()).unwrap(), about, PATIENCE).unwrap();
+            let listener = TcpListener::bind((address, 0)).unwrap();
+            let (place, arrival) = (listener.local_addr().unwrap(), Arc::new(Arrival::default()));
+            let (credentials, noted) = (member.credentials().unwrap(), arrival.clone());
+            // It ends with the process.
+            std::thread::spawn(move || answer(&listener, &credentials, &noted));
+            let up = Arc::default();
+            let builder = Plain { credentials: member.credentials().unwrap(), place, up: Arc::clone(&up) };
+            let assembler = member.assemble(RULES.parse().unwrap(), Arc::new(builder));
+            assembler.serve(SERVICE.parse().unwrap());
+            Node { credentials: member.credentials().unwrap(), member, assembler, place, arrival, up }
+        };
+        host.run(begin).unwrap()
+    }
+
+    fn ask(&self, to: &Node) -> Duration {
+        let begun = Instant::now();
+        self.member.ask(to.member.node(), ECHO, b"x", LONGEST).unwrap();
+        begun.elapsed()
+    }
+
+    fn direct(&self, to: &Node) -> Duration {
+        let begun = Instant::now();
+        Line::dial(&self.credentials, to.member.node(), to.place).unwrap().talk();
+        to.arrival.take(begun)
+    }
+
+    fn assembled(&self, to: &Node) -> Duration {
+        let wanted = Wanted {
+            service: SERVICE.parse().unwrap(),
+            min_security: Security::Encrypted,
+            first: Vec::new(),
+        };
+        let begun = Instant::now();
+        let path = self.assembler.connect(to.member.node(), wanted, LONGEST).unwrap();
+        assert_eq!(path.stack.to_string(), "tls/tcp");
+        self.up.lock().unwrap().remove(&to.member.node()).unwrap().talk();
+        to.arrival.take(begun)
+    }
+
+    /// As if the two had never agreed.
+    fn asking(&self, to: &Node) -> Duration {
+        self.assembler.broken(to.member.node());
+        self.assembled(to)
+    }
+}
+
+/// The best of several, and a line of the table.
+fn best(what: &str, count: usize, mut measure: impl FnMut() -> Duration) -> Duration {
+    let mut taken: Vec<Duration> = (0..count).map(|_| measure()).collect();
+    taken.sort();
+    let [best, median] = [taken[0], taken[count / 2]].map(|took| took.as_secs_f64() * 1e3);
+    println!("RESULT {what}: {best:.1} ms, median {median:.1} ms of {count}");
+    taken[0]
+}
+
+fn topology() -> Topology {
+    let arm = Impairment::default().delay(ARM);
+    Topology::new()
+        .host(HostSpec::new("p").public(arm))
+        .host(HostSpec::new("b").public(arm))
+        .site(Site::new("a", SiteKind::Open).hosts(2).uplink(arm))
+}
+
+/// Between hosts 100 ms apart, and as far from the rendez-vous node.
+fn far(lab: &Lab, near: &Node, peer: &Node, rounds: usize) {
+    let warm = |what: &str| {
+        near.ask(peer);
+        best(what, rounds, || near.ask(peer))
+    };
+    warm("request over the bootstrap channel, rendez-vous node 100 ms from both");
+    let direct = best("direct: TCP and mutual TLS 1.3", rounds, || near.direct(peer));
+    best("first connection by assembly, rendez-vous node 100 ms from both", rounds, || near.asking(peer));
+    let cached = best("later connections by assembly", rounds, || near.assembled(peer));
+    assert!(cached <= direct + BUSY, "{cached:?} {direct:?}");
+    // Now the way by the rendez-vous node is no detour.
+    let none = Change { delay: Some(Span(Duration::ZERO)), ..Change::default() };
+    lab.link("p-internet").unwrap().change(&none).unwrap();
+    warm("request over the bootstrap channel, rendez-vous node on the way");
+    let first =
+        best("first connection by assembly, rendez-vous node on the way", rounds, || near.asking(peer));
+    assert!(first <= direct + FAR + BUSY, "{first:?} {direct:?}");
+}
+
+/// Between hosts of one network, 100 ms away from the rendez-vous node.
+fn near(here: &Node, beside: &Node, apart: &Node, rounds: usize) {
+    here.ask(apart);
+    here.ask(beside);
+    best("on one network: direct", rounds, || here.direct(beside));
+    let far =
+        best("on one network: asking by the rendez-vous node, 100 ms away", rounds, || here.asking(apart));
+    best("the same, later connections", rounds, || here.assembled(apart));
+    let asking =
+        best("on one network: first connection of two of one cluster", rounds, || here.asking(beside));
+    let cached =
+        best("on one network: later connections of two of one cluster", rounds, || here.assembled(beside));
+    assert!(asking.max(cached) <= far / 2, "{asking:?} {cached:?} {far:?}");
+}
+
+/// An endpoint of a fabric, from asking for it to the first echo, half a round trip later than the first byte has come there.
+fn fabric(session: &Session, b: Host<'_>) {
+    let echo = b.test("members::echoes").unwrap().env(TICKET, session.ticket()).spawn().unwrap();
+    let _said = Said(&echo);
+    let party = join(&session.scratch.0, &session.ticket(), "a");
+    let node = find(&party, "b");
+    let begun = Instant::now();
+    let to = open(&party, node);
+    let opened = begun.elapsed().as_secs_f64() * 1e3;
+    talk(&party, to, 0);
+    let took = begun.elapsed().as_secs_f64() * 1e3;
+    println!("RESULT endpoint of a fabric, the two have never spoken: up after {opened:.1} ms, first echo after {took:.1} ms");
+}
+
+lab_test! {
+    fn a_connection_by_assembly_costs_a_round_trip_and_later_ones_none() {
+        let Some(lab) = open_lab(topology()) else { return };
+        let [p, a1, a2, b] = ["p", "a1", "a2", "b"].map(|name| lab.host(name).unwrap());
+        let session = Session::new(p);
+        let _serving = session.serve(p);
+        let rounds = if is_long() { 15 } else { 2 };
+        let parts = [(a1, "a", "here"), (a2, "a", "beside"), (a2, "apart", "apart"), (b, "peer", "peer")];
+        let nodes: Vec<Node> = std::thread::scope(|scope| {
+            let starts = parts.map(|(host, cluster, label)| scope.spawn({
+                let session = &session;
+                move || Node::start(session, host, cluster, label)
+            }));
+            starts.map(|start| start.join().unwrap()).into()
+        });
+        let [here, beside, apart, peer] = &nodes[..] else { unreachable!() };
+        for node in &nodes {
+            let is_led = |nodes: &[Entry]| nodes.len() == 4 && nodes.iter().any(|entry| entry.via.is_some());
+            assert!(node.member.wait_for_nodes(PATIENCE, is_led));
+        }
+        a1.run(|| {
+            near(here, beside, apart, rounds);
+            far(&lab, here, peer, rounds);
+            fabric(&session, b);
+        })
+        .unwrap();
+    }
+}
