@@ -1,6 +1,7 @@
 //! An endpoint: a fabric of gridnet, and the operations that a program has started on it.
 
 use std::collections::HashMap;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use gridnet::core::completion::Completion;
 use gridnet::core::endpoint::CqId;
 use gridnet::core::error::Error;
 use gridnet::core::matching::{Key, Slab};
-use gridnet::core::rail::{PeerId, Refusal};
+use gridnet::core::rail::{Armed, PeerId, Refusal};
 use gridnet::core::wire::Address;
 use gridnet::{Shared, ThreadLevel};
 
@@ -240,6 +241,24 @@ impl Endpoint {
             taken.len() < BATCH
         });
         Ok(())
+    }
+
+    /// The descriptor that tells, once [`Self::arm`] has said true, when there is something to take.
+    ///
+    /// # Errors
+    /// The system's, when there are none left.
+    pub(crate) fn descriptor(&self) -> Result<RawFd, i32> {
+        let mut guard = self.shared.enter().map_err(errno::of)?;
+        guard.cq_descriptor(self.cq).map_err(|refusal| errno::of(refusal.error))
+    }
+
+    /// Prepares the descriptor; false when there is something to take already.
+    ///
+    /// # Errors
+    /// What the fabric says that cannot be used any more.
+    pub(crate) fn arm(&self) -> Result<bool, i32> {
+        let mut guard = self.shared.enter().map_err(errno::of)?;
+        guard.arm_cq(self.cq).map(|armed| armed == Armed::Yes).map_err(|refusal| errno::of(refusal.error))
     }
 
     /// Whether the other side of what is waited for may need this core.

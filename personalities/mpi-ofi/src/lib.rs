@@ -13,7 +13,7 @@
 //! | `endpoint.rs` | an endpoint |
 //! | `send.rs`, `receive.rs`, `op.rs` | operations: how they start, how they end |
 //! | `memory.rs`, `remote.rs` | memory that peers reach; operations on memory of theirs |
-//! | `queue.rs`, `addresses.rs` | completion queues, address vectors |
+//! | `queue.rs`, `wait.rs`, `addresses.rs` | completion queues, sleep, address vectors |
 
 mod abi;
 mod addresses;
@@ -31,6 +31,7 @@ mod send;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_void};

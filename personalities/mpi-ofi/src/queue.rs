@@ -10,6 +10,7 @@ use crate::abi::errno;
 use crate::abi::flag;
 use crate::abi::message::CqEntry;
 use crate::abi::FiAddr;
+use crate::wait::Sleep;
 
 /// Operations are refused, to be tried again, while so many events wait.
 const MOST_EVENTS: usize = 1 << 16;
@@ -65,8 +66,10 @@ impl Format {
 #[derive(Debug)]
 pub(crate) struct Queue {
     format: Format,
-    /// Programs may wait in it.
-    pub(crate) waits: bool,
+    /// How programs may wait in it: `FI_WAIT_*`.
+    pub(crate) wait: u32,
+    /// By which they sleep, if they do.
+    pub(crate) sleep: Option<Sleep>,
     /// Endpoints that it is bound to.
     pub(crate) endpoints: Vec<Key>,
     events: VecDeque<(Event, Option<Failure>)>,
@@ -74,8 +77,9 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(format: Format, waits: bool) -> Queue {
-        Queue { format, waits, endpoints: Vec::new(), events: VecDeque::with_capacity(64), vain_reads: 0 }
+    pub(crate) fn new(format: Format, wait: u32, sleep: Option<Sleep>) -> Queue {
+        let events = VecDeque::with_capacity(64);
+        Queue { format, wait, sleep, endpoints: Vec::new(), events, vain_reads: 0 }
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -88,10 +92,19 @@ impl Queue {
 
     pub(crate) fn push(&mut self, event: Event) {
         self.events.push_back((event, None));
+        self.ring();
     }
 
     pub(crate) fn push_failure(&mut self, event: Event, failure: Failure) {
         self.events.push_back((event, Some(failure)));
+        self.ring();
+    }
+
+    #[inline]
+    fn ring(&mut self) {
+        if let Some(sleep) = &mut self.sleep {
+            sleep.ring();
+        }
     }
 
     /// Takes the failure that is next, if one is.

@@ -57,6 +57,7 @@ pub(crate) const PROGRESS_MANUAL: u32 = 2;
 pub(crate) const RM_ENABLED: u32 = 2;
 pub(crate) const WAIT_NONE: u32 = 0;
 pub(crate) const WAIT_UNSPEC: u32 = 1;
+pub(crate) const WAIT_FD: u32 = 3;
 pub(crate) const WAIT_YIELD: u32 = 5;
 
 pub(crate) const FORMAT_CONTEXT: u32 = 1;
@@ -67,7 +68,9 @@ pub(crate) const FORMAT_TAGGED: u32 = 4;
 // Commands of `fi_control`.
 pub(crate) const GETOPSFLAG: i32 = 2;
 pub(crate) const SETOPSFLAG: i32 = 3;
+pub(crate) const GETWAIT: i32 = 5;
 pub(crate) const ENABLE: i32 = 6;
+pub(crate) const GETWAITOBJ: i32 = 16;
 
 /// `FI_OPT_ENDPOINT`.
 pub(crate) const OPT_ENDPOINT: i32 = 0;

@@ -7,7 +7,7 @@ use gridnet::core::error::Error;
 use gridnet::core::matching::Key;
 
 use crate::abi::errno;
-use crate::abi::flag::{WAIT_NONE, WAIT_UNSPEC, WAIT_YIELD};
+use crate::abi::flag::{GETWAIT, GETWAITOBJ, WAIT_FD, WAIT_NONE, WAIT_UNSPEC, WAIT_YIELD};
 use crate::abi::message::CqErrEntry;
 use crate::abi::object::{missing, CqAttr, CqOps, Fid, FidCq, FidDomain, FidOps, CLASS_CQ};
 use crate::abi::{version, FiAddr};
@@ -15,15 +15,16 @@ use crate::boundary::{guarded, guarded_int, write_text};
 use crate::calls::cntr::end_of;
 use crate::calls::domain;
 use crate::endpoint::Endpoint;
-use crate::object::{head, no_bind, no_control, Object};
+use crate::object::{head, no_bind, Object};
 use crate::queue::{Event, Failure, Format, Queue};
 use crate::state::State;
+use crate::wait::{sleep_on, Sleep, LONGEST_SLEEP};
 
 static FID: FidOps = FidOps {
     size: size_of::<FidOps>(),
     close,
     bind: no_bind,
-    control: no_control,
+    control,
     ops_open: missing,
     tostr: missing,
     ops_set: missing,
@@ -42,12 +43,12 @@ pub(crate) unsafe extern "C" fn open(
         // SAFETY: libfabric's promise.
         let (domain, attr) = unsafe { (domain::of(fid)?, attr.as_ref()) };
         let (format, wait) = attr.map_or((0, WAIT_NONE), |attr| (attr.format, attr.wait_obj));
-        let waits = match wait {
-            WAIT_NONE => false,
-            WAIT_UNSPEC | WAIT_YIELD => true,
+        let sleep = match wait {
+            WAIT_NONE | WAIT_YIELD => None,
+            WAIT_UNSPEC | WAIT_FD => Some(Sleep::new()?),
             _ => return Err(errno::ENOSYS),
         };
-        let queue = Queue::new(Format::new(format).ok_or(errno::ENOSYS)?, waits);
+        let queue = Queue::new(Format::new(format).ok_or(errno::ENOSYS)?, wait, sleep);
         let key = domain.enter().reports.queues.insert(queue);
         let fid = FidCq { fid: head(CLASS_CQ, context, &FID), ops: &OPS };
         // SAFETY: libfabric's promise.
@@ -84,6 +85,57 @@ unsafe extern "C" fn readfrom(cq: *mut FidCq, out: *mut c_void, count: usize, fr
     guarded(|| unsafe { take(cq, out, count, from) })
 }
 
+unsafe extern "C" fn control(fid: *mut Fid, command: i32, arg: *mut c_void) -> i32 {
+    guarded_int(|| {
+        // SAFETY: libfabric's promise: an open queue.
+        let object = unsafe { Object::<FidCq>::of(fid) }?;
+        let state = object.domain.enter();
+        let queue = state.reports.queues.get(object.key).ok_or(libc::EINVAL)?;
+        let answer = match (command, &queue.sleep) {
+            (GETWAIT, Some(sleep)) => sleep.descriptor(),
+            // What was not specified is a descriptor.
+            (GETWAITOBJ, Some(_)) => WAIT_FD as i32,
+            (GETWAITOBJ, None) => queue.wait as i32,
+            _ => return Err(errno::ENOSYS),
+        };
+        // SAFETY: libfabric's promise: NULL, or room for an `int`.
+        *unsafe { arg.cast::<i32>().as_mut() }.ok_or(libc::EINVAL)? = answer;
+        Ok(())
+    })
+}
+
+/// Whether a program may sleep on the descriptor of the queue: nothing waits in it, and what comes will tell.
+///
+/// # Errors
+/// `EAGAIN` when not: the queue is to be read first.
+///
+/// # Safety
+/// `cq` is an open queue.
+pub(crate) unsafe fn try_wait(cq: *mut FidCq) -> Result<(), i32> {
+    // SAFETY: the caller's promise.
+    let object = unsafe { Object::<FidCq>::of(cq) }?;
+    let mut state = object.domain.enter();
+    let State { endpoints, vectors, reports, .. } = &mut *state;
+    let queue = reports.queues.get_mut(object.key).ok_or(libc::EINVAL)?;
+    if let Some(sleep) = &mut queue.sleep {
+        sleep.arm();
+    }
+    let bound = queue.endpoints.clone();
+    let mut is_quiet = true;
+    for key in bound {
+        if let Some(endpoint) = endpoints.get_mut(key) {
+            endpoint.progress(vectors, reports)?;
+            is_quiet &= endpoint.arm()?;
+        }
+    }
+    let is_empty = reports.queues.get(object.key).is_some_and(Queue::is_empty);
+    if is_quiet && is_empty {
+        Ok(())
+    } else {
+        Err(errno::EAGAIN)
+    }
+}
+
 /// Takes events; looks for more when there is none.
 ///
 /// # Safety
@@ -117,6 +169,8 @@ unsafe fn take(cq: *mut FidCq, out: *mut c_void, count: usize, from: *mut FiAddr
     taken
 }
 
+/// Looks for the first event before sleep, which takes as long as many of them.
+const LOOKS_BEFORE_SLEEP: u32 = 1 << 8;
 /// Reads in vain until it is looked whether a peer needs this core,
 const READS_PER_LOOK: u32 = 32;
 /// and until it is offered in any case: programs do not sleep, and there may be more ranks than cores.
@@ -158,18 +212,29 @@ unsafe fn wait(
 ) -> Result<isize, i32> {
     // SAFETY: the caller's promise.
     let object = unsafe { Object::<FidCq>::of(cq) }?;
-    let waits = object.domain.enter().reports.queues.get(object.key).is_some_and(|queue| queue.waits);
-    if !waits {
-        return Err(errno::ENOSYS);
-    }
+    let descriptor = {
+        let state = object.domain.enter();
+        let queue = state.reports.queues.get(object.key).ok_or(libc::EINVAL)?;
+        if queue.wait == WAIT_NONE {
+            return Err(errno::ENOSYS);
+        }
+        queue.sleep.as_ref().map(Sleep::descriptor)
+    };
     let end = end_of(timeout);
-    loop {
+    for looks in 0u32.. {
         // SAFETY: the caller's promise.
-        match unsafe { take(cq, out, count, from) } {
-            Err(errno::EAGAIN) if end.is_none_or(|end| Instant::now() < end) => std::thread::yield_now(),
-            other => return other,
+        let taken = unsafe { take(cq, out, count, from) };
+        let left = end.map_or(LONGEST_SLEEP, |end| end.saturating_duration_since(Instant::now()));
+        if taken != Err(errno::EAGAIN) || left.is_zero() {
+            return taken;
+        }
+        match descriptor.filter(|_| looks >= LOOKS_BEFORE_SLEEP) {
+            // SAFETY: the caller's promise.
+            Some(descriptor) if unsafe { try_wait(cq) }.is_ok() => sleep_on(descriptor, left),
+            _ => std::thread::yield_now(),
         }
     }
+    Err(errno::EAGAIN)
 }
 
 unsafe extern "C" fn readerr(cq: *mut FidCq, out: *mut CqErrEntry, _flags: u64) -> isize {

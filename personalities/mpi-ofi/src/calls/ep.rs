@@ -169,6 +169,9 @@ fn bind_queue(state: &mut State, key: Key, queue: Key, flags: u64) -> Result<(),
     for side in sides {
         (side.queue, side.selective) = (Some(queue), selective);
     }
+    if let Some(sleep) = known.sleep.as_ref().filter(|_| !known.endpoints.contains(&key)) {
+        sleep.watch(endpoint.descriptor()?)?;
+    }
     if !known.endpoints.contains(&key) {
         known.endpoints.push(key);
     }

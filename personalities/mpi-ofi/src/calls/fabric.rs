@@ -3,9 +3,11 @@
 use std::ffi::c_void;
 
 use crate::abi::info::{FabricAttr, Info};
-use crate::abi::object::{missing, FabricOps, Fid, FidDomain, FidFabric, FidOps, CLASS_FABRIC};
+use crate::abi::object::{
+    missing, FabricOps, Fid, FidDomain, FidFabric, FidOps, CLASS_CNTR, CLASS_CQ, CLASS_FABRIC,
+};
 use crate::boundary::guarded_int;
-use crate::calls::domain;
+use crate::calls::{cq, domain};
 use crate::object::{head, no_bind, no_control};
 
 static FID: FidOps = FidOps {
@@ -69,7 +71,22 @@ unsafe extern "C" fn open_domain(
     })
 }
 
-/// Queues without descriptors may be slept on at any time: nobody does.
-unsafe extern "C" fn trywait(_: *mut FidFabric, _: *mut *mut Fid, _: i32) -> i32 {
-    0
+/// Whether a program may sleep on the descriptors of all these.
+unsafe extern "C" fn trywait(_: *mut FidFabric, fids: *mut *mut Fid, count: i32) -> i32 {
+    guarded_int(|| {
+        let count = usize::try_from(count).map_err(|_| libc::EINVAL)?;
+        for index in 0..count {
+            // SAFETY: libfabric's promise: so many open objects.
+            unsafe {
+                let fid = *fids.add(index);
+                match fid.as_ref().ok_or(libc::EINVAL)?.class {
+                    CLASS_CQ => cq::try_wait(fid.cast())?,
+                    // Counters have no descriptors.
+                    CLASS_CNTR => {}
+                    _ => return Err(libc::EINVAL),
+                }
+            }
+        }
+        Ok(())
+    })
 }

@@ -6,3 +6,4 @@ mod messages;
 mod party;
 mod regions;
 mod updates;
+mod waits;

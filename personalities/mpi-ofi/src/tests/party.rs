@@ -36,20 +36,22 @@ pub(super) struct Setup {
     pub(super) api: u32,
     pub(super) format: u32,
     pub(super) selective: bool,
+    /// How its queue is waited in.
+    pub(super) wait: u32,
     /// Modes of registration that the program can live with.
     pub(super) mr_mode: i32,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { api: version(2, 5), format: FORMAT_TAGGED, selective: false, mr_mode: 0 }
+        Setup { api: version(2, 5), format: FORMAT_TAGGED, selective: false, wait: WAIT_NONE, mr_mode: 0 }
     }
 }
 
 /// See the [module](self).
 pub(super) struct Party {
     info: *mut Info,
-    fabric: *mut FidFabric,
+    pub(super) fabric: *mut FidFabric,
     pub(super) domain: *mut FidDomain,
     pub(super) av: *mut FidAv,
     pub(super) cq: *mut FidCq,
@@ -73,7 +75,11 @@ pub(super) fn close<F>(fid: *mut F) -> i32 {
 }
 
 /// An address vector, a queue and a counter.
-pub(super) fn open_others(domain: *mut FidDomain, format: u32) -> (*mut FidAv, *mut FidCq, *mut FidCntr) {
+pub(super) fn open_others(
+    domain: *mut FidDomain,
+    format: u32,
+    wait_obj: u32,
+) -> (*mut FidAv, *mut FidCq, *mut FidCntr) {
     let none = std::ptr::null_mut();
     let (mut av, mut cq, mut cntr) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
     let attr = AvAttr {
@@ -86,15 +92,8 @@ pub(super) fn open_others(domain: *mut FidDomain, format: u32) -> (*mut FidAv, *
         flags: 0,
     };
     assert_eq!(call!(domain, av_open, &attr, &mut av, none), 0);
-    let attr = CqAttr {
-        size: 0,
-        flags: 0,
-        format,
-        wait_obj: WAIT_NONE,
-        signaling_vector: 0,
-        wait_cond: 0,
-        wait_set: none,
-    };
+    let attr =
+        CqAttr { size: 0, flags: 0, format, wait_obj, signaling_vector: 0, wait_cond: 0, wait_set: none };
     assert_eq!(call!(domain, cq_open, &attr, &mut cq, none), 0);
     assert_eq!(call!(domain, cntr_open, std::ptr::null(), &mut cntr, none), 0);
     (av, cq, cntr)
@@ -119,7 +118,7 @@ impl Party {
             (*fabric).api_version = setup.api;
         }
         assert_eq!(call!(fabric, domain, info, &mut domain, none), 0);
-        let (av, cq, cntr) = open_others(domain, setup.format);
+        let (av, cq, cntr) = open_others(domain, setup.format, setup.wait);
         assert_eq!(call!(domain, endpoint, info, &mut ep, none), 0);
         let party = Party { info, fabric, domain, av, cq, cntr, ep };
         let selective = if setup.selective { SELECTIVE_COMPLETION } else { 0 };

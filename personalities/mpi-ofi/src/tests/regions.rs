@@ -129,8 +129,8 @@ fn injected_writes_are_copied_counted_and_not_reported() {
 #[test]
 fn counters_count_writes_and_reads_apart() {
     let (a, b) = Party::pair(Setup { selective: true, ..Setup::default() });
-    let (av, cq, reads) = super::party::open_others(a.domain, FORMAT_TAGGED);
-    let (other_av, other_cq, writes) = super::party::open_others(a.domain, FORMAT_TAGGED);
+    let (av, cq, reads) = super::party::open_others(a.domain, FORMAT_TAGGED, WAIT_NONE);
+    let (other_av, other_cq, writes) = super::party::open_others(a.domain, FORMAT_TAGGED, WAIT_NONE);
     assert_eq!([a.bind(reads, READ), a.bind(writes, WRITE)], [0, 0]);
     assert_eq!(a.bind(reads, WRITE), -libc::EINVAL, "writes are counted elsewhere");
     assert_eq!(a.bind(reads, REMOTE_WRITE), -errno::ENOSYS);
