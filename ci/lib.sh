@@ -135,6 +135,7 @@ PARTS=(
     "fuzz ci/fuzz.sh ${FUZZ_SECONDS:-15}"
     "loom ci/loom.sh"
     "san ci/san.sh"
+    "mpi ci/mpi.sh --short"
     "deny ci/deny.sh"
 )
 
