@@ -151,7 +151,7 @@ impl Tap {
 
 impl Line {
     fn hear(&mut self, end: &mut TcpStream) {
-        let mut buffer = [0; 1 << 16];
+        let mut buffer = [0; 1 << 14];
         while !self.is_over && self.to_say.len() < MOST_WAITING {
             match end.read(&mut buffer) {
                 Ok(0) => self.is_over = true,
