@@ -72,7 +72,11 @@ impl<R: Rail> Engine<R> {
             return Some(now.after(timeout));
         }
         if recovery.since.is_none() {
-            recovery.since = Some(begin_of_silence(now, std::mem::take(&mut recovery.silent_ns), timeout));
+            let silent_ns = std::mem::take(&mut recovery.silent_ns);
+            recovery.since = Some(begin_of_silence(now, silent_ns, timeout));
+            if let Some(other) = other_rail(p.rail, recovery.carried).filter(|_| silent_ns > 0) {
+                recovery.next_rail = other;
+            }
             let pause = if recovery.gives_way { GIVE_WAY_NS } else { 0 };
             recovery.next_call = recovery.next_call.max(now.after(pause));
         }
@@ -162,6 +166,13 @@ fn begin_of_silence(now: Time, silent_ns: u64, timeout_ns: u64) -> Time {
     Time(now.0.saturating_sub(silent_ns.min(timeout_ns.saturating_sub(LAST_CHANCE_NS))))
 }
 
+/// Another rail that has carried the conversation. Where nobody had answered before the break it is asked first: to find out that nobody
+/// does still may take all the time that is left.
+fn other_rail(broken: usize, carried: u64) -> Option<usize> {
+    let others = carried & !rail_bit(broken);
+    (others != 0).then_some(others.trailing_zeros() as usize)
+}
+
 fn no_path(p: &Peer, timeout_ns: u64) -> Refusal {
     let PeerState::Broken(broken) = &p.state else { return Refusal::new(Error::PeerGone, "") };
     let last = p.recovery.as_ref().and_then(|recovery| recovery.refusal.as_ref());
@@ -173,6 +184,13 @@ fn no_path(p: &Peer, timeout_ns: u64) -> Refusal {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_rail_is_one_that_has_carried_the_conversation() {
+        for (carried, other) in [(0b0010, None), (0b1010, Some(3)), (0b1011, Some(0)), (0b1000, Some(3))] {
+            assert_eq!(other_rail(1, carried), other, "{carried:b}");
+        }
+    }
 
     #[test]
     fn silence_counts_from_before_the_break_as_long_as_there_is_time_for_another_path() {

@@ -94,7 +94,11 @@ fn echoes() {
     let Ok(ticket) = std::env::var(TICKET) else { return };
     let scratch = Scratch::new();
     std::fs::create_dir_all(&scratch.0).unwrap();
-    let party = join(&scratch.0, &ticket, "b");
+    answer(&join(&scratch.0, &ticket, "b"));
+}
+
+/// Sends messages back as they come, until none comes any more.
+pub fn answer(party: &Party) {
     loop {
         let buffer = Buffer::new(LARGE);
         party.receive(from_any(HELLO), buffer).unwrap();

@@ -1,20 +1,24 @@
 //! Two sites that let nothing in: the fabrics of both reach the rendez-vous node, and each other through it, until one site opens.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use gridnet::core::rail::PeerId;
 use gridnet::core::testing::random::Random;
 use gridnet::{Listener, Stream};
 use gridnet_testbed::{lab_test, HostSpec, Impairment, Site, SiteKind, Topology};
 use sha2::{Digest, Sha256};
 
-use crate::common::Scratch;
+use crate::common::{Party, Scratch};
 use crate::cuts::Said;
 use crate::hosts::{open_lab, PATIENCE};
-use crate::members::{find, join_with, open, Session, TICKET};
+use crate::members::{answer, find, join_with, open, talk, Session, TICKET};
 
 const LONG: Option<Duration> = Some(PATIENCE);
 const SERVICE: &str = "sink";
+/// Messages over a rail after the first.
+const MORE: usize = 10;
 const HASH_BYTES: usize = 32;
 /// So much goes before the site opens, and after the endpoint has moved: more than a pipe and all sockets hold.
 const ENOUGH: usize = 1 << 20;
@@ -49,6 +53,34 @@ fn read_hash(stream: &Stream) -> [u8; HASH_BYTES] {
         done += len;
     }
     hash
+}
+
+/// Messages back as they come, until nobody sends any more.
+#[test]
+#[ignore = "a part that the tests start"]
+fn echoes() {
+    let Ok(ticket) = std::env::var(TICKET) else { return };
+    let scratch = Scratch::new();
+    std::fs::create_dir_all(&scratch.0).unwrap();
+    answer(&join_with(&scratch.0, &ticket, "b", &[]));
+}
+
+/// Talks until the rail is this one, and some more; how many messages have gone.
+fn talk_until(party: &Party, to: PeerId, rail: &str, number: &mut usize) {
+    let start = Instant::now();
+    let mut left = MORE;
+    while left > 0 {
+        talk(party, to, *number);
+        *number += 1;
+        left -= usize::from(party.enter().engine.rail_name(to) == Some(rail));
+        assert!(start.elapsed() < PATIENCE, "not over {rail}: {}", party.enter().explain(to).unwrap());
+    }
+}
+
+/// What drops packets from and to an address.
+fn drop_rules(address: &IpAddr) -> String {
+    let family = if address.is_ipv4() { "ip" } else { "ip6" };
+    ["saddr", "daddr"].map(|end| format!("; nft add rule inet cut f {family} {end} {address} drop")).concat()
 }
 
 lab_test! {
@@ -105,6 +137,43 @@ lab_test! {
             talker.join().unwrap();
         });
         sink.wait(PATIENCE).unwrap().success().unwrap();
+        drop(serving);
+    }
+
+    /// The direct way falls silent after the endpoint has moved there, and comes back.
+    fn a_pipe_carries_on_where_the_direct_way_falls_silent() {
+        if std::env::var_os("TEST_SOAK").is_none() {
+            return println!("SKIPPED a direct way that falls silent and comes back: it takes 20 s (TEST_SOAK=1)");
+        }
+        let far = || Impairment::default().delay(Duration::from_millis(2));
+        let site = |name: &str| Site::new(name, SiteKind::Firewalled).reject().uplink(far());
+        let topology = Topology::new().site(site("a")).site(site("b")).host(HostSpec::new("p").public(far()));
+        let Some(lab) = open_lab(topology) else { return };
+        let [p, a, b, gate] = ["p", "a1", "b1", "gw-b"].map(|name| lab.host(name).unwrap());
+        let session = Session::new(p);
+        let ticket = session.dir().join("ticket").to_str().unwrap().to_owned();
+        let serving = session.serve(p);
+        let echo = b.test("relayed::echoes").unwrap().env(TICKET, &ticket).spawn().unwrap();
+        let at_gate = |line: &str| drop(gate.shell(line).output(PATIENCE).unwrap().success().unwrap());
+        let dropped = a.addresses().iter().map(drop_rules).collect::<Vec<_>>().concat();
+        let chain = "nft add table inet cut; nft add chain inet cut f '{ type filter hook forward priority 0; }'";
+        let silence = format!("{chain}{dropped}");
+        let talks = || {
+            let _said = Said(&echo);
+            let party = join_with(&session.scratch.0, &ticket, "a", &[]);
+            let to = open(&party, find(&party, "b"));
+            let mut number = 0;
+            talk_until(&party, to, "relay", &mut number);
+            at_gate("nft delete table inet site");
+            talk_until(&party, to, "tcp", &mut number);
+            at_gate(&silence);
+            talk_until(&party, to, "relay", &mut number);
+            at_gate("nft delete table inet cut");
+            talk_until(&party, to, "tcp", &mut number);
+        };
+        let talked = a.run(talks);
+        drop(echo.kill());
+        talked.unwrap();
         drop(serving);
     }
 }
