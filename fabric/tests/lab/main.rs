@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod cuts;
+mod doors;
 mod ends;
 mod establish;
 mod groups;

@@ -85,7 +85,9 @@ pub fn join_as(
         ("GRIDNET_SESSION_CLUSTER", label),
         ("GRIDNET_SESSION_TIMEOUT", "60s"),
     ];
-    Party::open(run_dir, None, level, &[&own, further].concat())
+    let is_own = |(name, _): &(&str, &str)| !further.iter().any(|(other, _)| other == name);
+    let own: Vec<(&str, &str)> = own.into_iter().filter(is_own).collect();
+    Party::open(run_dir, None, level, &[&own[..], further].concat())
 }
 
 #[test]
@@ -94,11 +96,11 @@ fn echoes() {
     let Ok(ticket) = std::env::var(TICKET) else { return };
     let scratch = Scratch::new();
     std::fs::create_dir_all(&scratch.0).unwrap();
-    answer(&join(&scratch.0, &ticket, "b"));
+    echo(&join(&scratch.0, &ticket, "b"));
 }
 
-/// Sends messages back as they come, until none comes any more.
-pub fn answer(party: &Party) {
+/// Gives back what comes, as long as something comes.
+pub fn echo(party: &Party) {
     loop {
         let buffer = Buffer::new(LARGE);
         party.receive(from_any(HELLO), buffer).unwrap();

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::common::{Party, Scratch};
 use crate::cuts::Said;
 use crate::hosts::{open_lab, PATIENCE};
-use crate::members::{answer, find, join_with, open, talk, Session, TICKET};
+use crate::members::{echo, find, join_with, open, talk, Session, TICKET};
 
 const LONG: Option<Duration> = Some(PATIENCE);
 const SERVICE: &str = "sink";
@@ -62,7 +62,7 @@ fn echoes() {
     let Ok(ticket) = std::env::var(TICKET) else { return };
     let scratch = Scratch::new();
     std::fs::create_dir_all(&scratch.0).unwrap();
-    answer(&join_with(&scratch.0, &ticket, "b", &[]));
+    echo(&join_with(&scratch.0, &ticket, "b", &[]));
 }
 
 /// Talks until the rail is this one, and some more; how many messages have gone.
