@@ -74,13 +74,13 @@ pub(super) fn begin(shared: &Arc<Shared>, own: IpAddr) -> Result<Vec<SocketAddr>
         // All of it is on this host.
         false => SocketAddr::from(([127, 0, 0, 1], 0)),
     });
+    if at.ip().is_unspecified() {
+        return Err(Error::Config(format!("{at} are all addresses of this host: a leader needs one")));
+    }
     let failed = |e: std::io::Error| Error::System(format!("listening at {at}: {e}"));
     let listener = std::net::TcpListener::bind(at).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let listening = listener.local_addr().map_err(failed)?;
-    if listening.ip().is_unspecified() {
-        return Err(Error::Config(format!("{listening} are all addresses of this host: a leader needs one")));
-    }
     let listener = TcpListener::from_std(listener).map_err(failed)?;
     let tls = tls::leader(&shared.authority, shared.key.clone())?;
     let mut state = shared.lock();

@@ -13,6 +13,7 @@ use crate::channel::{Frames, Inbox};
 use crate::clock::Moment;
 use crate::directory::{Departure, Directory, Entry, Head, Version};
 use crate::driver::Driver;
+use crate::error::Error;
 use crate::hub::{Served, Visitor};
 use crate::message::{Attach, Follow, Message, Present, MESSAGE_BYTES_MAX};
 use crate::mutated::{alone, count, talk, Before, Mutator};
@@ -30,10 +31,15 @@ fn id(number: u128) -> NodeId {
 
 /// A member, as its thread has it, that knows a directory.
 fn member(session: &Session) -> Arc<Shared> {
+    member_at(session, None)
+}
+
+/// One that listens there when it leads.
+fn member_at(session: &Session, listen: Option<SocketAddr>) -> Arc<Shared> {
     let authority = session.store.authority().unwrap();
     let (node, common) = (id(0), Driver::start().unwrap().common());
     let of = (session.identity(node, 60 * LONG), authority.certificate().clone());
-    let about = About { cluster: Some("c".parse().unwrap()), ..About::new("m".parse().unwrap()) };
+    let about = About { cluster: Some("c".parse().unwrap()), listen, ..About::new("m".parse().unwrap()) };
     let addresses = vec![session.rendezvous.listening()[0].to_string()];
     let shared = Arc::new(Shared::new(addresses, about, of, common).unwrap());
     let mut directory = Directory::new(1);
@@ -64,6 +70,17 @@ fn packets(from: NodeId, to: NodeId) -> Vec<Message> {
         Load::Other(9),
     ];
     loads.iter().map(|load| Message::Packet(Packet::new(from, to, 7, load))).collect()
+}
+
+#[test]
+fn a_leader_never_listens_at_all_addresses() {
+    let session = Session::new("all-addresses");
+    // Who listens there for a moment only would hear that the port is taken.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let all = SocketAddr::from(([0; 4], taken.local_addr().unwrap().port()));
+    let shared = member_at(&session, Some(all));
+    let why = crate::testing::in_runtime(async { lead::begin(&shared, IpAddr::from([127, 0, 0, 1])) });
+    assert!(matches!(&why, Err(Error::Config(why)) if why.contains("all addresses")), "{why:?}");
 }
 
 #[test]
