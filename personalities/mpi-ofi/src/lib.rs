@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `abi/` | what libfabric's headers say |
 //! | `info.rs` | what is offered |
+//! | `host.rs` | who loaded it |
 //! | `calls/` | the functions of the tables, one file per object |
 //! | `object.rs`, `boundary.rs` | objects in the hands of programs; no panic crosses into C |
 //! | `state.rs` | all that a domain has, behind one lock |
@@ -20,6 +21,7 @@ mod addresses;
 mod boundary;
 mod calls;
 mod endpoint;
+mod host;
 mod info;
 mod memory;
 mod object;

@@ -53,7 +53,7 @@ pub(crate) unsafe extern "C" fn open(
             let tx = info.tx_attr.as_ref().map_or(0, |attr| attr.op_flags);
             (tx, info.rx_attr.as_ref().map_or(0, |attr| attr.op_flags))
         };
-        let mut endpoint = Endpoint::open(domain.automatic, flags.0, flags.1)?;
+        let mut endpoint = Endpoint::open(domain.api, domain.automatic, flags.0, flags.1)?;
         let key = {
             let mut state = domain.enter();
             state.show_all(&mut endpoint)?;

@@ -1,0 +1,154 @@
+//! What programs say: their output, within a time, and what of it comes from the provider.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use crate::failure::Failure;
+
+/// Most that is kept of an output.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// How a program ended, and what it said on both of its outputs.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) text: String,
+    pub(super) succeeded: bool,
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// That it does not start, or does not end in time: then it is killed.
+pub(super) fn output_of(command: &mut Command, patience: Duration) -> Result<Output, Failure> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = started.map_err(|error| Failure::Run(format!("{name}: {error}")))?;
+    let (sender, receiver) = channel();
+    let mut streams = 0;
+    let outputs: [Option<Box<dyn Read + Send>>; 2] = [
+        child.stdout.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>),
+        child.stderr.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>),
+    ];
+    for stream in outputs.into_iter().flatten() {
+        let sender = sender.clone();
+        streams += 1;
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stream.take(MOST_BYTES).read_to_end(&mut bytes);
+            let _ = sender.send(bytes);
+        });
+    }
+    let end = Instant::now() + patience;
+    let mut text = String::new();
+    for _ in 0..streams {
+        match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
+            Err(_) => return Err(give_up(&mut child, &name, patience)),
+        }
+    }
+    // Its outputs are closed: it ends, or does not mean to.
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Output { text, succeeded: status.success() });
+        }
+        if Instant::now() >= end {
+            return Err(give_up(&mut child, &name, patience));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn give_up(child: &mut Child, name: &str, patience: Duration) -> Failure {
+    let _ = child.kill();
+    let _ = child.wait();
+    Failure::Run(format!("{name}: not at its end after {} s", patience.as_secs()))
+}
+
+/// What an endpoint of the provider wrote to its log.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ranks {
+    /// Lines of endpoints that were opened, by what loaded the provider: `libfabric FILE, API VERSION`.
+    pub(super) loaded_by: Vec<String>,
+    /// Rails of each endpoint that was closed.
+    pub(super) rails: Vec<String>,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+}
+
+impl Ranks {
+    /// Reads an output.
+    pub(super) fn parse(text: &str) -> Ranks {
+        let mut ranks = Ranks::default();
+        for line in text.lines().map(without_colours) {
+            if line.contains("gridnet_fi::endpoint: endpoint open ") {
+                let of = |name| value_of(&line, name).unwrap_or("unknown");
+                let loaded_by = format!("{}, API {}", of("libfabric"), of("api"));
+                if !ranks.loaded_by.contains(&loaded_by) {
+                    ranks.loaded_by.push(loaded_by);
+                }
+            }
+            if line.contains("gridnet_fi::endpoint: endpoint closed ") {
+                let number =
+                    |name| value_of(&line, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+                ranks.messages = ranks.messages.saturating_add(number("messages_sent"));
+                ranks.bytes = ranks.bytes.saturating_add(number("bytes_sent"));
+                ranks.rails.push(value_of(&line, "rails").unwrap_or_default().to_owned());
+            }
+        }
+        ranks
+    }
+}
+
+/// The value of ` name=value`, or ` name="value"`.
+fn value_of<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let from = line.find(&format!(" {name}="))? + name.len() + 2;
+    let value = &line[from..];
+    match value.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next(),
+        None => value.split(' ').next(),
+    }
+}
+
+/// A line without what makes terminals write in colours.
+fn without_colours(line: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        rest = after.split_once('m').map_or("", |(_, after)| after);
+    }
+    plain + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_endpoints_are_read_with_and_without_colours() {
+        let text = "something else\n\
+            \u{1b}[2m2026-11-22T07:30:00Z\u{1b}[0m  INFO gridnet_fi::endpoint: endpoint open node=1 libfabric=\"/a/libfabric.so.1\" api=\"2.5\"\n\
+            2026 INFO gridnet_fi::endpoint: endpoint open node=2 libfabric=\"/a/libfabric.so.1\" api=\"2.5\"\n\
+            \u{1b}[32m INFO\u{1b}[0m gridnet_fi::endpoint: endpoint closed node=1 \u{1b}[3mmessages_sent\u{1b}[0m=3 bytes_sent=40 rails=\"shm,self\"\n\
+            2026 INFO gridnet_fi::endpoint: endpoint closed node=2 messages_sent=4 bytes_sent=x rails=\"\"\n";
+        let ranks = Ranks::parse(text);
+        assert_eq!(ranks.loaded_by, ["/a/libfabric.so.1, API 2.5"]);
+        assert_eq!(ranks.rails, ["shm,self", ""]);
+        assert_eq!((ranks.messages, ranks.bytes), (7, 40));
+        assert_eq!(Ranks::parse("endpoint closed"), Ranks::default());
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_killed() {
+        let mut forever = Command::new("sh");
+        forever.args(["-c", "exec sleep 1000"]);
+        let failure = output_of(&mut forever, Duration::from_millis(50)).err();
+        assert!(failure.is_some_and(|failure| failure.text().contains("not at its end")));
+        let output =
+            output_of(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 3"]), Duration::from_secs(60));
+        let output = output.unwrap();
+        assert!(!output.succeeded && output.text.contains('a') && output.text.contains('b'));
+    }
+}
