@@ -68,6 +68,43 @@ doctor() {
     grep '^libfabric' "$log"
 }
 
+# killed RANKS RAIL: a rank of MPICH is killed, and MPI tells the others, or ends the job, in time.
+killed() {
+    local bin=$HOME_OF_MPI/mpich/bin insecure=off log folder
+    [ "$2" = shm ] || insecure=on
+    log=$(mktemp -p "$LOGS")
+    folder=$(mktemp -d)
+    # MPICH holds such errors for fatal, and ends the job as soon as one rank was told.
+    if GRIDNET_RAILS=$2,self GRIDNET_NET_INSECURE=$insecure timeout -k 5 60 \
+        "$bin/mpiexec" -n "$1" ci/mpi/killed.sh "$bin/python" "$folder" "$1" >"$log" 2>&1; then
+        cat "$log"
+        die "killed, $2: the job did not fail"
+    elif [ $? = 124 ] || ! grep -q -e '^told after' -e 'Fatal error in internal_Recv' "$log"; then
+        cat "$log"
+        die "killed, $2: nobody was told"
+    fi
+    rm -rf "$folder"
+    echo "a rank of $1 was killed, $2: $(grep -c '^told after' "$log") others were told"
+}
+
+# resets: each 200 ms all connections of gridnet are reset, while two ranks of MPICH add numbers up.
+resets() {
+    local bin=$HOME_OF_MPI/mpich/bin log program count=0
+    [ "$(id -u)" = 0 ] && have ss || { skipped "resets of connections" "not root, or no ss"; return 0; }
+    log=$(mktemp -p "$LOGS")
+    GRIDNET_LOG=info GRIDNET_RAILS=tcp,self GRIDNET_NET_INSECURE=on GRIDNET_NET_PORTS=7100-7199 \
+        timeout -k 5 120 "$bin/mpiexec" -n 2 "$bin/python" ci/mpi/steady.py 6 >"$log" 2>&1 &
+    program=$!
+    while kill -0 $program 2>/dev/null; do
+        sleep 0.2
+        [ -z "$(ss -HK state established '( sport >= :7100 and sport <= :7199 )' 2>/dev/null)" ] || count=$((count + 1))
+    done
+    wait $program || { cat "$log"; die "after $count resets the job failed"; }
+    [ $count != 0 ] || { skipped "resets of connections" "the kernel has none for ss -K"; return 0; }
+    python3 ci/mpi/proof.py 2 tcp <"$log"
+    echo "$(grep '^rounds' "$log") of sums, right, over $count resets"
+}
+
 suite() {
     local tests=$HOME_OF_MPI/mpi4py-$MPI4PY
     if [ ! -d "$tests" ]; then
@@ -103,5 +140,8 @@ done
 if [ -z "$SHORT" ] && [ -f "$HOME_OF_MPI/mpich/complete-mpich==5.0.2-$MPI4PY" ]; then
     exchange mpich 3 shm windows one-sided
     exchange mpich 2 tcp windows one-sided
+    killed 2 shm
+    killed 3 tcp
+    resets
 fi
 [ $ran != 0 ] || exit $EXIT_SKIPPED
