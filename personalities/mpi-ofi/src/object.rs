@@ -3,10 +3,11 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use gridnet::core::matching::Key;
+use gridnet::core::matching::{Key, Slab};
 
 use crate::abi::object::{Fid, FidOps};
-use crate::state::Domain;
+use crate::boundary::guarded_int;
+use crate::state::{Domain, State};
 
 /// An object of a domain: `F` is what libfabric knows of it, and comes first.
 #[repr(C)]
@@ -30,6 +31,32 @@ impl<F> Object<F> {
     pub(crate) unsafe fn of<'a, T>(fid: *mut T) -> Result<&'a Object<F>, i32> {
         // SAFETY: the caller's promise.
         unsafe { fid.cast::<Object<F>>().as_ref() }.ok_or(libc::EINVAL)
+    }
+
+    /// Ends an object that endpoints may be bound to, and its entry in the domain; `EBUSY` while one is.
+    ///
+    /// # Safety
+    /// As [`Self::close`].
+    pub(crate) unsafe fn end<T>(
+        fid: *mut Fid,
+        entries: impl FnOnce(&mut State) -> &mut Slab<T>,
+        is_free: impl FnOnce(&T) -> bool,
+    ) -> i32 {
+        guarded_int(|| {
+            // SAFETY: the caller's promise.
+            let object = unsafe { Object::<F>::of(fid) }?;
+            {
+                let mut state = object.domain.enter();
+                let entries = entries(&mut state);
+                if entries.get(object.key).is_some_and(|entry| !is_free(entry)) {
+                    return Err(libc::EBUSY);
+                }
+                entries.remove(object.key);
+            }
+            // SAFETY: the caller's promise.
+            unsafe { Object::<F>::close(fid) };
+            Ok(())
+        })
     }
 
     /// Ends the object.

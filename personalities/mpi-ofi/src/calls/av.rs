@@ -59,20 +59,8 @@ pub(crate) unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn close(fid: *mut Fid) -> i32 {
-    guarded_int(|| {
-        // SAFETY: libfabric's promise: an open address vector.
-        let object = unsafe { Object::<FidAv>::of(fid) }?;
-        {
-            let mut state = object.domain.enter();
-            if state.vectors.get(object.key).is_some_and(|vector| !vector.endpoints.is_empty()) {
-                return Err(libc::EBUSY);
-            }
-            state.vectors.remove(object.key);
-        }
-        // SAFETY: as above; the program does not use it any more.
-        unsafe { Object::<FidAv>::close(fid) };
-        Ok(())
-    })
+    // SAFETY: libfabric's promise: an open address vector.
+    unsafe { Object::<FidAv>::end(fid, |state| &mut state.vectors, |vector| vector.endpoints.is_empty()) }
 }
 
 unsafe extern "C" fn insert(

@@ -45,21 +45,14 @@ pub(crate) unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn close(fid: *mut Fid) -> i32 {
-    guarded_int(|| {
-        // SAFETY: libfabric's promise: an open counter.
-        let object = unsafe { Object::<FidCntr>::of(fid) }?;
-        {
-            let mut state = object.domain.enter();
-            let counters = &mut state.reports.counters;
-            if counters.get(object.key).is_some_and(|counter| !counter.endpoints.is_empty()) {
-                return Err(libc::EBUSY);
-            }
-            counters.remove(object.key);
-        }
-        // SAFETY: as above; the program does not use it any more.
-        unsafe { Object::<FidCntr>::close(fid) };
-        Ok(())
-    })
+    // SAFETY: libfabric's promise: an open counter.
+    unsafe {
+        Object::<FidCntr>::end(
+            fid,
+            |state| &mut state.reports.counters,
+            |counter| counter.endpoints.is_empty(),
+        )
+    }
 }
 
 /// Goes in with the counter, after a look at what has come in.

@@ -58,21 +58,10 @@ pub(crate) unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn close(fid: *mut Fid) -> i32 {
-    guarded_int(|| {
-        // SAFETY: libfabric's promise: an open queue.
-        let object = unsafe { Object::<FidCq>::of(fid) }?;
-        {
-            let mut state = object.domain.enter();
-            let queues = &mut state.reports.queues;
-            if queues.get(object.key).is_some_and(|queue| !queue.endpoints.is_empty()) {
-                return Err(libc::EBUSY);
-            }
-            queues.remove(object.key);
-        }
-        // SAFETY: as above; the program does not use it any more.
-        unsafe { Object::<FidCq>::close(fid) };
-        Ok(())
-    })
+    // SAFETY: libfabric's promise: an open queue.
+    unsafe {
+        Object::<FidCq>::end(fid, |state| &mut state.reports.queues, |queue| queue.endpoints.is_empty())
+    }
 }
 
 unsafe extern "C" fn read(cq: *mut FidCq, out: *mut c_void, count: usize) -> isize {

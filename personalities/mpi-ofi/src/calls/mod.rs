@@ -18,7 +18,20 @@ use std::ffi::c_void;
 use gridnet::core::mem::Iov;
 
 use crate::abi::message::IoVec;
+use crate::abi::FiAddr;
 use crate::info::IOV_LIMIT;
+use crate::receive::Wish;
+use crate::send::Order;
+
+/// A send, of a message with this tag or without.
+pub(crate) fn order(iov: &[Iov], peer: FiAddr, tag: Option<u64>, context: *mut c_void) -> Order<'_> {
+    Order { iov, peer, tag, data: None, context: context as usize, flags: 0, silent: false }
+}
+
+/// A receive, of messages with this tag, of which some bits do not count, or of those without.
+pub(crate) fn wish(iov: &[Iov], peer: FiAddr, tag: Option<(u64, u64)>, context: *mut c_void) -> Wish<'_> {
+    Wish { iov, peer, tag, context: context as usize, flags: 0 }
+}
 
 /// One piece of memory.
 ///

@@ -2,14 +2,12 @@
 
 use std::ffi::c_void;
 
-use gridnet::core::mem::Iov;
-
 use crate::abi::flag::*;
 use crate::abi::message::{IoVec, Msg};
 use crate::abi::object::{FidEp, MsgOps};
 use crate::abi::FiAddr;
 use crate::boundary::guarded;
-use crate::calls::{piece, with_pieces};
+use crate::calls::{order, piece, wish, with_pieces};
 use crate::object::Object;
 use crate::receive::Wish;
 use crate::send::Order;
@@ -85,14 +83,6 @@ pub(crate) unsafe fn start_receive(
     endpoint.receive(vectors, reports, &wish).map(|()| 0)
 }
 
-fn order(iov: &[Iov], peer: FiAddr, context: *mut c_void) -> Order<'_> {
-    Order { iov, peer, tag: None, data: None, context: context as usize, flags: 0, silent: false }
-}
-
-fn wish(iov: &[Iov], peer: FiAddr, context: *mut c_void) -> Wish<'_> {
-    Wish { iov, peer, tag: None, context: context as usize, flags: 0 }
-}
-
 unsafe extern "C" fn recv(
     ep: *mut FidEp,
     buf: *mut c_void,
@@ -102,7 +92,7 @@ unsafe extern "C" fn recv(
     context: *mut c_void,
 ) -> isize {
     // SAFETY: libfabric's promise.
-    guarded(|| unsafe { start_receive(ep, wish(&[piece(buf, len)?], peer, context), None) })
+    guarded(|| unsafe { start_receive(ep, wish(&[piece(buf, len)?], peer, None, context), None) })
 }
 
 unsafe extern "C" fn recvv(
@@ -114,7 +104,9 @@ unsafe extern "C" fn recvv(
     context: *mut c_void,
 ) -> isize {
     // SAFETY: libfabric's promise.
-    guarded(|| unsafe { with_pieces(iov, count, |iov| start_receive(ep, wish(iov, peer, context), None)) })
+    guarded(|| unsafe {
+        with_pieces(iov, count, |iov| start_receive(ep, wish(iov, peer, None, context), None))
+    })
 }
 
 unsafe extern "C" fn recvmsg(ep: *mut FidEp, msg: *const Msg, flags: u64) -> isize {
@@ -122,7 +114,7 @@ unsafe extern "C" fn recvmsg(ep: *mut FidEp, msg: *const Msg, flags: u64) -> isi
     guarded(|| unsafe {
         let msg = msg.as_ref().ok_or(libc::EINVAL)?;
         with_pieces(msg.iov, msg.iov_count, |iov| {
-            start_receive(ep, wish(iov, msg.addr, msg.context), Some(flags))
+            start_receive(ep, wish(iov, msg.addr, None, msg.context), Some(flags))
         })
     })
 }
@@ -136,7 +128,7 @@ unsafe extern "C" fn send(
     context: *mut c_void,
 ) -> isize {
     // SAFETY: libfabric's promise.
-    guarded(|| unsafe { start(ep, order(&[piece(buf, len)?], peer, context), None) })
+    guarded(|| unsafe { start(ep, order(&[piece(buf, len)?], peer, None, context), None) })
 }
 
 unsafe extern "C" fn sendv(
@@ -148,7 +140,7 @@ unsafe extern "C" fn sendv(
     context: *mut c_void,
 ) -> isize {
     // SAFETY: libfabric's promise.
-    guarded(|| unsafe { with_pieces(iov, count, |iov| start(ep, order(iov, peer, context), None)) })
+    guarded(|| unsafe { with_pieces(iov, count, |iov| start(ep, order(iov, peer, None, context), None)) })
 }
 
 unsafe extern "C" fn sendmsg(ep: *mut FidEp, msg: *const Msg, flags: u64) -> isize {
@@ -157,7 +149,7 @@ unsafe extern "C" fn sendmsg(ep: *mut FidEp, msg: *const Msg, flags: u64) -> isi
         let msg = msg.as_ref().ok_or(libc::EINVAL)?;
         let data = (flags & REMOTE_CQ_DATA != 0).then_some(msg.data);
         with_pieces(msg.iov, msg.iov_count, |iov| {
-            start(ep, Order { data, ..order(iov, msg.addr, msg.context) }, Some(flags))
+            start(ep, Order { data, ..order(iov, msg.addr, None, msg.context) }, Some(flags))
         })
     })
 }
@@ -166,7 +158,7 @@ unsafe extern "C" fn inject(ep: *mut FidEp, buf: *const c_void, len: usize, peer
     // SAFETY: libfabric's promise.
     guarded(|| unsafe {
         let iov = [piece(buf, len)?];
-        let order = order(&iov, peer, std::ptr::null_mut());
+        let order = order(&iov, peer, None, std::ptr::null_mut());
         start(ep, Order { silent: true, ..order }, Some(INJECT))
     })
 }
@@ -182,7 +174,7 @@ unsafe extern "C" fn senddata(
 ) -> isize {
     // SAFETY: libfabric's promise.
     guarded(|| unsafe {
-        start(ep, Order { data: Some(data), ..order(&[piece(buf, len)?], peer, context) }, None)
+        start(ep, Order { data: Some(data), ..order(&[piece(buf, len)?], peer, None, context) }, None)
     })
 }
 
@@ -196,7 +188,7 @@ unsafe extern "C" fn injectdata(
     // SAFETY: libfabric's promise.
     guarded(|| unsafe {
         let iov = [piece(buf, len)?];
-        let order = order(&iov, peer, std::ptr::null_mut());
+        let order = order(&iov, peer, None, std::ptr::null_mut());
         start(ep, Order { data: Some(data), silent: true, ..order }, Some(INJECT))
     })
 }

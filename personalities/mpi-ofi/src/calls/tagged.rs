@@ -2,16 +2,13 @@
 
 use std::ffi::c_void;
 
-use gridnet::core::mem::Iov;
-
 use crate::abi::flag::{INJECT, REMOTE_CQ_DATA};
 use crate::abi::message::{IoVec, MsgTagged};
 use crate::abi::object::{FidEp, TaggedOps};
 use crate::abi::FiAddr;
 use crate::boundary::guarded;
 use crate::calls::msg::{start, start_receive};
-use crate::calls::{piece, with_pieces};
-use crate::receive::Wish;
+use crate::calls::{order, piece, wish, with_pieces};
 use crate::send::Order;
 
 pub(crate) static OPS: TaggedOps = TaggedOps {
@@ -27,14 +24,6 @@ pub(crate) static OPS: TaggedOps = TaggedOps {
     injectdata,
 };
 
-fn order(iov: &[Iov], peer: FiAddr, tag: u64, context: *mut c_void) -> Order<'_> {
-    Order { iov, peer, tag: Some(tag), data: None, context: context as usize, flags: 0, silent: false }
-}
-
-fn wish(iov: &[Iov], peer: FiAddr, tag: (u64, u64), context: *mut c_void) -> Wish<'_> {
-    Wish { iov, peer, tag: Some(tag), context: context as usize, flags: 0 }
-}
-
 unsafe extern "C" fn recv(
     ep: *mut FidEp,
     buf: *mut c_void,
@@ -46,7 +35,9 @@ unsafe extern "C" fn recv(
     context: *mut c_void,
 ) -> isize {
     // SAFETY: libfabric's promise.
-    guarded(|| unsafe { start_receive(ep, wish(&[piece(buf, len)?], peer, (tag, ignore), context), None) })
+    guarded(|| unsafe {
+        start_receive(ep, wish(&[piece(buf, len)?], peer, Some((tag, ignore)), context), None)
+    })
 }
 
 unsafe extern "C" fn recvv(
@@ -61,7 +52,7 @@ unsafe extern "C" fn recvv(
 ) -> isize {
     // SAFETY: libfabric's promise.
     guarded(|| unsafe {
-        with_pieces(iov, count, |iov| start_receive(ep, wish(iov, peer, (tag, ignore), context), None))
+        with_pieces(iov, count, |iov| start_receive(ep, wish(iov, peer, Some((tag, ignore)), context), None))
     })
 }
 
@@ -71,7 +62,7 @@ unsafe extern "C" fn recvmsg(ep: *mut FidEp, msg: *const MsgTagged, flags: u64) 
         let msg = msg.as_ref().ok_or(libc::EINVAL)?;
         let tag = (msg.tag, msg.ignore);
         with_pieces(msg.iov, msg.iov_count, |iov| {
-            start_receive(ep, wish(iov, msg.addr, tag, msg.context), Some(flags))
+            start_receive(ep, wish(iov, msg.addr, Some(tag), msg.context), Some(flags))
         })
     })
 }
@@ -86,7 +77,7 @@ unsafe extern "C" fn send(
     context: *mut c_void,
 ) -> isize {
     // SAFETY: libfabric's promise.
-    guarded(|| unsafe { start(ep, order(&[piece(buf, len)?], peer, tag, context), None) })
+    guarded(|| unsafe { start(ep, order(&[piece(buf, len)?], peer, Some(tag), context), None) })
 }
 
 unsafe extern "C" fn sendv(
@@ -99,7 +90,9 @@ unsafe extern "C" fn sendv(
     context: *mut c_void,
 ) -> isize {
     // SAFETY: libfabric's promise.
-    guarded(|| unsafe { with_pieces(iov, count, |iov| start(ep, order(iov, peer, tag, context), None)) })
+    guarded(|| unsafe {
+        with_pieces(iov, count, |iov| start(ep, order(iov, peer, Some(tag), context), None))
+    })
 }
 
 unsafe extern "C" fn sendmsg(ep: *mut FidEp, msg: *const MsgTagged, flags: u64) -> isize {
@@ -108,7 +101,7 @@ unsafe extern "C" fn sendmsg(ep: *mut FidEp, msg: *const MsgTagged, flags: u64) 
         let msg = msg.as_ref().ok_or(libc::EINVAL)?;
         let data = (flags & REMOTE_CQ_DATA != 0).then_some(msg.data);
         with_pieces(msg.iov, msg.iov_count, |iov| {
-            start(ep, Order { data, ..order(iov, msg.addr, msg.tag, msg.context) }, Some(flags))
+            start(ep, Order { data, ..order(iov, msg.addr, Some(msg.tag), msg.context) }, Some(flags))
         })
     })
 }
@@ -117,7 +110,7 @@ unsafe extern "C" fn inject(ep: *mut FidEp, buf: *const c_void, len: usize, peer
     // SAFETY: libfabric's promise.
     guarded(|| unsafe {
         let iov = [piece(buf, len)?];
-        let order = order(&iov, peer, tag, std::ptr::null_mut());
+        let order = order(&iov, peer, Some(tag), std::ptr::null_mut());
         start(ep, Order { silent: true, ..order }, Some(INJECT))
     })
 }
@@ -134,7 +127,7 @@ unsafe extern "C" fn senddata(
 ) -> isize {
     // SAFETY: libfabric's promise.
     guarded(|| unsafe {
-        start(ep, Order { data: Some(data), ..order(&[piece(buf, len)?], peer, tag, context) }, None)
+        start(ep, Order { data: Some(data), ..order(&[piece(buf, len)?], peer, Some(tag), context) }, None)
     })
 }
 
@@ -149,7 +142,7 @@ unsafe extern "C" fn injectdata(
     // SAFETY: libfabric's promise.
     guarded(|| unsafe {
         let iov = [piece(buf, len)?];
-        let order = order(&iov, peer, tag, std::ptr::null_mut());
+        let order = order(&iov, peer, Some(tag), std::ptr::null_mut());
         start(ep, Order { data: Some(data), silent: true, ..order }, Some(INJECT))
     })
 }
