@@ -13,6 +13,9 @@ use crate::candidates::{octets, width};
 /// How long what was read is taken for what is. To read it takes a few calls, and a rail may have hundreds of links that ask.
 const FRESH_NS: u64 = 1_000_000_000;
 
+/// The same, when a path has ended since: perhaps its address has gone. However many end, all are asked for once in so long.
+const DOUBTED_NS: u64 = 50_000_000;
+
 /// An address of this host.
 #[derive(Debug)]
 pub(crate) struct OwnAddress {
@@ -46,16 +49,24 @@ pub(crate) fn own_addresses() -> Result<Vec<OwnAddress>, Refusal> {
 pub(crate) struct Own {
     addresses: Vec<OwnAddress>,
     read_at: Option<Time>,
+    /// An address may have gone since.
+    is_doubted: bool,
     /// How often it was read.
     #[cfg(test)]
     pub(crate) reads: u32,
 }
 
 impl Own {
+    /// A path has ended.
+    pub(crate) fn doubt(&mut self) {
+        self.is_doubted = true;
+    }
+
     /// The addresses of this host now, or a moment ago.
     pub(crate) fn addresses(&mut self, now: Time) -> &[OwnAddress] {
-        if self.read_at.is_none_or(|at| now.since(at) >= FRESH_NS) {
-            self.read_at = Some(now);
+        let is_good_for = if self.is_doubted { DOUBTED_NS } else { FRESH_NS };
+        if self.read_at.is_none_or(|at| now.since(at) >= is_good_for) {
+            (self.read_at, self.is_doubted) = (Some(now), false);
             self.addresses = own_addresses().unwrap_or_default();
             #[cfg(test)]
             {
@@ -79,5 +90,13 @@ mod tests {
             assert!(found, "each host has such an address");
             assert_eq!(own.reads, reads, "at {now} ms");
         }
+        // A path ends, and hundreds of others with it.
+        for (now, reads) in [(7040, 3), (7050, 4), (7060, 4), (7099, 4), (7100, 5)] {
+            own.doubt();
+            own.addresses(ms(now));
+            assert_eq!(own.reads, reads, "at {now} ms");
+        }
+        own.addresses(ms(7200));
+        assert_eq!(own.reads, 5, "nothing has ended since");
     }
 }

@@ -423,6 +423,9 @@ impl TcpRail {
         };
         drop(state);
         self.paths.spare.push(place);
+        if was_live {
+            self.paths.own.doubt();
+        }
         let Some(main) = self.links.get_mut(of.link as usize) else { return };
         let peer = main.peer;
         tracing::debug!(peer = peer.number(), number = of.number, reason = %reason.reason, "path is over");
@@ -548,9 +551,8 @@ mod tests {
         fn down(&mut self, _: PeerId, _: LinkId, _: Refusal) {}
     }
 
-    /// Links whose peers cannot be reached by any other interface.
-    #[test]
-    fn the_interfaces_are_read_once_for_all_links() {
+    /// A rail that may have several paths.
+    fn rail() -> TcpRail {
         let config = TcpConfig {
             local: address_of(1, 0),
             interfaces: Interfaces::parse("127.0.0.1").expect("it is an address"),
@@ -565,21 +567,49 @@ mod tests {
         };
         let mut rail = TcpRail::open(config).expect("it opens");
         rail.config.multirail = Multirail::Auto;
-        for index in 0..20 {
-            let (secret, at) =
-                (Key::new(&[7; 32]).expect("it is long enough"), ["203.0.113.7", "203.0.113.8"]);
-            let there = NetAddresses::new(7, at.map(|at| at.parse().expect("it is one")));
-            let mut paths = Paths::new(secret, Some(there));
-            // They have come up one after the other.
-            paths.due_in_ns = Some(u64::from(index) * SECOND / 7);
-            let mut link = Link::new(PeerId::new(index), (address_of(2, 0).node, 1), 1, State::Over);
-            link.whole_mut().expect("it is one").paths = Some(Box::new(paths));
-            rail.links.push(link);
-            rail.paths.callers.push(index);
-        }
+        rail
+    }
+
+    /// Adds a link whose peer cannot be reached by any other interface, and for which another path is due after so long.
+    fn add_link(rail: &mut TcpRail, due_in_ns: u64) {
+        let (secret, at) = (Key::new(&[7; 32]).expect("it is long enough"), ["203.0.113.7", "203.0.113.8"]);
+        let there = NetAddresses::new(7, at.map(|at| at.parse().expect("it is one")));
+        let mut paths = Paths::new(secret, Some(there));
+        paths.due_in_ns = Some(due_in_ns);
+        let index = rail.links.len() as u32;
+        let mut link = Link::new(PeerId::new(index), (address_of(2, 0).node, 1), 1, State::Over);
+        link.whole_mut().expect("it is one").paths = Some(Box::new(paths));
+        rail.links.push(link);
+        rail.paths.callers.push(index);
+    }
+
+    #[test]
+    fn the_interfaces_are_read_once_for_all_links() {
+        let mut rail = rail();
+        // They have come up one after the other.
+        (0..20).for_each(|number| add_link(&mut rail, number * SECOND / 7));
         (0..10 * 31).for_each(|tenth| rail.tend_paths(Time(tenth * SECOND / 10), &mut Nobody));
         // In the first three seconds each time one of them comes up, and then every five.
         assert!((6..=4 + 6).contains(&rail.paths.own.reads), "{} times in 31 s", rail.paths.own.reads);
+    }
+
+    /// Its address may have gone: what was read before does not serve to call for the next one.
+    #[test]
+    fn the_interfaces_are_read_anew_when_a_path_has_ended() {
+        let mut rail = rail();
+        add_link(&mut rail, 0);
+        let ms = |ms: u64| Time(SECOND + ms * 1_000_000);
+        rail.tend_paths(ms(0), &mut Nobody);
+        assert_eq!(rail.paths.own.reads, 1);
+        let (near, _far) = crate::socket::pair();
+        let conn = Conn::new(near, Window::default(), false);
+        let path = rail.links[0].path(PathOf { link: 0, number: 1 }, State::Live(Box::new(conn)));
+        rail.links.push(path);
+        rail.links[0].paths_mut().expect("it has some").live.push((1, 1));
+        rail.end_path(1, &Refusal::new(Error::Unreachable, "it broke"), &mut Nobody);
+        rail.tend_paths(ms(1), &mut Nobody);
+        rail.tend_paths(ms(60), &mut Nobody);
+        assert_eq!(rail.paths.own.reads, 2, "another path is due");
     }
 
     fn caller() -> Paths {
