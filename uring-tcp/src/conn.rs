@@ -146,7 +146,7 @@ impl Conn {
             // Within a host nothing is narrower than the processes themselves.
             return Room::Bytes(most);
         }
-        self.shallow.room(Instant::now(), most, || stream.flow())
+        self.shallow.room(Instant::now(), most, self.inbox.delivered, || stream.flow())
     }
 
     /// Takes a whole message without any extension, as [`Self::post`]: the hot path.

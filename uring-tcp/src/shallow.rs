@@ -6,7 +6,7 @@
 //! takes about twice as long as alone. Where the path could carry more, more passes, and the bound grows with what passes.
 //!
 //! To ask the kernel is a call. When it has said that too much is on its way, it is not asked again before some of that can have
-//! arrived; and where nothing arrives, as at a peer that is stopped, ever more seldom.
+//! arrived; and where nothing arrives, as at a peer that is stopped, ever more seldom, until the peer says something.
 
 use std::time::{Duration, Instant};
 
@@ -47,10 +47,27 @@ pub(crate) struct Shallow {
     /// Bytes a second in the last spans.
     rates: [u64; SPANS],
     next: usize,
-    /// Until when nothing more goes, whatever the kernel would say.
-    held_until: Option<Instant>,
+    /// Nothing more goes.
+    hold: Option<Hold>,
     /// Since when nothing has been acknowledged while there was no room, and what had been by then.
     stuck: Option<(Instant, u64)>,
+}
+
+/// How long nothing more goes.
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    /// Whatever the kernel would say: so long takes what has to pass first, or a word of a peer that had been silent.
+    least: Instant,
+    /// Unless the peer says something before: then it goes on, and has perhaps acknowledged.
+    most: Instant,
+    /// What the peer had said by then.
+    heard: u64,
+}
+
+impl Hold {
+    fn is_over(&self, now: Instant, heard: u64) -> bool {
+        now >= self.most || now >= self.least && heard != self.heard
+    }
 }
 
 /// What may go now.
@@ -63,21 +80,23 @@ pub(crate) enum Room {
 }
 
 impl Shallow {
-    /// Room for a segment of at most `most` bytes. `ask` is a call to the kernel, which is made only when something may have
-    /// changed since the last one; without an answer nothing is held back.
-    pub(crate) fn room(&mut self, now: Instant, most: usize, ask: impl FnOnce() -> Option<Flow>) -> Room {
-        if let Some(until) = self.held_until.filter(|until| now < *until) {
-            return Room::After(until - now);
+    /// Room for a segment of at most `most` bytes, where `heard` frames have come so far. `ask` is a call to the kernel, which is
+    /// made only when something may have changed since the last one; without an answer nothing is held back.
+    pub(crate) fn room(
+        &mut self,
+        now: Instant,
+        most: usize,
+        heard: u64,
+        ask: impl FnOnce() -> Option<Flow>,
+    ) -> Room {
+        if let Some(hold) = self.hold.filter(|hold| !hold.is_over(now, heard)) {
+            return Room::After(hold.most - now);
         }
-        let room = ask().map_or(Room::Bytes(most), |flow| self.room_in(&flow, now, most));
-        self.held_until = match room {
-            Room::Bytes(_) => None,
-            Room::After(span) => Some(now + span),
-        };
-        room
+        self.hold = None;
+        ask().map_or(Room::Bytes(most), |flow| self.room_in(&flow, now, most, heard))
     }
 
-    fn room_in(&mut self, flow: &Flow, now: Instant, most: usize) -> Room {
+    fn room_in(&mut self, flow: &Flow, now: Instant, most: usize, heard: u64) -> Room {
         let trip = Duration::from_micros(flow.least_us.into());
         self.measure(flow, now, trip);
         let rate = self.rates.iter().copied().max().filter(|rate| *rate > 0).unwrap_or(flow.rate);
@@ -98,7 +117,11 @@ impl Shallow {
         let stuck = self.stuck.filter(|(_, acknowledged)| *acknowledged == flow.acknowledged);
         let (since, _) = *self.stuck.insert(stuck.unwrap_or((now, flow.acknowledged)));
         let quiet = now.saturating_duration_since(since);
-        Room::After(Duration::from_nanos(passes).max(quiet / 2).min(LONGEST_HOLD))
+        let passes = Duration::from_nanos(passes).min(LONGEST_HOLD);
+        let span = passes.max(quiet / 2).min(LONGEST_HOLD);
+        let least = if span > passes { passes.min(trip.max(LEAST_TRIP)) } else { passes };
+        self.hold = Some(Hold { least: now + least, most: now + span, heard });
+        Room::After(span)
     }
 
     fn measure(&mut self, flow: &Flow, now: Instant, trip: Duration) {
@@ -140,6 +163,8 @@ mod tests {
         longest: Duration,
         /// How often it was asked how full it is.
         asked: usize,
+        /// Frames of the peer.
+        heard: u64,
     }
 
     impl PathModel {
@@ -148,7 +173,7 @@ mod tests {
             let flow =
                 Flow { least_us: trip.as_micros() as u32, packet: 1448, rate: rate / 20, ..Flow::default() };
             let (free, under_way) = (now, std::collections::VecDeque::new());
-            PathModel { rate, trip, now, free, under_way, flow, longest: Duration::ZERO, asked: 0 }
+            PathModel { rate, trip, now, free, under_way, flow, longest: Duration::ZERO, asked: 0, heard: 0 }
         }
 
         fn send(&mut self, bytes: u64) {
@@ -168,8 +193,8 @@ mod tests {
         }
 
         fn room(&mut self, shallow: &mut Shallow) -> Room {
-            let PathModel { now, flow, asked, .. } = self;
-            shallow.room(*now, MOST, || {
+            let PathModel { now, flow, asked, heard, .. } = self;
+            shallow.room(*now, MOST, *heard, || {
                 *asked += 1;
                 Some(*flow)
             })
@@ -231,9 +256,9 @@ mod tests {
             [Flow::default(), Flow { rate: 1000, ..Flow::default() }, Flow { least_us: 9, ..Flow::default() }]
         {
             let flow = Flow { on_the_way: 1 << 30, packet: 1448, ..flow };
-            assert_eq!(shallow.room(now, MOST, || Some(flow)), Room::Bytes(MOST));
+            assert_eq!(shallow.room(now, MOST, 0, || Some(flow)), Room::Bytes(MOST));
         }
-        assert_eq!(shallow.room(now, MOST, || None), Room::Bytes(MOST));
+        assert_eq!(shallow.room(now, MOST, 0, || None), Room::Bytes(MOST));
     }
 
     /// Who looks in each round does not ask in each.
@@ -282,5 +307,35 @@ mod tests {
         assert!(path.asked <= woken + segments, "asked {} times", path.asked);
         path.step();
         assert!(matches!(path.room(&mut shallow), Room::Bytes(_)), "all has arrived");
+    }
+
+    /// Who was stopped and says something again does not wait as long as it was stopped.
+    #[test]
+    fn a_peer_that_speaks_again_is_looked_at_soon() {
+        for speaks in [false, true] {
+            let mut path = PathModel::new(10_000 * 125_000, Duration::from_micros(100));
+            let mut shallow = Shallow::default();
+            path.run(&mut shallow, Duration::from_millis(100));
+            let stopped = path.now;
+            while path.now - stopped < Duration::from_secs(1) {
+                match path.room(&mut shallow) {
+                    Room::Bytes(len) => path.send(len as u64),
+                    Room::After(span) => path.now += span,
+                }
+            }
+            while let Room::Bytes(len) = path.room(&mut shallow) {
+                path.send(len as u64);
+            }
+            // It goes on: all is acknowledged.
+            let (went_on, asked) = (path.now, path.asked);
+            path.step();
+            path.heard += u64::from(speaks);
+            while matches!(path.room(&mut shallow), Room::After(_)) {
+                path.step();
+            }
+            let waited = path.now - went_on;
+            assert_eq!(waited < Duration::from_millis(5), speaks, "{waited:?}");
+            assert_eq!(path.asked, asked + 1, "once there may be room");
+        }
     }
 }
