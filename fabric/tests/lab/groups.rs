@@ -1,4 +1,4 @@
-//! Six nodes of two sites, of which one or both are closed: a group by node ids, over the stack that each edge came to.
+//! Six nodes of two sites, of which one is closed: a group by node ids, over the stack that each edge came to.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +9,7 @@ use gridnet::ThreadLevel;
 use gridnet_testbed::{lab_test, HostSpec, Impairment, Running, Site, SiteKind, Topology};
 
 use crate::common::{from_any, Buffer, Party, RECEIVE};
-use crate::hosts::{is_long, open_lab, PATIENCE};
+use crate::hosts::{open_lab, PATIENCE};
 use crate::members::{join_as, Session, TICKET};
 use crate::stacks::stack_of;
 
@@ -175,61 +175,37 @@ fn said<'a>(text: &'a str, begin: &'a str) -> impl Iterator<Item = Vec<&'a str>>
     lines.map(|line| line.split(' ').collect())
 }
 
-/// Two sites, the second of this kind, and the stack of edges between them.
-fn group(second: SiteKind, between: &str) {
-    let far = Impairment::default().delay(Duration::from_millis(5));
-    let site = Site::new("b", second).hosts(2).uplink(far);
-    // Who gets no answer waits for it some seconds: in the long run only.
-    let closed = if is_long() { site } else { site.reject() };
-    let topology = Topology::new()
-        .host(HostSpec::new("p").public(Impairment::default()))
-        .site(Site::new("a", SiteKind::Masquerading).hosts(2).uplink(far))
-        .site(closed);
-    let Some(lab) = open_lab(topology) else { return };
-    let p = lab.host("p").unwrap();
-    let session = Session::new(p);
-    let _serving = session.serve(p);
-    let parts: Vec<Running> = PLACES
-        .iter()
-        .enumerate()
-        .map(|(rank, host)| {
-            let part = lab.host(host).unwrap().test("groups::member").unwrap();
-            part.env(TICKET, session.ticket()).env(RANK, rank.to_string()).env(HOST, host).spawn().unwrap()
-        })
-        .collect();
-    let texts: Vec<String> =
-        parts.into_iter().map(|part| part.wait(PATIENCE).unwrap().success().unwrap()).collect();
-    let mut edges = 0;
-    let (mut came, mut went) = (0, u128::MAX);
-    for text in &texts {
-        for edge in said(text, "edge ") {
-            let [from, to] = [0, 1].map(|at| PLACES[edge[at].parse::<usize>().unwrap()]);
-            let is_one_site = from[..1] == to[..1];
-            let stack = if from == to {
-                "shm"
-            } else if is_one_site {
-                "tls/tcp"
-            } else {
-                between
-            };
-            assert_eq!(edge[2], stack, "{from} to {to}: {text}");
-            edges += 1;
-        }
-        for times in said(text, "barrier ") {
-            came = came.max(times[0].parse().unwrap());
-            went = went.min(times[1].parse().unwrap());
-        }
-    }
-    assert_eq!(edges, 30, "both ends of each");
-    assert!(0 < came && came <= went, "{came} {went}");
-}
-
 lab_test! {
     fn six_nodes_of_two_sites_are_a_group() {
-        group(SiteKind::Open, "tls/tcp");
-    }
-
-    fn six_nodes_of_two_closed_sites_are_a_group() {
-        group(SiteKind::Firewalled, "tls/relay");
+        let far = Impairment::default().delay(Duration::from_millis(5));
+        let topology = Topology::new()
+            .host(HostSpec::new("p").public(Impairment::default()))
+            .site(Site::new("a", SiteKind::Masquerading).hosts(2).uplink(far))
+            .site(Site::new("b", SiteKind::Open).hosts(2).uplink(far));
+        let Some(lab) = open_lab(topology) else { return };
+        let p = lab.host("p").unwrap();
+        let session = Session::new(p);
+        let _serving = session.serve(p);
+        let parts: Vec<Running> = PLACES.iter().enumerate().map(|(rank, host)| {
+            let part = lab.host(host).unwrap().test("groups::member").unwrap();
+            part.env(TICKET, session.ticket()).env(RANK, rank.to_string()).env(HOST, host).spawn().unwrap()
+        }).collect();
+        let texts: Vec<String> =
+            parts.into_iter().map(|part| part.wait(PATIENCE).unwrap().success().unwrap()).collect();
+        let mut edges = 0;
+        let (mut came, mut went) = (0, u128::MAX);
+        for text in &texts {
+            for edge in said(text, "edge ") {
+                let [from, to] = [0, 1].map(|at| PLACES[edge[at].parse::<usize>().unwrap()]);
+                assert_eq!(edge[2], if from == to { "shm" } else { "tls/tcp" }, "{from} to {to}: {text}");
+                edges += 1;
+            }
+            for times in said(text, "barrier ") {
+                came = came.max(times[0].parse().unwrap());
+                went = went.min(times[1].parse().unwrap());
+            }
+        }
+        assert_eq!(edges, 30, "both ends of each");
+        assert!(0 < came && came <= went, "{came} {went}");
     }
 }
