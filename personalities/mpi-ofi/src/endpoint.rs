@@ -20,9 +20,9 @@ use crate::abi::{FiAddr, ADDR_UNSPEC};
 use crate::addresses::Addresses;
 use crate::host;
 use crate::info::INJECT_SIZE;
-use crate::op::Op;
+use crate::op::{Kind, Op};
 use crate::remote::Remote;
-use crate::state::Side;
+use crate::state::{Reports, Side};
 
 /// Completions taken in one go.
 const BATCH: usize = 64;
@@ -272,20 +272,34 @@ impl Endpoint {
         self.shared.enter().is_ok_and(|guard| guard.engine.is_peer_on_this_core())
     }
 
-    /// The end: sends that were copied, and that nobody waits for, go out first.
+    /// The end: sends and writes that were copied, and that nobody waits for, go out first.
     pub(crate) fn close(mut self) {
         let end = Instant::now() + LINGER;
-        while self.sends > 0 && Instant::now() < end {
+        // What is reported from now on nobody reads.
+        let mut nowhere = Reports::default();
+        while (self.sends > 0 || self.remote.is_busy()) && Instant::now() < end {
             if self.take().is_err() {
                 break;
             }
+            self.resume_stalled(&mut nowhere);
             if self.taken.is_empty() {
                 // Whoever is to take them may need this core.
                 std::thread::yield_now();
             }
-            while let Some(completion) = self.taken.pop() {
-                self.drop_op(Key::from_bits(completion.context));
+            let mut taken = std::mem::take(&mut self.taken);
+            // In their order: peers are told in that of the writes.
+            for completion in taken.drain(..) {
+                let key = Key::from_bits(completion.context);
+                let step = self.ops.get(key).and_then(|op| match op.kind {
+                    Kind::Step(errand) => Some(errand),
+                    _ => None,
+                });
+                self.drop_op(key);
+                if let Some(errand) = step {
+                    self.step_ended(&mut nowhere, errand);
+                }
             }
+            self.taken = taken;
         }
         self.report();
         self.shared.stop_progress();

@@ -85,6 +85,10 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.errands.is_empty()
+    }
+
     pub(crate) fn has_stalled(&self) -> bool {
         !self.stalled.is_empty()
     }

@@ -289,3 +289,36 @@ fn without_room_nothing_is_lost_and_what_is_refused_has_not_happened() {
     }
     assert_eq!(close(mr), 0);
 }
+
+#[test]
+fn a_closed_endpoint_has_written_what_it_was_given() {
+    struct Movable<'a>(&'a Party);
+    // SAFETY: each call of the provider goes in behind the lock of the domain.
+    unsafe impl Send for Movable<'_> {}
+
+    // Few enough for a slow machine: they have 5 s.
+    let count = 200u64;
+    let (mut a, b) = Party::pair(Setup::default());
+    let mut memory = vec![0u8; 8 * count as usize];
+    let mr = b.register(&mut memory, REMOTE_WRITE, KEY).unwrap();
+    std::thread::scope(|scope| {
+        let b = Movable(&b);
+        let owner = scope.spawn(move || {
+            let b = b;
+            for round in 0..count {
+                assert_eq!(b.0.next(b.0).0.data, round);
+            }
+        });
+        for round in 0..count {
+            let value = round.to_le_bytes();
+            assert_eq!(rma!(a, injectdata, value.as_ptr().cast(), 8, round, 0, round * 8, KEY), 0);
+        }
+        a.close_endpoint();
+        assert!(owner.join().is_ok());
+    });
+    for round in 0..count {
+        let at = round as usize * 8;
+        assert_eq!(memory[at..at + 8], round.to_le_bytes());
+    }
+    assert_eq!(close(mr), 0);
+}
