@@ -6,6 +6,9 @@ use super::party::{call, Party, Setup, PATIENCE};
 use crate::abi::errno;
 use crate::abi::flag::*;
 use crate::abi::object::Fid;
+use crate::op::event;
+use crate::queue::{Failure, Format, Queue};
+use crate::wait::Sleep;
 
 const WITH_DESCRIPTOR: Setup = Setup {
     api: crate::abi::version(2, 5),
@@ -148,5 +151,23 @@ fn waits_sleep_and_have_an_end() {
         for _ in 0..2 {
             assert_eq!(call!(a.cq, sread, entry.as_mut_ptr().cast(), 1, none, -1), 1);
         }
+    }
+}
+
+#[test]
+fn an_armed_queue_rings_once_for_what_is_reported() {
+    let mut queue = Queue::new(Format::new(FORMAT_TAGGED).unwrap(), WAIT_FD, Some(Sleep::new().unwrap()));
+    let descriptor = queue.sleep.as_ref().unwrap().descriptor();
+    let failure = Failure::of(gridnet::core::error::Error::PeerGone);
+    queue.push(event(1, SEND, 0));
+    assert!(!tells(descriptor, 0), "nobody sleeps");
+    for fails in [false, true] {
+        queue.sleep.as_mut().unwrap().arm();
+        assert!(!tells(descriptor, 0));
+        match fails {
+            false => queue.push(event(1, SEND, 0)),
+            true => queue.push_failure(event(1, SEND, 0), failure),
+        }
+        assert!(tells(descriptor, 0));
     }
 }
