@@ -66,11 +66,16 @@ impl Tree {
         });
         for member in &members {
             let calls = calls.clone();
-            member.serve_relays(move |_, about, relay| {
+            member.serve_relays(move |from, about, relay| {
                 let (socket, fate) = relay.into_parts();
-                let adopter = calls.adopters.lock().unwrap().get(about).cloned().ok_or("not here")?;
+                let adopters = calls.adopters.lock().unwrap();
+                let adopter = adopters.get(about).ok_or("not here")?;
+                // Each member has one fabric.
+                let caller =
+                    adopters.keys().find(|fabric| fabric[..8] == from.bytes()[..8]).ok_or("of none")?;
+                let caller = NodeId::new(caller[..].try_into().unwrap()).unwrap();
                 calls.fates.lock().unwrap().push(fate);
-                adopter.adopt(socket.into()).map_err(|why| why.reason)
+                adopter.adopt(caller, socket.into()).map_err(|why| why.reason)
             });
         }
         for (at, member) in members.iter().enumerate() {

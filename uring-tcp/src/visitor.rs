@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::time::Time;
+use gridnet_core::wire::NodeId;
 
 use crate::call::{say, HANDSHAKE_READ};
 use crate::config::TcpConfig;
@@ -21,6 +22,8 @@ pub(crate) const MAX_VISITORS: usize = 256;
 pub(crate) struct Visitor {
     stream: Stream,
     from: Option<SocketAddr>,
+    /// The only fabric that may come by this connection, when that is known.
+    only: Option<NodeId>,
     called: Called,
     inbox: Inbox,
     /// Since when; none before the first look at the clock.
@@ -40,7 +43,13 @@ pub(crate) enum Visit {
 
 impl Visitor {
     pub(crate) fn new(stream: Stream, from: Option<SocketAddr>) -> Visitor {
-        Visitor { stream, from, called: Called::default(), inbox: Inbox::default(), since: None }
+        let (called, inbox) = (Called::default(), Inbox::default());
+        Visitor { stream, from, only: None, called, inbox, since: None }
+    }
+
+    /// The connection was made for this fabric.
+    pub(crate) fn of(self, only: NodeId) -> Visitor {
+        Visitor { only: Some(only), ..self }
     }
 
     pub(crate) fn stream(&self) -> &Stream {
@@ -53,7 +62,8 @@ impl Visitor {
             match self.called.step(&mut self.inbox, &config.local, &config.security) {
                 Ok(Step::Done(bytes)) => {
                     let Some(who) = self.called.caller() else { return Visit::Over };
-                    if let Err(why) = config.security.check_name(&self.stream, who.node) {
+                    let known = config.security.check_name(&self.stream, who.node);
+                    if let Err(why) = known.and_then(|()| self.check_lent(who.node)) {
                         config.security.note_refusal(&self.name(), &why.reason);
                         self.refuse(&why);
                         return Visit::Over;
@@ -85,6 +95,14 @@ impl Visitor {
                 }
             }
         }
+    }
+
+    /// Who has a connection may not lend it to another one.
+    fn check_lent(&self, who: NodeId) -> Result<(), Refusal> {
+        if self.only.is_none_or(|only| only == who) {
+            return Ok(());
+        }
+        Err(Refusal::new(Error::Permission, "the connection was made for another node"))
     }
 
     /// Says no, and why, after `bytes` of the handshake.

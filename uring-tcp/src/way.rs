@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Refusal, Sink};
-use gridnet_core::wire::Address;
+use gridnet_core::wire::{Address, NodeId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::auth::Security;
@@ -41,17 +41,17 @@ pub struct Adopter(Arc<Door>);
 struct Door {
     name: &'static str,
     /// None when the rail is over.
-    waiting: Mutex<Option<Vec<OwnedFd>>>,
+    waiting: Mutex<Option<Vec<(NodeId, OwnedFd)>>>,
     bell: EventFd,
 }
 
 impl Adopter {
-    /// Gives the rail a connected stream socket, by which another side calls it. What does not say who it is within 5 s is closed, as is
-    /// all that waits when the rail is over.
+    /// Gives the rail a connected stream socket, by which the fabric `from` calls it, and nobody else: another one is refused, whatever
+    /// it proves. What does not say who it is within 5 s is closed, as is all that waits when the rail is over.
     ///
     /// # Errors
     /// [`Error::Limit`] when too many wait, [`Error::Handle`] when the rail is over.
-    pub fn adopt(&self, socket: OwnedFd) -> Result<(), Refusal> {
+    pub fn adopt(&self, from: NodeId, socket: OwnedFd) -> Result<(), Refusal> {
         let mut waiting = self.waiting();
         let Some(waiting) = waiting.as_mut() else {
             return Err(Refusal::new(Error::Handle, "the rail is over"));
@@ -59,13 +59,13 @@ impl Adopter {
         if waiting.len() >= WAITING_MAX {
             return Err(Refusal::new(Error::Limit, "too many connections wait to be taken"));
         }
-        waiting.push(socket);
+        waiting.push((from, socket));
         // An error says that the bell rings already.
         let _ = self.0.bell.write(1);
         Ok(())
     }
 
-    fn take(&self) -> Vec<OwnedFd> {
+    fn take(&self) -> Vec<(NodeId, OwnedFd)> {
         // First the bell: what comes from now on rings again. An error says that it does not ring.
         let _ = self.0.bell.read();
         self.waiting().as_mut().map(std::mem::take).unwrap_or_default()
@@ -76,7 +76,7 @@ impl Adopter {
         *self.waiting() = None;
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<Vec<OwnedFd>>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<Vec<(NodeId, OwnedFd)>>> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -119,14 +119,14 @@ impl TcpRail {
         let Some(adopter) = self.adopter.clone() else { return 0 };
         let sockets = adopter.take();
         let count = sockets.len();
-        for socket in sockets {
+        for (from, socket) in sockets {
             self.stay_awake();
             let readied = adopted(socket, adopter.0.name).and_then(|mut stream| {
                 self.config.security.begin_answer(&mut stream)?;
                 Ok(stream)
             });
             match readied {
-                Ok(stream) => self.hear(None, Visitor::new(stream, None), sink),
+                Ok(stream) => self.hear(None, Visitor::new(stream, None).of(from), sink),
                 Err(why) => tracing::warn!(reason = %why.reason, "connection dropped"),
             }
         }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{key, tls, Tcp};
+use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Rail, Refusal};
 #[allow(clippy::wildcard_imports, reason = "the list of cases names all of them")]
@@ -56,21 +57,28 @@ struct Exchange {
     adopters: Mutex<HashMap<NodeId, Adopter>>,
     /// Connections that were asked for.
     asked: Mutex<usize>,
+    /// Who lends its connections to all others, if somebody does.
+    lender: Mutex<Option<NodeId>>,
 }
 
-impl Way for Exchange {
+/// The exchange as this node sees it.
+#[derive(Debug)]
+struct Own(NodeId, Arc<Exchange>);
+
+impl Way for Own {
     fn name(&self) -> &'static str {
         "relay"
     }
 
     fn connect(&self, address: &Address) -> Option<Result<OwnedFd, Refusal>> {
-        *self.asked.lock().unwrap() += 1;
+        *self.1.asked.lock().unwrap() += 1;
         let (ours, theirs) = UnixStream::pair().unwrap();
         // Who is not there is found out by the end of the socket.
-        let adopter = self.adopters.lock().unwrap().get(&address.node).cloned();
+        let adopter = self.1.adopters.lock().unwrap().get(&address.node).cloned();
+        let from = self.1.lender.lock().unwrap().unwrap_or(self.0);
         if let Some(adopter) = adopter {
             // Nor is a rail that is over.
-            drop(adopter.adopt(theirs.into()));
+            drop(adopter.adopt(from, theirs.into()));
         }
         Some(Ok(ours.into()))
     }
@@ -95,7 +103,7 @@ impl Fixture for Led {
         let mut rail = self.tcp.rail(address);
         let adopter = rail.adopter("relay").unwrap();
         self.exchange.adopters.lock().unwrap().insert(address.node, adopter);
-        rail.lead_by(Arc::clone(&self.exchange) as Arc<dyn Way>);
+        rail.lead_by(Arc::new(Own(address.node, Arc::clone(&self.exchange))));
         rail
     }
 
@@ -165,21 +173,40 @@ fn who_is_not_there_is_not_reached() {
     assert!(refusal.error == Error::Unreachable && refusal.reason.contains("relay: "), "{refusal:?}");
 }
 
+/// Both are members of the session, and each proves that it is who it says.
+#[test]
+fn a_connection_that_is_lent_to_another_node_is_refused() {
+    let mut pair = Pair::new(Led::new(Tcp::new(Engine::Auto)));
+    let (node, exchange) = (pair.b.address().node, Arc::clone(&pair.fixture.exchange));
+    let lender = pair.fixture.address(9).node;
+    *exchange.lender.lock().unwrap() = Some(lender);
+    let asked = *exchange.asked.lock().unwrap();
+    rail(&mut pair).link_with(node).into_iter().for_each(|link| rail(&mut pair).cut(link));
+    let to_b = pair.to_b;
+    let refused = |pair: &mut Pair<Led>| match pair.a.engine().peer(to_b) {
+        Ok((_, _, PeerState::Gone(why), _)) => why.reason.contains("made for another node"),
+        _ => false,
+    };
+    assert!(pair.run_until(refused), "{:?}", pair.a.engine().peer(to_b));
+    assert!(*exchange.asked.lock().unwrap() > asked);
+}
+
 #[test]
 fn only_streams_of_a_session_are_taken() {
     let mut open = Tcp { security: key(4), ..Tcp::new(Engine::Auto) };
     let address = open.address(1);
     let mut rail = open.rail(&address);
     assert_eq!(rail.adopter("relay").unwrap_err().error, Error::Permission);
-    rail.lead_by(Arc::new(Exchange::default()));
+    rail.lead_by(Arc::new(Own(address.node, Arc::default())));
     // What is no stream, what has no other side, and who says nothing, disturb nobody.
     let mut pair = Pair::new(Led::new(Tcp::new(Engine::Auto)));
     let adopter = pair.fixture.exchange.adopters.lock().unwrap()[&pair.b.address().node].clone();
+    let from = pair.a.address().node;
     let (datagrams, _other) = UnixDatagram::pair().unwrap();
-    adopter.adopt(datagrams.into()).unwrap();
-    adopter.adopt(UnixStream::pair().unwrap().0.into()).unwrap();
+    adopter.adopt(from, datagrams.into()).unwrap();
+    adopter.adopt(from, UnixStream::pair().unwrap().0.into()).unwrap();
     let (silent, mut stranger) = UnixStream::pair().unwrap();
-    adopter.adopt(silent.into()).unwrap();
+    adopter.adopt(from, silent.into()).unwrap();
     stranger.set_nonblocking(true).unwrap();
     pair.run_steps(100);
     let is_there = |stranger: &mut UnixStream| !matches!(stranger.read(&mut [0; 99]), Ok(0));
@@ -191,7 +218,7 @@ fn only_streams_of_a_session_are_taken() {
     assert_eq!(pair.finish_a(receive).bytes, b"there");
     // There is an end to how many wait.
     let more = || UnixStream::pair().unwrap().0.into();
-    let full = (0..100).map(|_| adopter.adopt(more())).find_map(Result::err);
+    let full = (0..100).map(|_| adopter.adopt(from, more())).find_map(Result::err);
     assert_eq!(full.unwrap().error, Error::Limit);
 }
 
@@ -201,11 +228,12 @@ fn a_rail_that_is_over_keeps_nothing_and_takes_nothing() {
     let address = led.address(1);
     let rail = led.rail(&address);
     let adopter = led.exchange.adopters.lock().unwrap()[&address.node].clone();
+    let from = address.node;
     let (waiting, mut other) = UnixStream::pair().unwrap();
     other.set_nonblocking(true).unwrap();
-    adopter.adopt(waiting.into()).unwrap();
+    adopter.adopt(from, waiting.into()).unwrap();
     drop(rail);
     assert_eq!(other.read(&mut [0; 1]).unwrap(), 0, "what waited is closed");
     let late = UnixStream::pair().unwrap().0;
-    assert_eq!(adopter.adopt(late.into()).unwrap_err().error, Error::Handle);
+    assert_eq!(adopter.adopt(from, late.into()).unwrap_err().error, Error::Handle);
 }

@@ -61,6 +61,6 @@ pub(crate) fn take_pipes(member: &Member, desk: &Arc<Desk>, adopter: Adopter) {
         if !desk.allows_relay(from) {
             return Err("it was not agreed on".to_owned());
         }
-        adopter.adopt(pipe.into_parts().0.into()).map_err(|why| why.reason)
+        adopter.adopt(from, pipe.into_parts().0.into()).map_err(|why| why.reason)
     });
 }
