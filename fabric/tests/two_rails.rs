@@ -13,7 +13,7 @@ use gridnet_core::testing::node::{anything, Node, SendOptions};
 use gridnet_core::testing::pair::{Cutting, Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use gridnet_shm::testing::Shears;
 use gridnet_shm::{ShmConfig, ShmRail, SingleCopy};
 use gridnet_uring_tcp::{Engine, Interfaces, Multirail, Security, TcpConfig, TcpRail, Tuning, Window};
@@ -329,6 +329,20 @@ fn over_tcp() -> (Pair<ShmAndTcp>, Address) {
     let engine = pair.a.engine();
     assert!(engine.call_over(to, "shm", &far).is_err() && !engine.is_calling(to));
     (pair, address)
+}
+
+/// Where that does not lead there at once, another one would.
+#[test]
+fn an_address_that_is_opened_over_one_rail_comes_by_no_other() {
+    let mut pair = Pair::strangers(ShmAndTcp::new(), Setup::default());
+    let near = Address { network: NetAddresses::NONE, ..*pair.b.address() };
+    for (rail, why) in [("tcp", "tcp: "), ("none", "no rail")] {
+        let refused = pair.a.engine().open_over(&near, rail).unwrap_err().reason;
+        assert!(refused.starts_with(why) && !refused.contains("shm"), "{refused}");
+    }
+    let peer = pair.a.engine().open_over(&near, "shm").expect("shm leads there");
+    assert_eq!(pair.a.engine().rail_name(peer), Some("shm"));
+    assert_eq!(pair.a.engine().open_over(&near, "tcp"), Ok(peer), "it is known");
 }
 
 /// Somebody knows of a better rail than the one that leads to the address of the beginning.

@@ -4,6 +4,8 @@
 //! is told: then it calls there while the present link goes on, and changes over in the same way, once frames flow.
 
 use super::peer::PeerState;
+use super::recover::LinkEvent;
+use super::state::State;
 use super::Engine;
 use crate::error::Error;
 use crate::rail::{PeerId, Rail, Refusal};
@@ -46,6 +48,18 @@ impl<R: Rail> Engine<R> {
         Ok(())
     }
 
+    /// Ends a call of [`Self::call_over`] that nobody waits for any more: the conversation does not move by it. Nothing happens when
+    /// none is under way, or the peer calls.
+    pub fn cancel_call(&mut self, peer: PeerId) {
+        self.state.cancel_call(peer);
+        self.settle_links();
+    }
+
+    /// Whether the conversation with a peer can go on over another rail.
+    pub fn can_move(&self, peer: PeerId) -> bool {
+        self.state.peers.get(peer.index()).is_some_and(|p| p.recovery.is_some())
+    }
+
     /// Why the last call to a peer that is known did not come about; none while another is under way.
     pub fn why_not_called(&self, peer: PeerId) -> Option<&Refusal> {
         let recovery = self.state.peers.get(peer.index())?.recovery.as_ref()?;
@@ -56,5 +70,17 @@ impl<R: Rail> Engine<R> {
     pub fn is_calling(&self, peer: PeerId) -> bool {
         let recovery = self.state.peers.get(peer.index()).and_then(|p| p.recovery.as_ref());
         recovery.is_some_and(|recovery| recovery.attempt.is_some())
+    }
+}
+
+impl State {
+    pub(super) fn cancel_call(&mut self, peer: PeerId) {
+        let Some(p) = self.peers.get_mut(peer.index()).filter(|p| p.state == PeerState::Up) else { return };
+        let Some(recovery) = p.recovery.as_mut().filter(|recovery| !recovery.was_called) else { return };
+        let better = recovery.better.as_ref().map(|(rail, _)| *rail);
+        let Some((rail, link)) = recovery.attempt.take_if(|(rail, _)| Some(*rail) == better) else { return };
+        (recovery.better, recovery.lane, recovery.host_answers) = (None, None, false);
+        self.links.push_back(LinkEvent::Unused(rail, link));
+        self.look_after(peer);
     }
 }

@@ -22,6 +22,18 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// Why no rail leads there, with the reasons of all.
     pub fn open(&mut self, address: &Address) -> Result<PeerId, Refusal> {
+        self.open_by(address, None)
+    }
+
+    /// As [`Self::open`], over the rail of this name alone: no other one is asked. A peer that is known stays as it is.
+    ///
+    /// # Errors
+    /// Why that rail does not lead there.
+    pub fn open_over(&mut self, address: &Address, rail: &str) -> Result<PeerId, Refusal> {
+        self.open_by(address, Some(rail))
+    }
+
+    fn open_by(&mut self, address: &Address, only: Option<&str>) -> Result<PeerId, Refusal> {
         let user = (address.uid != self.state.local.uid).then_some(address.uid);
         if let Some(peer) = self.known_at(address, user) {
             return Ok(peer);
@@ -30,7 +42,8 @@ impl<R: Rail> Engine<R> {
         let mut candidates = Vec::new();
         let mut chosen = None;
         let mut error = Error::Unreachable;
-        for (index, rail) in self.rails.iter_mut().enumerate() {
+        let is_meant = |rail: &R| only.is_none_or(|only| only == rail.name());
+        for (index, rail) in self.rails.iter_mut().enumerate().filter(|(_, rail)| is_meant(rail)) {
             let verdict = match chosen {
                 Some((_, name)) => Err(format!("not needed: rail {name} leads there and is preferred")),
                 None => rail
@@ -86,6 +99,11 @@ impl<R: Rail> Engine<R> {
         }
         p.handles += 1;
         Ok(peer)
+    }
+
+    /// Whether there are handles of a peer.
+    pub fn is_open(&self, peer: PeerId) -> bool {
+        self.state.peers.get(peer.index()).is_some_and(|p| p.handles > 0)
     }
 
     /// Gives a handle back. The link stays, so that the next handle costs nothing; it ends with either fabric.

@@ -187,6 +187,52 @@ mod tests {
         }
     }
 
+    /// How a call to a better rail may end, but by a move: its address is not that of a link which comes later.
+    #[test]
+    fn an_address_is_forgotten_with_its_call() {
+        type End = fn(&mut State, PeerId);
+        let ends: [End; 3] = [
+            |state, peer| {
+                assert!(state.attempt_failed(peer, BETTER, &Refusal::new(Error::Unreachable, "no")))
+            },
+            |state, peer| {
+                state.link_broken(peer, BETTER.0, BETTER.1, &Refusal::new(Error::Unreachable, "no"))
+            },
+            State::cancel_call,
+        ];
+        for (number, end) in ends.into_iter().enumerate() {
+            let (mut state, peer) = state(true);
+            let p = &mut state.peers[peer.index()];
+            let recovery = p.recovery.as_mut().expect("the rail retains");
+            let before = **recovery.address.as_ref().expect("it was called");
+            recovery.better = Some((BETTER.0, Box::new(Address { host: 9, ..before })));
+            end(&mut state, peer);
+            let recovery = state.peers[peer.index()].recovery.as_mut().expect("the rail retains");
+            assert_eq!((recovery.attempt, recovery.better.is_none()), (None, true), "{number}");
+            recovery.attempt = Some((BETTER.0, LinkId(4)));
+            state.link_up(peer, BETTER.0);
+            let p = &state.peers[peer.index()];
+            let address = p.recovery.as_ref().and_then(|recovery| recovery.address.as_deref());
+            assert_eq!((p.rail, address), (BETTER.0, Some(&before)), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_cancelled_moves_nothing() {
+        let (mut state, peer) = state(true);
+        state.cancel_call(peer);
+        assert_eq!(given_back(&state), [], "it is not one to a better rail");
+        let recovery = state.peers[peer.index()].recovery.as_mut().expect("the rail retains");
+        let address = recovery.address.clone().expect("it was called");
+        recovery.better = Some((BETTER.0, address));
+        state.cancel_call(peer);
+        assert_eq!(given_back(&state), [BETTER]);
+        assert!(state.is_stale(peer, BETTER), "what that rail says now concerns nobody");
+        state.link_up(peer, BETTER.0);
+        let p = &state.peers[peer.index()];
+        assert_eq!(((p.rail, p.link), &p.state), (PRESENT, &PeerState::Up));
+    }
+
     #[test]
     fn a_link_that_was_left_is_kept_until_what_it_retains_was_read() {
         let (mut state, peer) = state(true);

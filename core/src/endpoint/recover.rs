@@ -183,8 +183,9 @@ impl State {
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         (p.rail, p.link, p.stalls) = (rail, link, false);
         let better = p.recovery.as_mut().and_then(|recovery| {
-            let address = recovery.better.take_if(|(of, _)| *of == rail);
-            Some((recovery, address?.1))
+            // Whichever it is, that call is over.
+            let (_, address) = recovery.better.take().filter(|(of, _)| *of == rail)?;
+            Some((recovery, address))
         });
         if let Some((recovery, address)) = better {
             recovery.address = Some(address);
@@ -264,6 +265,7 @@ impl State {
                 if recovery.attempt == Some((rail, link)) =>
             {
                 (recovery.attempt, recovery.host_answers) = (None, false);
+                recovery.better = None;
                 recovery.refusal = Some(reason.clone());
                 self.look_after(peer);
             }
@@ -285,6 +287,7 @@ impl State {
             return false;
         }
         (recovery.attempt, recovery.lane, recovery.host_answers) = (None, None, false);
+        recovery.better = None;
         if p.state == PeerState::Up {
             // Another rail carries the conversation.
             recovery.refusal = Some(reason.clone());

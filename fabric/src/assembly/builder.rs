@@ -1,8 +1,8 @@
 //! What the fabric's rails do for assembly.
 //!
 //! Nothing is built for one connection: the place is the address of the fabric, where its rails listen all the time. Which rail
-//! the stack means both sides know from its text; the side that connects reduces the address to that rail, whatever was written
-//! there, so that it comes by no other.
+//! the stack means both sides know from its text; the side that connects asks that rail alone, and reduces the address to it, whatever
+//! was written there, so that it comes by no other one later either.
 
 use std::time::{Duration, Instant};
 

@@ -112,10 +112,11 @@ pub(crate) fn tend(
         let node = ended.wish.node;
         match (ended.wish.asked_by, ended.outcome) {
             (AskedBy::Lookout, _) => lookout.ended(node, Instant::now()),
-            (AskedBy::Program(..), Ok(peer)) => {
+            // Where it ends with its link, there is nothing to be looked for.
+            (AskedBy::Program(..), Ok(peer)) if engine.can_move(peer) => {
                 lookout.add(node, peer, engine.rail_name(peer), Instant::now());
             }
-            (AskedBy::Program(..), Err(_)) => {}
+            (AskedBy::Program(..), _) => {}
         }
         complete(engine, &ended.wish, ended.outcome);
     }
@@ -124,7 +125,7 @@ pub(crate) fn tend(
 
 fn begin(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
     let Call { address, rail, stack, security, deadline, tell } = call;
-    let opened = engine.open(&address).and_then(|peer| {
+    let opened = engine.open_over(&address, rail).and_then(|peer| {
         let moves = rail != RELAY && is_relayed(engine, peer);
         match moves.then(|| engine.call_over(peer, rail, &address)) {
             Some(Err(refusal)) => {
@@ -166,6 +167,8 @@ fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
                 return false
             }
             Some(_) if call.moves => {
+                // Else it might move after all, while it is told that it does not.
+                engine.cancel_call(call.peer);
                 let why = engine.why_not_called(call.peer).map(|why| why.reason.clone());
                 Err(why.unwrap_or_else(|| "it did not come up in time".into()))
             }
