@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 LIST = pathlib.Path(__file__).parent / "listens" / "list.txt"
@@ -19,6 +20,7 @@ LIST = pathlib.Path(__file__).parent / "listens" / "list.txt"
 LONG = 60
 BIND = re.compile(r"bind\((\d+)<[^>]*:\[(\d+)\]>, \{sa_family=(\w+), (.*)\}, \d+\) = 0")
 LISTEN = re.compile(r"listen\((\d+)<[^>]*:\[(\d+)\]>, -?\d+\) = 0")
+RESUMED = re.compile(r"\d+\s+<\.\.\. \w+ resumed>(.*)")
 INET = re.compile(r'sin6?_port=htons\((\d+)\).*"([^"]*)"')
 
 
@@ -27,7 +29,7 @@ class Run:
 
     def __init__(self, scene, what, args, env=None):
         self.trace = scene.dir / f"{what}.{len(scene.runs)}.trace"
-        self.what = what
+        self.what, self.scene = what, scene
         # The tracer is the grandchild, so that signals reach the command.
         strace = ["strace", "-D", "-f", "-y", "--seccomp-bpf", "-e", "trace=bind,listen", "-e", "signal=none", "-o", self.trace]
         env = {**os.environ, "GRIDNET_RUN_DIR": str(scene.run_dir), **(env or {})}
@@ -35,9 +37,13 @@ class Run:
         scene.runs.append(self)
 
     def line(self):
+        # Who says nothing for too long is ended, and so is what it says.
+        guard = threading.Timer(LONG, self.process.kill)
+        guard.start()
         line = self.process.stdout.readline()
+        guard.cancel()
         if not line:
-            sys.exit(f"FAILED: {self.what} ended before it was ready")
+            sys.exit(f"FAILED: {self.what} ended, or was ended after {LONG} s, before it was ready")
         return line
 
     def end(self, how=None):
@@ -52,22 +58,36 @@ class Run:
     def listens(self):
         """Where it has listened, in words."""
         bound, found = {}, []
-        for line in self.trace.read_text().splitlines():
-            if "unfinished" in line or "resumed" in line:
-                sys.exit(f"FAILED: {self.what}: a line in two parts cannot be read: {line}")
+        for line in joined(self.trace.read_text().splitlines()):
             if (bind := BIND.search(line)) and bind[3] in ("AF_UNIX", "AF_INET", "AF_INET6"):
-                bound[bind[2]] = place(bind[3], bind[4])
+                bound[bind[2]] = place(bind[3], bind[4], self.scene.dir)
             elif listen := LISTEN.search(line):
                 found.append(bound.get(listen[2], "tcp all addresses: listens without an address"))
         return found
 
 
-def place(family, address):
+def joined(lines):
+    """Lines of strace, each whole, where calls of several threads have met."""
+    begun = {}
+    for line in lines:
+        pid = line.split(maxsplit=1)[0]
+        if line.endswith("<unfinished ...>"):
+            begun[pid] = line.removesuffix("<unfinished ...>").rstrip()
+        elif resumed := RESUMED.match(line):
+            # strace puts the result into a column.
+            yield begun.pop(pid, "") + re.sub(r"\)\s+= ", ") = ", resumed[1])
+        else:
+            yield line
+
+
+def place(family, address, folder):
     if family == "AF_UNIX":
         path = re.search(r'sun_path=(@?)"([^"]*)"', address)
         if path[1]:
             return f"unix @{path[2]}"
         name = os.path.basename(path[2])
+        if not pathlib.Path(path[2]).is_relative_to(folder):
+            return f"unix {path[2]}"
         return f"unix DIR/{'*.new' if name.endswith('.new') else name}"
     port, ip = INET.search(address).groups()
     where = "all addresses" if ip in ("0.0.0.0", "::") else ip
@@ -116,8 +136,10 @@ class Scene:
     def between(self, short, env):
         key, at = str(self.dir / "key"), f"127.0.0.1:{free_port()}"
         server = Run(self, "perf-serve", ["perf", "--serve", "--listen", at, "--key", key], env)
+        end = time.monotonic() + LONG
         while "perf --connect" not in server.line():
-            pass
+            if time.monotonic() > end:
+                sys.exit(f"FAILED: perf-serve does not say in {LONG} s how to connect")
         self.run("perf-connect", "perf", "--connect", at, "--key", key, "--rails", "tcp", *short, env=env)
         server.end()
 

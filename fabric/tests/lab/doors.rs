@@ -21,6 +21,8 @@ const PEER: &str = "LAB_PEER";
 /// Types of records of TLS: change of cipher, alert, handshake, data.
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
+/// Two bytes, the type and 16 bytes that prove them are data by their looks.
+const SEALED_ALERT: (u8, usize) = (23, 19);
 const RECORDS: std::ops::RangeInclusive<u8> = 20..=23;
 
 #[test]
@@ -113,8 +115,8 @@ fn segment(frame: &[u8], place: SocketAddrV4) -> Option<(SocketAddrV4, u32, Vec<
     is_it.then_some((address(12, 0)?, number(segment.get(4..8)?), bytes.to_vec()))
 }
 
-/// Says that, and hears all there is to hear.
-fn probe(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+/// Says that, and hears all there is to hear; whether it was cut off before its end.
+fn probe(at: SocketAddr, bytes: &[u8]) -> (Vec<u8>, bool) {
     let mut stream = TcpStream::connect(at).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // It may be cut off meanwhile.
@@ -123,24 +125,24 @@ fn probe(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let (mut heard, mut part) = (Vec::new(), [0; 4096]);
     loop {
         match stream.read(&mut part) {
-            Ok(0) => return heard,
+            Ok(0) => return (heard, false),
             Ok(len) => heard.extend_from_slice(&part[..len]),
             // Cut off before it had read everything: not late.
             Err(e) => {
                 assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset, "{at}");
-                return heard;
+                return (heard, true);
             }
         }
     }
 }
 
-/// The types of the records of TLS that these bytes are, and nothing else.
+/// The types of the records of TLS that these bytes are, and nothing else; alerts also where they are sealed.
 fn records(mut bytes: &[u8]) -> Vec<u8> {
     let mut types = Vec::new();
     while let [kind, 3, _, high, low, rest @ ..] = bytes {
         let len = usize::from(*high) << 8 | usize::from(*low);
         assert!(RECORDS.contains(kind) && len <= rest.len(), "no TLS: {bytes:?}");
-        types.push(*kind);
+        types.push(if (*kind, len) == SEALED_ALERT { ALERT } else { *kind });
         bytes = &rest[len..];
     }
     assert!(bytes.is_empty(), "no TLS: {bytes:?}");
@@ -202,13 +204,16 @@ fn knock(frames: &[Vec<u8>], doors: &[SocketAddr]) -> usize {
     let (mut tried, mut repeated) = (0, BTreeSet::new());
     for at in doors {
         for bytes in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0x16, 3, 1, 0xff, 0xff, 1], &[0; 100]] {
-            let heard = records(&probe(*at, bytes));
+            let heard = records(&probe(*at, bytes).0);
             assert!(heard.iter().all(|kind| *kind == ALERT), "{at}: {heard:?}");
             tried += usize::from(*at == doors[0]);
         }
         let SocketAddr::V4(place) = *at else { continue };
         for said in Heard::said_to(frames, place) {
-            assert!(records(&probe(*at, &said)).contains(&HANDSHAKE), "{at}: TLS is spoken, by another key");
+            let (heard, is_cut) = probe(*at, &said);
+            let heard = records(&heard);
+            assert!(heard.contains(&HANDSHAKE), "{at}: TLS is spoken, by another key: {heard:?}");
+            assert!(is_cut || heard.last() == Some(&ALERT), "{at}: what was repeated is taken: {heard:?}");
             repeated.insert(*at);
             tried += usize::from(*at == doors[0]);
         }

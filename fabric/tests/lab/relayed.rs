@@ -121,9 +121,15 @@ lab_test! {
             }
             stream.shut_down().unwrap();
             assert_eq!(read_hash(&stream)[..], hash.finalize()[..], "{}", explain());
-            let why = explain();
-            assert!(why.contains("stack tls/tcp: encrypted, agreed on for service gridnet"), "{why}");
-            assert!(!why.lines().any(|line| line.starts_with("link relay ")), "{why}");
+            // What was agreed on is said when the move is complete, and the pipe is closed.
+            let is_said = |why: &str| {
+                why.contains("stack tls/tcp: encrypted, agreed on for service gridnet")
+                    && !why.lines().any(|line| line.starts_with("link relay "))
+            };
+            while !is_said(&explain()) {
+                assert!(start.elapsed() < PATIENCE, "{}", explain());
+                let _ = party.wait(Duration::from_millis(5));
+            }
             drop(stream);
         };
         std::thread::scope(|scope| {

@@ -42,13 +42,19 @@ fn start(session: &Session, host: Host<'_>, label: &str, test: &str) -> Running 
     part.env(LABEL, label).env(HOST, host.name()).spawn().unwrap()
 }
 
-/// The stack of a link, as the path to the peer tells it.
+/// The stack of a link, as the path to the peer tells it, which is that of the rail in use.
 pub fn stack_of(party: &Party, peer: PeerId) -> String {
-    let why = party.enter().explain(peer).unwrap();
+    let (why, rail) = {
+        let fabric = party.enter();
+        (fabric.explain(peer).unwrap(), fabric.engine.rail_name(peer))
+    };
     let used = why.lines().find_map(|line| line.split_once(" in use: stack ").map(|(_, rest)| rest));
     let asked = || why.lines().find_map(|line| line.strip_prefix("stack "));
     let told = used.or_else(asked).unwrap_or_else(|| panic!("{why}"));
-    told.split([',', ':']).next().unwrap().to_owned()
+    let stack = told.split([',', ':']).next().unwrap();
+    // The other side's story is written when it has asked, not when frames flow.
+    assert_eq!(Some(stack.rsplit('/').next().unwrap()), rail, "{why}");
+    stack.to_owned()
 }
 
 #[test]
