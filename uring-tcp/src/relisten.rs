@@ -8,8 +8,8 @@ use gridnet_core::time::Time;
 
 /// The first pause,
 const SHORTEST_NS: u64 = 100_000_000;
-/// and the longest: callers wait 5 s for an answer.
-const LONGEST_NS: u64 = 1_600_000_000;
+/// and the longest: a caller is not to wait much longer than until there are descriptors again.
+const LONGEST_NS: u64 = 400_000_000;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ mod tests {
     fn callers_that_find_no_descriptor_are_looked_at_ever_more_seldom() {
         let (mut relisten, mut now) = (Relisten::default(), Time(7));
         assert!(!relisten.is_due(now) && relisten.next_time().is_none());
-        assert_eq!(pauses(&mut relisten, &mut now, 7), [100, 200, 400, 800, 1600, 1600, 1600]);
+        assert_eq!(pauses(&mut relisten, &mut now, 5), [100, 200, 400, 400, 400]);
         relisten.succeed();
         assert_eq!(pauses(&mut relisten, &mut now, 2), [100, 200]);
     }
