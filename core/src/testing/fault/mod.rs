@@ -176,6 +176,11 @@ impl<R: Rail> Faulty<R> {
         self.lines.get(&link).is_some_and(|line| line.cut)
     }
 
+    /// Throws the dice for a link over which something is posted.
+    fn is_lost_now(&mut self, link: LinkId) -> bool {
+        self.lines.get(&link).is_some_and(|line| line.up) && self.random.chance(self.plan.lose)
+    }
+
     /// What is posted is not taken this time.
     fn has_no_room(&mut self) -> bool {
         let has_none = self.random.chance(self.plan.no_room);
@@ -314,7 +319,7 @@ impl<R: Rail> Rail for Faulty<R> {
         if line.held.len() >= MAX_HELD {
             return Posted::NoResource;
         }
-        if line.up && self.random.chance(self.plan.lose) {
+        if self.is_lost_now(link) {
             return self.lose(link);
         }
         if self.has_no_room() {
@@ -379,6 +384,10 @@ impl<R: Rail> Rail for Faulty<R> {
         if self.is_cut(path.link) {
             return Posted::Down;
         }
+        // All paths of a link end with it.
+        if self.is_lost_now(path.link) {
+            return self.lose(path.link);
+        }
         if self.has_no_room() {
             return Posted::NoResource;
         }
@@ -404,7 +413,6 @@ impl<R: Rail> Rail for Faulty<R> {
 
     fn disconnect(&mut self, link: LinkId) {
         self.forget_end(link);
-        self.given_up.retain(|given_up| *given_up != link);
         self.lines.remove(&link);
         self.leave(link);
     }

@@ -28,7 +28,7 @@ pub struct FaultPlan {
     pub deaf: f64,
     /// so many.
     pub deaf_polls: u32,
-    /// Probability that the link is lost before a frame, and after a poll that has delivered some: then the sender does not
+    /// Probability that the link is lost before a frame or a segment on a further path, and after a poll that has delivered some: then the sender does not
     /// know that they came.
     pub lose: f64,
     /// Probability that a call to a peer whose link was lost is refused, at once or later.

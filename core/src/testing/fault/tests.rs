@@ -205,6 +205,20 @@ fn nothing_is_heard_in_maintenance_while_it_is_deaf() {
 }
 
 #[test]
+fn a_link_is_lost_before_a_segment() {
+    let (mut rail, links) = logged(FaultPlan { lose: 1.0, ..FaultPlan::NONE }, 2);
+    let path = PathId { link: links[1], number: 1 };
+    let never = Posted::Failed(Error::PeerMisbehaved);
+    assert_eq!(rail.post_segment(path, &plain()), never, "a link that is not up is not lost");
+    let mut sink = Ends::default();
+    rail.sink(&mut sink, &mut None).1.up(PeerId::new(1));
+    assert_eq!(rail.post_segment(path, &plain()), Posted::Down);
+    assert_eq!(rail.counters().lost, 1);
+    rail.poll(64, &mut sink);
+    assert_eq!((sink.down, sink.broken), (vec![], vec![links[1]]));
+}
+
+#[test]
 fn nothing_is_fetched_over_a_link_that_was_cut() {
     let (mut rail, links) = logged(FaultPlan { disconnect_after: Some(1), ..FaultPlan::NONE }, 1);
     let from = RemoteSource { rkey: 1, address: 2 };
