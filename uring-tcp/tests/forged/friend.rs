@@ -17,7 +17,8 @@ use crate::tap::Tap;
 
 /// Messages and puts under way at a time, in bytes each.
 const LEN: usize = 40_000;
-/// Steps until what was said arrives: what is under way can be named for a while.
+/// Steps until what was said arrives. More than the ten of a round, at whose start the forger hears what there is to be named: so
+/// the same can be named in several rounds.
 const LAG: u64 = 30;
 /// Most operations under way.
 const MOST: usize = 10;
