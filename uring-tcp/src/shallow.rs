@@ -35,6 +35,9 @@ const SPAN_TRIPS: u32 = 4;
 const LONGEST_SPAN_TRIPS: u32 = 64;
 /// A span is not shorter, since acknowledgements come in bursts.
 const SHORTEST_SPAN: Duration = Duration::from_millis(2);
+/// Where something arrives, the kernel is asked again after so many times there and back, whatever was reckoned: a segment may be so
+/// long against the path that nothing would be learnt from the time until it has passed, and the path meanwhile be a better one.
+const HOLD_TRIPS: u32 = LONGEST_SPAN_TRIPS / 4;
 /// Whatever was estimated, and however long nothing has arrived, the kernel is asked again after so long: a peer that goes on after
 /// a while has to wait for the next segment no longer.
 const LONGEST_HOLD: Duration = Duration::from_millis(100);
@@ -113,11 +116,12 @@ impl Shallow {
         }
         let beyond = (flow.on_the_way + part as u64 - bound).max(bound / 8);
         let passes = u64::try_from(u128::from(beyond) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX);
+        let passes = Duration::from_nanos(passes).min(least_span(trip) * (HOLD_TRIPS / SPAN_TRIPS));
         // Who has taken nothing for a while is left alone for half as long again.
         let stuck = self.stuck.filter(|(_, acknowledged)| *acknowledged == flow.acknowledged);
         let (since, _) = *self.stuck.insert(stuck.unwrap_or((now, flow.acknowledged)));
         let quiet = now.saturating_duration_since(since);
-        let passes = Duration::from_nanos(passes).min(LONGEST_HOLD);
+        let passes = passes.min(LONGEST_HOLD);
         let span = passes.max(quiet / 2).min(LONGEST_HOLD);
         let least = if span > passes { passes.min(trip.max(LEAST_TRIP)) } else { passes };
         self.hold = Some(Hold { least: now + least, most: now + span, heard });
@@ -130,7 +134,7 @@ impl Shallow {
             return;
         };
         let took = now.saturating_duration_since(began);
-        let least = (trip * SPAN_TRIPS).max(SHORTEST_SPAN);
+        let least = least_span(trip);
         if took < least {
             return;
         }
@@ -141,6 +145,10 @@ impl Shallow {
             self.next = (self.next + 1) % SPANS;
         }
     }
+}
+
+fn least_span(trip: Duration) -> Duration {
+    (trip * SPAN_TRIPS).max(SHORTEST_SPAN)
 }
 
 #[cfg(test)]
@@ -165,6 +173,8 @@ mod tests {
         asked: usize,
         /// Frames of the peer.
         heard: u64,
+        /// Bytes that go where there is room, instead of as many as there is room for.
+        segment: Option<u64>,
     }
 
     impl PathModel {
@@ -173,10 +183,30 @@ mod tests {
             let flow =
                 Flow { least_us: trip.as_micros() as u32, packet: 1448, rate: rate / 20, ..Flow::default() };
             let (free, under_way) = (now, std::collections::VecDeque::new());
-            PathModel { rate, trip, now, free, under_way, flow, longest: Duration::ZERO, asked: 0, heard: 0 }
+            PathModel {
+                rate,
+                trip,
+                now,
+                free,
+                under_way,
+                flow,
+                longest: Duration::ZERO,
+                asked: 0,
+                heard: 0,
+                segment: None,
+            }
         }
 
-        fn send(&mut self, bytes: u64) {
+        /// Sends packets, each of which is acknowledged.
+        fn send(&mut self, mut bytes: u64) {
+            while bytes > 0 {
+                let packet = bytes.min(self.flow.packet.into());
+                self.send_packet(packet);
+                bytes -= packet;
+            }
+        }
+
+        fn send_packet(&mut self, bytes: u64) {
             self.free = self.free.max(self.now) + Duration::from_nanos(bytes * 1_000_000_000 / self.rate);
             let arrives = self.free + self.trip;
             self.longest = self.longest.max(arrives - self.now);
@@ -206,7 +236,7 @@ mod tests {
             while self.now - began < span {
                 self.step();
                 while let Room::Bytes(len) = self.room(shallow) {
-                    self.send(len as u64);
+                    self.send(self.segment.unwrap_or(len as u64));
                 }
             }
             ((self.flow.acknowledged - before) as f64 / span.as_secs_f64()) as u64
@@ -246,6 +276,22 @@ mod tests {
         path.longest = Duration::ZERO;
         path.run(&mut shallow, Duration::from_secs(1));
         assert!(path.longest < trip * 5 / 2, "{:?}", path.longest);
+    }
+
+    /// Users that share a path send more than there is room for.
+    #[test]
+    fn long_segments_keep_nobody_from_learning_what_passes() {
+        for trip_us in [100, 500, 2000, 20_000] {
+            let trip = Duration::from_micros(trip_us);
+            let mut path = PathModel::new(1_000_000, trip);
+            path.segment = Some(256 << 10);
+            let mut shallow = Shallow::default();
+            path.run(&mut shallow, Duration::from_secs(2));
+            path.rate *= 100;
+            path.run(&mut shallow, Duration::from_secs(2));
+            let rate = path.run(&mut shallow, Duration::from_secs(1));
+            assert!(rate * 10 > path.rate * 9, "{trip_us} us: {rate} of {} bytes/s", path.rate);
+        }
     }
 
     #[test]

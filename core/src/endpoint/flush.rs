@@ -218,9 +218,11 @@ impl<R: Rail> Engine<R> {
         };
         let rail = &mut self.rails[p.rail];
         let left = usize::try_from(piece.end - piece.offset).unwrap_or(usize::MAX);
+        // Users share what waits here, and not what the path has taken already.
+        if measure == Measure::Alone && p.bulk.is_shared() && rail.short_segment_len(p.link) == 0 {
+            return Step::Full;
+        }
         let most = match most_of_bulk(rail, p.link, measure) {
-            // Users share what waits here, and not what the path has taken already.
-            Ok(usize::MAX) if p.bulk.is_shared() && rail.short_segment_len(p.link) == 0 => return Step::Full,
             Ok(most) => most,
             Err(step) => return step,
         };
