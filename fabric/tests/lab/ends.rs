@@ -2,24 +2,31 @@
 
 use std::time::{Duration, Instant};
 
+use gridnet::core::completion::Completion;
 use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
 use gridnet::core::wire::Address;
 use gridnet_core::testing::random::Random;
-use gridnet_testbed::{lab_test, Host, Lab, Running};
+use gridnet_testbed::{lab_test, Host, HostCommand, Lab, Running};
 
 use crate::common::process::descriptors;
 use crate::common::{exactly, from_any, Buffer, Party, Scratch};
 use crate::cuts::linger;
+use crate::gaps::{Clock, Gaps};
 use crate::hosts::{address_of, await_pulses, count, is_long, kib, open, say_address, two, COUNT, PATIENCE};
+use crate::streamed::{self, Streamed};
 
 const LARGE: usize = 3_000_000;
 /// What is left to find another path beyond the timeout, when a silence is noticed late;
 const NOTICED_LATE: Duration = Duration::from_secs(2);
-/// what the end of operations may take beyond that on a machine that has much else to do;
+/// and what the end of operations may take beyond that on a machine that has much else to do.
 const SLACK: Duration = Duration::from_secs(1);
-/// and once when it was stopped meanwhile.
-const STOPPED: Duration = Duration::from_secs(60);
+/// Ports of a peer.
+const PORT: &str = "LAB_PORT";
+/// KiB that peers may leave in all, with what the allocator does,
+const LEFT_KIB: u64 = 1024;
+/// and each of them.
+const LEFT_KIB_EACH: u64 = 2;
 /// The default of `GRIDNET_PEER_TIMEOUT`.
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,7 +49,9 @@ impl Side {
     fn called() -> Option<Side> {
         count()?;
         let scratch = Scratch::new();
-        let party = open(&scratch, &[]);
+        let port = std::env::var(PORT).ok();
+        let options: Vec<_> = port.iter().map(|port| ("GRIDNET_NET_PORTS", port.as_str())).collect();
+        let party = open(&scratch, &options);
         say_address(&party);
         party.receive(from_any(1), Buffer::new(8)).unwrap();
         let to = PeerId::new(party.wait(PATIENCE).expect("somebody calls").source);
@@ -58,20 +67,21 @@ fn greet(party: &Party, address: &Address) -> PeerId {
     to
 }
 
-/// Starts a peer in a host: one of the ignored tests below.
-fn start(host: Host<'_>, part: &str) -> Running {
-    host.test(&format!("ends::{part}")).unwrap().env(COUNT, "1").spawn().unwrap()
+/// A peer in a host: one of the ignored tests below.
+fn part(host: Host<'_>, part: &str) -> HostCommand {
+    host.test(&format!("ends::{part}")).unwrap().env(COUNT, "1")
 }
 
-/// What was under way has ended, so long after the cable was pulled: not before its time, and whether it was not much later.
-fn is_in_time(took: Duration, timeout: Duration) -> bool {
-    assert!(took > timeout - Duration::from_secs(2) && took < timeout + STOPPED, "{took:?}");
-    took < timeout + NOTICED_LATE + SLACK
+fn start(host: Host<'_>, name: &str) -> Running {
+    part(host, name).spawn().unwrap()
 }
 
-/// Tries again once: the machine may have been stopped.
-fn twice(mut is_in_time: impl FnMut() -> bool) {
-    assert!(is_in_time() || is_in_time(), "two times in a row much later than the timeout");
+/// What was under way has ended, since the cable was pulled: not before its time, and not much later.
+fn assert_in_time(pulled: &Clock<'_>, timeout: Duration) -> Duration {
+    let (took, gaps) = pulled.read();
+    let latest = timeout + NOTICED_LATE + SLACK + gaps;
+    assert!(took > timeout - Duration::from_secs(2) && took < latest, "{took:?}, {gaps:?} of it stopped");
+    took
 }
 
 /// Operations with a peer that end only with it: it matches none of them.
@@ -86,9 +96,16 @@ fn start_everything(party: &Party, peer: PeerId, memory: Buffer) -> usize {
 
 /// Waits until so many operations have ended; how many of them with the peer.
 fn await_ends(party: &Party, count: usize) -> usize {
+    await_each_end(party, count, |_| {})
+}
+
+/// The same; `each` hears of them.
+fn await_each_end(party: &Party, count: usize, mut each: impl FnMut(&Completion)) -> usize {
     let mut gone = 0;
     for _ in 0..count {
-        let status = party.wait(PATIENCE).expect("operations with a dead peer end").status;
+        let completion = party.wait(PATIENCE).expect("operations with a dead peer end");
+        each(&completion);
+        let status = completion.status;
         assert!(status == 0 || status == Error::PeerGone.code(), "status {status}");
         gone += usize::from(status != 0);
     }
@@ -104,46 +121,39 @@ lab_test! {
         a.run(|| {
             let scratch = Scratch::new();
             let party = open(&scratch, &[]);
-            let memory = Buffer::new(LARGE);
+            let (gaps, memory) = (Gaps::watch(), Buffer::new(LARGE));
+            let (noise, mut free) = (streamed::noise(), streamed::buffers());
             let mut before = None;
-            let mut took = Vec::new();
+            let (mut took, mut came, mut last) = (Vec::new(), 0, None);
             for round in 0..rounds {
-                let peer = start(b, "streams");
-                let to = greet(&party, &address_of(&peer));
-                let mut started = start_everything(&party, to, memory);
-                let (mut ended, mut gone) = (0, 0);
-                let moment = Random::new(round).below(300);
-                for step in 0..moment {
-                    let posted = party.receive(exactly(to, 2 + step % 2), memory);
-                    started += usize::from(posted.is_ok());
-                    started += usize::from(party.send_buffer(to, memory.first(100), 4).unwrap_or(false));
-                    if let Ok(completion) = party.wait(Duration::from_millis(1)) {
-                        ended += 1;
-                        gone += usize::from(completion.status != 0);
-                    }
-                }
-                let killed = Instant::now();
-                peer.kill().unwrap();
-                gone += await_ends(&party, started - ended);
-                took.push(killed.elapsed());
-                assert!(gone >= 12, "{gone} operations ended with the peer");
-                let counters = party.enter().engine.counters();
-                assert_eq!((counters.peers_now, counters.pending_now), (0, 0));
-                drain(&party, to, memory);
+                // Each at the place of the one before.
+                let peer = part(b, "streams").env(PORT, "41000-41000").spawn().unwrap();
+                let address = address_of(&peer);
+                let to = greet(&party, &address);
+                assert_ne!(last.replace(to), Some(to), "the one that was killed");
+                let streamed = Streamed::new(&party, to, noise, &mut free);
+                let (ended, right) = kill_in_a_stream(peer, streamed, memory, Random::new(round).below(300), &gaps);
+                took.push(ended);
+                came += right;
                 // The first rounds fill what is kept for later ones.
                 if round == 4 {
                     before = Some((descriptors(), kib(std::process::id(), "VmRSS")));
                 }
             }
+            assert!(came > 10 * rounds, "{came} messages have come before their senders were killed");
             let (descriptors_before, kib_before) = before.expect("there are more than five rounds");
             await_no_more_than(descriptors_before);
             let growth = kib(std::process::id(), "VmRSS").saturating_sub(kib_before);
             took.sort();
             let (median, slowest) = (took[took.len() / 2], took[took.len() - 1]);
-            println!("RESULT {rounds} kills: all ended within {slowest:?}, half of them {median:?}, {growth} KiB more");
-            // The kernel tells of the dead at once; all but one, as the machine may have been stopped.
-            assert!(median < SLACK && took[took.len() - 2] < PEER_TIMEOUT && slowest < STOPPED, "{took:?}");
-            assert!(growth < 1024 + 16 * rounds, "{growth} KiB more after {rounds} rounds");
+            println!(
+                "RESULT {rounds} kills: all ended within {slowest:?}, half of them {median:?}, {growth} KiB more, \
+                 {came} messages right before"
+            );
+            // The kernel tells of the dead at once.
+            assert!(median < SLACK && slowest < PEER_TIMEOUT, "{took:?}");
+            let most = LEFT_KIB + LEFT_KIB_EACH * rounds;
+            assert!(growth < most, "{growth} KiB more after {rounds} rounds");
         })
         .unwrap();
     }
@@ -151,24 +161,22 @@ lab_test! {
     /// The cable is pulled for good, while much is under way in both directions.
     fn a_blackout_that_lasts_ends_everything() {
         let Some(lab) = two(300) else { return };
-        twice(|| lasts(&lab));
+        lasts(&lab);
     }
 
     /// The same behind a process that is stopped, with its buffers full: TCP asks it less and less often, which is no silence.
     fn a_blackout_behind_a_full_peer_ends_everything() {
         let Some(lab) = two(1000) else { return };
-        twice(|| is_behind_a_full_peer(&lab));
+        is_behind_a_full_peer(&lab);
     }
 
     #[ignore = "is started by the tests above, in a host"]
     fn streams() {
         let Some(Side { _scratch, party, to }) = Side::called() else { return };
-        let memory = Buffer::new(100_000);
+        let noise = streamed::noise();
         let mut under_way = 0;
-        loop {
-            for (tag, len) in [(2, 8), (3, 100_000)] {
-                under_way += u32::from(party.send_buffer(to, memory.first(len), tag).unwrap_or(false));
-            }
+        for number in 0.. {
+            under_way += u32::from(streamed::send(&party, to, noise, number));
             while under_way > 8 {
                 under_way -= u32::from(party.wait(Duration::from_millis(10)).is_ok());
             }
@@ -189,19 +197,57 @@ lab_test! {
     }
 }
 
-fn lasts(lab: &Lab) -> bool {
+/// Kills a peer after so many steps of a conversation; in what time everything ended, without gaps, and how many of the messages
+/// it had sent have come as they were sent.
+fn kill_in_a_stream(
+    peer: Running,
+    mut streamed: Streamed<'_>,
+    memory: Buffer,
+    steps: u64,
+    gaps: &Gaps,
+) -> (Duration, u64) {
+    let (party, to) = (streamed.party, streamed.from);
+    let mut started = start_everything(party, to, memory);
+    let (mut ended, mut gone) = (0, 0);
+    for step in 0..steps {
+        started += usize::from(streamed.receive(step as usize % 2));
+        started += usize::from(party.send_buffer(to, memory.first(100), 4).unwrap_or(false));
+        if let Ok(completion) = party.wait(Duration::from_millis(1)) {
+            streamed.take(&completion);
+            ended += 1;
+            gone += usize::from(completion.status != 0);
+        }
+    }
+    let killed = Clock::start(gaps);
+    peer.kill().unwrap();
+    gone += await_each_end(party, started - ended, |completion| streamed.take(completion));
+    let (took, stopped) = killed.read();
+    assert!(gone >= 12, "{gone} operations ended with the peer");
+    let counters = party.enter().engine.counters();
+    assert_eq!((counters.peers_now, counters.pending_now), (0, 0));
+    // What the dead has left.
+    for which in [0, 1] {
+        while streamed.receive(which) {
+            streamed.take(&party.wait(PATIENCE).unwrap());
+        }
+    }
+    (took.saturating_sub(stopped), streamed.came)
+}
+
+fn lasts(lab: &Lab) {
     let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
     let peer = start(b, "is_left_alone");
     let address = address_of(&peer);
-    let in_time = a.run(|| {
+    let gaps = Gaps::watch();
+    a.run(|| {
         let Side { _scratch, party, to } = Side::call(&address, PEER_TIMEOUT);
         await_pulses(&party, 1);
         let started = start_everything(&party, to, Buffer::new(LARGE));
         peer.wait_for("has started\n", PATIENCE).unwrap();
         lab.link("a-b").unwrap().blackout(true).unwrap();
-        let pulled = Instant::now();
+        let pulled = Clock::start(&gaps);
         assert_eq!(await_ends(&party, started), started);
-        let took = pulled.elapsed();
+        let took = assert_in_time(&pulled, PEER_TIMEOUT);
         println!("RESULT blackout: everything ended after {took:?}");
         peer.wait_for("all has ended\n", PATIENCE).unwrap();
         lab.link("a-b").unwrap().blackout(false).unwrap();
@@ -210,19 +256,19 @@ fn lasts(lab: &Lab) -> bool {
         assert_ne!(again, to);
         party.send(again, b"again", 3, true).unwrap();
         assert_eq!(party.wait(PATIENCE).unwrap().status, 0);
-        is_in_time(took, PEER_TIMEOUT)
-    });
+    })
+    .unwrap();
     peer.wait(PATIENCE).unwrap().success().unwrap();
-    in_time.unwrap()
 }
 
-fn is_behind_a_full_peer(lab: &Lab) -> bool {
+fn is_behind_a_full_peer(lab: &Lab) {
     let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
     let peer = start(b, "streams");
     let address = address_of(&peer);
     let seconds = if is_long() { (12, 20) } else { (PEER_TIMEOUT.as_secs(), 1) };
     let (timeout, full_for) = (Duration::from_secs(seconds.0), Duration::from_secs(seconds.1));
-    let in_time = a.run(|| {
+    let gaps = Gaps::watch();
+    a.run(|| {
         let Side { _scratch, party, to } = Side::call(&address, timeout);
         await_pulses(&party, 1);
         peer.signal(nix::sys::signal::Signal::SIGSTOP).unwrap();
@@ -241,24 +287,14 @@ fn is_behind_a_full_peer(lab: &Lab) -> bool {
             }
         }
         lab.link("a-b").unwrap().blackout(true).unwrap();
-        let pulled = Instant::now();
+        let pulled = Clock::start(&gaps);
         assert_eq!(await_ends(&party, started - ended), started - ended);
-        let took = pulled.elapsed();
+        let took = assert_in_time(&pulled, timeout);
         println!("RESULT blackout behind a full peer: everything ended after {took:?}");
-        is_in_time(took, timeout)
-    });
+    })
+    .unwrap();
     peer.kill().unwrap();
     lab.link("a-b").unwrap().blackout(false).unwrap();
-    in_time.unwrap()
-}
-
-/// Takes what the dead peer has left unexpected.
-fn drain(party: &Party, peer: PeerId, memory: Buffer) {
-    for tag in [2, 3] {
-        while party.receive(exactly(peer, tag), memory).is_ok() {
-            party.wait(PATIENCE).unwrap();
-        }
-    }
 }
 
 /// Waits until no more descriptors are open than that: threads that read what a part says may need a moment.
