@@ -14,6 +14,7 @@ PARTS+=(
     "kills env TEST_KILL_ROUNDS=2000 TEST_KILL_VISITS=12 cargo test --release -p gridnet
         --test kills --test kill_points --test processes --test loans -- --nocapture"
     "members cargo test --release -p gridnet-meta --test many -- --nocapture"
+    "hosts cargo test -p gridnet --test lab -- --nocapture"
     "copier ci/copier.sh 1000000000"
     "peers ci/peers.sh"
 )

@@ -101,12 +101,18 @@ fn judge(name: &str, child: Child) {
     let output = output.expect("the sandbox can be waited for");
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = begin_lines(name, &said);
     for line in said.lines().filter(|line| line.starts_with("SKIPPED:")) {
         let _ = writeln!(std::io::stderr(), "\n{line}");
     }
     println!("{said}");
     assert!(output.status.success(), "{name} in its sandbox: {}", output.status);
     assert!(said.contains("1 passed"), "{name} was not found in its own program");
+}
+
+/// What one test says, without what the harness has put before it in the same line.
+fn begin_lines(name: &str, said: &str) -> String {
+    said.replacen(&format!("test {name} ... "), &format!("test {name} ...\n"), 1)
 }
 
 /// A test with a lab takes seconds; far more means that it hangs.
