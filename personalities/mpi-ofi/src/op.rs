@@ -99,7 +99,7 @@ impl Endpoint {
             self.resume_stalled(reports);
         }
         if self.is_deaf {
-            self.is_deaf = self.await_notice().is_err();
+            self.listen(reports);
         }
         Ok(())
     }
@@ -155,10 +155,13 @@ impl Endpoint {
                 }
                 self.step_ended(reports, errand);
             }
-            Some(Kind::Notice) if failure.is_none() => {
-                let source = self.source(vectors, end.source);
-                self.noticed(reports, end.immediate, source);
-                self.is_deaf = self.await_notice().is_err();
+            Some(Kind::Notice) => {
+                if failure.is_none() {
+                    let source = self.source(vectors, end.source);
+                    self.noticed(reports, end.immediate, source);
+                }
+                // Whatever one peer has sent, the others are heard.
+                self.listen(reports);
             }
             _ => {}
         }

@@ -13,7 +13,7 @@ use crate::abi::FiAddr;
 use crate::wait::Sleep;
 
 /// Operations are refused, to be tried again, while so many events wait.
-const MOST_EVENTS: usize = 1 << 16;
+pub(crate) const MOST_EVENTS: usize = 1 << 16;
 
 /// The end of an operation.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +88,11 @@ impl Queue {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
     }
 
     pub(crate) fn push(&mut self, event: Event) {

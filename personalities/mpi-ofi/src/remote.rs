@@ -24,7 +24,7 @@ use crate::queue::{Event, Failure};
 use crate::state::{Reports, Side};
 
 /// Tag of the engine of what tells a peer that its memory was written.
-const NOTICE: u64 = UNTAGGED | 1;
+pub(crate) const NOTICE: u64 = UNTAGGED | 1;
 /// Keys of peers that are remembered; more begin again with none.
 const MOST_KEYS: usize = 1 << 12;
 
@@ -325,6 +325,11 @@ impl Endpoint {
             self.ops.remove(key);
         }
         posted.map(drop)
+    }
+
+    /// Waits for the next notice while there is room for what it says; else the engine holds peers back.
+    pub(crate) fn listen(&mut self, reports: &Reports) {
+        self.is_deaf = !reports.has_room(&self.rx) || self.await_notice().is_err();
     }
 
     /// A peer has written.

@@ -3,6 +3,7 @@
 mod discovery;
 mod ends;
 mod messages;
+mod notices;
 mod party;
 mod regions;
 mod updates;
