@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use gridnet::core::matching::Key;
 use gridnet::core::mem::MEMORY_HOST;
 use gridnet::core::region::Access;
 
 use crate::abi::errno;
 use crate::abi::flag::{REMOTE_READ, REMOTE_WRITE};
 use crate::endpoint::Endpoint;
-use crate::state::State;
+use crate::state::{Domain, State};
 
 /// What is registered.
 #[derive(Debug, Clone, Copy)]
@@ -97,11 +98,24 @@ impl State {
     }
 
     /// Shows all that is registered by a new endpoint.
+    fn show_all(&self, endpoint: &mut Endpoint) -> Result<(), i32> {
+        self.memory.all.iter().try_for_each(|(key, memory)| endpoint.show(*key, memory))
+    }
+}
+
+impl Domain {
+    /// Takes a new endpoint in, which shows all that is registered.
     ///
     /// # Errors
-    /// As [`Self::register`].
-    pub(crate) fn show_all(&self, endpoint: &mut Endpoint) -> Result<(), i32> {
-        self.memory.all.iter().try_for_each(|(key, memory)| endpoint.show(*key, memory))
+    /// As [`State::register`]: then it is closed.
+    pub(crate) fn take_in(&self, mut endpoint: Endpoint) -> Result<Key, i32> {
+        let mut state = self.enter();
+        if let Err(error) = state.show_all(&mut endpoint) {
+            drop(state);
+            endpoint.close();
+            return Err(error);
+        }
+        Ok(state.endpoints.insert(endpoint))
     }
 }
 

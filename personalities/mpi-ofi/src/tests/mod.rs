@@ -4,6 +4,7 @@ mod discovery;
 mod ends;
 mod messages;
 mod notices;
+mod opening;
 mod party;
 mod regions;
 mod updates;

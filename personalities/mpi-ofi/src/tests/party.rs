@@ -329,6 +329,12 @@ impl Party {
         assert_eq!(call!(self.domain, endpoint, self.info, &mut self.ep, std::ptr::null_mut()), 0);
     }
 
+    /// Opens one more endpoint, which is expected to fail.
+    pub(super) fn open_another(&self) -> i32 {
+        let mut ep = std::ptr::null_mut();
+        call!(self.domain, endpoint, self.info, &mut ep, std::ptr::null_mut())
+    }
+
     /// Ends the endpoint, and leaves the rest.
     pub(super) fn close_endpoint(&mut self) {
         if !self.ep.is_null() {
