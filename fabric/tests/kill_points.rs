@@ -16,6 +16,7 @@ use common::process::{descriptors, files_below, mappings, role, spawn};
 use common::{Party, Scratch};
 use gridnet::core::testing::kill;
 use gridnet::ThreadLevel;
+use gridnet_testbed::testing::skip;
 
 /// Where the child kills itself, and the how manieth time it comes by.
 const POINT: &str = "TEST_KILL_POINT";
@@ -125,7 +126,7 @@ fn points() -> BTreeSet<String> {
         collect(&root.join(folder), &mut points);
     }
     if !may_copy() {
-        println!("SKIPPED: kill points of the single copy: the system forbids it to children (ptrace_scope)");
+        skip("kill points of the single copy", "the system forbids it to children (ptrace_scope)");
         points.retain(|point| !point.starts_with("rendezvous.copy"));
     }
     points

@@ -13,6 +13,7 @@ use std::time::Instant;
 use common::{exactly, Buffer, Party, Scratch, PATIENCE, RECEIVE};
 use gridnet::core::rail::PeerId;
 use gridnet::{AnyRail, ThreadLevel};
+use gridnet_testbed::testing::skip;
 
 const THREADS: u64 = 4;
 const LENGTHS: [usize; 5] = [0, 8, 100, 5_000, 60_000];
@@ -197,7 +198,7 @@ fn a_ring_that_receives_goes_from_thread_to_thread() {
     let scratch = Scratch::new();
     if let Err(refusal) = Party::try_open(&scratch.0, None, ThreadLevel::Serialized, &options) {
         assert!(refusal.reason.contains("io_uring"), "{}", refusal.reason);
-        return println!("SKIPPED: threads where io_uring receives: {}", refusal.reason);
+        return skip("threads where io_uring receives", &refusal.reason);
     }
     // One thread sees to it that the ring receives, and the next one gets what comes by it.
     goes_round(ROUNDS / 6, &options, |pair| {

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{tls, Tcp};
+use common::{skip, tls, Tcp};
 #[allow(clippy::wildcard_imports, reason = "the lists of cases name all of them")]
 use gridnet_core::testing::conformance::*;
 use gridnet_core::testing::fault::{FaultPlan, Faults};
@@ -51,8 +51,7 @@ fn links_that_io_uring_receives_from_get_over_faults() {
 #[test]
 fn all_cases_of_faults_pass_over_links_of_every_kind() {
     if std::env::var_os("TEST_SOAK").is_none() {
-        eprintln!("SKIPPED all cases of faults: they take minutes (TEST_SOAK=1)");
-        return;
+        return skip("all cases of faults: they take minutes (TEST_SOAK=1)");
     }
     let kinds = [sealed, || several(Engine::Auto), received, || several(Engine::IoUringRecv)];
     for new in kinds {

@@ -21,7 +21,7 @@ const SMALLEST: Window = Window { bytes: 256 << 10, frames: 1024 };
 fn is_long() -> bool {
     let is_long = std::env::var_os("TEST_SOAK").is_some();
     if !is_long {
-        eprintln!("SKIPPED the whole suites: they take minutes (TEST_SOAK=1)");
+        common::skip("the whole suites: they take minutes (TEST_SOAK=1)");
     }
     is_long
 }

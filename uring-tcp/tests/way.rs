@@ -46,7 +46,7 @@ fn short_suites_pass_by_another_way() {
 #[test]
 fn the_whole_suite_passes_by_another_way() {
     if std::env::var_os("TEST_SOAK").is_none() {
-        return eprintln!("SKIPPED the whole suite by another way: it takes minutes (TEST_SOAK=1)");
+        return common::skip("the whole suite by another way: it takes minutes (TEST_SOAK=1)");
     }
     conformance_cases! { [gridnet_core::conformance_call_each] Led::new(Tcp::new(Engine::IoUring)) }
 }

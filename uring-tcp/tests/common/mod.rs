@@ -3,7 +3,7 @@
 
 pub mod certificates;
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -142,10 +142,21 @@ impl Cutting for Tcp {
     }
 }
 
+/// Says what is left out, once.
+pub fn skip(what: &str) {
+    static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut said = SAID.lock().expect("nobody panics with it");
+    if !said.iter().any(|before| before == what) {
+        said.push(what.to_owned());
+        // Not by a macro: what those print is kept back for tests that pass.
+        let _ = writeln!(std::io::stderr(), "\nSKIPPED: {what}");
+    }
+}
+
 /// This one, where the system allows it.
 pub fn allowed(engine: Engine) -> Engine {
     let Err(refusal) = gridnet_uring_tcp::engine(engine) else { return engine };
-    eprintln!("SKIPPED {engine:?}: {}; epoll in its place", refusal.reason);
+    skip(&format!("{engine:?}: {}; epoll in its place", refusal.reason));
     Engine::Epoll
 }
 
@@ -158,7 +169,7 @@ pub fn ipv6() -> &'static str {
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
         return "::1";
     }
-    eprintln!("SKIPPED IPv6: the loopback interface has no such address; IPv4 in its place");
+    skip("IPv6: the loopback interface has no such address; IPv4 in its place");
     "127.0.0.1"
 }
 
