@@ -230,8 +230,9 @@ impl ShmRail {
         }
         let process = Process::new(pid, live.segment().header());
         let watch = live.watch(key.number, &words[0]);
-        let done = check_bounds(offset, here.len(), record.len)
-            .and_then(|()| copy_in_parts(&watch, &process, way, here, base.wrapping_add(offset)));
+        let done = check_bounds(offset, here.len(), record.len).and_then(|()| {
+            copy_in_parts(&watch, (words, record), &process, way, here, base.wrapping_add(offset))
+        });
         if let Err(error) = done {
             link.give_up_reach(error);
         }
@@ -267,9 +268,11 @@ impl Link {
 }
 
 /// Copies between `here` and the address `there` of a process. Each part is announced by itself, so that the end of the
-/// region has to wait for no more than one.
+/// region has to wait for no more than one. In each the record, which stays as it is then, is read again: an owner that has chosen a
+/// number may have registered other memory under it, and have got the same line.
 fn copy_in_parts(
     watch: &Watch,
+    (words, record): (&[AtomicU64; RECORD_WORDS], Record),
     process: &Process<'_>,
     way: Way,
     here: &Iov,
@@ -281,6 +284,7 @@ fn copy_in_parts(
         let part = all.window(done, PART);
         let at = there.wrapping_add(done as u64);
         watch.during(|| match way {
+            _ if record_of(words, record.number) != Some(record) => Err(Error::Key),
             // SAFETY: if the owner is in this process, what is there is its registered memory.
             Way::Out => unsafe { process.write(&part, at) },
             Way::In => process.read(at, &part),
@@ -436,6 +440,32 @@ mod tests {
         let line = scene.owner.records[&5].line;
         scene.owner.arena.segment().words(line)[2].store(1 << 20, Ordering::Relaxed);
         assert!(scene.initiator.open_window(0, &key).is_none());
+    }
+
+    #[test]
+    fn who_has_read_the_record_of_an_earlier_region_does_not_reach_its_memory() {
+        let mut scene = Scene::new("earlier");
+        let mut memories = [[1u64; 8], [2; 8]];
+        let [old, new] = memories.each_mut().map(|memory| memory.as_mut_ptr().cast::<u8>());
+        let key = scene.offer(5, old, 64, None);
+        let record = {
+            let live = scene.initiator.links[0].live.as_ref().unwrap();
+            record_of(live.segment().words(key.hint).unwrap(), 5).unwrap()
+        };
+        assert!(scene.owner.end_record(5));
+        assert_eq!(scene.offer(5, new, 64, None).hint, key.hint, "the same line");
+        let live = scene.initiator.links[0].live.as_ref().unwrap();
+        let words = live.segment().words(key.hint).unwrap();
+        let watch = live.watch(5, &words[0]);
+        let process = Process::new(std::process::id() as i32, live.segment().header());
+        let mut bytes = [3; 8];
+        // SAFETY: a private array.
+        let iov = unsafe { Iov::new(bytes.as_mut_ptr(), 8) };
+        for way in [Way::Out, Way::In] {
+            let done = copy_in_parts(&watch, (words, record), &process, way, &iov, old as u64);
+            assert_eq!(done, Err(Error::Key));
+        }
+        assert_eq!((memories, bytes), ([[1; 8], [2; 8]], [3; 8]));
     }
 
     #[test]
