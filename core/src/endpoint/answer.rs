@@ -53,8 +53,8 @@ impl State {
                 _ => return Err(Error::PeerMisbehaved),
             }
             let rkey = op.rkey.and_then(|rkey| self.remote.rkeys.get_mut(rkey));
-            // A key that was made of a number alone. Rails check what a hint leads to.
-            if let Some(rkey) = rkey.filter(|rkey| hint != 0 && rkey.key.hint == 0) {
+            // A key that was made of a number, which may name another region than before. Rails check what a hint leads to.
+            if let Some(rkey) = rkey.filter(|rkey| hint != 0 && rkey.key.hint != hint) {
                 rkey.key.hint = hint;
             }
         }

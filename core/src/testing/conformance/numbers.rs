@@ -76,3 +76,35 @@ pub fn a_number_names_one_region_at_a_time<F: Fixture>(fixture: F) {
         assert_eq!(memory[0].to_le_bytes(), [0, 0, 0, 3, 3, 3, 3, 3]);
     }
 }
+
+/// Whether the rail reaches by itself what a number names, once it has heard where that is.
+fn is_reached_by_rail<F: Fixture>(pair: &mut Pair<F>, rkey: Key, value: u8) -> bool {
+    let to_b = pair.to_b;
+    let mut counts = [0; 2];
+    for count in &mut counts {
+        let put = pair.a.put(to_b, rkey, 0, &[value; 8]);
+        assert_eq!(finish(pair, put), Ok(Vec::new()));
+        *count = pair.a.engine().peer_counters(to_b).expect("it is a peer").by_message;
+    }
+    counts[0] == counts[1]
+}
+
+/// A number names another region, for which the rail has another place: it is reached as the one before was.
+pub fn a_number_that_has_moved_is_found_again<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let to_b = pair.to_b;
+    let mut memories = [vec![0u64; 2], vec![0u64; 2], vec![0u64; 2]];
+    let rkey = pair.a.engine().import_number(to_b, NUMBER).expect("the peer is there");
+    let old = register(&mut pair, &mut memories[0]);
+    let is_reached = is_reached_by_rail(&mut pair, rkey, 1);
+    assert_eq!(pair.b.engine().close_region(old), Ok(()));
+    // It gets the place of the old one.
+    let base = memories[1].as_mut_ptr().cast();
+    let other = pair.b.engine().register_as(base, 16, Access::ALL, MEMORY_HOST, None).expect("it is mapped");
+    let new = register(&mut pair, &mut memories[2]);
+    assert_eq!(is_reached_by_rail(&mut pair, rkey, 2), is_reached);
+    for region in [other, new] {
+        assert_eq!(pair.b.engine().close_region(region), Ok(()));
+    }
+    assert_eq!(memories.map(|memory| memory[0].to_ne_bytes()), [[1; 8], [0; 8], [2; 8]]);
+}
