@@ -130,12 +130,25 @@ impl State {
         let right = if update.only_reads() { Access::REMOTE_READ } else { Access::REMOTE_ATOMIC };
         let (at, may_fault) = self.remote.regions.place(region, offset, len, right)?;
         update.check_place(at as usize as u64)?;
-        if may_fault && !self.remote.guard.is_writable(at, len) {
+        if may_fault && !self.is_there(at, len, update.only_reads()) {
             return Err(Error::Fault);
         }
-        // SAFETY: in bounds and aligned (checked). Memory of ours is there; registered memory was found writable just now, and
+        // SAFETY: in bounds and aligned (checked). Memory of ours is there; registered memory was found to be there just now, and
         // unmapping it during a call of this library is what the program promises not to do.
         Ok(unsafe { update.run(at) })
+    }
+
+    /// Whether registered memory of a word at most can be read, or also written.
+    fn is_there(&self, at: *mut u8, len: usize, only_reads: bool) -> bool {
+        let guard = &self.remote.guard;
+        let mut word = [0u8; size_of::<u64>()];
+        // SAFETY: the array has room for a word, and is private.
+        let mut can_read = || len <= word.len() && unsafe { guard.read(at, word.as_mut_ptr(), len) };
+        if only_reads {
+            can_read()
+        } else {
+            guard.is_writable(at, len)
+        }
     }
 }
 

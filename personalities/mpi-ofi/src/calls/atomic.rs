@@ -213,6 +213,18 @@ unsafe fn list<'a>(pieces: *const Ioc, count: usize) -> Result<&'a [Ioc], i32> {
     Ok(unsafe { std::slice::from_raw_parts(pieces, count) })
 }
 
+/// Operands of an operation of this number, which none are read of when it only reads.
+///
+/// # Safety
+/// As [`list`].
+unsafe fn operands_of<'a>(op: i32, pieces: *const Ioc, count: usize) -> Result<&'a [Ioc], i32> {
+    match op_of(op, Form::Fetch) {
+        Some(ElementOp::Read) => Ok(&[]),
+        // SAFETY: the caller's promise.
+        _ => unsafe { list(pieces, count) },
+    }
+}
+
 fn one(addr: *const c_void, count: usize) -> [Ioc; 1] {
     [Ioc { addr: addr.cast_mut(), count }]
 }
@@ -282,7 +294,7 @@ unsafe fn start_msg(
     unsafe {
         let msg = msg.as_ref().ok_or(libc::EINVAL)?;
         let elements = Elements {
-            operands: list(msg.iov, msg.iov_count)?,
+            operands: operands_of(msg.op, msg.iov, msg.iov_count)?,
             compares: list(more.compares.0, more.compares.1)?,
             results: list(more.results.0, more.results.1)?,
             there: there(msg.rma_iov, msg.rma_iov_count)?,
@@ -360,7 +372,7 @@ unsafe extern "C" fn readwritev(
 ) -> isize {
     guarded(|| {
         // SAFETY: libfabric's promise.
-        let (operands, results) = unsafe { (list(iov, iov_count)?, list(result, result_count)?) };
+        let (operands, results) = unsafe { (operands_of(op, iov, iov_count)?, list(result, result_count)?) };
         let there = [RmaIoc { addr, count: count(results, |piece| piece.count), key }];
         let elements = Elements { operands, compares: &[], results, there: &there };
         // SAFETY: as above.

@@ -210,7 +210,8 @@ unsafe fn wait(
         queue.sleep.as_ref().map(Sleep::descriptor)
     };
     let end = end_of(timeout);
-    for looks in 0u32.. {
+    let mut looks = 0u32;
+    loop {
         // SAFETY: the caller's promise.
         let taken = unsafe { take(cq, out, count, from) };
         let left = end.map_or(LONGEST_SLEEP, |end| end.saturating_duration_since(Instant::now()));
@@ -222,8 +223,8 @@ unsafe fn wait(
             Some(descriptor) if unsafe { try_wait(cq) }.is_ok() => sleep_on(descriptor, left),
             _ => std::thread::yield_now(),
         }
+        looks = looks.saturating_add(1);
     }
-    Err(errno::EAGAIN)
 }
 
 unsafe extern "C" fn readerr(cq: *mut FidCq, out: *mut CqErrEntry, _flags: u64) -> isize {

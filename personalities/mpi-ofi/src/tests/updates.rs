@@ -184,3 +184,55 @@ fn what_cannot_be_is_refused_or_fails() {
     assert_eq!(memory, [0; 4]);
     assert_eq!(close(mr), 0);
 }
+
+#[test]
+fn memory_that_cannot_be_written_is_read_and_no_operands_are_needed() {
+    let page = 4096;
+    let map = |protection| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: new memory anywhere.
+        let at = unsafe { libc::mmap(none(), page, protection, flags, -1, 0) };
+        assert_ne!(at, libc::MAP_FAILED);
+        at
+    };
+    let (a, b) = Party::pair(Setup::default());
+    let mut before = [7u64; 2];
+    let results = [Ioc { addr: before.as_mut_ptr().cast(), count: 2 }];
+    for (protection, error) in [(libc::PROT_READ, 0), (libc::PROT_NONE, libc::EFAULT)] {
+        let at = map(libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: just mapped; nothing is done with the bytes here.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(at.cast(), page) };
+        let mr = b.register(bytes, REMOTE_READ, KEY).unwrap();
+        // SAFETY: mapped above.
+        assert_eq!(unsafe { libc::mprotect(at, page, protection) }, 0);
+        let there = [RmaIoc { addr: 0, count: 2, key: KEY }];
+        let msg = MsgAtomic {
+            iov: std::ptr::null(),
+            desc: none(),
+            iov_count: 1,
+            addr: 0,
+            rma_iov: there.as_ptr(),
+            rma_iov_count: 1,
+            datatype: U64,
+            op: READ_IT,
+            context: context(1),
+            data: 0,
+        };
+        let end = || match error {
+            0 => assert_eq!(a.next(&b).0.op_context as usize, 1),
+            _ => assert_eq!(a.next_error(&b).err, error),
+        };
+        assert_eq!(atomic!(a, readwritemsg, &msg, results.as_ptr(), none(), 1, COMPLETION), 0);
+        end();
+        let (from, to) = (std::ptr::null(), results.as_ptr());
+        assert_eq!(
+            atomic!(a, readwritev, from, none(), 1, to, none(), 1, 0, 0, KEY, U64, READ_IT, context(1)),
+            0
+        );
+        end();
+        assert_eq!(before, [0; 2], "as it was, or not touched");
+        assert_eq!(close(mr), 0);
+        // SAFETY: not used any more.
+        assert_eq!(unsafe { libc::munmap(at, page) }, 0);
+    }
+}
