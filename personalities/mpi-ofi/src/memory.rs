@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
 
 use gridnet::core::matching::Key;
 use gridnet::core::mem::MEMORY_HOST;
@@ -18,7 +19,12 @@ pub(crate) struct Memory {
     base: usize,
     len: usize,
     access: Access,
+    /// It is shown no more, and ends when no peer is inside.
+    closing: bool,
 }
+
+/// How long the end of a registration waits for peers that are inside.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// All that is, by keys.
 #[derive(Debug, Default)]
@@ -39,7 +45,7 @@ impl Memory {
         if rights & REMOTE_WRITE != 0 {
             access = access.and(Access::REMOTE_WRITE).and(Access::REMOTE_ATOMIC);
         }
-        Memory { base, len, access }
+        Memory { base, len, access, closing: false }
     }
 }
 
@@ -68,46 +74,76 @@ impl State {
     /// Registers memory under this key, or one that is chosen here. The key.
     ///
     /// # Errors
-    /// `FI_ENOKEY` when the key is in use, `EFAULT` when not all of the memory is mapped.
-    pub(crate) fn register(&mut self, memory: Memory, key: Option<u64>) -> Result<u64, i32> {
+    /// As [`Domain::register`]; when an endpoint does not show it, what was begun is to be ended.
+    fn register(&mut self, memory: Memory, key: Option<u64>) -> Result<u64, (i32, Option<u64>)> {
         let key = key.unwrap_or_else(|| self.memory.new_key());
-        number_of(key)?;
+        number_of(key).map_err(|error| (error, None))?;
         if self.memory.all.contains_key(&key) {
-            return Err(errno::ENOKEY);
-        }
-        let shown = self.endpoints.values_mut().try_for_each(|endpoint| endpoint.show(key, &memory));
-        if let Err(error) = shown {
-            // Nobody was told of the key: nobody is inside.
-            for endpoint in self.endpoints.values_mut() {
-                let _ = endpoint.hide(key);
-            }
-            return Err(error);
+            return Err((errno::ENOKEY, None));
         }
         self.memory.all.insert(key, memory);
-        Ok(key)
+        let shown = self.endpoints.values_mut().try_for_each(|endpoint| endpoint.show(key, &memory));
+        shown.map(|()| key).map_err(|error| (error, Some(key)))
     }
 
-    /// Ends a registration: no peer reaches the memory from now on.
+    pub(crate) fn begin_end(&mut self, key: u64) {
+        if let Some(memory) = self.memory.all.get_mut(&key) {
+            memory.closing = true;
+        }
+    }
+
+    /// Ends a registration where no peer is inside.
     ///
     /// # Errors
-    /// `EBUSY` when a peer is in the middle of an access, and does not come out for a second: to be done again.
-    pub(crate) fn deregister(&mut self, key: u64) -> Result<(), i32> {
-        self.endpoints.values_mut().try_for_each(|endpoint| endpoint.hide(key))?;
+    /// `EBUSY` when one is in the middle of an access; nobody else comes in.
+    pub(crate) fn end_memory(&mut self, key: u64) -> Result<(), i32> {
+        self.begin_end(key);
+        // Each of them: none is shown any longer, whoever is inside of another.
+        self.endpoints.values_mut().fold(Ok(()), |all, endpoint| all.and(endpoint.hide(key)))?;
         self.memory.all.remove(&key);
         Ok(())
     }
 
     /// Shows all that is registered by a new endpoint.
     fn show_all(&self, endpoint: &mut Endpoint) -> Result<(), i32> {
-        self.memory.all.iter().try_for_each(|(key, memory)| endpoint.show(*key, memory))
+        let all = self.memory.all.iter().filter(|(_, memory)| !memory.closing);
+        all.map(|(key, memory)| (*key, memory)).try_for_each(|(key, memory)| endpoint.show(key, memory))
     }
 }
 
 impl Domain {
+    /// Registers memory under this key, or one that is chosen here. The key.
+    ///
+    /// # Errors
+    /// `FI_ENOKEY` when the key is in use, `EFAULT` when not all of the memory is mapped.
+    pub(crate) fn register(&self, memory: Memory, key: Option<u64>) -> Result<u64, i32> {
+        let registered = self.enter().register(memory, key);
+        registered.map_err(|(error, begun)| {
+            // Should a peer that has guessed the key not come out, nobody gets the key again.
+            let _ = begun.map(|key| self.deregister(key));
+            error
+        })
+    }
+
+    /// Ends a registration: no peer reaches the memory from now on. Others may go in while it waits.
+    ///
+    /// # Errors
+    /// `EBUSY` when a peer is in the middle of an access, and does not come out for a second: to be done again.
+    pub(crate) fn deregister(&self, key: u64) -> Result<(), i32> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.enter().end_memory(key);
+            if ended != Err(libc::EBUSY) || Instant::now() >= end {
+                return ended;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// Takes a new endpoint in, which shows all that is registered.
     ///
     /// # Errors
-    /// As [`State::register`]: then it is closed.
+    /// As [`Self::register`]: then it is closed.
     pub(crate) fn take_in(&self, mut endpoint: Endpoint) -> Result<Key, i32> {
         let mut state = self.enter();
         if let Err(error) = state.show_all(&mut endpoint) {
@@ -126,7 +162,7 @@ impl Endpoint {
         if memory.len == 0 {
             return Ok(());
         }
-        let Memory { base, len, access } = *memory;
+        let Memory { base, len, access, .. } = *memory;
         let number = Some(number_of(key)?);
         let mut guard = self.shared.enter().map_err(errno::of)?;
         let shown = guard.engine.register_as(base as *mut u8, len, access, MEMORY_HOST, number);
@@ -141,7 +177,7 @@ impl Endpoint {
 
     fn hide(&mut self, key: u64) -> Result<(), i32> {
         let Some(region) = self.regions.get(&key) else { return Ok(()) };
-        self.shared.close_region(*region).map_err(|refusal| errno::of(refusal.error))?;
+        self.shared.enter().and_then(|mut guard| guard.engine.close_region(*region)).map_err(errno::of)?;
         self.regions.remove(&key);
         Ok(())
     }

@@ -51,7 +51,7 @@ unsafe fn register(fid: *mut Fid, wanted: &Wanted, flags: u64, mr_out: *mut *mut
         return Err(libc::EFAULT);
     }
     let memory = Memory::new(wanted.base as usize, wanted.len, wanted.access);
-    let key = domain.enter().register(memory, (!domain.chooses_keys).then_some(wanted.key))?;
+    let key = domain.register(memory, (!domain.chooses_keys).then_some(wanted.key))?;
     let fid = FidMr { fid: head(CLASS_MR, wanted.context, &FID), desc: std::ptr::null_mut(), key };
     // SAFETY: the caller's promise.
     unsafe { mr_out.write(Object::open(fid, domain.clone(), Key::from_bits(key))) };
@@ -124,7 +124,7 @@ unsafe extern "C" fn close(fid: *mut Fid) -> i32 {
     guarded_int(|| {
         // SAFETY: libfabric's promise: an open registration.
         let object = unsafe { Object::<FidMr>::of(fid) }?;
-        object.domain.enter().deregister(object.key.to_bits())?;
+        object.domain.deregister(object.key.to_bits())?;
         // SAFETY: as above; the program does not use it any more.
         unsafe { Object::<FidMr>::close(fid) };
         Ok(())

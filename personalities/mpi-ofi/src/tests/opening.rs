@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::party::{close, Party, Setup};
+use crate::abi::errno;
 use crate::abi::flag::REMOTE_WRITE;
 use crate::abi::object::FidEp;
 use crate::abi::version;
@@ -36,4 +37,22 @@ fn an_endpoint_that_cannot_show_old_memory_leaves_nothing_behind() {
     assert_eq!(domain.take_in(endpoint).err(), Some(libc::EFAULT));
     assert!(fabric.upgrade().is_none(), "its thread has ended, too");
     assert_eq!(close(mr), 0);
+}
+
+#[test]
+fn memory_whose_end_waits_is_shown_by_no_new_endpoint() {
+    let a = Party::new(Setup::default());
+    let (mut memory, key) = ([0u8; 8], 9);
+    let mr = a.register(&mut memory, REMOTE_WRITE, key).unwrap();
+    // SAFETY: an open endpoint.
+    let domain = unsafe { &Object::<FidEp>::of(a.ep).unwrap().domain };
+    domain.enter().begin_end(key);
+    assert_eq!(a.register(&mut [0; 8], REMOTE_WRITE, key).err(), Some(errno::ENOKEY), "it is still in use");
+    let entered = domain.take_in(Endpoint::open(version(2, 5), true, 0, 0).unwrap()).unwrap();
+    let endpoint = domain.enter().endpoints.remove(entered).unwrap();
+    assert!(endpoint.regions.is_empty());
+    endpoint.close();
+    assert_eq!(close(mr), 0);
+    let again = a.register(&mut memory, REMOTE_WRITE, key).unwrap();
+    assert_eq!(close(again), 0);
 }
