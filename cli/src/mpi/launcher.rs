@@ -46,7 +46,7 @@ impl Launcher {
 }
 
 /// The file of this name: as it is with a `/` in it, else in the folders of PATH.
-fn in_path(name: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn in_path(name: &Path) -> Result<PathBuf, Failure> {
     let is_program = |path: &Path| {
         path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     };

@@ -8,7 +8,7 @@ mod report;
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -118,10 +118,20 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     Err(Failure::Run(format!("{}: {error}", setting.launcher.path.display())))
 }
 
-/// The arguments without the first `--`, which not every launcher knows.
+/// The arguments without the `--` before the program, which not every launcher knows. One behind it is the program's own.
 fn without_divider(arguments: &[String]) -> impl Iterator<Item = &String> {
     let divider = arguments.iter().position(|argument| argument == "--");
+    let divider = divider.filter(|at| !has_program(&arguments[..*at]));
     arguments.iter().enumerate().filter(move |(at, _)| Some(*at) != divider).map(|(_, argument)| argument)
+}
+
+/// Whether a program is among a launcher's arguments. What follows an option may be its value, such as that of `-launcher ssh`.
+fn has_program(arguments: &[String]) -> bool {
+    let is_option = |argument: &String| argument.starts_with('-');
+    let after_options = std::iter::once(false).chain(arguments.iter().map(is_option));
+    let mut words =
+        arguments.iter().zip(after_options).filter(|(word, is_value)| !is_value && !is_option(word));
+    words.any(|(word, _)| launcher::in_path(Path::new(word)).is_ok())
 }
 
 /// A word for a shell.
@@ -138,10 +148,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_first_divider_is_taken_away() {
-        let given = ["-n", "4", "--", "./app", "--", "x"].map(str::to_owned);
-        let left: Vec<_> = without_divider(&given).collect();
-        assert_eq!(left, ["-n", "4", "./app", "--", "x"]);
+    fn the_divider_before_the_program_is_taken_away_and_no_other() {
+        for (given, left) in [
+            ("-n 4 -- /bin/sh -- x", "-n 4 /bin/sh -- x"),
+            ("-n 4 /bin/sh -- x", "-n 4 /bin/sh -- x"),
+            ("-n 4 sh -- x", "-n 4 sh -- x"),
+            ("-launcher sh -n 4 -- /bin/sh x", "-launcher sh -n 4 /bin/sh x"),
+            ("-n 4 /bin/sh x", "-n 4 /bin/sh x"),
+        ] {
+            let given: Vec<String> = given.split(' ').map(str::to_owned).collect();
+            let kept: Vec<_> = without_divider(&given).map(String::as_str).collect();
+            assert_eq!(kept.join(" "), left);
+        }
     }
 
     #[test]

@@ -31,12 +31,14 @@ pub(super) fn output_of(command: &mut Command, patience: Duration) -> Result<Out
         child.stdout.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>),
         child.stderr.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>),
     ];
-    for stream in outputs.into_iter().flatten() {
+    for mut stream in outputs.into_iter().flatten() {
         let sender = sender.clone();
         streams += 1;
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
-            let _ = stream.take(MOST_BYTES).read_to_end(&mut bytes);
+            let _ = stream.by_ref().take(MOST_BYTES).read_to_end(&mut bytes);
+            // The rest is read, too: a program whose output nobody takes does not come to its end.
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
             let _ = sender.send(bytes);
         });
     }
@@ -138,6 +140,15 @@ mod tests {
         assert_eq!(ranks.rails, ["shm,self", ""]);
         assert_eq!((ranks.messages, ranks.bytes), (7, 40));
         assert_eq!(Ranks::parse("endpoint closed"), Ranks::default());
+    }
+
+    #[test]
+    fn a_program_that_says_more_than_is_kept_comes_to_its_end() {
+        let mut talkative = Command::new("sh");
+        talkative.args(["-c", "set -e; head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 0"]);
+        let output = output_of(&mut talkative, Duration::from_secs(60)).unwrap();
+        assert!(output.succeeded);
+        assert_eq!(output.text.len() as u64, 2 * MOST_BYTES);
     }
 
     #[test]
