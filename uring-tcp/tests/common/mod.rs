@@ -276,9 +276,20 @@ pub fn check_friend(pair: &mut Pair<Tcp>, tag: &mut u64) {
         let bytes = Random::new(*tag).bytes(len);
         let receive = pair.a.receive(exactly(pair.to_b, *tag), len);
         pair.b.send(pair.to_a, &bytes, *tag);
-        assert_eq!(pair.finish_a(receive).bytes, bytes);
+        let outcome = pair.finish_a(receive);
+        assert_eq!(outcome.status, Ok(()), "message {tag}");
+        assert!(outcome.bytes == bytes, "message {tag}");
     }
     assert_eq!(pair.a.state(pair.to_b), PeerState::Up);
+}
+
+/// Appends a frame of any kind as the rail writes it.
+pub fn say_frame(kind: u8, word: u64, payload: &[u8], flags: u8, extension: &[u64], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&[kind, flags, extension.len() as u8, 0]);
+    out.extend_from_slice(&word.to_le_bytes());
+    extension.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+    out.extend_from_slice(payload);
 }
 
 /// Has the system refuse this call to this thread from now on.
