@@ -6,10 +6,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::Tcp;
+use common::{check_friend, say_frame, Tcp};
 use gridnet_core::endpoint::{Limits, PeerState};
 use gridnet_core::error::Error;
-use gridnet_core::testing::node::{anything, exactly};
+use gridnet_core::testing::node::anything;
 use gridnet_core::testing::pair::{address_of, Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
 use gridnet_core::wire::{Address, Extension, Hello, NetAddresses, NodeId};
@@ -28,7 +28,7 @@ fn fuzzed_frames_end_their_sender_and_nobody_else() {
     let limits = Limits { unexpected_bytes: 4 << 20, unexpected_messages: 4096, ..Limits::default() };
     let mut pair = Pair::with(Tcp::new(Engine::Auto), Setup { limits, ..Setup::default() });
     let mut random = Random::new(11);
-    let (mut said, mut peers, mut cut_off) = (0, 0_u64, 0_u64);
+    let (mut said, mut peers, mut cut_off, mut tag) = (0, 0_u64, 0_u64, 0);
     while said < total {
         peers += 1;
         let mut peer = Peer::greet(&mut pair, peers);
@@ -48,11 +48,11 @@ fn fuzzed_frames_end_their_sender_and_nobody_else() {
         drop(peer);
         pair.step();
         if peers % 16 == 0 {
-            check_friend(&mut pair, peers);
+            check_friend(&mut pair, &mut tag);
             take_all(&mut pair);
         }
     }
-    check_friend(&mut pair, 0);
+    check_friend(&mut pair, &mut tag);
     println!("RESULT {said} fuzzed frames of {peers} peers, of which {cut_off} were cut off");
     assert!(cut_off * 2 > peers, "{cut_off} of {peers} were cut off: the frames are too good to tell");
     // Nothing is left of them but what they had sent in good order.
@@ -65,7 +65,7 @@ fn fuzzed_frames_end_their_sender_and_nobody_else() {
 fn messages_of_many_names_have_a_bound() {
     let limits = Limits { unexpected_messages: 64, ..Limits::default() };
     let mut pair = Pair::with(Tcp::new(Engine::Auto), Setup { limits, ..Setup::default() });
-    let mut names = 0..;
+    let (mut names, mut tag) = (0.., 0);
     let mut come = |pair: &mut Pair<Tcp>| -> Result<(), String> {
         let hello = Hello::new(node(names.next().unwrap()), 1, 1);
         let mut peer = Peer::try_greet_as(pair, hello)?;
@@ -86,7 +86,7 @@ fn messages_of_many_names_have_a_bound() {
         (0..4).for_each(|_| assert_eq!(come(&mut pair), Ok(()), "turn {turn}"));
         let refused = come(&mut pair).expect_err("80 messages wait");
         assert!(refused.contains("GRIDNET_UNEXPECTED_MESSAGES=64"), "{refused}");
-        check_friend(&mut pair, turn);
+        check_friend(&mut pair, &mut tag);
         // Who was let in before, and was not given up yet, may start again.
         drop(resident);
         assert!(pair.run_until(|pair| pair.a.engine().counters().peers_now == 1));
@@ -100,6 +100,7 @@ fn messages_of_many_names_have_a_bound() {
 #[test]
 fn lengths_that_cannot_be_are_not_waited_for() {
     let mut pair = Pair::new(Tcp::new(Engine::Auto));
+    let mut tag = 0;
     // An eager frame may have 8 KiB, others 256 KiB; whoever announces more is not given memory for it.
     for (number, (kind, len)) in
         [(1, 8193), (1, u32::MAX), (16, (256 << 10) + 1), (4, u32::MAX), (0xf0, 1)].into_iter().enumerate()
@@ -115,7 +116,7 @@ fn lengths_that_cannot_be_are_not_waited_for() {
         bytes[..4].copy_from_slice(&len.to_le_bytes());
         peer.say(&bytes, &mut pair);
         assert!(peer.is_hung_up(&mut pair), "kind {kind} with {len} bytes");
-        check_friend(&mut pair, number as u64);
+        check_friend(&mut pair, &mut tag);
     }
 }
 
@@ -263,11 +264,8 @@ fn resume() -> Vec<u8> {
 }
 
 fn frame(kind: u8, word: u64, payload: &[u8], flags: u8, extension: &[u64]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_le_bytes().to_vec();
-    bytes.extend_from_slice(&[kind, flags, extension.len() as u8, 0]);
-    bytes.extend_from_slice(&word.to_le_bytes());
-    extension.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
-    bytes.extend_from_slice(payload);
+    let mut bytes = Vec::new();
+    say_frame(kind, word, payload, flags, extension, &mut bytes);
     bytes
 }
 
@@ -350,18 +348,4 @@ fn take_all(pair: &mut Pair<Tcp>) {
         // What was only announced fails when its sender is given up: that is not waited for.
         pair.a.receive(anything(), found.len.min(8192) as usize);
     }
-}
-
-/// The friend talks as ever.
-fn check_friend(pair: &mut Pair<Tcp>, round: u64) {
-    for len in [20, 300_000] {
-        let bytes = Random::new(round).bytes(len);
-        let receive = pair.a.receive(exactly(pair.to_b, round), len);
-        pair.b.send(pair.to_a, &bytes, round);
-        let outcome = pair.finish_a(receive);
-        assert_eq!(outcome.status, Ok(()), "round {round}");
-        assert!(outcome.bytes == bytes, "round {round}");
-    }
-    let to_b = pair.to_b;
-    assert_eq!(pair.a.state(to_b), PeerState::Up);
 }

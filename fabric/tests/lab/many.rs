@@ -127,17 +127,9 @@ lab_test! {
         }
         loop {
             for (party, buffer) in parties.iter().zip(&buffers) {
-                let mut from = None;
-                party.enter().maintain();
-                party.enter().take(party.cq, |completion| {
-                    if completion.context == RECEIVE {
-                        from = Some(completion.source);
-                    }
-                    true
-                });
-                if let Some(source) = from {
+                if let Some(source) = take_received(party) {
                     // Short messages are copied at once: the buffer is free again.
-                    party.send_buffer(PeerId::new(source), *buffer, 2).unwrap();
+                    party.send_buffer(source, *buffer, 2).unwrap();
                     party.receive(from_any(1), *buffer).unwrap();
                 }
             }
@@ -172,14 +164,7 @@ impl Caller {
 
     /// Looks what has come, and goes on; nothing when all has.
     fn look(&mut self) -> Option<()> {
-        let mut came = false;
-        self.party.enter().maintain();
-        self.party.enter().take(self.party.cq, |completion| {
-            assert_eq!(completion.status, 0);
-            came |= completion.context == RECEIVE;
-            true
-        });
-        if came {
+        if take_received(&self.party).is_some() {
             self.done += 1;
             assert!(self.back.to_vec() == self.out.to_vec(), "it is the message of another one");
             self.back.fill(!self.out.to_vec()[0]);
@@ -189,6 +174,20 @@ impl Caller {
         }
         (self.done < ROUNDS).then_some(())
     }
+}
+
+/// Looks what has ended without waiting; from whom something has come.
+fn take_received(party: &Party) -> Option<PeerId> {
+    let mut from = None;
+    party.enter().maintain();
+    party.enter().take(party.cq, |completion| {
+        assert_eq!(completion.status, 0);
+        if completion.context == RECEIVE {
+            from = Some(PeerId::new(completion.source));
+        }
+        true
+    });
+    from
 }
 
 /// A message to each, and back.

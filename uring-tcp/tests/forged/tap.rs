@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use gridnet_core::testing::raw::RawFrame;
 use gridnet_core::wire::{extension_words, is_sequenced, Header, NetAddresses, HEADER_BYTES, MAX_EXTENSION};
 
+use crate::common::say_frame;
 use crate::forge::Forge;
 
 /// Kinds from here on are records of the rail: a header and no more.
@@ -231,9 +232,6 @@ fn encode(frame: &RawFrame, out: &mut Vec<u8>) {
         RECORDS.. => 0,
         kind => extension_words(kind, frame.flags).unwrap_or(MAX_EXTENSION),
     };
-    out.extend_from_slice(&(frame.payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&[frame.kind, frame.flags, words as u8, 0]);
-    out.extend_from_slice(&frame.word.to_le_bytes());
-    frame.extension[..words].iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
-    out.extend_from_slice(&frame.payload);
+    let RawFrame { kind, flags, word, extension, payload } = frame;
+    say_frame(*kind, *word, payload, *flags, &extension[..words], out);
 }
