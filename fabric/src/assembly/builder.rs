@@ -4,6 +4,7 @@
 //! the stack means both sides know from its text; the side that connects asks that rail alone, and reduces the address to it, whatever
 //! was written there, so that it comes by no other one later either.
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use gridnet_assembly::call::Path;
@@ -11,6 +12,7 @@ use gridnet_assembly::called::{Key, Order};
 use gridnet_assembly::facts::{Offer, ADDRESSES_MAX};
 use gridnet_assembly::stack::{Filter, Method, Security, Stack};
 use gridnet_assembly::Builder;
+use gridnet_core::rail::PeerId;
 use gridnet_core::wire::{Address, NetAddresses, NodeId, ADDRESS_BYTES};
 
 use super::desk::{Call, Desk};
@@ -87,7 +89,7 @@ impl Builder for Desk {
     fn build(&self, order: &Order) -> Result<Vec<u8>, String> {
         let here = self.here(OPENING_LIMIT).ok_or("the fabric is being opened")?;
         if here.rail(&order.stack)? == RELAY {
-            self.allow_relay(order.key.from);
+            self.allow_relay(order.key.from, (&order.key).into(), order.deadline);
         }
         let (stack, security, service) = (&order.stack, order.security.name(), &order.service);
         let story = format!("stack {stack}: {security}, as the node has asked for service {service}");
@@ -98,8 +100,10 @@ impl Builder for Desk {
     /// Endpoints have no first data: what is said over them are messages.
     fn begin(&self, _: &Order, _: Vec<u8>) {}
 
-    /// Nothing was built for this try alone.
-    fn close(&self, _: &Key) {}
+    /// Nothing was built for this try alone; but pipes may have been allowed for it.
+    fn close(&self, key: &Key) {
+        self.withdraw_relay(key.from, key.into());
+    }
 
     fn connect(&self, to: NodeId, path: &Path, deadline: Instant) -> Result<(), String> {
         let here = self.here(Duration::ZERO).ok_or("the fabric is being opened")?;
@@ -109,26 +113,19 @@ impl Builder for Desk {
             return Err(format!("its process is said to be of user {}, and is not to be", address.uid));
         }
         if rail == RELAY {
-            self.allow_relay(to);
+            self.allow_relay(to, path.into(), deadline);
         }
-        let (tell, told) = std::sync::mpsc::channel();
-        let address = here.reduce(address, rail);
-        let (stack, security) = (path.stack.clone(), path.security);
-        self.give(|work| work.calls.push(Call { address, rail, stack, security, deadline, tell }));
-        let peer = match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(outcome) => outcome?,
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                return Err("it did not come up in time".into())
-            }
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-                return Err("the fabric is closing".into())
-            }
-        };
-        self.stands(to, path, peer);
+        let outcome = self.call(rail, here.reduce(address, rail), path, deadline);
+        match outcome {
+            Ok(_) => self.keep_relay(to, path.into()),
+            Err(_) => self.withdraw_relay(to, path.into()),
+        }
+        self.stands(to, path, outcome?);
         Ok(())
     }
 
     fn disconnect(&self, to: NodeId, path: &Path) {
+        self.withdraw_relay(to, path.into());
         if let Some(peer) = self.take_path(to, path) {
             self.give(|work| work.unused.push(peer));
         }
@@ -137,6 +134,27 @@ impl Builder for Desk {
     /// Who connects again goes where everybody connects, and proves there who it is; but pipes are to be agreed on anew.
     fn revoke_grants(&self) {
         self.forget_relays();
+    }
+}
+
+impl Desk {
+    /// Has the fabric open an address, and waits until then for what becomes of it.
+    fn call(
+        &self,
+        rail: &'static str,
+        address: Address,
+        path: &Path,
+        deadline: Instant,
+    ) -> Result<PeerId, String> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (stack, security) = (path.stack.clone(), path.security);
+        self.give(|work| work.calls.push(Call { address, rail, stack, security, deadline, tell }));
+        told.recv_timeout(deadline.saturating_duration_since(Instant::now())).unwrap_or_else(|why| {
+            Err(match why {
+                RecvTimeoutError::Timeout => "it did not come up in time".into(),
+                RecvTimeoutError::Disconnected => "the fabric is closing".into(),
+            })
+        })
     }
 }
 
@@ -152,6 +170,8 @@ fn read_place(place: &[u8], to: NodeId) -> Result<Address, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::permits::Try;
+    use super::super::SERVICE;
     use super::*;
 
     fn address(node: u8) -> Address {
@@ -212,5 +232,53 @@ mod tests {
         assert!(connect(&path("shm", other_user.to_bytes().to_vec())).contains("of user 5"));
         // Nobody polls this fabric.
         assert!(connect(&path("tls/tcp", other_user.to_bytes().to_vec())).contains("in time"));
+    }
+
+    #[test]
+    fn pipes_are_allowed_for_as_long_as_somebody_may_come() {
+        let desk = Desk::new().unwrap();
+        desk.open(Here { address: address(1), rails: vec!["shm", "tcp", RELAY] });
+        let (node, later) = (address(9).node, Instant::now() + Duration::from_secs(60));
+        let order = |stack: &str, deadline| Order {
+            key: Key { from: node, incarnation: 1, connection: 1, attempt: 0 },
+            service: SERVICE.parse().unwrap(),
+            stack: stack.parse().unwrap(),
+            security: Security::Encrypted,
+            hint: Vec::new(),
+            replaces: None,
+            again: None,
+            deadline,
+        };
+        for (stack, deadline, allows) in
+            [("shm", later, false), ("tls/relay", Instant::now(), false), ("tls/relay", later, true)]
+        {
+            let order = order(stack, deadline);
+            desk.build(&order).unwrap();
+            assert_eq!(desk.allows_relay(node), allows, "{stack}");
+        }
+        Builder::close(&desk, &order("tls/relay", later).key);
+        assert!(!desk.allows_relay(node), "nothing has come of it");
+        // Nobody polls this fabric: the own try comes to nothing.
+        let path = Path {
+            connection: 1,
+            attempt: 0,
+            number: 1,
+            stack: "tls/relay".parse().unwrap(),
+            security: Security::Encrypted,
+            place: address(9).to_bytes().to_vec(),
+            again: None,
+        };
+        let deadline = Instant::now() + Duration::from_millis(50);
+        std::thread::scope(|scope| {
+            let tried = scope.spawn(|| desk.connect(node, &path, deadline));
+            while !desk.is_busy() {
+                std::thread::yield_now();
+            }
+            assert!(desk.allows_relay(node) || Instant::now() >= deadline, "it is tried");
+            assert!(tried.join().unwrap().is_err());
+        });
+        desk.allow_relay(address(8).node, Try::from(&path), later);
+        desk.disconnect(address(8).node, &path);
+        assert!(!desk.allows_relay(node) && !desk.allows_relay(address(8).node));
     }
 }

@@ -1,6 +1,6 @@
 //! What the threads that agree, and the fabric, which one thread at a time uses, lay down for each other.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,11 +16,10 @@ use gridnet_core::wire::{Address, NodeId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::builder::Here;
+use super::permits::{Permits, Try};
 
 /// Nodes of which it is remembered how the last endpoint came about; beyond, any of them is forgotten.
 const STORIES_MAX: usize = 1024;
-/// Nodes with which the stack `relay` was agreed on; beyond, any of them is forgotten. A session has so many.
-const RELAYED_MAX: usize = 16_384;
 
 /// Somebody wants an endpoint to a node.
 #[derive(Debug)]
@@ -93,7 +92,7 @@ struct State {
     work: Work,
     stood: BTreeMap<PathKey, PeerId>,
     stories: BTreeMap<NodeId, Vec<String>>,
-    relayed: BTreeSet<NodeId>,
+    permits: Permits,
 }
 
 /// See the [module](self).
@@ -240,23 +239,34 @@ impl Desk {
         self.lock().stood.remove(&key_of(to, path))
     }
 
-    /// Pipes to and from a node are allowed from now on: the rules of both sides have led to them.
-    pub(super) fn allow_relay(&self, node: NodeId) {
-        let mut state = self.lock();
-        if state.relayed.len() >= RELAYED_MAX && !state.relayed.contains(&node) {
-            state.relayed.pop_first();
-        }
-        state.relayed.insert(node);
+    /// Pipes to and from a node are allowed until then, and longer when one comes of it: the rules of both sides have led to them.
+    pub(super) fn allow_relay(&self, node: NodeId, of: Try, until: Instant) {
+        self.lock().permits.allow(node, of, until, Instant::now());
+    }
+
+    /// A try has led to a link.
+    pub(super) fn keep_relay(&self, node: NodeId, of: Try) {
+        self.lock().permits.keep(node, of);
+    }
+
+    /// A try has come to nothing, or is over.
+    pub(super) fn withdraw_relay(&self, node: NodeId, of: Try) {
+        self.lock().permits.withdraw(node, of);
     }
 
     /// Nobody is allowed pipes any more.
     pub(super) fn forget_relays(&self) {
-        self.lock().relayed.clear();
+        self.lock().permits.clear();
     }
 
     /// Whether pipes to and from a node are allowed.
     pub(super) fn allows_relay(&self, node: NodeId) -> bool {
-        self.lock().relayed.contains(&node)
+        self.lock().permits.allows(node, Instant::now())
+    }
+
+    /// A node comes by a pipe: whether it may.
+    pub(super) fn takes_relay(&self, node: NodeId) -> bool {
+        self.lock().permits.take(node, Instant::now())
     }
 
     /// Notes how an endpoint to a node came about, or why not, a line each.

@@ -7,12 +7,14 @@
 //! | `worker.rs` | the threads that agree |
 //! | `opening.rs` | the fabric's part: opens addresses, and completes |
 //! | `pipes.rs` | connections through the bootstrap tree, where they were agreed on |
+//! | `permits.rs` | with which nodes that is |
 //! | `lookout.rs` | looks for better ways than that |
 
 mod builder;
 mod desk;
 mod lookout;
 mod opening;
+mod permits;
 mod pipes;
 mod worker;
 
