@@ -99,7 +99,11 @@ impl State {
     pub(crate) fn end_memory(&mut self, key: u64) -> Result<(), i32> {
         self.begin_end(key);
         // Each of them: none is shown any longer, whoever is inside of another.
-        self.endpoints.values_mut().fold(Ok(()), |all, endpoint| all.and(endpoint.hide(key)))?;
+        let mut all = Ok(());
+        for endpoint in self.endpoints.values_mut() {
+            all = all.and(endpoint.hide(key));
+        }
+        all?;
         self.memory.all.remove(&key);
         Ok(())
     }
