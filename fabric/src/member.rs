@@ -63,9 +63,15 @@ impl Membership {
         check_alone(config)?;
         let (about, rules, desk) = (about(config, local)?, rules(config)?, Arc::new(Desk::new()?));
         let ticket = Ticket::read(path).map_err(refusal)?;
-        let member = Member::join(ticket, about, config.session_timeout).map_err(refusal)?;
-        let assembler = Arc::new(member.assemble(rules, desk.clone()));
-        assembler.serve(SERVICE.parse().map_err(|why: String| Refusal::new(Error::Internal, why))?);
+        let service = SERVICE.parse().map_err(|why: String| Refusal::new(Error::Internal, why))?;
+        // Who hears of this node finds its service.
+        let prepare = |member: &Member| {
+            let assembler = member.assemble(rules, desk.clone());
+            assembler.serve(service);
+            Arc::new(assembler)
+        };
+        let joined = Member::join_prepared(ticket, about, config.session_timeout, prepare);
+        let (member, assembler) = joined.map_err(refusal)?;
         let members = Arc::new(Members(member.credentials().map_err(refusal)?));
         local.node = member.node();
         let own = Some(Own { assembler, workers: Workers::default(), member: Arc::new(member) });

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use gridnet_assembly::facts::Offer;
 use gridnet_core::wire::NodeId;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::audit::Line;
 use crate::clock::Moment;
@@ -124,37 +124,59 @@ impl Member {
     /// # Errors
     /// As [`Member::join`].
     pub fn join_by(driver: &Driver, ticket: Ticket, about: About, limit: Duration) -> Result<Member, Error> {
-        Member::join_as(driver, None, ticket, about, limit)
+        let joined = Member::join_as(driver, None, (ticket, about), limit, |_| ());
+        joined.map(|(member, ())| member)
     }
 
-    /// The same, as this node if there is one.
-    fn join_as(
-        driver: &Driver,
-        earlier: Option<keep::Known>,
+    /// Joins as [`Member::join`] does, and prepares itself before any other member hears of it: what `prepare` gives it is there
+    /// for the first that asks. The directory is not there yet then.
+    ///
+    /// # Errors
+    /// As [`Member::join`].
+    pub fn join_prepared<Prepared>(
         ticket: Ticket,
         about: About,
         limit: Duration,
-    ) -> Result<Member, Error> {
+        prepare: impl FnOnce(&Member) -> Prepared,
+    ) -> Result<(Member, Prepared), Error> {
+        let driver = Driver::start()?;
+        let (mut member, prepared) = Member::join_as(&driver, None, (ticket, about), limit, prepare)?;
+        member._driver = Some(driver);
+        Ok((member, prepared))
+    }
+
+    /// The same, as this node if there is one.
+    fn join_as<Prepared>(
+        driver: &Driver,
+        earlier: Option<keep::Known>,
+        (ticket, about): (Ticket, About),
+        limit: Duration,
+        prepare: impl FnOnce(&Member) -> Prepared,
+    ) -> Result<(Member, Prepared), Error> {
         let deadline = Instant::now() + limit;
         let late = || Error::Unreachable(format!("the session was not joined within {limit:?}"));
         let (stop, stopped) = watch::channel(false);
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let (end, ended) = std::sync::mpsc::sync_channel(1);
+        let (begin, begun) = oneshot::channel();
         let common = driver.common();
         driver.run(async move {
-            be_member((ticket, earlier), about, (deadline, common), tell, stopped).await;
+            be_member((ticket, earlier), about, (deadline, common), (tell, begun), stopped).await;
             drop(end);
         });
         // However long the system takes to look up a name, this call ends in time.
         let shared = told.recv_timeout(limit).map_err(|_| late())??;
         let member = Member { shared, stop, ended: Mutex::new(ended), _driver: None };
+        let prepared = prepare(&member);
+        // The task is gone only if it was told to stop.
+        let _ = begin.send(());
         let is_there = |state: &State| {
             state.follower.version() != Version::default()
                 || matches!(state.connection, Connection::Refused(_))
         };
         match (member.wait(deadline, is_there, |is_there| *is_there), member.connection()) {
             (_, Connection::Refused(e)) | (false, Connection::Lost(_, e)) => Err(e),
-            (true, _) => Ok(member),
+            (true, _) => Ok((member, prepared)),
             (false, _) => Err(late()),
         }
     }
@@ -301,7 +323,7 @@ async fn be_member(
     (ticket, earlier): (Ticket, Option<keep::Known>),
     about: About,
     (deadline, common): (Instant, Common),
-    tell: Told,
+    (tell, begun): (Told, oneshot::Receiver<()>),
     mut stopped: watch::Receiver<bool>,
 ) {
     let join = async {
@@ -325,7 +347,8 @@ async fn be_member(
                 post::look_after(shared.clone(), stopped)
             )
         };
-        if tell.send(Ok(shared.clone())).is_ok() {
+        // Nobody begins it any more when the caller has gone.
+        if tell.send(Ok(shared.clone())).is_ok() && begun.await.is_ok() {
             live.await;
         }
         shared.relays.end_all();

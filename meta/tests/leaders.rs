@@ -351,3 +351,29 @@ fn a_newcomer_is_not_told_of_the_life_before() {
         late.leader() == Some(leader) && leading.version().epoch == known.epoch
     });
 }
+
+#[test]
+fn who_is_heard_of_has_what_it_prepared() {
+    let scene = Scene::new("prepared");
+    let asker = scene.join("asker").unwrap();
+    let about = About::new("prepared".parse().unwrap());
+    let (heard, found) = std::thread::scope(|threads| {
+        let asks = threads.spawn(|| {
+            assert!(asker.wait_for_count(LONG, 2), "nobody came");
+            let new = asker.nodes().into_iter().find(|entry| entry.node != asker.node()).unwrap();
+            (new.node, asker.ask(new.node, SERVICE, b"", LONG).map(|answer| answer.body))
+        });
+        let prepare = |member: &Member| {
+            // Others would hear of it meanwhile, if they could.
+            let early = asker.wait_for_count(Duration::from_millis(300), 2);
+            member.serve(SERVICE, |_, _| Ok(b"here".to_vec()));
+            early
+        };
+        let (member, early) = Member::join_prepared(scene.ticket.clone(), about, LONG, prepare).unwrap();
+        assert!(!early, "heard of before it was prepared");
+        let answer = asks.join().unwrap();
+        assert_eq!(answer.0, member.node());
+        answer
+    });
+    assert_eq!(found.unwrap(), b"here", "of {heard}");
+}

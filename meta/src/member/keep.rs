@@ -60,7 +60,7 @@ impl Keeper {
     pub fn join(&self, ticket: Ticket, about: About, limit: Duration) -> Result<Member, Error> {
         let earlier = self.earlier(&ticket)?;
         let driver = Driver::start()?;
-        let mut member = Member::join_as(&driver, earlier, ticket, about, limit)?;
+        let (mut member, ()) = Member::join_as(&driver, earlier, (ticket, about), limit, |_| ())?;
         member._driver = Some(driver);
         Ok(member)
     }
