@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::onesided::{Initiator, Regions};
 use common::scene::{converse, Scene};
-use common::{within, Party, PATIENCE};
+use common::{from_any, within, Buffer, Party, PATIENCE};
 use gridnet::core::rail::PeerId;
 use gridnet::core::wire::NodeId;
 use gridnet::{Listener, Stream, ThreadLevel};
@@ -145,6 +145,35 @@ fn all_that_endpoints_do_goes_through_the_tree() {
         let start = Instant::now();
         drop(a);
         assert!(start.elapsed() < LONG / 2, "closing took {:?}", start.elapsed());
+    });
+}
+
+/// Messages that were sent come, also when the fabric closes at once.
+#[test]
+fn what_was_sent_last_comes_when_the_fabric_closes() {
+    const COUNT: usize = 30;
+    const LEN: usize = 5000;
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let b = other(&scene, ("b", "y"), "");
+        for round in 0..5 {
+            let a = party(&scene, (&format!("a{round}"), "x"), "scheme = 'relay-only'", &[]);
+            let to = open(&a, &b);
+            let buffers: Vec<Buffer> = (0..COUNT).map(|_| Buffer::new(LEN)).collect();
+            for buffer in &buffers {
+                b.receive(from_any(9), *buffer).unwrap();
+            }
+            let out = Buffer::new(LEN);
+            out.fill(round + 1);
+            let follow = (0..COUNT).filter(|_| a.send_buffer(to, out, 9).unwrap()).count();
+            (0..follow).for_each(|_| assert_eq!(a.wait(PATIENCE).unwrap().status, 0));
+            a.enter().engine.close(to);
+            drop(a);
+            for _ in &buffers {
+                b.wait_received();
+            }
+            assert!(buffers.iter().all(|buffer| buffer.to_vec() == [round + 1; LEN]), "round {round}");
+        }
     });
 }
 

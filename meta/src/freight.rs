@@ -217,8 +217,8 @@ impl Lane {
         }
     }
 
-    /// The next, or when there is one.
-    fn take(&self, now: Instant) -> Result<Vec<u8>, Option<Instant>> {
+    /// The next that may go then, or when there is one.
+    pub(crate) fn take(&self, now: Instant) -> Result<Vec<u8>, Option<Instant>> {
         let mut queue = self.queue();
         match queue.peek().map(|Reverse(first)| first.due) {
             Some(due) if due <= now => (),

@@ -340,11 +340,17 @@ async fn be_member(
     // The secret is not needed any more.
     drop(ticket);
     if let Ok(shared) = &shared {
-        let (shared, stopped) = (shared.clone(), stopped.clone());
+        let (shared, (leave, leaving)) = (shared.clone(), watch::channel(false));
+        let last = async {
+            link::stop(&mut stopped).await;
+            shared.relays.leave().await;
+            let _ = leave.send(true);
+        };
         let live = async {
             tokio::join!(
-                uplink::run(shared.clone(), stopped.clone()),
-                post::look_after(shared.clone(), stopped)
+                uplink::run(shared.clone(), leaving.clone()),
+                post::look_after(shared.clone(), leaving),
+                last
             )
         };
         // Nobody begins it any more when the caller has gone.

@@ -153,10 +153,20 @@ impl Pipe {
         self.incoming.end == Some(self.incoming.taken)
     }
 
+    /// Whether all has come that will ever come.
+    pub(crate) fn has_all(&self) -> bool {
+        self.incoming.end == Some(self.incoming.received)
+    }
+
+    /// Whether nothing more is sent, and the other side has all that was.
+    pub(crate) fn is_delivered(&self) -> bool {
+        let Outgoing { sent, received, is_finished, .. } = self.outgoing;
+        is_finished && received == sent
+    }
+
     /// Whether it is over, both sides having said so.
     pub(crate) fn is_over(&self) -> bool {
-        let Outgoing { sent, received, is_finished, .. } = self.outgoing;
-        self.is_read() && is_finished && received == sent && self.incoming.told.0 == self.incoming.received
+        self.is_read() && self.is_delivered() && self.incoming.told.0 == self.incoming.received
     }
 
     /// What the other side is to be told, if anything is.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -81,6 +82,12 @@ impl Queued {
             () = other => None,
             part = self.lane.next() => Some(part),
         }
+    }
+
+    /// What waits, in order, without waiting: for a connection that is about to end.
+    pub(crate) fn rest(&mut self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let now = Instant::now();
+        std::iter::from_fn(move || self.messages.try_recv().ok().or_else(|| self.lane.take(now).ok()))
     }
 
     #[cfg(test)]

@@ -198,6 +198,53 @@ fn what_ends_ends_for_both_and_says_why() {
     has_ended(&fate, Refusal::NoRoute);
 }
 
+/// Two members below two leaders, of which the first may be dropped; what a member sends waits at the rendez-vous node.
+fn slowly(what: &str) -> (Scene, [Vec<Member>; 2], Member) {
+    let relay = Shares { member_bytes_per_second: 256 << 10, ..Shares::default() };
+    let scene = Scene::with(what, Rules { relay, ..calm() }, None);
+    let [mut a, b] = two_clusters(&scene);
+    let at = a.iter().position(|member| member.leader().is_some()).unwrap();
+    let from = a.remove(at);
+    (scene, [a, b], from)
+}
+
+#[test]
+fn what_was_sent_last_comes_although_the_member_leaves() {
+    let (_scene, [_a, b], from) = slowly("pipe-last");
+    let told = relays_of(below(&b));
+    let [(mut ours, _), (mut theirs, fate)] = pipe(&from, below(&b), &told);
+    let sent = bytes(60_000, 4);
+    ours.write_all(&sent).unwrap();
+    // First what the pipe goes through, as a program that has closed its end does.
+    drop((ours, from));
+    let mut come = Vec::new();
+    theirs.read_to_end(&mut come).unwrap();
+    assert!(come == sent, "{} of {} bytes come", come.len(), sent.len());
+    until("it is over", || fate.end().is_some());
+}
+
+#[test]
+fn what_has_come_is_read_although_the_member_has_left_long_ago() {
+    let (_scene, [_a, b], from) = slowly("pipe-unread");
+    let told = relays_of(below(&b));
+    let [(mut ours, _), (mut theirs, _)] = pipe(&from, below(&b), &told);
+    let sent = bytes(ON_THE_WAY, 5);
+    ours.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut written = 0;
+    while let Ok(count @ 1..) = ours.write(&sent[written..]) {
+        written += count;
+    }
+    // Nobody reads: a part of it cannot leave in time, but half of it and more is there.
+    let begun = Instant::now();
+    let (left, node) = (below(&b), from.node());
+    drop((ours, from));
+    assert!(begun.elapsed() < LONG / 2, "leaving took {:?}", begun.elapsed());
+    assert!(left.wait_for_nodes(LONG, |entries| entries.iter().all(|entry| entry.node != node)));
+    let mut come = Vec::new();
+    theirs.read_to_end(&mut come).unwrap();
+    assert!(2 * come.len() > written && come == sent[..come.len()], "{} of {written} bytes", come.len());
+}
+
 #[test]
 fn shares_are_kept_and_others_join_meanwhile() {
     const SHARE: u64 = 512 << 10;

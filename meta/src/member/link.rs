@@ -216,7 +216,10 @@ impl Link {
         Ok(())
     }
 
+    /// Says all that waits to be said, and that this was the last.
     async fn leave(&mut self) {
+        let rest: Vec<Vec<u8>> = self.queue.rest().collect();
+        rest.into_iter().for_each(|message| self.outbox.push_encoded(message.into()));
         if self.outbox.push(&Message::Leave(())).is_ok() {
             let _ = self.outbox.finish(LEAVE_LIMIT).await;
         }

@@ -4,28 +4,31 @@
 //! for by a request ([`RELAY`]), so that it is known who asks; what goes through it is seen by all on the way, unless the program
 //! encrypts it.
 
+mod pump;
+
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
 use serde::{Deserialize, Serialize};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::sleep_until;
+use tokio::time::timeout;
 
 use super::post::Origin;
 use super::state::Shared;
 use super::Member;
 use crate::directory::Departure;
 use crate::error::{Error, Refusal};
-use crate::office::{Told, LIMIT_MAX};
+use crate::office::Told;
 use crate::packet::{Conversation, Load, Packet, Part};
-use crate::pipe::{Pipe, PART_BYTES, PIPES_MAX};
+use crate::pipe::{Pipe, PIPES_MAX};
 use crate::rate::Rates;
 use crate::record::{fields, raw};
+use pump::Pump;
 
 /// The service of requests between members by which pipes are asked for.
 pub const RELAY: u16 = 2;
@@ -36,6 +39,12 @@ pub const ABOUT_BYTES_MAX: usize = 1024;
 const ASKED_MAX: (usize, usize) = (PIPES_MAX * 3 / 4, 8);
 /// Parts of pipes that are not known, of which the sender is told, per second.
 const UNKNOWN_PER_SECOND: u32 = 100;
+/// Of a node that has left, parts may come for so long: the word that it has left goes before them.
+const LAST_PARTS: Duration = Duration::from_secs(2);
+/// How long a member that ends waits until the others have what was sent last.
+const LAST_SENT: Duration = Duration::from_secs(1);
+/// How long it waits for the tasks of its pipes to say that they are over.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A pipe to another member, as a connected stream socket: it ends where the socket does.
 ///
@@ -115,8 +124,10 @@ struct End {
 struct Inner {
     pipe: Pipe,
     hops: usize,
-    /// Why it is to end.
+    /// Why it is to end. What has come goes to the program before.
     over: Option<Refusal>,
+    /// Until when what was sent before may come, although it is over.
+    comes_until: Option<Instant>,
     /// Whether the other side has said so.
     is_told: bool,
     ended: Option<Result<(), Refusal>>,
@@ -157,6 +168,17 @@ impl End {
         self.lock().over.get_or_insert(why);
         self.woken.notify_one();
     }
+
+    /// The other side has gone, or is not reached any more: nothing can be sent, but what it has sent may be on its way.
+    fn end_soon(&self, why: Refusal) {
+        {
+            let mut inner = self.lock();
+            if inner.over.is_none() {
+                (inner.over, inner.comes_until) = (Some(why), Some(Instant::now() + LAST_PARTS));
+            }
+        }
+        self.woken.notify_one();
+    }
 }
 
 /// What is asked for.
@@ -172,11 +194,21 @@ pub(super) struct Relays {
     ends: Mutex<HashMap<Key, Arc<End>>>,
     unknown: Mutex<Rates<()>>,
     handle: Handle,
+    /// The member ends: each pipe does when the other side has what was sent.
+    is_leaving: AtomicBool,
+    /// A pipe has ended.
+    ended: Notify,
 }
 
 impl Relays {
     pub(super) fn new(handle: Handle) -> Relays {
-        Relays { ends: Mutex::default(), unknown: Mutex::new(Rates::new(UNKNOWN_PER_SECOND)), handle }
+        Relays {
+            ends: Mutex::default(),
+            unknown: Mutex::new(Rates::new(UNKNOWN_PER_SECOND)),
+            handle,
+            is_leaving: AtomicBool::new(false),
+            ended: Notify::new(),
+        }
     }
 
     fn ends(&self) -> MutexGuard<'_, HashMap<Key, Arc<End>>> {
@@ -187,6 +219,10 @@ impl Relays {
     fn begin(&self, key: Key) -> Result<Arc<End>, Error> {
         let number = crate::random::word()?;
         let mut ends = self.ends();
+        // With the lock: whoever leaves sees this pipe, or this sees that it leaves.
+        if self.is_leaving() {
+            return Err(Error::Refused(Refusal::Ended, "this member is leaving".into()));
+        }
         let asked = ends.keys().filter(|(_, of)| !of.is_mine);
         let (asked, of_peer) =
             asked.fold((0, 0), |(all, of_peer), (peer, _)| (all + 1, of_peer + usize::from(*peer == key.0)));
@@ -199,6 +235,7 @@ impl Relays {
             pipe,
             hops: 0,
             over: None,
+            comes_until: None,
             is_told: false,
             ended: None,
             is_open: !key.1.is_mine,
@@ -215,13 +252,51 @@ impl Relays {
 
     /// A node is not there any more.
     pub(super) fn gone(&self, node: NodeId, why: Departure) {
-        let why = if why == Departure::Revoked { Refusal::Revoked } else { Refusal::NoRoute };
-        self.end_where(why, |peer| peer == node);
+        match why {
+            Departure::Left => {
+                let ends = self.ends();
+                let of_node = ends.values().filter(|end| end.key.0 == node);
+                of_node.for_each(|end| end.end_soon(Refusal::NoRoute));
+            }
+            Departure::Revoked => self.end_where(Refusal::Revoked, |peer| peer == node),
+            _ => self.end_where(Refusal::NoRoute, |peer| peer == node),
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        // Relaxed: who sets it wakes those who look, with the lock of the pipes.
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// The member is about to end: waits, for a bounded time, until the others have what was sent to them.
+    pub(super) async fn leave(&self) {
+        {
+            let ends = self.ends();
+            self.is_leaving.store(true, Ordering::Relaxed);
+            ends.values().for_each(|end| end.woken.notify_one());
+        }
+        if timeout(LAST_SENT, self.all_over()).await.is_err() {
+            self.end_all();
+            let _ = timeout(LAST_WORDS, self.all_over()).await;
+        }
+    }
+
+    async fn all_over(&self) {
+        while !self.ends().is_empty() {
+            self.ended.notified().await;
+        }
     }
 
     /// The member ends.
     pub(super) fn end_all(&self) {
         self.end_where(Refusal::Ended, |_| true);
+    }
+
+    /// A pipe is over.
+    fn remove(&self, key: Key) -> Option<Arc<End>> {
+        let end = self.ends().remove(&key);
+        self.ended.notify_one();
+        end
     }
 }
 
@@ -318,22 +393,20 @@ impl Shared {
                 Ok(ours) => Pump::new(&shared, &end, ours).run().await,
                 Err(_) => Err(Refusal::Trouble),
             };
-            shared.relays.ends().remove(&end.key);
-            let is_told = {
-                let mut inner = end.lock();
-                inner.ended = Some(outcome);
-                inner.is_told
-            };
+            let is_told = end.lock().is_told;
             if let (Err(why), false) = (outcome, is_told) {
                 shared.say_over(end.key, end.number, why);
             }
+            // A member that ends waits for it, and then for nothing more.
+            let _ = shared.relays.remove(end.key);
+            end.lock().ended = Some(outcome);
         }));
         Ok(relay)
     }
 
     /// A pipe did not come about.
     fn forget(&self, key: Key) {
-        let end = self.relays.ends().remove(&key);
+        let end = self.relays.remove(key);
         end.into_iter().for_each(|end| end.end(Refusal::Ended));
     }
 
@@ -349,7 +422,12 @@ impl Shared {
             Some(Load::Piped(of, part)) => (Conversation { is_mine: !of.is_mine, ..of }, part),
             Some(Load::Undelivered { number, why }) => {
                 let end = self.relays.ends().values().find(|end| end.number == number).cloned();
-                return end.inspect(|end| end.end(why)).is_some();
+                let end = end.inspect(|end| match why {
+                    // Perhaps it has left, having said all.
+                    Refusal::NoRoute => end.end_soon(why),
+                    _ => end.end(why),
+                });
+                return end.is_some();
             }
             _ => return packet.is_piped(),
         };
@@ -370,7 +448,12 @@ impl Shared {
             inner.hops = packet.trail.hops();
             inner.is_told |= matches!(part, Part::Over { .. });
             if let Err(why) = inner.pipe.take(part, Instant::now()) {
-                inner.over.get_or_insert(why);
+                // Nothing comes behind the last word, nor is taken of what makes no sense.
+                inner.comes_until = None;
+                match why {
+                    Refusal::Malformed => inner.over = Some(why),
+                    _ => _ = inner.over.get_or_insert(why),
+                }
             }
         }
         end.woken.notify_one();
@@ -384,103 +467,6 @@ impl Shared {
             state.leading.iter().flat_map(|leading| leading.members.keys().copied()).collect()
         };
         self.relays.end_where(Refusal::NoRoute, |peer| !below.contains(&peer));
-    }
-}
-
-/// What carries bytes between a socket and a pipe.
-struct Pump<'a> {
-    shared: &'a Arc<Shared>,
-    end: &'a Arc<End>,
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
-    /// Whether the program sends no more, and has been told that nothing more comes.
-    is_ended: (bool, bool),
-}
-
-impl Pump<'_> {
-    fn new<'a>(shared: &'a Arc<Shared>, end: &'a Arc<End>, socket: tokio::net::UnixStream) -> Pump<'a> {
-        let (reader, writer) = socket.into_split();
-        Pump { shared, end, reader, writer, is_ended: (false, false) }
-    }
-
-    /// Until the pipe is over.
-    async fn run(mut self) -> Result<(), Refusal> {
-        let opened = async {
-            while !self.end.is_open()? {
-                self.end.woken.notified().await;
-            }
-            Ok::<(), Refusal>(())
-        };
-        // Who has asked hears of it earlier, unless the member ends.
-        tokio::time::timeout(LIMIT_MAX + Duration::from_secs(1), opened)
-            .await
-            .map_err(|_| Refusal::Late)??;
-        let mut bytes = vec![0; PART_BYTES];
-        loop {
-            let (room, waiting, is_read, next_look) = {
-                let mut inner = self.end.lock();
-                if let Some(why) = inner.over {
-                    return Err(why);
-                }
-                let now = Instant::now();
-                inner.pipe.check(now)?;
-                let told = inner.pipe.tell(now);
-                let waiting: Vec<u8> = inner.pipe.waiting().iter().copied().take(PART_BYTES).collect();
-                let (room, next_look) = (inner.pipe.room(), inner.pipe.next_look());
-                let (is_read, is_over) = (inner.pipe.is_read(), inner.pipe.is_over());
-                drop(inner);
-                told.map_or(Ok(()), |part| self.say(part))?;
-                if is_over && self.is_ended.1 {
-                    return Ok(());
-                }
-                (room, waiting, is_read, next_look)
-            };
-            if is_read && !self.is_ended.1 {
-                // Whoever has gone already need not hear it.
-                let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.writer).await;
-                self.is_ended.1 = true;
-                continue;
-            }
-            let most = bytes.get_mut(..room).unwrap_or_default();
-            tokio::select! {
-                () = self.end.woken.notified() => (),
-                count = tokio::io::AsyncReadExt::read(&mut self.reader, most), if room > 0 && !self.is_ended.0 => {
-                    let count = count.map_err(|_| Refusal::Ended)?;
-                    let part = {
-                        let mut inner = self.end.lock();
-                        match count {
-                            0 => inner.pipe.finish(),
-                            _ => inner.pipe.send(most.get(..count).unwrap_or_default().to_vec(), Instant::now()),
-                        }
-                    };
-                    self.is_ended.0 |= count == 0;
-                    self.say(part)?;
-                }
-                count = tokio::io::AsyncWriteExt::write(&mut self.writer, &waiting), if !waiting.is_empty() => {
-                    let count = count.map_err(|_| Refusal::Ended)?;
-                    self.end.lock().pipe.taken(count);
-                }
-                () = sleep_until(next_look.into()) => self.look()?,
-            }
-        }
-    }
-
-    /// Whether the program is still there.
-    fn look(&self) -> Result<(), Refusal> {
-        let is_gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
-        let has_gone =
-            self.is_ended.0 && !self.is_ended.1 && self.writer.try_write(&[]).is_err_and(|e| is_gone(&e));
-        if has_gone {
-            Err(Refusal::Ended)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn say(&self, part: Part) -> Result<(), Refusal> {
-        let (to, of) = self.end.key;
-        let packet = Packet::new(self.shared.node, to, self.end.number, &Load::Piped(of, part));
-        self.shared.route(packet, Origin::Here).map_err(|(_, why)| why)
     }
 }
 

@@ -95,6 +95,7 @@ fn a_pipe_that_was_long_asked_for_is_not_silent() {
         pipe: Pipe::new(asked),
         hops: 0,
         over: None,
+        comes_until: None,
         is_told: false,
         ended: None,
         is_open: false,
@@ -106,4 +107,33 @@ fn a_pipe_that_was_long_asked_for_is_not_silent() {
     end.opened(None);
     assert_eq!(end.is_open(), Ok(true));
     assert_eq!(end.lock().pipe.check(before), Ok(()));
+}
+
+#[test]
+fn what_has_come_goes_to_the_program_before_a_pipe_ends() {
+    let begun = Instant::now();
+    let part = |at, bytes: &[u8]| Part::Bytes { at, bytes: bytes.to_vec() };
+    let mut inner = Inner {
+        pipe: Pipe::new(begun),
+        hops: 0,
+        over: None,
+        comes_until: Some(begun + LAST_PARTS),
+        is_told: false,
+        ended: None,
+        is_open: true,
+        why_not: None,
+    };
+    inner.pipe.take(part(0, b"come"), begun).unwrap();
+    for (why, is_done) in [(Refusal::NoRoute, false), (Refusal::Ended, false), (Refusal::Revoked, true)] {
+        assert_eq!(inner.is_done(why, begun), is_done, "{why:?}");
+    }
+    inner.pipe.taken(4);
+    assert!(!inner.is_done(Refusal::NoRoute, begun), "more may come");
+    assert!(inner.is_done(Refusal::NoRoute, begun + LAST_PARTS), "not for ever");
+    inner.pipe.take(Part::Finish { at: 6 }, begun).unwrap();
+    assert!(!inner.is_done(Refusal::NoRoute, begun), "two are missing");
+    inner.pipe.take(part(4, b"in"), begun).unwrap();
+    assert!(!inner.is_done(Refusal::NoRoute, begun), "the program has not got them");
+    inner.pipe.taken(2);
+    assert!(inner.is_done(Refusal::NoRoute, begun), "that was all");
 }
