@@ -41,6 +41,15 @@ impl Audit {
         }
     }
 
+    /// The same, without a line where the last one of that node says just that.
+    pub(crate) fn refused_once(&mut self, who: NodeId, refusal: Refusal, why: &str) {
+        let last = self.lines.iter().rev().find(|line| line.who == who);
+        match last.is_some_and(|line| line.refusal == refusal && line.why == bounded(why)) {
+            true => self.count(refusal),
+            false => self.refused(who, refusal, why),
+        }
+    }
+
     fn drop_one(&mut self) {
         let most = self.of_node.values().max().copied();
         let at = self.lines.iter().position(|line| self.of_node.get(&line.who).copied() == most);

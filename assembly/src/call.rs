@@ -22,6 +22,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs
 /// One that was put off is said again after so long, and then after twice that.
 const AGAIN_SOON: Duration = Duration::from_millis(100);
 
+/// For so long a node without the service is asked again: it may be just starting.
+const STARTING: Duration = Duration::from_secs(2);
 /// For so long a stack that came up although it is not the best is taken at once: then better ones have their turn again.
 const SECOND_BEST: Duration = Duration::from_secs(30);
 
@@ -142,6 +144,7 @@ pub struct Call {
     hints: BTreeMap<String, Vec<u8>>,
     again: Option<Agreed>,
     first: Data,
+    begun: Instant,
     deadline: Instant,
     failure: Failure,
     tie: Tie,
@@ -186,6 +189,7 @@ impl Call {
             hints,
             again,
             first,
+            begun: now,
             deadline,
             failure,
             tie: Tie::None,
@@ -235,11 +239,14 @@ impl Call {
         cache.seen(self.to, reply.incarnation);
         match reply.outcome {
             Outcome::Refused(refusal @ (Refusal::Busy | Refusal::Rate), why) => {
-                self.put_off = Some(format!("put off ({}): {}", refusal.name(), bounded(&why)));
-                self.pause =
-                    if self.pause >= AGAIN.0 { AGAIN_SOON } else { (2 * self.pause).min(AGAIN.0 / 2) };
-                self.asks_at = now + self.pause;
+                self.put_off(refusal, &why, now);
                 Vec::new()
+            }
+            Outcome::Refused(refusal, why) if self.may_change(refusal, now) => {
+                self.put_off(refusal, &why, now);
+                // The other side has refused this try for good.
+                self.attempt += 1;
+                self.leave_path(cache)
             }
             Outcome::Refused(refusal, why) => {
                 cache.forget(self.to);
@@ -256,6 +263,43 @@ impl Call {
                 }
             }
         }
+    }
+
+    /// Says the same later, for a reason that passes.
+    fn put_off(&mut self, refusal: Refusal, why: &str, now: Instant) {
+        self.put_off = Some(format!("put off ({}): {}", refusal.name(), bounded(why)));
+        self.pause = if self.pause >= AGAIN.0 { AGAIN_SOON } else { (2 * self.pause).min(AGAIN.0 / 2) };
+        self.asks_at = now + self.pause;
+    }
+
+    /// Whether what the other side lacks may come: it hears of this node by the directory, and a process that starts is there before
+    /// its services are.
+    fn may_change(&self, refusal: Refusal, now: Instant) -> bool {
+        match refusal {
+            Refusal::Unknown => self.attempt < u16::MAX,
+            Refusal::Service => self.attempt < u16::MAX && now < self.begun + STARTING,
+            _ => false,
+        }
+    }
+
+    /// Ends the path that was made at once, and makes none before it is told where.
+    fn leave_path(&mut self, cache: &mut Cache) -> Vec<Action> {
+        cache.forget(self.to);
+        self.again = None;
+        self.end_tie().into_iter().collect()
+    }
+
+    /// The other side does not answer such requests: perhaps not yet.
+    pub fn unserved(&mut self, why: &str, cache: &mut Cache, now: Instant) -> Vec<Action> {
+        if self.is_over || self.is_answered {
+            // Of before.
+            return Vec::new();
+        }
+        if !self.may_change(Refusal::Service, now) {
+            return self.give_up(why, cache);
+        }
+        self.put_off(Refusal::Service, why, now);
+        self.leave_path(cache)
     }
 
     /// A path came up, or failed.
@@ -453,12 +497,17 @@ impl Call {
         self.is_over = true;
         let last = last.map(|(stack, refusal, why)| Tried { stack, refusal, why });
         self.failure.tried.extend(last);
-        let open = match std::mem::replace(&mut self.tie, Tie::None) {
-            Tie::Connecting(path) | Tie::Up(path) => Some(Action::Close(path.number)),
-            Tie::None | Tie::Broken(..) => None,
-        };
+        let open = self.end_tie();
         let failed = Action::Failed(Box::new(self.failure.clone()));
         open.into_iter().chain([failed]).collect()
+    }
+
+    /// Ends the path that there is, if there is one.
+    fn end_tie(&mut self) -> Option<Action> {
+        match std::mem::replace(&mut self.tie, Tie::None) {
+            Tie::Connecting(path) | Tie::Up(path) => Some(Action::Close(path.number)),
+            Tie::None | Tie::Broken(..) => None,
+        }
     }
 }
 

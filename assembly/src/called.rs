@@ -381,9 +381,13 @@ impl Called {
         Some(self.askers.entry(from).or_insert_with(|| Asker::new(per_second, now)))
     }
 
-    /// Refuses a request for good, with an audit line; the same answer from now on.
+    /// Refuses a try for good, with an audit line; the same answer from now on.
     fn end(&mut self, key: &Key, refusal: Refusal, why: &str, failed: Vec<Failed>) -> Step {
-        self.audit.refused(key.from, refusal, why);
+        match refusal {
+            // Other tries follow, in case it was too early.
+            Refusal::Unknown | Refusal::Service => self.audit.refused_once(key.from, refusal, why),
+            _ => self.audit.refused(key.from, refusal, why),
+        }
         let outcome = Outcome::Refused(refusal, why.to_owned());
         let answer = reply(self.incarnation, key, outcome, failed);
         if let Some(asker) = self.askers.get_mut(&key.from) {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Scene, LONG};
+use common::{until, Scene, LONG};
 use gridnet_assembly::call::Path;
 use gridnet_assembly::called::{Key, Order};
 use gridnet_assembly::facts::Offer;
@@ -248,6 +248,20 @@ fn a_builder_that_panics_has_not_built() {
     assert_eq!(two.begun(), [b"first"]);
     let closed: Vec<u16> = two.halls.lock().unwrap().closed.iter().map(|key| key.attempt).collect();
     assert_eq!(closed, [0], "nobody knows what it has left behind");
+}
+
+#[test]
+fn a_service_that_starts_a_moment_later_is_reached() {
+    let two = Two::new("later", ["h1", "h2"], ["", ""]);
+    let service = || "files".parse().unwrap();
+    two.b.assembler.end_service(&service());
+    std::thread::scope(|scope| {
+        let connecting = scope.spawn(|| two.a.connect(&two.b).map(|path| path.stack.to_string()));
+        until("it was refused once", || two.b.assembler.refusals(Reason::Service) > 0);
+        two.b.assembler.serve(service());
+        assert_eq!(connecting.join().unwrap().as_deref(), Ok("tls/tcp"));
+    });
+    assert_eq!(two.begun(), [b"first"], "once");
 }
 
 #[test]

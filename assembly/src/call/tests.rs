@@ -177,6 +177,53 @@ fn one_that_is_put_off_asks_again_soon() {
 }
 
 #[test]
+fn one_that_is_not_known_yet_asks_for_the_same_again_until_its_time_is_over() {
+    let (mut scene, actions) = Scene::begin("", warm());
+    let first = path(&actions);
+    let not_yet = || Outcome::Refused(Refusal::Unknown, "not yet".into());
+    for attempt in 0..5 {
+        let actions = scene.hear(attempt, not_yet(), Vec::new());
+        let is_first = attempt == 0;
+        assert_eq!(actions.first(), is_first.then_some(&Action::Close(first.number)), "nothing is granted");
+        assert_eq!(scene.hear(attempt, not_yet(), Vec::new()), [], "of the try before");
+        let next = scene.call.next_look().unwrap();
+        assert!(next <= scene.now + AGAIN.0, "soon");
+        scene.now = next;
+        let (ask, stacks) = asked(&scene.call.look(next));
+        assert_eq!((ask.attempt, ask.again, stacks.len(), ask.first.len()), (attempt + 1, None, 2, 5));
+    }
+    assert_eq!(path(&scene.hear_built(5, 0, b"there")).attempt, 5);
+    let (mut scene, _) = Scene::begin("", Cache::default());
+    scene.hear(0, not_yet(), Vec::new());
+    assert!(failure(&scene.call.look(scene.now + LIMIT)).starts_with("put off (unknown): not yet"));
+}
+
+#[test]
+fn a_service_that_is_not_there_is_asked_for_as_long_as_a_start_takes() {
+    for is_carried in [true, false] {
+        let (mut scene, _) = Scene::begin("", Cache::default());
+        let (begun, mut attempt) = (scene.now, 0);
+        let end = loop {
+            let actions = match is_carried {
+                true => {
+                    attempt += 1;
+                    scene.hear(attempt - 1, Outcome::Refused(Refusal::Service, "none".into()), Vec::new())
+                }
+                false => scene.call.unserved("none", &mut scene.cache, scene.now),
+            };
+            if scene.call.is_over() {
+                break failure(&actions);
+            }
+            scene.now = scene.call.next_look().unwrap();
+            assert!(matches!(scene.call.look(scene.now)[..], [Action::Say(_)]));
+        };
+        assert!(end.contains("none") && !end.contains("put off"), "{end}");
+        assert!((STARTING..2 * STARTING).contains(&(scene.now - begun)), "{:?}", scene.now - begun);
+        assert_eq!(scene.call.unserved("none", &mut scene.cache, scene.now), [], "it is over");
+    }
+}
+
+#[test]
 fn the_second_connection_goes_there_at_once() {
     let (mut scene, actions) = Scene::begin("", warm());
     let (ask, _) = asked(&actions);

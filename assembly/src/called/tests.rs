@@ -172,6 +172,15 @@ fn services_and_nodes_that_are_not_known_are_refused() {
     let bytes = ask(1, 0, &["tls/tcp"]).encode().unwrap();
     let Step::Answer(answer) = scene.called.take(scene.from.node, &bytes, &view, scene.now) else { panic!() };
     assert_eq!(refusal(&answer), Refusal::Unknown);
+    // When the directory has come, the next try is heard; those before are one line.
+    let view = View { rules: &scene.rules, own: &scene.own, from: None };
+    let bytes = ask(1, 1, &["tls/tcp"]).encode().unwrap();
+    scene.called.take(scene.from.node, &bytes, &view, scene.now);
+    assert_eq!(
+        (scene.audited(), scene.called.audit().refusals(Refusal::Unknown)),
+        (vec![Refusal::Unknown], 2)
+    );
+    assert_eq!(*scene.complete(&ask(1, 2, &["tls/tcp"])).0, *b"first");
     assert!(matches!(scene.take_bytes(b"nonsense"), Step::Malformed(_)));
     assert_eq!(scene.audited(), [Refusal::Unknown, Refusal::Malformed]);
 }

@@ -409,8 +409,11 @@ impl Caller<'_> {
                 Ok(Heard::Answer(Ok(body))) => self.call.heard(&body, &mut cache, now),
                 Ok(Heard::Path(number, outcome)) => self.call.connected(number, outcome, &mut cache, now),
                 Ok(Heard::Answer(Err(why))) => match why {
+                    Error::Refused(Refusal::Service, _) => {
+                        self.call.unserved(&why.to_string(), &mut cache, now)
+                    }
                     // Nothing that is asked later would be heard.
-                    Error::Refused(Refusal::Service | Refusal::Revoked, _) | Error::Config(_) => {
+                    Error::Refused(Refusal::Revoked, _) | Error::Config(_) => {
                         self.call.give_up(&why.to_string(), &mut cache)
                     }
                     _ => {
