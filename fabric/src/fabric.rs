@@ -148,10 +148,11 @@ impl Fabric {
             run_dir.as_ref(),
         );
         let ledger = ledger_of(page.as_ref(), &rails, &config);
-        if let Some(membership) = &membership {
-            membership.open(local, rails.iter().map(AnyRail::name).collect());
-        }
         let mut engine = Engine::with_ledger(local, rails, limits, ledger);
+        if let Some(membership) = &membership {
+            membership.open(local, engine.rails().iter().map(AnyRail::name).collect());
+            engine.note_departures();
+        }
         engine.set_guard(Box::new(SelfGuard::new()));
         engine.mark_loans(NEXT_MARK.fetch_add(1, Ordering::Relaxed));
         tracing::info!(node = %local.node, name, "fabric open");

@@ -209,6 +209,9 @@ fn who_is_not_there_is_not_waited_for_beyond_the_time_given() {
         let ended = a.wait(PATIENCE).unwrap();
         assert_eq!(Error::from_code(ended.status), Some(Error::Timeout), "{}", story(&a, other));
         assert!(start.elapsed() >= Duration::from_millis(500));
+        // No link comes of it later.
+        let counters = a.enter().engine.counters();
+        assert_eq!((counters.peers_gone, counters.peers_now), (1, 1), "the other one, and itself");
         // Without the rendez-vous node the other one cannot be asked, and closing does not wait for that.
         scene.stop();
         a.enter().open_node(a.cq, other, LONG, CONTEXT).unwrap();

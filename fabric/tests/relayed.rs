@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use common::onesided::{Initiator, Regions};
 use common::scene::{converse, Scene};
 use common::{from_any, within, Buffer, Party, PATIENCE};
+use gridnet::core::endpoint::PeerState;
 use gridnet::core::rail::PeerId;
 use gridnet::core::wire::NodeId;
 use gridnet::{Listener, Stream, ThreadLevel};
@@ -224,6 +225,29 @@ fn pipes_that_were_not_agreed_on_are_refused() {
             let is_known = about == b"gridnet";
             assert!(why.contains(if is_known { "was not agreed on" } else { "no such service" }), "{why}");
         }
+    });
+}
+
+/// Who has gone comes by no pipe again, nor is called by one, before it was agreed on anew.
+#[test]
+fn pipes_end_with_the_conversation_that_they_were_agreed_on_for() {
+    within(8 * PATIENCE, || {
+        let mut scene = Scene::new();
+        // Conversations end with their links.
+        let off = ("GRIDNET_RELIABILITY", "off");
+        let a = party(&scene, ("a", "x"), "scheme = 'relay-only'", &[off]);
+        let b = party(&scene, ("b", "y"), "", &[off, ("GRIDNET_PROGRESS", "thread")]);
+        let to = open(&a, &b);
+        converse(&a, to, &b, 2);
+        scene.stop();
+        let start = Instant::now();
+        while !matches!(a.enter().engine.peer(to), Ok((_, _, PeerState::Gone(_), _))) {
+            assert!(start.elapsed() < LONG, "the pipe ends");
+            let _ = a.wait(Duration::from_millis(5));
+        }
+        let _ = a.wait(Duration::from_millis(5));
+        let why = a.enter().engine.open_over(&b.address(), "relay").unwrap_err().reason;
+        assert!(why.contains("no stack was agreed on"), "{why}");
     });
 }
 

@@ -112,6 +112,26 @@ impl<R: Rail> Engine<R> {
             p.handles = p.handles.saturating_sub(1);
         }
     }
+
+    /// As [`Self::close`], by one who has waited for the link in vain: when no other handle is left and it has never come up, it is
+    /// not made any more, and the peer is gone.
+    pub fn abandon(&mut self, peer: PeerId) {
+        self.close(peer);
+        self.state.abandon(peer);
+        self.settle_links();
+    }
+
+    /// From now on [`Self::take_departed`] tells which nodes go.
+    pub fn note_departures(&mut self) {
+        self.state.departed.get_or_insert_default();
+    }
+
+    /// Nodes whose conversation has ended for good since the last call, and that have no other one.
+    pub fn take_departed(&mut self) -> Vec<NodeId> {
+        let departed = self.state.departed.as_mut().map(std::mem::take).unwrap_or_default();
+        let is_there = |node: &NodeId| self.state.by_node.keys().any(|(there, _)| there == node);
+        departed.into_iter().filter(|node| !is_there(node)).collect()
+    }
 }
 
 fn refusal_of(error: Error, candidates: &[Candidate]) -> Refusal {
@@ -322,6 +342,14 @@ impl State {
         }
     }
 
+    /// Ends a first call that nobody waits for any more.
+    fn abandon(&mut self, peer: PeerId) {
+        let p = self.peers.get(peer.index());
+        if p.is_some_and(|p| p.handles == 0 && p.state == PeerState::Connecting) {
+            self.give_up(peer, &Refusal::new(Error::Timeout, "nobody waits for it any more"));
+        }
+    }
+
     /// Ends everything that concerns a peer; what it had sent before stays receivable.
     pub(super) fn peer_down(&mut self, peer: PeerId, reason: &Refusal) {
         let Some(p) = self.peers.get_mut(peer.index()) else {
@@ -345,6 +373,9 @@ impl State {
         let who = (p.node, p.user);
         if self.by_node.get(&who) == Some(&peer) {
             self.by_node.remove(&who);
+        }
+        if let Some(departed) = &mut self.departed {
+            departed.push(who.0);
         }
         self.drop_recovery(peer);
         self.fail_operations(peer, reason.error);
@@ -460,6 +491,29 @@ mod tests {
         assert!(state.incoming.is_empty());
         let p = &state.peers[peer.index()];
         assert!(p.urgent.is_empty() && !p.has_work(), "{:?}", p.urgent);
+    }
+
+    #[test]
+    fn a_first_call_ends_with_the_last_who_waits_for_it() {
+        let (mut state, up) = broken();
+        let node = NodeId::new([2; 16]).expect("not zero");
+        let peer = state.add_peer((node, None), 1, 1, LinkId(11), None);
+        state.departed = Some(Vec::new());
+        state.peers[peer.index()].handles = 1;
+        state.abandon(peer);
+        state.abandon(up);
+        assert!(state.links.is_empty(), "somebody waits; the other one has been up");
+        state.peers[peer.index()].handles = 0;
+        state.abandon(peer);
+        assert!(
+            matches!(state.links.make_contiguous(), [LinkEvent::Over(1, LinkId(11))]),
+            "{:?}",
+            state.links
+        );
+        assert_eq!(state.peers[peer.index()].error(), Some(Error::Timeout));
+        assert_eq!(state.departed, Some(vec![node]));
+        state.abandon(peer);
+        assert_eq!(state.links.len(), 1, "once");
     }
 
     #[test]

@@ -130,6 +130,8 @@ pub(super) struct State {
     pub(super) show_at: Time,
     /// Peers that have gone and may still have a row in the ledger, the first to go first.
     pub(super) gone: VecDeque<PeerId>,
+    /// Nodes whose conversation is over, for who wants to know.
+    pub(super) departed: Option<Vec<NodeId>>,
 }
 
 impl State {
@@ -182,6 +184,7 @@ impl State {
             wide: Vec::new(),
             show_at: Time(0),
             gone: VecDeque::new(),
+            departed: None,
         }
     }
 

@@ -254,6 +254,11 @@ impl Desk {
         self.lock().permits.withdraw(node, of);
     }
 
+    /// The conversation with a node is over: pipes are to be agreed on anew.
+    pub(super) fn gone(&self, node: NodeId) {
+        self.lock().permits.gone(node);
+    }
+
     /// Nobody is allowed pipes any more.
     pub(super) fn forget_relays(&self) {
         self.lock().permits.clear();

@@ -94,6 +94,9 @@ pub(crate) fn tend(
     calling: &mut Vec<Calling>,
     lookout: &mut Lookout,
 ) -> usize {
+    for node in engine.take_departed() {
+        desk.gone(node);
+    }
     if !desk.is_busy() && calling.is_empty() {
         return 0;
     }
@@ -186,8 +189,11 @@ fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
     }
     // Who has asked may not wait any more.
     let is_told = call.tell.send(outcome).is_ok();
-    if !(is_up && is_told) {
-        engine.close(call.peer);
+    match (is_up, is_told) {
+        (true, true) => {}
+        (true, false) => engine.close(call.peer),
+        // No link is to come of it that nobody has asked for any more.
+        (false, _) => engine.abandon(call.peer),
     }
     true
 }

@@ -67,6 +67,15 @@ impl Permits {
         }
     }
 
+    /// The conversation with the node is over: of what stands nothing is left. Tries that go on do.
+    pub(super) fn gone(&mut self, node: NodeId) {
+        let Some(tries) = self.0.get_mut(&node) else { return };
+        tries.retain(|_, until| until.is_some());
+        if tries.is_empty() {
+            self.0.remove(&node);
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
@@ -137,6 +146,20 @@ mod tests {
         assert!(permits.take(node(1), late) && permits.take(node(2), late), "what stands may come again");
         assert!(permits.take(node(2), now) && !permits.take(node(3), late));
         assert!(!permits.0.contains_key(&node(3)));
+    }
+
+    #[test]
+    fn what_stands_ends_with_the_conversation() {
+        let (mut permits, now) = (Permits::default(), Instant::now());
+        let (stands, goes_on) = (Try::Asking(1, 0, 1), Try::Asking(2, 0, 1));
+        permits.allow(node(1), stands, now + LATER, now);
+        permits.keep(node(1), stands);
+        permits.gone(node(2));
+        assert!(permits.allows(node(1), now + LATER));
+        permits.allow(node(1), goes_on, now + LATER, now);
+        permits.gone(node(1));
+        assert!(permits.allows(node(1), now), "it is being tried again");
+        assert!(!permits.take(node(1), now + LATER) && permits.0.is_empty());
     }
 
     #[test]
