@@ -136,6 +136,7 @@ PARTS=(
     "loom ci/loom.sh"
     "san ci/san.sh"
     "mpi ci/mpi.sh --short"
+    "programs ci/mpi-debian.sh --short"
     "deny ci/deny.sh"
 )
 
