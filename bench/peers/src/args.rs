@@ -12,6 +12,8 @@ pub(crate) enum Table {
     Shm,
     /// TCP over the loopback interface
     Tcp,
+    /// Programs of libfabric and MPI on one host, over gridnet's provider and over their own
+    Mpi,
 }
 
 /// Measures gridnet beside other libraries, in turns

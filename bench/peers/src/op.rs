@@ -43,16 +43,16 @@ pub(crate) const OPS: &[Op] = &[
         sizes: &[8, 1 << 10, 64 << 10, 1 << 20],
         ucx: Some("tag_lat"),
         peers: &[],
-        tables: BOTH,
+        tables: ALL,
     },
-    Op { name: "tag_rate", shows: Shows::Rate, sizes: &[8], ucx: Some("tag_bw"), peers: &[], tables: BOTH },
+    Op { name: "tag_rate", shows: Shows::Rate, sizes: &[8], ucx: Some("tag_bw"), peers: &[], tables: ALL },
     Op {
         name: "tag_bw",
         shows: Shows::Bandwidth,
         sizes: &[1 << 20],
         ucx: Some("tag_bw"),
         peers: &[],
-        tables: BOTH,
+        tables: ALL,
     },
     Op {
         name: "put_lat",
@@ -72,6 +72,7 @@ pub(crate) const OPS: &[Op] = &[
     },
 ];
 
+const ALL: &[Table] = &[Table::Shm, Table::Tcp, Table::Mpi];
 const BOTH: &[Table] = &[Table::Shm, Table::Tcp];
 
 /// Measures a stream of bytes, which has no messages: one operation is all it has.

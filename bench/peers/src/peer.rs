@@ -67,6 +67,14 @@ const KNOWN: &[(&str, Speech, Table)] = &[
     ("openmpi-tcp", Speech::Own, Table::Tcp),
     ("openmpi-debian-tcp", Speech::Own, Table::Tcp),
     ("iperf3", Speech::Own, Table::Tcp),
+    ("libfabric", Speech::Own, Table::Mpi),
+    ("libfabric-gridnet", Speech::Own, Table::Mpi),
+    ("mpich", Speech::Own, Table::Mpi),
+    ("mpich-gridnet", Speech::Own, Table::Mpi),
+    ("openmpi", Speech::Own, Table::Mpi),
+    ("openmpi-gridnet", Speech::Own, Table::Mpi),
+    ("mpich-tcp", Speech::Own, Table::Mpi),
+    ("mpich-gridnet-tcp", Speech::Own, Table::Mpi),
 ];
 
 impl Peer {
@@ -160,8 +168,8 @@ fn ucx_args(test: &str, task: Task, port: u16, count: u64) -> Vec<String> {
 /// ucx_perftest wants a number, not a time: about as many messages as take `ms` by what machines of today do.
 fn ucx_iterations(task: Task, ms: u32, table: Table) -> u64 {
     let round_ns = match (table, task.op.shows) {
-        (Table::Shm, Shows::Latency) => 2 * (200 + task.size / 10),
-        (Table::Shm, _) => 100 + task.size / 10,
+        (Table::Shm | Table::Mpi, Shows::Latency) => 2 * (200 + task.size / 10),
+        (Table::Shm | Table::Mpi, _) => 100 + task.size / 10,
         (Table::Tcp, Shows::Latency) => 2 * (5_000 + task.size / 8),
         (Table::Tcp, _) => 4_000 + task.size / 8,
     };
