@@ -101,6 +101,13 @@ impl<R: Rail> Engine<R> {
         Ok(peer)
     }
 
+    /// The peer that is this node, of this process's user, once frames have flowed to it and as long as it has not gone.
+    pub fn find(&self, node: NodeId) -> Option<PeerId> {
+        let peer = *self.state.by_node.get(&(node, None))?;
+        let p = self.state.peers.get(peer.index())?;
+        matches!(p.state, PeerState::Up | PeerState::Broken(_)).then_some(peer)
+    }
+
     /// Whether there are handles of a peer.
     pub fn is_open(&self, peer: PeerId) -> bool {
         self.state.peers.get(peer.index()).is_some_and(|p| p.handles > 0)

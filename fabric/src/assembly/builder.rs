@@ -88,12 +88,13 @@ fn rail_of(stack: &Stack) -> Result<&'static str, String> {
 impl Builder for Desk {
     fn build(&self, order: &Order) -> Result<Vec<u8>, String> {
         let here = self.here(OPENING_LIMIT).ok_or("the fabric is being opened")?;
-        if here.rail(&order.stack)? == RELAY {
+        let rail = here.rail(&order.stack)?;
+        if rail == RELAY {
             self.allow_relay(order.key.from, (&order.key).into(), order.deadline);
         }
         let (stack, security, service) = (&order.stack, order.security.name(), &order.service);
         let story = format!("stack {stack}: {security}, as the node has asked for service {service}");
-        self.tell_of(order.key.from, vec![story]);
+        self.tell_asked(order.key.from, rail, story);
         Ok(here.address.to_bytes().to_vec())
     }
 

@@ -17,9 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::builder::Here;
 use super::permits::{Permits, Try};
-
-/// Nodes of which it is remembered how the last endpoint came about; beyond, any of them is forgotten.
-const STORIES_MAX: usize = 1024;
+use super::stories::Stories;
 
 /// Somebody wants an endpoint to a node.
 #[derive(Debug)]
@@ -91,7 +89,7 @@ struct State {
     is_timed: bool,
     work: Work,
     stood: BTreeMap<PathKey, PeerId>,
-    stories: BTreeMap<NodeId, Vec<String>>,
+    stories: Stories,
     permits: Permits,
 }
 
@@ -276,16 +274,17 @@ impl Desk {
 
     /// Notes how an endpoint to a node came about, or why not, a line each.
     pub(super) fn tell_of(&self, node: NodeId, story: Vec<String>) {
-        let mut state = self.lock();
-        if state.stories.len() >= STORIES_MAX && !state.stories.contains_key(&node) {
-            state.stories.pop_first();
-        }
-        state.stories.insert(node, story);
+        self.lock().stories.tell(node, story);
     }
 
-    /// What is noted of a node.
-    pub(crate) fn story(&self, node: NodeId) -> Option<Vec<String>> {
-        self.lock().stories.get(&node).cloned()
+    /// Notes that a node has asked for a stack of this rail.
+    pub(super) fn tell_asked(&self, node: NodeId, rail: &'static str, line: String) {
+        self.lock().stories.asked(node, rail, line);
+    }
+
+    /// What is noted of a node that is reached by this rail.
+    pub(crate) fn story(&self, node: NodeId, rail: Option<&str>) -> Option<Vec<String>> {
+        self.lock().stories.get(node, rail)
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `builder.rs` | what the fabric's rails do for assembly: the place is the fabric's address, for one rail |
 //! | `worker.rs` | the threads that agree |
 //! | `opening.rs` | the fabric's part: opens addresses, and completes |
+//! | `stories.rs` | how endpoints came about, for people |
 //! | `pipes.rs` | connections through the bootstrap tree, where they were agreed on |
 //! | `permits.rs` | with which nodes that is |
 //! | `lookout.rs` | looks for better ways than that |
@@ -16,6 +17,7 @@ mod lookout;
 mod opening;
 mod permits;
 mod pipes;
+mod stories;
 mod worker;
 
 pub(crate) use builder::{offer, Here};

@@ -83,7 +83,8 @@ impl Fabric {
     /// How the last endpoint to a node came about, or why it did not: lines for people. Nothing for a node that was never
     /// asked for, and has not asked.
     pub fn node_story(&self, node: NodeId) -> Option<Vec<String>> {
-        self.membership.as_ref()?.desk().story(node)
+        let rail = self.engine.find(node).and_then(|peer| self.engine.rail_name(peer));
+        self.membership.as_ref()?.desk().story(node, rail)
     }
 }
 

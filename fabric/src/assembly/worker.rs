@@ -193,7 +193,7 @@ mod tests {
         else {
             panic!("{ended:?}")
         };
-        assert!(desk.story(wish(0, LONG).node).is_some());
+        assert!(desk.story(wish(0, LONG).node, None).is_some());
         desk.close();
         clock.join().unwrap();
         assert!(start.elapsed() < LONG / 2, "nothing is waited for when it is closed");

@@ -1,4 +1,4 @@
-//! Six nodes of two sites, of which one is closed: a group by node ids, over the stack that each edge came to.
+//! Six nodes of two sites, of which one or both let nothing in: a group by node ids, over the stack that each edge came to.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use gridnet::core::rail::PeerId;
 use gridnet::core::wire::NodeId;
 use gridnet::ThreadLevel;
-use gridnet_testbed::{lab_test, HostSpec, Impairment, Running, Site, SiteKind, Topology};
+use gridnet_testbed::{lab_test, Finished, HostSpec, Impairment, Running, Site, SiteKind, Topology};
 
 use crate::common::{from_any, Buffer, Party, RECEIVE};
 use crate::hosts::{open_lab, PATIENCE};
@@ -175,37 +175,66 @@ fn said<'a>(text: &'a str, begin: &'a str) -> impl Iterator<Item = Vec<&'a str>>
     lines.map(|line| line.split(' ').collect())
 }
 
-lab_test! {
-    fn six_nodes_of_two_sites_are_a_group() {
-        let far = Impairment::default().delay(Duration::from_millis(5));
-        let topology = Topology::new()
-            .host(HostSpec::new("p").public(Impairment::default()))
-            .site(Site::new("a", SiteKind::Masquerading).hosts(2).uplink(far))
-            .site(Site::new("b", SiteKind::Open).hosts(2).uplink(far));
-        let Some(lab) = open_lab(topology) else { return };
-        let p = lab.host("p").unwrap();
-        let session = Session::new(p);
-        let _serving = session.serve(p);
-        let parts: Vec<Running> = PLACES.iter().enumerate().map(|(rank, host)| {
+/// Runs the group, the second site being of this kind: each edge between the sites is over this stack, the others share memory or
+/// have TCP.
+fn six_nodes(second: SiteKind, between: &str) {
+    let far = Impairment::default().delay(Duration::from_millis(5));
+    let topology = Topology::new()
+        .host(HostSpec::new("p").public(Impairment::default()))
+        .site(Site::new("a", SiteKind::Masquerading).hosts(2).uplink(far))
+        .site(Site::new("b", second).hosts(2).uplink(far));
+    let Some(lab) = open_lab(topology) else { return };
+    let p = lab.host("p").unwrap();
+    let session = Session::new(p);
+    let _serving = session.serve(p);
+    let parts: Vec<Running> = PLACES
+        .iter()
+        .enumerate()
+        .map(|(rank, host)| {
             let part = lab.host(host).unwrap().test("groups::member").unwrap();
             part.env(TICKET, session.ticket()).env(RANK, rank.to_string()).env(HOST, host).spawn().unwrap()
-        }).collect();
-        let texts: Vec<String> =
-            parts.into_iter().map(|part| part.wait(PATIENCE).unwrap().success().unwrap()).collect();
-        let mut edges = 0;
-        let (mut came, mut went) = (0, u128::MAX);
-        for text in &texts {
-            for edge in said(text, "edge ") {
-                let [from, to] = [0, 1].map(|at| PLACES[edge[at].parse::<usize>().unwrap()]);
-                assert_eq!(edge[2], if from == to { "shm" } else { "tls/tcp" }, "{from} to {to}: {text}");
-                edges += 1;
-            }
-            for times in said(text, "barrier ") {
-                came = came.max(times[0].parse().unwrap());
-                went = went.min(times[1].parse().unwrap());
-            }
+        })
+        .collect();
+    // All at once: who has failed is told beside those who wait for it.
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        let waiting: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| part.wait(PATIENCE))).collect();
+        waiting.into_iter().map(|one| one.join().unwrap().and_then(Finished::success)).collect()
+    });
+    assert!(ended.iter().all(Result::is_ok), "{ended:#?}");
+    let texts: Vec<String> = ended.into_iter().map(Result::unwrap).collect();
+    check(&texts, between);
+}
+
+/// All are out of the barrier after all are in it, and each edge has its stack at both ends.
+fn check(texts: &[String], between: &str) {
+    let mut edges = 0;
+    let (mut came, mut went) = (0, u128::MAX);
+    for text in texts {
+        for edge in said(text, "edge ") {
+            let [from, to] = [0, 1].map(|at| PLACES[edge[at].parse::<usize>().unwrap()]);
+            let stack = match (from == to, from[..1] == to[..1]) {
+                (true, _) => "shm",
+                (_, true) => "tls/tcp",
+                _ => between,
+            };
+            assert_eq!(edge[2], stack, "{from} to {to}: {text}");
+            edges += 1;
         }
-        assert_eq!(edges, 30, "both ends of each");
-        assert!(0 < came && came <= went, "{came} {went}");
+        for times in said(text, "barrier ") {
+            came = came.max(times[0].parse().unwrap());
+            went = went.min(times[1].parse().unwrap());
+        }
+    }
+    assert_eq!(edges, 30, "both ends of each");
+    assert!(0 < came && came <= went, "{came} {went}");
+}
+
+lab_test! {
+    fn six_nodes_of_two_sites_are_a_group() {
+        six_nodes(SiteKind::Open, "tls/tcp");
+    }
+
+    fn six_nodes_of_two_closed_sites_are_a_group() {
+        six_nodes(SiteKind::Masquerading, "tls/relay");
     }
 }
