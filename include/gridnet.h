@@ -449,6 +449,34 @@ typedef struct gridnet_fabric_params {
 } gridnet_fabric_params;
 
 /**
+ * The id of a node of a session.
+ */
+typedef struct gridnet_node {
+    /**
+     * Never all zero.
+     */
+    uint8_t bytes[16];
+} gridnet_node;
+
+/**
+ * How the edges of a group of nodes are opened.
+ */
+typedef struct gridnet_group_params {
+    /**
+     * sizeof(gridnet_group_params).
+     */
+    size_t size;
+    /**
+     * How long agreeing on an edge may take, in ns: a minute at most, and when it is 0 or negative.
+     */
+    int64_t timeout_ns;
+    /**
+     * Is in the completions that tell how it went.
+     */
+    void *context;
+} gridnet_group_params;
+
+/**
  * Names a loan of one fabric; 0 is none.
  */
 typedef uint64_t gridnet_loan;
@@ -470,16 +498,6 @@ typedef struct gridnet_lent {
      */
     size_t len;
 } gridnet_lent;
-
-/**
- * The id of a node of a session.
- */
-typedef struct gridnet_node {
-    /**
-     * Never all zero.
-     */
-    uint8_t bytes[16];
-} gridnet_node;
 
 /**
  * What is known of a node. The struct keeps its size.
@@ -1128,6 +1146,23 @@ gridnet_status gridnet_group_create(struct gridnet_cq *cq,
                                     struct gridnet_group **group_out);
 
 /**
+ * Makes a group of `count` nodes of the session that the fabric has joined. Nothing is connected: the endpoint of each rank is opened
+ * at its first use by either side, over a stack that the rules of both allow, and reports to `cq`; see gridnet_group_endpoint.
+ * `params` may be NULL.
+ *
+ * Errors: GRIDNET_ERR_CONFIG when the fabric has joined no session, GRIDNET_ERR_INVALID for an id of zeroes or a count out of
+ * range, GRIDNET_ERR_STRUCT_SIZE.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue; `nodes` points to `count` ids; `params` is NULL or valid; `group_out` is valid for a write.
+ */
+gridnet_status gridnet_group_create_nodes(struct gridnet_cq *cq,
+                                          const struct gridnet_node *nodes,
+                                          size_t count,
+                                          const struct gridnet_group_params *params,
+                                          struct gridnet_group **group_out);
+
+/**
  * Ends a group, and closes the endpoints that it has opened.
  *
  * # Safety
@@ -1146,7 +1181,11 @@ gridnet_status gridnet_group_size(struct gridnet_group *group, size_t *size_out)
 /**
  * The endpoint of a rank, opened at the first call. It belongs to the group: it is not to be closed by itself.
  *
- * Errors: GRIDNET_ERR_INVALID for a rank that the group does not have; else as gridnet_endpoint_open.
+ * In a group of nodes, GRIDNET_IN_PROGRESS says that both sides agree on a stack, and nothing is written: the completion queue of the
+ * group has one completion of kind GRIDNET_OP_OPEN for each time that this is begun, with the context of the group and the rank as
+ * tag. With status GRIDNET_OK the next call has the endpoint; otherwise it begins anew. An edge that the other side has opened is there.
+ *
+ * Errors: GRIDNET_ERR_INVALID for a rank that the group does not have; else as gridnet_endpoint_open or gridnet_endpoint_open_node.
  *
  * # Safety
  * `group` is NULL or a group, `endpoint_out` valid for a write.

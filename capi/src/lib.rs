@@ -14,6 +14,7 @@
 //! | `status.rs` | numbers and texts of errors |
 //! | `boundary.rs` | what each function does at its beginning and end |
 //! | `fabric.rs`, `cq.rs`, `endpoint.rs`, `group.rs` | one object each |
+//! | `ranks.rs` | what a group keeps of its ranks |
 //! | `node.rs` | nodes of the session |
 //! | `tag.rs` | tagged messages |
 //! | `probe.rs` | probes, and messages that they take |
@@ -40,6 +41,7 @@ pub mod loan;
 pub mod node;
 pub mod onesided;
 pub mod probe;
+mod ranks;
 pub mod region;
 pub mod status;
 pub mod stream;

@@ -31,8 +31,8 @@ pub const GRIDNET_NODE_GONE: u32 = 5;
 /// gridnet_node_event.kind: events were dropped since nobody took them: gridnet_nodes says who is there now.
 pub const GRIDNET_NODE_MISSED: u32 = 6;
 
-/// Longest time that opening an endpoint to a node may take, in ns.
-const LONGEST: Duration = Duration::from_secs(60);
+/// Longest time that opening an endpoint to a node may take.
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 
 /// The id of a node of a session.
 #[repr(C)]
@@ -131,7 +131,7 @@ fn name(text: &str) -> [c_char; GRIDNET_NODE_NAME_BYTES] {
 
 /// # Safety
 /// `node` is NULL or valid.
-unsafe fn node_of(node: *const gridnet_node) -> Result<NodeId, Failure> {
+pub(crate) unsafe fn node_of(node: *const gridnet_node) -> Result<NodeId, Failure> {
     if node.is_null() {
         return Err(null("node"));
     }

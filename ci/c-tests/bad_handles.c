@@ -83,6 +83,8 @@ static void null_arguments(struct handles h)
     CHECK_NULL(gridnet_stream_fd(h.stream, NULL));
     CHECK_NULL(gridnet_group_create(h.cq, NULL, 1, &out.group));
     CHECK_NULL(gridnet_group_create(h.cq, &h.address, 1, NULL));
+    CHECK_NULL(gridnet_group_create_nodes(h.cq, NULL, 1, NULL, &out.group));
+    CHECK_NULL(gridnet_group_create_nodes(h.cq, &some_node, 1, NULL, NULL));
     CHECK_NULL(gridnet_group_size(h.group, NULL));
     CHECK_NULL(gridnet_group_endpoint(h.group, 0, NULL));
     CHECK_NULL(gridnet_group_rank(h.group, 0, NULL));

@@ -190,6 +190,7 @@ static inline void all_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_endpoint_explain(h.endpoint, out.text, sizeof out.text, &out.size));
     CHECK_STATUS(expected, gridnet_endpoint_counters(h.endpoint, &out.counters));
     CHECK_STATUS(expected, gridnet_group_create(h.cq, &h.address, 1, &out.group));
+    CHECK_STATUS(expected, gridnet_group_create_nodes(h.cq, &some_node, 1, NULL, &out.group));
     CHECK_STATUS(expected, gridnet_group_size(h.group, &out.size));
     CHECK_STATUS(expected, gridnet_group_endpoint(h.group, 0, &out.endpoint));
     CHECK_STATUS(expected, gridnet_group_rank(h.group, 0, &out.size));

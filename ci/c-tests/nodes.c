@@ -1,4 +1,4 @@
-/* Two processes join a session with its ticket, find each other by node id, talk, and see each other go. */
+/* Two processes join a session with its ticket, find each other by node id, talk, and see each other go; two are a group. */
 #include "test.h"
 
 #include <poll.h>
@@ -45,6 +45,25 @@ static void join_session(gridnet_fabric **fabric, gridnet_cq **cq)
     CHECK(setenv("GRIDNET_NET_INTERFACES", "127.0.0.1", 1) == 0);
     CHECK_OK(gridnet_fabric_open(NULL, fabric));
     CHECK_OK(gridnet_cq_create(*fabric, 0, cq));
+}
+
+static void join_as(const char *label, gridnet_fabric **fabric, gridnet_cq **cq)
+{
+    CHECK(setenv("GRIDNET_SESSION_LABEL", label, 1) == 0);
+    join_session(fabric, cq);
+}
+
+/* A word there and back. */
+static void hello(gridnet_cq *cq, gridnet_endpoint *endpoint)
+{
+    gridnet_completion entry;
+    char word[16] = "";
+    CHECK(gridnet_tag_recv(cq, endpoint, word, sizeof word, TAG, 0, NULL) >= 0);
+    CHECK(gridnet_tag_send(endpoint, "hello", 6, TAG, NULL) >= 0);
+    do
+        CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
+    while (entry.op_kind != GRIDNET_OP_RECV);
+    CHECK(strcmp(word, "hello") == 0);
 }
 
 /* Sends one message back, and ends when the other side does not need it any more. */
@@ -123,22 +142,15 @@ static void wait_until_gone(gridnet_fabric *fabric, const gridnet_node *node)
     }
 }
 
-int main(void)
+/* Two processes talk over an endpoint that one of them opens by node id, and the one sees the other go. */
+static void talk(void)
 {
     gridnet_fabric *fabric;
     gridnet_cq *cq;
     gridnet_endpoint *endpoint;
-    gridnet_completion entry;
     gridnet_node other;
-    pid_t server, child;
+    pid_t child;
     int until[2];
-    char word[16] = "", command[128];
-    if (!have_session()) {
-        printf("SKIPPED nodes: no gridnet in PATH\n");
-        return 0;
-    }
-    test_limit(100);
-    server = serve();
     CHECK(pipe(until) == 0);
     child = fork();
     CHECK(child >= 0);
@@ -146,20 +158,128 @@ int main(void)
         close(until[1]);
         echo(until[0]);
     }
-    CHECK(setenv("GRIDNET_SESSION_LABEL", "parent", 1) == 0);
-    join_session(&fabric, &cq);
+    join_as("parent", &fabric, &cq);
     other = find_other(fabric, "parent");
     endpoint = open_other(fabric, cq, &other);
-    CHECK(gridnet_tag_recv(cq, endpoint, word, sizeof word, TAG, 0, NULL) >= 0);
-    CHECK(gridnet_tag_send(endpoint, "hello", 6, TAG, NULL) >= 0);
-    do
-        CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
-    while (entry.op_kind != GRIDNET_OP_RECV);
-    CHECK(strcmp(word, "hello") == 0);
+    hello(cq, endpoint);
     close(until[1]);
     wait_until_gone(fabric, &other);
     CHECK(waitpid(child, NULL, 0) == child);
     CHECK_OK(gridnet_fabric_close(fabric));
+}
+
+/* The ids of two nodes, by id, as soon as they are all that there are; the rank of the one with this label. */
+static size_t two_nodes(gridnet_fabric *fabric, gridnet_node nodes[2], const char *label)
+{
+    gridnet_node_info infos[2];
+    size_t count = 0;
+    while (gridnet_nodes(fabric, infos, 2, &count) != GRIDNET_OK || count != 2)
+        poll(NULL, 0, 1);
+    nodes[0] = infos[0].node;
+    nodes[1] = infos[1].node;
+    return strcmp(infos[0].label, label) == 0 ? 0 : 1;
+}
+
+/* The other side has opened the edge: here it is there. */
+static void answer_in_group(int until)
+{
+    gridnet_fabric *fabric;
+    gridnet_cq *cq;
+    gridnet_completion entry;
+    gridnet_group *group;
+    gridnet_endpoint *back;
+    gridnet_node nodes[2];
+    size_t own, rank;
+    char word[16], end;
+    join_as("child", &fabric, &cq);
+    own = two_nodes(fabric, nodes, "child");
+    CHECK_OK(gridnet_group_create_nodes(cq, nodes, 2, NULL, &group));
+    CHECK(gridnet_tag_recv(cq, NULL, word, sizeof word, TAG, 0, NULL) >= 0);
+    CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
+    CHECK_OK(gridnet_group_rank(group, entry.source, &rank));
+    CHECK(rank == 1 - own);
+    CHECK_OK(gridnet_group_endpoint(group, rank, &back));
+    if (CHECK_SENT(gridnet_tag_send(back, word, (size_t)entry.length, TAG, NULL)))
+        CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
+    fcntl(until, F_SETFL, O_NONBLOCK);
+    while (read(until, &end, 1) < 0)
+        CHECK(gridnet_fabric_progress(fabric) >= 0);
+    CHECK_OK(gridnet_fabric_close(fabric));
+    exit(EXIT_SUCCESS);
+}
+
+/* What is refused, and what makes none. */
+static void no_groups(gridnet_cq *cq, const gridnet_node *nodes)
+{
+    static const gridnet_node nobody;
+    gridnet_group_params params = {sizeof params - 8, 0, NULL};
+    gridnet_group *group;
+    CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_group_create_nodes(cq, nodes, 2, &params, &group));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_group_create_nodes(cq, nodes, 0, NULL, &group));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_group_create_nodes(cq, &nobody, 1, NULL, &group));
+}
+
+/* Two processes are a group of nodes, of which the edge is opened at its first use. */
+static void group(void)
+{
+    gridnet_fabric *fabric;
+    gridnet_cq *cq;
+    gridnet_group *group;
+    gridnet_endpoint *endpoint, *again;
+    gridnet_completion entry;
+    gridnet_node nodes[2];
+    pid_t child;
+    size_t own, size, rank;
+    uint32_t source;
+    int until[2], mark;
+    gridnet_group_params params = {sizeof params, WAIT_NS, &mark};
+    CHECK(pipe(until) == 0);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        close(until[1]);
+        answer_in_group(until[0]);
+    }
+    join_as("parent", &fabric, &cq);
+    own = two_nodes(fabric, nodes, "parent");
+    no_groups(cq, nodes);
+    CHECK_OK(gridnet_group_create_nodes(cq, nodes, 2, &params, &group));
+    CHECK_OK(gridnet_group_size(group, &size));
+    CHECK(size == 2);
+    CHECK_OK(gridnet_group_endpoint(group, own, &endpoint));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_group_endpoint(group, 2, &endpoint));
+    /* Once begun, it goes on. */
+    CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_group_endpoint(group, 1 - own, &endpoint));
+    CHECK_STATUS(GRIDNET_IN_PROGRESS, gridnet_group_endpoint(group, 1 - own, &endpoint));
+    CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, 2 * WAIT_NS));
+    CHECK(entry.op_kind == GRIDNET_OP_OPEN && entry.context == &mark && entry.tag == 1 - own);
+    CHECK_OK(entry.status);
+    CHECK_OK(gridnet_group_endpoint(group, 1 - own, &endpoint));
+    CHECK_OK(gridnet_group_endpoint(group, 1 - own, &again));
+    CHECK(endpoint == again);
+    CHECK_OK(gridnet_endpoint_source(endpoint, &source));
+    CHECK_OK(gridnet_group_rank(group, source, &rank));
+    CHECK(rank == 1 - own && source == entry.source);
+    CHECK_STATUS(0, gridnet_cq_poll(cq, &entry, 1));
+    hello(cq, endpoint);
+    close(until[1]);
+    CHECK(waitpid(child, NULL, 0) == child);
+    CHECK_OK(gridnet_group_destroy(group));
+    CHECK_OK(gridnet_fabric_close(fabric));
+}
+
+int main(void)
+{
+    pid_t server;
+    char command[128];
+    if (!have_session()) {
+        printf("SKIPPED nodes: no gridnet in PATH\n");
+        return 0;
+    }
+    test_limit(100);
+    server = serve();
+    talk();
+    group();
     kill(server, SIGTERM);
     waitpid(server, NULL, 0);
     snprintf(command, sizeof command, "rm -rf %s", dir);

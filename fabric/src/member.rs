@@ -17,7 +17,9 @@ use gridnet_meta::name::Name;
 use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::Adopter;
 
-use crate::assembly::{offer, take_pipes, tend, Calling, Desk, Here, Lookout, Pipes, Wish, Workers, SERVICE};
+use crate::assembly::{
+    offer, take_pipes, tend, Calling, Desk, Edges, Here, Lookout, Pipes, Wish, Workers, SERVICE,
+};
 use crate::config::Config;
 use crate::fabric::Fabric;
 use crate::nodes::Watch;
@@ -33,6 +35,7 @@ pub(crate) struct Membership {
     /// Addresses that were agreed on, and are being opened.
     calling: Vec<Calling>,
     lookout: Lookout,
+    pub(crate) edges: Edges,
     watch: Watch,
     /// Its threads are there in this process only.
     process: u32,
@@ -81,6 +84,7 @@ impl Membership {
             desk,
             calling: Vec::new(),
             lookout: Lookout::default(),
+            edges: Edges::default(),
             watch: Watch::default(),
             process: std::process::id(),
         }))
@@ -144,7 +148,7 @@ impl Membership {
     /// Does for those who agree what only the fabric can do; how much happened.
     #[inline]
     pub(crate) fn tend(&mut self, engine: &mut Engine<AnyRail>) -> usize {
-        let happened = tend(engine, &self.desk, &mut self.calling, &mut self.lookout);
+        let happened = tend(engine, &self.desk, &mut self.calling, (&mut self.lookout, &mut self.edges));
         for wish in self.lookout.due(engine) {
             let node = wish.node;
             if self.want(wish).is_err() {

@@ -30,8 +30,8 @@ pub(crate) struct Wish {
 /// Who is to hear how a wish has ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AskedBy {
-    /// The program, by a completion with this context.
-    Program(CqId, u64),
+    /// The program, by a completion with this context and this tag.
+    Program(CqId, u64, u64),
     /// Who looks for a better way than the one that there is.
     Lookout,
 }

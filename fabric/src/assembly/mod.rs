@@ -6,6 +6,7 @@
 //! | `builder.rs` | what the fabric's rails do for assembly: the place is the fabric's address, for one rail |
 //! | `worker.rs` | the threads that agree |
 //! | `opening.rs` | the fabric's part: opens addresses, and completes |
+//! | `edges.rs` | edges of groups of nodes, which are opened at their first use |
 //! | `stories.rs` | how endpoints came about, for people |
 //! | `pipes.rs` | connections through the bootstrap tree, where they were agreed on |
 //! | `permits.rs` | with which nodes that is |
@@ -13,6 +14,7 @@
 
 mod builder;
 mod desk;
+mod edges;
 mod lookout;
 mod opening;
 mod permits;
@@ -22,6 +24,7 @@ mod worker;
 
 pub(crate) use builder::{offer, Here};
 pub(crate) use desk::{Desk, Wish};
+pub(crate) use edges::Edges;
 pub(crate) use lookout::Lookout;
 pub(crate) use opening::{tend, Calling};
 pub(crate) use pipes::{take_pipes, Pipes};

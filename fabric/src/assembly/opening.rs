@@ -10,6 +10,7 @@ use gridnet_core::rail::{PeerId, Rail, Refusal};
 use gridnet_core::wire::NodeId;
 
 use super::desk::{AskedBy, Call, Desk, Wish};
+use super::edges::Edges;
 use super::lookout::Lookout;
 use super::RELAY;
 use crate::config::KNOWN_RAILS;
@@ -47,19 +48,30 @@ impl Fabric {
         limit: Duration,
         context: u64,
     ) -> Result<(), Refusal> {
+        self.begin_to_open(cq, node, limit, (context, 0))
+    }
+
+    /// The same, with this context and this tag in the completion.
+    pub(super) fn begin_to_open(
+        &mut self,
+        cq: CqId,
+        node: NodeId,
+        limit: Duration,
+        (context, tag): (u64, u64),
+    ) -> Result<(), Refusal> {
         self.membership()?;
         let queue = self.engine.cq(cq).filter(|queue| !queue.is_closed());
         let queue = queue.ok_or_else(|| Refusal::new(Error::Handle, "no such completion queue"))?;
         if !queue.reserve() {
             return Err(Refusal::new(Error::Again, "the completion queue is full"));
         }
-        let asked_by = AskedBy::Program(cq, context);
+        let asked_by = AskedBy::Program(cq, context, tag);
         let wish = Wish { node, deadline: Instant::now() + limit.min(LIMIT_MAX), asked_by };
         if node == self.engine.local().node {
             return self.open_own(&wish);
         }
         let begun = match &mut self.membership {
-            Some(membership) => membership.want(wish),
+            Some(membership) => membership.want(wish).inspect(|()| membership.edges.begun(node)),
             None => Ok(()),
         };
         begun.inspect_err(|_| {
@@ -93,10 +105,11 @@ pub(crate) fn tend(
     engine: &mut Engine<AnyRail>,
     desk: &Desk,
     calling: &mut Vec<Calling>,
-    lookout: &mut Lookout,
+    (lookout, edges): (&mut Lookout, &mut Edges),
 ) -> usize {
     for node in engine.take_departed() {
         desk.gone(node);
+        edges.gone(node);
     }
     if !desk.is_busy() && calling.is_empty() {
         return 0;
@@ -114,6 +127,9 @@ pub(crate) fn tend(
     }
     for ended in work.ended {
         let node = ended.wish.node;
+        if matches!(ended.wish.asked_by, AskedBy::Program(..)) {
+            edges.ended(node, ended.outcome);
+        }
         match (ended.wish.asked_by, ended.outcome) {
             (AskedBy::Lookout, _) => lookout.ended(node, Instant::now()),
             // Where it ends with its link, there is nothing to be looked for.
@@ -211,13 +227,13 @@ fn note(engine: &mut Engine<AnyRail>, peer: PeerId, call: &Calling) {
 }
 
 fn complete(engine: &mut Engine<AnyRail>, wish: &Wish, outcome: Result<PeerId, Error>) {
-    let AskedBy::Program(cq, context) = wish.asked_by else {
+    let AskedBy::Program(cq, context, tag) = wish.asked_by else {
         return outcome.into_iter().for_each(|peer| engine.close(peer));
     };
     let completion = Completion {
         context,
         length: 0,
-        tag: 0,
+        tag,
         immediate: 0,
         op: 0,
         status: outcome.err().map_or(0, Error::code),

@@ -166,7 +166,7 @@ mod tests {
 
     fn wish(context: u64, limit: Duration) -> Wish {
         let node = NodeId::new([5; 16]).unwrap();
-        let asked_by = AskedBy::Program(CqId::from_bits(1), context);
+        let asked_by = AskedBy::Program(CqId::from_bits(1), context, 0);
         Wish { node, deadline: Instant::now() + limit, asked_by }
     }
 
@@ -188,7 +188,7 @@ mod tests {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         let ended = desk.take().ended;
-        let [Ended { wish: Wish { asked_by: AskedBy::Program(_, 3), .. }, outcome: Err(Error::Timeout) }] =
+        let [Ended { wish: Wish { asked_by: AskedBy::Program(_, 3, _), .. }, outcome: Err(Error::Timeout) }] =
             &ended[..]
         else {
             panic!("{ended:?}")
