@@ -137,6 +137,7 @@ PARTS=(
     "san ci/san.sh"
     "mpi ci/mpi.sh --short"
     "programs ci/mpi-debian.sh --short"
+    "mpi-hosts ci/mpi-hosts.sh"
     "deny ci/deny.sh"
 )
 

@@ -1,6 +1,6 @@
 """Whether what the ranks sent went through gridnet: reads the output of a run, with the lines that endpoints write when they close.
 
-    proof.py RANKS RAIL [one-sided] < OUTPUT
+    proof.py RANKS RAIL[,RAIL...] [one-sided] < OUTPUT
 
 With one-sided, the payload has to have gone by operations on memory of peers.
 """
@@ -27,7 +27,7 @@ if len(closed) < ranks:
 # A rank that has operations on memory of its own is a peer to itself.
 # Some open more endpoints than they need.
 led_to = [set(rails.split(",")) - {"self", ""} for _, rails in closed]
-if len([rails for rails in led_to if rails]) < ranks or any(rails - {rail} for rails in led_to):
+if len([rails for rails in led_to if rails]) < ranks or any(rails - set(rail.split(",")) for rails in led_to):
     faults.append(f"not all went over {rail}: {closed}")
 if faults:
     print(output)

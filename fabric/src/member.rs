@@ -173,6 +173,11 @@ fn forked() -> Refusal {
 }
 
 impl Fabric {
+    /// Whether it has joined a session by a ticket: then peers can be opened [by node](Self::open_node).
+    pub fn is_member(&self) -> bool {
+        self.membership.is_some()
+    }
+
     /// Who is in the session, this fabric among them, by node id, as far as it knows.
     ///
     /// # Errors

@@ -11,16 +11,16 @@ use gridnet::core::endpoint::CqId;
 use gridnet::core::error::Error;
 use gridnet::core::matching::{Key, Slab};
 use gridnet::core::rail::{Armed, PeerId, Refusal};
+use gridnet::core::stats::PeerCounters;
 use gridnet::core::wire::Address;
 use gridnet::{Shared, ThreadLevel};
 
 use crate::abi::errno;
 use crate::abi::flag::{RECV, SEND};
-use crate::abi::{FiAddr, ADDR_UNSPEC};
-use crate::addresses::Addresses;
 use crate::host;
 use crate::info::INJECT_SIZE;
 use crate::op::{Kind, Op};
+use crate::peers::Peers;
 use crate::remote::Remote;
 use crate::state::{Reports, Side};
 
@@ -43,12 +43,7 @@ pub(crate) struct Endpoint {
     pub(crate) tx: Side,
     pub(crate) rx: Side,
     enabled: bool,
-    /// By numbers of the address vector.
-    peers: Vec<Option<PeerId>>,
-    /// By numbers of peers.
-    sources: Vec<Option<FiAddr>>,
-    /// What the address vector was when both were right.
-    changes: u64,
+    pub(super) peers: Peers,
     pub(super) ops: Slab<Op>,
     /// Sends among them.
     pub(super) sends: usize,
@@ -106,9 +101,7 @@ impl Endpoint {
             tx: Side { op_flags: tx_flags, ..Side::default() },
             rx: Side { op_flags: rx_flags, ..Side::default() },
             enabled: false,
-            peers: Vec::new(),
-            sources: Vec::new(),
-            changes: 0,
+            peers: Peers::default(),
             ops: Slab::default(),
             sends: 0,
             claimed: HashMap::new(),
@@ -157,74 +150,6 @@ impl Endpoint {
         } else {
             Err(errno::EOPBADSTATE)
         }
-    }
-
-    /// The peer of this number.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when the address vector has no such number; why no rail leads there.
-    #[inline]
-    pub(super) fn peer(&mut self, vectors: &Slab<Addresses>, number: FiAddr) -> Result<PeerId, Error> {
-        let vector = self.vector.and_then(|key| vectors.get(key)).ok_or(Error::NotFound)?;
-        self.forget_old(vector);
-        match self.peers.get(number as usize) {
-            Some(Some(peer)) => Ok(*peer),
-            _ => self.open_peer(vector, number),
-        }
-    }
-
-    #[cold]
-    fn open_peer(&mut self, vector: &Addresses, number: FiAddr) -> Result<PeerId, Error> {
-        let address = vector.get(number).ok_or(Error::NotFound)?;
-        let opened = self.shared.enter()?.engine.open(address);
-        let peer = opened.map_err(|refusal| {
-            tracing::warn!(node = %address.node, reason = %refusal.reason, "no path to a rank");
-            refusal.error
-        })?;
-        // Below the length of the vector, which had the number.
-        let index = number as usize;
-        if self.peers.len() <= index {
-            self.peers.resize(index + 1, None);
-        }
-        self.peers[index] = Some(peer);
-        Ok(peer)
-    }
-
-    /// Forgets what the address vector may have changed.
-    #[inline]
-    fn forget_old(&mut self, vector: &Addresses) {
-        if self.changes != vector.changes {
-            self.changes = vector.changes;
-            self.sources.clear();
-            if let Ok(mut guard) = self.shared.enter() {
-                self.remote.forget_keys().for_each(|key| guard.engine.close_key(key));
-                self.peers.drain(..).flatten().for_each(|peer| guard.engine.close(peer));
-            }
-        }
-    }
-
-    /// The number of a peer in the address vector.
-    pub(super) fn source(&mut self, vectors: &Slab<Addresses>, peer: u32) -> FiAddr {
-        let Some(vector) = self.vector.and_then(|key| vectors.get(key)) else { return ADDR_UNSPEC };
-        self.forget_old(vector);
-        match self.sources.get(peer as usize) {
-            Some(Some(number)) => *number,
-            _ => self.find_source(vector, peer),
-        }
-    }
-
-    #[cold]
-    fn find_source(&mut self, vector: &Addresses, peer: u32) -> FiAddr {
-        let Ok(guard) = self.shared.enter() else { return ADDR_UNSPEC };
-        let Ok((node, ..)) = guard.engine.peer(PeerId::new(peer)) else { return ADDR_UNSPEC };
-        let number = vector.number_of(&node);
-        // The engine knows the peer, so its number is one of few.
-        let index = peer as usize;
-        if self.sources.len() <= index {
-            self.sources.resize(index + 1, None);
-        }
-        self.sources[index] = Some(number);
-        number
     }
 
     /// Room for a copy of a small message.
@@ -309,12 +234,13 @@ impl Endpoint {
     fn report(&self) {
         let Ok(guard) = self.shared.enter() else { return };
         let all = guard.engine.counters().peers;
-        let rails: Vec<&str> = (0..)
-            .map_while(|number| {
-                let peer = PeerId::new(number);
-                guard.engine.peer(peer).ok()?;
-                Some(guard.engine.rail_name(peer).unwrap_or("none"))
-            })
+        // A peer that was tried in vain by one rail may be another one by the next.
+        let is_used =
+            |peer| guard.engine.peer_counters(peer).is_some_and(|counts| counts != PeerCounters::default());
+        let peers = (0..).map(PeerId::new).take_while(|peer| guard.engine.peer(*peer).is_ok());
+        let rails: Vec<&str> = peers
+            .filter(|peer| is_used(*peer))
+            .map(|peer| guard.engine.rail_name(peer).unwrap_or("none"))
             .collect();
         tracing::info!(
             node = %self.name.node,

@@ -11,7 +11,7 @@
 //! | `calls/` | the functions of the tables, one file per object |
 //! | `object.rs`, `boundary.rs` | objects in the hands of programs; no panic crosses into C |
 //! | `state.rs` | all that a domain has, behind one lock |
-//! | `endpoint.rs` | an endpoint |
+//! | `endpoint.rs`, `peers.rs` | an endpoint, and its peers |
 //! | `send.rs`, `receive.rs`, `op.rs` | operations: how they start, how they end |
 //! | `memory.rs`, `remote.rs` | memory that peers reach; operations on memory of theirs |
 //! | `queue.rs`, `wait.rs`, `addresses.rs` | completion queues, sleep, address vectors |
@@ -26,6 +26,7 @@ mod info;
 mod memory;
 mod object;
 mod op;
+mod peers;
 mod queue;
 mod receive;
 mod remote;

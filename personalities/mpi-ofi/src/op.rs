@@ -8,7 +8,7 @@ use gridnet::core::rail::PeerId;
 
 use crate::abi::errno;
 use crate::abi::flag::*;
-use crate::abi::ADDR_UNSPEC;
+use crate::abi::{FiAddr, ADDR_UNSPEC};
 use crate::addresses::Addresses;
 use crate::endpoint::{Copied, Endpoint};
 use crate::queue::{Event, Failure};
@@ -54,6 +54,11 @@ pub(crate) enum Kind {
     Question,
     /// A peer tells that it has written.
     Notice,
+    /// A node of the session becomes the peer of this number, as long as the address vector is what it was.
+    Opening {
+        number: FiAddr,
+        changes: u64,
+    },
 }
 
 impl Op {
@@ -112,6 +117,9 @@ impl Endpoint {
         let failure = Error::from_code(end.status).map(Failure::of);
         if let Kind::Step(_) | Kind::Question | Kind::Notice = op.kind {
             return self.end_remote(vectors, reports, key, end, failure);
+        }
+        if let Kind::Opening { .. } = op.kind {
+            return self.node_opened(key, end);
         }
         if let Kind::Send { .. } = op.kind {
             let report = op.reports;
@@ -173,7 +181,12 @@ impl Endpoint {
         let (buffer, room) = match op.kind {
             Kind::Receive { buffer, room } => (buffer, room),
             Kind::Multi { buffer, room, used, .. } => (buffer + used, room - used),
-            Kind::Send { .. } | Kind::Discard | Kind::Step(_) | Kind::Question | Kind::Notice => {
+            Kind::Send { .. }
+            | Kind::Discard
+            | Kind::Step(_)
+            | Kind::Question
+            | Kind::Notice
+            | Kind::Opening { .. } => {
                 self.ops.remove(key);
                 return;
             }

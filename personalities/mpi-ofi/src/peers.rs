@@ -1,0 +1,193 @@
+//! The peers of an endpoint: opened with the first operation on them, by their addresses, or, on another host of a session, by
+//! their nodes, which may be behind firewalls and gateways.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use gridnet::core::completion::Completion;
+use gridnet::core::error::Error;
+use gridnet::core::matching::{Key, Slab};
+use gridnet::core::rail::{PeerId, Refusal};
+use gridnet::core::wire::Address;
+
+use crate::abi::{FiAddr, ADDR_UNSPEC};
+use crate::addresses::Addresses;
+use crate::endpoint::Endpoint;
+use crate::op::{Kind, Op};
+
+/// How long it may take until both sides have agreed on a stack, and that is up.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// So long the directory of the session may be behind: the other rank has just joined.
+const UNKNOWN_LIMIT: Duration = Duration::from_secs(10);
+/// Then it is looked up again.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(20);
+
+/// See the [module](self).
+#[derive(Default)]
+pub(crate) struct Peers {
+    /// By numbers of the address vector.
+    open: Vec<Option<PeerId>>,
+    /// Those that are not open yet, or have failed and nobody has heard of it.
+    calls: HashMap<FiAddr, Call>,
+    /// By numbers of peers.
+    sources: Vec<Option<FiAddr>>,
+    /// What the address vector was when all of it was right.
+    changes: u64,
+}
+
+/// A node that is being opened, since then.
+struct Call {
+    since: Instant,
+    state: Progress,
+}
+
+enum Progress {
+    /// The fabric will say how it went.
+    UnderWay,
+    /// Nobody knows the node yet; to be tried again then.
+    Unknown(Instant),
+    /// It failed.
+    Over(Error),
+}
+
+impl Endpoint {
+    /// The peer of this number.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the address vector has no such number; [`Error::Again`] while it is being opened; why no rail leads
+    /// there.
+    #[inline]
+    pub(super) fn peer(&mut self, vectors: &Slab<Addresses>, number: FiAddr) -> Result<PeerId, Error> {
+        let vector = self.vector.and_then(|key| vectors.get(key)).ok_or(Error::NotFound)?;
+        self.forget_old(vector);
+        match self.peers.open.get(number as usize) {
+            Some(Some(peer)) => Ok(*peer),
+            _ => self.open_peer(vector, number),
+        }
+    }
+
+    #[cold]
+    fn open_peer(&mut self, vector: &Addresses, number: FiAddr) -> Result<PeerId, Error> {
+        let address = vector.get(number).ok_or(Error::NotFound)?;
+        if address.host != self.name().host && self.shared.enter()?.is_member() {
+            return self.open_node(address, number);
+        }
+        let opened = self.shared.enter()?.engine.open(address);
+        let peer = opened.map_err(|refusal| no_path(address, &refusal))?;
+        self.peers.note(number, peer);
+        Ok(peer)
+    }
+
+    /// Begins to open the node of an address, or says how far that is.
+    fn open_node(&mut self, address: &Address, number: FiAddr) -> Result<PeerId, Error> {
+        let now = Instant::now();
+        let since = match self.peers.calls.get(&number) {
+            None => now,
+            Some(Call { state: Progress::UnderWay, .. }) => return Err(Error::Again),
+            Some(Call { state: Progress::Unknown(until), .. }) if now < *until => return Err(Error::Again),
+            Some(Call { state: Progress::Unknown(_), since }) => *since,
+            Some(Call { state: Progress::Over(error), .. }) => {
+                let error = *error;
+                // Who tries again may be luckier.
+                self.peers.calls.remove(&number);
+                return Err(error);
+            }
+        };
+        let kind = Kind::Opening { number, changes: self.peers.changes };
+        let key = self.ops.insert(Op { context: 0, flags: 0, reports: false, number: 0, kind });
+        let mut guard = self.shared.enter()?;
+        let begun = guard.open_node(self.cq, address.node, OPEN_LIMIT, key.to_bits());
+        drop(guard);
+        if let Err(refusal) = begun {
+            self.drop_op(key);
+            return Err(no_path(address, &refusal));
+        }
+        self.peers.calls.insert(number, Call { since, state: Progress::UnderWay });
+        Err(Error::Again)
+    }
+
+    /// A node is open, or not.
+    pub(crate) fn node_opened(&mut self, key: Key, end: &Completion) {
+        let Some(Op { kind: Kind::Opening { number, changes }, .. }) = self.ops.remove(key) else { return };
+        if changes != self.peers.changes {
+            // The address vector has changed meanwhile: the number may be another's.
+            return;
+        }
+        let Some(call) = self.peers.calls.get_mut(&number) else { return };
+        let opened = match Error::from_code(end.status) {
+            Some(error) => Err(error),
+            None => {
+                let peer = PeerId::new(end.source);
+                self.shared.enter().and_then(|mut guard| guard.engine.open_known(peer))
+            }
+        };
+        match opened {
+            Ok(peer) => self.peers.note(number, peer),
+            Err(Error::NotFound) if call.since.elapsed() < UNKNOWN_LIMIT => {
+                call.state = Progress::Unknown(Instant::now() + UNKNOWN_PAUSE);
+            }
+            Err(error) => {
+                tracing::warn!(address = number, error = error.text(), "no path to a rank of the session");
+                // A number that is not there is the program's mistake; a rank that has left is not.
+                let error = if error == Error::NotFound { Error::Unreachable } else { error };
+                call.state = Progress::Over(error);
+            }
+        }
+    }
+
+    /// Forgets what the address vector may have changed.
+    #[inline]
+    fn forget_old(&mut self, vector: &Addresses) {
+        if self.peers.changes != vector.changes {
+            self.peers.changes = vector.changes;
+            self.peers.sources.clear();
+            self.peers.calls.clear();
+            if let Ok(mut guard) = self.shared.enter() {
+                self.remote.forget_keys().for_each(|key| guard.engine.close_key(key));
+                self.peers.open.drain(..).flatten().for_each(|peer| guard.engine.close(peer));
+            }
+        }
+    }
+
+    /// The number of a peer in the address vector.
+    pub(super) fn source(&mut self, vectors: &Slab<Addresses>, peer: u32) -> FiAddr {
+        let Some(vector) = self.vector.and_then(|key| vectors.get(key)) else { return ADDR_UNSPEC };
+        self.forget_old(vector);
+        match self.peers.sources.get(peer as usize) {
+            Some(Some(number)) => *number,
+            _ => self.find_source(vector, peer),
+        }
+    }
+
+    #[cold]
+    fn find_source(&mut self, vector: &Addresses, peer: u32) -> FiAddr {
+        let Ok(guard) = self.shared.enter() else { return ADDR_UNSPEC };
+        let Ok((node, ..)) = guard.engine.peer(PeerId::new(peer)) else { return ADDR_UNSPEC };
+        let number = vector.number_of(&node);
+        drop(guard);
+        // The engine knows the peer, so its number is one of few.
+        let index = peer as usize;
+        if self.peers.sources.len() <= index {
+            self.peers.sources.resize(index + 1, None);
+        }
+        self.peers.sources[index] = Some(number);
+        number
+    }
+}
+
+impl Peers {
+    /// A peer is open; its number is below the length of the vector, which had it.
+    fn note(&mut self, number: FiAddr, peer: PeerId) {
+        self.calls.remove(&number);
+        let index = number as usize;
+        if self.open.len() <= index {
+            self.open.resize(index + 1, None);
+        }
+        self.open[index] = Some(peer);
+    }
+}
+
+fn no_path(address: &Address, refusal: &Refusal) -> Error {
+    tracing::warn!(node = %address.node, reason = %refusal.reason, "no path to a rank");
+    refusal.error
+}
