@@ -3,6 +3,7 @@
     {capi, cli, bench, personalities} -> fabric -> {rails, meta, assembly} -> core  cli and bench may also call capi, cli also meta and assembly
     meta -> assembly -> core
     cli, and tests of all but core -> testbed              which stands alone
+    rdma-sim                                               stands alone, too: nobody uses it yet
 """
 
 import json
@@ -15,11 +16,12 @@ ASSEMBLY = "gridnet-assembly"
 FABRIC = "gridnet"
 CAPI = "gridnet-capi"
 TESTBED = "gridnet-testbed"
+RDMA_SIM = "gridnet-rdma-sim"
 CLI = "gridnet-cli"
 PERSONALITIES = {"gridnet-mpi-ofi"}
 TOP = {CAPI, CLI, "gridnet-bench", "gridnet-bench-peers"}
 
-ALLOWED = {CORE: set(), TESTBED: set(), FABRIC: RAILS | {META, ASSEMBLY, CORE}}
+ALLOWED = {CORE: set(), TESTBED: set(), RDMA_SIM: set(), FABRIC: RAILS | {META, ASSEMBLY, CORE}}
 ALLOWED.update({lower: {CORE} for lower in RAILS | {ASSEMBLY}})
 ALLOWED[META] = {CORE, ASSEMBLY}
 ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})

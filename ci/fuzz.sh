@@ -5,7 +5,7 @@
 
 SPAN=${1:-15}
 TARGETS=("${@:2}")
-[ ${#TARGETS[@]} != 0 ] || TARGETS=(wire stream operations scribble assembly)
+[ ${#TARGETS[@]} != 0 ] || TARGETS=(wire stream operations scribble assembly roce)
 
 if ! cargo +nightly --version >/dev/null 2>&1; then
     skipped "fuzz targets" "no nightly toolchain is installed"
