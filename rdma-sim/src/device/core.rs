@@ -1,0 +1,287 @@
+//! Everything that a device has, and its work: packets in, timers, packets out.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::cq::{CqId, CqState};
+use crate::engine::{Effects, Engine, Host, QpEvent, Receives};
+use crate::mr::{PdId, Regions};
+use crate::port::{Port, Received};
+use crate::wire::{Packet, QpNum};
+
+/// Packets that are taken from the port at a time: acknowledgements for them become one.
+const RECEIVE_BATCH: usize = 64;
+/// Packets that one queue pair sends before the next has its turn.
+const TURN: usize = 16;
+/// Packets that are sent at a time.
+const SEND_BATCH: usize = 128;
+/// Events that are kept for who does not ask; the oldest are dropped.
+const MAX_EVENTS: usize = 1024;
+
+/// Something that no completion tells, and of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Of a queue pair.
+    Qp(QpNum, QpEvent),
+    /// A completion queue was full.
+    CqErr(CqId),
+    /// A shared receive queue has fewer receives than was asked for.
+    SrqLimitReached(SrqId),
+}
+
+/// Number of a shared receive queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SrqId(pub(crate) u32);
+
+/// What a device has counted since it was opened, in packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Sent.
+    pub sent: u64,
+    /// Received, with a right ICRC.
+    pub received: u64,
+    /// Dropped: wrong ICRC.
+    pub corrupt: u64,
+    /// Dropped: no packet of the reliable connected service.
+    pub malformed: u64,
+    /// Dropped: for a queue pair that there is not, or that has another peer.
+    pub strange: u64,
+}
+
+/// A queue pair, and where its completions and receives are.
+pub(super) struct Pair {
+    pub(super) engine: Engine,
+    pub(super) send_cq: CqId,
+    pub(super) recv_cq: CqId,
+    pub(super) source: Source,
+}
+
+/// Where receives come from.
+pub(super) enum Source {
+    Own(Receives),
+    Shared(SrqId),
+}
+
+/// The state of a device.
+pub(super) struct Core {
+    pub(super) port: Box<dyn Port>,
+    pub(super) regions: Regions,
+    pub(super) cqs: HashMap<u32, CqState>,
+    pub(super) srqs: HashMap<u32, Receives>,
+    pub(super) pairs: BTreeMap<u32, Pair>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) counters: Counters,
+    pub(super) now: Duration,
+    /// Last number that was given to something.
+    last_id: u32,
+    /// Last number of a protection domain; none has that of another one, ever.
+    last_pd: u64,
+    /// Queue pair that had the last turn to send.
+    turn: u32,
+    effects: Effects,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    /// Where `outgoing` goes, while the port has no room for it.
+    held: Option<SocketAddr>,
+}
+
+impl Core {
+    pub(super) fn new(port: Box<dyn Port>, first_id: u32) -> Core {
+        Core {
+            port,
+            regions: Regions::default(),
+            cqs: HashMap::new(),
+            srqs: HashMap::new(),
+            pairs: BTreeMap::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            now: Duration::ZERO,
+            last_id: first_id,
+            last_pd: 0,
+            turn: 0,
+            effects: Effects::default(),
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            held: None,
+        }
+    }
+
+    /// A new protection domain.
+    pub(super) fn next_pd(&mut self) -> PdId {
+        self.last_pd += 1;
+        PdId(self.last_pd)
+    }
+
+    /// A number that nothing has.
+    pub(super) fn next_id(&mut self) -> u32 {
+        loop {
+            self.last_id = QpNum::new(self.last_id.wrapping_add(1)).value();
+            let id = self.last_id;
+            // 0 and 1 are queue pairs for management.
+            if id > 1
+                && !self.pairs.contains_key(&id)
+                && !self.cqs.contains_key(&id)
+                && !self.srqs.contains_key(&id)
+            {
+                return id;
+            }
+        }
+    }
+
+    /// Lets a queue pair work, and tells the user what came of it. None when there is no such queue pair.
+    pub(super) fn run<R>(
+        &mut self,
+        num: QpNum,
+        work: impl FnOnce(&mut Engine, &mut Host<'_>, &mut Vec<u8>) -> R,
+    ) -> Option<R> {
+        let Core { pairs, srqs, regions, effects, events, outgoing, now, .. } = self;
+        let pair = pairs.get_mut(&num.value())?;
+        let receives = match &mut pair.source {
+            Source::Own(receives) => receives,
+            Source::Shared(id) => srqs.get_mut(&id.0)?,
+        };
+        let mut host = Host { now: *now, regions, receives, effects };
+        let result = work(&mut pair.engine, &mut host, outgoing);
+        if let (true, Source::Shared(id)) = (receives.take_limit_reached(), &pair.source) {
+            push_event(events, Event::SrqLimitReached(*id));
+        }
+        let queues = (pair.send_cq, pair.recv_cq);
+        self.settle(num, queues);
+        Some(result)
+    }
+
+    /// Completions and events go to where the user finds them.
+    fn settle(&mut self, num: QpNum, (send_cq, recv_cq): (CqId, CqId)) {
+        let Core { effects, cqs, events, .. } = self;
+        if effects.sent.is_empty() && effects.received.is_empty() && effects.events.is_empty() {
+            return;
+        }
+        let mut full = Vec::new();
+        let mut push = |id: CqId, wc, solicited| {
+            if cqs.get_mut(&id.0).is_some_and(|cq| !cq.push(wc, solicited)) {
+                full.push(id);
+            }
+        };
+        effects.sent.drain(..).for_each(|wc| push(send_cq, wc, wc.status != crate::wr::WcStatus::Success));
+        effects.received.drain(..).for_each(|(wc, solicited)| push(recv_cq, wc, solicited));
+        effects.events.drain(..).for_each(|event| push_event(events, Event::Qp(num, event)));
+        for id in full {
+            push_event(&mut self.events, Event::CqErr(id));
+            self.overrun(id);
+        }
+    }
+
+    /// All queue pairs of a completion queue that was full come into ERR. Each queue is found full once, so that this ends.
+    fn overrun(&mut self, id: CqId) {
+        let users: Vec<u32> = self
+            .pairs
+            .iter()
+            .filter(|(_, pair)| pair.send_cq == id || pair.recv_cq == id)
+            .map(|(num, _)| *num)
+            .collect();
+        for num in users {
+            self.run(QpNum::new(num), |engine, host, _| engine.overrun(host));
+        }
+    }
+
+    /// Does what can be done at `now`; returns how many packets came or left.
+    pub(super) fn progress(&mut self, now: Duration) -> usize {
+        self.now = self.now.max(now);
+        let came = self.receive();
+        self.expire();
+        came + self.transmit()
+    }
+
+    fn receive(&mut self) -> usize {
+        let mut bytes = std::mem::take(&mut self.incoming);
+        let mut came = 0;
+        while came < RECEIVE_BATCH {
+            match self.port.receive(&mut bytes) {
+                Received::Nothing => break,
+                Received::Corrupt => self.counters.corrupt += 1,
+                Received::Packet(from) => self.dispatch(from, &bytes),
+            }
+            came += 1;
+        }
+        self.incoming = bytes;
+        came
+    }
+
+    fn dispatch(&mut self, from: SocketAddr, bytes: &[u8]) {
+        self.counters.received += 1;
+        let Ok(packet) = Packet::decode(bytes) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let num = packet.bth.dest_qp;
+        let remote = self.pairs.get(&num.value()).and_then(|pair| pair.engine.remote());
+        // The port of the sender says nothing: adapters choose one by flow.
+        if remote.map(|address| address.ip()) != Some(from.ip()) {
+            self.counters.strange += 1;
+            return;
+        }
+        self.run(num, |engine, host, _| engine.handle_packet(&packet, host));
+    }
+
+    fn expire(&mut self) {
+        let now = self.now;
+        let is_due = |pair: &Pair| pair.engine.deadline().is_some_and(|deadline| deadline <= now);
+        let due: Vec<u32> = self.pairs.iter().filter(|(_, pair)| is_due(pair)).map(|(num, _)| *num).collect();
+        for num in due {
+            self.run(QpNum::new(num), |engine, host, _| engine.handle_timer(host));
+        }
+    }
+
+    /// The next moment at which [`progress`](Self::progress) has something to do though no packet comes.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.pairs.values().filter_map(|pair| pair.engine.deadline()).min()
+    }
+
+    /// Each queue pair in turn sends some packets, until none has any, the port is full, or it was enough.
+    fn transmit(&mut self) -> usize {
+        if !self.send_held() {
+            return 0;
+        }
+        let mut left = SEND_BATCH;
+        let after = self.turn.wrapping_add(1);
+        let order: Vec<u32> =
+            self.pairs.range(after..).chain(self.pairs.range(..after)).map(|(num, _)| *num).collect();
+        for num in order {
+            for _ in 0..TURN.min(left) {
+                self.outgoing.clear();
+                let made = self.run(QpNum::new(num), |engine, host, out| {
+                    engine.next_packet(host, out).then(|| engine.remote()).flatten()
+                });
+                let Some(Some(to)) = made else { break };
+                self.turn = num;
+                left -= 1;
+                self.held = Some(to);
+                if !self.send_held() {
+                    return SEND_BATCH - left;
+                }
+            }
+        }
+        SEND_BATCH - left
+    }
+
+    /// Sends the packet that was held back, if there is one; false when it still is.
+    fn send_held(&mut self) -> bool {
+        let Some(to) = self.held else { return true };
+        let sent = self.port.send(to, &self.outgoing);
+        if sent {
+            self.counters.sent += 1;
+            self.held = None;
+        }
+        sent
+    }
+}
+
+fn push_event(events: &mut VecDeque<Event>, event: Event) {
+    if events.len() >= MAX_EVENTS {
+        events.pop_front();
+    }
+    events.push_back(event);
+}

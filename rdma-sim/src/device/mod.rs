@@ -1,0 +1,72 @@
+//! The device as programs see it: objects of verbs, each a handle that can be cloned. The last clone that is dropped destroys the
+//! object; an object keeps those that it needs.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `core.rs` | what a device has, and its work |
+//! | `cq.rs` | completion queues and channels |
+//! | `objects.rs` | protection domains, memory regions, queues, queue pairs |
+
+mod core;
+mod cq;
+mod objects;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use self::core::Core;
+use crate::engine::Error;
+use crate::port::Port;
+
+pub use self::core::{Counters, Event, SrqId};
+pub use self::cq::{CompletionChannel, CqId, Overrun};
+pub use self::objects::{Cq, Mr, Pd, Qp, QpShape, Srq};
+
+/// A software RDMA device with one port. It has no thread and no clock: the caller drives it.
+#[derive(Clone)]
+pub struct Device {
+    core: Arc<Mutex<Core>>,
+}
+
+impl Device {
+    /// A device at this port.
+    ///
+    /// # Errors
+    /// [`Error::System`] when the system gives no random numbers: queue pairs of a device that was opened before must not be
+    /// taken for those of this one.
+    pub fn open(port: impl Port + 'static) -> Result<Device, Error> {
+        let first = getrandom::u32().map_err(|_| Error::System)?;
+        Ok(Device { core: Arc::new(Mutex::new(Core::new(Box::new(port), first))) })
+    }
+
+    /// Where peers send to.
+    pub fn address(&self) -> SocketAddr {
+        self.lock().port.address()
+    }
+
+    /// Receives, resends and sends what can be at `now`, the time since any moment, which is the same in each call; returns how
+    /// many packets came or left. Never blocks. What it does in one call is bounded: 0 says that there was nothing to do.
+    pub fn progress(&self, now: Duration) -> usize {
+        self.lock().progress(now)
+    }
+
+    /// The next moment at which [`progress`](Self::progress) is to be called even if no packet comes.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.lock().deadline()
+    }
+
+    /// The oldest event that was not taken.
+    pub fn event(&self) -> Option<Event> {
+        self.lock().events.pop_front()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.lock().counters
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,321 @@
+//! One queue pair, without I/O and without a clock: packets, work requests and the time come in; packets, completions and the next
+//! deadline go out.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `requester.rs` | the send queue: packets of requests, answers, sending again |
+//! | `wqe.rs` | one work request of the send queue, as packets |
+//! | `window.rs` | how many packets may be under way |
+//! | `responder.rs` | requests of the peer: checks, effects |
+//! | `reply.rs` | what is said to them, now and when they come again |
+//! | `receives.rs` | the receives of a queue pair, or of several |
+
+mod receives;
+mod reply;
+mod requester;
+mod responder;
+mod window;
+mod wqe;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::attr::{Access, Change, InitAttr, RtrAttr, State, MAX_RD_ATOMIC, RNR_RETRY_FOREVER};
+use crate::mr::{PdId, Regions};
+use crate::wire::{Bth, Header, Packet, QpNum};
+use crate::wr::{Data, RecvWr, SendWr, Wc, WcOpcode, WcStatus};
+
+pub(crate) use receives::Receives;
+use requester::Requester;
+use responder::Responder;
+
+/// Longest message: what verbs allow.
+pub(crate) const MAX_MESSAGE: u32 = 1 << 31;
+
+/// Why a call was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The queue pair's state does not allow it.
+    State,
+    /// An attribute or a length is out of range.
+    Invalid,
+    /// The queue is full.
+    Full,
+    /// No random numbers, no descriptors: the system refused.
+    System,
+}
+
+/// Something that no completion tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QpEvent {
+    /// SQD: what was begun is finished.
+    SqDrained,
+    /// The queue pair came into ERR through a request of its peer that breaks a rule.
+    ReqErr,
+    /// The same, through a request for memory that it must not have.
+    AccessErr,
+    /// A queue pair with a shared receive queue came into ERR, and takes no more from it.
+    LastWqeReached,
+}
+
+/// What a queue pair reaches while it works.
+pub(crate) struct Host<'a> {
+    pub(crate) now: Duration,
+    pub(crate) regions: &'a Regions,
+    pub(crate) receives: &'a mut Receives,
+    pub(crate) effects: &'a mut Effects,
+}
+
+/// What is to be told to the user, in order.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// For the send queue's completion queue.
+    pub(crate) sent: Vec<Wc>,
+    /// For the receive queue's; true is a solicited event.
+    pub(crate) received: Vec<(Wc, bool)>,
+    pub(crate) events: Vec<QpEvent>,
+}
+
+/// What both halves of a queue pair know about it.
+#[derive(Clone, Copy)]
+pub(crate) struct Ident {
+    pub(crate) num: QpNum,
+    pub(crate) pd: PdId,
+}
+
+impl Ident {
+    fn failed(&self, wr_id: u64, status: WcStatus, opcode: WcOpcode) -> Wc {
+        Wc { wr_id, status, opcode, byte_len: 0, imm: None, qp: self.num }
+    }
+
+    pub(crate) fn failed_receive(&self, wr_id: u64, status: WcStatus) -> (Wc, bool) {
+        // Who waits for solicited events is to hear of failures, too.
+        (self.failed(wr_id, status, WcOpcode::Recv), true)
+    }
+}
+
+/// How a queue pair was made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) max_send_wr: usize,
+    pub(crate) max_inline: usize,
+    pub(crate) max_sge: usize,
+    /// Each send work request has a completion, whether it asks for it or not.
+    pub(crate) signal_all: bool,
+    pub(crate) shared_receives: bool,
+}
+
+/// A queue pair.
+pub(crate) struct Engine {
+    ident: Ident,
+    shape: Shape,
+    state: State,
+    access: Access,
+    peer: Option<RtrAttr>,
+    requester: Requester,
+    responder: Responder,
+}
+
+impl Engine {
+    pub(crate) fn new(ident: Ident, shape: Shape) -> Engine {
+        Engine {
+            ident,
+            shape,
+            state: State::Reset,
+            access: Access::default(),
+            peer: None,
+            requester: Requester::new(ident, shape),
+            responder: Responder::new(ident),
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    /// Address of the peer's device, from RTR on.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.peer.map(|peer| peer.remote)
+    }
+
+    pub(crate) fn change(&mut self, change: Change, host: &mut Host<'_>) -> Result<(), Error> {
+        match (change, self.state) {
+            (Change::Reset, _) => self.reset(host),
+            (Change::Err, _) => {
+                self.responder.silence();
+                self.fail(host);
+            }
+            (Change::Init(InitAttr { access }), State::Reset | State::Init) => {
+                self.access = access;
+                self.state = State::Init;
+            }
+            (Change::Rtr(peer), State::Init) => {
+                if peer.max_dest_rd_atomic > MAX_RD_ATOMIC {
+                    return Err(Error::Invalid);
+                }
+                self.responder.start(&peer);
+                self.peer = Some(peer);
+                self.state = State::Rtr;
+            }
+            (Change::Rts(attr), State::Rtr) => {
+                let Some(peer) = &self.peer else { return Err(Error::State) };
+                if attr.retry_cnt > 7
+                    || attr.rnr_retry > RNR_RETRY_FOREVER
+                    || attr.max_rd_atomic > MAX_RD_ATOMIC
+                {
+                    return Err(Error::Invalid);
+                }
+                self.requester.start(&attr, peer.path_mtu);
+                self.state = State::Rts;
+            }
+            (Change::Sqd, State::Rts) => {
+                self.requester.drain(host.effects);
+                self.state = State::Sqd;
+            }
+            (Change::Resume, State::Sqd) => {
+                self.requester.resume();
+                self.state = State::Rts;
+            }
+            _ => return Err(Error::State),
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self, host: &mut Host<'_>) {
+        if !self.shape.shared_receives {
+            host.receives.clear();
+        }
+        *self = Engine::new(self.ident, self.shape);
+    }
+
+    pub(crate) fn post_send(&mut self, wr: SendWr, host: &mut Host<'_>) -> Result<(), Error> {
+        self.requester.check(&wr)?;
+        match self.state {
+            State::Rts | State::Sqd => self.requester.post(wr),
+            State::Err => {
+                self.requester.flush_one(&wr, host.effects);
+                Ok(())
+            }
+            State::Reset | State::Init | State::Rtr => Err(Error::State),
+        }
+    }
+
+    /// Not for queue pairs with a shared receive queue.
+    pub(crate) fn post_recv(&mut self, wr: RecvWr, host: &mut Host<'_>) -> Result<(), Error> {
+        if wr.sges.len() > self.shape.max_sge {
+            return Err(Error::Invalid);
+        }
+        match self.state {
+            State::Reset => Err(Error::State),
+            State::Err => {
+                host.effects.received.push(self.ident.failed_receive(wr.wr_id, WcStatus::WrFlushErr));
+                Ok(())
+            }
+            _ => host.receives.post(wr),
+        }
+    }
+
+    /// A packet from the peer's address for this queue pair.
+    pub(crate) fn handle_packet(&mut self, packet: &Packet<'_>, host: &mut Host<'_>) {
+        let Some(peer) = self.peer else { return };
+        match (self.state, packet.header.is_response()) {
+            (State::Rtr | State::Rts | State::Sqd, false) => {
+                if let Err(event) = self.responder.request(packet, &peer, self.access, host) {
+                    host.effects.events.push(event);
+                    self.fail(host);
+                }
+            }
+            (State::Rts | State::Sqd, true) => {
+                let outcome = self.requester.response(packet, host);
+                self.after(outcome, host);
+            }
+            _ => {}
+        }
+    }
+
+    /// The next moment at which [`handle_timer`](Self::handle_timer) has something to do.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        match self.state {
+            State::Rts | State::Sqd => self.requester.deadline(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn handle_timer(&mut self, host: &mut Host<'_>) {
+        if matches!(self.state, State::Rts | State::Sqd) {
+            let outcome = self.requester.timer(host);
+            self.after(outcome, host);
+        }
+    }
+
+    /// Appends the next packet to `out`, which is empty; false when there is none for now.
+    pub(crate) fn next_packet(&mut self, host: &mut Host<'_>, out: &mut Vec<u8>) -> bool {
+        let Some(peer) = self.peer else { return false };
+        // Answers first: peers wait for them, and they are short or were asked for.
+        match self.responder.next_reply(&peer, host, out) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(event) => {
+                out.clear();
+                host.effects.events.push(event);
+                self.fail(host);
+                return self.responder.next_reply(&peer, host, out).unwrap_or(false);
+            }
+        }
+        if !matches!(self.state, State::Rts | State::Sqd) {
+            return false;
+        }
+        let outcome = self.requester.next_request(peer.dest_qp, host, out);
+        let sent = matches!(outcome, Ok(true));
+        self.after(outcome.map(drop), host);
+        sent
+    }
+
+    /// A work request at the head of the send queue has failed, or not.
+    fn after(&mut self, outcome: Result<(), WcStatus>, host: &mut Host<'_>) {
+        if let Err(status) = outcome {
+            self.requester.fail_head(status, host.effects);
+            self.responder.silence();
+            self.fail(host);
+        }
+    }
+
+    /// To ERR: everything is flushed. What the responder has still to say is said.
+    fn fail(&mut self, host: &mut Host<'_>) {
+        if self.state == State::Err {
+            return;
+        }
+        self.state = State::Err;
+        self.requester.flush(host.effects);
+        self.responder.flush(host);
+        if self.shape.shared_receives {
+            host.effects.events.push(QpEvent::LastWqeReached);
+            return;
+        }
+        while let Some(wr) = host.receives.take() {
+            host.effects.received.push(self.ident.failed_receive(wr.wr_id, WcStatus::WrFlushErr));
+        }
+    }
+
+    /// A completion queue of this queue pair has no room: nothing can be told any more.
+    pub(crate) fn overrun(&mut self, host: &mut Host<'_>) {
+        self.responder.silence();
+        self.fail(host);
+    }
+}
+
+/// Writes one packet to the peer.
+fn encode(bth: Bth, header: Header, payload: &[u8], out: &mut Vec<u8>) {
+    Packet { bth, header, payload }.encode(out);
+}
+
+/// Length of the bytes of a work request, if it is one that can be sent.
+fn length_of(data: &Data) -> Option<u32> {
+    let len = match data {
+        Data::Sges(sges) => crate::mr::total(sges),
+        Data::Inline(bytes) => bytes.len() as u64,
+    };
+    u32::try_from(len).ok().filter(|len| *len <= MAX_MESSAGE)
+}

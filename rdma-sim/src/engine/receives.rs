@@ -1,0 +1,53 @@
+//! Receives that wait for messages: of one queue pair, or shared by several.
+
+use std::collections::VecDeque;
+
+use super::Error;
+use crate::wr::RecvWr;
+
+/// A receive queue.
+pub(crate) struct Receives {
+    queue: VecDeque<RecvWr>,
+    capacity: usize,
+    /// Below so many, whoever asked is told once.
+    limit: usize,
+    limit_reached: bool,
+}
+
+impl Receives {
+    pub(crate) fn new(capacity: usize) -> Receives {
+        Receives { queue: VecDeque::new(), capacity, limit: 0, limit_reached: false }
+    }
+
+    pub(crate) fn post(&mut self, wr: RecvWr) -> Result<(), Error> {
+        if self.queue.len() >= self.capacity {
+            return Err(Error::Full);
+        }
+        self.queue.push_back(wr);
+        Ok(())
+    }
+
+    /// The oldest receive, for a message that has begun.
+    pub(crate) fn take(&mut self) -> Option<RecvWr> {
+        let wr = self.queue.pop_front()?;
+        if self.queue.len() < self.limit {
+            self.limit = 0;
+            self.limit_reached = true;
+        }
+        Some(wr)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.queue.clear();
+    }
+
+    /// Tells once when fewer than `limit` are left.
+    pub(crate) fn arm(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Whether the limit was reached since the last call.
+    pub(crate) fn take_limit_reached(&mut self) -> bool {
+        std::mem::take(&mut self.limit_reached)
+    }
+}

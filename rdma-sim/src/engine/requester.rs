@@ -1,0 +1,444 @@
+//! The send queue: work requests become packets, answers complete them, what is lost is sent again (go-back-N).
+//!
+//! Invariants: the first `started` work requests have numbers, one after the other; only the first of them is done in part
+//! (`acked`); of those after `cursor` nothing was sent in this round.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::window::Window;
+use super::wqe::Wqe;
+use super::{encode, length_of, Effects, Error, Host, Ident, QpEvent, Shape};
+use crate::attr::{AckTimeout, Mtu, RtsAttr, RNR_RETRY_FOREVER};
+use crate::wire::{Aeth, Bth, Header, NakCode, Packet, Psn, QpNum, RnrTimer, Syndrome};
+use crate::wr::{Data, SendWr, Wc, WcStatus};
+
+/// At least each so many packets of a message ask for an acknowledgement.
+const ACK_EACH: u32 = 16;
+
+/// The half of a queue pair that sends requests.
+pub(super) struct Requester {
+    ident: Ident,
+    shape: Shape,
+    attr: Timing,
+    queue: VecDeque<Wqe>,
+    /// Work requests at the head that have numbers.
+    started: usize,
+    /// The one whose packet is sent next; `started` when all of theirs were.
+    cursor: usize,
+    /// Number for the next work request that starts.
+    next_psn: Psn,
+    /// One beyond the last number that was ever sent.
+    sent_psn: Psn,
+    window: Window,
+    /// When the oldest packet that was sent counts as lost.
+    ack_deadline: Option<Duration>,
+    /// Until when the peer has asked for silence.
+    rnr_until: Option<Duration>,
+    /// Times that may still be sent again without progress.
+    retries: u8,
+    rnr_retries: u8,
+    /// Everything was sent again because of an answer that was missing; further ones that are missing tell nothing new.
+    recovering: bool,
+    draining: bool,
+}
+
+/// What goes with RTS.
+#[derive(Clone, Copy)]
+struct Timing {
+    mtu: Mtu,
+    timeout: AckTimeout,
+    retry_cnt: u8,
+    rnr_retry: u8,
+    max_rd_atomic: u8,
+}
+
+impl Requester {
+    pub(super) fn new(ident: Ident, shape: Shape) -> Requester {
+        let attr = Timing {
+            mtu: Mtu::B1024,
+            timeout: AckTimeout::new(0),
+            retry_cnt: 0,
+            rnr_retry: 0,
+            max_rd_atomic: 0,
+        };
+        Requester {
+            ident,
+            shape,
+            attr,
+            queue: VecDeque::new(),
+            started: 0,
+            cursor: 0,
+            next_psn: Psn::default(),
+            sent_psn: Psn::default(),
+            window: Window::new(),
+            ack_deadline: None,
+            rnr_until: None,
+            retries: 0,
+            rnr_retries: 0,
+            recovering: false,
+            draining: false,
+        }
+    }
+
+    pub(super) fn start(&mut self, attr: &RtsAttr, mtu: Mtu) {
+        self.attr = Timing {
+            mtu,
+            timeout: attr.timeout,
+            retry_cnt: attr.retry_cnt,
+            rnr_retry: attr.rnr_retry,
+            max_rd_atomic: attr.max_rd_atomic,
+        };
+        self.next_psn = attr.sq_psn;
+        self.sent_psn = attr.sq_psn;
+        self.retries = attr.retry_cnt;
+        self.rnr_retries = attr.rnr_retry;
+    }
+
+    /// Whether a work request can be one of this queue pair.
+    pub(super) fn check(&self, wr: &SendWr) -> Result<(), Error> {
+        let len = length_of(&wr.data).ok_or(Error::Invalid)?;
+        let fits = match &wr.data {
+            Data::Sges(sges) => sges.len() <= self.shape.max_sge,
+            // Reads and atomic operations need a place for what comes back.
+            Data::Inline(bytes) => bytes.len() <= self.shape.max_inline && !wr.op.needs_response(),
+        };
+        if !fits || (wr.op.is_atomic() && len != 8) {
+            return Err(Error::Invalid);
+        }
+        Ok(())
+    }
+
+    pub(super) fn post(&mut self, wr: SendWr) -> Result<(), Error> {
+        if self.queue.len() >= self.shape.max_send_wr {
+            return Err(Error::Full);
+        }
+        if wr.op.needs_response() && self.attr.max_rd_atomic == 0 {
+            return Err(Error::Invalid);
+        }
+        self.queue.push_back(Wqe::new(wr));
+        Ok(())
+    }
+
+    pub(super) fn drain(&mut self, effects: &mut Effects) {
+        self.draining = true;
+        self.tell_drained(effects);
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.draining = false;
+    }
+
+    fn tell_drained(&self, effects: &mut Effects) {
+        if self.draining && self.started == 0 {
+            effects.events.push(QpEvent::SqDrained);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        match (self.ack_deadline, self.rnr_until) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// # Errors
+    /// How the work request at the head has failed.
+    pub(super) fn timer(&mut self, host: &mut Host<'_>) -> Result<(), WcStatus> {
+        if self.rnr_until.is_some_and(|until| until <= host.now) {
+            self.rnr_until = None;
+        }
+        if self.ack_deadline.is_some_and(|deadline| deadline <= host.now) {
+            self.ack_deadline = None;
+            self.recovering = false;
+            return self.retry(host.now);
+        }
+        Ok(())
+    }
+
+    /// Number of the oldest packet that is not done.
+    fn una(&self) -> Psn {
+        match self.queue.front() {
+            Some(head) if self.started > 0 => head.first.plus(head.acked),
+            _ => self.next_psn,
+        }
+    }
+
+    /// Number of the packet that is sent next.
+    fn cursor_psn(&self) -> Psn {
+        match self.queue.get(self.cursor) {
+            Some(wqe) if self.cursor < self.started => wqe.first.plus(wqe.sent),
+            _ => self.next_psn,
+        }
+    }
+
+    /// Appends the next packet to `out`; false when none may go now.
+    ///
+    /// # Errors
+    /// How the work request at the head has failed.
+    pub(super) fn next_request(
+        &mut self,
+        dest_qp: QpNum,
+        host: &mut Host<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, WcStatus> {
+        let under_way = self.cursor_psn().since(self.una());
+        if self.rnr_until.is_some() || under_way >= self.window.size() {
+            return Ok(false);
+        }
+        if self.cursor == self.started && !self.start_next(host)? {
+            return Ok(false);
+        }
+        let wqe = &self.queue[self.cursor];
+        if wqe.wr.op.needs_response() && self.reads_under_way() >= u32::from(self.attr.max_rd_atomic) {
+            return Ok(false);
+        }
+        let step = wqe.next_step();
+        let psn = wqe.first.plus(wqe.sent);
+        let end = wqe.sent + step == wqe.packets;
+        let mut bth = Bth::new(dest_qp, psn);
+        bth.ack_request =
+            end || psn.value().is_multiple_of(ACK_EACH) || under_way + step >= self.window.size();
+        bth.solicited = wqe.wr.solicited && end;
+        if !self.encode_next(bth, host, out) {
+            // The memory is gone. What was sent before is to be finished first, and then this is the head.
+            return if self.cursor == 0 { Err(WcStatus::LocProtErr) } else { Ok(false) };
+        }
+        let wqe = &mut self.queue[self.cursor];
+        wqe.sent += step;
+        self.cursor += usize::from(end);
+        let next = psn.plus(step);
+        if next.ahead_of(self.sent_psn) > 0 {
+            self.sent_psn = next;
+        }
+        if self.ack_deadline.is_none() {
+            self.ack_deadline = self.timeout_from(host.now);
+        }
+        Ok(true)
+    }
+
+    /// Gives the next work request its numbers, if there is one that may begin.
+    fn start_next(&mut self, host: &mut Host<'_>) -> Result<bool, WcStatus> {
+        let reads_ahead = self.queue.iter().take(self.started).any(|wqe| wqe.wr.op.needs_response());
+        let Some(wqe) = self.queue.get_mut(self.started) else { return Ok(false) };
+        if self.draining || (wqe.wr.fence && reads_ahead) {
+            return Ok(false);
+        }
+        if !wqe.reaches_memory(&self.ident, host.regions) {
+            return if self.started == 0 { Err(WcStatus::LocProtErr) } else { Ok(false) };
+        }
+        wqe.start(self.next_psn, self.attr.mtu);
+        self.next_psn = self.next_psn.plus(wqe.packets);
+        self.started += 1;
+        Ok(true)
+    }
+
+    fn reads_under_way(&self) -> u32 {
+        self.queue.iter().take(self.cursor + 1).map(Wqe::requests_under_way).sum()
+    }
+
+    /// False when the bytes cannot be read.
+    fn encode_next(&self, bth: Bth, host: &Host<'_>, out: &mut Vec<u8>) -> bool {
+        let wqe = &self.queue[self.cursor];
+        let header = wqe.next_header(self.attr.mtu);
+        if !header.has_payload() {
+            encode(bth, header, &[], out);
+            return true;
+        }
+        let (skip, len) = wqe.part(wqe.sent, self.attr.mtu);
+        Packet::encode_head(&bth, &header, len as usize, out);
+        let readable = match &wqe.wr.data {
+            Data::Inline(bytes) => {
+                out.extend_from_slice(bytes.get(skip as usize..(skip + len) as usize).unwrap_or_default());
+                true
+            }
+            Data::Sges(sges) => host.regions.gather(self.ident.pd, sges, skip, len, out),
+        };
+        Packet::encode_padding(len as usize, out);
+        readable
+    }
+
+    fn timeout_from(&self, now: Duration) -> Option<Duration> {
+        self.attr.timeout.time().map(|time| now + time)
+    }
+
+    /// An answer of the peer. What is not about a packet that is under way says nothing.
+    ///
+    /// # Errors
+    /// How the work request at the head has failed.
+    pub(super) fn response(&mut self, packet: &Packet<'_>, host: &mut Host<'_>) -> Result<(), WcStatus> {
+        let psn = packet.bth.psn;
+        if psn.since(self.una()) >= self.sent_psn.since(self.una()) {
+            return Ok(());
+        }
+        match packet.header {
+            Header::Acknowledge(aeth) => self.acknowledgement(psn, aeth, host),
+            Header::ReadResponseFirst(_) | Header::ReadResponseMiddle => self.data(packet, false, host),
+            Header::ReadResponseLast(_) | Header::ReadResponseOnly(_) => self.data(packet, true, host),
+            Header::AtomicAcknowledge(_, original) => self.original(psn, original, host),
+            _ => Ok(()),
+        }
+    }
+
+    fn acknowledgement(&mut self, psn: Psn, aeth: Aeth, host: &mut Host<'_>) -> Result<(), WcStatus> {
+        match aeth.syndrome {
+            Syndrome::Ack(_) => {
+                if !self.advance(psn.plus(1), host) {
+                    return self.answer_missing(host);
+                }
+                Ok(())
+            }
+            _ if !self.advance(psn, host) => self.answer_missing(host),
+            Syndrome::RnrNak(timer) => self.not_ready(timer, host),
+            Syndrome::Nak(NakCode::PsnSequence) => self.retry(host.now),
+            Syndrome::Nak(NakCode::InvalidRequest | NakCode::InvalidRdRequest) => Err(WcStatus::RemInvReqErr),
+            Syndrome::Nak(NakCode::RemoteAccess) => Err(WcStatus::RemAccessErr),
+            Syndrome::Nak(NakCode::RemoteOperation) => Err(WcStatus::RemOpErr),
+            Syndrome::Reserved(_) => Ok(()),
+        }
+    }
+
+    /// An answer to a read.
+    fn data(&mut self, packet: &Packet<'_>, last: bool, host: &mut Host<'_>) -> Result<(), WcStatus> {
+        if !self.advance(packet.bth.psn, host) {
+            return self.answer_missing(host);
+        }
+        let Some(head) = self.queue.front() else { return Ok(()) };
+        let (skip, len) = head.part(head.acked, self.attr.mtu);
+        let fits = packet.payload.len() == len as usize && head.ends_chunk(head.acked) == last;
+        if !head.wr.op.needs_response() || head.wr.op.is_atomic() || !fits {
+            return Err(WcStatus::BadRespErr);
+        }
+        if !host.regions.scatter(self.ident.pd, head.sges(), skip, packet.payload) {
+            return Err(WcStatus::LocProtErr);
+        }
+        self.done(1, host);
+        Ok(())
+    }
+
+    /// The answer to an atomic operation.
+    fn original(&mut self, psn: Psn, original: u64, host: &mut Host<'_>) -> Result<(), WcStatus> {
+        if !self.advance(psn, host) {
+            return self.answer_missing(host);
+        }
+        let Some(head) = self.queue.front() else { return Ok(()) };
+        if !head.wr.op.is_atomic() {
+            return Err(WcStatus::BadRespErr);
+        }
+        if !host.regions.scatter(self.ident.pd, head.sges(), 0, &original.to_ne_bytes()) {
+            return Err(WcStatus::LocProtErr);
+        }
+        self.done(1, host);
+        Ok(())
+    }
+
+    /// Takes everything before `end` for done, up to a read or atomic operation whose answer is missing: then false.
+    fn advance(&mut self, end: Psn, host: &mut Host<'_>) -> bool {
+        loop {
+            let left = end.since(self.una());
+            let Some(head) = self.queue.front().filter(|_| left > 0) else { return true };
+            if head.wr.op.needs_response() {
+                return false;
+            }
+            let step = left.min(head.packets - head.acked);
+            self.done(step, host);
+        }
+    }
+
+    /// So many more packets of the head are done.
+    fn done(&mut self, packets: u32, host: &mut Host<'_>) {
+        self.window.acknowledged(packets);
+        self.retries = self.attr.retry_cnt;
+        self.rnr_retries = self.attr.rnr_retry;
+        self.recovering = false;
+        let Some(head) = self.queue.front_mut() else { return };
+        head.acked += packets;
+        head.sent = head.sent.max(head.acked);
+        let complete = head.acked == head.packets;
+        if head.sent == head.packets && self.cursor == 0 {
+            self.cursor = 1;
+        }
+        if complete {
+            self.complete_head(host.effects);
+        }
+        let idle = self.started == 0;
+        self.ack_deadline = if idle || self.rnr_until.is_some() { None } else { self.timeout_from(host.now) };
+    }
+
+    fn complete_head(&mut self, effects: &mut Effects) {
+        let Some(wqe) = self.queue.pop_front() else { return };
+        self.started -= 1;
+        self.cursor -= 1;
+        if wqe.wr.signaled || self.shape.signal_all {
+            effects.sent.push(Wc {
+                wr_id: wqe.wr.wr_id,
+                status: WcStatus::Success,
+                opcode: wqe.opcode(),
+                byte_len: wqe.len,
+                imm: None,
+                qp: self.ident.num,
+            });
+        }
+        self.tell_drained(effects);
+    }
+
+    /// A later answer came first: what is missing was lost. Said once, until something comes.
+    fn answer_missing(&mut self, host: &mut Host<'_>) -> Result<(), WcStatus> {
+        if self.recovering {
+            return Ok(());
+        }
+        self.recovering = true;
+        self.retry(host.now)
+    }
+
+    /// Sends everything again that is not done.
+    fn retry(&mut self, now: Duration) -> Result<(), WcStatus> {
+        if self.started == 0 {
+            return Ok(());
+        }
+        self.retries = self.retries.checked_sub(1).ok_or(WcStatus::RetryExcErr)?;
+        self.window.lost();
+        self.go_back();
+        self.ack_deadline = self.timeout_from(now);
+        Ok(())
+    }
+
+    fn not_ready(&mut self, timer: RnrTimer, host: &mut Host<'_>) -> Result<(), WcStatus> {
+        if self.attr.rnr_retry != RNR_RETRY_FOREVER {
+            self.rnr_retries = self.rnr_retries.checked_sub(1).ok_or(WcStatus::RnrRetryExcErr)?;
+        }
+        self.go_back();
+        self.ack_deadline = None;
+        self.rnr_until = Some(host.now + timer.time());
+        Ok(())
+    }
+
+    fn go_back(&mut self) {
+        for wqe in self.queue.iter_mut().take(self.started) {
+            wqe.sent = wqe.acked;
+        }
+        self.cursor = 0;
+    }
+
+    /// The work request at the head ends like this.
+    pub(super) fn fail_head(&mut self, status: WcStatus, effects: &mut Effects) {
+        if let Some(wqe) = self.queue.pop_front() {
+            effects.sent.push(self.ident.failed(wqe.wr.wr_id, status, wqe.opcode()));
+        }
+    }
+
+    /// All work requests end, undone.
+    pub(super) fn flush(&mut self, effects: &mut Effects) {
+        while !self.queue.is_empty() {
+            self.fail_head(WcStatus::WrFlushErr, effects);
+        }
+        (self.started, self.cursor) = (0, 0);
+        (self.ack_deadline, self.rnr_until) = (None, None);
+    }
+
+    /// A work request that is posted too late.
+    pub(super) fn flush_one(&mut self, wr: &SendWr, effects: &mut Effects) {
+        let opcode = Wqe::new(wr.clone()).opcode();
+        effects.sent.push(self.ident.failed(wr.wr_id, WcStatus::WrFlushErr, opcode));
+    }
+}

@@ -1,0 +1,28 @@
+//! The seam to a network: how packets leave a device, and come to it.
+
+use std::net::SocketAddr;
+
+/// What a port had for its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// Nothing for now.
+    Nothing,
+    /// A packet from this address.
+    Packet(SocketAddr),
+    /// A packet whose ICRC was wrong, or that was none: it is dropped and counted.
+    Corrupt,
+}
+
+/// A port of a device: carries packets unreliably, in any order. Whoever implements it adds and checks the ICRC, as only it
+/// knows the addresses that it covers.
+pub trait Port: Send {
+    /// Where peers send to.
+    fn address(&self) -> SocketAddr;
+
+    /// Takes a packet, from BTH to padding, for the device at `to`; false when there is no room now. What cannot be sent at all
+    /// is dropped, as a network would.
+    fn send(&mut self, to: SocketAddr, packet: &[u8]) -> bool;
+
+    /// Puts the next packet, from BTH to padding, into `packet`, whose content is replaced.
+    fn receive(&mut self, packet: &mut Vec<u8>) -> Received;
+}
