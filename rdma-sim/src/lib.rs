@@ -12,7 +12,7 @@
 //! | `attr.rs`, `wr.rs` | attributes of queue pairs; work requests and completions |
 //! | `engine/` | one queue pair, without I/O and without a clock |
 //! | `mr.rs`, `memory.rs` | memory regions and their keys; the one place that touches memory of the user |
-//! | `port.rs` | the seam to a network |
+//! | `port.rs`, `udp.rs` | the seam to a network, and UDP sockets |
 //! | `wire/` | packets, and what they mean: no I/O |
 //! | `testing.rs` | (feature `testing`) a network within the process, with faults |
 
@@ -27,6 +27,7 @@ mod mr;
 mod port;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod udp;
 pub mod wire;
 pub mod wr;
 
@@ -35,3 +36,4 @@ pub use device::{
 };
 pub use engine::{Error, QpEvent};
 pub use port::{Port, Received};
+pub use udp::{UdpPort, UdpWaiter};

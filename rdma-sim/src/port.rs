@@ -19,9 +19,9 @@ pub trait Port: Send {
     /// Where peers send to.
     fn address(&self) -> SocketAddr;
 
-    /// Takes a packet, from BTH to padding, for the device at `to`; false when there is no room now. What cannot be sent at all
-    /// is dropped, as a network would.
-    fn send(&mut self, to: SocketAddr, packet: &[u8]) -> bool;
+    /// Takes a packet, from BTH to padding, for the device at `to`; false when there is no room now, and then the packet is as it
+    /// was. Otherwise its content is used up. What cannot be sent at all is dropped, as a network would.
+    fn send(&mut self, to: SocketAddr, packet: &mut Vec<u8>) -> bool;
 
     /// Puts the next packet, from BTH to padding, into `packet`, whose content is replaced.
     fn receive(&mut self, packet: &mut Vec<u8>) -> Received;

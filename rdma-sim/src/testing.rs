@@ -153,11 +153,11 @@ impl Port for NetPort {
         self.address
     }
 
-    fn send(&mut self, to: SocketAddr, packet: &[u8]) -> bool {
+    fn send(&mut self, to: SocketAddr, packet: &mut Vec<u8>) -> bool {
         let mut state = self.net.lock();
         let wanted = state.filter.as_mut().is_none_or(|filter| filter(to, packet));
         let Some(flow) = flow(self.address, to).filter(|_| wanted) else { return true };
-        let mut bytes = packet.to_vec();
+        let mut bytes = std::mem::take(packet);
         flow.seal(&mut bytes);
         let duplication = state.faults.duplication;
         if state.happens(duplication) {

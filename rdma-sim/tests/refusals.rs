@@ -43,7 +43,7 @@ impl Rogue {
     fn send_with(&mut self, bth: Bth, header: Header, payload: &[u8]) {
         let mut bytes = Vec::new();
         Packet { bth, header, payload }.encode(&mut bytes);
-        self.port.send(self.side.device.address(), &bytes);
+        self.port.send(self.side.device.address(), &mut bytes);
     }
 
     /// Sends the next packet, asking for an acknowledgement.
@@ -182,7 +182,7 @@ fn unknown_opcodes() {
         bth.dest_qp = rogue.side.qp.num();
         Packet { bth, header: Header::SendOnly, payload: b"abcdefgh" }.encode(&mut bytes);
         bytes[0] = opcode;
-        rogue.port.send(rogue.side.device.address(), &bytes);
+        rogue.port.send(rogue.side.device.address(), &mut bytes);
         assert_eq!(rogue.answers(), [(Psn::new(PSN), nak_of(NakCode::InvalidRequest, 0))]);
     }
 }
@@ -376,10 +376,10 @@ fn strangers_and_noise() {
     let mut bytes = Vec::new();
     Packet { bth: Bth::new(rogue.side.qp.num(), rogue.psn), header: Header::SendOnly, payload: b"evil" }
         .encode(&mut bytes);
-    stranger.send(rogue.side.device.address(), &bytes);
+    stranger.send(rogue.side.device.address(), &mut bytes);
     let nobody = QpNum::new(rogue.side.qp.num().value() ^ 0x80_0000);
     rogue.send_with(Bth::new(nobody, Psn::new(PSN)), Header::SendOnly, b"evil");
-    rogue.port.send(rogue.side.device.address(), b"what is this");
+    rogue.port.send(rogue.side.device.address(), &mut b"what is this".to_vec());
     assert_eq!(rogue.answers(), []);
     let counters = rogue.side.device.counters();
     assert_eq!((counters.strange, counters.malformed, counters.corrupt), (2, 1, 0));

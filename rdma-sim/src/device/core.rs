@@ -270,7 +270,7 @@ impl Core {
     /// Sends the packet that was held back, if there is one; false when it still is.
     fn send_held(&mut self) -> bool {
         let Some(to) = self.held else { return true };
-        let sent = self.port.send(to, &self.outgoing);
+        let sent = self.port.send(to, &mut self.outgoing);
         if sent {
             self.counters.sent += 1;
             self.held = None;

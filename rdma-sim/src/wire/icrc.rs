@@ -57,6 +57,12 @@ impl Flow {
         (packet.len() > BTH_MASKED && self.crc(packet).to_le_bytes() == *icrc).then_some(packet)
     }
 
+    /// The CRC as if the identification were 0; none for IPv6.
+    pub(super) fn crc_unidentified(&self, packet: &[u8]) -> Option<u32> {
+        let ipv4 = Ipv4Fields { identification: 0, ..self.ipv4 };
+        self.source.is_ipv4().then(|| Flow { ipv4, ..*self }.crc(packet))
+    }
+
     fn crc(&self, packet: &[u8]) -> u32 {
         // Lengths above 16 bits are those of no datagram: they are cut, and the sum is that of none.
         let udp_len = (UDP_BYTES + packet.len() + ICRC_BYTES) as u16;

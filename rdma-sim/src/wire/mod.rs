@@ -10,7 +10,7 @@
 //! | `header.rs` | opcodes with their extended headers |
 //! | `syndrome.rs` | what an acknowledgement says: credits, RNR timers, NAK codes |
 //! | `packet.rs` | BTH, and the packet as a whole |
-//! | `icrc.rs` | the invariant CRC |
+//! | `icrc.rs`, `identification.rs` | the invariant CRC, also where the identification of IPv4 is not known |
 //!
 //! The specification is volume 1 of the InfiniBand architecture with annex A17, which was not at hand: layouts and values are
 //! those of the headers and tables of Linux (`drivers/infiniband/sw/rxe`, `include/rdma/ib_pack.h`), checked against packets
@@ -18,12 +18,14 @@
 
 mod header;
 mod icrc;
+mod identification;
 mod packet;
 mod psn;
 mod syndrome;
 
 pub use header::{Aeth, AtomicEth, Header, Reserved, Reth};
 pub use icrc::{Flow, Ipv4Fields, ICRC_BYTES};
+pub use identification::Identifications;
 pub use packet::{Bth, Malformed, Packet, BTH_BYTES, DEFAULT_PKEY, MAX_HEADER_BYTES};
 pub use psn::{Psn, QpNum};
 pub use syndrome::{Credits, NakCode, RnrTimer, Syndrome};
