@@ -1,0 +1,44 @@
+//! The rules of verbs, on each wire.
+
+mod bed;
+mod cases;
+
+/// Runs the cases on a bed; `open` says none where it cannot be had.
+macro_rules! suite {
+    ($wire:ident, $open:expr, $($case:ident)*) => {
+        mod $wire {
+            $(
+                #[test]
+                fn $case() {
+                    if let Some(mut bed) = $open {
+                        crate::cases::$case(&mut bed);
+                    }
+                }
+            )*
+        }
+    };
+}
+
+/// All cases, on each bed.
+macro_rules! suites {
+    ($($wire:ident: $open:expr,)*) => {
+        $(
+            suite! {
+                $wire, $open,
+                sends_of_all_sizes writes_of_all_sizes writes_with_immediate_data reads_of_all_sizes atomic_operations
+                pieces_and_inline_data order_in_both_directions unsignaled_requests a_receive_that_is_late
+                wrong_key_to_write wrong_key_to_read wrong_key_to_add wrong_key_to_swap beyond_the_end_to_write
+                before_the_start_to_read a_region_that_is_read_only a_region_without_atomic_operations
+                a_region_that_was_deregistered a_receive_that_is_too_short an_address_that_is_not_aligned
+                a_wrong_local_key a_read_into_memory_that_must_not_be_written flushes
+            }
+        )*
+    };
+}
+
+suites! {
+    net: crate::bed::NetBed::open(),
+    lossy_net: crate::bed::NetBed::lossy(),
+    udp: crate::bed::UdpBed::v4(),
+    udp6: crate::bed::UdpBed::v6(),
+}
