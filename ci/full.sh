@@ -17,6 +17,7 @@ PARTS+=(
     "hosts cargo test -p gridnet --test lab -- --nocapture"
     "copier ci/copier.sh 1000000000"
     "peers ci/peers.sh"
+    "roce-guest ci/roce-guest.sh"
 )
 
 machine() {
