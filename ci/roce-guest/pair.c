@@ -257,9 +257,11 @@ static void take_event(struct side *side, const struct pollfd *ready)
     ibv_ack_cq_events(cq, 1);
 }
 
-void await(struct pair *pair, int of_a, int of_b)
+void await(struct pair *pair, int of_a, int of_b) { await_for(pair, of_a, of_b, 10000); }
+
+void await_for(struct pair *pair, int of_a, int of_b, int patience_ms)
 {
-    int64_t end = now_ms() + 10000;
+    int64_t end = now_ms() + patience_ms;
     for (;;) {
         take(&pair->a);
         take(&pair->b);

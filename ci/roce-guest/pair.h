@@ -97,6 +97,8 @@ int side_recv(struct side *side, uint64_t id, const struct piece *pieces, int co
 
 /* Waits until the sides have had so many completions since the pair was opened, ten seconds at most. */
 void await(struct pair *pair, int of_a, int of_b);
+/* The same for so many milliseconds: where devices may differ. */
+void await_for(struct pair *pair, int of_a, int of_b, int patience_ms);
 /* Waits until the queue pairs are in these states, two seconds at most. */
 void settle(struct pair *pair, enum ibv_qp_state of_a, enum ibv_qp_state of_b);
 
