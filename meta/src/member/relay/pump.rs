@@ -29,6 +29,8 @@ pub(super) struct Pump<'a> {
     writer: OwnedWriteHalf,
     /// Whether the program sends no more, and has been told that nothing more comes.
     is_ended: (bool, bool),
+    /// It reads no more. What it has sent before is delivered all the same.
+    is_deaf: bool,
 }
 
 /// What there is to do next.
@@ -44,7 +46,7 @@ struct Turn {
 
 impl Inner {
     /// Whether the program has all that it gets of a pipe that is over.
-    fn is_done(&self, why: Refusal, now: Instant) -> bool {
+    pub(super) fn is_done(&self, why: Refusal, now: Instant) -> bool {
         // From one that is not to be trusted nothing more is taken.
         let is_cut = matches!(why, Refusal::Revoked | Refusal::Malformed);
         let is_coming = self.comes_until.is_some_and(|until| now < until) && !self.pipe.has_all();
@@ -59,7 +61,7 @@ impl Pump<'_> {
         socket: tokio::net::UnixStream,
     ) -> Pump<'a> {
         let (reader, writer) = socket.into_split();
-        Pump { shared, end, reader, writer, is_ended: (false, false) }
+        Pump { shared, end, reader, writer, is_ended: (false, false), is_deaf: false }
     }
 
     /// Until the pipe is over.
@@ -85,7 +87,8 @@ impl Pump<'_> {
             tokio::select! {
                 () = self.end.woken.notified() => (),
                 count = tokio::io::AsyncReadExt::read(&mut self.reader, most), if room > 0 && !self.is_ended.0 => {
-                    let count = count.map_err(|_| Refusal::Ended)?;
+                    // An error is the end of one that has gone with something unread.
+                    let count = count.unwrap_or(0);
                     let part = {
                         let mut inner = self.end.lock();
                         match count {
@@ -97,10 +100,12 @@ impl Pump<'_> {
                     self.say(part)?;
                 }
                 count = tokio::io::AsyncWriteExt::write(&mut self.writer, &waiting), if !waiting.is_empty() => {
-                    let count = count.map_err(|_| Refusal::Ended)?;
-                    self.end.lock().pipe.taken(count);
+                    match count {
+                        Ok(count) => self.end.lock().pipe.taken(count),
+                        Err(_) => self.is_deaf = true,
+                    }
                 }
-                () = sleep_until(next_look.into()) => self.look()?,
+                () = sleep_until(next_look.into()) => self.look(),
             }
         }
     }
@@ -109,11 +114,12 @@ impl Pump<'_> {
     fn turn(&self) -> Result<Option<Turn>, Refusal> {
         let now = Instant::now();
         let mut inner = self.end.lock();
-        if let Some(why) = inner.over.filter(|why| inner.is_done(*why, now)) {
+        if let Some(why) = inner.over.filter(|why| self.is_deaf || inner.is_done(*why, now)) {
             return Err(why);
         }
         inner.pipe.check(now)?;
-        let waiting = inner.pipe.waiting().iter().copied().take(PART_BYTES).collect();
+        let most = if self.is_deaf { 0 } else { PART_BYTES };
+        let waiting = inner.pipe.waiting().iter().copied().take(most).collect();
         let is_read = inner.pipe.is_read();
         if inner.over.is_some() {
             // Nobody hears what is said. What has come is for the program, as long as it takes it.
@@ -129,14 +135,14 @@ impl Pump<'_> {
         if is_over && self.is_ended.1 {
             return Ok(None);
         }
-        if self.shared.relays.is_leaving() && self.may_leave(is_delivered) {
+        if (self.is_deaf || self.shared.relays.is_leaving()) && self.may_end(is_delivered) {
             return Err(Refusal::Ended);
         }
         Ok(Some(Turn { room, waiting, is_read, next_look }))
     }
 
-    /// Whether nothing is lost when the member ends that the program has sent, or it still sends.
-    fn may_leave(&self, is_delivered: bool) -> bool {
+    /// Whether nothing is lost of what the program has sent when this ends now, or it still sends.
+    fn may_end(&self, is_delivered: bool) -> bool {
         let socket = SockRef::from(self.reader.as_ref());
         match self.is_ended {
             (true, is_read) => is_delivered && (is_read || is_gone(&socket)),
@@ -148,11 +154,8 @@ impl Pump<'_> {
     }
 
     /// Whether the program is still there.
-    fn look(&self) -> Result<(), Refusal> {
-        match self.is_ended {
-            (true, false) if is_gone(&SockRef::from(self.writer.as_ref())) => Err(Refusal::Ended),
-            _ => Ok(()),
-        }
+    fn look(&mut self) {
+        self.is_deaf |= self.is_ended == (true, false) && is_gone(&SockRef::from(self.writer.as_ref()));
     }
 
     fn say(&self, part: Part) -> Result<(), Refusal> {
