@@ -1701,6 +1701,29 @@ gridnet_status gridnet_stream_write(struct gridnet_stream *stream,
 gridnet_status gridnet_stream_shutdown(struct gridnet_stream *stream);
 
 /**
+ * Ends a stream at once, both ways: reading and writing say GRIDNET_ERR_CANCELED from now on, also to threads that wait in
+ * them. What has come is dropped; what was written before still goes out. The stream is still to be closed.
+ *
+ * # Safety
+ * `stream` is NULL or a stream.
+ */
+gridnet_status gridnet_stream_abort(struct gridnet_stream *stream);
+
+/**
+ * Waits until one of `events` (GRIDNET_STREAM_*) is so, at most `timeout_ns` nanoseconds (negative: for ever, 0: not at all).
+ * `events_out` gets those that are so. Ends what gridnet_stream_arm began.
+ *
+ * Errors: GRIDNET_ERR_AGAIN, GRIDNET_ERR_TIMEOUT: none of them is so.
+ *
+ * # Safety
+ * `stream` is NULL or a stream, `events_out` is valid for a write.
+ */
+gridnet_status gridnet_stream_wait(struct gridnet_stream *stream,
+                                   uint32_t events,
+                                   int64_t timeout_ns,
+                                   uint32_t *events_out);
+
+/**
  * A descriptor for poll, select and epoll: readable, after gridnet_stream_arm said GRIDNET_OK, once something has
  * happened. It belongs to the stream and is closed with it.
  *

@@ -202,6 +202,51 @@ pub unsafe extern "C" fn gridnet_stream_shutdown(stream: *mut gridnet_stream) ->
     })
 }
 
+/// Ends a stream at once, both ways: reading and writing say GRIDNET_ERR_CANCELED from now on, also to threads that wait in
+/// them. What has come is dropped; what was written before still goes out. The stream is still to be closed.
+///
+/// # Safety
+/// `stream` is NULL or a stream.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_stream_abort(stream: *mut gridnet_stream) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        unsafe { stream_of(stream)? }.stream.abort()?;
+        Ok(GRIDNET_OK)
+    })
+}
+
+/// Waits until one of `events` (GRIDNET_STREAM_*) is so, at most `timeout_ns` nanoseconds (negative: for ever, 0: not at all).
+/// `events_out` gets those that are so. Ends what gridnet_stream_arm began.
+///
+/// Errors: GRIDNET_ERR_AGAIN, GRIDNET_ERR_TIMEOUT: none of them is so.
+///
+/// # Safety
+/// `stream` is NULL or a stream, `events_out` is valid for a write.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_stream_wait(
+    stream: *mut gridnet_stream,
+    events: u32,
+    timeout_ns: i64,
+    events_out: *mut u32,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let object = unsafe { stream_of(stream)? };
+        drop(object.owner.shared.enter()?);
+        let wanted = wanted_of(events)?;
+        if events_out.is_null() {
+            return Err(null("events_out"));
+        }
+        let ready = object.stream.wait(wanted, duration_of(timeout_ns))?;
+        let is = |so, event| if so { event } else { 0 };
+        let found = is(ready.input, GRIDNET_STREAM_READABLE) | is(ready.output, GRIDNET_STREAM_WRITABLE);
+        // SAFETY: checked for NULL, valid by the caller's promise.
+        unsafe { write_out(events_out, found) };
+        Ok(GRIDNET_OK)
+    })
+}
+
 /// A descriptor for poll, select and epoll: readable, after gridnet_stream_arm said GRIDNET_OK, once something has
 /// happened. It belongs to the stream and is closed with it.
 ///
@@ -236,17 +281,19 @@ pub unsafe extern "C" fn gridnet_stream_arm(stream: *mut gridnet_stream, events:
         // SAFETY: the caller's promise.
         let object = unsafe { stream_of(stream)? };
         drop(object.owner.shared.enter()?);
-        let known = GRIDNET_STREAM_READABLE | GRIDNET_STREAM_WRITABLE;
-        if events == 0 || events & !known != 0 {
-            return Err(invalid(format!(
-                "events are {events:#x}; accepted: GRIDNET_STREAM_READABLE, _WRITABLE"
-            )));
-        }
-        let has = |event| events & event != 0;
-        let wanted = Ready { input: has(GRIDNET_STREAM_READABLE), output: has(GRIDNET_STREAM_WRITABLE) };
-        let armed = object.stream.arm(wanted)?;
+        let armed = object.stream.arm(wanted_of(events)?)?;
         Ok(if armed == Armed::Yes { GRIDNET_OK } else { GRIDNET_BUSY })
     })
+}
+
+/// What a program wants to do to a stream.
+fn wanted_of(events: u32) -> Result<Ready, Failure> {
+    let known = GRIDNET_STREAM_READABLE | GRIDNET_STREAM_WRITABLE;
+    if events == 0 || events & !known != 0 {
+        return Err(invalid(format!("events are {events:#x}; accepted: GRIDNET_STREAM_READABLE, _WRITABLE")));
+    }
+    let has = |event| events & event != 0;
+    Ok(Ready { input: has(GRIDNET_STREAM_READABLE), output: has(GRIDNET_STREAM_WRITABLE) })
 }
 
 /// Where a program's bytes are.

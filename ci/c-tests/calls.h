@@ -38,6 +38,7 @@ static struct {
     gridnet_completion entry;
     gridnet_probe_info info;
     gridnet_op op;
+    uint32_t events;
     gridnet_loan loan;
     gridnet_lent lent;
     gridnet_node_info node;
@@ -161,6 +162,8 @@ static inline void stream_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_stream_read(h.stream, buffer, sizeof buffer, 0, &out.size));
     CHECK_STATUS(expected, gridnet_stream_write(h.stream, buffer, sizeof buffer, 0, &out.size));
     CHECK_STATUS(expected, gridnet_stream_shutdown(h.stream));
+    CHECK_STATUS(expected, gridnet_stream_wait(h.stream, GRIDNET_STREAM_READABLE, 0, &out.events));
+    CHECK_STATUS(expected, gridnet_stream_abort(h.stream));
     CHECK_STATUS(expected, gridnet_stream_fd(h.stream, &out.fd));
     CHECK_STATUS(expected, gridnet_stream_arm(h.stream, GRIDNET_STREAM_READABLE));
     CHECK_STATUS(expected, gridnet_stream_close(h.stream));

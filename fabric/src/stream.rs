@@ -52,7 +52,11 @@ impl Listener {
     /// # Errors
     /// [`Error::Again`], [`Error::Timeout`]: nobody has called.
     pub fn accept(&self, timeout: Option<Duration>) -> Result<Stream, Error> {
-        let accepted = self.shared.until(self.bell, timeout, |fabric| fabric.engine.stream_accept(self.id));
+        let accepted = self.shared.until(self.bell, timeout, |fabric| {
+            let bell = fabric.engine.known_listener_bell(self.id);
+            fabric.end_arming(bell);
+            fabric.engine.stream_accept(self.id)
+        });
         let (id, bells, peer) = accepted?;
         Stream::new(&self.shared, id, bells, peer).map_err(|refusal| refusal.error)
     }
@@ -175,6 +179,39 @@ impl Stream {
         self.shared.enter()?.engine.stream_shut_down(self.id)
     }
 
+    /// Ends the stream at once, both ways, whoever uses it meanwhile: reading and writing say [`Error::Canceled`] from now on,
+    /// also to those who wait. What was written before still goes out.
+    ///
+    /// # Errors
+    /// As [`Shared::enter`].
+    pub fn abort(&self) -> Result<(), Error> {
+        self.shared.enter()?.engine.stream_abort(self.id)
+    }
+
+    /// Waits until one of what is `wanted` can be done; which.
+    ///
+    /// # Errors
+    /// [`Error::Again`], [`Error::Timeout`]: none of it; [`Error::Invalid`] when nothing is wanted.
+    pub fn wait(&self, wanted: Ready, timeout: Option<Duration>) -> Result<Ready, Error> {
+        let bell = match (wanted.input, wanted.output) {
+            (true, false) => self.input,
+            (false, true) => self.output,
+            (true, true) => self.shared.enter()?.engine.stream_bell(self.id)?,
+            (false, false) => return Err(Error::Invalid),
+        };
+        self.shared.until(bell, timeout, |fabric| {
+            let known = fabric.engine.known_stream_bell(self.id);
+            fabric.end_arming(known);
+            let ready = fabric.engine.stream_ready(self.id)?;
+            let ready = Ready { input: ready.input && wanted.input, output: ready.output && wanted.output };
+            if ready == Ready::default() {
+                Err(Error::Again)
+            } else {
+                Ok(ready)
+            }
+        })
+    }
+
     /// What can be done without waiting.
     ///
     /// # Errors
@@ -230,6 +267,16 @@ impl Fabric {
             return Ok(Armed::Busy);
         }
         self.arm_cq(bell)
+    }
+
+    /// Whoever armed the descriptor of a bell is awake: nobody has to ring for it.
+    fn end_arming(&mut self, bell: Option<CqId>) {
+        if self.descriptors.is_empty() {
+            return;
+        }
+        if let Some(queue) = bell.and_then(|bell| self.engine.cq(bell)) {
+            queue.armed = false;
+        }
     }
 
     /// The descriptors of bells that are no more.

@@ -269,6 +269,49 @@ fn one_side_reads_while_another_thread_writes() {
     }
 }
 
+#[test]
+fn whoever_waits_is_woken_when_the_stream_is_aborted() {
+    for rails in [SHM, TCP] {
+        within(4 * PATIENCE, || {
+            let local = Local::new(rails);
+            let [ours, theirs] = local.connect();
+            let written = fill(&ours, &text(0, 1_000_000));
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| ours.read(&mut [0], None));
+                let writer = scope.spawn(|| ours.write(b"more", None));
+                let waiter = scope.spawn(|| ours.wait(Ready { input: true, output: false }, None));
+                ours.abort().unwrap();
+                assert_eq!(reader.join().unwrap(), Err(Error::Canceled));
+                assert_eq!(writer.join().unwrap(), Err(Error::Canceled));
+                assert_eq!(waiter.join().unwrap(), Ok(Ready { input: true, output: false }));
+            });
+            assert_eq!(ours.abort(), Ok(()));
+            // The peer reads what was written before, then the end.
+            assert!(read_exactly(&theirs, written) == text(0, written), "other bytes");
+            assert_eq!(theirs.read(&mut [0], LONG), Ok(0));
+        });
+    }
+}
+
+#[test]
+fn a_wait_says_what_can_be_done() {
+    const READ: Ready = Ready { input: true, output: false };
+    const BOTH_WAYS: Ready = Ready { input: true, output: true };
+    within(4 * PATIENCE, || {
+        let local = Local::new(SHM);
+        let [ours, theirs] = local.connect();
+        assert_eq!(ours.wait(READ, NOW), Err(Error::Again));
+        assert_eq!(ours.wait(READ, Some(Duration::from_millis(1))), Err(Error::Timeout));
+        assert_eq!(ours.wait(BOTH_WAYS, LONG), Ok(Ready { input: false, output: true }));
+        assert_eq!(ours.wait(Ready::default(), LONG), Err(Error::Invalid));
+        write_all(&theirs, b"x");
+        assert_eq!(ours.wait(READ, LONG), Ok(READ));
+        assert_eq!(ours.wait(BOTH_WAYS, LONG), Ok(BOTH_WAYS));
+        assert_eq!(read_exactly(&ours, 1), b"x");
+        assert_eq!(ours.wait(READ, NOW), Err(Error::Again));
+    });
+}
+
 /// One listener serves clients over shared memory and TCP at once.
 #[test]
 fn clients_over_different_rails_share_a_listener() {

@@ -148,6 +148,16 @@ impl<R: Rail> Engine<R> {
         Ok(())
     }
 
+    /// Ends a stream at once, both ways: who reads or writes is told [`Error::Canceled`]. It stays, to be closed.
+    ///
+    /// # Errors
+    /// [`Error::Handle`] without such a stream.
+    pub fn stream_abort(&mut self, id: StreamId) -> Result<(), Error> {
+        self.state.streams.abort(id)?;
+        self.settle_and_flush();
+        Ok(())
+    }
+
     /// Ends a stream: what was written before still goes out, what comes is not read.
     /// Returns the queues that have ended with it.
     pub fn stream_close(&mut self, id: StreamId) -> Bells {
@@ -194,6 +204,16 @@ impl<R: Rail> Engine<R> {
         let bell = known.unwrap_or_else(|| self.create_cq(1));
         self.state.streams.listener_bells(id).ok_or(Error::Handle)?.any = Some(bell);
         Ok(bell)
+    }
+
+    /// The queue of [`Self::stream_bell`], if it was ever asked for.
+    pub fn known_stream_bell(&mut self, id: StreamId) -> Option<CqId> {
+        self.state.streams.bells(id).and_then(|bells| bells.any)
+    }
+
+    /// The same of a listener.
+    pub fn known_listener_bell(&mut self, id: ListenerId) -> Option<CqId> {
+        self.state.streams.listener_bells(id).and_then(|bells| bells.any)
     }
 
     fn new_bells(&mut self) -> Bells {

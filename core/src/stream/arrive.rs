@@ -103,18 +103,20 @@ impl Streams {
         stream: u64,
         (remote, credit): (u64, u32),
     ) -> Result<(), Error> {
-        let Some(one) = own(&mut self.streams, peer, stream)? else {
-            // It was closed before the peer had answered.
-            for said in [Said::End, Said::Stop] {
-                self.says.push_back(Say::Now(peer, Message::Stream { stream: remote, said }));
+        if let Some(one) = own(&mut self.streams, peer, stream)? {
+            if one.remote.is_some() || one.failed.is_some() && !one.is_aborted() {
+                return Err(Error::PeerMisbehaved);
             }
-            return Ok(());
-        };
-        if one.remote.is_some() || one.failed.is_some() {
-            return Err(Error::PeerMisbehaved);
+            one.meet(remote, credit);
+            if !one.is_aborted() {
+                ring(&mut self.rings, one.bells.output, one.bells.any);
+                return Ok(());
+            }
         }
-        one.meet(remote, credit);
-        ring(&mut self.rings, one.bells.output, one.bells.any);
+        // It was closed or aborted before the peer had answered.
+        for said in [Said::End, Said::Stop] {
+            self.says.push_back(Say::Now(peer, Message::Stream { stream: remote, said }));
+        }
         Ok(())
     }
 }

@@ -251,6 +251,22 @@ impl Streams {
         Some((one.peer, one.bells))
     }
 
+    /// Ends a stream at once, both ways: what has come is dropped, and whoever reads or writes is told
+    /// [`Error::Canceled`]. What was written before still goes out. It stays, to be closed.
+    ///
+    /// # Errors
+    /// [`Error::Handle`] without such a stream.
+    pub(crate) fn abort(&mut self, id: StreamId) -> Result<(), Error> {
+        // As in `close`: what cannot be said now is said when the peer accepts, or never.
+        let _ = self.shut_down(id);
+        let one = self.streams.get_mut(id.0).ok_or(Error::Handle)?;
+        if let (Some(stream), None, false) = (one.remote, one.failed, one.in_ended) {
+            self.says.push_back(Say::Now(one.peer, Message::Stream { stream, said: Said::Stop }));
+        }
+        one.abort(&mut self.rings);
+        Ok(())
+    }
+
     /// What can be done to a stream.
     pub(crate) fn ready(&self, id: StreamId) -> Result<Ready, Error> {
         Ok(self.streams.get(id.0).ok_or(Error::Handle)?.ready())

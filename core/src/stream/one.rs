@@ -70,7 +70,10 @@ impl One {
         let len = u32::try_from(bytes.len()).ok().filter(|len| (1..=self.granted).contains(len));
         let len = len.filter(|_| self.remote.is_some() && !self.in_ended).ok_or(Error::PeerMisbehaved)?;
         self.granted -= len;
-        self.buffer.push(bytes);
+        // Of a stream that was aborted nobody reads any more.
+        if self.failed.is_none() {
+            self.buffer.push(bytes);
+        }
         Ok(())
     }
 
@@ -140,6 +143,17 @@ impl One {
             return Err(Error::PeerMisbehaved);
         }
         Ok(())
+    }
+
+    /// Nobody reads or writes any more; who waits is told.
+    pub(super) fn abort(&mut self, rings: &mut Vec<CqId>) {
+        self.buffer = Buffer::default();
+        self.fail(Error::Canceled, rings);
+    }
+
+    /// This side has aborted it: no peer can refuse a stream with that.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.failed == Some(Error::Canceled)
     }
 
     pub(super) fn fail(&mut self, error: Error, rings: &mut Vec<CqId>) {

@@ -360,6 +360,50 @@ fn a_stream_that_was_closed_before_it_was_accepted_ends_at_the_peer() {
 }
 
 #[test]
+fn a_stream_that_is_aborted_tells_both_sides_and_drops_what_comes() {
+    let (mut streams, id) = met(100);
+    streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(b"early")).unwrap();
+    streams.rings.clear();
+    streams.abort(id).unwrap();
+    assert_eq!(streams.read(id, &mut [0; 8]), Err(Error::Canceled));
+    assert_eq!(streams.room(id).unwrap_err(), Error::Canceled);
+    let said: Vec<Said> = streams.says.drain(..).filter_map(said_of).collect();
+    assert!(said.contains(&Said::End) && said.contains(&Said::Stop), "{said:?}");
+    // What was on its way already is no offence, and is not kept.
+    streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(b"late")).unwrap();
+    assert_eq!(streams.read(id, &mut [0; 8]), Err(Error::Canceled));
+    streams.close(id);
+    assert!(streams.says.is_empty(), "said twice");
+}
+
+#[test]
+fn a_stream_that_is_aborted_before_it_was_accepted_ends_at_the_peer() {
+    let mut streams = Streams::new(100);
+    let id = streams.connect(PEER, SERVICE, Bells::default()).unwrap();
+    streams.says.clear();
+    streams.abort(id).unwrap();
+    assert_eq!(streams.connected(id), Err(Error::Canceled));
+    let accept = Said::Accept { stream: 9, window: 100 };
+    streams.take_said(PEER, id.0.to_bits(), accept, &PeerBytes::from_slice(&[])).unwrap();
+    let said: Vec<Said> = streams.says.drain(..).filter_map(said_of).collect();
+    assert_eq!(said, [Said::End, Said::Stop]);
+    streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(b"late")).unwrap();
+    streams.close(id);
+    assert!(streams.says.is_empty(), "said twice");
+}
+
+fn said_of(say: Say) -> Option<Said> {
+    let message = match say {
+        Say::Now(_, message) => message,
+        Say::InLine(_, line) => line.message,
+    };
+    match message {
+        Message::Stream { said, .. } => Some(said),
+        _ => None,
+    }
+}
+
+#[test]
 fn what_nobody_sells_is_refused_and_so_is_a_crowd() {
     let mut streams = Streams::new(100);
     let call = |streams: &mut Streams, name: &str| {
