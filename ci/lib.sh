@@ -138,6 +138,7 @@ PARTS=(
     "mpi ci/mpi.sh --short"
     "programs ci/mpi-debian.sh --short"
     "mpi-hosts ci/mpi-hosts.sh"
+    "corba ci/corba.sh --short"
     "deny ci/deny.sh"
 )
 
