@@ -61,8 +61,8 @@ pub enum State {
     Err,
 }
 
-/// A change of state, with what the new one needs. Legal are: RESET to INIT, INIT to INIT and RTR, RTR to RTS, RTS to SQD,
-/// SQD to RTS, and everything to ERR and RESET.
+/// A change of state, with what the new one needs. Legal are: RESET to INIT, INIT to RTR, RTR to RTS, RTS to SQD, SQD to RTS,
+/// everything to RESET, everything but RESET to ERR; and INIT, RTS and SQD to themselves.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
     /// To RESET: forgets everything, without completions.
@@ -73,9 +73,9 @@ pub enum Change {
     Rtr(RtrAttr),
     /// From RTR to RTS.
     Rts(RtsAttr),
-    /// From RTS to SQD.
+    /// From RTS to SQD; in SQD nothing happens.
     Sqd,
-    /// From SQD back to RTS.
+    /// From SQD back to RTS; in RTS nothing happens.
     Resume,
     /// To ERR: flushes.
     Err,

@@ -57,7 +57,9 @@ fn changes_of_state() {
         (State::Init, State::Rtr),
         (State::Rtr, State::Rts),
         (State::Rts, State::Sqd),
+        (State::Rts, State::Rts),
         (State::Sqd, State::Rts),
+        (State::Sqd, State::Sqd),
     ];
     let net = Net::new(1, Faults::NONE);
     let side = Side::new(&net, address(1), &Options::default());
@@ -67,8 +69,9 @@ fn changes_of_state() {
             changes[..steps].iter().for_each(|(change, _)| side.qp.change(*change).expect("the usual way"));
             let from = side.qp.state();
             let is_resume = matches!(change, Change::Resume);
-            let expected = matches!(to, State::Err | State::Reset)
-                || (legal.contains(&(from, to)) && (to != State::Rts || is_resume == (from == State::Sqd)));
+            let expected = to == State::Reset
+                || (to == State::Err && from != State::Reset)
+                || (legal.contains(&(from, to)) && (to != State::Rts || is_resume == (from != State::Rtr)));
             let outcome = side.qp.change(change);
             assert_eq!(outcome.is_ok(), expected, "{from:?} to {to:?}: {outcome:?}");
             assert_eq!(side.qp.state(), if expected { to } else { from });
@@ -146,6 +149,8 @@ fn requests_that_cannot_be() {
     );
     let add = SendOp::FetchAdd { remote, add: 1 };
     assert_eq!(post(add, Data::Sges(vec![mr.sge(0, 4)])), Err(Error::Invalid));
+    let add = SendOp::FetchAdd { remote: two.b.mr.remote(4), add: 1 };
+    assert_eq!(post(add, Data::Sges(vec![mr.sge(0, 8)])), Err(Error::Invalid), "not aligned");
     for _ in 0..2 {
         post(SendOp::RdmaWrite(remote), Data::Sges(vec![mr.sge(0, 8)])).expect("room");
     }

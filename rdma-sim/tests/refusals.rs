@@ -249,6 +249,21 @@ fn a_receive_whose_memory_is_gone() {
     assert_eq!(rogue.received(), [(1, WcStatus::LocProtErr)]);
 }
 
+/// Without a receive the peer hears of that first; one that is there ends with the request.
+#[test]
+fn a_wrong_key_with_immediate_data() {
+    let mut rogue = rogue();
+    let bad = Reth { address: 0, rkey: 0, length: 4 };
+    rogue.send(Header::WriteOnlyImm(bad, 1), b"evil");
+    let rnr = Header::Acknowledge(Aeth { syndrome: Syndrome::RnrNak(RnrTimer::new(12)), msn: 0 });
+    assert_eq!(rogue.answers(), [(Psn::new(PSN), rnr)]);
+    rogue.side.post_recv(1, 0, 4);
+    rogue.psn = Psn::new(PSN);
+    rogue.send(Header::WriteOnlyImm(bad, 1), b"evil");
+    assert_eq!(rogue.answers(), [(Psn::new(PSN), nak_of(NakCode::RemoteAccess, 0))]);
+    assert_eq!(rogue.received(), [(1, WcStatus::RemAccessErr)]);
+}
+
 #[test]
 fn a_message_that_is_broken_off() {
     let mut rogue = rogue();

@@ -143,6 +143,7 @@ impl Engine {
     pub(crate) fn change(&mut self, change: Change, host: &mut Host<'_>) -> Result<(), Error> {
         match (change, self.state) {
             (Change::Reset, _) => self.reset(host),
+            (Change::Err, State::Reset) => return Err(Error::State),
             (Change::Err, _) => {
                 self.responder.silence();
                 self.fail(host);
@@ -174,6 +175,7 @@ impl Engine {
                 self.requester.drain(host.effects);
                 self.state = State::Sqd;
             }
+            (Change::Sqd, State::Sqd) | (Change::Resume, State::Rts) => {}
             (Change::Resume, State::Sqd) => {
                 self.requester.resume();
                 self.state = State::Rts;

@@ -11,7 +11,7 @@ use super::wqe::Wqe;
 use super::{encode, length_of, Effects, Error, Host, Ident, QpEvent, Shape};
 use crate::attr::{AckTimeout, Mtu, RtsAttr, RNR_RETRY_FOREVER};
 use crate::wire::{Aeth, Bth, Header, NakCode, Packet, Psn, QpNum, RnrTimer, Syndrome};
-use crate::wr::{Data, SendWr, Wc, WcStatus};
+use crate::wr::{Data, SendOp, SendWr, Wc, WcStatus};
 
 /// At least each so many packets of a message ask for an acknowledgement.
 const ACK_EACH: u32 = 16;
@@ -103,7 +103,13 @@ impl Requester {
             // Reads and atomic operations need a place for what comes back.
             Data::Inline(bytes) => bytes.len() <= self.shape.max_inline && !wr.op.needs_response(),
         };
-        if !fits || (wr.op.is_atomic() && len != 8) {
+        let is_word = match wr.op {
+            SendOp::CompareSwap { remote, .. } | SendOp::FetchAdd { remote, .. } => {
+                len == 8 && remote.address.is_multiple_of(8)
+            }
+            _ => true,
+        };
+        if !fits || !is_word {
             return Err(Error::Invalid);
         }
         Ok(())

@@ -211,23 +211,20 @@ impl Responder {
         if reth.length > MAX_MESSAGE || !fits {
             return Err(INVALID);
         }
-        let rkey = Rkey(reth.rkey);
-        let all =
-            || host.regions.remote(self.ident.pd, rkey, reth.address, reth.length, Access::REMOTE_WRITE);
-        if part.first && reth.length > 0 && all().is_none() {
-            return Err(NO_ACCESS);
-        }
         // The receive for immediate data is there, or nothing of this packet is written.
         let receive = match part.imm.map(|_| host.receives.take()) {
             Some(None) => {
                 self.not_ready(request);
                 return Ok(());
             }
-            Some(Some(wr)) => Some(wr),
-            None => None,
+            taken => taken.flatten(),
         };
-        let address = reth.address.wrapping_add(u64::from(got));
-        if !host.regions.write_remote(self.ident.pd, rkey, address, payload) {
+        let pd = self.ident.pd;
+        let (rkey, address) = (Rkey(reth.rkey), reth.address.wrapping_add(u64::from(got)));
+        let all = host.regions.remote(pd, rkey, reth.address, reth.length, Access::REMOTE_WRITE);
+        let is_open = !part.first || reth.length == 0 || all.is_some();
+        if !is_open || !host.regions.write_remote(pd, rkey, address, payload) {
+            // A receive that was taken for it ends with it.
             self.receiving = receive.map_or(Receiving::Nothing, |wr| Receiving::Send(wr, 0));
             return Err(NO_ACCESS);
         }

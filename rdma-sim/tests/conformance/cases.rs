@@ -319,13 +319,6 @@ pub fn a_receive_that_is_too_short(bed: &mut dyn Bed) {
     fails(bed, at, bad, WcStatus::RemInvReqErr, Some(WcStatus::LocLenErr));
 }
 
-pub fn an_address_that_is_not_aligned(bed: &mut dyn Bed) {
-    let at = regions(bed);
-    let (a, b) = bed.ends();
-    let bad = wr(2, SendOp::FetchAdd { remote: b.remote(at.1, 4), add: 1 }, a.sge(at.0, 0, 8));
-    fails(bed, at, bad, WcStatus::RemInvReqErr, None);
-}
-
 pub fn a_wrong_local_key(bed: &mut dyn Bed) {
     let at = regions(bed);
     let (a, b) = bed.ends();

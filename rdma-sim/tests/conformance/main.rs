@@ -29,7 +29,7 @@ macro_rules! suites {
                 pieces_and_inline_data order_in_both_directions unsignaled_requests a_receive_that_is_late
                 wrong_key_to_write wrong_key_to_read wrong_key_to_add wrong_key_to_swap beyond_the_end_to_write
                 before_the_start_to_read a_region_that_is_read_only a_region_without_atomic_operations
-                a_region_that_was_deregistered a_receive_that_is_too_short an_address_that_is_not_aligned
+                a_region_that_was_deregistered a_receive_that_is_too_short
                 a_wrong_local_key a_read_into_memory_that_must_not_be_written flushes
             }
         )*
