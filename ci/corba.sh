@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Unmodified CORBA programs over gridnet, by the omniORB transport of personalities/corba-omniorb: ci/corba.sh [--short]
-# --short: fewer calls.
+# --short: fewer calls, and without omniORB's own examples.
 . "$(dirname "$0")/lib.sh"
 
 SHORT=
@@ -222,6 +222,87 @@ ends() {
     echo "ends: killed, stopped, started again"
 }
 
+# fetch: omniORB's own source, for its examples; by a list of our own, since most systems have none for sources.
+fetch() {
+    local at=$WORK/source suite options
+    have dpkg-source || { skipped "omniORB's examples" "no dpkg-source (package dpkg-dev)"; return 1; }
+    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    mkdir -p "$at"/{lists/partial,cache/archives/partial}
+    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$at/list"
+    options=(-o "Dir::Etc::sourcelist=$at/list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$at/lists" -o "Dir::Cache=$at/cache")
+    { timeout 60 apt-get "${options[@]}" update && cd "$at" && timeout 60 apt-get "${options[@]}" source omniorb-dfsg; } >"$at/log" 2>&1 || {
+        cd "$OLDPWD"
+        skipped "omniORB's examples" "their source cannot be had: $(tail -1 "$at/log")"
+        return 1
+    }
+    cd "$OLDPWD"
+    EXAMPLES=$(echo "$at"/omniorb-dfsg-*/src/examples)
+}
+
+# example FOLDER IDL PROGRAM...: builds programs of the examples, as they are.
+example() {
+    local folder=$1 idl=$2 at=$WORK/examples/$1 program flags=()
+    shift 2
+    mkdir -p "$at"
+    [ "$folder" != ami ] || flags=(-Wbami)
+    omniidl -bcxx "${flags[@]}" -C"$at" "$idl"
+    idl=$(basename "$idl" .idl)
+    for program in "$@"; do
+        # shellcheck disable=SC2046
+        g++ -w -DHAVE_STD -o "$at/$program" -I"$at" "$EXAMPLES/$folder/$program.cc" "$at/${idl}SK.cc" \
+            $(pkg-config --cflags --libs omniORB4) -lomniDynamic4 -lpthread
+    done
+}
+
+# reference LOG PROGRAM ARGUMENT...: starts a server that prints its reference, which is $REFERENCE then.
+reference() {
+    local log=$1 tries=0
+    shift
+    LD_PRELOAD=$PREFIX/lib/libomniGridnetTP.so "$@" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: >"$log" 2>&1 &
+    SERVER=$!
+    SERVERS+=($SERVER)
+    until REFERENCE=$(grep -ao 'IOR:[0-9a-f]*' "$log" | head -1) && [ -n "$REFERENCE" ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 500 ] && kill -0 $SERVER 2>/dev/null || { cat "$log"; die "$1 did not start"; }
+        sleep 0.02
+    done
+}
+
+# omniORB's examples: what they print shows that they worked, and the report which way they went.
+examples() {
+    local at=$WORK/examples said way='connections made [1-9]'
+    fetch || return 0
+    example echo "$EXAMPLES/../../idl/echo.idl" eg2_impl eg2_clt
+    example call_back "$EXAMPLES/call_back/echo_callback.idl" cb_server cb_client cb_shutdown
+    example bidir "$EXAMPLES/bidir/echo_callback.idl" bd_server bd_client bd_shutdown
+    example ami "$EXAMPLES/ami/echo_ami.idl" echo_callback echo_poller
+    reference "$at/log" "$at/echo/eg2_impl"
+    listens $SERVER && die "eg2_impl listens for TCP"
+    said=$(with timeout 20 "$at/echo/eg2_clt" -ORBgridnetReport 1 "$REFERENCE" 2>&1)
+    [ "$(grep -c 'The Echo object replied, "Hello!"' <<<"$said")" = 10 ] || { echo "$said"; die "eg2_clt"; }
+    says "$said" "$way"
+    for program in echo_callback echo_poller; do
+        said=$(with timeout 20 "$at/ami/$program" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: "$REFERENCE" 2>&1)
+        says "$said" 'return'
+        says "$said" "$way"
+    done
+    kill $SERVER
+    reference "$at/log" "$at/call_back/cb_server"
+    said=$(with timeout 20 "$at/call_back/cb_client" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: "$REFERENCE" 1 3 2>&1)
+    says "$said" 'cb_client: call_back("Hello!")'
+    says "$said" "$way, accepted [1-9]"
+    with timeout 20 "$at/call_back/cb_shutdown" "$REFERENCE" >/dev/null
+    wait $SERVER || die "cb_server failed"
+    reference "$at/log" "$at/bidir/bd_server" -ORBacceptBiDirectionalGIOP 1 -ORBserverTransportRule '* gridnet,bidir'
+    said=$(with timeout 20 "$at/bidir/bd_client" -ORBgridnetReport 1 -ORBofferBiDirectionalGIOP 1 -ORBclientTransportRule '* gridnet,bidir' \
+        -ORBendPoint giop:gridnet: -ORBendPoint giop:tcp:127.0.0.1: "$REFERENCE" 1 3 2>&1)
+    says "$said" 'cb_client: call_back("Hello!")'
+    says "$said" "$way, accepted 0"
+    with timeout 20 "$at/bidir/bd_shutdown" "$REFERENCE" >/dev/null
+    wait $SERVER || die "bd_server failed"
+    echo "examples: echo, ami, call back and bidir, as omniORB has them"
+}
+
 # What is wrong is said.
 bad() {
     local file=$WORK/bad said text
@@ -286,3 +367,4 @@ fallback
 ends
 bad
 cycles
+[ -n "$SHORT" ] || examples
