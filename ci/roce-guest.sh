@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The kernel's Soft-RoCE (rdma_rxe) as a judge of our verbs, in a Linux that qemu emulates: no module is loaded here, nothing needs KVM.
-#   ci/roce-guest.sh                        the part of ci/full.sh: what the kernel does is what rdma-sim/tests/judge/rxe.txt says
+#   ci/roce-guest.sh                        the part of ci/full.sh: what the kernel does is what rdma-sim/tests/judge/rxe.txt says,
+#                                           and it understands our device, and our device it
+#   ci/roce-guest.sh talk                   the second half of that
 #   ci/roce-guest.sh update                 writes that file, and rdma-sim/tests/captures, anew
 #   ci/roce-guest.sh run SCRIPT [FILE...]   runs a shell script in the guest; files lie beside it, with their libraries
 # See "Soft-RoCE in a guest" in ci/README.md.
@@ -30,8 +32,9 @@ main() {
             in_guest "${files[@]}"
             ;;
         update) prepare; judged; renew ;;
-        "") prepare; judged; compare ;;
-        *) die "usage: ci/roce-guest.sh [update | run SCRIPT [FILE...]]" ;;
+        talk) prepare; talk ;;
+        "") prepare; judged; compare; talk ;;
+        *) die "usage: ci/roce-guest.sh [update | talk | run SCRIPT [FILE...]]" ;;
     esac
 }
 
@@ -167,12 +170,17 @@ with_libraries() {
 
 # --- the judge ---
 
-# Builds the judge and runs its cases; $CACHE/out has judge.txt and captures/ then.
-judged() {
+# Builds the programs of the guest.
+programs() {
     need gcc gcc libc6-dev && need make make || exit $EXIT_SKIPPED
     # A header is no command: `need` is told of one that is nowhere, so that it installs.
     [ -e "$HEADER" ] || need "no $HEADER" libibverbs-dev || exit $EXIT_SKIPPED
     make --quiet -C "$SOURCES" BUILD="$CACHE/bin"
+}
+
+# Runs the cases of the judge; $CACHE/out has judge.txt and captures/ then.
+judged() {
+    programs
     in_guest "$SOURCES/judge.sh" "$CACHE/bin/judge"
 }
 
@@ -208,6 +216,17 @@ dissected() {
     complaints=$(tshark "${options[@]}" -r "$all" -Y '_ws.malformed || _ws.expert.severity >= "Warning" || !infiniband.bth' 2>/dev/null)
     [ -z "$complaints" ] || die "tshark does not like $complaints"
     echo "tshark knows all $(tshark "${options[@]}" -r "$all" -Y infiniband.bth 2>/dev/null | wc -l) packets"
+}
+
+# --- our device and the kernel's ---
+
+# Messages of 1 byte to 1 MiB by all operations, both ways.
+talk() {
+    have cargo || { skipped "our device and Soft-RoCE" "no cargo"; exit $EXIT_SKIPPED; }
+    programs
+    # Emulated, the other profile takes three times as long.
+    cargo build --quiet --release --package gridnet-rdma-sim --example peer
+    in_guest "$SOURCES/talk.sh" "$CACHE/bin/verbs_peer" "$TARGET_DIR/release/examples/peer"
 }
 
 main "$@"

@@ -1,0 +1,16 @@
+#!/bin/sh
+# In the guest: our device over UDP and the kernel's Soft-RoCE talk with each other; both ask for everything.
+. /job/wire.sh
+PORT=18515
+wire_to_ours || exit 1
+
+verbs_peer roce0 1 $PORT &
+theirs=$!
+tries=0
+until netstat -ltn | grep -q ":$PORT "; do
+    tries=$((tries + 1))
+    [ $tries -lt 100 ] || { echo "the kernel's side does not listen"; exit 1; }
+    usleep 100000
+done
+ip netns exec ours peer call $RIGHT $LEFT $PORT || { kill $theirs; grep -v '^0$' /sys/class/infiniband/roce0/ports/1/hw_counters/*; exit 1; }
+wait $theirs
