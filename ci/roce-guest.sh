@@ -226,7 +226,8 @@ talk() {
     programs
     # Emulated, the other profile takes three times as long.
     cargo build --quiet --release --package gridnet-rdma-sim --example peer
-    in_guest "$SOURCES/talk.sh" "$CACHE/bin/verbs_peer" "$TARGET_DIR/release/examples/peer"
+    in_guest "$SOURCES/talk.sh" "$CACHE/bin/record" "$CACHE/bin/verbs_peer" "$TARGET_DIR/release/examples/peer"
+    dissected "$CACHE/out/captures"
 }
 
 main "$@"
