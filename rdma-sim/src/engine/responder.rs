@@ -172,7 +172,8 @@ impl Responder {
         }
         let payload = request.packet.payload;
         let Receiving::Send(wr, got) = &mut self.receiving else { return Err(INVALID) };
-        if u64::from(*got) + payload.len() as u64 > total(&wr.sges) {
+        let room = total(&wr.sges).min(u64::from(MAX_MESSAGE));
+        if u64::from(*got) + payload.len() as u64 > room {
             return Err(TOO_LONG);
         }
         if !host.regions.scatter(self.ident.pd, &wr.sges, *got, payload) {
