@@ -114,6 +114,8 @@ pub(crate) struct Engine {
     state: State,
     access: Access,
     peer: Option<RtrAttr>,
+    /// The last packet was an answer: a request is next, if there is one.
+    request_next: bool,
     requester: Requester,
     responder: Responder,
 }
@@ -126,6 +128,7 @@ impl Engine {
             state: State::Reset,
             access: Access::default(),
             peer: None,
+            request_next: false,
             requester: Requester::new(ident, shape),
             responder: Responder::new(ident),
         }
@@ -255,22 +258,41 @@ impl Engine {
     /// Appends the next packet to `out`, which is empty; false when there is none for now.
     pub(crate) fn next_packet(&mut self, host: &mut Host<'_>, out: &mut Vec<u8>) -> bool {
         let Some(peer) = self.peer else { return false };
-        // Answers first: peers wait for them, and they are short or were asked for.
-        match self.responder.next_reply(&peer, host, out) {
-            Ok(true) => return true,
-            Ok(false) => {}
+        // Each half has every other packet: a peer that reads without end keeps no request of this side from leaving.
+        if self.request_next && self.next_request(&peer, host, out) {
+            self.request_next = false;
+            return true;
+        }
+        if self.next_reply(&peer, host, out) {
+            self.request_next = true;
+            return true;
+        }
+        // In the other order both were asked.
+        !self.request_next && self.next_request(&peer, host, out)
+    }
+
+    fn next_reply(&mut self, peer: &RtrAttr, host: &mut Host<'_>, out: &mut Vec<u8>) -> bool {
+        match self.responder.next_reply(peer, host, out) {
+            Ok(some) => some,
             Err(event) => {
                 out.clear();
                 host.effects.events.push(event);
                 self.fail(host);
-                return self.responder.next_reply(&peer, host, out).unwrap_or(false);
+                self.responder.next_reply(peer, host, out).unwrap_or(false)
             }
         }
+    }
+
+    fn next_request(&mut self, peer: &RtrAttr, host: &mut Host<'_>, out: &mut Vec<u8>) -> bool {
         if !matches!(self.state, State::Rts | State::Sqd) {
             return false;
         }
         let outcome = self.requester.next_request(peer.dest_qp, host, out);
         let sent = matches!(outcome, Ok(true));
+        if !sent {
+            // A head whose payload cannot be read.
+            out.clear();
+        }
         self.after(outcome.map(drop), host);
         sent
     }

@@ -31,7 +31,7 @@ pub(super) struct Requester {
     /// One beyond the last number that was ever sent.
     sent_psn: Psn,
     window: Window,
-    /// When the oldest packet that was sent counts as lost.
+    /// When the oldest packet that was sent counts as lost; none while nothing is under way, and while the peer has asked for silence.
     ack_deadline: Option<Duration>,
     /// Until when the peer has asked for silence.
     rnr_until: Option<Duration>,
@@ -157,7 +157,7 @@ impl Requester {
         if self.ack_deadline.is_some_and(|deadline| deadline <= host.now) {
             self.ack_deadline = None;
             self.recovering = false;
-            return self.retry(host.now);
+            return self.retry();
         }
         Ok(())
     }
@@ -287,16 +287,19 @@ impl Requester {
     }
 
     fn acknowledgement(&mut self, psn: Psn, aeth: Aeth, host: &mut Host<'_>) -> Result<(), WcStatus> {
+        let una = self.una();
         match aeth.syndrome {
             Syndrome::Ack(_) => {
                 if !self.advance(psn.plus(1), host) {
-                    return self.answer_missing(host);
+                    return self.answer_missing();
                 }
                 Ok(())
             }
-            _ if !self.advance(psn, host) => self.answer_missing(host),
+            _ if !self.advance(psn, host) => self.answer_missing(),
+            // The network may have repeated it: it says nothing new.
+            Syndrome::RnrNak(_) if self.rnr_until.is_some() && psn == una => Ok(()),
             Syndrome::RnrNak(timer) => self.not_ready(timer, host),
-            Syndrome::Nak(NakCode::PsnSequence) => self.retry(host.now),
+            Syndrome::Nak(NakCode::PsnSequence) => self.answer_missing(),
             Syndrome::Nak(NakCode::InvalidRequest | NakCode::InvalidRdRequest) => Err(WcStatus::RemInvReqErr),
             Syndrome::Nak(NakCode::RemoteAccess) => Err(WcStatus::RemAccessErr),
             Syndrome::Nak(NakCode::RemoteOperation) => Err(WcStatus::RemOpErr),
@@ -307,7 +310,7 @@ impl Requester {
     /// An answer to a read.
     fn data(&mut self, packet: &Packet<'_>, last: bool, host: &mut Host<'_>) -> Result<(), WcStatus> {
         if !self.advance(packet.bth.psn, host) {
-            return self.answer_missing(host);
+            return self.answer_missing();
         }
         let Some(head) = self.queue.front() else { return Ok(()) };
         let (skip, len) = head.part(head.acked, self.attr.mtu);
@@ -325,7 +328,7 @@ impl Requester {
     /// The answer to an atomic operation.
     fn original(&mut self, psn: Psn, original: u64, host: &mut Host<'_>) -> Result<(), WcStatus> {
         if !self.advance(psn, host) {
-            return self.answer_missing(host);
+            return self.answer_missing();
         }
         let Some(head) = self.queue.front() else { return Ok(()) };
         if !head.wr.op.is_atomic() {
@@ -367,8 +370,9 @@ impl Requester {
         if complete {
             self.complete_head(host.effects);
         }
-        let idle = self.started == 0;
-        self.ack_deadline = if idle || self.rnr_until.is_some() { None } else { self.timeout_from(host.now) };
+        // What is to be sent again, and was not yet, is not waited for.
+        let is_under_way = self.cursor_psn() != self.una() && self.rnr_until.is_none();
+        self.ack_deadline = if is_under_way { self.timeout_from(host.now) } else { None };
     }
 
     fn complete_head(&mut self, effects: &mut Effects) {
@@ -388,24 +392,25 @@ impl Requester {
         self.tell_drained(effects);
     }
 
-    /// A later answer came first: what is missing was lost. Said once, until something comes.
-    fn answer_missing(&mut self, host: &mut Host<'_>) -> Result<(), WcStatus> {
-        if self.recovering {
+    /// A later answer came first, or the peer misses a packet. Said once, until something comes; and not while everything is to
+    /// be sent again anyway, when the silence ends that the peer has asked for.
+    fn answer_missing(&mut self) -> Result<(), WcStatus> {
+        if self.recovering || self.rnr_until.is_some() {
             return Ok(());
         }
         self.recovering = true;
-        self.retry(host.now)
+        self.retry()
     }
 
-    /// Sends everything again that is not done.
-    fn retry(&mut self, now: Duration) -> Result<(), WcStatus> {
+    /// Sends everything again that is not done. The time to wait begins when the first of it is sent.
+    fn retry(&mut self) -> Result<(), WcStatus> {
         if self.started == 0 {
             return Ok(());
         }
         self.retries = self.retries.checked_sub(1).ok_or(WcStatus::RetryExcErr)?;
         self.window.lost();
         self.go_back();
-        self.ack_deadline = self.timeout_from(now);
+        self.ack_deadline = None;
         Ok(())
     }
 
