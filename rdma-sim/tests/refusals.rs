@@ -353,6 +353,25 @@ fn reads_that_were_there() {
     assert_eq!(rogue.side.qp.state(), State::Rts);
 }
 
+/// The network repeats the request of a read that is done, and whose memory is gone since: that breaks nothing.
+#[test]
+fn a_read_that_was_there_of_memory_that_is_gone() {
+    let mut rogue = rogue();
+    let mr = rogue.side.pd.allocate(64, Access::REMOTE_READ).expect("memory");
+    let read = Header::ReadRequest(Reth { address: mr.address(), rkey: mr.rkey().0, length: 64 });
+    rogue.send(read, b"");
+    assert_eq!(rogue.answers().len(), 1);
+    drop(mr);
+    rogue.psn = Psn::new(PSN);
+    rogue.send(read, b"");
+    // For a peer that has lost the answer; the one that has it does not listen.
+    assert_eq!(rogue.answers(), [(Psn::new(PSN), nak_of(NakCode::RemoteAccess, 1))]);
+    assert_eq!((rogue.side.qp.state(), rogue.side.device.event()), (State::Rts, None));
+    let reth = rogue.reth(0, 4);
+    rogue.send(Header::ReadRequest(reth), b"");
+    assert_eq!(rogue.answers().len(), 1);
+}
+
 #[test]
 fn more_reads_than_were_agreed() {
     let mut rogue = rogue();

@@ -165,7 +165,7 @@ impl Replies {
     /// Appends the next packet to `out`; false when there is nothing to say.
     ///
     /// # Errors
-    /// The memory that a read was promised is gone: the number of the answer that cannot be given.
+    /// The memory that a new read was promised is gone: the number of the answer that cannot be given.
     pub(super) fn next(
         &mut self,
         msn: u32,
@@ -185,9 +185,14 @@ impl Replies {
             Reply::Read(read) => {
                 let psn = read.psn.plus(read.sent);
                 if !read.encode_next(self.ident, ack, peer, host, out) {
-                    return Err(psn);
-                }
-                if read.sent < peer.path_mtu.packets(read.reth.length) {
+                    if !read.again {
+                        return Err(psn);
+                    }
+                    // The network may have repeated a request that was done long ago, and then nobody hears this.
+                    out.clear();
+                    let gone = Header::Acknowledge(aeth(Syndrome::Nak(NakCode::RemoteAccess)));
+                    encode(Bth::new(peer.dest_qp, psn), gone, &[], out);
+                } else if read.sent < peer.path_mtu.packets(read.reth.length) {
                     return Ok(true);
                 }
             }
