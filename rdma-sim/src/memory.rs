@@ -1,8 +1,10 @@
 //! Memory that was registered: the one place that touches bytes of the user.
 //!
-//! Peers and this device write while the user may read, as hardware does. So every access is atomic: words of eight bytes
-//! where the place is aligned, single bytes at the ends. Nobody makes a reference to the bytes.
+//! Every access is atomic, and all are relaxed: words of eight bytes where the place is aligned, single bytes at the ends. Accesses of
+//! different sizes must not race, so the lock of the device is held for each; `Pd::register` says what that means for others.
+//! Nobody makes a reference to the bytes that is not to an atomic number.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 
 /// Bytes of a word.
@@ -12,11 +14,11 @@ const WORD: usize = 8;
 pub(crate) struct Memory {
     base: *mut u8,
     len: usize,
-    /// Where the memory is the device's own: what `base` points into.
-    own: Box<[AtomicU64]>,
+    /// Where the memory is the device's own: what `base` points to, of which this is the owner.
+    own: Option<NonNull<[AtomicU64]>>,
 }
 
-// SAFETY: the memory is reached by atomic operations only, from any thread; that it stays is the promise of `new`.
+// SAFETY: the memory is reached by atomic operations only, from any thread; that it stays is the promise of `new`, or it is owned.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
@@ -25,16 +27,17 @@ impl Memory {
     /// Names `len` bytes at `base`.
     ///
     /// # Safety
-    /// Until this value is dropped the memory is mapped and can be read and written. Meanwhile, others reach it by atomic
-    /// operations, or only when the protocol between them and the peers says that it is at rest.
+    /// Until this value is dropped the memory is mapped and can be read and written. Meanwhile, others reach it only when the
+    /// protocol between them and the peers says that it is at rest, or words of it that all reach by atomic operations of one size.
     pub(crate) unsafe fn new(base: *mut u8, len: usize) -> Memory {
-        Memory { base, len, own: Box::default() }
+        Memory { base, len, own: None }
     }
 
     /// Memory of its own, all zero; a multiple of 8 bytes is taken.
     pub(crate) fn allocate(len: usize) -> Memory {
         let own: Box<[AtomicU64]> = (0..len.div_ceil(WORD)).map(|_| AtomicU64::new(0)).collect();
-        Memory { base: own.as_ptr().cast_mut().cast(), len, own }
+        let own = NonNull::from(Box::leak(own));
+        Memory { base: own.as_ptr().cast(), len, own: Some(own) }
     }
 
     /// Where it starts.
@@ -49,7 +52,7 @@ impl Memory {
 
     /// True when it is the device's own.
     pub(crate) fn is_own(&self) -> bool {
-        !self.own.is_empty()
+        self.own.is_some()
     }
 
     /// Appends `len` bytes from `offset` on to `out`; false, and nothing, when they are not all within the memory.
@@ -100,6 +103,15 @@ impl Memory {
     fn span(&self, offset: usize, len: usize) -> Option<Span<'_>> {
         let end = offset.checked_add(len)?;
         (end <= self.len).then_some(Span { memory: self, at: offset, end })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(own) = self.own {
+            // SAFETY: it was leaked by `allocate`, is freed once, and nobody has a reference that outlives this value.
+            drop(unsafe { Box::from_raw(own.as_ptr()) });
+        }
     }
 }
 

@@ -49,9 +49,11 @@ impl Pd {
     /// Registers `len` bytes of the caller at `base`.
     ///
     /// # Safety
-    /// Until the last clone of the region is dropped the memory is mapped, and can be read and written. Devices reach it by atomic
-    /// operations; others do so, too, or only where the protocol with the peers says that it is at rest: no request is under way
-    /// that was posted for it, and no peer uses the key.
+    /// Until the last clone of the region is dropped the memory is mapped, and can be read and written. The device reaches it by
+    /// atomic operations: of eight bytes where they are aligned and wanted whole, of single bytes elsewhere. Others reach it only
+    /// where the protocol with the peers says that it is at rest: no request is under way that was posted for it, and no peer uses
+    /// the key. An aligned word of eight bytes may be reached at any time by atomic operations of eight bytes, if peers and
+    /// requests of this side reach it only whole, too. The same holds for other devices where it is registered.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a length that no region has, and when peers may write what this side may not.
@@ -191,6 +193,8 @@ impl Mr {
     /// # Errors
     /// [`Error::Invalid`] when they are not all within it, or the memory is the caller's.
     pub fn read(&self, offset: usize, len: usize) -> Result<Vec<u8>, Error> {
+        // The device may be at work in another thread, with pieces of other sizes.
+        let _device = self.0.pd.device.lock();
         let mut bytes = Vec::new();
         if self.0.memory.is_own() && self.0.memory.read(offset, len, &mut bytes) {
             Ok(bytes)
@@ -204,6 +208,8 @@ impl Mr {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        // As in `read`.
+        let _device = self.0.pd.device.lock();
         if self.0.memory.is_own() && self.0.memory.write(offset, bytes) {
             Ok(())
         } else {
