@@ -46,6 +46,8 @@ struct Soft {
 }
 
 const MTU: Mtu = Mtu::B1024;
+/// First number of either direction, the same in each run: it says which packets ask for acknowledgements. Wraps soon.
+const PSN: Psn = Psn::new(0xff_fff0);
 
 impl Soft {
     fn new(port: impl Port + 'static) -> Soft {
@@ -64,13 +66,13 @@ impl Soft {
             path_mtu: MTU,
             remote: peer.device.address(),
             dest_qp: peer.qp.num(),
-            rq_psn: Psn::new(peer.qp.num().value()),
+            rq_psn: PSN,
             max_dest_rd_atomic: 4,
             min_rnr_timer: RnrTimer::new(12),
         }))
         .expect("RTR");
         qp.change(Change::Rts(RtsAttr {
-            sq_psn: Psn::new(qp.num().value()),
+            sq_psn: PSN,
             timeout: AckTimeout::new(timeout),
             retry_cnt: 7,
             rnr_retry: 7,
@@ -146,6 +148,7 @@ impl NetBed {
         NetBed::with(Faults::NONE)
     }
 
+    /// For cases in which nothing fails: what tells of a failure may be lost, too, and then it has another status.
     pub fn lossy() -> Option<NetBed> {
         NetBed::with(Faults { loss: 10_000, duplication: 10_000, reordering: 10_000, ..Faults::NONE })
     }
