@@ -132,7 +132,7 @@ impl Peer {
         let pd = device.alloc_pd();
         let cq = device.create_cq(16, None).map_err(verbs)?;
         let mr = pd.allocate(REGION, Access::ALL).map_err(verbs)?;
-        let qp = pd.create_qp(&cq, &cq, None, QpShape::default());
+        let qp = pd.create_qp(&cq, &cq, None, QpShape::default()).map_err(verbs)?;
         let start = Instant::now();
         let driven = device.clone();
         std::thread::spawn(move || drive(&driven, &waiter, start));
@@ -250,7 +250,7 @@ impl Peer {
     }
 
     fn ask_memory(&mut self, len: u32, seed: u32) -> Outcome<()> {
-        let far = Remote { address: self.far.address + FAR, ..self.far };
+        let far = Remote { address: self.far.address.wrapping_add(FAR), ..self.far };
         self.fill(0, len, seed + 1)?;
         self.transfer(SendOp::RdmaWrite(far), len)?;
         self.expect(&format!("check {FAR} {len} {}", seed + 1))?;
@@ -270,7 +270,7 @@ impl Peer {
 
     /// A word of the other side: 0, then 5, still 5, then 12; each operation says what was there before.
     fn ask_atomics(&mut self) -> Outcome<()> {
-        let remote = Remote { address: self.far.address + FAR, ..self.far };
+        let remote = Remote { address: self.far.address.wrapping_add(FAR), ..self.far };
         let steps = [
             (SendOp::RdmaWrite(remote), 0),
             (SendOp::CompareSwap { remote, compare: 0, swap: 5 }, 0),

@@ -10,7 +10,7 @@ use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr,
 use gridnet_rdma_sim::testing::{Faults, Net};
 use gridnet_rdma_sim::wire::{Packet, Psn, RnrTimer};
 use gridnet_rdma_sim::wr::{Data, RecvWr, Rkey, SendOp, SendWr, Wc, WcStatus};
-use gridnet_rdma_sim::{CompletionChannel, Device, Error, Event, Overrun, QpEvent, QpShape};
+use gridnet_rdma_sim::{CompletionChannel, Cq, Error, Event, Overrun, Pd, QpEvent, QpShape, Srq};
 
 fn statuses(wcs: &[Wc]) -> Vec<(u64, WcStatus)> {
     wcs.iter().map(|wc| (wc.wr_id, wc.status)).collect()
@@ -124,6 +124,26 @@ fn what_can_be_posted_when() {
     // RESET forgets in silence.
     side.qp.change(Change::Reset).expect("RESET");
     assert_eq!(side.drain(), (vec![], vec![]));
+}
+
+/// Queues of another device, or of another protection domain; receives that no message fills.
+#[test]
+fn queues_that_do_not_belong_together() {
+    let two = two();
+    let (a, b, shape) = (&two.a, &two.b, QpShape::default());
+    let make = |send_cq: &Cq, recv_cq: &Cq, srq: Option<&Srq>| {
+        a.pd.create_qp(send_cq, recv_cq, srq, shape).map(drop)
+    };
+    assert_eq!(make(&a.send_cq, &a.recv_cq, None), Ok(()));
+    assert_eq!(make(&b.send_cq, &a.recv_cq, None), Err(Error::Invalid));
+    assert_eq!(make(&a.send_cq, &b.recv_cq, None), Err(Error::Invalid));
+    let srq = |pd: &Pd| pd.create_srq(4).expect("a queue");
+    assert_eq!(make(&a.send_cq, &a.recv_cq, Some(&srq(&a.pd))), Ok(()));
+    assert_eq!(make(&a.send_cq, &a.recv_cq, Some(&srq(&b.pd))), Err(Error::Invalid));
+    assert_eq!(make(&a.send_cq, &a.recv_cq, Some(&srq(&a.device.alloc_pd()))), Err(Error::Invalid));
+    let long = RecvWr { wr_id: 1, sges: vec![a.mr.sge(0, 1 << 30); 3] };
+    assert_eq!(a.qp.post_recv(long.clone()), Err(Error::Invalid), "above 2 GiB");
+    assert_eq!(srq(&a.pd).post_recv(long), Err(Error::Invalid));
 }
 
 #[test]
@@ -356,6 +376,14 @@ fn a_queue_that_is_full_of_completions() {
     assert_eq!(two.a.qp.state(), State::Err);
     let poll = || two.a.send_cq.poll().map(|wc| wc.map(|wc| wc.wr_id));
     assert_eq!([poll(), poll(), poll(), poll()], [Ok(Some(1)), Ok(Some(2)), Err(Overrun), Err(Overrun)]);
+    // From here on it could tell nothing.
+    let (a, other) = (&two.a, two.a.device.create_cq(2, None).expect("a queue"));
+    let make = |send_cq: &Cq, recv_cq: &Cq| a.pd.create_qp(send_cq, recv_cq, None, QpShape::default());
+    assert_eq!(make(&a.send_cq, &other).map(drop), Err(Error::Invalid));
+    assert_eq!(make(&other, &a.send_cq).map(drop), Err(Error::Invalid));
+    a.qp.change(Change::Reset).expect("RESET");
+    a.qp.change(Change::Init(INIT)).expect("INIT");
+    assert_eq!(a.qp.change(Change::Rtr(RTR)), Err(Error::State));
 }
 
 fn is_readable(channel: &CompletionChannel) -> bool {
@@ -371,7 +399,7 @@ fn channels() {
     let b = Side::new(&net, address(2), &options);
     let channel = CompletionChannel::open().expect("a descriptor");
     let cq = b.device.create_cq(16, Some(&channel)).expect("a queue");
-    let qp = b.pd.create_qp(&cq, &cq, None, options.shape);
+    let qp = b.pd.create_qp(&cq, &cq, None, options.shape).expect("a queue pair");
     connect(&a.qp, address(2), &qp, &options);
     connect(&qp, address(1), &a.qp, &options);
     let two = Two { net, a, b };
@@ -411,9 +439,10 @@ fn shared_receives() {
     let a = Side::new(&net, address(1), &options);
     let b = Side::new(&net, address(2), &options);
     let srq = b.pd.create_srq(3).expect("a queue");
-    let qp_a = a.pd.create_qp(&a.send_cq, &a.recv_cq, None, options.shape);
-    let shared: Vec<_> =
-        (0..2).map(|_| b.pd.create_qp(&b.send_cq, &b.recv_cq, Some(&srq), options.shape)).collect();
+    let qp_a = a.pd.create_qp(&a.send_cq, &a.recv_cq, None, options.shape).expect("a queue pair");
+    let shared: Vec<_> = (0..2)
+        .map(|_| b.pd.create_qp(&b.send_cq, &b.recv_cq, Some(&srq), options.shape).expect("a queue pair"))
+        .collect();
     for (qp, peer) in [(&a.qp, &shared[0]), (&qp_a, &shared[1])] {
         connect(qp, address(2), peer, &options);
         connect(peer, address(1), qp, &options);
@@ -515,14 +544,13 @@ fn handles_keep_what_they_need() {
     let Two { net, a, b } = two();
     let Side { device, qp, send_cq, mr, .. } = b;
     drop((send_cq, mr));
-    let weak: Device = device;
     drop(qp);
     a.post(1, SendOp::Send, 0, 8);
     for _ in 0..40 {
         net.set_now(a.device.deadline().unwrap_or_default().max(net.now() + Duration::from_micros(10)));
         a.device.progress(net.now());
-        weak.progress(net.now());
+        device.progress(net.now());
     }
     assert_eq!(statuses(&a.drain().0), [(1, WcStatus::RetryExcErr)]);
-    assert!(weak.counters().strange > 0);
+    assert!(device.counters().strange > 0);
 }

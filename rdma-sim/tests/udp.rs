@@ -121,7 +121,7 @@ impl Process {
         let pd = device.alloc_pd();
         let mr = pd.allocate(LEN, Access::ALL).expect("memory");
         let cq = device.create_cq(64, None).expect("a queue");
-        let qp = pd.create_qp(&cq, &cq, None, QpShape::default());
+        let qp = pd.create_qp(&cq, &cq, None, QpShape::default()).expect("a queue pair");
         Process { start: Instant::now(), device, qp, mr, cq }
     }
 

@@ -174,6 +174,16 @@ impl Core {
         }
     }
 
+    /// Whether a completion queue is there, and has lost nothing.
+    pub(super) fn tells(&self, id: CqId) -> bool {
+        self.cqs.get(&id.0).is_some_and(|cq| !cq.has_overrun())
+    }
+
+    /// Whether both completion queues of a queue pair have lost nothing.
+    pub(super) fn can_tell(&self, num: QpNum) -> bool {
+        self.pairs.get(&num.value()).is_some_and(|pair| self.tells(pair.send_cq) && self.tells(pair.recv_cq))
+    }
+
     /// All queue pairs of a completion queue that was full come into ERR. Each queue is found full once, so that this ends.
     fn overrun(&mut self, id: CqId) {
         let users: Vec<u32> = self

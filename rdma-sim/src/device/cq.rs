@@ -72,6 +72,11 @@ impl CqState {
         }
     }
 
+    /// Whether completions were lost.
+    pub(super) fn has_overrun(&self) -> bool {
+        self.overrun
+    }
+
     pub(super) fn arm(&mut self, solicited_only: bool) {
         self.armed = match (self.armed, solicited_only) {
             // Whoever asked for more gets more, as verbs say.

@@ -105,8 +105,27 @@ impl Pd {
     }
 
     /// A queue pair in RESET. Its receives are those of `srq`, if there is one.
-    pub fn create_qp(&self, send_cq: &Cq, recv_cq: &Cq, srq: Option<&Srq>, shape: QpShape) -> Qp {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a completion queue of another device or one that has lost completions, and for a shared receive queue
+    /// of another protection domain: whose keys count would not be clear.
+    pub fn create_qp(
+        &self,
+        send_cq: &Cq,
+        recv_cq: &Cq,
+        srq: Option<&Srq>,
+        shape: QpShape,
+    ) -> Result<Qp, Error> {
+        let is_of_device = |device: &Device| Arc::ptr_eq(&device.core, &self.device.core);
+        let is_of_domain = |srq: &Srq| is_of_device(&srq.0.pd.device) && srq.0.pd.id == self.id;
+        let belongs = is_of_device(&send_cq.0.device) && is_of_device(&recv_cq.0.device);
+        if !belongs || !srq.is_none_or(is_of_domain) {
+            return Err(Error::Invalid);
+        }
         let mut core = self.device.lock();
+        if !core.tells(send_cq.0.id) || !core.tells(recv_cq.0.id) {
+            return Err(Error::Invalid);
+        }
         let num = QpNum::new(core.next_id());
         let engine = Engine::new(
             Ident { num, pd: self.id },
@@ -124,8 +143,12 @@ impl Pd {
         };
         core.pairs.insert(num.value(), Pair { engine, send_cq: send_cq.0.id, recv_cq: recv_cq.0.id, source });
         drop(core);
-        let keeps = (send_cq.clone(), recv_cq.clone(), srq.cloned());
-        Qp(Arc::new(QpHandle { device: self.device.clone(), num, _keeps: keeps }))
+        Ok(Qp(Arc::new(QpHandle {
+            device: self.device.clone(),
+            num,
+            _cqs: [send_cq.clone(), recv_cq.clone()],
+            srq: srq.cloned(),
+        })))
     }
 }
 
@@ -281,7 +304,7 @@ impl Srq {
     /// Posts a receive for whichever queue pair needs it first.
     ///
     /// # Errors
-    /// [`Error::Full`].
+    /// [`Error::Full`], [`Error::Invalid`] for more than 2 GiB.
     pub fn post_recv(&self, wr: RecvWr) -> Result<(), Error> {
         self.with(|receives| receives.post(wr)).unwrap_or(Err(Error::Invalid))
     }
@@ -310,8 +333,10 @@ pub struct Qp(Arc<QpHandle>);
 struct QpHandle {
     device: Device,
     num: QpNum,
-    /// What it needs stays.
-    _keeps: (Cq, Cq, Option<Srq>),
+    /// They stay as long as it needs them.
+    _cqs: [Cq; 2],
+    /// Where its receives come from, if not from its own queue.
+    srq: Option<Srq>,
 }
 
 impl Qp {
@@ -328,12 +353,16 @@ impl Qp {
     /// Changes its state.
     ///
     /// # Errors
-    /// [`Error::State`] for a change that is not legal, [`Error::Invalid`] for attributes out of range; then nothing has changed.
+    /// [`Error::State`] for a change that is not legal, and for one to RTR when a completion queue has lost completions, so that
+    /// nothing could be told; [`Error::Invalid`] for attributes out of range. Then nothing has changed.
     pub fn change(&self, change: Change) -> Result<(), Error> {
         let mut core = self.0.device.lock();
         let family = core.port.address().is_ipv4();
         if matches!(change, Change::Rtr(peer) if peer.remote.is_ipv4() != family) {
             return Err(Error::Invalid);
+        }
+        if matches!(change, Change::Rtr(_)) && !core.can_tell(self.0.num) {
+            return Err(Error::State);
         }
         core.run(self.0.num, |engine, host, _| engine.change(change, host)).unwrap_or(Err(Error::State))
     }
@@ -350,9 +379,10 @@ impl Qp {
     /// Posts a receive.
     ///
     /// # Errors
-    /// [`Error::State`] in RESET, [`Error::Full`], [`Error::Invalid`] for too many pieces or with a shared receive queue.
+    /// [`Error::State`] in RESET, [`Error::Full`], [`Error::Invalid`] for too many pieces, more than 2 GiB, or with a shared receive
+    /// queue.
     pub fn post_recv(&self, wr: RecvWr) -> Result<(), Error> {
-        if self.0._keeps.2.is_some() {
+        if self.0.srq.is_some() {
             return Err(Error::Invalid);
         }
         let mut core = self.0.device.lock();

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::Error;
+use super::{Error, MAX_MESSAGE};
+use crate::mr::total;
 use crate::wr::RecvWr;
 
 /// A receive queue.
@@ -20,6 +21,10 @@ impl Receives {
     }
 
     pub(crate) fn post(&mut self, wr: RecvWr) -> Result<(), Error> {
+        // What a peer fills is counted in 32 bits, and no message is longer.
+        if total(&wr.sges) > u64::from(MAX_MESSAGE) {
+            return Err(Error::Invalid);
+        }
         if self.queue.len() >= self.capacity {
             return Err(Error::Full);
         }

@@ -66,7 +66,7 @@ impl Side {
         let mr = pd.allocate(options.memory, Access::ALL).expect("memory");
         let send_cq = device.create_cq(options.cq, None).expect("a queue");
         let recv_cq = device.create_cq(options.cq, None).expect("a queue");
-        let qp = pd.create_qp(&send_cq, &recv_cq, None, options.shape);
+        let qp = pd.create_qp(&send_cq, &recv_cq, None, options.shape).expect("a queue pair");
         Side { device, pd, mr, send_cq, recv_cq, qp }
     }
 

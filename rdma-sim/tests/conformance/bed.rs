@@ -55,7 +55,7 @@ impl Soft {
         let pd = device.alloc_pd();
         let send_cq = device.create_cq(1024, None).expect("a queue");
         let recv_cq = device.create_cq(1024, None).expect("a queue");
-        let qp = pd.create_qp(&send_cq, &recv_cq, None, QpShape::default());
+        let qp = pd.create_qp(&send_cq, &recv_cq, None, QpShape::default()).expect("a queue pair");
         Soft { device, pd, send_cq, recv_cq, qp, regions: Vec::new() }
     }
 

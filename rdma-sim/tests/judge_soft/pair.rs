@@ -66,7 +66,7 @@ impl Side {
         let srq = srq.then(|| pd.create_srq(16).expect("a queue"));
         let shape =
             QpShape { max_send_wr: 16, max_recv_wr: 16, max_sge: 4, max_inline: 64, signal_all: false };
-        let qp = pd.create_qp(&cq, &cq, srq.as_ref(), shape);
+        let qp = pd.create_qp(&cq, &cq, srq.as_ref(), shape).expect("a queue pair");
         let mr = pd.allocate(first.len(), access).expect("memory");
         mr.write(0, &first).expect("room");
         Side { device, cq, srq, qp, mr: Some(mr), log: Vec::new(), first }
