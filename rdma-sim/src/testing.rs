@@ -19,14 +19,38 @@ pub struct Faults {
     pub reordering: u32,
     /// One bit is wrong.
     pub corruption: u32,
+    /// The port has no room, and the packet stays with its sender.
+    pub refusal: u32,
     /// From one port to another.
     pub delay: Duration,
 }
 
 impl Faults {
     /// None, and 10 us from port to port.
-    pub const NONE: Faults =
-        Faults { loss: 0, duplication: 0, reordering: 0, corruption: 0, delay: Duration::from_micros(10) };
+    pub const NONE: Faults = Faults {
+        loss: 0,
+        duplication: 0,
+        reordering: 0,
+        corruption: 0,
+        refusal: 0,
+        delay: Duration::from_micros(10),
+    };
+}
+
+/// How often each fault has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct FaultCounts {
+    /// Packets that disappeared.
+    pub lost: u64,
+    /// Packets that came twice.
+    pub repeated: u64,
+    /// Packets that came before one that was sent earlier.
+    pub overtaken: u64,
+    /// Packets with a wrong bit.
+    pub spoiled: u64,
+    /// Packets that a port had no room for.
+    pub refused: u64,
 }
 
 /// A network between the ports of one process.
@@ -35,6 +59,7 @@ pub struct Net(Arc<Mutex<State>>);
 
 struct State {
     faults: Faults,
+    counts: FaultCounts,
     random: u64,
     now: Duration,
     /// Number of the next packet, so that those of one moment keep their order.
@@ -57,6 +82,7 @@ impl Net {
     pub fn new(seed: u64, faults: Faults) -> Net {
         Net(Arc::new(Mutex::new(State {
             faults,
+            counts: FaultCounts::default(),
             random: seed,
             now: Duration::ZERO,
             count: 0,
@@ -74,6 +100,11 @@ impl Net {
     /// From here on, other faults.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;
+    }
+
+    /// What has happened to packets.
+    pub fn counts(&self) -> FaultCounts {
+        self.lock().counts
     }
 
     /// From here on, packets for an address are delivered only where `filter` says so.
@@ -119,9 +150,11 @@ impl State {
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, mut bytes: Vec<u8>) {
         let faults = self.faults;
         if self.happens(faults.loss) {
+            self.counts.lost += 1;
             return;
         }
         if self.happens(faults.corruption) {
+            self.counts.spoiled += 1;
             let bit = self.next_random() as usize % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
@@ -132,6 +165,8 @@ impl State {
         self.count += 1;
         let key = (when, self.count);
         if let Some(queue) = self.under_way.get_mut(&to) {
+            let overtakes = queue.last_key_value().is_some_and(|(last, _)| *last > key);
+            self.counts.overtaken += u64::from(overtakes);
             queue.insert(key, Datagram { from, bytes });
         }
     }
@@ -155,12 +190,18 @@ impl Port for NetPort {
 
     fn send(&mut self, to: SocketAddr, packet: &mut Vec<u8>) -> bool {
         let mut state = self.net.lock();
+        let refusal = state.faults.refusal;
+        if state.happens(refusal) {
+            state.counts.refused += 1;
+            return false;
+        }
         let wanted = state.filter.as_mut().is_none_or(|filter| filter(to, packet));
         let Some(flow) = flow(self.address, to).filter(|_| wanted) else { return true };
         let mut bytes = std::mem::take(packet);
         flow.seal(&mut bytes);
         let duplication = state.faults.duplication;
         if state.happens(duplication) {
+            state.counts.repeated += 1;
             state.deliver(self.address, to, bytes.clone());
         }
         state.deliver(self.address, to, bytes);

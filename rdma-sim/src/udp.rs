@@ -65,7 +65,7 @@ impl UdpPort {
     }
 }
 
-/// A descriptor that is readable when a [`UdpPort`] has received something.
+/// A descriptor that is readable when a [`UdpPort`] has received something, and writable when it has room again.
 pub struct UdpWaiter(UdpSocket);
 
 impl AsFd for UdpWaiter {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Options, Side, Two};
 use gridnet_rdma_sim::attr::Mtu;
-use gridnet_rdma_sim::testing::Faults;
+use gridnet_rdma_sim::testing::{FaultCounts, Faults};
 use gridnet_rdma_sim::wire::Packet;
 use gridnet_rdma_sim::wr::{Data, SendOp, SendWr, Wc, WcOpcode, WcStatus};
 use proptest::prelude::Rng;
@@ -170,8 +170,8 @@ fn fill(side: &Side, random: &mut TestRng) {
     side.mr.write(SOURCE as usize, &bytes).expect("room");
 }
 
-/// Plays one script in each direction; returns packets that were sent and that came intact.
-fn play(seed: u64, faults: Faults) -> (u64, u64) {
+/// Plays one script in each direction; returns what has happened to packets.
+fn play(seed: u64, faults: Faults) -> FaultCounts {
     play_watched(seed, faults, |_, _| true)
 }
 
@@ -180,7 +180,7 @@ fn play_watched(
     seed: u64,
     faults: Faults,
     watch: impl FnMut(SocketAddr, &[u8]) -> bool + Send + 'static,
-) -> (u64, u64) {
+) -> FaultCounts {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -222,13 +222,13 @@ fn play_watched(
     back.check(&two.b, &two.a);
     let (a, b) = (two.a.device.counters(), two.b.device.counters());
     assert_eq!((a.malformed + b.malformed, a.strange + b.strange), (0, 0));
-    (a.sent + b.sent, a.received + b.received)
+    two.net.counts()
 }
 
-/// Plays with some seeds.
-fn play_all(faults: Faults) -> (u64, u64) {
-    let seeds = 0..6;
-    seeds.map(|seed| play(seed, faults)).fold((0, 0), |(s, r), (sent, received)| (s + sent, r + received))
+/// Plays with some seeds, in which what `count` counts must happen.
+fn play_all(faults: Faults, count: impl Fn(FaultCounts) -> u64) {
+    let counts: Vec<u64> = (0..6).map(|seed| count(play(seed, faults))).collect();
+    assert!(counts.iter().sum::<u64>() > 0, "the fault has not happened");
 }
 
 /// Where nothing is lost and receives are there in time, each request is sent once.
@@ -247,54 +247,64 @@ fn nothing_is_sent_again_without_need() {
 
 #[test]
 fn one_in_a_thousand_lost() {
-    let (sent, received) = play_all(Faults { loss: 1_000, ..Faults::NONE });
-    assert!(received < sent, "nothing was lost");
+    play_all(Faults { loss: 1_000, ..Faults::NONE }, |counts| counts.lost);
 }
 
 #[test]
 fn one_in_a_hundred_lost() {
-    let (sent, received) = play_all(Faults { loss: 10_000, ..Faults::NONE });
-    assert!(received < sent, "nothing was lost");
+    play_all(Faults { loss: 10_000, ..Faults::NONE }, |counts| counts.lost);
 }
 
 #[test]
 fn one_in_twenty_lost() {
-    let (sent, received) = play_all(Faults { loss: 50_000, ..Faults::NONE });
-    assert!(received < sent, "nothing was lost");
+    play_all(Faults { loss: 50_000, ..Faults::NONE }, |counts| counts.lost);
 }
 
 #[test]
 fn repeated() {
-    let (sent, received) = play_all(Faults { duplication: 50_000, ..Faults::NONE });
-    assert!(received > sent, "nothing came twice");
+    play_all(Faults { duplication: 50_000, ..Faults::NONE }, |counts| counts.repeated);
 }
 
 #[test]
 fn reordered() {
-    play_all(Faults { reordering: 20_000, ..Faults::NONE });
+    play_all(Faults { reordering: 20_000, ..Faults::NONE }, |counts| counts.overtaken);
 }
 
 #[test]
 fn spoiled() {
-    let (sent, received) = play_all(Faults { corruption: 20_000, ..Faults::NONE });
-    assert!(received < sent, "nothing was spoiled");
+    play_all(Faults { corruption: 20_000, ..Faults::NONE }, |counts| counts.spoiled);
+}
+
+/// A port without room: the packet waits, and nothing is lost.
+#[test]
+fn refused() {
+    play_all(Faults { refusal: 200_000, ..Faults::NONE }, |counts| counts.refused);
 }
 
 #[test]
 fn everything_at_once() {
-    let all =
-        Faults { loss: 20_000, duplication: 20_000, reordering: 20_000, corruption: 10_000, ..Faults::NONE };
-    play_all(all);
+    let all = Faults {
+        loss: 20_000,
+        duplication: 20_000,
+        reordering: 20_000,
+        corruption: 10_000,
+        refusal: 50_000,
+        ..Faults::NONE
+    };
+    play_all(all, |counts| {
+        let FaultCounts { lost, repeated, overtaken, spoiled, refused, .. } = counts;
+        [lost, repeated, overtaken, spoiled, refused].into_iter().min().unwrap_or(0)
+    });
 }
 
-/// Other seeds in each run: proptest prints and keeps the one that fails.
+/// Other seeds in each run, or those of `PROPTEST_RNG_SEED`. Proptest prints the one that fails, and keeps none.
 #[test]
 fn any_seed_and_any_faults() {
     let config = Config { cases: 8, failure_persistence: None, ..Config::default() };
-    let faults = (0..30_000u32, 0..30_000u32, 0..30_000u32, 0..10_000u32);
+    let faults = (0..30_000u32, 0..30_000u32, 0..30_000u32, 0..10_000u32, 0..50_000u32);
     let outcome = TestRunner::new(config).run(&(proptest::num::u64::ANY, faults), |(seed, faults)| {
-        let (loss, duplication, reordering, corruption) = faults;
-        play(seed, Faults { loss, duplication, reordering, corruption, ..Faults::NONE });
+        let (loss, duplication, reordering, corruption, refusal) = faults;
+        play(seed, Faults { loss, duplication, reordering, corruption, refusal, ..Faults::NONE });
         Ok(())
     });
     outcome.expect("all seeds");

@@ -247,10 +247,13 @@ impl Core {
 
     /// The next moment at which [`progress`](Self::progress) has something to do though no packet comes.
     pub(super) fn deadline(&self) -> Option<Duration> {
+        if self.held.is_some() {
+            return Some(self.now);
+        }
         self.pairs.values().filter_map(|pair| pair.engine.deadline()).min()
     }
 
-    /// Each queue pair in turn sends some packets, until none has any, the port is full, or it was enough.
+    /// Each queue pair has one turn to send some packets, until the port is full, or it was enough.
     fn transmit(&mut self) -> usize {
         if !self.send_held() {
             return 0;

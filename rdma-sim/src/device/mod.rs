@@ -46,12 +46,14 @@ impl Device {
     }
 
     /// Receives, resends and sends what can be at `now`, the time since any moment, which is the same in each call; returns how
-    /// many packets came or left. Never blocks. What it does in one call is bounded: 0 says that there was nothing to do.
+    /// many packets came or left. Never blocks. What it does in one call is bounded: 0 says that there was nothing to do, or that the
+    /// port has no room, and then [`deadline`](Self::deadline) says "now".
     pub fn progress(&self, now: Duration) -> usize {
         self.lock().progress(now)
     }
 
-    /// The next moment at which [`progress`](Self::progress) is to be called even if no packet comes.
+    /// The next moment at which [`progress`](Self::progress) is to be called even if no packet comes. While a packet waits for
+    /// room in the port, this is the time of the last call: at once, or as soon as the port can take something.
     pub fn deadline(&self) -> Option<Duration> {
         self.lock().deadline()
     }
