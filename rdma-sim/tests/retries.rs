@@ -151,3 +151,32 @@ fn a_peer_that_reads_does_not_keep_requests_from_leaving() {
     }
     assert_eq!((sent[0].wr_id, sent[0].status), (200, WcStatus::Success));
 }
+
+/// While its port takes nothing, a requester does not give up; a responder, which has no timers, says that it is to be called.
+#[test]
+fn a_port_without_room() {
+    let two = Two::new(&Options { timeout: 4, retry_cnt: 1, ..Options::default() });
+    let full = Faults { refusal: 1_000_000, ..Faults::NONE };
+    let pass = |micros| two.net.set_now(two.net.now() + Duration::from_micros(micros));
+    two.b.post_recv(7, 0, 8);
+    two.a.post(1, SendOp::Send, 0, 8);
+    two.net.set_faults(full);
+    for _ in 0..20 {
+        assert_eq!(two.a.device.progress(two.net.now()), 0);
+        assert_eq!(two.a.device.deadline(), Some(two.net.now()));
+        pass(100);
+    }
+    two.net.set_faults(Faults::NONE);
+    assert!(two.a.device.progress(two.net.now()) > 0);
+    pass(10);
+    two.net.set_faults(full);
+    two.b.device.progress(two.net.now());
+    assert_eq!(two.b.device.deadline(), Some(two.net.now()), "an acknowledgement waits");
+    two.net.set_faults(Faults::NONE);
+    assert_eq!(two.b.device.progress(two.net.now()), 1);
+    assert_eq!(two.b.device.deadline(), None);
+    pass(10);
+    two.a.device.progress(two.net.now());
+    let statuses: Vec<_> = two.a.drain().0.iter().map(|wc| wc.status).collect();
+    assert_eq!(statuses, [WcStatus::Success]);
+}

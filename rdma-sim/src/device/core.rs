@@ -255,10 +255,13 @@ impl Core {
 
     /// Each queue pair has one turn to send some packets, until the port is full, or it was enough.
     fn transmit(&mut self) -> usize {
-        if !self.send_held() {
-            return 0;
-        }
         let mut left = SEND_BATCH;
+        if self.held.is_some() {
+            if !self.send_held() {
+                return 0;
+            }
+            left -= 1;
+        }
         let after = self.turn.wrapping_add(1);
         let order: Vec<u32> =
             self.pairs.range(after..).chain(self.pairs.range(..after)).map(|(num, _)| *num).collect();
@@ -270,11 +273,11 @@ impl Core {
                 });
                 let Some(Some(to)) = made else { break };
                 self.turn = num;
-                left -= 1;
                 self.held = Some(to);
                 if !self.send_held() {
                     return SEND_BATCH - left;
                 }
+                left -= 1;
             }
         }
         SEND_BATCH - left
