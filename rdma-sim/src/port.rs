@@ -11,6 +11,8 @@ pub enum Received {
     Packet(SocketAddr),
     /// A packet whose ICRC was wrong, or that was none: it is dropped and counted.
     Corrupt,
+    /// The system refused, for now or for good: counted, and tried again in the next call of `progress`.
+    Failed,
 }
 
 /// A port of a device: carries packets unreliably, in any order. Whoever implements it adds and checks the ICRC, as only it

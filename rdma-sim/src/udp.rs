@@ -93,11 +93,13 @@ impl Port for UdpPort {
     }
 
     fn receive(&mut self, packet: &mut Vec<u8>) -> Received {
-        let (len, from) = match self.socket.recv_from(&mut self.datagram) {
-            Ok(came) => came,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Nothing,
-            // What the network said about something that was sent; what comes is behind it.
-            Err(_) => return Received::Corrupt,
+        let (len, from) = loop {
+            match self.socket.recv_from(&mut self.datagram) {
+                Ok(came) => break came,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Nothing,
+                Err(_) => return Received::Failed,
+            }
         };
         let datagram = &self.datagram[..len];
         let opened = Flow::new(from, self.address, Ipv4Fields::UNFRAGMENTED).and_then(|flow| {

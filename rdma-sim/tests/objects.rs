@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr,
 use gridnet_rdma_sim::testing::{Faults, Net};
 use gridnet_rdma_sim::wire::{Packet, Psn, RnrTimer};
 use gridnet_rdma_sim::wr::{Data, RecvWr, Rkey, SendOp, SendWr, Wc, WcStatus};
-use gridnet_rdma_sim::{CompletionChannel, Cq, Error, Event, Overrun, Pd, QpEvent, QpShape, Srq};
+use gridnet_rdma_sim::{
+    CompletionChannel, Cq, Device, Error, Event, Overrun, Pd, Port, QpEvent, QpShape, Received, Srq,
+};
 
 fn statuses(wcs: &[Wc]) -> Vec<(u64, WcStatus)> {
     wcs.iter().map(|wc| (wc.wr_id, wc.status)).collect()
@@ -553,4 +556,29 @@ fn handles_keep_what_they_need() {
     }
     assert_eq!(statuses(&a.drain().0), [(1, WcStatus::RetryExcErr)]);
     assert!(device.counters().strange > 0);
+}
+
+/// A port at which nothing can be received, nor sent.
+struct Broken;
+
+impl Port for Broken {
+    fn address(&self) -> SocketAddr {
+        address(1)
+    }
+
+    fn send(&mut self, _: SocketAddr, _: &mut Vec<u8>) -> bool {
+        false
+    }
+
+    fn receive(&mut self, _: &mut Vec<u8>) -> Received {
+        Received::Failed
+    }
+}
+
+/// It is no work, so that nobody spins for it.
+#[test]
+fn a_port_that_fails() {
+    let device = Device::open(Broken).expect("random numbers");
+    assert_eq!((device.progress(Duration::ZERO), device.progress(Duration::ZERO)), (0, 0));
+    assert_eq!((device.counters().failed, device.counters().corrupt), (2, 0));
 }

@@ -45,6 +45,8 @@ pub struct Counters {
     pub received: u64,
     /// Dropped: wrong ICRC.
     pub corrupt: u64,
+    /// Not packets, but times that the port could not receive.
+    pub failed: u64,
     /// Dropped: no packet of the reliable connected service.
     pub malformed: u64,
     /// Dropped: for a queue pair that there is not, or that has another peer.
@@ -211,6 +213,10 @@ impl Core {
         while came < RECEIVE_BATCH {
             match self.port.receive(&mut bytes) {
                 Received::Nothing => break,
+                Received::Failed => {
+                    self.counters.failed += 1;
+                    break;
+                }
                 Received::Corrupt => self.counters.corrupt += 1,
                 Received::Packet(from) => self.dispatch(from, &bytes),
             }
