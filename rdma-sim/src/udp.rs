@@ -49,7 +49,7 @@ impl UdpPort {
     }
 
     /// Accepts packets over IPv4 whose identification is not 0, as adapters and the device of Linux send them. The ICRC then finds
-    /// all but one in 65536 errors, instead of one in 4 thousand million.
+    /// all but one in 65536 errors, instead of one in 4 thousand million. "Do not fragment" must be set in any case.
     #[must_use]
     pub fn accept_any_identification(mut self) -> UdpPort {
         self.identifications = Some(Identifications::default());
