@@ -124,8 +124,6 @@ pub enum WcStatus {
     Success = 0,
     /// A message was longer than its receive.
     LocLenErr = 1,
-    /// The request cannot be done by this queue pair.
-    LocQpOpErr = 2,
     /// A local key does not open the memory.
     LocProtErr = 4,
     /// The queue pair was, or came, into ERR before it was done.

@@ -289,7 +289,6 @@ fn status_name(status: WcStatus) -> &'static str {
     match status {
         WcStatus::Success => "SUCCESS",
         WcStatus::LocLenErr => "LOC_LEN_ERR",
-        WcStatus::LocQpOpErr => "LOC_QP_OP_ERR",
         WcStatus::LocProtErr => "LOC_PROT_ERR",
         WcStatus::WrFlushErr => "WR_FLUSH_ERR",
         WcStatus::BadRespErr => "BAD_RESP_ERR",
