@@ -75,7 +75,7 @@ fn peer(bytes: &[u8]) {
     let mut block = vec![0u8; LEN];
     // SAFETY: the block outlives the region, and is not looked at.
     let open = unsafe { pd.register(block.as_mut_ptr(), LEN, Access::ALL) }.expect("a region");
-    let qp = pd.create_qp(&cq, &cq, None, QpShape::default());
+    let qp = pd.create_qp(&cq, &cq, None, QpShape::default()).expect("a queue pair");
     connect(&qp);
     post(&qp, &open);
     let mut now = Duration::ZERO;
