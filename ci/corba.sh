@@ -10,6 +10,8 @@ SERVERS=()
 trap 'stop_all; rm -rf "$WORK" "$LOGS"' EXIT
 PREFIX=$WORK/prefix
 SOURCE=personalities/corba-omniorb
+# Seconds for a client: a busy machine has some 1000 calls a second.
+LIMIT=$([ -n "$SHORT" ] && echo 100 || echo 900)
 # Calls of each of four threads, and connections that are killed.
 CALLS=$([ -n "$SHORT" ] && echo 5000 || echo 100000)
 CYCLES=$([ -n "$SHORT" ] && echo 40 || echo 1000)
@@ -23,7 +25,7 @@ stop_all() {
 }
 
 tools() {
-    have pkg-config || { skipped corba "no pkg-config"; exit $EXIT_SKIPPED; }
+    need pkg-config pkg-config && need g++ g++ && need make make || exit $EXIT_SKIPPED
     pkg-config --exists omniORB4 || need no-such-command libomniorb4-dev >/dev/null || true
     pkg-config --exists omniORB4 && need omniidl omniidl && need omniNames omniorb-nameserver && need nameclt omniorb ||
         { skipped corba "no omniORB"; exit $EXIT_SKIPPED; }
@@ -43,7 +45,7 @@ build() {
 with() { LD_PRELOAD=$PREFIX/lib/libomniGridnetTP.so "$@"; }
 
 # client FILE ARGUMENT...: a client with the transport, which prints what went over gridnet.
-client() { with timeout -k 5 100 "$WORK/bin/trial_client" "$@" -ORBgridnetReport 1 2>&1; }
+client() { with timeout -k 5 "$LIMIT" "$WORK/bin/trial_client" "$@" -ORBgridnetReport 1 2>&1; }
 
 # serve FILE COMMAND...: starts a server that writes its reference to FILE, and waits for that. Its output is FILE.log, its process $SERVER.
 serve() {
@@ -106,7 +108,7 @@ calls() {
     said=$(client "$file" threads 4 "$CALLS")
     went "$said" $((4 * CALLS * 20))
     client "$file" back 100 -ORBendPoint giop:gridnet: >/dev/null
-    said=$("$WORK/linked/trial_client" "$file" stop -ORBgridnetReport 1 2>&1)
+    said=$(timeout -k 5 100 "$WORK/linked/trial_client" "$file" stop -ORBgridnetReport 1 2>&1)
     says "$said" 'connections made 1'
     ended "$file"
     went "$(cat "$file.log")" 3000000
@@ -189,8 +191,9 @@ fallback() {
 ends() {
     local file=$WORK/ends said tries=0 caller
     server "$file" -ORBendPoint giop:gridnet:
-    env LD_PRELOAD="$PREFIX/lib/libomniGridnetTP.so" "$WORK/bin/trial_client" "$file" hold 60000 >"$WORK/held" 2>&1 &
+    env LD_PRELOAD="$PREFIX/lib/libomniGridnetTP.so" timeout -k 5 100 "$WORK/bin/trial_client" "$file" hold 60000 >"$WORK/held" 2>&1 &
     caller=$!
+    SERVERS+=($caller)
     until grep -q holding "$file.log"; do
         tries=$((tries + 1))
         [ $tries -lt 500 ] || die "the call did not come"
@@ -230,12 +233,10 @@ fetch() {
     mkdir -p "$at"/{lists/partial,cache/archives/partial}
     echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$at/list"
     options=(-o "Dir::Etc::sourcelist=$at/list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$at/lists" -o "Dir::Cache=$at/cache")
-    { timeout 60 apt-get "${options[@]}" update && cd "$at" && timeout 60 apt-get "${options[@]}" source omniorb-dfsg; } >"$at/log" 2>&1 || {
-        cd "$OLDPWD"
+    (timeout 60 apt-get "${options[@]}" update && cd "$at" && timeout 60 apt-get "${options[@]}" source omniorb-dfsg) >"$at/log" 2>&1 || {
         skipped "omniORB's examples" "their source cannot be had: $(tail -1 "$at/log")"
         return 1
     }
-    cd "$OLDPWD"
     EXAMPLES=$(echo "$at"/omniorb-dfsg-*/src/examples)
 }
 

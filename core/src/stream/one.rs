@@ -81,6 +81,8 @@ impl One {
     pub(super) fn read(&mut self, to: &mut [u8]) -> Result<(usize, Option<u32>), Error> {
         if self.buffer.len() == 0 {
             return match self.failed {
+                // What it had not read yet is gone: that is no end of the stream.
+                Some(Error::Canceled) => Err(Error::Canceled),
                 _ if self.in_ended => Ok((0, None)),
                 Some(error) => Err(error),
                 None => Err(Error::Again),

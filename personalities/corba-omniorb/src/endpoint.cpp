@@ -54,6 +54,10 @@ CORBA::Boolean Endpoint::Bind()
         else if (fault.status != GRIDNET_ERR_NAME_IN_USE)
             break;
     }
+    if (bound && arrivals_->bell().fd() < 0) {
+        fault = Fault{GRIDNET_ERR_SYSTEM, "there are no descriptors left"};
+        bound = false;
+    }
     if (!bound) {
         log_line(1, "no endpoint " + uri_of(place_) + ": " + fault.text);
         return 0;

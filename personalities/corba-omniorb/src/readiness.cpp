@@ -7,7 +7,8 @@ void Readiness::begin()
     std::lock_guard<std::mutex> guard(lock_);
     if (state_ == State::Idle)
         state_ = State::Waiting;
-    waiting_.store(true, std::memory_order_relaxed);
+    /* Who was rung for is not waited for: nothing would be armed. */
+    waiting_.store(state_ == State::Waiting, std::memory_order_relaxed);
 }
 
 bool Readiness::end()

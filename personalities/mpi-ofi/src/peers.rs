@@ -188,6 +188,10 @@ impl Peers {
 }
 
 fn no_path(address: &Address, refusal: &Refusal) -> Error {
+    if refusal.error == Error::Again {
+        // The program will ask again, perhaps at once.
+        return refusal.error;
+    }
     tracing::warn!(node = %address.node, reason = %refusal.reason, "no path to a rank");
     refusal.error
 }
