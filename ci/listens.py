@@ -18,8 +18,9 @@ import time
 LIST = pathlib.Path(__file__).parent / "listens" / "list.txt"
 # Far longer than anything here takes on a busy machine.
 LONG = 60
-BIND = re.compile(r"bind\((\d+)<[^>]*:\[(\d+)\]>, \{sa_family=(\w+), (.*)\}, \d+\) = 0")
-LISTEN = re.compile(r"listen\((\d+)<[^>]*:\[(\d+)\]>, -?\d+\) = 0")
+# strace puts results into a column: how many blanks come before one depends on the numbers.
+BIND = re.compile(r"bind\((\d+)<[^>]*:\[(\d+)\]>, \{sa_family=(\w+), (.*)\}, \d+\)\s+= 0")
+LISTEN = re.compile(r"listen\((\d+)<[^>]*:\[(\d+)\]>, -?\d+\)\s+= 0")
 RESUMED = re.compile(r"\d+\s+<\.\.\. \w+ resumed>(.*)")
 INET = re.compile(r'sin6?_port=htons\((\d+)\).*"([^"]*)"')
 
