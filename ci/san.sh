@@ -21,13 +21,31 @@ sanitize() {
         cargo +nightly test "${FASTER[@]}" --no-fail-fast --target "$HOST" "$@" || failed=1
 }
 
+# tests_of FOLDER: the integration tests of a member, as cargo is told.
+tests_of() {
+    local path
+    for path in "$1"/tests/*.rs "$1"/tests/*/main.rs; do
+        [ -e "$path" ] || continue
+        path=${path#"$1/tests/"} path=${path%/main.rs}
+        echo "--test=${path%.rs}"
+    done
+}
+
 say "address sanitizer"
 # Tests leak on purpose: rings that outlive both ends, all memory of a parent in its forked child. Some ask for more memory
 # than there is, and are to be told so, not ended.
 export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1 ${ASAN_OPTIONS:-}"
 # Sanitizers keep memory that was given back: tests that measure it leave themselves out, and say so.
 export TEST_SANITIZED=1
-sanitize address "-Zsanitizer=address" --lib --tests -p gridnet-core -p gridnet-shm -p gridnet
+# In a short run without the tests of sessions, whose memory the compiler looks after.
+TESTS=(--tests)
+if [ "${TEST_SOAK:-}" != 1 ]; then
+    mapfile -t TESTS < <(tests_of core && tests_of shm)
+    for name in kill_points kills loans processes quick region_close regressions streams tcp threads two_rails waiting; do
+        TESTS+=("--test=$name")
+    done
+fi
+sanitize address "-Zsanitizer=address" --lib "${TESTS[@]}" -p gridnet-core -p gridnet-shm -p gridnet
 sanitize address "-Zsanitizer=address" --lib --test hostile --test hostile_frames --test forged --test health -p gridnet-uring-tcp
 
 say "thread sanitizer"
