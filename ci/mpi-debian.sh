@@ -3,8 +3,8 @@
 # HPC Challenge comes to its end with all checks passed; LAMMPS prints, to the last digit, what it prints over Open MPI's own transport.
 # --short: two ranks over shm only.
 . "$(dirname "$0")/lib.sh"
+. ci/mpi/provider.sh
 
-PROVIDER_DIR=$TARGET_DIR/mpi
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK" "$LOGS"' EXIT
 
@@ -60,9 +60,7 @@ melt() {
 need hpcc hpcc || exit $EXIT_SKIPPED
 need lmp lammps || exit $EXIT_SKIPPED
 need mpiexec.openmpi openmpi-bin || exit $EXIT_SKIPPED
-cargo build --quiet -p gridnet-mpi-ofi
-mkdir -p "$PROVIDER_DIR"
-cp "$TARGET_DIR/debug/libgridnet_fi.so" "$PROVIDER_DIR/libgridnet-fi.so"
+build
 challenge 2 shm
 melt 2 shm
 [ "${1:-}" != --short ] || exit 0

@@ -2,8 +2,9 @@
 # One job of MPICH on three hosts of the lab, two of them behind gateways that let nothing in, in a session: ci/mpi-hosts.sh
 # MPICH's own launcher starts the ranks, with a stand-in for ssh.
 . "$(dirname "$0")/lib.sh"
+. ci/mpi/provider.sh
 
-MPICH=${GRIDNET_CI_MPI_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/gridnet-ci-mpi}/mpich/bin
+MPICH=$HOME_OF_MPI/mpich/bin
 export MPI_LAB_GRIDNET=$TARGET_DIR/debug/gridnet MPI_LAB_DIR
 MPI_LAB_DIR=$(mktemp -d)
 trap 'rm -rf "$MPI_LAB_DIR" "$LOGS"' EXIT
@@ -24,7 +25,7 @@ exec '$MPI_LAB_GRIDNET' session serve --dir '$MPI_LAB_DIR/session'
 END
     script job <<END
 export GRIDNET_SESSION='$MPI_LAB_DIR/session/ticket' GRIDNET_SESSION_TIMEOUT=60s GRIDNET_LOG=info
-export FI_PROVIDER_PATH='$TARGET_DIR/mpi' FI_PROVIDER=gridnet MPIR_CVAR_CH4_NETMOD=ofi MPIR_CVAR_NOLOCAL=1
+export FI_PROVIDER_PATH='$PROVIDER_DIR' FI_PROVIDER=gridnet MPIR_CVAR_CH4_NETMOD=ofi MPIR_CVAR_NOLOCAL=1
 exec timeout -k 5 150 '$MPICH/mpiexec' -launcher ssh -launcher-exec '$PWD/ci/mpi/on-host.sh' -hosts p,b1,a1 -n 3 \\
     '$MPICH/python' '$PWD/ci/mpi/exchange.py'
 END
@@ -32,9 +33,7 @@ END
 
 [ -x "$MPICH/mpiexec" ] || { skipped "MPI on hosts of the lab" "no MPICH: ci/mpi.sh installs it"; exit $EXIT_SKIPPED; }
 need ip iproute2 && need nft nftables && need tc iproute2 || exit $EXIT_SKIPPED
-cargo build --quiet -p gridnet-mpi-ofi -p gridnet-cli
-mkdir -p "$TARGET_DIR/mpi"
-cp "$TARGET_DIR/debug/libgridnet_fi.so" "$TARGET_DIR/mpi/libgridnet-fi.so"
+build
 "$MPI_LAB_GRIDNET" lab check --sites masq >"$MPI_LAB_DIR/said" 2>&1 || {
     skipped "MPI on hosts of the lab" "there is no lab: $(tail -1 "$MPI_LAB_DIR/said")"
     exit $EXIT_SKIPPED

@@ -3,11 +3,9 @@
 # --short: the small programs with two ranks over shm only.
 # --suite: mpi4py's own tests on MPICH instead of the small program; without those of process topologies, see docs/mpi.md.
 . "$(dirname "$0")/lib.sh"
+. ci/mpi/provider.sh
 
-# Where the MPIs are installed, once for all clones.
-HOME_OF_MPI=${GRIDNET_CI_MPI_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/gridnet-ci-mpi}
 MPI4PY=4.1.2
-PROVIDER_DIR=$TARGET_DIR/mpi
 
 # install_mpi NAME PACKAGE: a virtual environment with an MPI and mpi4py.
 install_mpi() {
@@ -25,12 +23,6 @@ install_mpi() {
         return 1
     }
     touch "$place/complete-$2-$MPI4PY"
-}
-
-build() {
-    cargo build --quiet -p gridnet-mpi-ofi -p gridnet-cli
-    mkdir -p "$PROVIDER_DIR"
-    cp "$TARGET_DIR/debug/libgridnet_fi.so" "$PROVIDER_DIR/libgridnet-fi.so"
 }
 
 export FI_PROVIDER_PATH=$PROVIDER_DIR FI_PROVIDER=gridnet
