@@ -66,25 +66,33 @@ static void hello(gridnet_cq *cq, gridnet_endpoint *endpoint)
     CHECK(strcmp(word, "hello") == 0);
 }
 
-/* Sends one message back, and ends when the other side does not need it any more. */
-static void echo(int until)
+/* Gives a message back, and ends when the other side does not need this one any more. */
+static void give_back(gridnet_fabric *fabric, gridnet_cq *cq, gridnet_endpoint *back, const char *word, size_t length, int until)
 {
-    gridnet_fabric *fabric;
-    gridnet_cq *cq;
     gridnet_completion entry;
-    gridnet_endpoint *back;
-    char word[16], end;
-    join_session(&fabric, &cq);
-    CHECK(gridnet_tag_recv(cq, NULL, word, sizeof word, TAG, 0, NULL) >= 0);
-    CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
-    CHECK_OK(gridnet_endpoint_open_source(cq, entry.source, &back));
-    if (CHECK_SENT(gridnet_tag_send(back, word, (size_t)entry.length, TAG, NULL)))
+    char end;
+    if (CHECK_SENT(gridnet_tag_send(back, word, length, TAG, NULL)))
         CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
     fcntl(until, F_SETFL, O_NONBLOCK);
     while (read(until, &end, 1) < 0)
         CHECK(gridnet_fabric_progress(fabric) >= 0);
     CHECK_OK(gridnet_fabric_close(fabric));
     exit(EXIT_SUCCESS);
+}
+
+/* Waits for one message, and gives it back. */
+static void echo(int until)
+{
+    gridnet_fabric *fabric;
+    gridnet_cq *cq;
+    gridnet_completion entry;
+    gridnet_endpoint *back;
+    char word[16];
+    join_session(&fabric, &cq);
+    CHECK(gridnet_tag_recv(cq, NULL, word, sizeof word, TAG, 0, NULL) >= 0);
+    CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
+    CHECK_OK(gridnet_endpoint_open_source(cq, entry.source, &back));
+    give_back(fabric, cq, back, word, (size_t)entry.length, until);
 }
 
 /* Another node than `own`, once there is one. */
@@ -190,7 +198,7 @@ static void answer_in_group(int until)
     gridnet_endpoint *back;
     gridnet_node nodes[2];
     size_t own, rank;
-    char word[16], end;
+    char word[16];
     join_as("child", &fabric, &cq);
     own = two_nodes(fabric, nodes, "child");
     CHECK_OK(gridnet_group_create_nodes(cq, nodes, 2, NULL, &group));
@@ -199,13 +207,7 @@ static void answer_in_group(int until)
     CHECK_OK(gridnet_group_rank(group, entry.source, &rank));
     CHECK(rank == 1 - own);
     CHECK_OK(gridnet_group_endpoint(group, rank, &back));
-    if (CHECK_SENT(gridnet_tag_send(back, word, (size_t)entry.length, TAG, NULL)))
-        CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
-    fcntl(until, F_SETFL, O_NONBLOCK);
-    while (read(until, &end, 1) < 0)
-        CHECK(gridnet_fabric_progress(fabric) >= 0);
-    CHECK_OK(gridnet_fabric_close(fabric));
-    exit(EXIT_SUCCESS);
+    give_back(fabric, cq, back, word, (size_t)entry.length, until);
 }
 
 /* What is refused, and what makes none. */
