@@ -113,10 +113,7 @@ impl Member {
     /// [`Error::Refused`] with the reason; [`Error::Unreachable`] with what each address answered; [`Error::Peer`] when who
     /// answers is not the rendez-vous node of the ticket.
     pub fn join(ticket: Ticket, about: About, limit: Duration) -> Result<Member, Error> {
-        let driver = Driver::start()?;
-        let mut member = Member::join_by(&driver, ticket, about, limit)?;
-        member._driver = Some(driver);
-        Ok(member)
+        Member::join_prepared(ticket, about, limit, |_| ()).map(|(member, ())| member)
     }
 
     /// The same, run by a driver that others use, too, and that lives longer.
@@ -139,13 +136,23 @@ impl Member {
         limit: Duration,
         prepare: impl FnOnce(&Member) -> Prepared,
     ) -> Result<(Member, Prepared), Error> {
+        Member::join_alone(None, (ticket, about), limit, prepare)
+    }
+
+    /// The same with a driver of its own, as this node if there is one.
+    fn join_alone<Prepared>(
+        earlier: Option<keep::Known>,
+        of: (Ticket, About),
+        limit: Duration,
+        prepare: impl FnOnce(&Member) -> Prepared,
+    ) -> Result<(Member, Prepared), Error> {
         let driver = Driver::start()?;
-        let (mut member, prepared) = Member::join_as(&driver, None, (ticket, about), limit, prepare)?;
+        let (mut member, prepared) = Member::join_as(&driver, earlier, of, limit, prepare)?;
         member._driver = Some(driver);
         Ok((member, prepared))
     }
 
-    /// The same, as this node if there is one.
+    /// The same, run by this driver.
     fn join_as<Prepared>(
         driver: &Driver,
         earlier: Option<keep::Known>,

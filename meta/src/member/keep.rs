@@ -15,7 +15,6 @@ use super::{About, Member};
 use crate::authority::fingerprint;
 use crate::clock::Moment;
 use crate::directory::Version;
-use crate::driver::Driver;
 use crate::error::{Error, Refusal};
 use crate::identity::Identity;
 use crate::kept;
@@ -59,10 +58,7 @@ impl Keeper {
     /// As [`Member::join`]; [`Error::Config`] when the node that is there is of another session.
     pub fn join(&self, ticket: Ticket, about: About, limit: Duration) -> Result<Member, Error> {
         let earlier = self.earlier(&ticket)?;
-        let driver = Driver::start()?;
-        let (mut member, ()) = Member::join_as(&driver, earlier, (ticket, about), limit, |_| ())?;
-        member._driver = Some(driver);
-        Ok(member)
+        Member::join_alone(earlier, (ticket, about), limit, |_| ()).map(|(member, ())| member)
     }
 
     /// Writes down what has changed of the member.
