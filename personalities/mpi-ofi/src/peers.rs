@@ -69,10 +69,13 @@ impl Endpoint {
     #[cold]
     fn open_peer(&mut self, vector: &Addresses, number: FiAddr) -> Result<PeerId, Error> {
         let address = vector.get(number).ok_or(Error::NotFound)?;
-        if address.host != self.name().host && self.shared.enter()?.is_member() {
+        let mut guard = self.shared.enter()?;
+        if address.host != self.name().host && guard.is_member() {
+            drop(guard);
             return self.open_node(address, number);
         }
-        let opened = self.shared.enter()?.engine.open(address);
+        let opened = guard.engine.open(address);
+        drop(guard);
         let peer = opened.map_err(|refusal| no_path(address, &refusal))?;
         self.peers.note(number, peer);
         Ok(peer)
@@ -166,11 +169,7 @@ impl Endpoint {
         let number = vector.number_of(&node);
         drop(guard);
         // The engine knows the peer, so its number is one of few.
-        let index = peer as usize;
-        if self.peers.sources.len() <= index {
-            self.peers.sources.resize(index + 1, None);
-        }
-        self.peers.sources[index] = Some(number);
+        put(&mut self.peers.sources, peer as usize, number);
         number
     }
 }
@@ -179,12 +178,16 @@ impl Peers {
     /// A peer is open; its number is below the length of the vector, which had it.
     fn note(&mut self, number: FiAddr, peer: PeerId) {
         self.calls.remove(&number);
-        let index = number as usize;
-        if self.open.len() <= index {
-            self.open.resize(index + 1, None);
-        }
-        self.open[index] = Some(peer);
+        put(&mut self.open, number as usize, peer);
     }
+}
+
+/// Makes room for a place, and fills it.
+fn put<T: Copy>(list: &mut Vec<Option<T>>, index: usize, value: T) {
+    if list.len() <= index {
+        list.resize(index + 1, None);
+    }
+    list[index] = Some(value);
 }
 
 fn no_path(address: &Address, refusal: &Refusal) -> Error {
