@@ -56,25 +56,35 @@ impl Outlet {
         if self.gate().load(Ordering::Relaxed) != HOME {
             return self.send_in_one_thread(tag, message);
         }
-        self.send_inside(HOME, tag, message)
+        // SAFETY: inside, alone.
+        self.inside(HOME, |lane| unsafe { lane.send(tag, message) })
     }
 
-    /// The same, at the level where only the thread that opened the fabric may call.
+    /// The same, with an immediate value.
+    #[inline(always)]
+    pub fn send_with(&self, tag: u64, immediate: u64, message: Iov) -> bool {
+        let gate = self.gate().load(Ordering::Relaxed);
+        let may_go_in = gate == HOME || gate == HOME | SINGLE && self.shared.is_home_thread();
+        // SAFETY: inside, alone.
+        may_go_in && self.inside(gate, |lane| unsafe { lane.send_with(tag, immediate, message) })
+    }
+
+    /// As [`Self::send`], at the level where only the thread that opened the fabric may call.
     #[inline(never)]
     fn send_in_one_thread(&self, tag: u64, message: Iov) -> bool {
         let may_go_in = self.gate().load(Ordering::Relaxed) == HOME | SINGLE && self.shared.is_home_thread();
-        may_go_in && self.send_inside(HOME | SINGLE, tag, message)
+        // SAFETY: inside, alone.
+        may_go_in && self.inside(HOME | SINGLE, |lane| unsafe { lane.send(tag, message) })
     }
 
     /// The gate was seen to be `open`: alone inside, since calls of such a fabric do not overlap, by the promise of the
-    /// program.
+    /// program. What `send` says of the lane, if there is one.
     #[inline(always)]
-    fn send_inside(&self, open: u32, tag: u64, message: Iov) -> bool {
+    fn inside(&self, open: u32, send: impl FnOnce(&Lane) -> bool) -> bool {
         self.gate().store(open | ENTERED, Ordering::Relaxed);
         // SAFETY: inside, alone.
         let sent = match unsafe { &*self.lane.get() } {
-            // SAFETY: as above.
-            Some(lane) => unsafe { lane.send(tag, message) },
+            Some(lane) => send(lane),
             None => false,
         };
         self.gate().store(open, Ordering::Relaxed);

@@ -155,3 +155,26 @@ fn a_lane_of_another_fabric_is_not_taken() {
     fresh.refresh(&mut b.enter());
     assert!(!fresh.send(TAG, Iov::EMPTY));
 }
+
+#[test]
+fn an_immediate_value_takes_the_short_way_too_before_at_most_40_bytes() {
+    let scratch = Scratch::new();
+    let (a, outlet, b, source) = pair(ThreadLevel::Serialized, &scratch);
+    outlet.refresh(&mut a.enter());
+    let (bytes, buffer) = (Buffer::new(41), Buffer::new(48));
+    bytes.fill(7);
+    for len in [0, 1, 8, 39, 40] {
+        b.receive(exactly(source, TAG), buffer).unwrap();
+        assert!(outlet.send_with(TAG, u64::MAX - len as u64, bytes.first(len).iov()));
+        let mut got = Vec::new();
+        while got.is_empty() {
+            b.enter().take(b.cq, |completion| {
+                got.push(completion);
+                true
+            });
+        }
+        assert_eq!((got[0].length, got[0].immediate, got[0].flags), (len as u64, u64::MAX - len as u64, 1));
+        assert_eq!(buffer.to_vec()[..len], vec![7; len]);
+    }
+    assert!(!outlet.send_with(TAG, 1, bytes.iov()), "it does not fit beside the value");
+}

@@ -314,6 +314,26 @@ fn a_look_does_not_change_who_is_received_from() {
     assert_eq!(received.op, op);
 }
 
+#[test]
+fn an_immediate_value_comes_the_short_way_too() {
+    let scratch = Scratch::new();
+    let (a, b) = (open(&scratch), open(&scratch));
+    let (to_b, from_a) = meet(&a, &b);
+    stream_alone(&a, to_b, &b, from_a);
+    let outlet = Outlet::new(a.shared.clone(), to_b);
+    outlet.refresh(&mut a.enter());
+    for (len, room) in [(0, 8), (8, 8), (40, 48), (40, 39)] {
+        let (from, to) = (Buffer::new(len), Buffer::new(room));
+        from.fill(9);
+        b.receive(exactly(from_a, 5), to).unwrap();
+        assert!(outlet.send_with(5, !0, from.iov()));
+        let end = poll_short(&b).expect("it comes the short way");
+        let status = if len > room { Error::Truncated.code() } else { 0 };
+        assert_eq!((end.length, end.immediate, end.flags, end.status), (len as u64, !0, 1, status));
+        assert_eq!(to.first(len.min(room)).to_vec(), vec![9; len.min(room)]);
+    }
+}
+
 /// A look at the short way only.
 fn poll_short(party: &Party) -> Option<Completion> {
     let mut entry = MaybeUninit::uninit();

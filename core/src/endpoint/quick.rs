@@ -1,8 +1,8 @@
 //! The short way in: a small message goes from its slot into the receive that waits for it, and its completion into the
 //! program's array, past rail and queue.
 //!
-//! Only where nothing could tell the difference: the queue is empty, one link alone is in use, the next slot of it holds a plain
-//! message, and the receive for that one reports to this queue. Else nothing has happened, and polling as usual sees the
+//! Only where nothing could tell the difference: the queue is empty, one link alone is in use, the next slot of it holds a
+//! message without anything beside it but an immediate value, and the receive for that one reports to this queue. Else nothing has happened, and polling as usual sees the
 //! same slot.
 
 use std::ptr::NonNull;
@@ -17,7 +17,8 @@ use crate::mem::{Gather, PeerBytes};
 use crate::probes;
 use crate::rail::Rail;
 use crate::ring::lane::PREFETCH_AHEAD;
-use crate::wire::Kind;
+use crate::sync::Ordering;
+use crate::wire::{Kind, FLAG_IMMEDIATE};
 
 /// What came the short way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +91,9 @@ impl State {
             }
         }
         let Some((ready, peer, cells)) = ends.peek() else { return Quick::Poll };
-        let Some(len) = ready.plain_len(Kind::Eager as u8) else { return Quick::Poll };
+        let plain = ready.plain_len(Kind::Eager as u8);
+        let with_immediate = || ready.flagged_len(Kind::Eager as u8, FLAG_IMMEDIATE);
+        let Some(len) = plain.or_else(with_immediate) else { return Quick::Poll };
         let tag = ready.word();
         // Only looked at: what makes a receive narrower happens when it is taken, with what the slot says then.
         let Some(found) = self.posted.first_plain(peer, tag) else { return Quick::Poll };
@@ -100,9 +103,15 @@ impl State {
             return Quick::Poll;
         }
         probes::message_matched(peer, tag, len as u64);
-        let copied = PeerBytes::Words(ready.body(), len).copy_to(&Gather::one(iov));
+        let (immediate, copied) = if plain.is_some() {
+            (None, PeerBytes::Words(ready.body(), len).copy_to(&Gather::one(iov)))
+        } else {
+            let [first, rest @ ..] = ready.body();
+            let immediate = first.load(Ordering::Relaxed);
+            (Some(immediate), PeerBytes::Words(rest, len).copy_to(&Gather::one(iov)))
+        };
         let op = OpId::Receive(found.key()).to_bits();
-        let done = received(receive.context, op, (peer, tag, None), len, copied);
+        let done = received(receive.context, op, (peer, tag, immediate), len, copied);
         // SAFETY: the caller's promise.
         unsafe { out.write(done) };
         probes::operation_completed(done.context, done.status, done.length);

@@ -48,24 +48,24 @@ impl<R: Rail> Engine<R> {
         self.receive_list(cq, pattern, IovList::One(iov), context)
     }
 
-    /// Posts a receive of one tag, if nothing has come unexpected and the peer, if one is named, lives: the hot path. False
-    /// when it cannot, and nothing has happened: [`Self::receive`] then does it, or says why not.
+    /// Posts a receive of one tag, if nothing has come unexpected and the peer, if one is named, lives: the hot path. The
+    /// operation's number; nothing when it cannot, and nothing has happened: [`Self::receive`] then does it, or says why not.
     #[inline(always)]
-    pub fn receive_now(&mut self, cq: CqId, source: Source, tag: u64, iov: Iov, context: u64) -> bool {
+    pub fn receive_now(&mut self, cq: CqId, source: Source, tag: u64, iov: Iov, context: u64) -> Option<u64> {
         let source = match source {
             Source::Any => ANY,
             Source::Peer(peer) if self.state.peers.get(peer.index()).is_some_and(|p| p.direct) => {
                 peer.number()
             }
-            Source::Peer(_) => return false,
+            Source::Peer(_) => return None,
         };
         if !self.state.unexpected.is_empty() || self.state.admit(cq).is_err() {
-            return false;
+            return None;
         }
         let receive = RecvOp { iov: IovList::One(iov), cq, context };
-        self.state.posted.insert_exact(source, tag, receive);
+        let key = self.state.posted.insert_exact(source, tag, receive);
         self.state.engine.receives_posted.add(1);
-        true
+        Some(OpId::Receive(key).to_bits())
     }
 
     /// Posts a receive into several pieces of memory.

@@ -13,13 +13,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::bell::{Order, Ringer};
-use super::slot::{Consumer, Producer, Ready, SlotHeader, BODY_BYTES};
+use super::slot::{Consumer, Fill, Producer, Ready, SlotHeader, BODY_BYTES, BODY_WORDS};
 use crate::ledger::{Kept, PeerCells, PeerCounts};
-use crate::mem::Iov;
+use crate::mem::{Gather, Iov};
 use crate::probes;
 use crate::rail::PeerId;
-use crate::sync::AtomicU32;
-use crate::wire::Kind;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::wire::{Kind, FLAG_IMMEDIATE};
 
 /// Messages between two looks at what comes in, so that a program which only sends hears the peer say stop.
 pub const LISTEN: u64 = 128;
@@ -80,6 +80,21 @@ unsafe impl Send for Lane {}
 // SAFETY: as above.
 unsafe impl Sync for Lane {}
 
+/// A message behind its immediate value.
+struct Led {
+    immediate: u64,
+    message: Iov,
+}
+
+impl Fill for Led {
+    #[inline(always)]
+    fn fill(self, body: &[AtomicU64; BODY_WORDS]) {
+        let [first, rest @ ..] = body;
+        first.store(self.immediate, Ordering::Relaxed);
+        Gather::one(&self.message).store_words(rest);
+    }
+}
+
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lane")
@@ -137,8 +152,29 @@ impl Lane {
     #[inline(always)]
     pub unsafe fn send(&self, tag: u64, message: Iov) -> bool {
         // SAFETY: the caller's promise.
+        unsafe { self.send_slot(0, tag, message.len(), BODY_BYTES, message) }
+    }
+
+    /// The same, of at most 40 bytes with an immediate value.
+    ///
+    /// # Safety
+    /// As [`Self::ends`].
+    #[inline(always)]
+    pub unsafe fn send_with(&self, tag: u64, immediate: u64, message: Iov) -> bool {
+        let len = message.len();
+        // SAFETY: the caller's promise.
+        unsafe { self.send_slot(FLAG_IMMEDIATE, tag, len, BODY_BYTES - 8, Led { immediate, message }) }
+    }
+
+    /// Sends a message that fits into `room` bytes, of `len` bytes, which `content` stores.
+    ///
+    /// # Safety
+    /// As [`Self::ends`].
+    #[inline(always)]
+    unsafe fn send_slot(&self, flags: u8, tag: u64, len: usize, room: usize, content: impl Fill) -> bool {
+        // SAFETY: the caller's promise.
         let ends = unsafe { self.ends() };
-        if !ends.is_open || message.len() > BODY_BYTES {
+        if !ends.is_open || len > room {
             return false;
         }
         let Some((peer, counts)) = &ends.counts else { return false };
@@ -147,13 +183,12 @@ impl Lane {
         if sent % LISTEN == LISTEN - 1 || !ends.producer.has_space_left() {
             return false;
         }
-        let header =
-            SlotHeader { kind: Kind::Eager as u8, flags: 0, len: message.len() as u16, core: ends.core };
-        ends.producer.push(header, tag, message);
+        let header = SlotHeader { kind: Kind::Eager as u8, flags, len: len as u16, core: ends.core };
+        ends.producer.push(header, tag, content);
         cells.messages_sent.set(sent.wrapping_add(1));
         cells.sends_eager.add(1);
-        cells.bytes_sent.add(message.len() as u64);
-        probes::send_posted(*peer, tag, message.len() as u64);
+        cells.bytes_sent.add(len as u64);
+        probes::send_posted(*peer, tag, len as u64);
         ends.ring();
         true
     }

@@ -278,6 +278,15 @@ impl<'a> Ready<'a> {
         ((self.header >> 16) as u16 == u16::from(kind) && len <= BODY_BYTES).then_some(len)
     }
 
+    /// Length of what follows the first word of the body, if the header has this kind, this flag alone, and a length that the rest of
+    /// a body can have.
+    #[inline(always)]
+    pub fn flagged_len(&self, kind: u8, flag: u8) -> Option<usize> {
+        let len = usize::from((self.header >> 32) as u16);
+        let wanted = u16::from(kind) | u16::from(flag) << 8;
+        ((self.header >> 16) as u16 == wanted && len <= BODY_BYTES - 8).then_some(len)
+    }
+
     /// Word 1.
     #[inline(always)]
     pub fn word(&self) -> u64 {
