@@ -10,9 +10,10 @@
 //! | `host.rs` | who loaded it |
 //! | `calls/` | the functions of the tables, one file per object |
 //! | `object.rs`, `boundary.rs` | objects in the hands of programs; no panic crosses into C |
-//! | `state.rs` | all that a domain has, behind one lock |
+//! | `state.rs` | all that a domain has, behind one lock, or the promise of the program that its calls do not overlap |
 //! | `endpoint.rs`, `peers.rs` | an endpoint, and its peers |
 //! | `send.rs`, `receive.rs`, `op.rs` | operations: how they start, how they end |
+//! | `quick.rs` | the short ways of small messages |
 //! | `memory.rs`, `remote.rs` | memory that peers reach; operations on memory of theirs |
 //! | `queue.rs`, `wait.rs`, `addresses.rs` | completion queues, sleep, address vectors |
 
@@ -28,6 +29,7 @@ mod object;
 mod op;
 mod peers;
 mod queue;
+mod quick;
 mod receive;
 mod remote;
 mod send;

@@ -95,11 +95,13 @@ impl Endpoint {
     /// Takes what has come in, and reports it.
     pub(crate) fn progress(&mut self, vectors: &Slab<Addresses>, reports: &mut Reports) -> Result<(), i32> {
         self.take()?;
-        let mut taken = std::mem::take(&mut self.taken);
-        for completion in taken.drain(..) {
-            self.end(vectors, reports, &completion);
+        if !self.taken.is_empty() {
+            let mut taken = std::mem::take(&mut self.taken);
+            for completion in taken.drain(..) {
+                self.end(vectors, reports, &completion);
+            }
+            self.taken = taken;
         }
-        self.taken = taken;
         if self.remote.has_stalled() {
             self.resume_stalled(reports);
         }
@@ -110,7 +112,7 @@ impl Endpoint {
     }
 
     /// An operation has ended.
-    fn end(&mut self, vectors: &Slab<Addresses>, reports: &mut Reports, end: &Completion) {
+    pub(crate) fn end(&mut self, vectors: &Slab<Addresses>, reports: &mut Reports, end: &Completion) {
         let key = Key::from_bits(end.context);
         let Some(op) = self.ops.get(key) else { return };
         let mut event = event(op.context, op.flags, end.length as usize);

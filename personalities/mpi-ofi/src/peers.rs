@@ -9,6 +9,7 @@ use gridnet::core::error::Error;
 use gridnet::core::matching::{Key, Slab};
 use gridnet::core::rail::{PeerId, Refusal};
 use gridnet::core::wire::Address;
+use gridnet::{Fabric, Outlet};
 
 use crate::abi::{FiAddr, ADDR_UNSPEC};
 use crate::addresses::Addresses;
@@ -26,7 +27,7 @@ const UNKNOWN_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(crate) struct Peers {
     /// By numbers of the address vector.
-    open: Vec<Option<PeerId>>,
+    open: Vec<Option<Outlet>>,
     /// Those that are not open yet, or have failed and nobody has heard of it.
     calls: HashMap<FiAddr, Call>,
     /// By numbers of peers.
@@ -61,7 +62,7 @@ impl Endpoint {
         let vector = self.vector.and_then(|key| vectors.get(key)).ok_or(Error::NotFound)?;
         self.forget_old(vector);
         match self.peers.open.get(number as usize) {
-            Some(Some(peer)) => Ok(*peer),
+            Some(Some(outlet)) => Ok(outlet.peer()),
             _ => self.open_peer(vector, number),
         }
     }
@@ -77,7 +78,7 @@ impl Endpoint {
         let opened = guard.engine.open(address);
         drop(guard);
         let peer = opened.map_err(|refusal| no_path(address, &refusal))?;
-        self.peers.note(number, peer);
+        self.note_peer(number, peer);
         Ok(peer)
     }
 
@@ -125,7 +126,7 @@ impl Endpoint {
             }
         };
         match opened {
-            Ok(peer) => self.peers.note(number, peer),
+            Ok(peer) => self.note_peer(number, peer),
             Err(Error::NotFound) if call.since.elapsed() < UNKNOWN_LIMIT => {
                 call.state = Progress::Unknown(Instant::now() + UNKNOWN_PAUSE);
             }
@@ -147,7 +148,7 @@ impl Endpoint {
             self.peers.calls.clear();
             if let Ok(mut guard) = self.shared.enter() {
                 self.remote.forget_keys().for_each(|key| guard.engine.close_key(key));
-                self.peers.open.drain(..).flatten().for_each(|peer| guard.engine.close(peer));
+                self.peers.open.drain(..).flatten().for_each(|outlet| guard.engine.close(outlet.peer()));
             }
         }
     }
@@ -174,18 +175,34 @@ impl Endpoint {
     }
 }
 
-impl Peers {
+impl Endpoint {
     /// A peer is open; its number is below the length of the vector, which had it.
-    fn note(&mut self, number: FiAddr, peer: PeerId) {
-        self.calls.remove(&number);
-        put(&mut self.open, number as usize, peer);
+    fn note_peer(&mut self, number: FiAddr, peer: PeerId) {
+        self.peers.calls.remove(&number);
+        put(&mut self.peers.open, number as usize, Outlet::new(self.shared.clone(), peer));
+    }
+}
+
+impl Peers {
+    /// The short way to an open peer, if all that is remembered is of this address vector.
+    #[inline(always)]
+    pub(super) fn outlet(&self, vector: &Addresses, number: FiAddr) -> Option<&Outlet> {
+        let open = self.open.get(usize::try_from(number).ok()?)?.as_ref();
+        open.filter(|_| self.changes == vector.changes)
+    }
+
+    /// Takes note of the way that leads to a peer now.
+    pub(super) fn refresh(&self, number: FiAddr, fabric: &mut Fabric) {
+        if let Some(Some(outlet)) = usize::try_from(number).ok().and_then(|index| self.open.get(index)) {
+            outlet.refresh(fabric);
+        }
     }
 }
 
 /// Makes room for a place, and fills it.
-fn put<T: Copy>(list: &mut Vec<Option<T>>, index: usize, value: T) {
+fn put<T>(list: &mut Vec<Option<T>>, index: usize, value: T) {
     if list.len() <= index {
-        list.resize(index + 1, None);
+        list.resize_with(index + 1, || None);
     }
     list[index] = Some(value);
 }

@@ -44,6 +44,9 @@ impl Failure {
     }
 }
 
+/// Bytes of the longest format.
+const LONGEST: usize = size_of::<CqEntry>();
+
 /// Bytes of an entry of each format.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Format(usize);
@@ -56,7 +59,7 @@ impl Format {
             0 | flag::FORMAT_CONTEXT => 8,
             flag::FORMAT_MSG => 24,
             flag::FORMAT_DATA => 40,
-            flag::FORMAT_TAGGED => size_of::<CqEntry>(),
+            flag::FORMAT_TAGGED => LONGEST,
             _ => return None,
         }))
     }
@@ -137,12 +140,7 @@ impl Queue {
         while taken < count {
             let Some((event, None)) = self.events.front() else { break };
             // SAFETY: `taken` is below `count`.
-            unsafe {
-                self.write(event, out.byte_add(taken * self.format.0));
-                if !sources.is_null() {
-                    sources.add(taken).write(event.source);
-                }
-            }
+            unsafe { self.hand_out(event, out, sources, taken) };
             self.events.pop_front();
             taken += 1;
         }
@@ -155,10 +153,18 @@ impl Queue {
         }
     }
 
+    /// Writes an event to the program's entry of this number.
+    ///
     /// # Safety
-    /// `out` is valid for writes of an entry of the format.
+    /// `out` has such an entry, of the format; so has `sources`, if it is not NULL.
     #[inline]
-    unsafe fn write(&self, event: &Event, out: *mut c_void) {
+    pub(crate) unsafe fn hand_out(
+        &self,
+        event: &Event,
+        out: *mut c_void,
+        sources: *mut FiAddr,
+        number: usize,
+    ) {
         let entry = CqEntry {
             op_context: event.context as *mut c_void,
             flags: event.flags,
@@ -167,8 +173,33 @@ impl Queue {
             data: event.data,
             tag: event.tag,
         };
-        // SAFETY: the shorter formats are the beginnings of this one.
-        unsafe { std::ptr::copy_nonoverlapping((&raw const entry).cast(), out.cast::<u8>(), self.format.0) };
+        // SAFETY: the caller's promise; the shorter formats are the beginnings of this one.
+        unsafe {
+            let out = out.byte_add(number * self.format.0).cast::<u8>();
+            // A length that is known costs no call.
+            match self.format.0 {
+                LONGEST => std::ptr::copy_nonoverlapping((&raw const entry).cast(), out, LONGEST),
+                len => std::ptr::copy_nonoverlapping((&raw const entry).cast(), out, len),
+            }
+            if !sources.is_null() {
+                sources.add(number).write(event.source);
+            }
+        }
+    }
+
+    /// The endpoint that it is bound to, if that is one, and nothing is there.
+    #[inline]
+    pub(crate) fn lone_endpoint(&self) -> Option<Key> {
+        match self.endpoints[..] {
+            [key] if self.events.is_empty() => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Whether one more read in vain makes a multiple of so many in a row.
+    #[inline]
+    pub(crate) fn is_read_in_vain(&self, times: u32) -> bool {
+        self.vain_reads.wrapping_add(1).is_multiple_of(times)
     }
 
     /// Counts a read; how many in a row were in vain.

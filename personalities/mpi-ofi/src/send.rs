@@ -5,6 +5,7 @@ use gridnet::core::error::Error;
 use gridnet::core::matching::Slab;
 use gridnet::core::mem::Iov;
 use gridnet::core::rail::PeerId;
+use gridnet::core::ring::slot::BODY_BYTES;
 
 use crate::abi::errno;
 use crate::abi::flag::*;
@@ -75,11 +76,17 @@ impl Endpoint {
     /// Gives a send to the engine.
     fn give(&mut self, peer: PeerId, tag: u64, order: &Order<'_>, flags: u64) -> Result<Sent, Error> {
         let sync = order.flags & (DELIVERY_COMPLETE | MATCH_COMPLETE) != 0;
+        let mut guard = self.shared.enter()?;
+        if length(order.iov) <= BODY_BYTES {
+            // Why did it not go the short way? Perhaps there is a new one.
+            self.peers.refresh(order.peer, &mut guard);
+        }
         if let ([piece], None, false) = (order.iov, order.data, sync) {
-            if self.shared.enter()?.engine.send_now(peer, *piece, tag) {
+            if guard.engine.send_now(peer, *piece, tag) {
                 return Ok(Sent::Done);
             }
         }
+        drop(guard);
         if self.sends >= MOST_OPERATIONS {
             return Err(Error::Again);
         }

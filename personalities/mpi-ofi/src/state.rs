@@ -1,5 +1,8 @@
 //! What a domain has: its endpoints, queues, counters and address vectors, behind one lock.
 
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gridnet::core::matching::{Key, Slab};
@@ -97,26 +100,87 @@ impl State {
     }
 }
 
-/// A domain.
-pub(crate) struct Domain {
+/// What a program wants of a domain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wishes {
     /// What the program wrote its structures for.
     pub(crate) api: u32,
     /// The program counts on progress without its calls.
     pub(crate) automatic: bool,
     /// Keys of registrations are chosen here, and not by the program.
     pub(crate) chooses_keys: bool,
-    state: Mutex<State>,
+    /// The calls of the program do not overlap (`FI_THREAD_DOMAIN`).
+    pub(crate) serialized: bool,
+}
+
+/// A domain.
+pub(crate) struct Domain {
+    pub(crate) wishes: Wishes,
+    /// Lets one call in at a time, where they may overlap.
+    lock: Mutex<()>,
+    /// Somebody is inside, where they do not.
+    inside: AtomicBool,
+    state: UnsafeCell<State>,
+}
+
+// SAFETY: `state` is only reached through `Inside`, of which there is one at a time: by the lock, or by the promise of the
+// program that its calls do not overlap, which `inside` checks as well as a check without a lock can. `State` may move between
+// threads.
+unsafe impl Sync for Domain {}
+
+/// The right to what a domain has.
+pub(crate) struct Inside<'a> {
+    domain: &'a Domain,
+    lock: Option<MutexGuard<'a, ()>>,
 }
 
 impl Domain {
-    pub(crate) fn new(api: u32, automatic: bool, chooses_keys: bool) -> Domain {
-        Domain { api, automatic, chooses_keys, state: Mutex::default() }
+    pub(crate) fn new(wishes: Wishes) -> Domain {
+        let state = UnsafeCell::new(State::default());
+        Domain { wishes, lock: Mutex::new(()), inside: AtomicBool::new(false), state }
     }
 
     /// Goes in.
-    #[inline]
-    pub(crate) fn enter(&self) -> MutexGuard<'_, State> {
-        // After a panic the fabric inside refuses each call by itself.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    #[inline(always)]
+    pub(crate) fn enter(&self) -> Inside<'_> {
+        if !self.wishes.serialized {
+            // After a panic the fabric inside refuses each call by itself.
+            let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            return Inside { domain: self, lock: Some(lock) };
+        }
+        // Loads and stores rather than an exchange, which costs as much as sending a message does: a program that breaks its
+        // promise waits here most of the time.
+        while self.inside.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        self.inside.store(true, Ordering::Relaxed);
+        Inside { domain: self, lock: None }
+    }
+}
+
+impl Deref for Inside<'_> {
+    type Target = State;
+
+    #[inline(always)]
+    fn deref(&self) -> &State {
+        // SAFETY: there is one `Inside` at a time.
+        unsafe { &*self.domain.state.get() }
+    }
+}
+
+impl DerefMut for Inside<'_> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut State {
+        // SAFETY: as above.
+        unsafe { &mut *self.domain.state.get() }
+    }
+}
+
+impl Drop for Inside<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.lock.is_none() {
+            self.domain.inside.store(false, Ordering::Release);
+        }
     }
 }

@@ -52,6 +52,8 @@ pub(crate) const MR_BASIC: i32 = 1 << 0;
 pub(crate) const EP_RDM: u32 = 3;
 pub(crate) const AV_TABLE: u32 = 2;
 pub(crate) const THREAD_SAFE: u32 = 1;
+/// No two calls to objects of a domain at a time: the program sees to it.
+pub(crate) const THREAD_DOMAIN: u32 = 3;
 pub(crate) const PROGRESS_AUTO: u32 = 1;
 pub(crate) const PROGRESS_MANUAL: u32 = 2;
 pub(crate) const RM_ENABLED: u32 = 2;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use gridnet::core::matching::Key;
 
-use crate::abi::flag::{MR_PROV_KEY, PROGRESS_AUTO};
+use crate::abi::flag::{MR_PROV_KEY, PROGRESS_AUTO, THREAD_DOMAIN};
 use crate::abi::info::Info;
 use crate::abi::object::{missing, DomainOps, Fid, FidDomain, FidOps, CLASS_DOMAIN};
 use crate::boundary::guarded_int;
 use crate::calls::{atomic, av, cntr, cq, ep, mr};
 use crate::object::{head, no_bind, no_control, Object};
-use crate::state::Domain;
+use crate::state::{Domain, Wishes};
 
 static FID: FidOps = FidOps {
     size: size_of::<FidOps>(),
@@ -43,12 +43,20 @@ static OPS: DomainOps = DomainOps {
 /// # Safety
 /// The parts of `info` are as libfabric says.
 pub(crate) unsafe fn open(api: u32, info: &Info, context: *mut c_void) -> Result<*mut FidDomain, i32> {
-    let (progress, mr_mode) = match info.domain_attr.is_null() {
-        true => (0, 0),
+    let (progress, threading, mr_mode) = match info.domain_attr.is_null() {
+        true => (0, 0, 0),
         // SAFETY: the caller's promise; of the attributes, what API 1.5 has.
-        false => unsafe { ((*info.domain_attr).data_progress, (*info.domain_attr).mr_mode) },
+        false => unsafe {
+            let attr = info.domain_attr;
+            ((*attr).data_progress, (*attr).threading, (*attr).mr_mode)
+        },
     };
-    let domain = Domain::new(api, progress == PROGRESS_AUTO, mr_mode & MR_PROV_KEY != 0);
+    let domain = Domain::new(Wishes {
+        api,
+        automatic: progress == PROGRESS_AUTO,
+        chooses_keys: mr_mode & MR_PROV_KEY != 0,
+        serialized: threading == THREAD_DOMAIN,
+    });
     let fid = FidDomain { fid: head(CLASS_DOMAIN, context, &FID), ops: &OPS, mr: &mr::OPS };
     Ok(Object::open(fid, Arc::new(domain), Key::from_bits(0)))
 }

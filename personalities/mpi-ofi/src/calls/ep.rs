@@ -53,7 +53,7 @@ pub(crate) unsafe extern "C" fn open(
             let tx = info.tx_attr.as_ref().map_or(0, |attr| attr.op_flags);
             (tx, info.rx_attr.as_ref().map_or(0, |attr| attr.op_flags))
         };
-        let endpoint = Endpoint::open(domain.api, domain.automatic, flags.0, flags.1)?;
+        let endpoint = Endpoint::open(domain.wishes.api, domain.wishes.automatic, flags.0, flags.1)?;
         let key = domain.take_in(endpoint)?;
         let fid = FidEp {
             fid: head(CLASS_EP, context, &FID),

@@ -51,7 +51,7 @@ unsafe fn register(fid: *mut Fid, wanted: &Wanted, flags: u64, mr_out: *mut *mut
         return Err(libc::EFAULT);
     }
     let memory = Memory::new(wanted.base as usize, wanted.len, wanted.access);
-    let key = domain.register(memory, (!domain.chooses_keys).then_some(wanted.key))?;
+    let key = domain.register(memory, (!domain.wishes.chooses_keys).then_some(wanted.key))?;
     let fid = FidMr { fid: head(CLASS_MR, wanted.context, &FID), desc: std::ptr::null_mut(), key };
     // SAFETY: the caller's promise.
     unsafe { mr_out.write(Object::open(fid, domain.clone(), Key::from_bits(key))) };

@@ -9,7 +9,6 @@ use crate::info::release;
 
 const RMA_EVENT: u64 = 1 << 56;
 const HMEM: u64 = 1 << 47;
-const THREAD_DOMAIN: u32 = 3;
 
 /// What the provider answers when its own answer is changed so, and given back as hints.
 fn ask(change: impl FnOnce(&mut Info)) -> Result<*mut Info, i32> {

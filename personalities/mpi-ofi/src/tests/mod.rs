@@ -6,6 +6,7 @@ mod messages;
 mod notices;
 mod opening;
 mod party;
+mod quick;
 mod regions;
 mod updates;
 mod waits;

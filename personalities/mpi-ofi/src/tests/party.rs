@@ -40,11 +40,20 @@ pub(super) struct Setup {
     pub(super) wait: u32,
     /// Modes of registration that the program can live with.
     pub(super) mr_mode: i32,
+    /// Calls do not overlap, as those of MPIs.
+    pub(super) serialized: bool,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { api: version(2, 5), format: FORMAT_TAGGED, selective: false, wait: WAIT_NONE, mr_mode: 0 }
+        Setup {
+            api: version(2, 5),
+            format: FORMAT_TAGGED,
+            selective: false,
+            wait: WAIT_NONE,
+            mr_mode: 0,
+            serialized: true,
+        }
     }
 }
 
@@ -105,6 +114,7 @@ impl Party {
         // SAFETY: an answer of the provider's; not used any more when it is released.
         let info = unsafe {
             (*(*hints).domain_attr).mr_mode = setup.mr_mode;
+            (*(*hints).domain_attr).threading = if setup.serialized { THREAD_DOMAIN } else { THREAD_SAFE };
             let info = getinfo(setup.api, hints).unwrap();
             crate::info::release(hints);
             info

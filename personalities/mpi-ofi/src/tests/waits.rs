@@ -16,6 +16,8 @@ const WITH_DESCRIPTOR: Setup = Setup {
     selective: false,
     wait: WAIT_FD,
     mr_mode: 0,
+    // One of the tests calls from two threads.
+    serialized: false,
 };
 
 fn control(party: &Party, command: i32) -> Result<i32, i32> {
