@@ -313,7 +313,7 @@ unsafe fn recv_now(
     let Some(mut fabric) = cq.shared.enter_plain() else {
         return false;
     };
-    fabric.engine.receive_now(cq.id, source, tag, iov, context).is_some()
+    fabric.engine.receive_now(cq.id, source, (tag, 0), iov, context).is_some()
 }
 
 /// The rest of gridnet_tag_send.

@@ -35,7 +35,7 @@ impl<R: Rail> Engine<R> {
             return false;
         }
         self.state.loans.promise();
-        self.state.posted.insert_exact(source, tag, RecvOp { iov: IovList::Lend(slot), cq, context });
+        self.state.posted.insert_binned(source, tag, 0, RecvOp { iov: IovList::Lend(slot), cq, context });
         self.state.engine.receives_posted.add(1);
         true
     }

@@ -48,10 +48,17 @@ impl<R: Rail> Engine<R> {
         self.receive_list(cq, pattern, IovList::One(iov), context)
     }
 
-    /// Posts a receive of one tag, if nothing has come unexpected and the peer, if one is named, lives: the hot path. The
+    /// Posts a receive of one tag, of which perhaps some bits do not count, if nothing has come unexpected and the peer, if one is named, lives: the hot path. The
     /// operation's number; nothing when it cannot, and nothing has happened: [`Self::receive`] then does it, or says why not.
     #[inline(always)]
-    pub fn receive_now(&mut self, cq: CqId, source: Source, tag: u64, iov: Iov, context: u64) -> Option<u64> {
+    pub fn receive_now(
+        &mut self,
+        cq: CqId,
+        source: Source,
+        (tag, ignore): (u64, u64),
+        iov: Iov,
+        context: u64,
+    ) -> Option<u64> {
         let source = match source {
             Source::Any => ANY,
             Source::Peer(peer) if self.state.peers.get(peer.index()).is_some_and(|p| p.direct) => {
@@ -59,11 +66,12 @@ impl<R: Rail> Engine<R> {
             }
             Source::Peer(_) => return None,
         };
-        if !self.state.unexpected.is_empty() || self.state.admit(cq).is_err() {
+        let may_wait = self.state.unexpected.is_empty() && self.state.posted.has_bins_for(ignore);
+        if !may_wait || self.state.admit(cq).is_err() {
             return None;
         }
         let receive = RecvOp { iov: IovList::One(iov), cq, context };
-        let key = self.state.posted.insert_exact(source, tag, receive);
+        let key = self.state.posted.insert_binned(source, tag, ignore, receive);
         self.state.engine.receives_posted.add(1);
         Some(OpId::Receive(key).to_bits())
     }

@@ -4,6 +4,8 @@ use super::{hash, Key, Pattern, Source, ANY};
 use crate::rail::PeerId;
 
 const NONE: u32 = u32::MAX;
+/// Most bits that bins can do without: each may make lists twice as long.
+const MOST_BITS: u32 = 8;
 
 /// A place for a receive, in a list of its bin or of the free ones.
 #[derive(Debug)]
@@ -21,6 +23,13 @@ struct Entry<T> {
     receive: Option<T>,
 }
 
+impl<T> Entry<T> {
+    #[inline(always)]
+    fn accepts_tag(&self, tag: u64) -> bool {
+        (self.tag ^ tag) & !self.ignore == 0
+    }
+}
+
 /// A first-in first-out list of places.
 #[derive(Debug, Clone, Copy)]
 struct List {
@@ -32,18 +41,23 @@ const EMPTY: List = List { first: NONE, last: NONE };
 
 /// The posted receives of one fabric.
 ///
-/// Exact receives (no bit ignored) sit in bins by source and tag, or by tag alone when they accept any source;
-/// those which ignore bits in one list. An arriving message looks at the head of at most two bins and, when there
-/// are any, through the list; the earliest posted wins. Places are reused last-in first-out, so that a short queue
-/// stays in cache.
+/// Receives that ignore no bit sit in bins by source and tag, or by tag alone when they accept any source; with them those that
+/// ignore the same few bits, as all receives of an MPI do for the sake of its own protocol: the first of that kind says which,
+/// and bins do not look at these bits from then on. Others that ignore bits are in one list. An arriving message looks at the
+/// head of at most two bins and, when one of them could be meant, through the list; the earliest posted wins. Places are reused
+/// last-in first-out, so that a short queue stays in cache.
 #[derive(Debug)]
 pub struct Posted<T> {
     entries: Vec<Entry<T>>,
     free: u32,
     len: usize,
     bins: Vec<List>,
+    /// The bits that bins do not look at.
+    unseen: u64,
     masked: List,
     masked_len: usize,
+    /// Bits that all of the list, since it was empty last, look at and have in common; and what they are there.
+    common: (u64, u64),
     any_source_len: usize,
     posted: u64,
 }
@@ -55,8 +69,10 @@ impl<T> Default for Posted<T> {
             free: NONE,
             len: 0,
             bins: vec![EMPTY; 256],
+            unseen: 0,
             masked: EMPTY,
             masked_len: 0,
+            common: (0, 0),
             any_source_len: 0,
             posted: 0,
         }
@@ -82,24 +98,60 @@ impl<T> Posted<T> {
             Source::Any => ANY,
             Source::Peer(peer) => peer.number(),
         };
-        if pattern.ignore == 0 {
-            return self.insert_exact(source, pattern.tag, receive);
+        let Pattern { tag, ignore, .. } = pattern;
+        if self.unseen == 0 && (1..=MOST_BITS).contains(&ignore.count_ones()) {
+            self.look_past(ignore);
         }
+        if self.has_bins_for(ignore) {
+            return self.insert_binned(source, tag, ignore, receive);
+        }
+        let (seen, value) = if self.masked_len == 0 { (!0, tag) } else { self.common };
+        self.common = (seen & !ignore & !(tag ^ value), value);
         self.masked_len += 1;
-        let key = self.occupy(source, pattern.tag, pattern.ignore, 0, receive);
+        let key = self.occupy(source, tag, ignore, 0, receive);
         append(&mut self.entries, &mut self.masked, key.index());
         key
     }
 
-    /// Adds a receive of one peer (or `ANY`) and tag behind all others.
+    /// Whether receives that ignore these bits sit in bins.
     #[inline(always)]
-    pub(crate) fn insert_exact(&mut self, source: u32, tag: u64, receive: T) -> Key {
-        let hash = hash(source, tag);
-        let key = self.occupy(source, tag, 0, hash, receive);
+    pub(crate) fn has_bins_for(&self, ignore: u64) -> bool {
+        ignore == 0 || ignore == self.unseen
+    }
+
+    /// Adds a receive of one peer (or `ANY`) and tag behind all others; with bits that do not count, if there are
+    /// [bins](Self::has_bins_for) for that.
+    #[inline(always)]
+    pub(crate) fn insert_binned(&mut self, source: u32, tag: u64, ignore: u64, receive: T) -> Key {
+        debug_assert!(self.has_bins_for(ignore));
+        let hash = self.hash(source, tag);
+        let key = self.occupy(source, tag, ignore, hash, receive);
         self.any_source_len += usize::from(source == ANY);
         let bin = self.bin(hash);
         append(&mut self.entries, &mut self.bins[bin], key.index());
         key
+    }
+
+    /// Bins do not look at these bits any more.
+    #[cold]
+    fn look_past(&mut self, bits: u64) {
+        self.unseen = bits;
+        let mut binned: Vec<u32> = Vec::with_capacity(self.len);
+        for list in &mut self.bins {
+            let mut at = std::mem::replace(list, EMPTY).first;
+            while let Some(entry) = self.entries.get_mut(at as usize) {
+                binned.push(at);
+                at = std::mem::replace(&mut entry.next, NONE);
+            }
+        }
+        binned.sort_by_key(|index| self.entries[*index as usize].order);
+        for index in binned {
+            let entry = &self.entries[index as usize];
+            let hash = self.hash(entry.source, entry.tag);
+            self.entries[index as usize].hash = hash;
+            let bin = self.bin(hash);
+            append(&mut self.entries, &mut self.bins[bin], index);
+        }
     }
 
     /// The earliest receive that accepts a message from `source` with `tag`, where it lies: moving it out would cost more than
@@ -107,22 +159,33 @@ impl<T> Posted<T> {
     #[inline(always)]
     pub fn first(&mut self, source: PeerId, tag: u64) -> Option<First<'_, T>> {
         let source = self.source_to_find(source, tag);
-        let bin = self.bin(hash(source, tag));
+        let bin = self.bin(self.hash(source, tag));
         let first = self.entries.get(self.bins.get(bin)?.first as usize)?;
-        if first.tag != tag || first.source != source {
+        if !first.accepts_tag(tag) || first.source != source {
             return self.first_further(bin, source, tag);
         }
         self.first_of(bin)
     }
 
-    /// As [`Self::first`], when no wildcard has to be weighed against an exact receive: looking changes nothing then that
-    /// anybody could tell.
+    /// As [`Self::first`], where looking changes nothing that anybody could tell: no wildcard has to be weighed against another
+    /// receive, and it is the first of its bin, or nobody minds the order there.
     #[inline(always)]
     pub fn first_plain(&mut self, source: PeerId, tag: u64) -> Option<First<'_, T>> {
-        if self.any_source_len + self.masked_len != 0 && self.any_source_len != self.len {
+        let source = match self.any_source_len + self.masked_len {
+            0 => source.number(),
+            _ if self.any_source_len == self.len => ANY,
+            _ if self.may_be_for_wildcard(tag) => return None,
+            _ => source.number(),
+        };
+        let bin = self.bin(self.hash(source, tag));
+        let first = self.entries.get(self.bins.get(bin)?.first as usize)?;
+        if first.accepts_tag(tag) && first.source == source {
+            return self.first_of(bin);
+        }
+        if self.unseen != 0 {
             return None;
         }
-        self.first(source, tag)
+        self.first_further(bin, source, tag)
     }
 
     /// The same, where another receive is the first of the bin.
@@ -153,9 +216,8 @@ impl<T> Posted<T> {
     /// when there is none.
     fn bring_to_front(&mut self, bin: usize, source: u32, tag: u64) -> bool {
         let first = self.bins[bin].first;
-        let Some((_, index)) = self.search(first, |entry| entry.tag == tag && entry.source == source) else {
-            return false;
-        };
+        let found = self.search(first, |entry| entry.accepts_tag(tag) && entry.source == source);
+        let Some((_, index)) = found else { return false };
         self.unlink(index, Some(bin));
         self.prepend(bin, index);
         true
@@ -170,8 +232,18 @@ impl<T> Posted<T> {
         if self.any_source_len == self.len {
             return ANY;
         }
-        self.bring_earliest_to_front(source.number(), tag);
+        if self.may_be_for_wildcard(tag) {
+            self.bring_earliest_to_front(source.number(), tag);
+        }
         source.number()
+    }
+
+    /// Whether a message with this tag could be for a receive of any source, or for one that ignores bits which bins look at.
+    #[inline(always)]
+    fn may_be_for_wildcard(&self, tag: u64) -> bool {
+        let (seen, value) = self.common;
+        self.masked_len != 0 && (tag ^ value) & seen == 0
+            || self.any_source_len != 0 && self.first_binned(ANY, tag).is_some()
     }
 
     /// Takes the earliest receive that accepts a message from `source` with `tag`, with its key.
@@ -183,20 +255,20 @@ impl<T> Posted<T> {
 
     /// Whether some receive accepts a message from `source` with `tag`.
     pub fn accepts(&self, source: PeerId, tag: u64) -> bool {
-        let exact = self.first_exact(source.number(), tag).or(self.first_exact(ANY, tag));
-        exact.or(self.first_masked(source.number(), tag)).is_some()
+        let binned = self.first_binned(source.number(), tag).or(self.first_binned(ANY, tag));
+        binned.or(self.first_masked(source.number(), tag)).is_some()
     }
 
     /// Takes the receive `key` out, matched or not by anything.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let index = key.index();
         let entry = self.entries.get(index as usize).filter(|e| e.generation == key.generation())?;
-        let bin = (entry.ignore == 0).then(|| self.bin(entry.hash));
+        let bin = self.has_bins_for(entry.ignore).then(|| self.bin(entry.hash));
         let previous = self.previous_of(index, bin);
         let entry = &mut self.entries[index as usize];
         let taken = entry.receive.take();
-        self.any_source_len -= usize::from(entry.source == ANY && entry.ignore == 0);
-        self.masked_len -= usize::from(entry.ignore != 0);
+        self.any_source_len -= usize::from(entry.source == ANY && bin.is_some());
+        self.masked_len -= usize::from(bin.is_none());
         self.vacate(index, previous, bin);
         taken
     }
@@ -214,20 +286,20 @@ impl<T> Posted<T> {
     #[cold]
     fn bring_earliest_to_front(&mut self, source: u32, tag: u64) {
         let candidates =
-            [self.first_exact(source, tag), self.first_exact(ANY, tag), self.first_masked(source, tag)];
+            [self.first_binned(source, tag), self.first_binned(ANY, tag), self.first_masked(source, tag)];
         let Some((_, index)) = candidates.into_iter().flatten().min() else {
             return;
         };
-        let entry = &mut self.entries[index as usize];
-        if entry.source == source && entry.ignore == 0 {
+        let entry = &self.entries[index as usize];
+        let was_masked = !self.has_bins_for(entry.ignore);
+        if entry.source == source && !was_masked {
             return;
         }
-        let was_masked = entry.ignore != 0;
         let bin = (!was_masked).then_some(entry.hash).map(|hash| self.bin(hash));
         self.unlink(index, bin);
         self.masked_len -= usize::from(was_masked);
         self.any_source_len -= usize::from(!was_masked);
-        let hash = hash(source, tag);
+        let hash = self.hash(source, tag);
         let entry = &mut self.entries[index as usize];
         (entry.source, entry.tag, entry.ignore, entry.hash) = (source, tag, 0, hash);
         self.prepend(self.bin(hash), index);
@@ -344,14 +416,21 @@ impl<T> Posted<T> {
         hash as usize & (self.bins.len() - 1)
     }
 
-    fn first_exact(&self, source: u32, tag: u64) -> Option<(u64, u32)> {
-        let first = self.bins[self.bin(hash(source, tag))].first;
-        self.search(first, |entry| entry.tag == tag && entry.source == source)
+    /// Under which receives of this source and tag are found.
+    #[inline(always)]
+    fn hash(&self, source: u32, tag: u64) -> u32 {
+        hash(source, tag & !self.unseen)
+    }
+
+    #[inline]
+    fn first_binned(&self, source: u32, tag: u64) -> Option<(u64, u32)> {
+        let first = self.bins[self.bin(self.hash(source, tag))].first;
+        self.search(first, |entry| entry.accepts_tag(tag) && entry.source == source)
     }
 
     fn first_masked(&self, source: u32, tag: u64) -> Option<(u64, u32)> {
         self.search(self.masked.first, |entry| {
-            (entry.tag ^ tag) & !entry.ignore == 0 && (entry.source == ANY || entry.source == source)
+            entry.accepts_tag(tag) && (entry.source == ANY || entry.source == source)
         })
     }
 
@@ -437,7 +516,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn pattern() -> impl Strategy<Value = Pattern> {
-        (0..4u32, 0..6u64, prop::sample::select(vec![0, 0, 0, 1, 2, u64::MAX])).prop_map(
+        (0..4u32, 0..6u64, prop::sample::select(vec![0, 0, 0, 1, 1, 2, u64::MAX])).prop_map(
             |(s, tag, ignore)| Pattern {
                 source: if s == 3 { Source::Any } else { Source::Peer(PeerId::new(s)) },
                 tag,
@@ -468,12 +547,41 @@ mod tests {
                     None => {
                         let source = PeerId::new(source);
                         let want = list.iter().position(|(p, _)| p.accepts(source, tag)).map(|at| list.remove(at).1);
+                        // A look changes nothing, and is never wrong.
+                        let seen = posted.first_plain(source, tag).and_then(|first| first.receive().copied());
+                        prop_assert!(seen.is_none() || seen == want);
                         prop_assert_eq!(posted.take(source, tag).map(|(_, i)| i), want);
+                        let other = posted.first_plain(source, (tag + 1) % 6).is_some();
+                        prop_assert!(!other || list.iter().any(|(p, _)| p.accepts(source, (tag + 1) % 6)));
                     }
                 }
                 prop_assert_eq!(posted.len(), list.len());
             }
         }
+    }
+
+    #[test]
+    fn receives_that_ignore_the_same_few_bits_are_found_in_bins() {
+        const BITS: u64 = 0b101 << 60;
+        let mut posted = Posted::default();
+        let from = |source, tag, ignore| Pattern { source, tag, ignore };
+        let one = Source::Peer(PeerId::new(1));
+        let exact = posted.insert(from(one, 7 | 1 << 60, 0), 0);
+        posted.insert(from(one, 7, BITS), 1);
+        posted.insert(from(Source::Any, 7 | 1 << 63, 0), 2);
+        // A wildcard of another kind, which shares bit 63 with the one before.
+        posted.insert(from(Source::Any, 1 << 63, 0xffff), 3);
+        assert_eq!((posted.unseen, posted.masked_len, posted.any_source_len), (BITS, 1, 1));
+        // Only looked at: neither of the two ahead of the other.
+        assert!(posted.first_plain(PeerId::new(1), 7).is_none(), "another receive is the first of its bin");
+        let first = posted.first_plain(PeerId::new(1), 7 | 1 << 60).expect("it is the first of its bin");
+        assert_eq!(first.key(), exact);
+        assert_eq!(posted.take(PeerId::new(1), 7 | 1 << 62).map(|(_, found)| found), Some(1));
+        assert_eq!(posted.take(PeerId::new(1), 7), None);
+        assert_eq!(posted.take(PeerId::new(2), 7 | 1 << 63).map(|(_, found)| found), Some(2));
+        assert_eq!(posted.take(PeerId::new(2), 7 | 1 << 63).map(|(_, found)| found), Some(3));
+        assert_eq!(posted.remove(exact), Some(0));
+        assert!(posted.is_empty());
     }
 
     #[test]

@@ -245,7 +245,7 @@ impl<R: Rail> Node<R> {
         let (ticket, cq) = (Ticket(self.next), self.cq);
         let mut buffers = vec![guarded(&vec![0; len])];
         let iov = iov_of(&mut buffers);
-        if self.engine().receive_now(cq, Source::Peer(source), tag, iov[0], ticket.0).is_none() {
+        if self.engine().receive_now(cq, Source::Peer(source), (tag, 0), iov[0], ticket.0).is_none() {
             return self.receive(exactly(source, tag), len);
         }
         self.next += 1;

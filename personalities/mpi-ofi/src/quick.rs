@@ -32,6 +32,8 @@ pub(crate) struct Small {
     pub(crate) message: Iov,
     pub(crate) peer: FiAddr,
     pub(crate) tag: u64,
+    /// Bits of the tag that do not count, of a receive.
+    pub(crate) ignore: u64,
     pub(crate) data: Option<u64>,
     pub(crate) context: usize,
     /// Its success is not reported (`fi_inject`).
@@ -82,7 +84,7 @@ impl Endpoint {
         sent
     }
 
-    /// As [`Self::receive`], of one tag; false when something is there already, or the peer is not.
+    /// As [`Self::receive`]; false when something is there already, the peer is not, or unusual bits of the tag do not count.
     #[inline(always)]
     pub(crate) fn receive_small(
         &mut self,
@@ -108,7 +110,9 @@ impl Endpoint {
             number: 0,
             kind: Kind::Receive { buffer, room },
         });
-        let posted = fabric.engine.receive_now(self.cq, source, small.tag, small.message, key.to_bits());
+        // Whatever the program ignores, messages with tags do not mix with others.
+        let tag = (small.tag, small.ignore & !UNTAGGED);
+        let posted = fabric.engine.receive_now(self.cq, source, tag, small.message, key.to_bits());
         match (posted, self.ops.get_mut(key)) {
             (Some(number), Some(op)) => op.number = number,
             _ => drop(self.ops.remove(key)),

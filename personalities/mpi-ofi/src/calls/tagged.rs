@@ -71,7 +71,7 @@ unsafe fn send_small(
 ) -> bool {
     let way = |endpoint: &mut Endpoint, vectors: &Slab<Addresses>, reports: &mut Reports, message| {
         let (silent, context) = (context.is_none(), context.map_or(0, |context| context as usize));
-        endpoint.send_small(vectors, reports, &Small { message, peer, tag, data, context, silent })
+        endpoint.send_small(vectors, reports, &Small { message, peer, tag, ignore: 0, data, context, silent })
     };
     // SAFETY: the caller's promise.
     unsafe { quickly(ep, memory, BODY_BYTES, way) }
@@ -89,11 +89,11 @@ unsafe extern "C" fn recv(
 ) -> isize {
     let way = |endpoint: &mut Endpoint, vectors: &Slab<Addresses>, reports: &mut Reports, message| {
         let context = context as usize;
-        let small = Small { message, peer, tag, data: None, context, silent: false };
+        let small = Small { message, peer, tag, ignore, data: None, context, silent: false };
         endpoint.receive_small(vectors, reports, &small)
     };
     // SAFETY: libfabric's promise.
-    if ignore == 0 && unsafe { quickly(ep, (buf, len), isize::MAX as usize, way) } {
+    if unsafe { quickly(ep, (buf, len), isize::MAX as usize, way) } {
         return 0;
     }
     // SAFETY: libfabric's promise.
