@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::facts::Facts;
+use crate::name::Name;
 use crate::rules::{Means, Pair, Policy, Rules, Scheme};
 use crate::stack::{Filter, Method, Reach, Security, Stack};
 
@@ -130,6 +131,40 @@ pub fn accept(rules: &Rules, pair: &Pair<'_>, stack: &Stack, least: Security) ->
     judge(&policy, pair, stack, least.max(policy.min_security))
 }
 
+/// How far a line of two nodes may lead, by which they ask each other without the bootstrap tree. It is always encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Span {
+    /// There is to be none.
+    Nowhere,
+    /// Within their host.
+    Host,
+    /// Over the network, too.
+    Network,
+}
+
+/// Which line rules allow two nodes: one leads both ways, so that what they say of both counts, whoever asks.
+///
+/// It needs nothing of what a node offers: whoever is a member can have one.
+pub fn line(rules: &Rules, one: &Facts, other: &Facts, service: &Name) -> Span {
+    let both = [(one, other), (other, one)].map(|(from, to)| span(rules, &Pair { from, to, service }));
+    both.into_iter().min().unwrap_or(Span::Nowhere)
+}
+
+fn span(rules: &Rules, pair: &Pair<'_>) -> Span {
+    let span_of = |method| match method {
+        Method::Shm => Span::Host,
+        Method::Tcp => Span::Network,
+        Method::Relay => Span::Nowhere,
+    };
+    match rules.policy(pair).means {
+        Means::Scheme(scheme) if scheme.allows(Method::Tcp, pair.from, pair.to) => Span::Network,
+        Means::Scheme(_) => Span::Nowhere,
+        Means::Stacks(stacks) => {
+            stacks.iter().map(|stack| span_of(stack.method())).max().unwrap_or(Span::Nowhere)
+        }
+    }
+}
+
 /// What there is to look at, in order of preference.
 fn menu(means: &Means) -> Vec<Stack> {
     let by_default =
@@ -236,6 +271,25 @@ mod tests {
         let silent =
             Facts { offer: crate::facts::Offer { addresses: vec![], ..facts("b").offer }, ..facts("b") };
         assert_eq!(can_lead_there(Method::Tcp, Reach::Apart, &silent), Err(Reason::NoAddress));
+    }
+
+    #[test]
+    fn a_line_leads_as_far_as_the_rules_of_both_directions_do() {
+        let span = |rules: &str, [one, other]: [&str; 2]| {
+            line(&rules.parse().unwrap(), &facts(one), &facts(other), &"meta".parse().unwrap())
+        };
+        let apart = ["a@x/h", "b@y/i"];
+        assert_eq!(span("", apart), Span::Network);
+        assert_eq!(span("", ["a@x/h,offers=none", "b@y,nowhere"]), Span::Network, "whatever they offer");
+        assert_eq!(span("scheme = 'relay-only'", apart), Span::Nowhere);
+        assert_eq!(span("scheme = 'cluster'", apart), Span::Nowhere);
+        assert_eq!(span("scheme = 'cluster'", ["a@x/h", "b@x/i"]), Span::Network);
+        assert_eq!(span("[[rule]]\nuse = ['shm', 'tls/relay']", apart), Span::Host);
+        assert_eq!(span("[[rule]]\nuse = ['tls/relay', 'tls/tcp(streams=2)']", apart), Span::Network);
+        let shielded = "[[rule]]\nto.cluster = 'y'\nscheme = 'relay-only'";
+        assert_eq!((span(shielded, apart), span(shielded, ["b@y", "a@x"])), (Span::Nowhere, Span::Nowhere));
+        let only = "scheme = 'relay-only'\n[[rule]]\nservice = 'meta'\nscheme = 'direct'";
+        assert_eq!(span(only, apart), Span::Network, "of the service meta");
     }
 
     fn any_rules() -> impl Strategy<Value = Rules> {
