@@ -21,6 +21,7 @@
 //! | `hub.rs`, `queue.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it, and what waits for it |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
 //! | `member.rs`, `driver.rs`, `handlers.rs` | all others, the threads they live in, and whose turn it is to be answered |
+//! | `member/lines.rs` | ways of their own between two members, for requests |
 //! | `member/assemble.rs` | how members agree on stacks, by `gridnet-assembly` |
 //! | `private.rs`, `clock.rs`, `name.rs`, `hex.rs`, `random.rs` | files, time, names, digits, random numbers |
 #![forbid(unsafe_code)]

@@ -8,6 +8,7 @@ mod connect;
 mod fresh;
 mod keep;
 mod lead;
+mod lines;
 mod link;
 #[cfg(test)]
 mod mutated;
@@ -44,6 +45,7 @@ use state::{Shared, State};
 
 pub use assemble::{Agreed, Assembler, NoPath, Wanted, ASSEMBLY};
 pub use keep::Keeper;
+pub use lines::{Line as MetaLine, LineState, LINE, META};
 pub use post::{Answered, Handler, ECHO};
 pub(crate) use present::Present;
 pub use relay::{Fate, Relay, ABOUT_BYTES_MAX, RELAY};
@@ -64,6 +66,9 @@ pub struct About {
     pub offer: Option<Offer>,
     /// What it passes on of the pipes of those below it, when it leads.
     pub relay: Shares,
+    /// Whether requests may go over lines of their own between two members, where rules and network let them. Otherwise all go over the
+    /// bootstrap channel.
+    pub lines: bool,
 }
 
 impl About {
@@ -76,6 +81,7 @@ impl About {
             listen: None,
             offer: None,
             relay: Shares::default(),
+            lines: true,
         }
     }
 }
@@ -365,6 +371,7 @@ async fn be_member(
             live.await;
         }
         shared.relays.end_all();
+        shared.lines.end_all();
         return lead::end(&shared);
     }
     let _ = tell.send(shared);

@@ -234,6 +234,8 @@ messages! {
     0x8010 Request(Request),
     /// It was done. Sealed in packets.
     0x8011 Answer(Answer),
+    /// This is to be the line of that number; and: it is. The first message of a line, from each side.
+    0x8012 Line(u64),
     /// Are you there?
     0x0001 Ping(u64),
     /// I am, and this is what you said.

@@ -14,7 +14,8 @@ pub fn of_host() -> Result<Name, Error> {
     let failed = |what: &str, e: std::io::Error| Error::System(format!("{what}: {e}"));
     let boot = "/proc/sys/kernel/random/boot_id";
     let boot = std::fs::read_to_string(boot).map_err(|e| failed(boot, e))?;
-    let network = "/proc/self/ns/net";
+    // That of this thread: one process may have several.
+    let network = "/proc/thread-self/ns/net";
     let network = std::fs::read_link(network).map_err(|e| failed(network, e))?;
     let digest = Sha256::digest(format!("{} {}", boot.trim(), network.display()));
     Name::try_from(format!("host-{}", crate::hex::encode(&digest[..8]))).map_err(Error::System)

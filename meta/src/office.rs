@@ -41,6 +41,31 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 /// A conversation, by the other member and its number there.
 type Key = (NodeId, Conversation);
 
+/// How something has come, and is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By a conversation inside of packets.
+    Sealed(Key),
+    /// By a line to that node, of that number.
+    Line(NodeId, u64),
+}
+
+impl Way {
+    /// The member at its other end.
+    fn peer(self) -> NodeId {
+        match self {
+            Way::Sealed((peer, _)) | Way::Line(peer, _) => peer,
+        }
+    }
+}
+
+/// What is to be said over a line, which is known by the other member and its number.
+#[derive(Debug)]
+pub(crate) struct ToLine {
+    pub(crate) line: (NodeId, u64),
+    pub(crate) message: Message,
+}
+
 struct Kept {
     talk: Talk,
     /// Requests that go out when it is open.
@@ -54,12 +79,17 @@ pub(crate) struct Office {
     node: NodeId,
     tls: (Arc<ClientConfig>, Arc<ServerConfig>),
     talks: HashMap<Key, Kept>,
+    /// Lines that stand, each with its number: what is asked goes over these.
+    lines: HashMap<NodeId, u64>,
     asking: HashMap<NodeId, Asking>,
     asked: Asked,
     start: Instant,
     /// To whom each of the last packets went.
     last: std::collections::VecDeque<(u64, Key)>,
     out: Vec<Packet>,
+    to_lines: Vec<ToLine>,
+    /// Who has answered inside of packets.
+    answered: Vec<NodeId>,
 }
 
 impl Office {
@@ -68,11 +98,14 @@ impl Office {
             node,
             tls,
             talks: HashMap::new(),
+            lines: HashMap::new(),
             asking: HashMap::new(),
             asked: Asked::default(),
             start: Instant::now(),
             last: std::collections::VecDeque::new(),
             out: Vec::new(),
+            to_lines: Vec::new(),
+            answered: Vec::new(),
         }
     }
 
@@ -140,7 +173,46 @@ impl Office {
         };
         let answer = Answer { id: call.id, refusal, body };
         self.asked.answered(call.from, answer.clone(), now);
-        self.say(call.key, &Message::Answer(answer), now);
+        let way = self.way_back(call.way);
+        self.say(way, Message::Answer(answer), now);
+    }
+
+    /// A line stands: from now on what is asked goes over it.
+    pub(crate) fn line_stands(&mut self, (peer, number): (NodeId, u64), now: Instant) {
+        if self.lines.insert(peer, number).is_some() {
+            // What was said by the one before may not have come there.
+            self.again(peer, None, now);
+        }
+    }
+
+    /// A line is over: what was said by it and not answered is said again by another way.
+    pub(crate) fn line_ended(&mut self, (peer, number): (NodeId, u64), now: Instant) {
+        if self.lines.get(&peer) == Some(&number) {
+            self.lines.remove(&peer);
+            self.again(peer, None, now);
+        }
+    }
+
+    /// Takes what was said over a line by the other member, which has proved who it is; what it asks for.
+    pub(crate) fn hear_line(
+        &mut self,
+        (peer, number): (NodeId, u64),
+        message: Message,
+        now: Instant,
+    ) -> Vec<Call> {
+        let mut calls = Vec::new();
+        self.heard(Way::Line(peer, number), message, &Trail::default(), now, &mut calls);
+        calls
+    }
+
+    /// What is to be said over lines.
+    pub(crate) fn take_to_lines(&mut self) -> Vec<ToLine> {
+        std::mem::take(&mut self.to_lines)
+    }
+
+    /// Who has answered inside of packets since this was asked last.
+    pub(crate) fn take_answered(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.answered)
     }
 
     /// Says again what was not answered, and ends what is late.
@@ -170,6 +242,7 @@ impl Office {
     /// A member was revoked, or is gone for good: nothing more is said to it.
     pub(crate) fn forget(&mut self, node: NodeId, why: &Error) {
         self.talks.retain(|(peer, _), _| *peer != node);
+        self.lines.remove(&node);
         if let Some(asking) = self.asking.remove(&node) {
             asking.fail(why);
         }
@@ -198,6 +271,13 @@ impl Office {
         if due.is_empty() {
             return;
         }
+        if let Some(number) = self.lines.get(&to) {
+            for request in due {
+                asking.may_be_done(request.id);
+                self.to_lines.push(ToLine { line: (to, *number), message: Message::Request(request) });
+            }
+            return;
+        }
         // One that somebody else has begun may be anybody's until it is open, and TLS says what waits before we look.
         let is_its = |key: &Key, kept: &Kept| key.0 == to && (key.1.is_mine || kept.talk.is_open());
         let of_it = self.talks.iter().filter(|(key, kept)| is_its(key, kept));
@@ -211,7 +291,7 @@ impl Office {
             if let Some(kept) = self.talks.get_mut(&key) {
                 kept.carries.insert(request.id);
             }
-            self.say(key, &Message::Request(request), now);
+            self.say_sealed(key, &Message::Request(request), now);
         }
     }
 
@@ -236,7 +316,28 @@ impl Office {
         self.talks.insert(key, Kept { talk, carries: BTreeSet::new(), begun: now, used: now });
     }
 
-    fn say(&mut self, key: Key, message: &Message, now: Instant) {
+    /// The way by which something has come; where that is over, another one to the same member, which has proved who it is.
+    fn way_back(&self, way: Way) -> Way {
+        let stands = match way {
+            Way::Sealed(key) => self.talks.contains_key(&key),
+            Way::Line(peer, number) => self.lines.get(&peer) == Some(&number),
+        };
+        let line = || self.lines.get(&way.peer()).map(|number| Way::Line(way.peer(), *number));
+        let open = || {
+            let of_it = self.talks.iter().filter(|(key, kept)| key.0 == way.peer() && kept.talk.is_open());
+            of_it.max_by_key(|(_, kept)| kept.used).map(|(key, _)| Way::Sealed(*key))
+        };
+        Some(way).filter(|_| stands).or_else(line).or_else(open).unwrap_or(way)
+    }
+
+    fn say(&mut self, way: Way, message: Message, now: Instant) {
+        match way {
+            Way::Sealed(key) => self.say_sealed(key, &message, now),
+            Way::Line(peer, number) => self.to_lines.push(ToLine { line: (peer, number), message }),
+        }
+    }
+
+    fn say_sealed(&mut self, key: Key, message: &Message, now: Instant) {
         let Some(kept) = self.talks.get_mut(&key) else { return };
         kept.used = now;
         match kept.talk.say(message) {
@@ -301,7 +402,7 @@ impl Office {
                 self.send(key);
                 let mut calls = Vec::new();
                 for message in messages {
-                    self.heard(key, message, trail, now, &mut calls);
+                    self.heard(Way::Sealed(key), message, trail, now, &mut calls);
                 }
                 calls
             }
@@ -318,27 +419,31 @@ impl Office {
         }
     }
 
-    fn heard(&mut self, key: Key, message: Message, trail: &Trail, now: Instant, calls: &mut Vec<Call>) {
+    fn heard(&mut self, way: Way, message: Message, trail: &Trail, now: Instant, calls: &mut Vec<Call>) {
+        let from = way.peer();
         match message {
             Message::Request(Request { id, done, service, left_ms, body }) => {
                 let deadline = now + Duration::from_millis(left_ms.into()).min(LIMIT_MAX);
-                let call = Call { key, from: key.0, id, service, body, deadline };
-                match self.asked.judge(key.0, id, done, now) {
+                let call = Call { way, from, id, service, body, deadline };
+                match self.asked.judge(from, id, done, now) {
                     Judged::New => calls.push(call),
-                    Judged::Answered(answer) => self.say(key, &Message::Answer(answer), now),
+                    Judged::Answered(answer) => self.say(way, Message::Answer(answer), now),
                     Judged::Known => (),
                     Judged::Full => {
                         let (refusal, why) = (Refusal::Limit, "too many ask this node".to_owned());
                         let answer = Answer { id, refusal: Some(refusal), body: why.into_bytes() };
-                        self.say(key, &Message::Answer(answer), now);
+                        self.say(way, Message::Answer(answer), now);
                     }
                 }
             }
             Message::Answer(answer) => {
-                if let Some(asking) = self.asking.get_mut(&key.0) {
+                if let Some(asking) = self.asking.get_mut(&from) {
                     asking.answered(answer, trail);
                 }
-                self.speak(key.0, now);
+                if matches!(way, Way::Sealed(_)) && !self.answered.contains(&from) {
+                    self.answered.push(from);
+                }
+                self.speak(from, now);
             }
             _ => (),
         }
@@ -354,10 +459,15 @@ impl Office {
         if self.talks.remove(&key).is_none() {
             return;
         }
-        if let Some(asking) = self.asking.get_mut(&key.0) {
+        self.again(key.0, why, now);
+    }
+
+    /// Says again what is open.
+    fn again(&mut self, peer: NodeId, why: Option<Error>, now: Instant) {
+        if let Some(asking) = self.asking.get_mut(&peer) {
             asking.broken(why, now);
         }
-        self.speak(key.0, now);
+        self.speak(peer, now);
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) const ALPN_CONTROL: &[u8] = b"gridnet-control/1";
 const ALPN_LEADER: &[u8] = b"gridnet-leader/1";
 /// What is sealed in packets: requests of members, and answers.
 const ALPN_SEALED: &[u8] = b"gridnet-sealed/1";
+/// The same requests and answers, over a line between two members.
+const ALPN_LINE: &[u8] = b"gridnet-line/1";
 /// Frames of a rail.
 const ALPN_RAIL: &[u8] = b"gridnet-rail/1";
 
@@ -78,6 +80,22 @@ pub(crate) fn asking(
     identity: &Identity,
 ) -> Result<Arc<ClientConfig>, Error> {
     client(authority, identity, ALPN_SEALED)
+}
+
+/// The same, of one that calls another for a line.
+pub(crate) fn calling_line(
+    authority: &CertificateDer<'static>,
+    identity: &Identity,
+) -> Result<Arc<ClientConfig>, Error> {
+    client(authority, identity, ALPN_LINE)
+}
+
+/// The side of a member that is called for a line, which takes members only.
+pub(crate) fn called_line(
+    authority: &CertificateDer<'static>,
+    key: Arc<CurrentKey>,
+) -> Result<Arc<ServerConfig>, Error> {
+    members_only(authority, key, ALPN_LINE)
 }
 
 /// The side of a leader, which takes members only.

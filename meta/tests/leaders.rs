@@ -33,7 +33,7 @@ fn all_ask_all(members: &[Member]) -> usize {
 
 #[test]
 fn clusters_have_leaders_and_all_reach_all_by_them() {
-    let scene = Scene::new("tree");
+    let scene = Scene::without_lines("tree");
     let [a, b] = two_clusters(&scene);
     let leaders = [led(&a), led(&b)];
     let all: Vec<Member> = a.into_iter().chain(b).collect();

@@ -56,7 +56,7 @@ fn below(members: &[Member]) -> &Member {
 
 #[test]
 fn bytes_come_through_two_leaders_as_they_were_sent() {
-    let scene = Scene::new("pipe");
+    let scene = Scene::without_lines("pipe");
     let [a, b] = two_clusters(&scene);
     let (from, to) = (below(&a), below(&b));
     let told = relays_of(to);
@@ -99,7 +99,7 @@ fn bytes_come_through_two_leaders_as_they_were_sent() {
 
 #[test]
 fn one_that_does_not_read_stops_only_its_own_pipe() {
-    let scene = Scene::new("pipe-slow");
+    let scene = Scene::without_lines("pipe-slow");
     let [a, b] = two_clusters(&scene);
     let (from, to) = (below(&a), below(&b));
     let told = relays_of(to);
@@ -131,7 +131,7 @@ fn one_that_does_not_read_stops_only_its_own_pipe() {
 
 #[test]
 fn a_pipe_is_refused_by_name_and_there_are_so_many() {
-    let scene = Scene::new("pipe-refused");
+    let scene = Scene::without_lines("pipe-refused");
     let (a, b) = (scene.join_alone("a").unwrap(), scene.join_alone("b").unwrap());
     let open = |about: &[u8]| a.relay(b.node(), about, LONG);
     assert!(a.wait_for_count(LONG, 2));
@@ -164,7 +164,7 @@ fn a_pipe_is_refused_by_name_and_there_are_so_many() {
 
 #[test]
 fn what_ends_ends_for_both_and_says_why() {
-    let mut scene = Scene::new("pipe-ends");
+    let mut scene = Scene::without_lines("pipe-ends");
     let [a, mut b] = two_clusters(&scene);
     let (from, told) = (below(&a), relays_of(below(&b)));
     // The other side goes away, in the middle.

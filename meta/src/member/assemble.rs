@@ -124,6 +124,7 @@ impl Member {
             last_caller: AtomicU64::new(0),
             beside: Mutex::new(Some(Vec::new())),
         });
+        self.shared.lines.set_rules(inner.rules().clone());
         let answers = inner.clone();
         self.serve(ASSEMBLY, move |from, body| answers.answer(from, body));
         Assembler { inner }
@@ -146,10 +147,14 @@ impl Assembler {
         {
             // Nothing is judged by the new rules before it is known that they are new.
             let mut in_force = self.inner.rules.write().unwrap_or_else(PoisonError::into_inner);
-            *in_force = rules;
+            *in_force = rules.clone();
             self.inner.called().rules_changed();
         }
         self.inner.cache().clear();
+        if let Some(shared) = self.inner.shared.upgrade() {
+            shared.lines.set_rules(rules);
+            shared.judge_lines();
+        }
         self.inner.builder.revoke_grants();
     }
 
@@ -314,12 +319,12 @@ impl Inner {
 
 impl Shared {
     /// What the directory says of a node.
-    fn facts(&self, node: NodeId) -> Option<Facts> {
+    pub(super) fn facts(&self, node: NodeId) -> Option<Facts> {
         let state = self.lock();
         state.follower.directory().entry(node).map(crate::directory::Entry::facts)
     }
 
-    fn own_facts(&self) -> Facts {
+    pub(super) fn own_facts(&self) -> Facts {
         Facts {
             node: self.node,
             label: self.about.label.clone(),

@@ -128,7 +128,7 @@ pub(super) async fn connect_to_leader(
     Err(Error::Unreachable(format!("leader {}: {}", follow.leader, reasons.join("; "))))
 }
 
-async fn call(
+pub(super) async fn call(
     address: impl ToSocketAddrs,
     name: ServerName<'static>,
     tls: Arc<rustls::ClientConfig>,

@@ -281,7 +281,7 @@ impl Shared {
     }
 
     /// Notes somebody of whom nothing is known.
-    fn refused_stranger(&self, from: SocketAddr, refusal: Refusal, why: &str) {
+    pub(super) fn refused_stranger(&self, from: SocketAddr, refusal: Refusal, why: &str) {
         let now = (std::time::Instant::now(), Moment::now());
         self.lock().audit.refused_at(from, refusal, why, now);
     }

@@ -116,6 +116,7 @@ impl Link {
         follow: Option<Follow>,
     ) -> Result<Link, Error> {
         let local = stream.get_ref().0.local_addr().map_err(|e| broken(&e))?.ip();
+        shared.lock().own[usize::from(follow.is_some())] = Some(local);
         let shown = tls::shown(stream.get_ref().1.peer_certificates())?;
         let until = shown.ok_or_else(|| Error::Peer("no certificate was shown".into()))?.until;
         let (reader, mut writer) = tokio::io::split(stream);

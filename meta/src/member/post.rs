@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use gridnet_core::wire::NodeId;
 use tokio::sync::{watch, Notify};
 
+use super::lines::LINE;
 use super::state::Shared;
 use super::Member;
 use crate::clock::Moment;
 use crate::error::{Error, Refusal};
 use crate::handlers::Handlers;
-use crate::office::{Call, Office, Tell, Told, LIMIT_MAX, REQUEST_BYTES_MAX};
+use crate::office::{Call, Office, Tell, ToLine, Told, LIMIT_MAX, REQUEST_BYTES_MAX};
 use crate::packet::{Packet, Trail};
 
 /// The service that every member has: it answers with what it was asked.
@@ -174,14 +175,23 @@ impl Shared {
             return;
         }
         let now = (Instant::now(), Moment::now());
-        let calls = self.post.office().take(packet, is_revoked, now);
+        let (calls, answered) = {
+            let mut office = self.post.office();
+            (office.take(packet, is_revoked, now), office.take_answered())
+        };
         calls.into_iter().for_each(|call| self.serve(call));
         self.send_all();
+        // Those who answer are there: the next that is asked of them may go a shorter way.
+        answered.into_iter().for_each(|node| self.seek_line(node));
     }
 
-    fn serve(self: &Arc<Shared>, call: Call) {
+    pub(super) fn serve(self: &Arc<Shared>, call: Call) {
         if call.service == ECHO {
             return self.post.office().answer(&call, Ok(call.body.clone()), Instant::now());
+        }
+        if call.service == LINE {
+            let outcome = self.answer_line(call.from, &call.body);
+            return self.post.office().answer(&call, outcome, Instant::now());
         }
         let Some(handler) = self.post.handlers().get(&call.service).cloned() else {
             let why = (Refusal::Service, format!("node {} has no service {}", self.node, call.service));
@@ -205,9 +215,17 @@ impl Shared {
     pub(super) fn send_all(&self) {
         let sending = self.post.sending.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         loop {
-            let packets = self.post.office().take_packets();
-            if packets.is_empty() {
+            let (packets, to_lines) = {
+                let mut office = self.post.office();
+                (office.take_packets(), office.take_to_lines())
+            };
+            if packets.is_empty() && to_lines.is_empty() {
                 break;
+            }
+            for ToLine { line, message } in to_lines {
+                if !self.lines.say(line, &message) {
+                    self.post.office().line_ended(line, Instant::now());
+                }
             }
             for packet in packets {
                 if let Err((packet, why)) = self.route(packet, Origin::Here) {

@@ -1,6 +1,7 @@
 //! What the parts of a member share.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{watch, Notify};
 
 use super::fresh::Freshness;
+use super::lines::Lines;
 use super::relay::Relays;
 use super::{lead, post, About, Connection};
 use crate::audit::Audit;
@@ -57,6 +59,10 @@ pub(super) struct State {
     pub(super) identity: Identity,
     pub(super) uplink: Option<Uplink>,
     pub(super) leading: Option<lead::Leading>,
+    /// What tells this host from others; nothing where the system does not say.
+    pub(super) host: Option<Name>,
+    /// By which own addresses the rendez-vous node, and the leader, were reached last.
+    pub(super) own: [Option<IpAddr>; 2],
     /// The leader that could not be reached.
     pub(super) unreached: Option<NodeId>,
     /// Leaders that have said what is not true, or what is not for them to say.
@@ -88,6 +94,8 @@ pub(crate) struct Shared {
     /// What is passed on of pipes.
     pub(super) freight: Arc<Freight>,
     pub(super) relays: Relays,
+    /// Ways to other members for requests, without the tree.
+    pub(super) lines: Lines,
 }
 
 impl Shared {
@@ -111,6 +119,8 @@ impl Shared {
             identity,
             uplink: None,
             leading: None,
+            host: crate::name::of_host().ok(),
+            own: [None; 2],
             unreached: None,
             mistrusted: BTreeSet::new(),
             changes: 0,
@@ -132,7 +142,8 @@ impl Shared {
             post: post::Post::new(Office::new(node, sealing), turns),
             hellos: Hellos::default(),
             freight: Freight::new(about.relay),
-            relays: Relays::new(handle),
+            relays: Relays::new(handle.clone()),
+            lines: Lines::new(handle),
             about,
         })
     }
@@ -312,6 +323,7 @@ impl Shared {
         for (node, why) in gone {
             self.relays.gone(node, why);
             if why == Departure::Revoked {
+                self.lines.end(node);
                 let why = Error::Refused(Refusal::Revoked, format!("node {node} was revoked"));
                 self.post.office().forget(node, &why);
             }

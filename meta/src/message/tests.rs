@@ -51,6 +51,7 @@ pub(crate) fn some() -> Vec<Message> {
         piped(packet::Part::Room { received: 40, until: 1 << 18 }),
         piped(packet::Part::Finish { at: 40 }),
         piped(packet::Part::Over { why: Refusal::Late }),
+        Message::Line(8),
         Message::Lead(()),
         Message::Follow(Follow { leader: node(3), addresses: addresses.clone(), pass, known: version }),
         Message::Leading(addresses),

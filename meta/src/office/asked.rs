@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
 
-use super::{Key, LIMIT_MAX, OPEN_MAX};
+use super::{Way, LIMIT_MAX, OPEN_MAX};
 use crate::message::Answer;
 
 /// Members that are remembered. More are refused, unless one has not asked for [`FORGOTTEN_AFTER`].
@@ -21,8 +21,8 @@ const ORDER_MIN: usize = 1024;
 /// A request that is to be done.
 #[derive(Clone)]
 pub(crate) struct Call {
-    /// Over which conversation it has come.
-    pub(super) key: Key,
+    /// How it has come.
+    pub(super) way: Way,
     pub(crate) from: NodeId,
     pub(super) id: u64,
     pub(crate) service: u16,

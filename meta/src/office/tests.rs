@@ -50,10 +50,41 @@ impl Scene {
 
     fn arrive(&mut self, at: usize, packet: &Packet) {
         let times = (self.now, Moment::now());
-        for call in self.offices[at].take(packet, false, times) {
+        let calls = self.offices[at].take(packet, false, times);
+        self.answer(at, calls);
+    }
+
+    fn answer(&mut self, at: usize, calls: Vec<Call>) {
+        for call in calls {
             *self.done.entry(call.body.clone()).or_default() += 1;
             let answer = call.body.iter().rev().copied().collect();
             self.offices[at].answer(&call, Ok(answer), self.now);
+        }
+    }
+
+    /// A line of that number stands between the two.
+    fn join(&mut self, number: u64) {
+        let nodes = [0, 1].map(|at: usize| self.offices[at].node);
+        (0..2).for_each(|at| self.offices[at].line_stands((nodes[1 - at], number), self.now));
+    }
+
+    /// Carries what waits for lines; how many there were.
+    fn run_lines(&mut self) -> usize {
+        let mut count = 0;
+        loop {
+            let said = [0, 1].map(|at: usize| self.offices[at].take_to_lines());
+            if said.iter().all(Vec::is_empty) {
+                return count;
+            }
+            for (at, ToLine { line, message }) in
+                said.into_iter().enumerate().flat_map(|(at, said)| said.into_iter().map(move |one| (at, one)))
+            {
+                count += 1;
+                let from = self.offices[at].node;
+                assert_eq!(line.0, self.offices[1 - at].node);
+                let calls = self.offices[1 - at].hear_line((from, line.1), message, self.now);
+                self.answer(1 - at, calls);
+            }
         }
     }
 
@@ -346,4 +377,60 @@ fn one_that_begins_many_conversations_ends_none_of_others() {
     }
     assert_eq!(scene.offices[1].talks.len(), TALKS_OF_PEER_MAX + 1);
     assert_eq!(of_third(&scene), 1);
+}
+
+#[test]
+fn requests_go_over_a_line_and_are_said_again_elsewhere_when_it_is_over() {
+    let mut scene = Scene::new();
+    let first = scene.ask(b"ab", 10 * SECOND);
+    scene.run(|_| Fate::Arrives);
+    assert_eq!(body_of(&first), b"ba");
+    let [one, other] = [0, 1].map(|at: usize| scene.offices[at].node);
+    assert_eq!((scene.offices[0].take_answered(), scene.offices[1].take_answered()), (vec![other], vec![]));
+    scene.join(5);
+    let over = scene.ask(b"cd", 10 * SECOND);
+    assert_eq!((scene.run_lines(), body_of(&over)), (2, b"dc".to_vec()));
+    assert!(scene.offices.iter_mut().all(|office| office.take_packets().is_empty()), "nothing else was said");
+    assert!(scene.offices[0].take_answered().is_empty());
+    // What is on it when it breaks does not get there, or its answer does not get back.
+    for is_heard in [false, true] {
+        scene.join(6);
+        let cut = scene.ask(&[is_heard.into()], 10 * SECOND);
+        if is_heard {
+            let [said] = &scene.offices[0].take_to_lines()[..] else { panic!("one request") };
+            let calls = scene.offices[1].hear_line((one, 6), said.message.clone(), scene.now);
+            scene.answer(1, calls);
+        }
+        for (at, peer) in [(0, other), (1, one)] {
+            scene.offices[at].take_to_lines();
+            scene.offices[at].line_ended((peer, 5), scene.now);
+            assert!(scene.offices[at].take_packets().is_empty(), "an earlier one is over");
+            scene.offices[at].line_ended((peer, 6), scene.now);
+        }
+        scene.run(|_| Fate::Arrives);
+        assert_eq!(body_of(&cut), [u8::from(is_heard)]);
+    }
+    assert!(scene.done.values().all(|count| *count == 1), "{:?}", scene.done);
+}
+
+#[test]
+fn an_answer_goes_another_way_where_its_own_is_over() {
+    let mut scene = Scene::new();
+    let first = scene.ask(b"ab", 10 * SECOND);
+    scene.run(|_| Fate::Arrives);
+    body_of(&first);
+    scene.join(5);
+    let told = scene.ask(b"cd", 10 * SECOND);
+    let [said] = &scene.offices[0].take_to_lines()[..] else { panic!("one request") };
+    let one = scene.offices[0].node;
+    let calls = scene.offices[1].hear_line((one, 5), said.message.clone(), scene.now);
+    let other = scene.offices[1].node;
+    scene.offices[0].line_ended((other, 5), scene.now);
+    scene.offices[1].line_ended((one, 5), scene.now);
+    scene.run(|_| Fate::Arrives);
+    // It was said again, and is being done: nothing more is said until it is.
+    assert!(told.try_recv().is_err());
+    scene.answer(1, calls);
+    scene.run(|_| Fate::Arrives);
+    assert_eq!((body_of(&told), scene.done[&b"cd"[..]]), (b"dc".to_vec(), 1));
 }

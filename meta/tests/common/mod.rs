@@ -32,12 +32,21 @@ pub struct Scene {
     pub ticket: Ticket,
     pub address: SocketAddr,
     pub rules: Rules,
+    /// Whether members may have lines.
+    pub lines: bool,
     rendezvous: Option<Rendezvous>,
 }
 
 impl Scene {
     pub fn new(what: &str) -> Scene {
         Scene::with(what, calm(), None)
+    }
+
+    /// One whose members ask each other over the bootstrap channel only.
+    pub fn without_lines(what: &str) -> Scene {
+        let mut scene = Scene::new(what);
+        scene.lines = false;
+        scene
     }
 
     pub fn with(what: &str, rules: Rules, uses: Option<u64>) -> Scene {
@@ -62,7 +71,7 @@ impl Scene {
         let ticket = NewTicket { lifetime: DAY, uses };
         let new = NewSession { listen: vec![address], addresses, ticket };
         let (_, ticket) = Store::create(&dir, &new, Moment::now()).unwrap();
-        let mut scene = Scene { dir, ticket, address, rules, rendezvous: None };
+        let mut scene = Scene { dir, ticket, address, rules, lines: true, rendezvous: None };
         scene.start();
         scene
     }
@@ -89,7 +98,8 @@ impl Scene {
     }
 
     pub fn join_in(&self, cluster: &str, label: &str) -> Result<Member, Error> {
-        let about = About { cluster: Some(cluster.parse().unwrap()), ..About::new(label.parse().unwrap()) };
+        let (cluster, lines) = (Some(cluster.parse().unwrap()), self.lines);
+        let about = About { cluster, lines, ..About::new(label.parse().unwrap()) };
         Member::join(self.ticket.clone(), about, LONG)
     }
 }

@@ -1,0 +1,300 @@
+//! Lines: ways of their own between two members, by which they ask each other without leaders and the rendez-vous node.
+//!
+//! A line is agreed on over the bootstrap channel once somebody has been asked something ([`LINE`]), and is TLS 1.3 over TCP, both
+//! sides certified. Requests go over it while it stands, and over the bootstrap channel otherwise.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `stages.rs` | how far each line is, without I/O |
+//! | `agree.rs` | how two members agree on one |
+//! | `door.rs`, `dial.rs` | the one that is called, and the one that calls |
+//! | `run.rs` | a line that stands |
+
+mod agree;
+mod dial;
+mod door;
+mod run;
+mod stages;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gridnet_assembly::choice::{self, Span};
+use gridnet_assembly::rules::Rules;
+use gridnet_core::wire::NodeId;
+use tokio::runtime::Handle;
+
+use super::state::Shared;
+use super::Member;
+use crate::error::Refusal;
+use crate::message::Message;
+use crate::rate::Rates;
+use run::Stood;
+use stages::{Side, Stages};
+
+/// The service of requests between members by which lines are agreed on.
+pub const LINE: u16 = 3;
+/// The service by which rules name lines.
+pub const META: &str = "meta";
+
+/// Requests for a line that one member may make, per second.
+const ASKS_PER_SECOND: u32 = 4;
+/// Addresses at which one that waits for a call listens: that towards the rendez-vous node, and that towards the leader.
+const PLACES_MAX: usize = 2;
+
+/// How this member asks another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The other one.
+    pub node: NodeId,
+    /// How far it is.
+    pub state: LineState,
+}
+
+/// How far a line is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LineState {
+    /// It stands, and requests go over it.
+    Up {
+        /// What it is made of.
+        stack: &'static str,
+        /// Where the other one is.
+        at: SocketAddr,
+        /// Whether this member has called; otherwise the other one has.
+        has_called: bool,
+        /// For how long it stands.
+        age: Duration,
+        /// Requests and answers that went over it, of both.
+        messages: u64,
+    },
+    /// It is being made; requests go over the bootstrap channel.
+    Making,
+    /// There is none; requests go over the bootstrap channel.
+    Bootstrap {
+        /// Why there is none.
+        why: String,
+        /// When it is tried again at the earliest, once something is asked.
+        again_in: Duration,
+    },
+}
+
+impl std::fmt::Display for LineState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LineState::Up { stack, at, has_called, age, messages } => {
+                let by = if *has_called { "called at" } else { "called from" };
+                write!(f, "{stack}, {by} {at}, {} s old, {messages} messages", age.as_secs())
+            }
+            LineState::Making => f.write_str("the bootstrap channel: a line is being made"),
+            LineState::Bootstrap { why, again_in } if again_in.is_zero() => {
+                write!(f, "the bootstrap channel: {why}")
+            }
+            LineState::Bootstrap { why, again_in } => {
+                write!(
+                    f,
+                    "the bootstrap channel: {why}; not tried again for {} s",
+                    again_in.as_secs_f64().ceil()
+                )
+            }
+        }
+    }
+}
+
+/// The lines of a member.
+pub(super) struct Lines {
+    stages: Mutex<Stages>,
+    /// Who asks for them how often.
+    asks: Mutex<Rates<NodeId>>,
+    rules: Mutex<Arc<Rules>>,
+    handle: Handle,
+}
+
+impl Lines {
+    pub(super) fn new(handle: Handle) -> Lines {
+        Lines {
+            stages: Mutex::default(),
+            asks: Mutex::new(Rates::new(ASKS_PER_SECOND)),
+            rules: Mutex::default(),
+            handle,
+        }
+    }
+
+    // What is there is whole, whoever has panicked.
+    fn stages(&self) -> MutexGuard<'_, Stages> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_rules(&self, rules: Rules) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    fn may_ask(&self, node: NodeId) -> bool {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner).allows(node, Instant::now())
+    }
+
+    /// Says something over a line; whether it stands. What finds no room is lost, and said again in time.
+    pub(super) fn say(&self, line: (NodeId, u64), message: &Message) -> bool {
+        let Ok(bytes) = message.encode() else { return true };
+        self.stages().say(line, bytes)
+    }
+
+    /// A member was revoked, or rules allow no line to it any more.
+    pub(super) fn end(&self, node: NodeId) {
+        self.stages().end(node);
+    }
+
+    /// The member ends.
+    pub(super) fn end_all(&self) {
+        self.stages().close();
+    }
+}
+
+impl Member {
+    /// How this member asks others, of those that it was in touch with lately.
+    pub fn lines(&self) -> Vec<Line> {
+        self.shared.lines.stages().list(Instant::now())
+    }
+
+    /// How this member asks another one.
+    pub fn line(&self, node: NodeId) -> LineState {
+        let known = self.shared.lines.stages().state(node, Instant::now());
+        let why = || match self.shared.is_beside(node) {
+            true => "it leads there at once",
+            false => "it was not asked for anything yet",
+        };
+        known.unwrap_or_else(|| LineState::Bootstrap { why: why().to_owned(), again_in: Duration::ZERO })
+    }
+}
+
+impl Shared {
+    /// Whether the bootstrap channel to a member leads through nobody else.
+    fn is_beside(&self, node: NodeId) -> bool {
+        let state = self.lock();
+        let is_leader = state.uplink.as_ref().is_some_and(|uplink| uplink.leader == Some(node));
+        is_leader || state.leading.as_ref().is_some_and(|leading| leading.members.contains_key(&node))
+    }
+
+    /// A member has answered: from now on it is to be asked over a line, if there can be one.
+    pub(super) fn seek_line(self: &Arc<Shared>, node: NodeId) {
+        let now = Instant::now();
+        if !self.about.lines || !self.lines.stages().is_due(node, now) || self.is_beside(node) {
+            return;
+        }
+        let span = match self.span(node) {
+            Ok(span) => span,
+            Err((_, why)) => return self.lines.stages().refused(node, why, now),
+        };
+        let Ok(number) = crate::random::word() else { return };
+        if self.lines.stages().begin((node, number), Side::Ours, self.node, now).is_err() {
+            return;
+        }
+        let shared = self.clone();
+        self.agreed((node, number), async move { shared.make_line((node, number), span).await });
+    }
+
+    /// A line is agreed on: has it made, and uses it when it stands.
+    fn agreed<Making>(self: &Arc<Shared>, line: (NodeId, u64), making: Making)
+    where
+        Making: std::future::Future<Output = Result<Stood, String>> + Send + 'static,
+    {
+        let shared = self.clone();
+        let task = self.lines.handle.spawn(async move {
+            match making.await {
+                Ok(stood) => shared.line_stands(line, stood),
+                Err(why) => {
+                    tracing::debug!("session: no line to node {}: {why}", line.0);
+                    shared.lines.stages().failed(line, why, Instant::now());
+                }
+            }
+        });
+        self.lines.stages().made_by(line, task.abort_handle());
+    }
+
+    /// A line stands; it is used until it ends.
+    fn line_stands(self: &Arc<Shared>, line: (NodeId, u64), stood: Stood) {
+        let (at, has_called) = (stood.at, stood.has_called);
+        // Another one may have been agreed on meanwhile, or the node been revoked.
+        if let Err(why) = self.judge_line(line.0, at) {
+            return self.lines.stages().failed(line, why, Instant::now());
+        }
+        let taken = self.lines.stages().stands(line, (at, has_called), Instant::now());
+        let Some(queue) = taken else { return };
+        tracing::debug!("session: a line to node {} stands, {at}", line.0);
+        let shared = self.clone();
+        drop(self.lines.handle.spawn(async move {
+            shared.post.office().line_stands(line, Instant::now());
+            shared.send_all();
+            let why = run::run(&shared, line, stood, queue).await;
+            tracing::debug!("session: the line to node {} is over: {why}", line.0);
+            shared.lines.stages().down(line, why.to_string(), Instant::now());
+            shared.post.office().line_ended(line, Instant::now());
+            shared.send_all();
+        }));
+    }
+
+    /// Other rules are in force: lines end that they do not allow, and those may be made that could not be before.
+    pub(super) fn judge_lines(&self) {
+        let up = {
+            let mut stages = self.lines.stages();
+            stages.anew();
+            stages.up()
+        };
+        for (node, at) in up {
+            if self.judge_line(node, at).is_err() {
+                self.lines.end(node);
+            }
+        }
+    }
+
+    /// Whether there may be a line to a member that is there.
+    fn judge_line(&self, node: NodeId, at: SocketAddr) -> Result<(), String> {
+        match self.span(node) {
+            Ok(Span::Host) if !at.ip().is_loopback() => {
+                Err("the rules allow a line within a host only".to_owned())
+            }
+            Ok(_) => Ok(()),
+            Err((_, why)) => Err(why),
+        }
+    }
+
+    /// How far a line to a member may lead, by the rules of this side.
+    ///
+    /// # Errors
+    /// Why there is to be none.
+    fn span(&self, node: NodeId) -> Result<Span, (Refusal, String)> {
+        if !self.about.lines {
+            return Err((Refusal::Other, "this member has no lines".to_owned()));
+        }
+        if self.lock().follower.directory().is_revoked(node) {
+            return Err((Refusal::Revoked, format!("node {node} was revoked")));
+        }
+        let other = self.facts(node).ok_or((Refusal::Other, "not in the directory".to_owned()))?;
+        let service = META.parse().map_err(|why| (Refusal::Trouble, why))?;
+        match choice::line(&self.lines.rules(), &self.own_facts(), &other, &service) {
+            Span::Nowhere => Err((Refusal::Other, "the rules allow no other way".to_owned())),
+            span => Ok(span),
+        }
+    }
+
+    /// Where this member may listen for a call from this host, or from others.
+    fn places(&self, is_same_host: bool) -> Vec<IpAddr> {
+        if is_same_host {
+            return vec![Ipv4Addr::LOCALHOST.into()];
+        }
+        let own = self.lock().own;
+        let mut places: Vec<IpAddr> = own.into_iter().flatten().collect();
+        places.retain(|ip| !ip.is_loopback() && !ip.is_unspecified());
+        places.dedup();
+        places.truncate(PLACES_MAX);
+        places
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! How two members agree on a line, over the bootstrap channel.
+//!
+//! The one that wants it asks where it can call; where that leads nowhere, it listens itself and asks to be called. Who listens does so
+//! at the addresses by which it reaches the rendez-vous node and its leader, at 127.0.0.1 for one of this host, until the other one has
+//! come or some seconds have passed.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gridnet_assembly::choice::Span;
+use gridnet_core::wire::NodeId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::run::Stood;
+use super::stages::Side;
+use super::{dial, door, LINE, PLACES_MAX};
+use crate::error::Refusal;
+use crate::member::state::Shared;
+use crate::name::Name;
+use crate::office::Told;
+use crate::record::fields;
+
+/// How long the other member may take to answer.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What is asked. Fields of later versions come behind these.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ask {
+    /// Number of the line.
+    number: u64,
+    /// Host of the one that asks, if it is known.
+    host: Option<Name>,
+    /// Where that one listens; nowhere: the one that is asked is to listen.
+    at: Vec<SocketAddr>,
+}
+
+/// What is answered: where to call.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    /// Host of the one that answers, if it is known.
+    host: Option<Name>,
+    at: Vec<SocketAddr>,
+}
+
+impl Shared {
+    /// Asks another member for a line, and makes it, by whichever way is open.
+    pub(super) async fn make_line(
+        self: &Arc<Shared>,
+        (node, number): (NodeId, u64),
+        span: Span,
+    ) -> Result<Stood, String> {
+        let answer = self.ask_for_line(node, number, Vec::new()).await?;
+        let is_same_host = self.is_of_this_host(answer.host.as_ref());
+        if span == Span::Host && !is_same_host {
+            return Err("the rules allow a line within a host only".to_owned());
+        }
+        let places = callable(&answer.at, is_same_host)?;
+        let why_not = match dial::dial(self, (node, number), &places).await {
+            Ok(stood) => return Ok(stood),
+            Err(why) => why,
+        };
+        let (listeners, at) =
+            door::open(&self.places(is_same_host)).map_err(|e| format!("{why_not}; {e}"))?;
+        let called = door::wait(self, listeners, (node, number));
+        let asked = async {
+            match self.ask_for_line(node, number, at).await {
+                // It calls.
+                Ok(_) => std::future::pending().await,
+                Err(why) => why,
+            }
+        };
+        tokio::select! {
+            stood = called => stood.map_err(|why| format!("{why_not}; {why}")),
+            why = asked => Err(format!("{why_not}; {why}")),
+        }
+    }
+
+    async fn ask_for_line(&self, node: NodeId, number: u64, at: Vec<SocketAddr>) -> Result<Answer, String> {
+        let ask = postcard::to_stdvec(&Ask { number, host: self.lock().host.clone(), at });
+        let body = ask.map_err(|e| e.to_string())?;
+        let (tell, told) = oneshot::channel();
+        let now = Instant::now();
+        let tell = Box::new(move |Told { outcome, .. }| drop(tell.send(outcome)));
+        self.post.office().ask(node, (LINE, body), (now, now + ASK_LIMIT), tell);
+        self.send_all();
+        let outcome = told.await.map_err(|_| "this member has ended".to_owned())?;
+        let body = outcome.map_err(|why| why.to_string())?;
+        fields(&body).map_err(|e| format!("its answer makes no sense: {e}"))
+    }
+
+    /// Another member asks for a line: what it is answered.
+    pub(in crate::member) fn answer_line(
+        self: &Arc<Shared>,
+        from: NodeId,
+        body: &[u8],
+    ) -> Result<Vec<u8>, (Refusal, String)> {
+        if !self.lines.may_ask(from) {
+            return Err((Refusal::Rate, "it asks for lines too often".to_owned()));
+        }
+        let malformed = |why: String| (Refusal::Malformed, why);
+        let Ask { number, host, at } =
+            fields(body).map_err(|e| malformed(format!("it makes no sense: {e}")))?;
+        let is_same_host = self.is_of_this_host(host.as_ref());
+        if self.span(from)? == Span::Host && !is_same_host {
+            return Err((Refusal::Other, "the rules allow a line within a host only".to_owned()));
+        }
+        let line = (from, number);
+        let trouble = |why: String| (Refusal::Trouble, why);
+        let listening = match at.is_empty() {
+            true => {
+                self.lines.stages().begin(line, Side::Theirs, self.node, Instant::now())?;
+                self.listen_for_line(line, is_same_host)
+            }
+            false => {
+                let places = callable(&at, is_same_host).map_err(malformed)?;
+                self.lines.stages().begin(line, Side::Theirs, self.node, Instant::now())?;
+                let shared = self.clone();
+                self.agreed(line, async move { dial::dial(&shared, line, &places).await });
+                Vec::new()
+            }
+        };
+        let answer = Answer { host: self.lock().host.clone(), at: listening };
+        postcard::to_stdvec(&answer).map_err(|e| trouble(e.to_string()))
+    }
+
+    /// Listens for the other member; where, or nowhere.
+    fn listen_for_line(self: &Arc<Shared>, line: (NodeId, u64), is_same_host: bool) -> Vec<SocketAddr> {
+        match door::open(&self.places(is_same_host)) {
+            Ok((listeners, at)) => {
+                let shared = self.clone();
+                self.agreed(line, async move { door::wait(&shared, listeners, line).await });
+                at
+            }
+            Err(why) => {
+                self.lines.stages().failed(line, why, Instant::now());
+                Vec::new()
+            }
+        }
+    }
+
+    fn is_of_this_host(&self, host: Option<&Name>) -> bool {
+        host.is_some() && host == self.lock().host.as_ref()
+    }
+}
+
+/// The addresses that the other side has written, if they are such as it may write.
+fn callable(at: &[SocketAddr], is_same_host: bool) -> Result<Vec<SocketAddr>, String> {
+    let is_one = |at: &SocketAddr| {
+        let ip = at.ip().to_canonical();
+        let is_one = match ip {
+            IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_unspecified(),
+            IpAddr::V6(ip) => !ip.is_unspecified(),
+        };
+        is_one && !ip.is_multicast() && ip.is_loopback() == is_same_host && at.port() != 0
+    };
+    match at.len() <= PLACES_MAX && at.iter().all(is_one) {
+        true => Ok(at.to_vec()),
+        false => Err("it names addresses that are not its own".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_sent_where_a_member_cannot_be() {
+        let one = |text: &str, is_same_host| callable(&[text.parse().unwrap()], is_same_host).is_ok();
+        assert!(one("10.0.0.1:5", false) && one("[2001:db8::1]:5", false) && one("127.0.0.1:5", true));
+        for wrong in [
+            "127.0.0.1:5",
+            "[::1]:5",
+            "[::ffff:127.0.0.1]:5",
+            "0.0.0.0:5",
+            "224.0.0.1:5",
+            "255.255.255.255:5",
+            "10.0.0.1:0",
+        ] {
+            assert!(!one(wrong, false), "{wrong}");
+        }
+        assert!(!one("10.0.0.1:5", true), "within a host");
+        assert!(callable(&["10.0.0.1:5".parse().unwrap(); PLACES_MAX + 1], false).is_err());
+    }
+}

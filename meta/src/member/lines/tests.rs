@@ -1,0 +1,211 @@
+//! Lines between members of a session on this host, and those who call where one was agreed on.
+
+use std::net::TcpStream as PlainStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::channel::{send, Inbox};
+use crate::driver::Driver;
+use crate::member::{About, ECHO};
+use crate::message::MESSAGE_BYTES_MAX;
+use crate::testing::{in_runtime, Parties, Session, LONG};
+use crate::tls;
+
+/// What is asked in these tests.
+const SERVICE: u16 = 1000;
+
+fn join(session: &Session, label: &str) -> Member {
+    let about = About { cluster: Some(label.parse().unwrap()), ..About::new(label.parse().unwrap()) };
+    Member::join(session.ticket(), about, LONG).unwrap()
+}
+
+/// Two members of two clusters, who know each other.
+fn two(session: &Session) -> [Member; 2] {
+    let members = ["a", "b"].map(|label| join(session, label));
+    members.iter().for_each(|member| assert!(member.wait_for_count(LONG, 2)));
+    members
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+fn is_up(from: &Member, to: &Member) -> bool {
+    matches!(from.line(to.node()), LineState::Up { .. })
+}
+
+/// Asks once, and waits until both can ask each other over a line.
+fn warm([from, to]: &[Member; 2]) {
+    assert_eq!(from.ask(to.node(), ECHO, b"first", LONG).unwrap().body, b"first");
+    until("a line stands", || is_up(from, to) && is_up(to, from));
+}
+
+#[test]
+fn the_second_request_passes_nobody_and_needs_nobody() {
+    let session = Session::new("second");
+    let members = two(&session);
+    let [a, b] = &members;
+    assert!(a.lines().is_empty(), "as long as nobody is asked");
+    assert_eq!(a.ask(b.node(), ECHO, b"x", LONG).unwrap().trail.nodes().len(), 1);
+    warm(&members);
+    let packets = || session.rendezvous.status().packets.passed_on;
+    let before = packets();
+    for (from, to) in [(a, b), (b, a)] {
+        for len in [0, 1000, 20_000] {
+            let answer = from.ask(to.node(), ECHO, &vec![7; len], LONG).unwrap();
+            assert_eq!((answer.body.len(), answer.trail.hops()), (len, 1));
+        }
+    }
+    assert_eq!(packets(), before);
+    let said = a.line(b.node()).to_string();
+    assert!(said.starts_with("tls/tcp, called at 127.0.0.1:"), "{said}");
+    assert_eq!(a.lines().len(), 1);
+    drop(session);
+    let is_lost = |connection: &super::super::Connection| *connection != super::super::Connection::Attached;
+    assert!(members.iter().all(|member| member.wait_for_connection(LONG, is_lost)));
+    assert_eq!(a.ask(b.node(), ECHO, b"alone", LONG).unwrap().body, b"alone");
+}
+
+#[test]
+fn a_request_over_a_line_that_is_cut_is_done_once_and_answered() {
+    let session = Session::new("cut");
+    let members = two(&session);
+    let [a, b] = &members;
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let (gate, done) = (Mutex::new(gate), Arc::new(AtomicUsize::new(0)));
+    let count = done.clone();
+    b.serve(SERVICE, move |_, body| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let _ = gate.lock().unwrap().recv();
+        Ok(body.to_vec())
+    });
+    warm(&members);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| a.ask(b.node(), SERVICE, b"once", LONG));
+        until("it is being done", || done.load(Ordering::Relaxed) == 1);
+        b.shared.lines.end(a.node());
+        until("the other side knows", || !is_up(a, b));
+        drop(open);
+        assert_eq!(waits.join().unwrap().unwrap().body, b"once");
+    });
+    assert_eq!(done.load(Ordering::Relaxed), 1);
+    assert!(!a.ask(b.node(), ECHO, b"", LONG).unwrap().trail.nodes().is_empty(), "not over the line");
+    let said = a.line(b.node()).to_string();
+    assert!(said.starts_with("the bootstrap channel: "), "{said}");
+}
+
+#[test]
+fn rules_of_either_side_keep_requests_on_the_tree() {
+    let session = Session::new("rules");
+    for keeps in [0, 1] {
+        let members = two(&session);
+        let [a, b] = &members;
+        members[keeps].shared.lines.set_rules("scheme = 'relay-only'".parse().unwrap());
+        assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().trail.hops(), 2);
+        let says = |state: LineState| matches!(state, LineState::Bootstrap { why, .. } if why.contains("rules allow no other way"));
+        until("it was tried", || says(a.line(b.node())));
+        assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().trail.hops(), 2);
+        assert!(b.lines().is_empty(), "nothing was begun there");
+        drop(members);
+        until("both have left", || session.rendezvous.status().nodes.is_empty());
+    }
+    // A line that stands ends with the rules that have allowed it.
+    let members = two(&session);
+    warm(&members);
+    let [a, b] = &members;
+    b.shared.lines.set_rules("scheme = 'cluster'".parse().unwrap());
+    b.shared.judge_lines();
+    until("it is over", || !is_up(a, b) && !is_up(b, a));
+    assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().trail.hops(), 2);
+}
+
+#[test]
+fn a_revoked_node_has_no_line() {
+    let session = Session::new("revoked-line");
+    let members = two(&session);
+    warm(&members);
+    let [a, b] = &members;
+    assert!(session.rendezvous.revoke(b.node()).unwrap());
+    until("it is over", || !is_up(a, b) && !is_up(b, a));
+    until("it is known", || a.is_revoked(b.node()));
+    assert!(matches!(
+        a.ask(b.node(), ECHO, b"", LONG),
+        Err(crate::error::Error::Refused(Refusal::Revoked, _))
+    ));
+    assert!(a.shared.answer_line(b.node(), &[]).is_err());
+}
+
+#[test]
+fn one_that_listens_is_called_and_one_that_does_not_calls() {
+    let session = Session::new("calls");
+    let members = two(&session);
+    let [a, b] = &members;
+    // As if it were of another host, and had no address that others reach.
+    let alone = |member: &Member| member.shared.lock().own = [None; 2];
+    for (member, host) in [(a, "host-a"), (b, "host-b")] {
+        member.shared.lock().host = Some(host.parse().unwrap());
+        alone(member);
+    }
+    assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().body, b"");
+    let says = |state: LineState, what: &str| matches!(&state, LineState::Bootstrap { why, .. } if why.contains(what));
+    until("nobody listens", || says(a.line(b.node()), "has no address for others to call"));
+    assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().trail.hops(), 2, "by the tree as before");
+}
+
+/// A member, as its thread has it, and another two of its session.
+fn listening(parties: &Parties) -> (Driver, Arc<Shared>) {
+    let driver = Driver::start().unwrap();
+    let about = About::new("tests".parse().unwrap());
+    let shared = Shared::new(Vec::new(), about, parties.member(0), driver.common()).unwrap();
+    (driver, Arc::new(shared))
+}
+
+/// Calls as that party for the line of that number; what it hears first.
+async fn call(at: SocketAddr, parties: &Parties, party: usize, to: NodeId, number: u64) -> Option<Message> {
+    let (identity, authority) = parties.member(party);
+    let tls = tls::calling_line(&authority, &identity).unwrap();
+    let stream = TcpStream::connect(at).await.unwrap();
+    let stream = TlsConnector::from(tls).connect(tls::node(to).unwrap(), stream).await.ok()?;
+    let (reader, mut writer) = tokio::io::split(stream);
+    // It may have been sent away already.
+    let _ = send(&mut writer, &Message::Line(number)).await;
+    Inbox::new(reader, MESSAGE_BYTES_MAX).next().await.ok()
+}
+
+#[test]
+fn only_the_member_that_was_agreed_with_gets_in() {
+    let (parties, others) = (Parties::new(), Parties::new());
+    let (_driver, shared) = listening(&parties);
+    in_runtime(async {
+        let (listeners, at) = door::open(&[Ipv4Addr::LOCALHOST.into()]).unwrap();
+        let (at, node) = (at[0], parties.node(0));
+        let waits = tokio::spawn({
+            let (shared, line) = (shared.clone(), (parties.node(1), 7));
+            async move { door::wait(&shared, listeners, line).await.map(|stood| stood.has_called) }
+        });
+        // Nonsense, one of another session, another member, and the right one for another line.
+        let mut stranger = TcpStream::connect(at).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stranger, b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        assert_eq!(call(at, &others, 1, node, 7).await, None);
+        assert_eq!(call(at, &parties, 2, node, 7).await, None);
+        assert_eq!(call(at, &parties, 1, node, 8).await, None);
+        assert!(!waits.is_finished());
+        assert_eq!(call(at, &parties, 1, node, 7).await, Some(Message::Line(7)));
+        assert_eq!(waits.await.unwrap(), Ok(false));
+        assert!(PlainStream::connect(at).is_err(), "nobody listens any more");
+    });
+    let lines: Vec<String> =
+        shared.lock().audit.lines().map(|line| format!("{}: {}", line.refusal, line.why)).collect();
+    assert!(lines.len() >= 4 && lines.iter().all(|line| line.starts_with("stranger: ")), "{lines:#?}");
+    let other = format!("is node {}: a line was agreed on with node {}", parties.node(2), parties.node(1));
+    for why in [other.as_str(), "a line that was not agreed on"] {
+        assert!(lines.iter().any(|line| line.contains(why)), "{lines:#?}");
+    }
+}
