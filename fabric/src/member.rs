@@ -10,9 +10,9 @@ use gridnet_assembly::rules::Rules;
 use gridnet_core::endpoint::Engine;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
-use gridnet_core::wire::Address;
+use gridnet_core::wire::{Address, NodeId};
 use gridnet_meta::directory::Entry;
-use gridnet_meta::member::{About, Assembler, Member};
+use gridnet_meta::member::{About, Assembler, LineState, Member};
 use gridnet_meta::name::Name;
 use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::Adopter;
@@ -115,6 +115,11 @@ impl Membership {
     /// By which the rail tcp knows its peers.
     pub(crate) fn members(&self) -> &Arc<Members> {
         &self.members
+    }
+
+    /// How the member asks another one.
+    pub(crate) fn line(&self, node: NodeId) -> Option<LineState> {
+        self.own().ok().map(|own| own.member.line(node))
     }
 
     pub(crate) fn desk(&self) -> &Arc<Desk> {

@@ -93,10 +93,13 @@ impl Fabric {
     }
 
     /// How the last endpoint to a node came about, or why it did not: lines for people. Nothing for a node that was never
-    /// asked for, and has not asked.
+    /// asked for, and has not asked. The last line says by which way the two members ask each other.
     pub fn node_story(&self, node: NodeId) -> Option<Vec<String>> {
         let rail = self.engine.find(node).and_then(|peer| self.engine.rail_name(peer));
-        self.membership.as_ref()?.desk().story(node, rail)
+        let membership = self.membership.as_ref()?;
+        let story = membership.desk().story(node, rail)?;
+        let asked = membership.line(node).map(|line| format!("requests to the node go over {line}"));
+        Some(story.into_iter().chain(asked).collect())
     }
 }
 
