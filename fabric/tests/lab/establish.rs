@@ -15,7 +15,7 @@ use gridnet_assembly::stack::Security;
 use gridnet_assembly::Builder;
 use gridnet_meta::credentials::Credentials;
 use gridnet_meta::directory::Entry;
-use gridnet_meta::member::{About, Assembler, Member, Wanted, ECHO};
+use gridnet_meta::member::{About, Assembler, LineState, Member, Wanted, ECHO};
 use gridnet_meta::ticket::Ticket;
 use gridnet_testbed::{lab_test, Change, Host, HostSpec, Impairment, Lab, Site, SiteKind, Span, Topology};
 use rustls::ClientConnection;
@@ -26,6 +26,10 @@ use crate::members::{find, join, open, talk, Session, TICKET};
 
 const SERVICE: &str = "first";
 const RULES: &str = "[[rule]]\nuse = ['tls/tcp']";
+/// The same, with all requests over the bootstrap channel.
+const BY_TREE: &str = "[[rule]]\nservice = 'meta'\nscheme = 'relay-only'\n[[rule]]\nuse = ['tls/tcp']";
+/// First data that travels with a request: as much as may.
+const FIRST: usize = 16 << 10;
 /// One way, from each host to the middle.
 const ARM: Duration = Duration::from_millis(25);
 /// There and back between two hosts.
@@ -71,6 +75,7 @@ struct Node {
 struct Plain {
     credentials: Credentials,
     place: SocketAddr,
+    arrival: Arc<Arrival>,
     /// What came up, by node, until it is used.
     up: Arc<Mutex<BTreeMap<NodeId, Line>>>,
 }
@@ -80,7 +85,11 @@ impl Builder for Plain {
         Ok(self.place.to_string().into_bytes())
     }
 
-    fn begin(&self, _: &Order, _: Vec<u8>) {}
+    fn begin(&self, _: &Order, first: Vec<u8>) {
+        if first.len() == FIRST {
+            self.arrival.note();
+        }
+    }
 
     fn close(&self, _: &Key) {}
 
@@ -158,8 +167,9 @@ impl Node {
             // It ends with the process.
             std::thread::spawn(move || answer(&listener, &credentials, &noted));
             let up = Arc::default();
-            let builder = Plain { credentials: member.credentials().unwrap(), place, up: Arc::clone(&up) };
-            let assembler = member.assemble(RULES.parse().unwrap(), Arc::new(builder));
+            let credentials = member.credentials().unwrap();
+            let builder = Plain { credentials, place, arrival: Arc::clone(&arrival), up: Arc::clone(&up) };
+            let assembler = member.assemble(BY_TREE.parse().unwrap(), Arc::new(builder));
             assembler.serve(SERVICE.parse().unwrap());
             Node { credentials: member.credentials().unwrap(), member, assembler, place, arrival, up }
         };
@@ -172,6 +182,20 @@ impl Node {
         begun.elapsed()
     }
 
+    /// From now on requests go over a line, once one stands; or over the bootstrap channel.
+    fn meta_channel(&self, to: &Node, rules: &str) {
+        for node in [self, to] {
+            node.assembler.change_rules(rules.parse().unwrap());
+        }
+        let is_up =
+            |from: &Node, to: &Node| matches!(from.member.line(to.member.node()), LineState::Up { .. });
+        let (start, is_wanted) = (Instant::now(), rules == RULES);
+        while is_up(self, to) != is_wanted || is_up(to, self) != is_wanted {
+            self.ask(to);
+            assert!(start.elapsed() < PATIENCE, "{}", self.member.line(to.member.node()));
+        }
+    }
+
     fn direct(&self, to: &Node) -> Duration {
         let begun = Instant::now();
         Line::dial(&self.credentials, to.member.node(), to.place).unwrap().talk();
@@ -179,11 +203,12 @@ impl Node {
     }
 
     fn assembled(&self, to: &Node) -> Duration {
-        let wanted = Wanted {
-            service: SERVICE.parse().unwrap(),
-            min_security: Security::Encrypted,
-            first: Vec::new(),
-        };
+        self.assembled_with(to, Vec::new())
+    }
+
+    /// The same, with data in the request, whose arrival counts.
+    fn assembled_with(&self, to: &Node, first: Vec<u8>) -> Duration {
+        let wanted = Wanted { service: SERVICE.parse().unwrap(), min_security: Security::Encrypted, first };
         let begun = Instant::now();
         let path = self.assembler.connect(to.member.node(), wanted, LONGEST).unwrap();
         assert_eq!(path.stack.to_string(), "tls/tcp");
@@ -228,36 +253,53 @@ fn topology() -> Topology {
 }
 
 /// Between hosts 100 ms apart, and as far from the rendez-vous node.
-fn far(lab: &Lab, near: &Node, peer: &Node, rounds: usize) {
-    let warm = |what: &str| {
+fn far(lab: &Lab, passed_on: impl Fn() -> u64, near: &Node, peer: &Node, rounds: usize) {
+    let ask = |what: &str| {
         near.ask(peer);
         best(what, rounds, || near.ask(peer))
     };
-    warm("request over the bootstrap channel, rendez-vous node 100 ms from both");
+    near.meta_channel(peer, BY_TREE);
+    ask("request over the bootstrap channel, rendez-vous node 100 ms from both");
     let direct = best("direct: TCP and mutual TLS 1.3", rounds, || near.direct(peer));
     best("first connection by assembly, rendez-vous node 100 ms from both", rounds, || near.asking(peer));
     best_within("later connections by assembly", rounds, direct + BUSY, || near.assembled(peer));
+    near.meta_channel(peer, RULES);
+    let before = passed_on();
+    ask("request over a line");
+    let what = "first connection by assembly, over a line";
+    best_within(what, rounds, direct + FAR + BUSY, || near.asking(peer));
+    best_within("later connections by assembly, over a line", rounds, direct + BUSY, || near.assembled(peer));
+    let what = "first data of 16 KiB in the request, over a line, later connections";
+    best_within(what, rounds, direct + BUSY, || near.assembled_with(peer, vec![7; FIRST]));
+    assert_eq!(passed_on(), before, "the rendez-vous node has passed nothing on");
     // Now the way by the rendez-vous node is no detour.
+    near.meta_channel(peer, BY_TREE);
     let none = Change { delay: Some(Span(Duration::ZERO)), ..Change::default() };
     lab.link("p-internet").unwrap().change(&none).unwrap();
-    warm("request over the bootstrap channel, rendez-vous node on the way");
+    ask("request over the bootstrap channel, rendez-vous node on the way");
     let what = "first connection by assembly, rendez-vous node on the way";
     best_within(what, rounds, direct + FAR + BUSY, || near.asking(peer));
 }
 
 /// Between hosts of one network, 100 ms away from the rendez-vous node.
 fn near(here: &Node, beside: &Node, apart: &Node, rounds: usize) {
-    here.ask(apart);
     here.ask(beside);
+    here.meta_channel(apart, BY_TREE);
+    here.ask(apart);
     best("on one network: direct", rounds, || here.direct(beside));
     let far =
         best("on one network: asking by the rendez-vous node, 100 ms away", rounds, || here.asking(apart));
+    here.assembled(apart);
     best("the same, later connections", rounds, || here.assembled(apart));
     let asking =
         best("on one network: first connection of two of one cluster", rounds, || here.asking(beside));
     let cached =
         best("on one network: later connections of two of one cluster", rounds, || here.assembled(beside));
     assert!(asking.max(cached) <= far / 2, "{asking:?} {cached:?} {far:?}");
+    here.meta_channel(apart, RULES);
+    let first = best("on one network, two clusters: first, over a line", rounds, || here.asking(apart));
+    let later = best("on one network, two clusters: later, over a line", rounds, || here.assembled(apart));
+    assert!(first.max(later) <= far / 2, "{first:?} {later:?} {far:?}");
 }
 
 /// An endpoint of a fabric, from asking for it to the first echo, half a round trip later than the first byte has come there.
@@ -279,7 +321,7 @@ lab_test! {
         let Some(lab) = open_lab(topology()) else { return };
         let [p, a1, a2, b] = ["p", "a1", "a2", "b"].map(|name| lab.host(name).unwrap());
         let session = Session::new(p);
-        let _serving = session.serve(p);
+        let serving = session.serve(p);
         let rounds = if is_long() { 15 } else { 2 };
         let parts = [(a1, "a", "here"), (a2, "a", "beside"), (a2, "apart", "apart"), (b, "peer", "peer")];
         let nodes: Vec<Node> = std::thread::scope(|scope| {
@@ -296,7 +338,7 @@ lab_test! {
         }
         a1.run(|| {
             near(here, beside, apart, rounds);
-            far(&lab, here, peer, rounds);
+            far(&lab, || serving.status().packets.passed_on, here, peer, rounds);
             fabric(&session, b);
         })
         .unwrap();

@@ -9,6 +9,7 @@ mod establish;
 mod gaps;
 mod groups;
 mod hosts;
+mod lines;
 mod many;
 mod members;
 mod relayed;

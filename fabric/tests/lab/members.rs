@@ -177,6 +177,12 @@ lab_test! {
             assert!(why.contains("stack tls/tcp: encrypted, agreed on for service gridnet"), "{why}");
             assert!(why.contains("shm not tried: they are not known to be on one host"), "{why}");
             assert!(why.contains(", TLS 1.3, "), "{why}");
+            // Beside the link the two can ask each other without the rendez-vous node.
+            let start = Instant::now();
+            while !party.enter().explain(to).unwrap().contains("requests to the node go over tls/tcp, called ") {
+                talk(&party, to, rounds.fetch_add(1, Ordering::Relaxed));
+                assert!(start.elapsed() < PATIENCE, "{}", party.enter().explain(to).unwrap());
+            }
             while !is_over.load(Ordering::Relaxed) {
                 talk(&party, to, rounds.fetch_add(1, Ordering::Relaxed));
             }
