@@ -99,7 +99,10 @@ impl Shared {
         if !self.lines.may_ask(from) {
             return Err((Refusal::Rate, "it asks for lines too often".to_owned()));
         }
-        let malformed = |why: String| (Refusal::Malformed, why);
+        let malformed = |why: String| {
+            self.refused_one(format!("node {from}"), Refusal::Malformed, &why);
+            (Refusal::Malformed, why)
+        };
         let Ask { number, host, at } =
             fields(body).map_err(|e| malformed(format!("it makes no sense: {e}")))?;
         let is_same_host = self.is_of_this_host(host.as_ref());

@@ -22,10 +22,12 @@ use crate::rate::Rates;
 /// The connection of a line.
 pub(super) type Stream = tokio_rustls::TlsStream<TcpStream>;
 
-/// Each side says this often that it is there.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// A line over which nothing is heard for so long is lost.
+/// How often a line is looked at. When nothing was heard since something was said, the other side is asked whether it is there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// One over which nothing is heard for so long after something was said is lost.
 const SILENCE_LIMIT: Duration = Duration::from_secs(3);
+/// So long after anything was heard the other side is asked in any case.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// One over which nothing was asked or answered for so long ends: after that not even a request that was said again is open.
 const IDLE_LIMIT: Duration = Duration::from_secs(180);
 /// Messages of the other member that are heard in a second: as many as a leader passes on of it.
@@ -39,6 +41,8 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 pub(super) struct Stood<Over = Stream> {
     reader: Inbox<ReadHalf<Over>>,
     outbox: Outbox<WriteHalf<Over>>,
+    /// Since when something is said, and nothing was heard.
+    waits: Option<Instant>,
     /// When the certificate of the other member ends.
     until: Moment,
     /// Where the other member is.
@@ -53,7 +57,7 @@ impl<Over: AsyncRead + AsyncWrite> Stood<Over> {
         until: Moment,
         (at, has_called): (SocketAddr, bool),
     ) -> Stood<Over> {
-        Stood { reader, outbox: Outbox::new(writer), until, at, has_called }
+        Stood { reader, outbox: Outbox::new(writer), waits: None, until, at, has_called }
     }
 }
 
@@ -74,29 +78,31 @@ pub(super) async fn run<Over: AsyncRead + AsyncWrite>(
     mut stood: Stood<Over>,
     mut queue: Receiver<Vec<u8>>,
 ) -> Error {
-    let mut pings = interval(PING_INTERVAL);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rates = Rates::new(MESSAGES_PER_SECOND);
     let mut used = Instant::now();
     loop {
         let (is_idle, may_answer) = (stood.outbox.is_empty(), stood.outbox.may_answer());
-        let silent_at = stood.reader.heard() + SILENCE_LIMIT;
+        stood.waits = stood.waits.filter(|since| *since >= stood.reader.heard());
+        let (is_waiting, since) = (stood.waits.is_some(), stood.waits.unwrap_or(used));
         let turn = tokio::select! {
             message = stood.reader.next(), if may_answer => message.map(Some),
             written = stood.outbox.write(), if !is_idle => written.map(|()| None),
             message = queue.recv(), if is_idle => match message {
                 Some(message) => {
                     used = Instant::now();
+                    stood.waits.get_or_insert(used);
                     stood.outbox.push_encoded(message.into());
                     Ok(None)
                 }
                 None => return stood.leave("it is not wanted any more").await,
             },
-            () = sleep_until(silent_at), if may_answer => match stood.reader.come(SILENCE_LIMIT).await {
+            () = sleep_until(since + SILENCE_LIMIT), if is_waiting && may_answer => match stood.reader.come(since.elapsed()).await {
                 Some(message) => message,
                 None => Err(Error::Unreachable(format!("nothing was heard for {SILENCE_LIMIT:?}"))),
             },
-            _ = pings.tick() => match stood.look(shared, line.0, used) {
+            _ = looks.tick() => match stood.look(shared, line.0, used) {
                 Ok(()) => Ok(None),
                 Err(why) => return stood.leave(&why).await,
             },
@@ -116,7 +122,7 @@ pub(super) async fn run<Over: AsyncRead + AsyncWrite>(
 }
 
 impl<Over: AsyncRead + AsyncWrite> Stood<Over> {
-    /// Each second: whether the line may stay. Says that this side is there.
+    /// Each second: whether the line may stay. Asks whether the other side is there.
     fn look(&mut self, shared: &Shared, peer: NodeId, used: Instant) -> Result<(), String> {
         let now = Moment::now();
         let (own_until, is_revoked) = {
@@ -133,7 +139,9 @@ impl<Over: AsyncRead + AsyncWrite> Stood<Over> {
         if used.elapsed() >= IDLE_LIMIT {
             return Err(format!("nothing was asked for {IDLE_LIMIT:?}"));
         }
-        if self.outbox.is_empty() {
+        let is_silent = self.waits.is_some() || self.reader.heard().elapsed() >= KEEP_ALIVE;
+        if is_silent && self.outbox.is_empty() {
+            self.waits.get_or_insert_with(Instant::now);
             self.outbox.push(&Message::Ping(0)).map_err(|e| e.to_string())?;
         }
         Ok(())

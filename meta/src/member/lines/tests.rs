@@ -209,3 +209,23 @@ fn only_the_member_that_was_agreed_with_gets_in() {
         assert!(lines.iter().any(|line| line.contains(why)), "{lines:#?}");
     }
 }
+
+#[test]
+fn requests_for_lines_that_make_no_sense_are_noted_and_so_many_are_heard() {
+    let session = Session::new("asks");
+    let [a, b] = two(&session);
+    let refused = |body: &[u8]| a.shared.answer_line(b.node(), body).unwrap_err().0;
+    let place = |at: &str| {
+        postcard::to_stdvec(&(1u64, a.shared.lock().host.clone(), vec![at.parse::<SocketAddr>().unwrap()]))
+            .unwrap()
+    };
+    assert_eq!(refused(&[0xff; 3]), Refusal::Malformed);
+    assert_eq!(refused(&place("10.0.0.1:22")), Refusal::Malformed, "it says that it is of this host");
+    let refusals: Vec<Refusal> = (0..20).map(|_| refused(&[])).collect();
+    assert!(refusals.contains(&Refusal::Rate), "{refusals:?}");
+    assert!(a
+        .refused()
+        .iter()
+        .any(|line| line.who == format!("node {}", b.node()) && line.why.contains("not its own")));
+    assert!(a.lines().is_empty());
+}

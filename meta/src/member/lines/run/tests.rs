@@ -57,6 +57,13 @@ fn a_line_ends_when_nothing_is_heard_or_asked_or_a_certificate_has_ended() {
         let ((stood, _theirs), begun) = (line(never()), Instant::now());
         let why = run(&shared, peer, stood, queue).await;
         assert!(why.to_string().contains("nothing was heard"), "{why}");
+        assert!(begun.elapsed() >= KEEP_ALIVE && begun.elapsed() < KEEP_ALIVE + 2 * SILENCE_LIMIT);
+        // At once where something was said.
+        let (sender, queue) = mpsc::channel(1);
+        sender.send(request(1, ECHO, b"x").encode().unwrap()).await.unwrap();
+        let ((stood, _theirs), begun) = (line(never()), Instant::now());
+        let why = run(&shared, peer, stood, queue).await;
+        assert!(why.to_string().contains("nothing was heard"), "{why}");
         assert!(begun.elapsed() >= SILENCE_LIMIT && begun.elapsed() < 2 * SILENCE_LIMIT);
         // The other side is there, and has nothing to say.
         let (_sender, queue) = mpsc::channel(1);
@@ -66,7 +73,7 @@ fn a_line_ends_when_nothing_is_heard_or_asked_or_a_certificate_has_ended() {
             loop {
                 // It may be over already.
                 let _ = send(&mut writer, &Message::Ping(1)).await;
-                sleep(PING_INTERVAL).await;
+                sleep(LOOK_INTERVAL).await;
             }
         };
         let mut reader = Inbox::new(reader, MESSAGES);
