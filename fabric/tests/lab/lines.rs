@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use gridnet_meta::directory::Entry;
 use gridnet_meta::member::{About, LineState, Member, ECHO};
 use gridnet_meta::ticket::Ticket;
 use gridnet_testbed::{lab_test, Host, HostSpec, Impairment, Site, SiteKind, Topology};
@@ -17,8 +18,16 @@ const SERVICE: u16 = 1000;
 /// The most that a request may take.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// One in a cluster of its own.
 fn join(session: &Session, host: Host<'_>, label: &str) -> Member {
-    let about = About { cluster: Some(label.parse().unwrap()), ..About::new(label.parse().unwrap()) };
+    join_as(
+        session,
+        host,
+        About { cluster: Some(label.parse().unwrap()), ..About::new(label.parse().unwrap()) },
+    )
+}
+
+fn join_as(session: &Session, host: Host<'_>, about: About) -> Member {
     let ticket = Ticket::read(session.ticket().as_ref()).unwrap();
     host.run(|| Member::join(ticket, about, PATIENCE).unwrap()).unwrap()
 }
@@ -84,7 +93,46 @@ fn falls_silent(from: &Member, to: &Member, host: Host<'_>) {
     nft("delete table inet silent".to_owned());
 }
 
+/// Those of some members that are below a leader, once each host has one.
+fn below(members: &[Member], hosts: usize) -> Vec<&Member> {
+    let is_led = |entries: &[Entry]| {
+        entries.iter().filter(|entry| entry.leads).count() == hosts
+            && entries.iter().all(|entry| entry.leads != entry.via.is_some())
+    };
+    members
+        .iter()
+        .for_each(|member| assert!(member.wait_for_nodes(PATIENCE, is_led), "{:?}", member.nodes()));
+    let below: Vec<&Member> = members.iter().filter(|member| member.leads_at().is_none()).collect();
+    until("they are below it", || below.iter().all(|member| member.leader().is_some()));
+    below
+}
+
 lab_test! {
+    fn processes_below_leaders_reach_each_other_by_the_addresses_of_their_hosts() {
+        let public = |name: &str| HostSpec::new(name).public(Impairment::default());
+        let Some(lab) = open_lab(Topology::new().host(public("p")).host(public("b")).host(public("c"))) else { return };
+        let [p, b, c] = ["p", "b", "c"].map(|name| lab.host(name).unwrap());
+        let session = Session::new(p);
+        let _serving = session.serve(p);
+        // Each in the cluster of its host, whose leader listens at 127.0.0.1.
+        let join = |host| join_as(&session, host, About::new("one".parse().unwrap()));
+        let members = [b, b, b, c, c].map(join);
+        let below = below(&members, 2);
+        let [one, other, apart] = below[..] else { panic!("two of three, one of two") };
+        assert_eq!(ask(one, apart), 3, "leader, rendez-vous node, leader");
+        assert_eq!(ask(one, other), 1, "leader");
+        let place = |to: &Member| {
+            assert!(warm(one, to), "both let others in");
+            let LineState::Up { at, .. } = one.line(to.node()) else { panic!("it stands") };
+            at.ip()
+        };
+        assert_eq!(place(apart), c.address().unwrap());
+        assert!(place(other).is_loopback());
+        let leader = members.iter().find(|member| Some(member.node()) == one.leader()).unwrap();
+        assert_eq!((ask(one, leader), ask(leader, one)), (0, 0));
+        assert!(up(one, leader).is_none(), "the connection that there is will do");
+    }
+
     fn lines_lead_where_one_side_lets_others_in_and_need_nobody_then() {
         let near = || Impairment::default().delay(Duration::from_millis(2));
         let site = |name: &str, kind| Site::new(name, kind).uplink(near());
