@@ -12,7 +12,8 @@
 //! | `attr.rs`, `wr.rs` | attributes of queue pairs; work requests and completions |
 //! | `engine/` | one queue pair, without I/O and without a clock |
 //! | `mr.rs`, `memory.rs` | memory regions and their keys; the one place that touches memory of the user |
-//! | `port.rs`, `udp.rs` | the seam to a network, and UDP sockets |
+//! | `port.rs` | the seam to a network |
+//! | `udp.rs`, `shm/` | ports: UDP sockets, shared memory between processes of a host |
 //! | `wire/` | packets, and what they mean: no I/O |
 //! | `testing.rs` | (feature `testing`) a network within the process, with faults |
 
@@ -25,6 +26,7 @@ mod engine;
 mod memory;
 mod mr;
 mod port;
+mod shm;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod udp;
@@ -36,4 +38,5 @@ pub use device::{
 };
 pub use engine::{Error, QpEvent};
 pub use port::{Port, Received};
+pub use shm::{ShmPort, ShmWaiter};
 pub use udp::{UdpPort, UdpWaiter};

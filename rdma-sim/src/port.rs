@@ -15,8 +15,8 @@ pub enum Received {
     Failed,
 }
 
-/// A port of a device: carries packets unreliably, in any order. Whoever implements it adds and checks the ICRC, as only it
-/// knows the addresses that it covers.
+/// A port of a device: carries packets unreliably, in any order. Whoever implements it adds and checks the ICRC where packets go
+/// over a network, as only it knows the addresses that it covers.
 pub trait Port: Send {
     /// Where peers send to.
     fn address(&self) -> SocketAddr;
@@ -27,4 +27,38 @@ pub trait Port: Send {
 
     /// Puts the next packet, from BTH to padding, into `packet`, whose content is replaced.
     fn receive(&mut self, packet: &mut Vec<u8>) -> Received;
+
+    /// Whether a packet for the device at `to` has room, as far as is known. Asked before the packet is made, so that a peer which
+    /// takes nothing keeps packets for others from nothing.
+    fn has_room(&mut self, _to: SocketAddr) -> bool {
+        true
+    }
+
+    /// The device is about to wait for the descriptor of this port, and calls nothing meanwhile. False when it must not, as
+    /// something has come. Ports whose descriptor is readable in any case need not know.
+    fn arm(&mut self) -> bool {
+        true
+    }
+}
+
+impl Port for Box<dyn Port> {
+    fn address(&self) -> SocketAddr {
+        (**self).address()
+    }
+
+    fn send(&mut self, to: SocketAddr, packet: &mut Vec<u8>) -> bool {
+        (**self).send(to, packet)
+    }
+
+    fn receive(&mut self, packet: &mut Vec<u8>) -> Received {
+        (**self).receive(packet)
+    }
+
+    fn has_room(&mut self, to: SocketAddr) -> bool {
+        (**self).has_room(to)
+    }
+
+    fn arm(&mut self) -> bool {
+        (**self).arm()
+    }
 }

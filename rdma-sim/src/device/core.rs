@@ -273,6 +273,10 @@ impl Core {
             self.pairs.range(after..).chain(self.pairs.range(..after)).map(|(num, _)| *num).collect();
         for num in order {
             for _ in 0..TURN.min(left) {
+                let remote = self.pairs.get(&num).and_then(|pair| pair.engine.remote());
+                if !remote.is_some_and(|to| self.port.has_room(to)) {
+                    break;
+                }
                 self.outgoing.clear();
                 let made = self.run(QpNum::new(num), |engine, host, out| {
                     engine.next_packet(host, out).then(|| engine.remote()).flatten()

@@ -58,6 +58,13 @@ impl Device {
         self.lock().deadline()
     }
 
+    /// To be called before waiting until the descriptor of the port becomes readable: says to peers that share memory that they have
+    /// to wake this side. False when something has come meanwhile: then [`progress`](Self::progress) is next, not sleep. Ends with
+    /// the next call of `progress`.
+    pub fn arm(&self) -> bool {
+        self.lock().port.arm()
+    }
+
     /// The oldest event that was not taken.
     pub fn event(&self) -> Option<Event> {
         self.lock().events.pop_front()

@@ -7,7 +7,7 @@ use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr,
 use gridnet_rdma_sim::testing::{Faults, Net};
 use gridnet_rdma_sim::wire::{Psn, RnrTimer};
 use gridnet_rdma_sim::wr::{RecvWr, Remote, SendWr, Sge, Wc};
-use gridnet_rdma_sim::{Cq, Device, Error, Mr, Pd, Port, Qp, QpShape, UdpPort};
+use gridnet_rdma_sim::{Cq, Device, Error, Mr, Pd, Port, Qp, QpShape, ShmPort, UdpPort};
 
 /// Number of a region of an end.
 pub type Region = usize;
@@ -182,22 +182,29 @@ impl Bed for NetBed {
     }
 }
 
-/// Over UDP sockets of this host.
-pub struct UdpBed {
+/// Over the system, in real time.
+pub struct RealBed {
     start: Instant,
     ends: (Soft, Soft),
 }
 
-impl UdpBed {
-    pub fn v4() -> Option<UdpBed> {
-        UdpBed::at("127.0.0.1:0")
+impl RealBed {
+    /// Over UDP sockets of this host.
+    pub fn udp4() -> Option<RealBed> {
+        RealBed::udp("127.0.0.1:0")
     }
 
-    pub fn v6() -> Option<UdpBed> {
-        UdpBed::at("[::1]:0")
+    pub fn udp6() -> Option<RealBed> {
+        RealBed::udp("[::1]:0")
     }
 
-    fn at(address: &str) -> Option<UdpBed> {
+    /// Over shared memory.
+    pub fn shm() -> Option<RealBed> {
+        let port = || ShmPort::open().expect("shared memory");
+        Some(RealBed::between(port(), port()))
+    }
+
+    fn udp(address: &str) -> Option<RealBed> {
         let port = || UdpPort::bind(address.parse().expect("an address"));
         let (a, b) = match (port(), port()) {
             (Ok(a), Ok(b)) => (a, b),
@@ -206,15 +213,19 @@ impl UdpBed {
                 return None;
             }
         };
+        Some(RealBed::between(a, b))
+    }
+
+    fn between(a: impl Port + 'static, b: impl Port + 'static) -> RealBed {
         let ends = (Soft::new(a), Soft::new(b));
         // 67 ms: other work on this host may take the core for some time.
         ends.0.connect(&ends.1, 14);
         ends.1.connect(&ends.0, 14);
-        Some(UdpBed { start: Instant::now(), ends })
+        RealBed { start: Instant::now(), ends }
     }
 }
 
-impl Bed for UdpBed {
+impl Bed for RealBed {
     fn ends(&mut self) -> (&mut dyn End, &mut dyn End) {
         (&mut self.ends.0, &mut self.ends.1)
     }

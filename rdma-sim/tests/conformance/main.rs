@@ -50,12 +50,14 @@ macro_rules! failures {
 successes! {
     net: crate::bed::NetBed::open(),
     lossy_net: crate::bed::NetBed::lossy(),
-    udp: crate::bed::UdpBed::v4(),
-    udp6: crate::bed::UdpBed::v6(),
+    udp: crate::bed::RealBed::udp4(),
+    udp6: crate::bed::RealBed::udp6(),
+    shm: crate::bed::RealBed::shm(),
 }
 
 failures! {
     net_failures: crate::bed::NetBed::open(),
-    udp_failures: crate::bed::UdpBed::v4(),
-    udp6_failures: crate::bed::UdpBed::v6(),
+    udp_failures: crate::bed::RealBed::udp4(),
+    udp6_failures: crate::bed::RealBed::udp6(),
+    shm_failures: crate::bed::RealBed::shm(),
 }

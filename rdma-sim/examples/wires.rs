@@ -1,0 +1,262 @@
+//! How fast two devices are over each wire, beside what the machine does without them: `cargo run --release -p gridnet-rdma-sim
+//! --example wires [ROUNDS]`. Needs two cores. All subjects take turns in each round, and the medians of the rounds are printed: other
+//! load, and cores that the hypervisor moves, meet all of them.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr, RtsAttr};
+use gridnet_rdma_sim::wire::{Psn, RnrTimer};
+use gridnet_rdma_sim::wr::{Data, RecvWr, SendOp, SendWr};
+use gridnet_rdma_sim::{Cq, Device, Mr, Port, Qp, QpShape, ShmPort, UdpPort};
+use nix::sched::{sched_setaffinity, CpuSet};
+use nix::unistd::Pid;
+
+/// Round trips of one measurement.
+const TRIPS: u32 = 2000;
+/// Writes of one measurement, and their bytes.
+const WRITES: u32 = 20;
+const LEN: u32 = 1 << 20;
+/// Receives that are posted.
+const DEPTH: u64 = 64;
+
+/// What is measured, with its unit, and how.
+type Subject = (&'static str, fn() -> f64);
+
+fn main() {
+    let rounds = std::env::args().nth(1).map_or(15, |word| word.parse().expect("a number of rounds"));
+    let subjects: [Subject; 8] = [
+        ("canary: one line each way, ns", canary),
+        ("raw UDP, busy, 8 B one way, ns", raw_udp),
+        ("udp: SEND 8 B one way, ns", || pingpong(udp(), Mtu::B4096)),
+        ("shm: SEND 8 B one way, ns", || pingpong(shm(), Mtu::B4096)),
+        ("udp: WRITE 1 MiB, GB/s, MTU 1024", || write(udp(), Mtu::B1024)),
+        ("udp: WRITE 1 MiB, GB/s, MTU 4096", || write(udp(), Mtu::B4096)),
+        ("shm: WRITE 1 MiB, GB/s, MTU 4096", || write(shm(), Mtu::B4096)),
+        ("canary again", canary),
+    ];
+    let mut results = vec![Vec::new(); subjects.len()];
+    for _ in 0..rounds {
+        for ((_, measure), results) in subjects.iter().zip(&mut results) {
+            results.push(measure());
+        }
+    }
+    for ((name, _), mut results) in subjects.iter().zip(results) {
+        results.sort_by(f64::total_cmp);
+        let at = |part: usize| results[(results.len() - 1) * part / 4];
+        println!("{name:40} median {:9.2}   quarters {:9.2} {:9.2}", at(2), at(1), at(3));
+    }
+}
+
+fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    // Where there is no such core, the figures say so.
+    let _ = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+}
+
+/// Runs `other` on another core until `own` is through; what that says.
+fn beside<R>(other: impl FnOnce(&AtomicBool) + Send, own: impl FnOnce() -> R) -> R {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(1);
+            other(&stop);
+        });
+        pin(0);
+        let result = own();
+        stop.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// Nanoseconds of one way.
+fn timed(trips: u32, mut trip: impl FnMut()) -> f64 {
+    (0..trips / 10).for_each(|_| trip());
+    let start = Instant::now();
+    (0..trips).for_each(|_| trip());
+    start.elapsed().as_nanos() as f64 / f64::from(trips) / 2.0
+}
+
+#[repr(align(128))]
+#[derive(Default)]
+struct Flag(AtomicU64);
+
+fn canary() -> f64 {
+    let (ping, pong) = (Flag::default(), Flag::default());
+    let answer = |stop: &AtomicBool| {
+        let mut last = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let now = ping.0.load(Ordering::Acquire);
+            if now != last {
+                last = now;
+                pong.0.store(now, Ordering::Release);
+            }
+        }
+    };
+    let mut count = 0;
+    beside(answer, || {
+        timed(10 * TRIPS, || {
+            count += 1;
+            ping.0.store(count, Ordering::Release);
+            while pong.0.load(Ordering::Acquire) != count {}
+        })
+    })
+}
+
+fn raw_udp() -> f64 {
+    let socket = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_nonblocking(true).expect("an option");
+        (socket.local_addr().expect("an address"), socket)
+    };
+    let ((at_a, a), (at_b, b)) = (socket(), socket());
+    let answer = move |stop: &AtomicBool| {
+        let mut bytes = [0; 64];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok((len, from)) = b.recv_from(&mut bytes) {
+                b.send_to(&bytes[..len], from).expect("sent");
+            }
+        }
+    };
+    assert_ne!(at_a, at_b);
+    beside(answer, || {
+        let mut bytes = [0; 64];
+        timed(TRIPS, || {
+            a.send_to(&bytes[..8], at_b).expect("sent");
+            while a.recv_from(&mut bytes).is_err() {}
+        })
+    })
+}
+
+type Ports = (Box<dyn Port>, Box<dyn Port>);
+
+fn udp() -> Ports {
+    let port = || Box::new(UdpPort::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port"));
+    (port(), port())
+}
+
+fn shm() -> Ports {
+    let port = || Box::new(ShmPort::open().expect("a port"));
+    (port(), port())
+}
+
+struct Side {
+    start: Instant,
+    device: Device,
+    cq: Cq,
+    recv_cq: Cq,
+    qp: Qp,
+    mr: Mr,
+}
+
+impl Side {
+    fn new(port: Box<dyn Port>) -> Side {
+        let device = Device::open(port).expect("random numbers");
+        let pd = device.alloc_pd();
+        let mr = pd.allocate(LEN as usize, Access::ALL).expect("memory");
+        let cq = device.create_cq(256, None).expect("a queue");
+        let recv_cq = device.create_cq(256, None).expect("a queue");
+        let qp = pd.create_qp(&cq, &recv_cq, None, QpShape::default()).expect("a queue pair");
+        Side { start: Instant::now(), device, cq, recv_cq, qp, mr }
+    }
+
+    fn connect(&self, peer: &Side, path_mtu: Mtu) {
+        let rtr = RtrAttr {
+            path_mtu,
+            remote: peer.device.address(),
+            dest_qp: peer.qp.num(),
+            rq_psn: Psn::new(0),
+            max_dest_rd_atomic: 4,
+            min_rnr_timer: RnrTimer::new(1),
+        };
+        let rts = RtsAttr {
+            sq_psn: Psn::new(0),
+            timeout: AckTimeout::new(12),
+            retry_cnt: 7,
+            rnr_retry: 7,
+            max_rd_atomic: 4,
+        };
+        for change in [Change::Init(InitAttr { access: Access::ALL }), Change::Rtr(rtr), Change::Rts(rts)] {
+            self.qp.change(change).expect("the usual way");
+        }
+        (0..DEPTH).for_each(|_| self.post_recv());
+    }
+
+    fn post_recv(&self) {
+        self.qp.post_recv(RecvWr { wr_id: 0, sges: vec![self.mr.sge(0, 64)] }).expect("posted");
+    }
+
+    /// Sends 8 bytes; each 16th has a completion.
+    fn send(&self, number: u64) {
+        let mut wr = SendWr::new(number, SendOp::Send, Data::Inline(number.to_ne_bytes().to_vec()));
+        wr.signaled = number.is_multiple_of(16);
+        self.qp.post_send(wr).expect("posted");
+    }
+
+    fn progress(&self) {
+        self.device.progress(self.start.elapsed());
+    }
+
+    /// Whether a message has come; its receive is posted anew.
+    fn came(&self) -> bool {
+        self.progress();
+        let came = self.recv_cq.poll().expect("no overrun").is_some();
+        if came {
+            while self.cq.poll().expect("no overrun").is_some() {}
+            self.post_recv();
+        }
+        came
+    }
+}
+
+fn two(ports: Ports, mtu: Mtu) -> (Side, Side) {
+    let (a, b) = (Side::new(ports.0), Side::new(ports.1));
+    a.connect(&b, mtu);
+    b.connect(&a, mtu);
+    (a, b)
+}
+
+fn pingpong(ports: Ports, mtu: Mtu) -> f64 {
+    let (a, b) = two(ports, mtu);
+    let answer = |stop: &AtomicBool| {
+        let mut count = 0;
+        while !stop.load(Ordering::Relaxed) {
+            if b.came() {
+                count += 1;
+                b.send(count);
+                b.progress();
+            }
+        }
+    };
+    let mut count = 0;
+    beside(answer, || {
+        timed(TRIPS, || {
+            count += 1;
+            a.send(count);
+            while !a.came() {}
+        })
+    })
+}
+
+fn write(ports: Ports, mtu: Mtu) -> f64 {
+    let (a, b) = two(ports, mtu);
+    let remote = b.mr.remote(0);
+    let answer = |stop: &AtomicBool| {
+        while !stop.load(Ordering::Relaxed) {
+            b.progress();
+        }
+    };
+    beside(answer, || {
+        let start = Instant::now();
+        for id in 0..WRITES {
+            let data = Data::Sges(vec![a.mr.sge(0, LEN)]);
+            a.qp.post_send(SendWr::new(id.into(), SendOp::RdmaWrite(remote), data)).expect("posted");
+            while a.cq.poll().expect("no overrun").is_none() {
+                a.progress();
+                assert!(start.elapsed() < Duration::from_secs(60), "it does not end");
+            }
+        }
+        f64::from(WRITES) * f64::from(LEN) / start.elapsed().as_nanos() as f64
+    })
+}

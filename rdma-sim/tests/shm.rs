@@ -1,0 +1,113 @@
+//! Shared memory as a port: peers that sleep, peers that are not there, strangers.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use gridnet_rdma_sim::{Port, Received, ShmPort, ShmWaiter};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{connect, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+
+/// How long a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits in sleep for the next packet. A wake-up that does not come is a failure.
+fn receive_asleep(port: &mut ShmPort, waiter: &ShmWaiter) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        match port.receive(&mut bytes) {
+            Received::Nothing if port.arm() => {
+                let timeout = PollTimeout::try_from(PATIENCE).expect("a minute");
+                let mut files = [PollFd::new(waiter.as_fd(), PollFlags::POLLIN)];
+                assert_eq!(poll(&mut files, timeout), Ok(1), "it was not woken");
+            }
+            Received::Nothing => {}
+            Received::Packet(_) => return bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_sleeps_is_woken() {
+    let (mut a, mut b) = (ShmPort::open().expect("a port"), ShmPort::open().expect("a port"));
+    let (to_a, to_b) = (a.address(), b.address());
+    let answering = std::thread::spawn(move || {
+        let waiter = b.waiter().expect("a descriptor");
+        for _ in 0..300 {
+            let mut packet = receive_asleep(&mut b, &waiter);
+            assert!(b.send(to_a, &mut packet));
+        }
+        b
+    });
+    let waiter = a.waiter().expect("a descriptor");
+    for number in 0..300u32 {
+        let packet = number.to_le_bytes().repeat(number as usize);
+        assert!(a.send(to_b, &mut packet.clone()));
+        assert_eq!(receive_asleep(&mut a, &waiter), packet);
+    }
+    answering.join().expect("all were answered");
+}
+
+/// A sender whose packets have no room is told when they have.
+#[test]
+fn room_wakes_a_sender_that_sleeps() {
+    let (mut a, mut b) = (ShmPort::open().expect("a port"), ShmPort::open().expect("a port"));
+    let (to_b, waiter) = (b.address(), a.waiter().expect("a descriptor"));
+    let mut sent = 0;
+    while a.has_room(to_b) {
+        assert!(a.send(to_b, &mut vec![1; 100]));
+        sent += 1;
+    }
+    assert!(sent > 0 && !a.send(to_b, &mut vec![1; 100]));
+    // Nothing of this is new to the descriptor: the first look takes what the connection has said.
+    assert_eq!(a.receive(&mut Vec::new()), Received::Nothing);
+    assert!(a.arm(), "there is nothing to do");
+    let (start, mut bytes, mut came) = (Instant::now(), Vec::new(), 0);
+    while came < sent {
+        assert!(start.elapsed() < PATIENCE, "{came} of {sent} packets came");
+        came += usize::from(matches!(b.receive(&mut bytes), Received::Packet(_)));
+    }
+    let mut files = [PollFd::new(waiter.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(PATIENCE).expect("a minute");
+    assert_eq!(poll(&mut files, timeout), Ok(1), "it was not woken");
+    assert!(a.has_room(to_b));
+}
+
+#[test]
+fn packets_for_nobody_are_lost() {
+    let mut port = ShmPort::open().expect("a port");
+    let gone = ShmPort::open().expect("a port").address();
+    for to in [gone, ([127, 0, 0, 1], 4791).into(), "[::1]:4791".parse().expect("an address")] {
+        for _ in 0..1000 {
+            assert!(port.has_room(to) && port.send(to, &mut vec![1; 100]));
+        }
+    }
+    assert_eq!(port.receive(&mut Vec::new()), Received::Nothing);
+}
+
+/// Others that connect and say what no port says, or nothing, take nobody's place.
+#[test]
+fn strangers() {
+    let mut port = ShmPort::open().expect("a port");
+    let to = port.address();
+    let std::net::IpAddr::V6(ip) = to.ip() else { panic!("{to} is not what addresses look like") };
+    let name = UnixAddr::new_abstract(format!("gridnet-rdma-{:016x}", ip.to_bits() as u64).as_bytes());
+    let name = name.expect("a name");
+    let mut silent = Vec::new();
+    for words in [&b""[..], b"\xa1", b"\xa1........", b"\xb0", b"\xa1........................", b"?"] {
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None);
+        let socket = socket.expect("a socket");
+        connect(socket.as_raw_fd(), &name).expect("it listens");
+        if !words.is_empty() {
+            send(socket.as_raw_fd(), words, MsgFlags::empty()).expect("sent");
+        }
+        silent.push(socket);
+    }
+    let mut friend = ShmPort::open().expect("a port");
+    let (start, mut bytes) = (Instant::now(), Vec::new());
+    assert!(friend.send(to, &mut b"packet".to_vec()));
+    while port.receive(&mut bytes) != Received::Packet(friend.address()) {
+        assert!(start.elapsed() < PATIENCE, "the friend's packet does not come");
+    }
+    assert_eq!(bytes, b"packet");
+}
