@@ -1,15 +1,18 @@
 //! How fast two devices are over each wire, beside what the machine does without them: `cargo run --release -p gridnet-rdma-sim
-//! --example wires [ROUNDS]`. Needs two cores. All subjects take turns in each round, and the medians of the rounds are printed: other
+//! --example wires [ROUNDS]`. Needs two cores, and for wires between hosts namespaces; for AF_XDP, root. All subjects take turns in each round, and the medians of the rounds are printed: other
 //! load, and cores that the hypervisor moves, meet all of them.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddrV4, UdpSocket};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr, RtsAttr};
-use gridnet_rdma_sim::wire::{Psn, RnrTimer};
+use gridnet_rdma_sim::wire::{Psn, RnrTimer, PORT};
 use gridnet_rdma_sim::wr::{Data, RecvWr, SendOp, SendWr};
-use gridnet_rdma_sim::{Cq, Device, Mr, Port, Qp, QpShape, ShmPort, UdpPort};
+use gridnet_rdma_sim::{Cq, Device, Mr, Port, Qp, QpShape, ShmPort, UdpPort, XdpPort};
+use gridnet_testbed::{sandbox, Lab, LinkSpec, Topology};
 use nix::sched::{sched_setaffinity, CpuSet};
 use nix::unistd::Pid;
 
@@ -26,13 +29,29 @@ type Subject = (&'static str, fn() -> f64);
 
 fn main() {
     let rounds = std::env::args().nth(1).map_or(15, |word| word.parse().expect("a number of rounds"));
-    let subjects: [Subject; 8] = [
+    if !sandbox::is_inside() {
+        // A network of its own, for the cable between two hosts.
+        let again = || {
+            let mut command = Command::new(std::env::current_exe().expect("this program"));
+            command.args(std::env::args().skip(1));
+            command
+        };
+        match sandbox::spawn(again) {
+            Ok(mut child) => return drop(child.wait()),
+            Err(error) => println!("SKIPPED: wires between hosts: {error}"),
+        }
+    }
+    let subjects: [Subject; 12] = [
         ("canary: one line each way, ns", canary),
-        ("raw UDP, busy, 8 B one way, ns", raw_udp),
-        ("udp: SEND 8 B one way, ns", || pingpong(udp(), Mtu::B4096)),
+        ("raw UDP, busy, loopback, 8 B one way, ns", || raw_udp(Place::Loopback)),
+        ("raw UDP, busy, cable, 8 B one way, ns", || raw_udp(Place::Cable)),
+        ("udp, loopback: SEND 8 B one way, ns", || pingpong(udp(Place::Loopback), Mtu::B4096)),
+        ("udp, cable: SEND 8 B one way, ns", || pingpong(udp(Place::Cable), Mtu::B4096)),
+        ("AF_XDP, cable: SEND 8 B one way, ns", || pingpong(xdp(), Mtu::B1024)),
         ("shm: SEND 8 B one way, ns", || pingpong(shm(), Mtu::B4096)),
-        ("udp: WRITE 1 MiB, GB/s, MTU 1024", || write(udp(), Mtu::B1024)),
-        ("udp: WRITE 1 MiB, GB/s, MTU 4096", || write(udp(), Mtu::B4096)),
+        ("udp, cable: WRITE 1 MiB, GB/s, MTU 1024", || write(udp(Place::Cable), Mtu::B1024)),
+        ("udp, cable: WRITE 1 MiB, GB/s, MTU 4096", || write(udp(Place::Cable), Mtu::B4096)),
+        ("AF_XDP, cable: WRITE 1 MiB, GB/s, MTU 2048", || write(xdp(), Mtu::B2048)),
         ("shm: WRITE 1 MiB, GB/s, MTU 4096", || write(shm(), Mtu::B4096)),
         ("canary again", canary),
     ];
@@ -45,7 +64,13 @@ fn main() {
     for ((name, _), mut results) in subjects.iter().zip(results) {
         results.sort_by(f64::total_cmp);
         let at = |part: usize| results[(results.len() - 1) * part / 4];
-        println!("{name:40} median {:9.2}   quarters {:9.2} {:9.2}", at(2), at(1), at(3));
+        println!(
+            "{name:44} median {:9.2}   quarters {:9.2} {:9.2}   least {:9.2}",
+            at(2),
+            at(1),
+            at(3),
+            at(0)
+        );
     }
 }
 
@@ -104,13 +129,45 @@ fn canary() -> f64 {
     })
 }
 
-fn raw_udp() -> f64 {
-    let socket = || {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+/// Where two ports are.
+#[derive(Clone, Copy)]
+enum Place {
+    Loopback,
+    /// A pair of virtual interfaces between two network namespaces.
+    Cable,
+}
+
+/// Makes something for each of two ends, at an address of its own; none where there is no lab.
+fn both<R: Send>(place: Place, make: impl Fn(SocketAddrV4) -> R + Sync) -> Option<(R, R)> {
+    static LAB: OnceLock<Option<Lab>> = OnceLock::new();
+    if matches!(place, Place::Loopback) {
+        let at = SocketAddrV4::new([127, 0, 0, 1].into(), 0);
+        return Some((make(at), make(at)));
+    }
+    let lab = LAB.get_or_init(|| {
+        let lab = Lab::open(Topology::new().host("a").host("b").link(LinkSpec::between("a", "b"))).ok()?;
+        for host in lab.hosts() {
+            let wider =
+                "ip -o -4 addr show scope global | while read n i r; do ip link set dev $i mtu 9000; done";
+            host.shell(wider).output(Duration::from_secs(10)).ok()?;
+        }
+        Some(lab)
+    });
+    let at = |name: &str| {
+        let host = lab.as_ref()?.host(name).ok()?;
+        let address = SocketAddrV4::new(host.address().ok()?, PORT);
+        host.run(|| make(address)).ok()
+    };
+    Some((at("a")?, at("b")?))
+}
+
+fn raw_udp(place: Place) -> f64 {
+    let sockets = both(place, |at| {
+        let socket = UdpSocket::bind(at).expect("a socket");
         socket.set_nonblocking(true).expect("an option");
         (socket.local_addr().expect("an address"), socket)
-    };
-    let ((at_a, a), (at_b, b)) = (socket(), socket());
+    });
+    let Some(((at_a, a), (at_b, b))) = sockets else { return f64::NAN };
     let answer = move |stop: &AtomicBool| {
         let mut bytes = [0; 64];
         while !stop.load(Ordering::Relaxed) {
@@ -129,16 +186,20 @@ fn raw_udp() -> f64 {
     })
 }
 
-type Ports = (Box<dyn Port>, Box<dyn Port>);
+type Ports = Option<(Box<dyn Port>, Box<dyn Port>)>;
 
-fn udp() -> Ports {
-    let port = || Box::new(UdpPort::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port"));
-    (port(), port())
+fn udp(place: Place) -> Ports {
+    both(place, |at| -> Box<dyn Port> { Box::new(UdpPort::bind(at.into()).expect("a port")) })
+}
+
+fn xdp() -> Ports {
+    let (a, b) = both(Place::Cable, |at| XdpPort::bind(at).ok())?;
+    Some((Box::new(a?), Box::new(b?)))
 }
 
 fn shm() -> Ports {
     let port = || Box::new(ShmPort::open().expect("a port"));
-    (port(), port())
+    Some((port(), port()))
 }
 
 struct Side {
@@ -210,15 +271,16 @@ impl Side {
     }
 }
 
-fn two(ports: Ports, mtu: Mtu) -> (Side, Side) {
-    let (a, b) = (Side::new(ports.0), Side::new(ports.1));
+fn two(ports: Ports, mtu: Mtu) -> Option<(Side, Side)> {
+    let (a, b) = ports?;
+    let (a, b) = (Side::new(a), Side::new(b));
     a.connect(&b, mtu);
     b.connect(&a, mtu);
-    (a, b)
+    Some((a, b))
 }
 
 fn pingpong(ports: Ports, mtu: Mtu) -> f64 {
-    let (a, b) = two(ports, mtu);
+    let Some((a, b)) = two(ports, mtu) else { return f64::NAN };
     let answer = |stop: &AtomicBool| {
         let mut count = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -240,7 +302,7 @@ fn pingpong(ports: Ports, mtu: Mtu) -> f64 {
 }
 
 fn write(ports: Ports, mtu: Mtu) -> f64 {
-    let (a, b) = two(ports, mtu);
+    let Some((a, b)) = two(ports, mtu) else { return f64::NAN };
     let remote = b.mr.remote(0);
     let answer = |stop: &AtomicBool| {
         while !stop.load(Ordering::Relaxed) {

@@ -13,7 +13,7 @@
 //! | `engine/` | one queue pair, without I/O and without a clock |
 //! | `mr.rs`, `memory.rs` | memory regions and their keys; the one place that touches memory of the user |
 //! | `port.rs` | the seam to a network |
-//! | `udp.rs`, `shm/` | ports: UDP sockets, shared memory between processes of a host |
+//! | `udp.rs`, `xdp/`, `shm/` | ports: UDP sockets, sockets of AF_XDP, shared memory between processes of a host |
 //! | `wire/` | packets, and what they mean: no I/O |
 //! | `testing.rs` | (feature `testing`) a network within the process, with faults |
 
@@ -32,6 +32,7 @@ pub mod testing;
 mod udp;
 pub mod wire;
 pub mod wr;
+mod xdp;
 
 pub use device::{
     CompletionChannel, Counters, Cq, CqId, Device, Event, Mr, Overrun, Pd, Qp, QpShape, Srq, SrqId,
@@ -40,3 +41,4 @@ pub use engine::{Error, QpEvent};
 pub use port::{Port, Received};
 pub use shm::{ShmPort, ShmWaiter};
 pub use udp::{UdpPort, UdpWaiter};
+pub use xdp::{XdpCounts, XdpPort, XdpWaiter};

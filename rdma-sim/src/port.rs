@@ -34,6 +34,9 @@ pub trait Port: Send {
         true
     }
 
+    /// Lets leave what was sent since the last call, where packets are gathered. The device calls it when it has sent all that it could.
+    fn flush(&mut self) {}
+
     /// The device is about to wait for the descriptor of this port, and calls nothing meanwhile. False when it must not, as
     /// something has come. Ports whose descriptor is readable in any case need not know.
     fn arm(&mut self) -> bool {
@@ -56,6 +59,10 @@ impl Port for Box<dyn Port> {
 
     fn has_room(&mut self, to: SocketAddr) -> bool {
         (**self).has_room(to)
+    }
+
+    fn flush(&mut self) {
+        (**self).flush();
     }
 
     fn arm(&mut self) -> bool {

@@ -204,7 +204,9 @@ impl Core {
         self.now = self.now.max(now);
         let came = self.receive();
         self.expire();
-        came + self.transmit()
+        let sent = self.transmit();
+        self.port.flush();
+        came + sent
     }
 
     fn receive(&mut self) -> usize {

@@ -1,13 +1,14 @@
 //! What a test of verbs needs: two ends that are connected. Over each wire there is a bed; one over libibverbs would be another.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr, RtsAttr, State};
 use gridnet_rdma_sim::testing::{Faults, Net};
 use gridnet_rdma_sim::wire::{Psn, RnrTimer};
 use gridnet_rdma_sim::wr::{RecvWr, Remote, SendWr, Sge, Wc};
-use gridnet_rdma_sim::{Cq, Device, Error, Mr, Pd, Port, Qp, QpShape, ShmPort, UdpPort};
+use gridnet_rdma_sim::{Cq, Device, Error, Mr, Pd, Port, Qp, QpShape, ShmPort, UdpPort, XdpPort};
+use gridnet_testbed::{Lab, LinkSpec, Topology};
 
 /// Number of a region of an end.
 pub type Region = usize;
@@ -182,6 +183,12 @@ impl Bed for NetBed {
     }
 }
 
+/// Two hosts with a cable.
+pub fn lab() -> Lab {
+    let topology = Topology::new().host("a").host("b").link(LinkSpec::between("a", "b"));
+    Lab::open(topology).expect("a lab")
+}
+
 /// Over the system, in real time.
 pub struct RealBed {
     start: Instant,
@@ -202,6 +209,17 @@ impl RealBed {
     pub fn shm() -> Option<RealBed> {
         let port = || ShmPort::open().expect("shared memory");
         Some(RealBed::between(port(), port()))
+    }
+
+    /// Over sockets of AF_XDP of two hosts of a lab, on which there is one such bed at a time.
+    pub fn xdp(lab: &Lab) -> std::io::Result<RealBed> {
+        let port = |name: &str| {
+            let host = lab.host(name).expect("a host");
+            let address =
+                SocketAddrV4::new(host.address().expect("an address"), gridnet_rdma_sim::wire::PORT);
+            host.run(move || XdpPort::bind(address)).expect("the network of the host")
+        };
+        Ok(RealBed::between(port("a")?, port("b")?))
     }
 
     fn udp(address: &str) -> Option<RealBed> {

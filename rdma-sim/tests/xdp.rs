@@ -1,0 +1,168 @@
+//! AF_XDP as a port, between two hosts of a lab: which packets go past the system, and what of others does not.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::time::{Duration, Instant};
+
+use gridnet_rdma_sim::wire::{Bth, Header, Packet, Psn, QpNum, PORT};
+use gridnet_rdma_sim::{Port, Received, UdpPort, XdpPort};
+use gridnet_testbed::{lab_test, testing, Host, Lab, LinkSpec, Topology};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use std::os::fd::AsFd;
+
+/// How long a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn lab() -> Lab {
+    let lab =
+        Lab::open(Topology::new().host("a").host("b").link(LinkSpec::between("a", "b"))).expect("a lab");
+    for host in lab.hosts() {
+        let wider =
+            "ip -o -4 addr show scope global | while read n i r; do ip link set dev $i mtu 9000; done";
+        host.shell(wider).output(PATIENCE).expect("a shell").success().expect("an interface");
+    }
+    lab
+}
+
+fn address(host: &Host<'_>, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(host.address().expect("an address"), port)
+}
+
+/// A port in the network of a host; says aloud where it cannot be had.
+fn port(lab: &Lab, name: &str, test: &str) -> Option<XdpPort> {
+    let host = lab.host(name).expect("a host");
+    let address = address(&host, PORT);
+    match host.run(|| XdpPort::bind(address)).expect("the network of the host") {
+        Ok(port) => Some(port),
+        Err(error) => {
+            testing::skip(test, &error.to_string());
+            None
+        }
+    }
+}
+
+fn packet(len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let payload: Vec<u8> = (0..len).map(|at| at as u8).collect();
+    Packet { bth: Bth::new(QpNum::new(5), Psn::new(6)), header: Header::SendOnly, payload: &payload }
+        .encode(&mut bytes);
+    bytes
+}
+
+fn receive(port: &mut dyn Port) -> (Received, Vec<u8>) {
+    let (start, mut bytes) = (Instant::now(), Vec::new());
+    loop {
+        let received = port.receive(&mut bytes);
+        if received != Received::Nothing {
+            return (received, bytes);
+        }
+        assert!(start.elapsed() < PATIENCE, "nothing came");
+        std::thread::yield_now();
+    }
+}
+
+/// From one port to the other; what arrives.
+fn carry(from: &mut dyn Port, to: &mut dyn Port, len: usize) {
+    assert!(from.send(to.address(), &mut packet(len)));
+    from.flush();
+    assert_eq!(receive(to), (Received::Packet(from.address()), packet(len)), "{len} bytes");
+}
+
+lab_test! {
+    /// The first packet finds the peer, all others go past the system, unless they are too long for a frame.
+    fn packets_go_past_the_system() {
+        let lab = lab();
+        let Some(mut a) = port(&lab, "a", "packets past the system") else { return };
+        let Some(mut b) = port(&lab, "b", "packets past the system") else { return };
+        for len in [0, 1, 100, 1024, 2048, 3000, 8, 4096] {
+            for _ in 0..50 {
+                carry(&mut a, &mut b, len);
+                carry(&mut b, &mut a, len);
+            }
+        }
+        for (counts, first) in [(a.counts(), 1), (b.counts(), 0)] {
+            assert_eq!((counts.sent, counts.sent_slowly), (350 - first, 50 + first));
+            assert_eq!((counts.received, counts.received_slowly), (350, 50));
+        }
+        // A frame that is sent, but does not fit where it comes, as the system needs room in front of it.
+        carry(&mut a, &mut b, 3900);
+        assert_eq!((a.counts().sent_slowly, b.counts().received_slowly), (51, 51));
+    }
+
+    /// More packets than there are frames.
+    fn a_burst() {
+        let lab = lab();
+        let Some(mut a) = port(&lab, "a", "a burst over AF_XDP") else { return };
+        let Some(mut b) = port(&lab, "b", "a burst over AF_XDP") else { return };
+        carry(&mut a, &mut b, 8);
+        carry(&mut b, &mut a, 8);
+        let mut came = 0;
+        for round in 1..=100 {
+            (0..100).for_each(|_| assert!(a.has_room(b.address()) && a.send(b.address(), &mut packet(100))));
+            a.flush();
+            let (start, mut bytes) = (Instant::now(), Vec::new());
+            while came < 100 * round {
+                came += u32::from(b.receive(&mut bytes) != Received::Nothing);
+                assert!(start.elapsed() < PATIENCE, "{came} packets came");
+            }
+        }
+    }
+
+    /// A port of sockets at the other side speaks the same; whoever sleeps is woken by its packets.
+    fn with_a_port_of_sockets() {
+        let lab = lab();
+        let Some(mut a) = port(&lab, "a", "AF_XDP and UDP") else { return };
+        let host = lab.host("b").expect("a host");
+        let address = SocketAddr::V4(address(&host, PORT));
+        let mut b = host.run(|| UdpPort::bind(address)).expect("the network").expect("a port");
+        for len in [0, 100, 3000, 4096] {
+            carry(&mut b, &mut a, len);
+            carry(&mut a, &mut b, len);
+        }
+        assert!(a.counts().sent == 3 && a.counts().received == 3);
+        let waiter = a.waiter().expect("a descriptor");
+        assert!(a.receive(&mut Vec::new()) == Received::Nothing && a.arm());
+        let mut files = [PollFd::new(waiter.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut files, PollTimeout::ZERO), Ok(0), "nothing was sent");
+        assert!(b.send(a.address(), &mut packet(8)));
+        assert_eq!(poll(&mut files, PollTimeout::try_from(PATIENCE).expect("a minute")), Ok(1));
+        assert_eq!(receive(&mut a), (Received::Packet(address), packet(8)));
+    }
+
+    /// What is not for the port goes on to the system, and an interface has one program, which goes with its port.
+    fn others_are_left_alone() {
+        let lab = lab();
+        let Some(a) = port(&lab, "a", "others beside AF_XDP") else { return };
+        let (host, other) = (lab.host("a").expect("a host"), lab.host("b").expect("a host"));
+        let at = address(&host, 5000);
+        let socket = host.run(|| UdpSocket::bind(at)).expect("the network").expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("an option");
+        let sender = other.run(|| UdpSocket::bind("0.0.0.0:0")).expect("the network").expect("a socket");
+        sender.send_to(b"hello", at).expect("sent");
+        let mut bytes = [0; 10];
+        assert_eq!(socket.recv(&mut bytes).expect("it comes"), 5);
+        let again = host.run(|| XdpPort::bind(address(&host, 5001)).map(drop)).expect("the network");
+        assert_eq!(again.expect_err("there is a program").kind(), ErrorKind::ResourceBusy);
+        drop(a);
+        assert!(port(&lab, "a", "others beside AF_XDP").is_some());
+    }
+}
+
+/// An ordinary user is told what is missing, also where they are root of a network of their own.
+#[test]
+fn without_rights() {
+    testing::isolated_as(Some(65534), concat!(module_path!(), "::without_rights"), || {
+        let lab = lab();
+        let host = lab.host("a").expect("a host");
+        let outcome = host.run(|| XdpPort::bind(address(&host, PORT)).map(drop)).expect("the network");
+        let error = outcome.expect_err("nobody may do that");
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert!(error.to_string().contains("CAP_BPF"), "{error}");
+    });
+}
+
+#[test]
+fn an_address_that_no_interface_has() {
+    let nowhere = XdpPort::bind("192.0.2.1:0".parse().expect("an address")).map(drop);
+    assert!(nowhere.is_err());
+}
