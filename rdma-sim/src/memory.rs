@@ -5,10 +5,13 @@
 //! Nobody makes a reference to the bytes that is not to an atomic number.
 
 use std::ptr::NonNull;
+use std::slice;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 
 /// Bytes of a word.
 const WORD: usize = 8;
+/// Words that are read together.
+const BLOCK: usize = 16;
 
 /// A piece of memory, of the user or of its own.
 pub(crate) struct Memory {
@@ -58,51 +61,65 @@ impl Memory {
     /// Appends `len` bytes from `offset` on to `out`; false, and nothing, when they are not all within the memory.
     #[must_use]
     pub(crate) fn read(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
-        let Some(span) = self.span(offset, len) else { return false };
+        let Some(Parts { before, words, after }) = self.parts(offset, len) else { return false };
         out.reserve(len);
-        for piece in span {
-            match piece {
-                Piece::Word(word) => out.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()),
-                Piece::Byte(byte) => out.push(byte.load(Ordering::Relaxed)),
+        out.extend(before.iter().map(|byte| byte.load(Ordering::Relaxed)));
+        // Some words at a time are gathered first: the vector looks for room each time that it gets something.
+        for words in words.chunks(BLOCK) {
+            let mut block = [0; BLOCK * WORD];
+            for (to, word) in block.as_chunks_mut().0.iter_mut().zip(words) {
+                *to = word.load(Ordering::Relaxed).to_ne_bytes();
             }
+            out.extend_from_slice(&block[..words.len() * WORD]);
         }
+        out.extend(after.iter().map(|byte| byte.load(Ordering::Relaxed)));
         true
     }
 
     /// Writes `bytes` from `offset` on; false, and nothing, when there is no room for all.
     #[must_use]
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> bool {
-        let Some(span) = self.span(offset, bytes.len()) else { return false };
-        let mut rest = bytes;
-        for piece in span {
-            match (piece, rest) {
-                (Piece::Word(to), [a, b, c, d, e, f, g, h, after @ ..]) => {
-                    to.store(u64::from_ne_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), Ordering::Relaxed);
-                    rest = after;
-                }
-                (Piece::Byte(to), [byte, after @ ..]) => {
-                    to.store(*byte, Ordering::Relaxed);
-                    rest = after;
-                }
-                // The span is as long as the bytes.
-                _ => break,
-            }
-        }
+        let Some(Parts { before, words, after }) = self.parts(offset, bytes.len()) else { return false };
+        let (head, rest) = bytes.split_at(before.len());
+        let (middle, tail) = rest.as_chunks();
+        before.iter().zip(head).for_each(|(to, byte)| to.store(*byte, Ordering::Relaxed));
+        words
+            .iter()
+            .zip(middle)
+            .for_each(|(to, word)| to.store(u64::from_ne_bytes(*word), Ordering::Relaxed));
+        after.iter().zip(tail).for_each(|(to, byte)| to.store(*byte, Ordering::Relaxed));
         true
     }
 
     /// The word at `offset`; none when it is not within the memory, or not aligned there.
     pub(crate) fn word(&self, offset: usize) -> Option<&AtomicU64> {
-        let mut span = self.span(offset, WORD)?;
-        match span.next() {
-            Some(Piece::Word(word)) => Some(word),
-            _ => None,
-        }
+        self.parts(offset, WORD)?.words.first()
     }
 
-    fn span(&self, offset: usize, len: usize) -> Option<Span<'_>> {
-        let end = offset.checked_add(len)?;
-        (end <= self.len).then_some(Span { memory: self, at: offset, end })
+    /// The pieces of `len` bytes from `offset` on; none when they are not all within the memory.
+    fn parts(&self, offset: usize, len: usize) -> Option<Parts<'_>> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        let start = self.base.wrapping_add(offset);
+        let before = start.align_offset(WORD).min(len);
+        let words = (len - before) / WORD;
+        let after = len - before - words * WORD;
+        let middle = start.wrapping_add(before);
+        let end = middle.wrapping_add(words * WORD);
+        // SAFETY: the three pieces follow each other within the memory, which is mapped as long as `self` lives (`Memory::new`); the
+        // words are aligned, unless there are none, and then an aligned pointer stands for them. Others reach them by atomic
+        // operations, or not at all meanwhile.
+        unsafe {
+            Some(Parts {
+                before: slice::from_raw_parts(start.cast::<AtomicU8>(), before),
+                words: match words {
+                    0 => &[],
+                    _ => slice::from_raw_parts(middle.cast::<AtomicU64>(), words),
+                },
+                after: slice::from_raw_parts(end.cast::<AtomicU8>(), after),
+            })
+        }
     }
 }
 
@@ -115,37 +132,11 @@ impl Drop for Memory {
     }
 }
 
-/// Bytes of a memory from `at` to `end`, which is not beyond its length: as words where they are aligned.
-struct Span<'a> {
-    memory: &'a Memory,
-    at: usize,
-    end: usize,
-}
-
-enum Piece<'a> {
-    Word(&'a AtomicU64),
-    Byte(&'a AtomicU8),
-}
-
-impl<'a> Iterator for Span<'a> {
-    type Item = Piece<'a>;
-
-    fn next(&mut self) -> Option<Piece<'a>> {
-        let left = self.end - self.at;
-        if left == 0 {
-            return None;
-        }
-        let place = self.memory.base.wrapping_add(self.at);
-        if left >= WORD && place.cast::<AtomicU64>().is_aligned() {
-            self.at += WORD;
-            // SAFETY: eight bytes from `place` on are within the memory, which is mapped as long as `memory` lives (`Memory::new`),
-            // and aligned; others reach them by atomic operations, or not at all meanwhile.
-            return Some(Piece::Word(unsafe { AtomicU64::from_ptr(place.cast()) }));
-        }
-        self.at += 1;
-        // SAFETY: as above, for one byte.
-        Some(Piece::Byte(unsafe { AtomicU8::from_ptr(place) }))
-    }
+/// Bytes of a memory: aligned words, and what is in front of them and behind them.
+struct Parts<'a> {
+    before: &'a [AtomicU8],
+    words: &'a [AtomicU64],
+    after: &'a [AtomicU8],
 }
 
 #[cfg(test)]
