@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{address, connect, Options, Side, Two};
 use gridnet_rdma_sim::testing::{Faults, Net, NetPort};
 use gridnet_rdma_sim::wire::{Aeth, Bth, Credits, Header, NakCode, Packet, Psn, RnrTimer, Syndrome};
-use gridnet_rdma_sim::wr::{SendOp, Wc, WcStatus};
+use gridnet_rdma_sim::wr::{Data, SendOp, SendWr, Wc, WcStatus};
 use gridnet_rdma_sim::{Port, Received};
 
 const PSN: u32 = 100;
@@ -32,16 +32,34 @@ impl Listener {
 
     /// Lets this time pass; returns the numbers of the requests that came.
     fn wait(&mut self, micros: u64) -> Vec<u32> {
+        self.requests(micros).into_iter().map(|(number, _)| number).collect()
+    }
+
+    /// The same, with whether they ask for an acknowledgement.
+    fn requests(&mut self, micros: u64) -> Vec<(u32, bool)> {
         let mut numbers = Vec::new();
         for _ in 0..micros {
             self.net.set_now(self.net.now() + Duration::from_micros(1));
             self.side.device.progress(self.net.now());
             let mut bytes = Vec::new();
             while self.port.receive(&mut bytes) != Received::Nothing {
-                numbers.push(Packet::decode(&bytes).expect("a packet").bth.psn.value() - PSN);
+                let bth = Packet::decode(&bytes).expect("a packet").bth;
+                numbers.push((bth.psn.value() - PSN, bth.ack_request));
             }
         }
         numbers
+    }
+
+    /// Sends three messages of which nobody wants to hear.
+    fn unsignaled() -> Listener {
+        let mut listener = Listener::new();
+        for id in 0..3 {
+            let data = Data::Sges(vec![listener.side.mr.sge(0, 4)]);
+            let wr = SendWr { signaled: false, ..SendWr::new(id, SendOp::Send, data) };
+            listener.side.qp.post_send(wr).expect("posted");
+        }
+        assert_eq!(listener.requests(20), [(0, false), (1, false), (2, false)]);
+        listener
     }
 
     fn say(&mut self, number: u32, syndrome: Syndrome) {
@@ -179,4 +197,39 @@ fn a_port_without_room() {
     two.a.device.progress(two.net.now());
     let statuses: Vec<_> = two.a.drain().0.iter().map(|wc| wc.status).collect();
     assert_eq!(statuses, [WcStatus::Success]);
+}
+
+/// Of messages that nobody waits for no acknowledgement is asked. After the timeout the last one comes again and asks.
+#[test]
+fn an_end_that_nobody_waits_for() {
+    let mut listener = Listener::unsignaled();
+    assert_eq!(listener.requests(60), [(2, true)]);
+    listener.say(2, Syndrome::Ack(Credits::UNLIMITED));
+    assert_eq!(listener.wait(500), []);
+    assert_eq!(listener.statuses(), []);
+    // All three have left the queue, and the next one is a new one.
+    listener.side.post(1, SendOp::Send, 0, 4);
+    assert_eq!(listener.requests(20), [(3, true)]);
+    listener.say(3, Syndrome::Ack(Credits::UNLIMITED));
+    listener.wait(20);
+    assert_eq!(listener.statuses(), [WcStatus::Success]);
+}
+
+/// To ask is no retry: one is left after it, which sends everything again.
+#[test]
+fn a_peer_that_is_asked_and_says_nothing() {
+    let mut listener = Listener::unsignaled();
+    assert_eq!(listener.wait(60), [2]);
+    assert_eq!(listener.requests(66), [(0, false), (1, false), (2, true)]);
+    assert_eq!(listener.wait(200), []);
+    assert_eq!(listener.statuses(), [WcStatus::RetryExcErr, WcStatus::WrFlushErr, WcStatus::WrFlushErr]);
+}
+
+/// What was lost before the message that asks.
+#[test]
+fn a_peer_that_is_asked_and_misses_something() {
+    let mut listener = Listener::unsignaled();
+    assert_eq!(listener.wait(60), [2]);
+    listener.say(1, Syndrome::Nak(NakCode::PsnSequence));
+    assert_eq!(listener.requests(20), [(1, false), (2, true)]);
 }

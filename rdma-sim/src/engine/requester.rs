@@ -13,7 +13,7 @@ use crate::attr::{AckTimeout, Mtu, RtsAttr, RNR_RETRY_FOREVER};
 use crate::wire::{Aeth, Bth, Header, NakCode, Packet, Psn, QpNum, RnrTimer, Syndrome};
 use crate::wr::{Data, SendOp, SendWr, Wc, WcStatus};
 
-/// At least each so many packets of a message ask for an acknowledgement.
+/// At least each so many packets ask for an acknowledgement.
 const ACK_EACH: u32 = 16;
 
 /// The half of a queue pair that sends requests.
@@ -31,6 +31,8 @@ pub(super) struct Requester {
     /// One beyond the last number that was ever sent.
     sent_psn: Psn,
     window: Window,
+    /// One beyond the last number that was sent and will be answered if it arrives, as it asks for that or is read or atomic.
+    asked_psn: Psn,
     /// When the oldest packet that was sent counts as lost; none while nothing is under way, and while the peer has asked for silence.
     ack_deadline: Option<Duration>,
     /// Until when the peer has asked for silence.
@@ -71,6 +73,7 @@ impl Requester {
             cursor: 0,
             next_psn: Psn::default(),
             sent_psn: Psn::default(),
+            asked_psn: Psn::default(),
             window: Window::new(),
             ack_deadline: None,
             rnr_until: None,
@@ -91,6 +94,7 @@ impl Requester {
         };
         self.next_psn = attr.sq_psn;
         self.sent_psn = attr.sq_psn;
+        self.asked_psn = attr.sq_psn;
         self.retries = attr.retry_cnt;
         self.rnr_retries = attr.rnr_retry;
     }
@@ -128,6 +132,9 @@ impl Requester {
 
     pub(super) fn drain(&mut self, effects: &mut Effects) {
         self.draining = true;
+        if !self.is_asked() {
+            self.ask();
+        }
         self.tell_drained(effects);
     }
 
@@ -157,9 +164,30 @@ impl Requester {
         if self.ack_deadline.is_some_and(|deadline| deadline <= host.now) {
             self.ack_deadline = None;
             self.recovering = false;
+            if !self.is_asked() {
+                self.ask();
+                return Ok(());
+            }
             return self.retry();
         }
         Ok(())
+    }
+
+    /// Whether the peer was asked to answer something of what is under way.
+    fn is_asked(&self) -> bool {
+        self.asked_psn.ahead_of(self.una()) > 0
+    }
+
+    /// Sends the last packet again, which then asks for an acknowledgement: of all that nobody waits for, and if one is missing the
+    /// peer says so.
+    fn ask(&mut self) {
+        if self.cursor_psn() == self.una() {
+            return;
+        }
+        if self.queue.get(self.cursor).is_none_or(|wqe| self.cursor == self.started || wqe.sent == 0) {
+            self.cursor -= 1;
+        }
+        self.queue[self.cursor].sent -= 1;
     }
 
     /// Number of the oldest packet that is not done.
@@ -203,8 +231,12 @@ impl Requester {
         let psn = wqe.first.plus(wqe.sent);
         let end = wqe.sent + step == wqe.packets;
         let mut bth = Bth::new(dest_qp, psn);
-        bth.ack_request =
-            end || psn.value().is_multiple_of(ACK_EACH) || under_way + step >= self.window.size();
+        bth.ack_request = (end && self.is_awaited(wqe))
+            || psn.value().is_multiple_of(ACK_EACH)
+            || under_way + step >= self.window.size()
+            // The last that was ever sent comes again: what is missing behind it would not be noticed.
+            || self.sent_psn == psn.plus(step);
+        let asks = bth.ack_request || wqe.wr.op.needs_response();
         bth.solicited = wqe.wr.solicited && end;
         if !self.encode_next(bth, host, out) {
             // The memory is gone. What was sent before is to be finished first, and then this is the head.
@@ -217,10 +249,23 @@ impl Requester {
         if next.ahead_of(self.sent_psn) > 0 {
             self.sent_psn = next;
         }
+        if asks && next.ahead_of(self.asked_psn) > 0 {
+            self.asked_psn = next;
+        }
         if self.ack_deadline.is_none() {
             self.ack_deadline = self.timeout_from(host.now);
         }
         Ok(true)
+    }
+
+    /// Whether somebody waits for the end of a request: the program for its completion, a send queue that is half full for
+    /// room. Without a timeout nobody would ask later.
+    fn is_awaited(&self, wqe: &Wqe) -> bool {
+        wqe.wr.signaled
+            || self.shape.signal_all
+            || self.draining
+            || 2 * self.queue.len() >= self.shape.max_send_wr
+            || self.attr.timeout.time().is_none()
     }
 
     /// Gives the next work request its numbers, if there is one that may begin.
