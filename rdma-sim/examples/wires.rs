@@ -140,10 +140,6 @@ enum Place {
 /// Makes something for each of two ends, at an address of its own; none where there is no lab.
 fn both<R: Send>(place: Place, make: impl Fn(SocketAddrV4) -> R + Sync) -> Option<(R, R)> {
     static LAB: OnceLock<Option<Lab>> = OnceLock::new();
-    if matches!(place, Place::Loopback) {
-        let at = SocketAddrV4::new([127, 0, 0, 1].into(), 0);
-        return Some((make(at), make(at)));
-    }
     let lab = LAB.get_or_init(|| {
         let lab = Lab::open(Topology::new().host("a").host("b").link(LinkSpec::between("a", "b"))).ok()?;
         for host in lab.hosts() {
@@ -155,10 +151,14 @@ fn both<R: Send>(place: Place, make: impl Fn(SocketAddrV4) -> R + Sync) -> Optio
     });
     let at = |name: &str| {
         let host = lab.as_ref()?.host(name).ok()?;
-        let address = SocketAddrV4::new(host.address().ok()?, PORT);
+        let address = match place {
+            Place::Loopback => SocketAddrV4::new([127, 0, 0, 1].into(), 0),
+            Place::Cable => SocketAddrV4::new(host.address().ok()?, PORT),
+        };
         host.run(|| make(address)).ok()
     };
-    Some((at("a")?, at("b")?))
+    let other = if matches!(place, Place::Loopback) { "a" } else { "b" };
+    Some((at("a")?, at(other)?))
 }
 
 fn raw_udp(place: Place) -> f64 {

@@ -13,7 +13,7 @@
 //! | `engine/` | one queue pair, without I/O and without a clock |
 //! | `mr.rs`, `memory.rs` | memory regions and their keys; the one place that touches memory of the user |
 //! | `port.rs` | the seam to a network |
-//! | `udp.rs`, `xdp/`, `shm/` | ports: UDP sockets, sockets of AF_XDP, shared memory between processes of a host |
+//! | `udp/`, `xdp/`, `shm/` | ports: UDP sockets, sockets of AF_XDP, shared memory between processes of a host |
 //! | `wire/` | packets, and what they mean: no I/O |
 //! | `testing.rs` | (feature `testing`) a network within the process, with faults |
 

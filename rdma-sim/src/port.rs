@@ -22,7 +22,7 @@ pub trait Port: Send {
     fn address(&self) -> SocketAddr;
 
     /// Takes a packet, from BTH to padding, for the device at `to`; false when there is no room now, and then the packet is as it
-    /// was. Otherwise its content is used up. What cannot be sent at all is dropped, as a network would.
+    /// was. Otherwise its content is used up, and it leaves by the next call of [`flush`](Self::flush) at the latest. What cannot be sent at all is dropped, as a network would.
     fn send(&mut self, to: SocketAddr, packet: &mut Vec<u8>) -> bool;
 
     /// Puts the next packet, from BTH to padding, into `packet`, whose content is replaced.
@@ -35,7 +35,10 @@ pub trait Port: Send {
     }
 
     /// Lets leave what was sent since the last call, where packets are gathered. The device calls it when it has sent all that it could.
-    fn flush(&mut self) {}
+    /// False when the system takes no more for now, and this is to be called again.
+    fn flush(&mut self) -> bool {
+        true
+    }
 
     /// The device is about to wait for the descriptor of this port, and calls nothing meanwhile. False when it must not, as
     /// something has come. Ports whose descriptor is readable in any case need not know.
@@ -61,8 +64,8 @@ impl Port for Box<dyn Port> {
         (**self).has_room(to)
     }
 
-    fn flush(&mut self) {
-        (**self).flush();
+    fn flush(&mut self) -> bool {
+        (**self).flush()
     }
 
     fn arm(&mut self) -> bool {

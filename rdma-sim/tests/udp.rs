@@ -48,7 +48,7 @@ fn the_icrc_is_that_of_the_header_on_the_wire() {
     let mut raw = raw;
     let (mut from, to) = (port(), UdpPort::bind(own).expect("a port of this host"));
     let address = from.address();
-    assert!(from.send(to.address(), &mut hello()));
+    assert!(from.send(to.address(), &mut hello()) && from.flush());
     let (start, mut bytes) = (Instant::now(), [0; 2048]);
     let header = loop {
         assert!(start.elapsed() < PATIENCE, "it does not come by");
@@ -101,4 +101,28 @@ fn identifications_of_others() {
 fn a_port_needs_an_address() {
     let any = UdpPort::bind("0.0.0.0:0".parse().expect("an address")).map(drop).map_err(|error| error.kind());
     assert_eq!(any, Err(std::io::ErrorKind::InvalidInput));
+}
+
+/// Packets for several peers that leave by one call, more than fit into one.
+#[test]
+fn a_batch() {
+    let (mut from, mut peers) = (port(), [port(), port()]);
+    let packet = |number: usize| {
+        let mut bytes = Vec::new();
+        let payload = vec![number as u8; number * 50];
+        Packet { bth: Bth::new(QpNum::new(5), Psn::new(6)), header: Header::SendOnly, payload: &payload }
+            .encode(&mut bytes);
+        bytes
+    };
+    // One that cannot be sent at all: lost, and nothing else with it.
+    let nowhere = SocketAddr::from(([255, 255, 255, 255], 1));
+    for number in 0..80 {
+        assert!(from.send(peers[number % 2].address(), &mut packet(number)));
+        assert!(from.send(nowhere, &mut packet(1)));
+    }
+    assert!(from.flush());
+    for number in 0..80 {
+        assert_eq!(receive(&mut peers[number % 2]), (Received::Packet(from.address()), packet(number)));
+    }
+    assert!(peers.iter_mut().all(|peer| peer.receive(&mut Vec::new()) == Received::Nothing && peer.arm()));
 }

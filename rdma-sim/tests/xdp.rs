@@ -64,7 +64,7 @@ fn receive(port: &mut dyn Port) -> (Received, Vec<u8>) {
 /// From one port to the other; what arrives.
 fn carry(from: &mut dyn Port, to: &mut dyn Port, len: usize) {
     assert!(from.send(to.address(), &mut packet(len)));
-    from.flush();
+    assert!(from.flush());
     assert_eq!(receive(to), (Received::Packet(from.address()), packet(len)), "{len} bytes");
 }
 
@@ -99,7 +99,7 @@ lab_test! {
         let mut came = 0;
         for round in 1..=100 {
             (0..100).for_each(|_| assert!(a.has_room(b.address()) && a.send(b.address(), &mut packet(100))));
-            a.flush();
+            assert!(a.flush());
             let (start, mut bytes) = (Instant::now(), Vec::new());
             while came < 100 * round {
                 came += u32::from(b.receive(&mut bytes) != Received::Nothing);
@@ -124,7 +124,7 @@ lab_test! {
         assert!(a.receive(&mut Vec::new()) == Received::Nothing && a.arm());
         let mut files = [PollFd::new(waiter.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut files, PollTimeout::ZERO), Ok(0), "nothing was sent");
-        assert!(b.send(a.address(), &mut packet(8)));
+        assert!(b.send(a.address(), &mut packet(8)) && b.flush());
         assert_eq!(poll(&mut files, PollTimeout::try_from(PATIENCE).expect("a minute")), Ok(1));
         assert_eq!(receive(&mut a), (Received::Packet(address), packet(8)));
     }

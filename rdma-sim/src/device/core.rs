@@ -59,6 +59,14 @@ pub(super) struct Pair {
     pub(super) send_cq: CqId,
     pub(super) recv_cq: CqId,
     pub(super) source: Source,
+    /// It is among those that may have something to send.
+    is_active: bool,
+}
+
+impl Pair {
+    pub(super) fn new(engine: Engine, send_cq: CqId, recv_cq: CqId, source: Source) -> Pair {
+        Pair { engine, send_cq, recv_cq, source, is_active: false }
+    }
 }
 
 /// Where receives come from.
@@ -81,13 +89,17 @@ pub(super) struct Core {
     last_id: u32,
     /// Last number of a protection domain; none has that of another one, ever.
     last_pd: u64,
-    /// Queue pair that had the last turn to send.
-    turn: u32,
+    /// Queue pairs that may have something to send, the one whose turn is next first. Each is in it once; some may be gone.
+    active: VecDeque<u32>,
+    /// No queue pair has a deadline before this moment.
+    quiet_until: Option<Duration>,
     effects: Effects,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     /// Where `outgoing` goes, while the port has no room for it.
     held: Option<SocketAddr>,
+    /// The port could not let leave everything that it has taken.
+    is_stuck: bool,
 }
 
 impl Core {
@@ -103,11 +115,13 @@ impl Core {
             now: Duration::ZERO,
             last_id: first_id,
             last_pd: 0,
-            turn: 0,
+            active: VecDeque::new(),
+            quiet_until: None,
             effects: Effects::default(),
             incoming: Vec::new(),
             outgoing: Vec::new(),
             held: None,
+            is_stuck: false,
         }
     }
 
@@ -133,13 +147,27 @@ impl Core {
         }
     }
 
-    /// Lets a queue pair work, and tells the user what came of it. None when there is no such queue pair.
+    /// Lets a queue pair work, and tells the user what came of it. From here on it may have something to send, too. None when there is
+    /// no such queue pair.
     pub(super) fn run<R>(
         &mut self,
         num: QpNum,
         work: impl FnOnce(&mut Engine, &mut Host<'_>, &mut Vec<u8>) -> R,
     ) -> Option<R> {
-        let Core { pairs, srqs, regions, effects, events, outgoing, now, .. } = self;
+        let Core { pairs, active, .. } = self;
+        let pair = pairs.get_mut(&num.value())?;
+        if !std::mem::replace(&mut pair.is_active, true) {
+            active.push_back(num.value());
+        }
+        self.work(num, work)
+    }
+
+    fn work<R>(
+        &mut self,
+        num: QpNum,
+        work: impl FnOnce(&mut Engine, &mut Host<'_>, &mut Vec<u8>) -> R,
+    ) -> Option<R> {
+        let Core { pairs, srqs, regions, effects, events, outgoing, now, quiet_until, .. } = self;
         let pair = pairs.get_mut(&num.value())?;
         let receives = match &mut pair.source {
             Source::Own(receives) => receives,
@@ -147,6 +175,7 @@ impl Core {
         };
         let mut host = Host { now: *now, regions, receives, effects };
         let result = work(&mut pair.engine, &mut host, outgoing);
+        *quiet_until = earlier(*quiet_until, pair.engine.deadline());
         if let (true, Source::Shared(id)) = (receives.take_limit_reached(), &pair.source) {
             push_event(events, Event::SrqLimitReached(*id));
         }
@@ -205,7 +234,7 @@ impl Core {
         let came = self.receive();
         self.expire();
         let sent = self.transmit();
-        self.port.flush();
+        self.is_stuck = !self.port.flush();
         came + sent
     }
 
@@ -234,31 +263,40 @@ impl Core {
             self.counters.malformed += 1;
             return;
         };
-        let num = packet.bth.dest_qp;
-        let remote = self.pairs.get(&num.value()).and_then(|pair| pair.engine.remote());
-        // The port of the sender says nothing: adapters choose one by flow.
-        if remote.map(|address| address.ip()) != Some(from.ip()) {
-            self.counters.strange += 1;
-            return;
-        }
-        self.run(num, |engine, host, _| engine.handle_packet(&packet, host));
+        let is_peers = self.run(packet.bth.dest_qp, |engine, host, _| {
+            // The port of the sender says nothing: adapters choose one by flow.
+            let is_peers = engine.remote().is_some_and(|address| address.ip() == from.ip());
+            if is_peers {
+                engine.handle_packet(&packet, host);
+            }
+            is_peers
+        });
+        self.counters.strange += u64::from(is_peers != Some(true));
     }
 
     fn expire(&mut self) {
         let now = self.now;
+        if self.quiet_until.is_none_or(|until| until > now) {
+            return;
+        }
         let is_due = |pair: &Pair| pair.engine.deadline().is_some_and(|deadline| deadline <= now);
         let due: Vec<u32> = self.pairs.iter().filter(|(_, pair)| is_due(pair)).map(|(num, _)| *num).collect();
         for num in due {
             self.run(QpNum::new(num), |engine, host, _| engine.handle_timer(host));
         }
+        self.quiet_until = self.first_deadline();
+    }
+
+    fn first_deadline(&self) -> Option<Duration> {
+        self.pairs.values().filter_map(|pair| pair.engine.deadline()).min()
     }
 
     /// The next moment at which [`progress`](Self::progress) has something to do though no packet comes.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        if self.held.is_some() {
+        if self.held.is_some() || self.is_stuck {
             return Some(self.now);
         }
-        self.pairs.values().filter_map(|pair| pair.engine.deadline()).min()
+        self.first_deadline()
     }
 
     /// Each queue pair has one turn to send some packets, until the port is full, or it was enough.
@@ -270,29 +308,53 @@ impl Core {
             }
             left -= 1;
         }
-        let after = self.turn.wrapping_add(1);
-        let order: Vec<u32> =
-            self.pairs.range(after..).chain(self.pairs.range(..after)).map(|(num, _)| *num).collect();
-        for num in order {
-            for _ in 0..TURN.min(left) {
-                let remote = self.pairs.get(&num).and_then(|pair| pair.engine.remote());
-                if !remote.is_some_and(|to| self.port.has_room(to)) {
-                    break;
+        for _ in 0..self.active.len() {
+            let Some(num) = self.active.pop_front() else { break };
+            match self.turn(num, TURN.min(left)) {
+                Turn::Gone => {}
+                Turn::Idle(sent) => left -= sent,
+                Turn::More(sent) => {
+                    self.active.push_back(num);
+                    left -= sent;
                 }
-                self.outgoing.clear();
-                let made = self.run(QpNum::new(num), |engine, host, out| {
-                    engine.next_packet(host, out).then(|| engine.remote()).flatten()
-                });
-                let Some(Some(to)) = made else { break };
-                self.turn = num;
-                self.held = Some(to);
-                if !self.send_held() {
-                    return SEND_BATCH - left;
+                Turn::Held(sent) => {
+                    self.active.push_front(num);
+                    return SEND_BATCH - left + sent;
                 }
-                left -= 1;
+            }
+            if left == 0 {
+                break;
             }
         }
         SEND_BATCH - left
+    }
+
+    /// A queue pair sends up to `most` packets.
+    fn turn(&mut self, num: u32, most: usize) -> Turn {
+        for sent in 0..most {
+            let Some(pair) = self.pairs.get(&num) else { return Turn::Gone };
+            let Some(to) = pair.engine.remote() else { return self.idle(num, sent) };
+            if !self.port.has_room(to) {
+                return Turn::More(sent);
+            }
+            self.outgoing.clear();
+            let made = self.work(QpNum::new(num), |engine, host, out| engine.next_packet(host, out));
+            if made != Some(true) {
+                return self.idle(num, sent);
+            }
+            self.held = Some(to);
+            if !self.send_held() {
+                return Turn::Held(sent);
+            }
+        }
+        Turn::More(most)
+    }
+
+    fn idle(&mut self, num: u32, sent: usize) -> Turn {
+        if let Some(pair) = self.pairs.get_mut(&num) {
+            pair.is_active = false;
+        }
+        Turn::Idle(sent)
     }
 
     /// Sends the packet that was held back, if there is one; false when it still is.
@@ -304,6 +366,26 @@ impl Core {
             self.held = None;
         }
         sent
+    }
+}
+
+/// How a queue pair's turn to send has ended, and after how many packets.
+enum Turn {
+    /// There is no such queue pair any more.
+    Gone,
+    /// It has nothing more to send for now.
+    Idle(usize),
+    /// It may have more, later.
+    More(usize),
+    /// The port is full.
+    Held(usize),
+}
+
+/// The earlier of two moments, where none is never.
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

@@ -141,7 +141,7 @@ impl Pd {
             Some(srq) => Source::Shared(srq.0.id),
             None => Source::Own(Receives::new(shape.max_recv_wr)),
         };
-        core.pairs.insert(num.value(), Pair { engine, send_cq: send_cq.0.id, recv_cq: recv_cq.0.id, source });
+        core.pairs.insert(num.value(), Pair::new(engine, send_cq.0.id, recv_cq.0.id, source));
         drop(core);
         Ok(Qp(Arc::new(QpHandle {
             device: self.device.clone(),

@@ -1,4 +1,4 @@
-//! RoCEv2 over a socket of AF_XDP: the packets of `udp.rs` without the network of the system in between. Needs Linux 5.9, rights over
+//! RoCEv2 over a socket of AF_XDP: the packets of `udp/` without the network of the system in between. Needs Linux 5.9, rights over
 //! the network (CAP_NET_ADMIN with CAP_BPF or CAP_SYS_ADMIN, and CAP_NET_RAW), and IPv4.
 //!
 //! A UDP socket stands beside it. It keeps the UDP port from others, takes what comes for it by other queues of the interface
@@ -229,14 +229,15 @@ impl Port for XdpPort {
         }
     }
 
-    fn flush(&mut self) {
-        self.socket.flush();
+    fn flush(&mut self) -> bool {
+        // What the UDP socket has is little, and leaves with it.
+        self.udp.flush() & self.socket.flush()
     }
 
     fn arm(&mut self) -> bool {
         // The UDP socket is looked at by the next call.
         self.quiet = LOOK_EACH;
-        true
+        self.udp.arm()
     }
 }
 

@@ -148,9 +148,10 @@ impl Socket {
     }
 
     /// Tells the kernel what is to be sent. It takes some at a time, and says when it wants to be called again.
-    pub(super) fn flush(&mut self) {
+    /// False when there is more to be said.
+    pub(super) fn flush(&mut self) -> bool {
         if !self.unsaid || !self.outgoing.wants_call() {
-            return;
+            return true;
         }
         for _ in 0..FRAMES / 32 {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -162,9 +163,10 @@ impl Socket {
             let more = outcome != 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
             self.unsaid = outcome != 0;
             if !more {
-                return;
+                break;
             }
         }
+        !self.unsaid
     }
 
     fn collect(&mut self) {

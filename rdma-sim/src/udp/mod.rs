@@ -4,12 +4,15 @@
 //! are: "do not fragment" is set, and then Linux gives a socket that is not connected the identification 0. Of what comes over
 //! IPv4 the identification may be unknown; see [`UdpPort::accept_any_identification`]. IPv6 has nothing of that kind.
 
+mod batch;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use self::batch::{Inbox, Outbox};
 use crate::port::{Port, Received};
 use crate::wire::{Flow, Identifications, Ipv4Fields, ICRC_BYTES, MAX_HEADER_BYTES};
 
@@ -24,7 +27,8 @@ const BUFFER_BYTES: usize = 8 << 20;
 pub struct UdpPort {
     socket: UdpSocket,
     address: SocketAddr,
-    datagram: Box<[u8]>,
+    inbox: Inbox,
+    outbox: Outbox,
     identifications: Option<Identifications>,
 }
 
@@ -45,7 +49,8 @@ impl UdpPort {
         let _ = setsockopt(&socket, sockopt::RcvBuf, &BUFFER_BYTES);
         let _ = setsockopt(&socket, sockopt::SndBuf, &BUFFER_BYTES);
         let address = socket.local_addr()?;
-        Ok(UdpPort { socket, address, datagram: vec![0; MAX_DATAGRAM].into(), identifications: None })
+        let (inbox, outbox) = (Inbox::new(), Outbox::new());
+        Ok(UdpPort { socket, address, inbox, outbox, identifications: None })
     }
 
     /// Accepts packets over IPv4 whose identification is not 0, as adapters and the device of Linux send them. The ICRC then finds
@@ -81,27 +86,21 @@ impl Port for UdpPort {
 
     fn send(&mut self, to: SocketAddr, packet: &mut Vec<u8>) -> bool {
         let Some(flow) = Flow::new(self.address, to, Ipv4Fields::UNFRAGMENTED) else { return true };
-        flow.seal(packet);
-        match self.socket.send_to(packet, to) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                packet.truncate(packet.len() - ICRC_BYTES);
-                false
-            }
-            // No route, too long, forbidden: lost, as anywhere on the way.
-            _ => true,
+        if self.outbox.is_full() && !self.outbox.send(&self.socket) {
+            return false;
         }
+        flow.seal(packet);
+        self.outbox.push(to, packet);
+        true
     }
 
     fn receive(&mut self, packet: &mut Vec<u8>) -> Received {
-        let (len, from) = loop {
-            match self.socket.recv_from(&mut self.datagram) {
-                Ok(came) => break came,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Nothing,
-                Err(_) => return Received::Failed,
-            }
+        let (from, datagram) = match self.inbox.next(&self.socket) {
+            Ok(Some(came)) => came,
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Received::Failed,
+            // A call that a signal cut short says nothing: the next one will.
+            _ => return Received::Nothing,
         };
-        let datagram = &self.datagram[..len];
         let opened = Flow::new(from, self.address, Ipv4Fields::UNFRAGMENTED).and_then(|flow| {
             flow.open(datagram)
                 .or_else(|| self.identifications.as_mut().and_then(|found| found.open(&flow, datagram)))
@@ -110,6 +109,14 @@ impl Port for UdpPort {
         packet.clear();
         packet.extend_from_slice(opened);
         Received::Packet(from)
+    }
+
+    fn flush(&mut self) -> bool {
+        self.outbox.send(&self.socket)
+    }
+
+    fn arm(&mut self) -> bool {
+        !self.inbox.has_some()
     }
 }
 
