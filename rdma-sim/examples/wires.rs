@@ -1,5 +1,5 @@
 //! How fast two devices are over each wire, beside what the machine does without them: `cargo run --release -p gridnet-rdma-sim
-//! --example wires [ROUNDS]`. Needs two cores, and for wires between hosts namespaces; for AF_XDP, root. All subjects take turns in each round, and the medians of the rounds are printed: other
+//! --example wires [ROUNDS [PART-OF-A-NAME]]`. Needs two cores, and for wires between hosts namespaces; for AF_XDP, root. All subjects take turns in each round, and the medians of the rounds are printed: other
 //! load, and cores that the hypervisor moves, meet all of them.
 
 use std::net::{SocketAddrV4, UdpSocket};
@@ -17,9 +17,9 @@ use nix::sched::{sched_setaffinity, CpuSet};
 use nix::unistd::Pid;
 
 /// Round trips of one measurement.
-const TRIPS: u32 = 2000;
+const TRIPS: u32 = 5000;
 /// Writes of one measurement, and their bytes.
-const WRITES: u32 = 20;
+const WRITES: u32 = 60;
 const LEN: u32 = 1 << 20;
 /// Receives that are posted.
 const DEPTH: u64 = 64;
@@ -55,6 +55,8 @@ fn main() {
         ("shm: WRITE 1 MiB, GB/s, MTU 4096", || write(shm(), Mtu::B4096)),
         ("canary again", canary),
     ];
+    let wanted = std::env::args().nth(2).unwrap_or_default();
+    let subjects: Vec<Subject> = subjects.into_iter().filter(|(name, _)| name.contains(&wanted)).collect();
     let mut results = vec![Vec::new(); subjects.len()];
     for _ in 0..rounds {
         for ((_, measure), results) in subjects.iter().zip(&mut results) {
@@ -121,7 +123,7 @@ fn canary() -> f64 {
     };
     let mut count = 0;
     beside(answer, || {
-        timed(10 * TRIPS, || {
+        timed(4 * TRIPS, || {
             count += 1;
             ping.0.store(count, Ordering::Release);
             while pong.0.load(Ordering::Acquire) != count {}
@@ -310,8 +312,12 @@ fn write(ports: Ports, mtu: Mtu) -> f64 {
         }
     };
     beside(answer, || {
-        let start = Instant::now();
-        for id in 0..WRITES {
+        let mut start = Instant::now();
+        for id in 0..WRITES + WRITES / 4 {
+            // Those before warm up.
+            if id == WRITES / 4 {
+                start = Instant::now();
+            }
             let data = Data::Sges(vec![a.mr.sge(0, LEN)]);
             a.qp.post_send(SendWr::new(id.into(), SendOp::RdmaWrite(remote), data)).expect("posted");
             while a.cq.poll().expect("no overrun").is_none() {

@@ -12,6 +12,7 @@
 //! | `attr.rs`, `wr.rs` | attributes of queue pairs; work requests and completions |
 //! | `engine/` | one queue pair, without I/O and without a clock |
 //! | `mr.rs`, `memory.rs` | memory regions and their keys; the one place that touches memory of the user |
+//! | `number.rs` | maps by numbers that this side has given out |
 //! | `port.rs` | the seam to a network |
 //! | `udp/`, `xdp/`, `shm/` | ports: UDP sockets, sockets of AF_XDP, shared memory between processes of a host |
 //! | `wire/` | packets, and what they mean: no I/O |
@@ -25,6 +26,7 @@ mod engine;
 #[expect(unsafe_code)] // The one place that touches memory of the user.
 mod memory;
 mod mr;
+mod number;
 mod port;
 mod shm;
 #[cfg(feature = "testing")]

@@ -1,10 +1,10 @@
 //! Memory regions: which keys open what, for whom.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::attr::Access;
 use crate::memory::Memory;
+use crate::number::ByNumber;
 use crate::wr::{Lkey, Rkey, Sge};
 
 /// A protection domain's number.
@@ -21,7 +21,7 @@ struct Region {
 /// All regions of a device, by key. The local key of a region is its remote one.
 #[derive(Default)]
 pub(crate) struct Regions {
-    by_key: HashMap<u32, Region>,
+    by_key: ByNumber<u32, Region>,
 }
 
 /// A place within a region that was checked.

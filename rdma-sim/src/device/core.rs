@@ -1,12 +1,13 @@
 //! Everything that a device has, and its work: packets in, timers, packets out.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::cq::{CqId, CqState};
 use crate::engine::{Effects, Engine, Host, QpEvent, Receives};
 use crate::mr::{PdId, Regions};
+use crate::number::ByNumber;
 use crate::port::{Port, Received};
 use crate::wire::{Packet, QpNum};
 
@@ -79,8 +80,8 @@ pub(super) enum Source {
 pub(super) struct Core {
     pub(super) port: Box<dyn Port>,
     pub(super) regions: Regions,
-    pub(super) cqs: HashMap<u32, CqState>,
-    pub(super) srqs: HashMap<u32, Receives>,
+    pub(super) cqs: ByNumber<u32, CqState>,
+    pub(super) srqs: ByNumber<u32, Receives>,
     pub(super) pairs: BTreeMap<u32, Pair>,
     pub(super) events: VecDeque<Event>,
     pub(super) counters: Counters,
@@ -107,8 +108,8 @@ impl Core {
         Core {
             port,
             regions: Regions::default(),
-            cqs: HashMap::new(),
-            srqs: HashMap::new(),
+            cqs: ByNumber::default(),
+            srqs: ByNumber::default(),
             pairs: BTreeMap::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -231,11 +232,11 @@ impl Core {
     /// Does what can be done at `now`; returns how many packets came or left.
     pub(super) fn progress(&mut self, now: Duration) -> usize {
         self.now = self.now.max(now);
+        // What was posted since the last call need not wait for a look at the port, which may be a system call.
+        let posted = self.transmit();
         let came = self.receive();
         self.expire();
-        let sent = self.transmit();
-        self.is_stuck = !self.port.flush();
-        came + sent
+        posted + came + self.transmit()
     }
 
     fn receive(&mut self) -> usize {
@@ -299,8 +300,17 @@ impl Core {
         self.first_deadline()
     }
 
-    /// Each queue pair has one turn to send some packets, until the port is full, or it was enough.
+    /// Sends what can be sent, and lets it leave.
     fn transmit(&mut self) -> usize {
+        let sent = self.send();
+        if sent > 0 || self.is_stuck {
+            self.is_stuck = !self.port.flush();
+        }
+        sent
+    }
+
+    /// Each queue pair has one turn to send some packets, until the port is full, or it was enough.
+    fn send(&mut self) -> usize {
         let mut left = SEND_BATCH;
         if self.held.is_some() {
             if !self.send_held() {

@@ -16,7 +16,6 @@ mod greeting;
 mod link;
 mod segment;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -26,6 +25,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use self::greeting::Said;
 use self::link::{Link, Taken};
 use self::segment::Segment;
+use crate::number::ByNumber;
 use crate::port::{Port, Received};
 use crate::wire::PORT;
 
@@ -52,7 +52,7 @@ pub struct ShmPort {
     guests: Vec<OwnedFd>,
     links: Vec<Link>,
     /// Where in `links` a peer is that can be sent to.
-    by_peer: HashMap<u64, usize>,
+    by_peer: ByNumber<u64, usize>,
     /// The link whose turn it is, and packets that it had in this turn.
     turn: usize,
     run: u32,
@@ -78,7 +78,7 @@ impl ShmPort {
             epoll,
             guests: Vec::new(),
             links: Vec::new(),
-            by_peer: HashMap::new(),
+            by_peer: ByNumber::default(),
             turn: 0,
             run: 0,
             quiet: 0,
