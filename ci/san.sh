@@ -10,8 +10,8 @@ HOST=$(rustc -vV | sed -n 's/^host: //p')
 STD_SOURCE=$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library
 failed=0
 
-# The tests of chance of the core take less than half of the time with this; all checks stay on.
-FASTER=(--config 'profile.dev.package.gridnet-core.opt-level=1')
+# The tests of chance of the core and of the verbs device take less than half of the time with this; all checks stay on.
+FASTER=(--config 'profile.dev.package.gridnet-core.opt-level=1' --config 'profile.dev.package.gridnet-rdma-sim.opt-level=1')
 
 # sanitize NAME FLAGS CARGO-ARGUMENT...: without documentation tests, which do not take the flags.
 sanitize() {
@@ -47,6 +47,8 @@ if [ "${TEST_SOAK:-}" != 1 ]; then
 fi
 sanitize address "-Zsanitizer=address" --lib "${TESTS[@]}" -p gridnet-core -p gridnet-shm -p gridnet
 sanitize address "-Zsanitizer=address" --lib --test hostile --test hostile_frames --test forged --test health -p gridnet-uring-tcp
+# Packets of chance at the verbs device; a million of them in a long run.
+sanitize address "-Zsanitizer=address" --lib --test noise --test shm -p gridnet-rdma-sim
 
 say "thread sanitizer"
 export TSAN_OPTIONS="halt_on_error=1 allocator_may_return_null=1 suppressions=$PWD/ci/tsan.supp ${TSAN_OPTIONS:-}"
