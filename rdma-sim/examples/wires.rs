@@ -41,7 +41,7 @@ fn main() {
             Err(error) => println!("SKIPPED: wires between hosts: {error}"),
         }
     }
-    let subjects: [Subject; 12] = [
+    let subjects: [Subject; 13] = [
         ("canary: one line each way, ns", canary),
         ("raw UDP, busy, loopback, 8 B one way, ns", || raw_udp(Place::Loopback)),
         ("raw UDP, busy, cable, 8 B one way, ns", || raw_udp(Place::Cable)),
@@ -51,6 +51,7 @@ fn main() {
         ("shm: SEND 8 B one way, ns", || pingpong(shm(), Mtu::B4096)),
         ("udp, cable: WRITE 1 MiB, GB/s, MTU 1024", || write(udp(Place::Cable), Mtu::B1024)),
         ("udp, cable: WRITE 1 MiB, GB/s, MTU 4096", || write(udp(Place::Cable), Mtu::B4096)),
+        ("udp segments, cable: WRITE 1 MiB, GB/s, MTU 4096", || write(segments(), Mtu::B4096)),
         ("AF_XDP, cable: WRITE 1 MiB, GB/s, MTU 2048", || write(xdp(), Mtu::B2048)),
         ("shm: WRITE 1 MiB, GB/s, MTU 4096", || write(shm(), Mtu::B4096)),
         ("canary again", canary),
@@ -67,7 +68,7 @@ fn main() {
         results.sort_by(f64::total_cmp);
         let at = |part: usize| results[(results.len() - 1) * part / 4];
         println!(
-            "{name:44} median {:9.2}   quarters {:9.2} {:9.2}   least {:9.2}",
+            "{name:50} median {:9.2}   quarters {:9.2} {:9.2}   least {:9.2}",
             at(2),
             at(1),
             at(3),
@@ -192,6 +193,12 @@ type Ports = Option<(Box<dyn Port>, Box<dyn Port>)>;
 
 fn udp(place: Place) -> Ports {
     both(place, |at| -> Box<dyn Port> { Box::new(UdpPort::bind(at.into()).expect("a port")) })
+}
+
+fn segments() -> Ports {
+    both(Place::Cable, |at| -> Box<dyn Port> {
+        Box::new(UdpPort::bind(at.into()).expect("a port").send_segments())
+    })
 }
 
 fn xdp() -> Ports {

@@ -103,9 +103,19 @@ fn a_port_needs_an_address() {
     assert_eq!(any, Err(std::io::ErrorKind::InvalidInput));
 }
 
-/// Packets for several peers that leave by one call, more than fit into one.
+/// Packets for several peers that leave together, more than fit into one call.
 #[test]
 fn a_batch() {
+    batch(port);
+    batch(|| port().send_segments());
+    let v6 = || UdpPort::bind("[::1]:0".parse().expect("an address"));
+    match v6() {
+        Ok(_) => batch(|| v6().expect("a port").send_segments()),
+        Err(error) => println!("SKIPPED: segments over IPv6: {error}"),
+    }
+}
+
+fn batch(port: impl Fn() -> UdpPort) {
     let (mut from, mut peers) = (port(), [port(), port()]);
     let packet = |number: usize| {
         let mut bytes = Vec::new();
@@ -124,5 +134,43 @@ fn a_batch() {
     for number in 0..80 {
         assert_eq!(receive(&mut peers[number % 2]), (Received::Packet(from.address()), packet(number)));
     }
+    // Of one length, with a shorter one at the end, as those of a long message are.
+    for len in [8, 200, 1024, 4096] {
+        for round in 0..3 {
+            let all: Vec<usize> = (0..40).map(|number| if number == 39 { len / 2 } else { len }).collect();
+            let packet = |len: usize| {
+                let mut bytes = Vec::new();
+                let payload = vec![round; len];
+                Packet {
+                    bth: Bth::new(QpNum::new(5), Psn::new(6)),
+                    header: Header::SendOnly,
+                    payload: &payload,
+                }
+                .encode(&mut bytes);
+                bytes
+            };
+            all.iter().for_each(|len| assert!(from.send(peers[0].address(), &mut packet(*len))));
+            assert!(from.flush());
+            for len in all {
+                assert_eq!(receive(&mut peers[0]), (Received::Packet(from.address()), packet(len)));
+            }
+        }
+    }
     assert!(peers.iter_mut().all(|peer| peer.receive(&mut Vec::new()) == Received::Nothing && peer.arm()));
+}
+
+/// Segments are what the sender says: a peer that does not know of them sees another identification than it expects.
+#[test]
+fn segments_have_identifications_of_their_own() {
+    let (mut from, mut plain) = (port().send_segments(), port());
+    for _ in 0..2 {
+        assert!(from.send(plain.address(), &mut hello()));
+    }
+    assert!(from.flush());
+    assert_eq!(receive(&mut plain).0, Received::Packet(from.address()));
+    match receive(&mut plain).0 {
+        Received::Corrupt => {}
+        Received::Packet(_) => println!("SKIPPED: segments of UDP: the kernel has none"),
+        other => panic!("{other:?}"),
+    }
 }

@@ -1,10 +1,12 @@
-//! Datagrams by the dozen: one system call takes or sends several.
+//! Datagrams by the dozen: one system call takes several, and sends several as segments of one.
 
-#![expect(unsafe_code)] // recvmmsg(2) and sendmmsg(2), into memory that stays.
+#![expect(unsafe_code)] // recvmmsg(2), and sendmsg(2) with a control message that no crate has.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
+
+use crate::wire::{Flow, Ipv4Fields, ICRC_BYTES};
 
 /// Datagrams of one call.
 pub(super) const BATCH: usize = 16;
@@ -108,67 +110,128 @@ impl Inbox {
     }
 }
 
-/// Datagrams that wait for the next call.
+/// Packets that wait for the next call.
 pub(super) struct Outbox {
     waiting: Vec<(SocketAddr, Vec<u8>)>,
     /// Memory of those that were sent.
     spare: Vec<Vec<u8>>,
+    /// Packets of one length for one peer leave as one datagram, which the system or the adapter cuts.
+    pub(super) segments: bool,
+    /// So many of the first have to leave one by one.
+    alone: usize,
 }
 
 impl Outbox {
     pub(super) fn new() -> Outbox {
-        Outbox { waiting: Vec::with_capacity(BATCH), spare: Vec::with_capacity(BATCH) }
+        let room = || Vec::with_capacity(BATCH);
+        Outbox { waiting: room(), spare: Vec::with_capacity(BATCH), segments: false, alone: 0 }
     }
 
     pub(super) fn is_full(&self) -> bool {
         self.waiting.len() >= BATCH
     }
 
-    /// Takes a datagram, whose memory is exchanged for another.
-    pub(super) fn push(&mut self, to: SocketAddr, datagram: &mut Vec<u8>) {
+    /// Takes a packet, whose memory is exchanged for another.
+    pub(super) fn push(&mut self, to: SocketAddr, packet: &mut Vec<u8>) {
         let mut spare = self.spare.pop().unwrap_or_default();
         spare.clear();
-        self.waiting.push((to, std::mem::replace(datagram, spare)));
+        self.waiting.push((to, std::mem::replace(packet, spare)));
     }
 
-    /// Sends all; false when there is no room for some. What cannot be sent at all is lost.
-    pub(super) fn send(&mut self, socket: &UdpSocket) -> bool {
-        while let [(to, datagram), rest @ ..] = &self.waiting[..] {
-            let outcome = match rest {
-                [] => socket.send_to(datagram, to).map(|_| 1),
-                _ => self.send_some(socket),
+    /// Sends all, each with its ICRC; false when there is no room for some. What cannot be sent at all is lost.
+    pub(super) fn send(&mut self, socket: &UdpSocket, own: SocketAddr) -> bool {
+        while let Some((to, _)) = self.waiting.first() {
+            let (to, count) = (*to, self.group());
+            for (at, (_, packet)) in self.waiting[..count].iter_mut().enumerate() {
+                // The segments of a datagram have identifications that follow each other.
+                let fields = Ipv4Fields { identification: at as u16, ..Ipv4Fields::UNFRAGMENTED };
+                if let Some(flow) = Flow::new(own, to, fields) {
+                    flow.seal(packet);
+                }
+            }
+            let outcome = match &self.waiting[..count] {
+                [(_, datagram)] => socket.send_to(datagram, to).map(drop),
+                group => send_segments(socket, to, group),
             };
-            let sent = match outcome {
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                // No route, too long, forbidden: the first of them is lost, as anywhere on the way.
-                Err(_) => 1,
-            };
-            self.spare.extend(self.waiting.drain(..sent).map(|(_, datagram)| datagram));
+            match outcome.map_err(|error| (error.kind(), error.raw_os_error())) {
+                Err((io::ErrorKind::WouldBlock, _)) => {
+                    self.unseal(count);
+                    return false;
+                }
+                Err((_, code)) if count > 1 => {
+                    // An interface that cannot; or one of them is too long for it, which then is lost alone.
+                    self.segments &= !matches!(code, Some(libc::EIO | libc::EOPNOTSUPP));
+                    self.unseal(count);
+                    self.alone = count;
+                }
+                // Or no route, too long, forbidden: lost, as anywhere on the way.
+                _ => {
+                    self.alone = self.alone.saturating_sub(count);
+                    self.spare.extend(self.waiting.drain(..count).map(|(_, packet)| packet));
+                }
+            }
         }
         true
     }
 
-    fn send_some(&self, socket: &UdpSocket) -> io::Result<usize> {
-        let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-        let mut to = [EMPTY; BATCH];
-        let mut messages: [libc::mmsghdr; BATCH] =
-            std::array::from_fn(|at| message(&raw mut to[at], 0, &raw mut parts[at]));
-        let count = self.waiting.len().min(BATCH);
-        for (at, (address, datagram)) in self.waiting.iter().take(count).enumerate() {
-            parts[at] =
-                libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
-            messages[at].msg_hdr.msg_namelen = write_address(*address, &mut to[at]);
+    fn unseal(&mut self, count: usize) {
+        for (_, packet) in &mut self.waiting[..count] {
+            packet.truncate(packet.len() - ICRC_BYTES);
         }
-        let (file, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
-        // SAFETY: the first `count` headers name addresses and datagrams of the lengths that they say, which outlive the call; the
-        // kernel reads them, and writes the headers only.
-        let sent = unsafe { libc::sendmmsg(file, messages.as_mut_ptr(), count as libc::c_uint, flags) };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(sent as usize)
     }
+
+    /// How many of the first packets can leave as one datagram: to one peer, all of one length but the last, which may be shorter.
+    fn group(&self) -> usize {
+        let Some((to, first)) = self.waiting.first().filter(|_| self.segments && self.alone == 0) else {
+            return 1;
+        };
+        let whole = first.len() + ICRC_BYTES;
+        let most = (MAX_DATAGRAM_OF_SEGMENTS / whole).clamp(1, BATCH);
+        let is_like = |(other, packet): &(SocketAddr, Vec<u8>)| other == to && packet.len() == first.len();
+        let alike = self.waiting.iter().take(most).take_while(|next| is_like(next)).count();
+        match self.waiting.get(alike) {
+            Some((other, packet)) if alike < most && other == to && packet.len() < first.len() => alike + 1,
+            _ => alike,
+        }
+    }
+}
+
+/// What IPv4 can say of the length of a datagram, less headers.
+const MAX_DATAGRAM_OF_SEGMENTS: usize = 65_000;
+
+/// Room for one control message with a number of 16 bits.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// Sends packets as one datagram that is cut at the length of the first.
+fn send_segments(socket: &UdpSocket, to: SocketAddr, group: &[(SocketAddr, Vec<u8>)]) -> io::Result<()> {
+    let mut parts: [libc::iovec; BATCH] = std::array::from_fn(|at| {
+        let bytes = group.get(at).map_or(&[][..], |(_, packet)| packet);
+        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+    });
+    let mut address = EMPTY;
+    let mut control = Control([0; 64]);
+    let mut message = message(&raw mut address, 0, parts.as_mut_ptr()).msg_hdr;
+    message.msg_namelen = write_address(to, &mut address);
+    message.msg_iovlen = group.len().min(BATCH) as _;
+    message.msg_control = (&raw mut control).cast();
+    let segment = group.first().map_or(0, |(_, packet)| packet.len()) as u16;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the control message with its two bytes fits into the 64 of `control`, which is as aligned as its header; all that the
+    // message names outlives the call, and is only read.
+    let sent = unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_UDP;
+        (*header).cmsg_type = libc::UDP_SEGMENT;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment);
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, flags)
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// No address.

@@ -198,11 +198,15 @@ pub struct RealBed {
 impl RealBed {
     /// Over UDP sockets of this host.
     pub fn udp4() -> Option<RealBed> {
-        RealBed::udp("127.0.0.1:0")
+        RealBed::udp("127.0.0.1:0", |port| port)
+    }
+
+    pub fn udp4_segments() -> Option<RealBed> {
+        RealBed::udp("127.0.0.1:0", UdpPort::send_segments)
     }
 
     pub fn udp6() -> Option<RealBed> {
-        RealBed::udp("[::1]:0")
+        RealBed::udp("[::1]:0", |port| port)
     }
 
     /// Over shared memory.
@@ -222,8 +226,8 @@ impl RealBed {
         Ok(RealBed::between(port("a")?, port("b")?))
     }
 
-    fn udp(address: &str) -> Option<RealBed> {
-        let port = || UdpPort::bind(address.parse().expect("an address"));
+    fn udp(address: &str, shape: fn(UdpPort) -> UdpPort) -> Option<RealBed> {
+        let port = || UdpPort::bind(address.parse().expect("an address")).map(shape);
         let (a, b) = match (port(), port()) {
             (Ok(a), Ok(b)) => (a, b),
             (Err(error), _) | (_, Err(error)) => {

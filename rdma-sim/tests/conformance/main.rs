@@ -62,6 +62,7 @@ successes! {
     lossy_net: crate::bed::NetBed::lossy(),
     udp: crate::bed::RealBed::udp4(),
     udp6: crate::bed::RealBed::udp6(),
+    udp_segments: crate::bed::RealBed::udp4_segments(),
     shm: crate::bed::RealBed::shm(),
 }
 
