@@ -129,6 +129,30 @@ lab_test! {
         assert_eq!(receive(&mut a), (Received::Packet(address), packet(8)));
     }
 
+    /// Segments have the headers that their ICRCs were made for: a port that sees the headers takes them, once the system has cut them.
+    fn segments_are_what_their_headers_say() {
+        let lab = lab();
+        let Some(mut a) = port(&lab, "a", "headers of segments") else { return };
+        let host = lab.host("b").expect("a host");
+        let cut = "ip -o -4 addr show scope global | while read n i r; do ethtool -K $i tx-udp-segmentation off; done";
+        let outcome = host.shell(cut).output(PATIENCE).expect("a shell");
+        if outcome.success().is_err() {
+            return testing::skip("headers of segments", "no ethtool, or an interface without such segments");
+        }
+        let at = SocketAddr::V4(address(&host, PORT));
+        let port = host.run(|| UdpPort::bind(at)).expect("the network").expect("a port");
+        let mut b = port.send_segments();
+        carry(&mut b, &mut a, 8);
+        for _ in 0..10 {
+            (0..15).for_each(|_| assert!(b.send(a.address(), &mut packet(1024))));
+            assert!(b.flush());
+            for _ in 0..15 {
+                assert_eq!(receive(&mut a), (Received::Packet(at), packet(1024)));
+            }
+        }
+        assert_eq!((a.counts().received, a.counts().received_slowly), (151, 0));
+    }
+
     /// What is not for the port goes on to the system, and an interface has one program, which goes with its port.
     fn others_are_left_alone() {
         let lab = lab();
