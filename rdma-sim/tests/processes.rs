@@ -99,7 +99,8 @@ impl Line<'_> {
             .expect("RTR");
         let rts = RtsAttr {
             sq_psn: Psn::new(0),
-            timeout: AckTimeout::new(14),
+            // 134 ms, eight times: the other process may have to wait for a core.
+            timeout: AckTimeout::new(15),
             retry_cnt: 7,
             rnr_retry: 7,
             max_rd_atomic: 16,
@@ -240,7 +241,7 @@ fn a_peer_that_is_killed() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let process = Process::new("shm");
     let mut before = None;
-    for round in 0..4u32 {
+    for round in 0..3u32 {
         let mut other = Other::start(NAME, "shm", "writes");
         let line = process.line();
         let remote = line.connect(&other.card());

@@ -31,8 +31,13 @@ use crate::wire::PORT;
 
 /// The upper half of addresses: a prefix that no router forwards (RFC 6666), so that nobody takes them for those of hosts.
 const PREFIX: u64 = 0x0100_0000_0000_0000;
-/// Calls of `receive` between two looks at the sockets, which cost a system call: a new peer waits some microseconds for it.
+/// Calls of `receive` between two looks at the sockets, which cost a system call, while packets come: a new peer waits some
+/// microseconds for it.
 const LOOK_EACH: u32 = 256;
+/// After so many calls in a row that found nothing
+const IDLE: u32 = 32;
+/// a look comes after fewer: the caller may give its core away between two calls, which takes milliseconds on a busy machine.
+const LOOK_EACH_IDLE: u32 = 4;
 /// Packets of one peer before the next has its turn.
 const RUN: u32 = 16;
 /// Connections that have not said who they are.
@@ -56,8 +61,9 @@ pub struct ShmPort {
     /// The link whose turn it is, and packets that it had in this turn.
     turn: usize,
     run: u32,
-    /// Calls since the last look at the sockets.
+    /// Calls since the last look at the sockets, and since the last packet.
     quiet: u32,
+    empty: u32,
     /// Peers were told that this side sleeps.
     asleep: bool,
 }
@@ -82,6 +88,7 @@ impl ShmPort {
             turn: 0,
             run: 0,
             quiet: 0,
+            empty: 0,
             asleep: false,
         })
     }
@@ -122,9 +129,14 @@ impl ShmPort {
     }
 
     fn accept(&mut self) {
-        while self.guests.len() < MAX_GUESTS && self.links.len() < MAX_LINKS {
+        for _ in 0..MAX_GUESTS {
             let Some(guest) = greeting::accept(&self.listener) else { return };
-            if self.epoll.add(&guest, interest(&guest)).is_ok() {
+            if self.guests.len() >= MAX_GUESTS {
+                // Whoever is silent longest makes room: ports speak at once.
+                let silent = self.guests.remove(0);
+                let _ = self.epoll.delete(&silent);
+            }
+            if self.links.len() < MAX_LINKS && self.epoll.add(&guest, interest(&guest)).is_ok() {
                 self.guests.push(guest);
             }
         }
@@ -215,9 +227,10 @@ impl Port for ShmPort {
 
     fn receive(&mut self, packet: &mut Vec<u8>) -> Received {
         self.quiet += 1;
+        self.empty = self.empty.saturating_add(1);
         if self.asleep {
             self.wake();
-        } else if self.quiet >= LOOK_EACH {
+        } else if self.quiet >= if self.empty < IDLE { LOOK_EACH } else { LOOK_EACH_IDLE } {
             self.look_around();
         }
         for _ in 0..self.links.len() {
@@ -225,6 +238,7 @@ impl Port for ShmPort {
             match link.take(packet) {
                 Taken::Packet => {
                     let from = address_of(link.peer());
+                    self.empty = 0;
                     self.run += 1;
                     if self.run >= RUN {
                         self.next_turn();

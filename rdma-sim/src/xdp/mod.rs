@@ -37,7 +37,7 @@ const HEADROOM: usize = 256;
 /// Longest frame that comes to the socket; others go to the UDP socket.
 const LONGEST: usize = FRAME - HEADROOM;
 /// Calls of `receive` that find nothing between two looks at the UDP socket, which cost a system call.
-const LOOK_EACH: u32 = 64;
+const LOOK_EACH: u32 = 16;
 /// Peers whose places are known; when there are more, all are found out anew.
 const MAX_PEERS: usize = 4096;
 
