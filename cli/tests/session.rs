@@ -120,6 +120,39 @@ fn members_see_each_other_come_and_go_until_one_is_revoked() {
 }
 
 #[test]
+fn a_session_without_tls_says_so_everywhere() {
+    let mut session = Session::new("x-insecure");
+    session.dir = session.dir.with_extension("plain");
+    let _ = std::fs::remove_dir_all(&session.dir);
+    let new = ["session", "new", "--insecure", "--listen", &session.address, "--dir", session.dir()];
+    let says = |text: &str| assert!(text.contains("insecure = true"), "{text}");
+    says(&succeed(&new));
+    let mut served = Running::start(&["session", "serve", "--dir", session.dir()]);
+    says(&served.line());
+    let watch = ["session", "join", &session.file("ticket"), "--watch", "--json"];
+    let mut watcher = Running::start(&watch);
+    let joined: Value = serde_json::from_str(&watcher.line()).unwrap();
+    assert_eq!(joined["insecure"].as_bool(), Some(true));
+    says(&succeed(&["session", "join", &session.file("ticket")]));
+    says(&succeed(&["session", "status", "--dir", session.dir()]));
+    let status = session.status();
+    assert_eq!(
+        (status["insecure"].as_bool(), status["links"][0]["stack"].as_str()),
+        (Some(true), Some("tcp"))
+    );
+    let more = session.file("more");
+    says(&succeed(&["session", "ticket", &more, "--via", "10.0.0.1:7412", "--dir", session.dir()]));
+    let ticket = std::fs::read_to_string(&more).unwrap();
+    assert!(
+        ticket.contains("insecure = true\n") && ticket.contains("via = [\"10.0.0.1:7412\"]\n"),
+        "{ticket}"
+    );
+    assert_eq!(std::fs::metadata(&more).unwrap().permissions().mode() & 0o777, 0o600);
+    let info = gridnet(&["info"]).env("GRIDNET_SESSION", session.file("ticket")).output().unwrap();
+    says(&String::from_utf8_lossy(&info.stdout));
+}
+
+#[test]
 fn processes_of_one_host_get_a_leader_and_the_status_shows_it() {
     let session = Session::new("leader");
     let _served = session.serve();

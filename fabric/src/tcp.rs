@@ -8,6 +8,7 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{Address, NetAddresses};
 use gridnet_meta::credentials::{fabric_id, Credentials};
+use gridnet_meta::member::INSECURE;
 use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::{Key, Multirail, Security, TcpConfig, TcpRail, Tuning, Window};
 
@@ -102,8 +103,9 @@ pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, Strin
 
 /// What a ticket is good for: looking at it joins nothing.
 fn examine_ticket(path: &Path) -> Result<String, Refusal> {
-    let expires = Ticket::read(path).map_err(refusal)?.expires;
-    Ok(format!("by a session, which fabrics join with a ticket until {expires}; data is encrypted (TLS 1.3)"))
+    let Ticket { expires, insecure, .. } = Ticket::read(path).map_err(refusal)?;
+    let how = if insecure { format!("; {INSECURE}") } else { String::new() };
+    Ok(format!("by a session, which fabrics join with a ticket until {expires}; data is encrypted (TLS 1.3){how}"))
 }
 
 /// How peers are known.

@@ -13,13 +13,12 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
-use rustls::SignatureScheme;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::clock::Moment;
 use crate::error::Error;
-use crate::identity::Certificate;
+use crate::identity::{has_signed, Certificate};
 use crate::secret::JoinSecret;
 use crate::ticket::Fingerprint;
 
@@ -154,11 +153,7 @@ impl AuthorityKey {
 
     /// Whether the authority has signed this (ECDSA with P-256 and SHA-256).
     pub(crate) fn has_signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
-        let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        let algorithm =
-            known.mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256);
-        let algorithm = algorithm.and_then(|(_, algorithms)| algorithms.first());
-        algorithm.is_some_and(|algorithm| algorithm.verify_signature(&self.0, bytes, signature).is_ok())
+        has_signed(&self.0, bytes, signature)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use gridnet_core::wire::NodeId;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+use rustls::SignatureScheme;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 use zeroize::{Zeroize, Zeroizing};
@@ -118,6 +119,12 @@ impl Identity {
         (Zeroizing::new(self.key.serialize_der()), &self.certificate)
     }
 
+    /// Signs what a node says where there is no TLS. What is signed begins with a label that nothing begins with that TLS or a request
+    /// for a certificate has signed.
+    pub(crate) fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        self.key.sign(bytes).map_err(|e| Error::System(format!("signing: {e}")))
+    }
+
     pub(crate) fn certified_key(&self, authority: &CertificateDer<'static>) -> Result<CertifiedKey, Error> {
         certified_key(&self.key, self.certificate.clone(), authority)
     }
@@ -178,6 +185,20 @@ impl Certificate {
             until: Moment::from_unix(parsed.validity().not_after.timestamp()),
         })
     }
+
+    /// Whether its key has signed this.
+    pub(crate) fn has_signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        has_signed(&self.public_key, bytes, signature)
+    }
+}
+
+/// Whether a key has signed this (ECDSA with P-256 and SHA-256).
+pub(crate) fn has_signed(public_key: &[u8], bytes: &[u8], signature: &[u8]) -> bool {
+    let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+    let algorithm =
+        known.mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256);
+    let algorithm = algorithm.and_then(|(_, algorithms)| algorithms.first());
+    algorithm.is_some_and(|algorithm| algorithm.verify_signature(public_key, bytes, signature).is_ok())
 }
 
 fn node_of(name: &str) -> Option<NodeId> {

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `ticket.rs`, `secret.rs` | what one needs to join, and how it is proved |
 //! | `authority.rs`, `identity.rs` | who certifies, and who is certified |
-//! | `tls.rs` | connections, with both sides proved |
+//! | `tls.rs`, `wire.rs` | connections, with both sides proved |
+//! | `plain.rs` | the same where a session's configuration does without TLS |
 //! | `kept.rs`, `credentials.rs` | a node's key and certificate in a directory, and what other programs prove by them |
 //! | `message.rs`, `channel.rs`, `outbox.rs` | what is said over them |
 //! | `record.rs` | how all of that stays open to what comes later |
@@ -17,6 +18,7 @@
 //! | `cluster.rs`, `pass.rs` | who leads which cluster, and who was sent to whom |
 //! | `packet.rs`, `conversation.rs`, `office.rs` | what members say to one another through leaders and the rendez-vous node, sealed |
 //! | `pipe.rs`, `freight.rs` | streams of bytes between members by the same way, and what is passed on of them |
+//! | `through.rs` | newcomers that a leader passes on to the rendez-vous node |
 //! | `door.rs`, `strangers.rs` | who has not said who it is, and what that may cost |
 //! | `hub.rs`, `queue.rs` | a member at the end of a connection, as the rendez-vous node and leaders serve it, and what waits for it |
 //! | `rendezvous.rs`, `store.rs` | the rendez-vous node, and what it keeps |
@@ -53,6 +55,7 @@ mod outbox;
 pub mod packet;
 pub mod pass;
 mod pipe;
+mod plain;
 mod private;
 mod queue;
 mod random;
@@ -65,8 +68,10 @@ pub mod store;
 mod strangers;
 #[cfg(test)]
 mod testing;
+mod through;
 pub mod ticket;
 mod tls;
+mod wire;
 
 pub use audit::Line as AuditLine;
 pub use freight::Shares;

@@ -69,6 +69,8 @@ pub struct About {
     /// Whether requests may go over lines of their own between two members, where rules and network let them. Otherwise all go over the
     /// bootstrap channel.
     pub lines: bool,
+    /// Whether it passes on, when it leads, what newcomers of a closed network say to the rendez-vous node.
+    pub passes_joins: bool,
 }
 
 impl About {
@@ -82,6 +84,7 @@ impl About {
             offer: None,
             relay: Shares::default(),
             lines: true,
+            passes_joins: false,
         }
     }
 }
@@ -214,6 +217,11 @@ impl Member {
         self.shared.lock().connection.clone()
     }
 
+    /// Whether it speaks to the rendez-vous node over plain TCP, as its ticket says.
+    pub fn is_insecure(&self) -> bool {
+        self.shared.rendezvous.insecure
+    }
+
     /// The leader that it is connected to; `None` when it is connected to the rendez-vous node itself, or to nobody.
     pub fn leader(&self) -> Option<NodeId> {
         self.shared.lock().uplink.as_ref()?.leader
@@ -326,6 +334,9 @@ impl Drop for Member {
     }
 }
 
+/// What `insecure = true` means, for people.
+pub const INSECURE: &str =
+    "insecure = true: the bootstrap channel is plain TCP, which whoever is on the way can read and change";
 /// How long the end of a member may take.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(2);
 
@@ -341,7 +352,7 @@ async fn be_member(
 ) {
     let join = async {
         match earlier {
-            Some(known) => keep::go_on(&ticket.addresses, known, deadline).await,
+            Some(known) => keep::go_on(&(&ticket).into(), known, deadline).await,
             None => connect::join_in_time(&ticket, deadline).await,
         }
     };
@@ -349,7 +360,10 @@ async fn be_member(
         joined = join => joined,
         _ = stopped.wait_for(|stop| *stop) => return,
     };
-    let shared = joined.and_then(|of| Shared::new(ticket.addresses.clone(), about, of, common).map(Arc::new));
+    let shared = joined.and_then(|of| Shared::new(&ticket, about, of, common).map(Arc::new));
+    if ticket.insecure {
+        tracing::warn!("session: {INSECURE}");
+    }
     // The secret is not needed any more.
     drop(ticket);
     if let Ok(shared) = &shared {

@@ -121,6 +121,32 @@ pub struct Denied {
     pub why: Refused,
 }
 
+/// Who is at an end of a connection without TLS: what is said at its [beginning](crate::plain), by either side. `Debug` shows little
+/// of it.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plain {
+    /// A random number, for the first two.
+    pub nonce: [u8; 32],
+    /// The certificate of who says it, in DER.
+    #[serde(with = "raw")]
+    pub certificate: Vec<u8>,
+    /// That of the authority, by the rendez-vous node.
+    #[serde(with = "raw")]
+    pub authority: Vec<u8>,
+    /// Request for another certificate (PKCS #10), if that is what the connection is for.
+    #[serde(with = "raw")]
+    pub request: Vec<u8>,
+    /// By the key of the certificate.
+    #[serde(with = "raw")]
+    pub signature: Vec<u8>,
+}
+
+impl std::fmt::Debug for Plain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Plain({} bytes of certificate, ..)", self.certificate.len())
+    }
+}
+
 /// What a member asks of another, sealed in packets. `Debug` does not show what is asked.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -236,6 +262,10 @@ messages! {
     0x8011 Answer(Answer),
     /// This is to be the line of that number; and: it is. The first message of a line, from each side.
     0x8012 Line(u64),
+    /// This is me, without TLS.
+    0x8018 Plain(Plain),
+    /// Pass on what follows to the rendez-vous node, and what that says to me.
+    0x8019 Through(()),
     /// Are you there?
     0x0001 Ping(u64),
     /// I am, and this is what you said.

@@ -31,7 +31,9 @@ use crate::error::{Error, Refusal};
 use crate::freight::Freight;
 use crate::hub::{Encoded, Encoder};
 use crate::identity::certified_key;
+use crate::member::INSECURE;
 use crate::message::{Follow, Message};
+use crate::plain;
 use crate::queue::Queue;
 use crate::register::{Register, Rules};
 use crate::store::Store;
@@ -64,6 +66,8 @@ pub(crate) struct Shared {
     /// Connections of each network that have not said who they are.
     strangers: Mutex<HashMap<IpAddr, usize>>,
     hellos: Hellos,
+    /// By which it is known where the session's configuration does without TLS, and only there.
+    plain: Option<plain::Own>,
 }
 
 struct State {
@@ -80,6 +84,8 @@ struct Link {
     connection: u64,
     from: SocketAddr,
     queue: Queue,
+    /// Nothing protects what is said over it.
+    is_plain: bool,
 }
 
 impl Shared {
@@ -222,8 +228,13 @@ impl Rendezvous {
         let authority = store.authority()?;
         let key = authority::key()?;
         let certificate = authority.certify_rendezvous(&key, now, CERTIFICATE_LIFETIME)?;
-        let certified = certified_key(&key, certificate, authority.certificate())?;
+        let certified = certified_key(&key, certificate.clone(), authority.certificate())?;
         let tls = tls::server(authority.certificate(), tls::always(certified))?;
+        let above = authority.certificate().clone();
+        let plain = store.insecure().then_some(plain::Own { key, certificate, authority: above });
+        if plain.is_some() {
+            tracing::warn!("rendez-vous: {INSECURE}");
+        }
         let mut register = Register::new(authority, rules, store.begin_life(now)?, now);
         register.tickets = store.tickets(now)?;
         register.revoked_before(store.revoked()?, now);
@@ -247,6 +258,7 @@ impl Rendezvous {
             freight: Freight::new(rules.relay),
             strangers: Mutex::default(),
             hellos: Hellos::default(),
+            plain,
         });
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()

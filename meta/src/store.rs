@@ -39,6 +39,8 @@ pub struct NewSession {
     pub listen: Vec<SocketAddr>,
     /// Under which addresses others reach it; the same when empty.
     pub addresses: Vec<String>,
+    /// Tickets say that the rendez-vous node is spoken to over plain TCP, and it answers so, too.
+    pub insecure: bool,
     /// The first ticket.
     pub ticket: NewTicket,
 }
@@ -59,6 +61,7 @@ pub struct Store {
     session: NodeId,
     listen: Vec<SocketAddr>,
     addresses: Vec<String>,
+    insecure: bool,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +71,8 @@ struct SessionFile {
     session: String,
     listen: Vec<SocketAddr>,
     addresses: Vec<String>,
+    #[serde(default)]
+    insecure: bool,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +107,7 @@ impl Store {
             session: crate::random::id()?,
             listen: new.listen.clone(),
             addresses: check_addresses(addresses)?,
+            insecure: new.insecure,
         };
         private::create_dir(dir)?;
         let authority = Authority::create(store.session, now)?;
@@ -130,7 +136,8 @@ impl Store {
         }
         let session = file.session.parse().map_err(|_| wrong("session: 32 hexadecimal digits"))?;
         let addresses = check_addresses(file.addresses).map_err(|e| wrong(&e.to_string()))?;
-        Ok(Store { dir: dir.to_owned(), session, listen: file.listen, addresses })
+        let (listen, insecure) = (file.listen, file.insecure);
+        Ok(Store { dir: dir.to_owned(), session, listen, addresses, insecure })
     }
 
     /// The session.
@@ -146,6 +153,11 @@ impl Store {
     /// Where the rendez-vous node listens.
     pub fn listen(&self) -> &[SocketAddr] {
         &self.listen
+    }
+
+    /// Whether the rendez-vous node may be spoken to over plain TCP.
+    pub fn insecure(&self) -> bool {
+        self.insecure
     }
 
     /// The authority.
@@ -172,6 +184,8 @@ impl Store {
             authority: authority.fingerprint(),
             secret: JoinSecret::random()?,
             expires: now.after(new.lifetime),
+            insecure: self.insecure,
+            via: Vec::new(),
         };
         let mut tickets = self.tickets(now)?;
         let state = TicketState { secret: ticket.secret.clone(), expires: ticket.expires, left: new.uses };
@@ -311,8 +325,9 @@ impl Store {
             |texts: Vec<String>| texts.iter().map(|t| format!("\"{t}\"")).collect::<Vec<_>>().join(", ");
         let listen = list(self.listen.iter().map(ToString::to_string).collect());
         let addresses = list(self.addresses.clone());
+        let insecure = if self.insecure { "insecure = true\n" } else { "" };
         format!(
-            "version = {VERSION}\nsession = \"{}\"\nlisten = [{listen}]\naddresses = [{addresses}]\n",
+            "version = {VERSION}\nsession = \"{}\"\nlisten = [{listen}]\naddresses = [{addresses}]\n{insecure}",
             self.session
         )
     }
@@ -337,7 +352,7 @@ mod tests {
 
     fn new(listen: &str) -> NewSession {
         let ticket = NewTicket { lifetime: HOUR, uses: None };
-        NewSession { listen: vec![listen.parse().unwrap()], addresses: Vec::new(), ticket }
+        NewSession { listen: vec![listen.parse().unwrap()], addresses: Vec::new(), insecure: false, ticket }
     }
 
     #[test]

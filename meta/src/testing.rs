@@ -47,7 +47,7 @@ impl Session {
         let scratch = Scratch::new(what);
         let (dir, listen) = (scratch.path("s"), vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
         let ticket = NewTicket { lifetime: LONG, uses: None };
-        let new = NewSession { listen, addresses: vec!["127.0.0.1:1".into()], ticket };
+        let new = NewSession { listen, addresses: vec!["127.0.0.1:1".into()], insecure: false, ticket };
         Store::create(&dir, &new, Moment::now()).unwrap();
         let rendezvous = Rendezvous::start(Store::open(&dir).unwrap(), rules).unwrap();
         Session { rendezvous, store: Store::open(&dir).unwrap(), scratch }
@@ -132,6 +132,10 @@ impl Parties {
         };
         let identities = (1..=3).map(identity).collect();
         Parties { authority, identities }
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     pub(crate) fn node(&self, party: usize) -> NodeId {

@@ -46,6 +46,10 @@ pub struct Ticket {
     pub secret: JoinSecret,
     /// When it ends.
     pub expires: Moment,
+    /// The rendez-vous node is spoken to over plain TCP: see `docs/security.md` for what is lost.
+    pub insecure: bool,
+    /// Members that lead, and pass on what newcomers say to the rendez-vous node: for those who do not reach that themselves.
+    pub via: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +62,10 @@ struct File {
     authority: String,
     secret: Zeroizing<String>,
     expires: toml::value::Datetime,
+    #[serde(default)]
+    insecure: bool,
+    #[serde(default)]
+    via: Vec<String>,
 }
 
 impl Ticket {
@@ -76,6 +84,14 @@ impl Ticket {
     /// [`Error::Config`] when there is such a file.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         private::write_new(path, self.to_text().as_bytes())
+    }
+
+    /// Writes it in place of the file that is there.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it cannot be written.
+    pub fn replace(&self, path: &Path) -> Result<(), Error> {
+        private::write(path, self.to_text().as_bytes())
     }
 
     pub(crate) fn parse(text: &str) -> Result<Ticket, Error> {
@@ -105,11 +121,14 @@ impl Ticket {
             secret: JoinSecret::from_hex(&file.secret)?,
             expires: Moment::parse(&file.expires.to_string())
                 .ok_or_else(|| Error::Config("expires: a time as 2027-01-31T12:00:00Z".into()))?,
+            insecure: file.insecure,
+            via: check_via(file.via)?,
         })
     }
 
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
-        let addresses: Vec<String> = self.addresses.iter().map(|a| format!("\"{a}\"")).collect();
+        let list =
+            |texts: &[String]| texts.iter().map(|text| format!("\"{text}\"")).collect::<Vec<_>>().join(", ");
         let secret = self.secret.to_hex();
         // Room for all of it: what grows leaves copies behind.
         let mut text = Zeroizing::new(String::with_capacity(4096));
@@ -120,9 +139,16 @@ impl Ticket {
         ));
         text.push_str(&format!(
             "addresses = [{}]\nauthority = \"{}\"\n",
-            addresses.join(", "),
+            list(&self.addresses),
             self.authority
         ));
+        // What older programs do not know is written only where they must not go on without.
+        if !self.via.is_empty() {
+            text.push_str(&format!("via = [{}]\n", list(&self.via)));
+        }
+        if self.insecure {
+            text.push_str("insecure = true\n");
+        }
         text.push_str(&format!("expires = {}\n", self.expires));
         text.push_str("secret = \"");
         text.push_str(&secret);
@@ -145,6 +171,17 @@ pub fn check_addresses(addresses: Vec<String>) -> Result<Vec<String>, Error> {
         }
     }
     Ok(addresses)
+}
+
+/// The same for leaders that pass on what newcomers say: any number of them up to as many.
+///
+/// # Errors
+/// As [`check_addresses`].
+pub fn check_via(via: Vec<String>) -> Result<Vec<String>, Error> {
+    match via.is_empty() {
+        true => Ok(via),
+        false => check_addresses(via).map_err(|e| Error::Config(format!("via: {e}"))),
+    }
 }
 
 fn is_address(address: &str) -> bool {
@@ -174,6 +211,8 @@ mod tests {
             authority: Fingerprint([3; FINGERPRINT_BYTES]),
             secret: JoinSecret::random().unwrap(),
             expires: Moment::from_unix(1_900_000_000),
+            insecure: false,
+            via: Vec::new(),
         }
     }
 
@@ -182,7 +221,13 @@ mod tests {
         let ticket = ticket();
         let again = Ticket::parse(&ticket.to_text()).unwrap();
         assert_eq!(again.to_text(), ticket.to_text());
-        assert_eq!((again.expires, again.addresses), (ticket.expires, ticket.addresses));
+        assert_eq!((again.expires, &again.addresses), (ticket.expires, &ticket.addresses));
+        assert!(!ticket.to_text().contains("insecure") && !again.insecure, "nobody is insecure by default");
+        let other = Ticket { insecure: true, via: vec!["10.0.0.1:7".into()], ..ticket };
+        let again = Ticket::parse(&other.to_text()).unwrap();
+        assert_eq!((again.insecure, again.via), (true, vec!["10.0.0.1:7".to_owned()]));
+        let wrong = other.to_text().replace("10.0.0.1:7", "10.0.0.1");
+        assert!(Ticket::parse(&wrong).unwrap_err().to_string().starts_with("via: address"));
     }
 
     #[test]

@@ -233,6 +233,28 @@ pub(crate) fn shown(certificates: Option<&[CertificateDer<'_>]>) -> Result<Optio
     certificates.and_then(<[_]>::first).map(|der| Certificate::read(der)).transpose()
 }
 
+/// Judges a certificate that was shown without TLS: whether it is that of a node.
+pub(crate) fn judge_node(
+    authority: &CertificateDer<'static>,
+    shown: &CertificateDer<'_>,
+) -> Result<Certificate, Error> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider()).build();
+    let judged = verifier.map_err(internal)?.verify_client_cert(shown, &[], UnixTime::now());
+    judged.map_err(|e| Error::Peer(format!("its certificate: {e}")))?;
+    Certificate::read(shown)
+}
+
+/// The same of the rendez-vous node, which shows that of its authority, too.
+pub(crate) fn judge_rendezvous(
+    authority: Fingerprint,
+    [shown, above]: &[CertificateDer<'static>; 2],
+) -> Result<Certificate, Error> {
+    let above = std::slice::from_ref(above);
+    let judged = Pinned { authority }.verify_server_cert(shown, above, &rendezvous()?, &[], UnixTime::now());
+    judged.map_err(|e| Error::Peer(format!("its certificate: {e}")))?;
+    Certificate::read(shown)
+}
+
 /// Keying material of a connection, the same on both sides and on no other connection.
 pub(crate) fn keying<Data>(connection: &rustls::ConnectionCommon<Data>) -> Result<[u8; KEYING_BYTES], Error> {
     connection.export_keying_material([0; KEYING_BYTES], EXPORTER, None).map_err(internal)

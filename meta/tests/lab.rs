@@ -7,7 +7,9 @@ use common::stalls::Stalls;
 use common::{calm, LONG};
 use gridnet_core::wire::NodeId;
 use gridnet_meta::clock::Moment;
+use gridnet_meta::cluster::Will;
 use gridnet_meta::directory::{Entry, Event};
+use gridnet_meta::error::Error;
 use gridnet_meta::member::{About, Connection, Member, ECHO};
 use gridnet_meta::rendezvous::Rendezvous;
 use gridnet_meta::store::{NewSession, NewTicket, Store};
@@ -16,6 +18,7 @@ use gridnet_meta::Rules;
 use gridnet_testbed::{lab_test, Host, HostSpec, Impairment, Lab, Running, Site, SiteKind, Topology};
 use nix::sys::socket::{recv, socket, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -87,7 +90,7 @@ impl<'lab> Scene<'lab> {
         let _ = std::fs::remove_dir_all(&dir);
         let listen = (lab.host("p").unwrap().address().unwrap(), PORT).into();
         let ticket = NewTicket { lifetime: common::DAY, uses: None };
-        let new = NewSession { listen: vec![listen], addresses: Vec::new(), ticket };
+        let new = NewSession { listen: vec![listen], addresses: Vec::new(), insecure: false, ticket };
         Store::create(&dir, &new, Moment::now()).unwrap();
         let mut scene = Scene { lab, dir, rendezvous: None, members: Vec::new(), nodes_of_a: Vec::new() };
         scene.start();
@@ -290,6 +293,48 @@ lab_test! {
             assert_eq!((peers.len(), listens.len()), if is_leader { (3, 1) } else { (1, 0) }, "{host}: {peers:?} {listens:?}");
             assert!(listens.iter().all(|at| !at.starts_with("0.0.0.0") && !at.starts_with('*') && !at.starts_with("[::]")));
         }
+    }
+
+    fn a_node_without_a_way_out_joins_through_a_leader_on_both_networks() {
+        let topology = Topology::new()
+            .host(HostSpec::new("p").public(Impairment::default()))
+            .site(Site::new("a", SiteKind::NoWayOut).hosts(1));
+        let lab = Lab::open_unchecked(topology).unwrap();
+        let host = |name| lab.host(name).unwrap();
+        let dir = std::env::temp_dir().join(format!("gridnet-lab-session-through-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let listen = (host("p").address().unwrap(), PORT).into();
+        let ticket = NewTicket { lifetime: common::DAY, uses: None };
+        let new = NewSession { listen: vec![listen], addresses: Vec::new(), insecure: false, ticket };
+        let (store, ticket) = Store::create(&dir, &new, Moment::now()).unwrap();
+        let rendezvous = host("p").run(|| Rendezvous::start(store, calm()).unwrap()).unwrap();
+        let inner = host("gw-a").addresses().into_iter().find(|at| at.to_string().starts_with("10.")).unwrap();
+        let about = |label: &str| {
+            About { cluster: Some("a".parse().unwrap()), ..About::new(label.parse().unwrap()) }
+        };
+        let at = SocketAddr::new(inner, PORT);
+        let leads = About { will: Will::Configured, listen: Some(at), passes_joins: true, ..about("gw") };
+        let join = |on, ticket: &Ticket, about, limit| {
+            let ticket = ticket.clone();
+            host(on).run(move || Member::join(ticket, about, limit)).unwrap()
+        };
+        let leader = join("gw-a", &ticket, leads, LONG).unwrap();
+        let _second = join("gw-a", &ticket, about("second"), LONG).unwrap();
+        common::until("it leads", || leader.leads_at() == Some(vec![at]));
+        // There is no other way.
+        let alone = join("a1", &ticket, about("alone"), Duration::from_millis(500)).unwrap_err();
+        assert!(matches!(alone, Error::Unreachable(_)), "{alone}");
+        let capture = Capture::start(host("gw-a"));
+        let through = Ticket { via: vec![at.to_string()], ..ticket.clone() };
+        let member = join("a1", &through, about("label-inside"), LONG).unwrap();
+        common::until("it is below the leader", || member.leader() == Some(leader.node()));
+        assert_eq!(leader.ask(member.node(), ECHO, NONCE, LONG).unwrap().body, NONCE);
+        let passed = capture.stop();
+        for secret in [&b"label-inside"[..], NONCE] {
+            assert!(!passed.windows(secret.len()).any(|part| part == secret), "the leader's host sees ciphertext");
+        }
+        drop((member, leader, _second, rendezvous));
+        let _ = std::fs::remove_dir_all(&dir);
     }
 
     fn a_leader_is_killed_and_the_rendezvous_node_started_again() {

@@ -28,6 +28,10 @@ pub(crate) enum SessionCommand {
         /// Under which address others reach it [default: where it listens]
         #[arg(long, value_name = "HOST:PORT")]
         address: Vec<String>,
+        /// Have members speak to the rendez-vous node over plain TCP, which whoever is on the way can read and change; every status
+        /// says so. Data between members stays encrypted
+        #[arg(long)]
+        insecure: bool,
         #[command(flatten)]
         ticket: TicketArgs,
     },
@@ -43,6 +47,9 @@ pub(crate) enum SessionCommand {
         /// The file to write, which must not be there yet
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// A leader that passes joins on, for those who do not reach the rendez-vous node; more than once for several
+        #[arg(long, value_name = "HOST:PORT")]
+        via: Vec<String>,
         #[command(flatten)]
         dir: DirArgs,
         #[command(flatten)]
@@ -92,6 +99,13 @@ pub(crate) struct JoinArgs {
     /// 127.0.0.1 where the cluster is that of the host; any port]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_any_port)]
     pub(crate) listen: Option<SocketAddr>,
+    /// When it leads, pass on what newcomers say to the rendez-vous node that do not reach that themselves
+    #[arg(long)]
+    pub(crate) pass_joins: bool,
+    /// A leader that passes joins on, to join through when the rendez-vous node is not reached; more than once for several
+    /// [default: as the ticket says]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) via: Vec<String>,
     /// What it says of itself [default: HOST.PID]
     #[arg(long, value_name = "NAME")]
     pub(crate) label: Option<Name>,

@@ -15,7 +15,7 @@ use gridnet_meta::directory::{Entry, Event};
 use gridnet_meta::member::{About, Connection, Keeper, Member};
 use gridnet_meta::rendezvous::{ask_status, end_ticket, new_ticket, revoke, Rendezvous};
 use gridnet_meta::store::{NewSession, Store};
-use gridnet_meta::ticket::Ticket;
+use gridnet_meta::ticket::{check_via, Ticket};
 use gridnet_meta::{Rules, Shares};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -32,16 +32,19 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub(crate) fn run(args: &SessionArgs) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match &args.command {
-        SessionCommand::New { dir, listen, address, ticket } => {
-            let new =
-                NewSession { listen: listen.clone(), addresses: address.clone(), ticket: (*ticket).into() };
+        SessionCommand::New { dir, listen, address, insecure, ticket } => {
+            let (listen, addresses, ticket) = (listen.clone(), address.clone(), (*ticket).into());
+            let new = NewSession { listen, addresses, insecure: *insecure, ticket };
             let (store, ticket) = Store::create(&dir.dir, &new, Moment::now())?;
             output::made(&mut out, &store, &ticket)?;
         }
         SessionCommand::Serve { dir, relay } => serve(Store::open(&dir.dir)?, (*relay).into())?,
-        SessionCommand::Ticket { file, dir, ticket } => {
+        SessionCommand::Ticket { file, via, dir, ticket } => {
+            let via = check_via(via.clone())?;
             new_ticket(&Store::open(&dir.dir)?, file, (*ticket).into())?;
-            output::ticket(&mut out, file, &Ticket::read(file)?)?;
+            let ticket = Ticket { via, ..Ticket::read(file)? };
+            ticket.replace(file)?;
+            output::ticket(&mut out, file, &ticket)?;
         }
         SessionCommand::Status { dir, json } => {
             let status = ask_status(Store::open(&dir.dir)?.dir())?;
@@ -76,7 +79,8 @@ fn serve(store: Store, relay: Shares) -> Result<(), Failure> {
     let session = store.session();
     let rendezvous = Rendezvous::start(store, Rules { relay, ..Rules::default() })?;
     let at: Vec<String> = rendezvous.listening().iter().map(ToString::to_string).collect();
-    out.line(format!("session {session}: rendez-vous node at {}\n", at.join(", ")).as_bytes());
+    let how = if rendezvous.status().insecure { ", insecure = true" } else { "" };
+    out.line(format!("session {session}: rendez-vous node at {}{how}\n", at.join(", ")).as_bytes());
     ended.set_read_timeout(Some(LOOK))?;
     while !is_ended(&mut ended)? {
         if !rendezvous.is_running() {
@@ -95,10 +99,13 @@ fn own(stream: impl AsFd) -> io::Result<File> {
 }
 
 fn join(args: &JoinArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let ticket = Ticket::read(&args.ticket)?;
+    let mut ticket = Ticket::read(&args.ticket)?;
+    if !args.via.is_empty() {
+        ticket.via = check_via(args.via.clone())?;
+    }
     let label = args.label.clone().map_or_else(gridnet_meta::name::of_process, Ok)?;
     let (cluster, will, listen) = (args.cluster.clone(), args.lead.into(), args.listen);
-    let about = About { cluster, will, listen, ..About::new(label) };
+    let about = About { cluster, will, listen, passes_joins: args.pass_joins, ..About::new(label) };
     let ended = ending()?;
     let mut keeper = args.keep.as_deref().map(Keeper::lock).transpose()?;
     let member = match &keeper {

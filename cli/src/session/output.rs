@@ -3,7 +3,7 @@
 use crate::text;
 use gridnet::core::wire::NodeId;
 use gridnet_meta::directory::{Departure, Entry, Event};
-use gridnet_meta::member::{Connection, Member};
+use gridnet_meta::member::{Connection, Member, INSECURE};
 use gridnet_meta::rendezvous::{NodeStatus, Status};
 use gridnet_meta::store::Store;
 use gridnet_meta::ticket::Ticket;
@@ -23,6 +23,9 @@ pub(super) fn made(out: &mut impl Write, store: &Store, made: &Ticket) -> io::Re
 /// Where a ticket is.
 pub(super) fn ticket(out: &mut impl Write, file: &Path, ticket: &Ticket) -> io::Result<()> {
     writeln!(out, "ticket:        {}, number {}, until {}", file.display(), ticket.id, ticket.expires)?;
+    if ticket.insecure {
+        writeln!(out, "{INSECURE}")?;
+    }
     writeln!(out, "keep it as you keep a password: whoever has the file can join")
 }
 
@@ -40,6 +43,9 @@ pub(super) fn status(out: &mut impl Write, status: &Status, json: bool) -> io::R
         status.joined,
         status.revoked.len()
     )?;
+    if status.insecure {
+        writeln!(out, "{INSECURE}")?;
+    }
     let nodes: Vec<Vec<String>> = status
         .nodes
         .iter()
@@ -110,10 +116,16 @@ pub(super) fn joined(out: &mut impl Write, member: &Member, json: bool) -> io::R
     let nodes = member.watch_nodes();
     if json {
         let nodes: Vec<Value> = nodes.iter().map(entry).collect();
-        writeln!(out, "{}", json!({"kind": "joined", "node": member.node().to_string(), "nodes": nodes}))?;
+        let node = member.node().to_string();
+        let joined =
+            json!({"kind": "joined", "node": node, "insecure": member.is_insecure(), "nodes": nodes});
+        writeln!(out, "{joined}")?;
         return out.flush();
     }
     writeln!(out, "joined as node {}, certified until {}", member.node(), member.certified_until())?;
+    if member.is_insecure() {
+        writeln!(out, "{INSECURE}")?;
+    }
     let rows: Vec<Vec<String>> =
         nodes.iter().map(|e| vec![e.node.to_string(), e.cluster.to_string(), e.label.to_string()]).collect();
     text::columns(out, &["node", "cluster", "label"], &rows)?;

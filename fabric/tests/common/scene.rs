@@ -30,7 +30,7 @@ impl Scene {
         let scratch = Scratch::new();
         std::fs::create_dir_all(&scratch.0).unwrap();
         let ticket = NewTicket { lifetime: DAY, uses: None };
-        let new = NewSession { listen: vec![free_address()], addresses: Vec::new(), ticket };
+        let new = NewSession { listen: vec![free_address()], addresses: Vec::new(), insecure: false, ticket };
         let mut scene = Scene { scratch, rendezvous: None };
         Store::create(&scene.dir(), &new, Moment::now()).unwrap();
         scene.start();

@@ -38,7 +38,7 @@ impl Session {
         std::fs::create_dir_all(&scratch.0).unwrap();
         let listen = (server.address().unwrap(), 7411).into();
         let ticket = NewTicket { lifetime: Duration::from_secs(86_400), uses: None };
-        let new = NewSession { listen: vec![listen], addresses: Vec::new(), ticket };
+        let new = NewSession { listen: vec![listen], addresses: Vec::new(), insecure: false, ticket };
         let session = Session { scratch };
         Store::create(&session.dir(), &new, Moment::now()).unwrap();
         session

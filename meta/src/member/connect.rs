@@ -9,13 +9,16 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::TlsConnector;
 
+use crate::authority::fingerprint;
 use crate::channel::{broken, prepare, send, Inbox};
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::identity::{Identity, NodeKey};
 use crate::message::{Follow, Join, Message, MESSAGE_BYTES_MAX};
-use crate::ticket::Ticket;
-use crate::tls;
+use crate::ticket::{Fingerprint, Ticket};
+use crate::tls::{self, KEYING_BYTES};
+use crate::wire::Wire;
+use crate::{plain, through};
 
 /// How long an address is tried, to the end of the handshake.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(3);
@@ -23,6 +26,50 @@ const ADDRESS_LIMIT: Duration = Duration::from_secs(3);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Pauses between tries to come back: the first, and the longest.
 pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Where the rendez-vous node is, and how it is spoken to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Whereabouts {
+    /// Its addresses, in the order in which they are tried.
+    pub(super) addresses: Vec<String>,
+    /// Leaders that pass on what is said to it: tried when it is not reached.
+    pub(super) via: Vec<String>,
+    /// By plain TCP.
+    pub(super) insecure: bool,
+}
+
+impl From<&Ticket> for Whereabouts {
+    fn from(ticket: &Ticket) -> Whereabouts {
+        let Ticket { addresses, via, insecure, .. } = ticket.clone();
+        Whereabouts { addresses, via, insecure }
+    }
+}
+
+impl From<Vec<String>> for Whereabouts {
+    fn from(addresses: Vec<String>) -> Whereabouts {
+        Whereabouts { addresses, ..Whereabouts::default() }
+    }
+}
+
+/// As whom one calls the rendez-vous node.
+#[derive(Clone, Copy)]
+pub(super) enum Caller<'a> {
+    /// One that wants to join, and knows the authority by its ticket.
+    Newcomer(Fingerprint),
+    /// A member.
+    Member(&'a CertificateDer<'static>, &'a Identity),
+    /// One that wants nothing but another certificate, for this request.
+    Renewing(&'a CertificateDer<'static>, &'a Identity, &'a [u8]),
+}
+
+/// A connection at whose other end is who was called.
+pub(super) struct Connected {
+    pub(super) wire: Wire,
+    /// The certificates that it has shown, its own first.
+    pub(super) shown: Vec<CertificateDer<'static>>,
+    /// What both ends have in common, and no other connection.
+    keying: [u8; KEYING_BYTES],
+}
 
 /// Joins; again and again while nobody answers, or too many ask.
 pub(super) async fn join_in_time(
@@ -58,11 +105,9 @@ async fn join(ticket: &Ticket) -> Result<(Identity, CertificateDer<'static>), Er
         return Err(Error::Refused(crate::error::Refusal::Expired, why));
     }
     let key = NodeKey::create()?;
-    let stream = connect(&ticket.addresses, tls::joining(ticket.authority)?).await?;
-    let connection = stream.get_ref().1;
-    let keying = tls::keying(connection)?;
-    let authority = authority_of(connection.peer_certificates(), ticket)?;
-    let (reader, mut writer) = tokio::io::split(stream);
+    let connected = connect(&Whereabouts::from(ticket), Caller::Newcomer(ticket.authority)).await?;
+    let (keying, authority) = (connected.keying, authority_of(&connected.shown, ticket)?);
+    let (reader, mut writer) = tokio::io::split(connected.wire);
     let request = key.request().to_vec();
     let proof = ticket.secret.prove(&keying, &[ticket.id.bytes(), &request]);
     send(&mut writer, &Message::Join(Join { ticket: ticket.id, proof, request })).await?;
@@ -76,51 +121,72 @@ async fn join(ticket: &Ticket) -> Result<(Identity, CertificateDer<'static>), Er
 }
 
 fn authority_of(
-    shown: Option<&[CertificateDer<'_>]>,
+    shown: &[CertificateDer<'static>],
     ticket: &Ticket,
 ) -> Result<CertificateDer<'static>, Error> {
-    let is_it =
-        |certificate: &&CertificateDer<'_>| crate::authority::fingerprint(certificate) == ticket.authority;
-    let found = shown.unwrap_or_default().iter().find(is_it);
-    found
-        .map(|certificate| certificate.clone().into_owned())
-        .ok_or_else(|| Error::Peer("no authority was shown".into()))
+    let found = shown.iter().find(|certificate| fingerprint(certificate) == ticket.authority);
+    found.cloned().ok_or_else(|| Error::Peer("no authority was shown".into()))
 }
 
-/// Connects to the rendez-vous node, at the first of its addresses that answers.
-pub(super) async fn connect(
-    addresses: &[String],
-    tls: Arc<rustls::ClientConfig>,
-) -> Result<TlsStream<TcpStream>, Error> {
+/// Connects to the rendez-vous node, at the first of its addresses that answers, or through a leader.
+pub(super) async fn connect(to: &Whereabouts, caller: Caller<'_>) -> Result<Connected, Error> {
     let mut reasons = Vec::new();
     let mut worst = None;
-    for address in addresses {
-        let tried = timeout(ADDRESS_LIMIT, connect_to(address, tls.clone())).await;
-        match tried {
-            Ok(Ok(stream)) => return Ok(stream),
+    let direct = to.addresses.iter().map(|address| (address, false));
+    for (address, is_through) in direct.chain(to.via.iter().map(|address| (address, true))) {
+        let name = if is_through { format!("through {address}") } else { address.clone() };
+        match timeout(ADDRESS_LIMIT, connect_to(address, is_through, to.insecure, caller)).await {
+            Ok(Ok(connected)) => return Ok(connected),
             // Somebody answers who is not the rendez-vous node: that is graver than nobody.
-            Ok(Err(e @ Error::Peer(_))) => worst = worst.or(Some(Error::Peer(format!("{address}: {e}")))),
-            Ok(Err(e)) => reasons.push(format!("{address}: {e}")),
-            Err(_) => reasons.push(format!("{address}: no answer within {ADDRESS_LIMIT:?}")),
+            Ok(Err(e @ Error::Peer(_))) => worst = worst.or(Some(Error::Peer(format!("{name}: {e}")))),
+            Ok(Err(e)) => reasons.push(format!("{name}: {e}")),
+            Err(_) => reasons.push(format!("{name}: no answer within {ADDRESS_LIMIT:?}")),
         }
     }
     Err(worst.unwrap_or_else(|| Error::Unreachable(format!("the rendez-vous node: {}", reasons.join("; ")))))
 }
 
-async fn connect_to(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<TlsStream<TcpStream>, Error> {
-    call(address, tls::rendezvous()?, tls).await
+async fn connect_to(
+    address: &str,
+    is_through: bool,
+    insecure: bool,
+    caller: Caller<'_>,
+) -> Result<Connected, Error> {
+    let mut stream = dial(address).await?;
+    if is_through {
+        through::ask(&mut stream).await?;
+    }
+    if insecure {
+        let (authority, node) = match caller {
+            Caller::Newcomer(authority) => (authority, None),
+            Caller::Member(authority, identity) => (fingerprint(authority), Some((identity, &[][..]))),
+            Caller::Renewing(authority, identity, request) => {
+                (fingerprint(authority), Some((identity, request)))
+            }
+        };
+        let (shown, keying) = plain::call(&mut stream, authority, node).await?;
+        return Ok(Connected { wire: Wire::Plain(stream), shown, keying });
+    }
+    let tls = match caller {
+        Caller::Newcomer(authority) => tls::joining(authority)?,
+        Caller::Member(authority, identity) | Caller::Renewing(authority, identity, _) => {
+            tls::member(authority, identity)?
+        }
+    };
+    let stream = TlsConnector::from(tls).connect(tls::rendezvous()?, stream).await;
+    secured(stream.map_err(|e| broken(&e))?)
 }
 
 /// Connects to a leader, at the first of its addresses that answers.
 pub(super) async fn connect_to_leader(
     follow: &Follow,
     tls: Arc<rustls::ClientConfig>,
-) -> Result<TlsStream<TcpStream>, Error> {
+) -> Result<Connected, Error> {
     let mut reasons = Vec::new();
     for address in &follow.addresses {
         let tried = call(address, tls::node(follow.leader)?, tls.clone());
         match timeout(ADDRESS_LIMIT, tried).await {
-            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Ok(stream)) => return secured(stream),
             Ok(Err(e)) => reasons.push(format!("{address}: {e}")),
             Err(_) => reasons.push(format!("{address}: no answer within {ADDRESS_LIMIT:?}")),
         }
@@ -133,7 +199,20 @@ pub(super) async fn call(
     name: ServerName<'static>,
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, Error> {
+    let stream = dial(address).await?;
+    TlsConnector::from(tls).connect(name, stream).await.map_err(|e| broken(&e))
+}
+
+async fn dial(address: impl ToSocketAddrs) -> Result<TcpStream, Error> {
     let stream = TcpStream::connect(address).await.map_err(|e| broken(&e))?;
     prepare(&stream);
-    TlsConnector::from(tls).connect(name, stream).await.map_err(|e| broken(&e))
+    Ok(stream)
+}
+
+fn secured(stream: TlsStream<TcpStream>) -> Result<Connected, Error> {
+    let connection = stream.get_ref().1;
+    let shown = connection.peer_certificates().unwrap_or_default();
+    let shown = shown.iter().map(|certificate| certificate.clone().into_owned()).collect();
+    let keying = tls::keying(connection)?;
+    Ok(Connected { wire: Wire::Tls(Box::new(stream.into())), shown, keying })
 }

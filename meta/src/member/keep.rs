@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rustls::pki_types::CertificateDer;
 
-use super::connect::{jittered, PAUSES};
+use super::connect::{jittered, Whereabouts, PAUSES};
 use super::link::renew_at_rendezvous;
 use super::{About, Member};
 use crate::authority::fingerprint;
@@ -99,13 +99,13 @@ pub(super) type Known = (Identity, CertificateDer<'static>);
 
 /// Gets a new certificate for a node; again and again while nobody answers, or too many ask.
 pub(super) async fn go_on(
-    addresses: &[String],
+    rendezvous: &Whereabouts,
     (identity, authority): Known,
     deadline: Instant,
 ) -> Result<Known, Error> {
     let mut pause = PAUSES.0;
     loop {
-        let e = match renew_at_rendezvous(addresses, &authority, &identity).await {
+        let e = match renew_at_rendezvous(rendezvous, &authority, &identity).await {
             Ok(renewed) => return Ok((renewed, authority)),
             Err(e @ (Error::Unreachable(_) | Error::Refused(Refusal::Rate, _))) => e,
             Err(e) => return Err(e),

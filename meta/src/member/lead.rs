@@ -30,6 +30,7 @@ use crate::register::Denied;
 use crate::rendezvous::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
 use crate::strangers::Hellos;
 use crate::tls;
+use crate::wire::begins_tls;
 
 /// Callers that have not said who they are, at a time.
 const STRANGERS_MAX: usize = 64;
@@ -147,6 +148,13 @@ async fn visit(
     }
     if !shared.hellos.may_come(from.ip(), std::time::Instant::now()) {
         return shared.refused_stranger(from, Refusal::Rate, &Hellos::why());
+    }
+    if shared.about.passes_joins && matches!(begins_tls(&stream).await, Ok(false)) {
+        drop(place);
+        if let Err((refusal, why)) = shared.tunnels.pass_on(&shared.rendezvous.addresses, stream).await {
+            shared.refused_stranger(from, refusal, &why);
+        }
+        return;
     }
     let greeting = tokio::select! {
         greeting = timeout(STRANGER_LIMIT, greet(&shared, tls, stream, from)) => Some(greeting),

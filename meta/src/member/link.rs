@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, sleep_until, timeout, Instant, MissedTickBehavior};
-use tokio_rustls::client::TlsStream;
 
-use super::connect::{connect, connect_to_leader, jittered, PAUSES};
+use super::connect::{connect, connect_to_leader, jittered, Caller, Connected, Whereabouts, PAUSES};
 use super::post::Origin;
 use super::state::Shared;
-use crate::channel::{broken, send, Inbox};
+use crate::channel::{send, Inbox};
 use crate::clock::Moment;
 use crate::directory::Pending;
 use crate::error::Error;
@@ -24,6 +22,7 @@ use crate::message::{Follow, Message, MESSAGE_BYTES_MAX};
 use crate::outbox::Outbox;
 use crate::queue::{queue, Queue, Queued};
 use crate::tls;
+use crate::wire::Wire;
 
 /// A member says this often that it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,12 +58,14 @@ enum Done {
 
 /// A connection.
 pub(super) struct Link {
-    reader: Inbox<ReadHalf<TlsStream<TcpStream>>>,
-    outbox: Outbox<WriteHalf<TlsStream<TcpStream>>>,
+    reader: Inbox<ReadHalf<Wire>>,
+    outbox: Outbox<WriteHalf<Wire>>,
     pub(super) sender: Queue,
     queue: Queued,
     /// The leader at the other end, as the rendez-vous node has named it; `None` when that one is there itself.
     pub(super) follow: Option<Follow>,
+    /// Nothing protects what is said over it.
+    is_plain: bool,
     /// When the certificate of the other side ends.
     until: Moment,
     /// Our address.
@@ -84,17 +85,17 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) async fn to_rendezvous(shared: Arc<Shared>) -> Result<Link, Error> {
-        let tls = tls::member(&shared.authority, &shared.identity())?;
-        let stream = connect(&shared.addresses, tls).await?;
-        Link::new(&shared, stream, None).await
+        let identity = shared.identity();
+        let connected = connect(&shared.rendezvous, Caller::Member(&shared.authority, &identity)).await?;
+        Link::new(&shared, connected, None).await
     }
 
     /// A connection to a leader, which has answered.
     async fn to_leader(shared: Arc<Shared>, follow: Follow) -> Result<Link, Error> {
         let tls = tls::below(&shared.authority, &shared.identity())?;
         shared.lock().follower.raise_floor(follow.known);
-        let stream = connect_to_leader(&follow, tls).await?;
-        let mut link = Link::new(&shared, stream, Some(follow)).await?;
+        let connected = connect_to_leader(&follow, tls).await?;
+        let mut link = Link::new(&shared, connected, Some(follow)).await?;
         link.outbox.push(&Message::Ping(0))?;
         let heard = async {
             while !link.was_heard {
@@ -110,16 +111,12 @@ impl Link {
         Ok(link)
     }
 
-    async fn new(
-        shared: &Arc<Shared>,
-        stream: TlsStream<TcpStream>,
-        follow: Option<Follow>,
-    ) -> Result<Link, Error> {
-        let local = stream.get_ref().0.local_addr().map_err(|e| broken(&e))?.ip();
+    async fn new(shared: &Arc<Shared>, connected: Connected, follow: Option<Follow>) -> Result<Link, Error> {
+        let (local, is_plain) = (connected.wire.local_ip()?, connected.wire.is_plain());
         shared.lock().own[usize::from(follow.is_some())] = Some(local);
-        let shown = tls::shown(stream.get_ref().1.peer_certificates())?;
+        let shown = tls::shown(Some(&connected.shown))?;
         let until = shown.ok_or_else(|| Error::Peer("no certificate was shown".into()))?.until;
-        let (reader, mut writer) = tokio::io::split(stream);
+        let (reader, mut writer) = tokio::io::split(connected.wire);
         let pass = follow.as_ref().map(|follow| follow.pass.clone());
         send(&mut writer, &Message::Attach(shared.attach(pass))).await?;
         let (sender, queue) = queue(&shared.freight);
@@ -129,6 +126,7 @@ impl Link {
             sender,
             queue,
             follow,
+            is_plain,
             until,
             local,
             renewing: None,
@@ -349,8 +347,8 @@ impl Link {
                 // The leader is shown the new one by a connection in the place of this one.
                 match (shared.renewed(identity), self.follow.clone()) {
                     (Ok(()), Some(follow)) => self.move_to(shared, follow),
+                    (Ok(()), None) => self.come_again(shared, Duration::ZERO),
                     (Err(e), _) => tracing::warn!("session: {e}"),
-                    _ => (),
                 }
             }
             Done::Renewed(Err(e)) => tracing::debug!("session: renewing: {e}"),
@@ -365,12 +363,14 @@ impl Link {
         if !identity.is_to_be_renewed(Moment::now()) || is_new {
             return Ok(());
         }
-        if self.follow.is_none() && self.renewing.is_none() {
+        let is_safe = self.follow.is_none() && !self.is_plain;
+        if is_safe && self.renewing.is_none() {
             let key = NodeKey::create()?;
             self.outbox.push(&Message::Renew(key.request().to_vec()))?;
             self.renewing = Some(key);
-        } else if self.follow.is_some() && self.beside.is_empty() {
-            // Of the rendez-vous node itself: a leader could ask in the name of others.
+        } else if !is_safe && self.beside.is_empty() {
+            // Of the rendez-vous node itself: a leader could ask in the name of others, and so could who is on the way of a plain
+            // connection, but for its beginning.
             let shared = shared.clone();
             self.beside.spawn(async move { Done::Renewed(renewed(&shared).await) });
         }
@@ -383,29 +383,37 @@ impl Link {
         let is_alone = self.alone_since.is_some_and(|since| since.elapsed() > LEADER_ALONE);
         let is_doubtful = self.follow.is_some() && shared.is_doubtful();
         if (is_alone || is_doubtful) && self.beside.is_empty() {
-            let shared = shared.clone();
-            self.beside.spawn(async move {
-                sleep(jittered(PAUSES.1)).await;
-                Done::Moved(Link::to_rendezvous(shared).await.map(Box::new))
-            });
+            self.come_again(shared, jittered(PAUSES.1));
         }
+    }
+
+    /// Another connection to the rendez-vous node takes the place of this one.
+    fn come_again(&mut self, shared: &Arc<Shared>, pause: Duration) {
+        let shared = shared.clone();
+        self.beside.spawn(async move {
+            sleep(pause).await;
+            Done::Moved(Link::to_rendezvous(shared).await.map(Box::new))
+        });
     }
 }
 
 async fn renewed(shared: &Shared) -> Result<Identity, Error> {
-    renew_at_rendezvous(&shared.addresses, &shared.authority, &shared.identity()).await
+    renew_at_rendezvous(&shared.rendezvous, &shared.authority, &shared.identity()).await
 }
 
 /// Asks the rendez-vous node for a new certificate, on a connection of its own.
 pub(super) async fn renew_at_rendezvous(
-    addresses: &[String],
+    rendezvous: &Whereabouts,
     authority: &CertificateDer<'static>,
     identity: &Identity,
 ) -> Result<Identity, Error> {
-    let stream = connect(addresses, tls::member(authority, identity)?).await?;
-    let (reader, mut writer) = tokio::io::split(stream);
     let key = NodeKey::create()?;
-    send(&mut writer, &Message::Renew(key.request().to_vec())).await?;
+    let connected = connect(rendezvous, Caller::Renewing(authority, identity, key.request())).await?;
+    let is_asked = connected.wire.is_plain();
+    let (reader, mut writer) = tokio::io::split(connected.wire);
+    if !is_asked {
+        send(&mut writer, &Message::Renew(key.request().to_vec())).await?;
+    }
     let answer = timeout(ANSWER_LIMIT, Inbox::new(reader, MESSAGE_BYTES_MAX).next()).await;
     match answer.map_err(|_| Error::Unreachable("no answer of the rendez-vous node".into()))?? {
         Message::Renewed(certificate) => key.certified(identity.node(), &certificate),

@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 use tokio::sync::{watch, Notify};
 
+use super::connect::Whereabouts;
 use super::fresh::Freshness;
 use super::lines::Lines;
 use super::relay::Relays;
@@ -32,6 +33,7 @@ use crate::queue::Queue;
 use crate::rate::Rates;
 use crate::record::Extras;
 use crate::strangers::Hellos;
+use crate::through::Tunnels;
 use crate::tls::{self, CurrentKey};
 
 /// Events that wait to be taken; beyond, the oldest are dropped, and that is told.
@@ -77,7 +79,7 @@ pub(super) struct State {
 
 pub(crate) struct Shared {
     pub(super) node: NodeId,
-    pub(super) addresses: Vec<String>,
+    pub(super) rendezvous: Whereabouts,
     pub(super) about: About,
     pub(super) cluster: Name,
     pub(super) authority: CertificateDer<'static>,
@@ -91,6 +93,8 @@ pub(crate) struct Shared {
     pub(super) post: post::Post,
     /// Of those who come to be below it.
     pub(super) hellos: Hellos,
+    /// Of newcomers that are to be passed on.
+    pub(super) tunnels: Tunnels,
     /// What is passed on of pipes.
     pub(super) freight: Arc<Freight>,
     pub(super) relays: Relays,
@@ -100,7 +104,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(super) fn new(
-        addresses: Vec<String>,
+        rendezvous: impl Into<Whereabouts>,
         about: About,
         (identity, authority): (Identity, CertificateDer<'static>),
         Common { turns, shelf, handle }: Common,
@@ -131,7 +135,7 @@ impl Shared {
         };
         Ok(Shared {
             node,
-            addresses,
+            rendezvous: rendezvous.into(),
             cluster,
             authority,
             key,
@@ -141,6 +145,7 @@ impl Shared {
             report: Notify::new(),
             post: post::Post::new(Office::new(node, sealing), turns),
             hellos: Hellos::default(),
+            tunnels: Tunnels::default(),
             freight: Freight::new(about.relay),
             relays: Relays::new(handle.clone()),
             lines: Lines::new(handle),

@@ -19,6 +19,10 @@ fn authority() -> &'static Authority {
     AUTHORITY.get_or_init(|| Authority::create(node(9), Moment::now()).unwrap())
 }
 
+fn unsealed() -> Plain {
+    Plain { nonce: [6; 32], certificate: vec![1; 9], signature: vec![2; 70], ..Plain::default() }
+}
+
 /// One of each.
 pub(crate) fn some() -> Vec<Message> {
     let more = Extras::default().with(5, b"new").unwrap();
@@ -68,6 +72,8 @@ pub(crate) fn some() -> Vec<Message> {
         Message::Attach(about.clone()),
         Message::Renew(vec![1]),
         Message::Renewed(vec![2]),
+        Message::Plain(unsealed()),
+        Message::Through(()),
         Message::Refused(refused),
         Message::Update(Update {
             head: head.clone(),

@@ -33,7 +33,7 @@ fn attached(
     let connection = {
         let mut state = shared.lock();
         let connection = state.register.attach(node, &attach, (Instant::now(), Moment::now())).ok()?;
-        state.links.insert(node, Link { connection, from, queue: sender });
+        state.links.insert(node, Link { connection, from, queue: sender, is_plain: false });
         connection
     };
     shared.announce();

@@ -15,6 +15,9 @@ use crate::freight::Carried;
 pub struct Status {
     /// The session.
     pub session: String,
+    /// Its configuration says `insecure = true`: the bootstrap channel may be plain TCP, which whoever is on the way can read and change.
+    #[serde(default)]
+    pub insecure: bool,
     /// Who is there.
     pub nodes: Vec<NodeStatus>,
     /// Who leads which cluster.
@@ -128,7 +131,7 @@ impl Shared {
             .map(|(node, link)| LinkStatus {
                 node: node.to_string(),
                 from: link.from.to_string(),
-                stack: "tls/tcp".into(),
+                stack: if link.is_plain { "tcp" } else { "tls/tcp" }.into(),
             })
             .collect();
         links.sort_by(|a, b| a.node.cmp(&b.node));
@@ -141,6 +144,7 @@ impl Shared {
         });
         Status {
             session: self.store.session().to_string(),
+            insecure: self.store.insecure(),
             nodes: state.register.directory.entries().cloned().map(NodeStatus::from).collect(),
             leaders: leaders.collect(),
             links,

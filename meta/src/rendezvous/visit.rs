@@ -9,7 +9,6 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{watch, OwnedSemaphorePermit};
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::{departure, Link, Shared, SETTLING};
@@ -21,10 +20,12 @@ use crate::hub::{refuse, unexpected, Encoded, Hub, Said, Served, Visitor};
 use crate::identity::Certificate;
 use crate::message::{Attach, Denied as Unwanted, Join, Message, Present, Refused};
 use crate::outbox::Outbox;
+use crate::plain::{self, Caller};
 use crate::queue::queue;
 use crate::register::Denied;
 use crate::strangers::{network, Hellos};
-use crate::tls;
+use crate::tls::{self, KEYING_BYTES};
+use crate::wire::{begins_tls, Wire};
 
 /// How long a stranger may take to say who it is.
 const STRANGER_LIMIT: Duration = Duration::from_secs(5);
@@ -46,9 +47,8 @@ pub(super) fn signing_pause(members: usize) -> Duration {
     pause(members) / 2
 }
 
-type Stream = TlsStream<TcpStream>;
-type Reader = Inbox<ReadHalf<Stream>>;
-type Writer = WriteHalf<Stream>;
+type Reader = Inbox<ReadHalf<Wire>>;
+type Writer = WriteHalf<Wire>;
 
 /// Serves one connection to its end.
 pub(super) async fn visit(
@@ -110,38 +110,99 @@ impl Drop for Place<'_> {
     }
 }
 
-/// TLS, and what somebody wants: a member, or nothing more to be done.
+/// Who is there, and what it wants.
+enum Wants {
+    /// To join: what the proof is bound to.
+    Join([u8; KEYING_BYTES]),
+    /// To be a member, whose certificate ends then.
+    Member(NodeId, Moment),
+    /// Another certificate, for this request.
+    Renew(NodeId, Vec<u8>),
+}
+
+/// One that was greeted: the way to it, what it wants, and its first message if that is there.
+struct Greeted {
+    reader: Reader,
+    writer: Writer,
+    is_plain: bool,
+    wants: Wants,
+    first: Option<Message>,
+}
+
+/// Greets, and does what somebody wants: a member, or nothing more to be done.
 async fn greet(
     shared: &Shared,
     tls: Arc<rustls::ServerConfig>,
     stream: TcpStream,
     from: SocketAddr,
-) -> Result<Option<Served<Stream>>, Error> {
+) -> Result<Option<Served<Wire>>, Error> {
+    let speaks_tls = begins_tls(&stream).await?;
+    let greeted = match &shared.plain {
+        Some(own) if !speaks_tls => greet_plainly(own, stream).await?,
+        _ => greet_by_tls(tls, stream).await.map_err(|e| match e {
+            Error::Peer(why) if !speaks_tls => {
+                Error::Peer(format!("{why}; no TLS, and the session is not insecure = true"))
+            }
+            e => e,
+        })?,
+    };
+    let Greeted { mut reader, mut writer, is_plain, wants, first } = greeted;
+    if let Wants::Renew(node, request) = wants {
+        return renew(shared, &mut writer, node, &request, from).await.map(|()| None);
+    }
+    let first = match first {
+        Some(first) => first,
+        None => reader.next().await?,
+    };
+    match (wants, first) {
+        (Wants::Join(keying), Message::Join(join)) => {
+            join_in(shared, &mut writer, &join, &keying, from).await.map(|()| None)
+        }
+        (Wants::Member(node, until), Message::Attach(attach)) => {
+            let visitor = Visitor { node, connection: 0, from, until };
+            attach_member(shared, (reader, writer), is_plain, visitor, &attach).await
+        }
+        // One that is connected to its leader, and not to us.
+        (Wants::Member(node, _), Message::Renew(request)) if !is_plain => {
+            renew(shared, &mut writer, node, &request, from).await.map(|()| None)
+        }
+        (_, other) => Err(unexpected(&other)),
+    }
+}
+
+async fn greet_by_tls(tls: Arc<rustls::ServerConfig>, stream: TcpStream) -> Result<Greeted, Error> {
     let stream = TlsAcceptor::from(tls).accept(stream).await.map_err(|e| broken(&e))?;
     let connection = stream.get_ref().1;
-    let wants = connection.alpn_protocol().map(<[u8]>::to_vec);
     let certificate = tls::shown(connection.peer_certificates())?;
-    let keying = tls::keying(connection)?;
-    let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = Inbox::new(reader, LONGEST_OF_STRANGER);
     let certified = certificate.and_then(|certificate| Some((certificate.node?, certificate.until)));
-    match (wants.as_deref(), certified) {
-        (Some(tls::ALPN_JOIN), _) => match reader.next().await? {
-            Message::Join(join) => join_in(shared, &mut writer, &join, &keying, from).await.map(|()| None),
-            other => Err(unexpected(&other)),
+    let wants = match (connection.alpn_protocol(), certified) {
+        (Some(tls::ALPN_JOIN), _) => Wants::Join(tls::keying(connection)?),
+        (Some(tls::ALPN_CONTROL), Some((node, until))) => Wants::Member(node, until),
+        (Some(tls::ALPN_CONTROL), None) => return Err(nameless()),
+        _ => return Err(Error::Peer("speaks no protocol of sessions".into())),
+    };
+    let (reader, writer) = tokio::io::split(Wire::Tls(Box::new(stream.into())));
+    let reader = Inbox::new(reader, LONGEST_OF_STRANGER);
+    Ok(Greeted { reader, writer, is_plain: false, wants, first: None })
+}
+
+async fn greet_plainly(own: &plain::Own, stream: TcpStream) -> Result<Greeted, Error> {
+    let (reader, mut writer) = tokio::io::split(Wire::Plain(stream));
+    let mut reader = Inbox::new(reader, LONGEST_OF_STRANGER);
+    let (caller, first) = plain::answer(own, &mut reader, &mut writer).await?;
+    let wants = match caller {
+        Caller::Newcomer(keying) => Wants::Join(keying),
+        Caller::Node(certificate, request) => match (certificate.node, request) {
+            (Some(node), None) => Wants::Member(node, certificate.until),
+            (Some(node), Some(request)) => Wants::Renew(node, request),
+            (None, _) => return Err(nameless()),
         },
-        (Some(tls::ALPN_CONTROL), Some((node, until))) => match reader.next().await? {
-            Message::Attach(attach) => {
-                let visitor = Visitor { node, connection: 0, from, until };
-                attach_member(shared, reader, writer, visitor, &attach).await
-            }
-            // One that is connected to its leader, and not to us.
-            Message::Renew(request) => renew(shared, &mut writer, node, &request, from).await.map(|()| None),
-            other => Err(unexpected(&other)),
-        },
-        (Some(tls::ALPN_CONTROL), None) => Err(Error::Peer("shows no certificate of a node".into())),
-        _ => Err(Error::Peer("speaks no protocol of sessions".into())),
-    }
+    };
+    Ok(Greeted { reader, writer, is_plain: true, wants, first })
+}
+
+fn nameless() -> Error {
+    Error::Peer("shows no certificate of a node".into())
 }
 
 async fn join_in(
@@ -206,11 +267,11 @@ async fn deny(shared: &Shared, writer: &mut Writer, who: String, denied: Denied)
 
 async fn attach_member(
     shared: &Shared,
-    reader: Reader,
-    mut writer: Writer,
+    (reader, mut writer): (Reader, Writer),
+    is_plain: bool,
     visitor: Visitor,
     attach: &Attach,
-) -> Result<Option<Served<Stream>>, Error> {
+) -> Result<Option<Served<Wire>>, Error> {
     let (sender, queue) = queue(&shared.freight);
     let attached = {
         let mut state = shared.lock();
@@ -218,7 +279,8 @@ async fn attach_member(
         if let Ok(connection) = attached {
             // Before it is sent anywhere: by this one it knows how late words of others are.
             let _ = sender.try_send(state.still());
-            state.links.insert(visitor.node, Link { connection, from: visitor.from, queue: sender });
+            let link = Link { connection, from: visitor.from, queue: sender, is_plain };
+            state.links.insert(visitor.node, link);
         }
         attached
     };
@@ -235,6 +297,11 @@ async fn attach_member(
 }
 
 impl Shared {
+    /// Whether nothing protects what a member says: somebody else may have said it.
+    fn is_plain(&self, node: NodeId) -> bool {
+        self.lock().links.get(&node).is_some_and(|link| link.is_plain)
+    }
+
     /// A leader says that a node is below it. Whatever comes of it, a leader that says so too fast is slowed down.
     fn take_present(&self, visitor: &Visitor, present: &Present, now: (Instant, Moment)) -> Said {
         let node = present.node;
@@ -310,6 +377,10 @@ impl Hub for Arc<Shared> {
     fn take(&self, visitor: &mut Visitor, message: Message) -> Result<Said, Error> {
         let now = (Instant::now(), Moment::now());
         Ok(match message {
+            Message::Renew(_) if self.is_plain(visitor.node) => {
+                let why = "a certificate over a plain connection that is not for it alone".to_owned();
+                Said::Denied((Refusal::Malformed, why))
+            }
             Message::Renew(request) => {
                 let renewed = self.lock().register.renew(visitor.node, &request, now);
                 match renewed {

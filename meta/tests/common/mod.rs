@@ -50,18 +50,22 @@ impl Scene {
     }
 
     pub fn with(what: &str, rules: Rules, uses: Option<u64>) -> Scene {
-        Scene::at(what, rules, uses, |_| Vec::new())
+        Scene::at(what, (rules, uses, false), |_| Vec::new())
+    }
+
+    /// One whose bootstrap channel is plain TCP.
+    pub fn insecure(what: &str, rules: Rules) -> Scene {
+        Scene::at(what, (rules, None, true), |_| Vec::new())
     }
 
     /// One whose rendez-vous node is called by a name that is to be looked up.
     pub fn named(what: &str) -> Scene {
-        Scene::at(what, calm(), None, |address| vec![format!("localhost:{}", address.port())])
+        Scene::at(what, (calm(), None, false), |address| vec![format!("localhost:{}", address.port())])
     }
 
     fn at(
         what: &str,
-        rules: Rules,
-        uses: Option<u64>,
+        (rules, uses, insecure): (Rules, Option<u64>, bool),
         addresses: impl Fn(SocketAddr) -> Vec<String>,
     ) -> Scene {
         let dir = std::env::temp_dir().join(format!("gridnet-session-{what}-{}", std::process::id()));
@@ -69,7 +73,7 @@ impl Scene {
         let address = free_address();
         let addresses = addresses(address);
         let ticket = NewTicket { lifetime: DAY, uses };
-        let new = NewSession { listen: vec![address], addresses, ticket };
+        let new = NewSession { listen: vec![address], addresses, insecure, ticket };
         let (_, ticket) = Store::create(&dir, &new, Moment::now()).unwrap();
         let mut scene = Scene { dir, ticket, address, rules, lines: true, rendezvous: None };
         scene.start();
