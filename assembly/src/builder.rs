@@ -6,6 +6,7 @@ use gridnet_core::wire::NodeId;
 
 use crate::call::Path;
 use crate::called::{Key, Order};
+use crate::rules::Rules;
 use crate::stack::Stack;
 
 /// Makes and ends paths: the rails behind assembly. It may be called by several threads at once.
@@ -44,6 +45,11 @@ pub trait Builder: Send + Sync {
 
     /// A path that came up, or may come up, is not needed.
     fn disconnect(&self, to: NodeId, path: &Path);
+
+    /// Other rules than before, if there are: asked for before rules are applied. They hold from then on.
+    fn new_rules(&self) -> Option<Rules> {
+        None
+    }
 
     /// Grants that were given are over, all of them: who connects has to have asked.
     fn revoke_grants(&self);

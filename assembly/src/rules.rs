@@ -12,7 +12,7 @@ use gridnet_core::wire::NodeId;
 
 use crate::facts::Facts;
 use crate::name::Name;
-use crate::stack::{Method, Security, Stack};
+use crate::stack::{Filter, Method, Security, Stack};
 
 pub use file::RulesError;
 
@@ -201,6 +201,15 @@ impl Rules {
             means: rule.and_then(|rule| rule.means.clone()).unwrap_or(Means::Scheme(self.scheme)),
             min_security: rule.and_then(|rule| rule.min_security).unwrap_or(self.min_security),
         }
+    }
+
+    /// Whether an exception names a stack of this method and these filters: schemes are not looked at.
+    pub fn may_lead_to(&self, method: Method, filters: &[Filter]) -> bool {
+        let is_it = |stack: &Stack| stack.method() == method && stack.filters() == filters;
+        self.rules.iter().any(|rule| match &rule.means {
+            Some(Means::Stacks(stacks)) => stacks.iter().any(is_it),
+            _ => false,
+        })
     }
 }
 

@@ -128,7 +128,7 @@ impl Fabric {
         }
         let mut local = identity::new_address(config.host_id.as_deref())?;
         let membership = Membership::join(&config, &mut local)?;
-        let Opened { rails, missing } =
+        let Opened { rails, missing, plain } =
             open_rails(&config, &mut local, name, single_thread, membership.as_ref())?;
         let (run_dir, name_holder) = find_run_dir(&config, &local, name, &rails)?;
         let limits = Limits {
@@ -150,7 +150,7 @@ impl Fabric {
         let ledger = ledger_of(page.as_ref(), &rails, &config);
         let mut engine = Engine::with_ledger(local, rails, limits, ledger);
         if let Some(membership) = &membership {
-            membership.open(local, engine.rails().iter().map(AnyRail::name).collect());
+            membership.open(local, plain, engine.rails().iter().map(AnyRail::name).collect());
             engine.note_departures();
         }
         engine.set_guard(Box::new(SelfGuard::new()));

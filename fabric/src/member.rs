@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use gridnet_assembly::audit::Line;
 use gridnet_assembly::rules::Rules;
+use gridnet_assembly::stack::Method;
 use gridnet_core::endpoint::Engine;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
-use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use gridnet_meta::directory::Entry;
 use gridnet_meta::member::{About, Assembler, LineState, Member};
 use gridnet_meta::name::Name;
@@ -18,7 +19,7 @@ use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::Adopter;
 
 use crate::assembly::{
-    offer, take_pipes, tend, Calling, Desk, Edges, Here, Lookout, Pipes, Wish, Workers, SERVICE,
+    offer, take_pipes, tend, Calling, Desk, Edges, Here, Lookout, Pipes, RulesFile, Wish, Workers, SERVICE,
 };
 use crate::config::Config;
 use crate::fabric::Fabric;
@@ -37,6 +38,8 @@ pub(crate) struct Membership {
     lookout: Lookout,
     pub(crate) edges: Edges,
     watch: Watch,
+    /// The rules that there were at the beginning name the stack `tcp`.
+    may_be_plain: bool,
     /// Its threads are there in this process only.
     process: u32,
 }
@@ -64,7 +67,9 @@ impl Membership {
     pub(crate) fn join(config: &Config, local: &mut Address) -> Result<Option<Membership>, Refusal> {
         let Some(path) = ticket(config) else { return Ok(None) };
         check_alone(config)?;
-        let (about, rules, desk) = (about(config, local)?, rules(config)?, Arc::new(Desk::new()?));
+        let (about, (file, rules)) = (about(config, local)?, rules(config)?);
+        let desk = Arc::new(Desk::new()?.with_rules(file));
+        let may_be_plain = rules.may_lead_to(Method::Tcp, &[]);
         let ticket = Ticket::read(path).map_err(refusal)?;
         let service = SERVICE.parse().map_err(|why: String| Refusal::new(Error::Internal, why))?;
         // Who hears of this node finds its service.
@@ -86,13 +91,19 @@ impl Membership {
             lookout: Lookout::default(),
             edges: Edges::default(),
             watch: Watch::default(),
+            may_be_plain,
             process: std::process::id(),
         }))
     }
 
     /// The fabric is reached there from now on, by these rails.
-    pub(crate) fn open(&self, address: Address, rails: Vec<&'static str>) {
-        self.desk.open(Here { address, rails });
+    pub(crate) fn open(&self, address: Address, plain: NetAddresses, rails: Vec<&'static str>) {
+        self.desk.open(Here { address, plain, rails });
+    }
+
+    /// Whether the rules may lead to plain connections: else nothing listens for them.
+    pub(crate) fn may_be_plain(&self) -> bool {
+        self.may_be_plain
     }
 
     /// By which pipes come and go.
@@ -242,13 +253,9 @@ pub(crate) fn ticket(config: &Config) -> Option<&Path> {
 }
 
 /// The rules of the configuration's file; those of an empty one without.
-fn rules(config: &Config) -> Result<Rules, Refusal> {
-    let Some(path) = &config.session_rules else { return Ok(Rules::default()) };
-    let wrong = |why: String| {
-        Refusal::new(Error::Config, format!("GRIDNET_SESSION_RULES: {}: {why}", path.display()))
-    };
-    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-    text.parse::<Rules>().map_err(|e| wrong(e.to_string()))
+fn rules(config: &Config) -> Result<(Option<RulesFile>, Rules), Refusal> {
+    let Some(path) = &config.session_rules else { return Ok((None, Rules::default())) };
+    RulesFile::open(path).map(|(file, rules)| (Some(file), rules))
 }
 
 fn about(config: &Config, local: &Address) -> Result<About, Refusal> {

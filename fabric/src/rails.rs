@@ -6,7 +6,7 @@ use gridnet_core::error::Error;
 use gridnet_core::forward_rail;
 use gridnet_core::loopback::{Hub, LoopbackRail};
 use gridnet_core::rail::{Rail, Refusal};
-use gridnet_core::wire::Address;
+use gridnet_core::wire::{Address, NetAddresses};
 use gridnet_shm::{RunDir, ShmConfig, ShmRail};
 use gridnet_uring_tcp::TcpRail;
 
@@ -31,6 +31,8 @@ pub(crate) struct Opened {
     pub(crate) rails: Vec<AnyRail>,
     /// Those that would be used if they could be had, and why they cannot.
     pub(crate) missing: Vec<(&'static str, String)>,
+    /// Where the rail for plain connections is called, if it is there.
+    pub(crate) plain: NetAddresses,
 }
 
 /// Opens the rails that the configuration allows, in its order, and notes in the fabric's address where it is reached. The rail
@@ -42,7 +44,7 @@ pub(crate) fn open_rails(
     single_thread: bool,
     membership: Option<&Membership>,
 ) -> Result<Opened, Refusal> {
-    let mut opened = Opened { rails: Vec::new(), missing: Vec::new() };
+    let mut opened = Opened { rails: Vec::new(), missing: Vec::new(), plain: NetAddresses::NONE };
     // First of all: its addresses are part of what is written down beside a name.
     let mut tcp = open_tcp(config, local, (single_thread, membership), &mut opened.missing)?.map(Box::new);
     for rail in config.rails.preference() {
@@ -54,6 +56,11 @@ pub(crate) fn open_rails(
         opened.rails.extend(rail);
     }
     if let Some(membership) = membership.filter(|_| config.rails.allows("tcp")) {
+        if membership.may_be_plain() {
+            let plain = tcp::open_plain(config, local, single_thread, membership)?;
+            opened.plain = plain.listens_at();
+            opened.rails.push(AnyRail::Tcp(Box::new(plain)));
+        }
         let relay = tcp::open_relay(config, local, single_thread, membership)?;
         opened.rails.push(AnyRail::Tcp(Box::new(relay)));
     }

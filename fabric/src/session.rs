@@ -1,15 +1,18 @@
 //! A session, as the rail tcp knows its peers by it.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
-use gridnet_core::wire::NodeId;
+use gridnet_core::wire::{Address, NodeId};
 use gridnet_meta::credentials::Credentials;
-use gridnet_uring_tcp::Session;
+use gridnet_uring_tcp::{Session, Way};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConnection, ServerConnection};
 
+use crate::assembly::{Desk, PLAIN};
 use crate::config::Config;
 
 /// See the [module](self).
@@ -47,6 +50,75 @@ impl Session for Members {
 
     fn refusals(&self) -> u64 {
         self.0.refusals()
+    }
+}
+
+/// The same for the rail over which frames are plain: it is for those with whom that was agreed on, for as long as it is.
+#[derive(Debug)]
+pub(crate) struct PlainMembers {
+    members: Arc<Members>,
+    desk: Arc<Desk>,
+}
+
+impl PlainMembers {
+    pub(crate) fn new(members: Arc<Members>, desk: Arc<Desk>) -> PlainMembers {
+        PlainMembers { members, desk }
+    }
+}
+
+const NOT_AGREED: &str = "no plain connection was agreed on";
+
+impl Session for PlainMembers {
+    fn call(&self, fabric: NodeId) -> Result<ClientConnection, Refusal> {
+        self.members.call(fabric)
+    }
+
+    fn answer(&self) -> Result<ServerConnection, Refusal> {
+        self.members.answer()
+    }
+
+    fn check(&self, shown: &[CertificateDer<'_>], fabric: NodeId) -> Result<(), Refusal> {
+        self.members.check(shown, fabric)?;
+        match self.desk.takes(PLAIN, fabric) {
+            true => Ok(()),
+            false => Err(Refusal::new(Error::Permission, format!("{NOT_AGREED} with node {fabric}"))),
+        }
+    }
+
+    fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId> {
+        self.members.revoked_of(fabrics)
+    }
+
+    fn may_come(&self, from: IpAddr) -> bool {
+        self.members.may_come(from)
+    }
+
+    fn proved(&self, from: IpAddr) {
+        self.members.proved(from);
+    }
+
+    fn refused(&self, who: &str, why: &str) {
+        self.members.refused(who, why);
+    }
+
+    fn refusals(&self) -> u64 {
+        self.members.refusals()
+    }
+
+    fn unseals(&self) -> bool {
+        true
+    }
+}
+
+/// Calls those only with whom it was agreed on, by their addresses.
+impl Way for PlainMembers {
+    fn name(&self) -> &'static str {
+        PLAIN
+    }
+
+    fn connect(&self, address: &Address) -> Option<Result<OwnedFd, Refusal>> {
+        let is_agreed = self.desk.allows(PLAIN, address.node);
+        (!is_agreed).then(|| Err(Refusal::new(Error::Unreachable, NOT_AGREED)))
     }
 }
 

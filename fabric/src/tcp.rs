@@ -12,10 +12,10 @@ use gridnet_meta::member::INSECURE;
 use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::{Key, Multirail, Security, TcpConfig, TcpRail, Tuning, Window};
 
-use crate::assembly::RELAY;
+use crate::assembly::{PLAIN, RELAY};
 use crate::config::{Config, NetEngine};
 use crate::member::{ticket, Membership};
-use crate::session::{check_alone, refusal, Members};
+use crate::session::{check_alone, refusal, Members, PlainMembers};
 
 /// Opens the rail for the fabric at `local`, which gets a node id of its session's node, if it has one.
 ///
@@ -46,6 +46,35 @@ pub(crate) fn open(
         window: Window { bytes: config.net_window, ..Window::default() },
         retains: config.reliability,
     })
+}
+
+/// Opens the rail for plain connections between members with whom that was agreed on.
+///
+/// # Errors
+/// What the system does not allow.
+pub(crate) fn open_plain(
+    config: &Config,
+    local: &Address,
+    single_thread: bool,
+    membership: &Membership,
+) -> Result<TcpRail, Refusal> {
+    let known = Arc::new(PlainMembers::new(membership.members().clone(), membership.desk().clone()));
+    let settings = TcpConfig {
+        local: *local,
+        interfaces: config.net_interfaces.clone(),
+        ports: config.net_ports,
+        security: Security::Session(known.clone()),
+        engine: config.net_engine,
+        single_thread,
+        tuning: tuning(config),
+        // Further paths would be sealed.
+        multirail: Multirail::Off,
+        window: Window { bytes: config.net_window, ..Window::default() },
+        retains: config.reliability,
+    };
+    let mut rail = TcpRail::open_as(PLAIN, settings)?;
+    rail.lead_by(known);
+    Ok(rail)
 }
 
 /// Opens the rail over pipes between members: the last of all, which listens nowhere.
@@ -105,7 +134,9 @@ pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, Strin
 fn examine_ticket(path: &Path) -> Result<String, Refusal> {
     let Ticket { expires, insecure, .. } = Ticket::read(path).map_err(refusal)?;
     let how = if insecure { format!("; {INSECURE}") } else { String::new() };
-    Ok(format!("by a session, which fabrics join with a ticket until {expires}; data is encrypted (TLS 1.3){how}"))
+    Ok(format!(
+        "by a session, which fabrics join with a ticket until {expires}; data is encrypted (TLS 1.3){how}"
+    ))
 }
 
 /// How peers are known.

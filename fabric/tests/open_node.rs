@@ -10,10 +10,10 @@ use common::scene::{converse, Scene};
 use common::{from_any, within, Buffer, Party, Scratch, PATIENCE, RECEIVE};
 use gridnet::core::completion::{Completion, OpKind};
 use gridnet::core::error::Error;
-use gridnet::core::rail::PeerId;
+use gridnet::core::rail::{PeerId, Rail};
 use gridnet::core::wire::NodeId;
 use gridnet::page;
-use gridnet::{ThreadLevel, Verdict};
+use gridnet::{AnyRail, ThreadLevel, Verdict};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 const LONG: Duration = Duration::from_secs(50);
@@ -189,6 +189,113 @@ fn a_conversation_over_a_rail_that_the_rules_do_not_allow_is_not_taken() {
         let (error, why) = open(&a, &b, LONG).unwrap_err();
         assert_eq!(error, Error::Unreachable);
         assert!(why.contains("there is a conversation with it already, over rail shm"), "{why}");
+    });
+}
+
+/// Rules that leave nothing but a plain connection.
+const PLAIN: &str = "[[rule]]\nmin_security = 'plain'\nuse = ['tcp']\n";
+
+#[test]
+fn a_connection_is_plain_where_the_rules_of_both_lead_to_it_and_says_so() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let (a, b) = two(&scene, [PLAIN, PLAIN]);
+        let to = open(&a, &b, LONG).unwrap();
+        converse(&a, to, &b, 8);
+        let why = explain(&a, to);
+        assert!(why.contains("stack tcp: plain, agreed on for service gridnet"), "{why}");
+        assert!(why.contains("rail tcp-plain in use: stack tcp, plain, was agreed on"), "{why}");
+        let is_plain = |line: &str| line.starts_with("link tcp-plain ") && line.contains(", plain, ");
+        assert!(why.lines().any(is_plain), "{why}");
+        let asked = story(&b, a.address().node);
+        assert_eq!(asked, "stack tcp: plain, as the node has asked for service gridnet");
+        // It is mended in the same way.
+        let link = |fabric: &mut gridnet::Fabric| {
+            let rail = fabric.engine.rails_mut().iter_mut().find(|rail| rail.name() == "tcp-plain");
+            let Some(AnyRail::Tcp(rail)) = rail else { panic!("there is such a rail") };
+            rail.link_with(b.address().node).into_iter().for_each(|link| rail.cut(link));
+        };
+        link(&mut a.enter());
+        converse(&a, to, &b, 8);
+        assert_eq!(a.enter().engine.rail_name(to), Some("tcp-plain"));
+    });
+}
+
+#[test]
+fn a_connection_is_sealed_where_one_side_wants_it_so() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let willing = "[[rule]]\nmin_security = 'plain'\nuse = ['tcp', 'tls/tcp']\n";
+        let (a, b) = two(&scene, [willing, "[[rule]]\nuse = ['tls/tcp']\n"]);
+        let to = open(&a, &b, LONG).unwrap();
+        converse(&a, to, &b, 4);
+        let why = explain(&a, to);
+        assert!(why.contains("rail tcp in use: stack tls/tcp, encrypted, was agreed on"), "{why}");
+        assert!(why.lines().any(|line| line.starts_with("tcp: refused (")), "{why}");
+        // Who does not want it plain does not listen for it; whoever calls there all the same is not taken.
+        assert!(rails(&a).contains(&"tcp-plain") && !rails(&b).contains(&"tcp-plain"));
+        let why = a.enter().engine.open_over(&b.address(), "tcp-plain").map(drop);
+        assert!(why.is_ok(), "the conversation that is there is sealed");
+        assert_eq!(a.enter().engine.rail_name(to), Some("tcp"));
+        let (c, d) = (party(&scene, "c", PLAIN, &[]), party(&scene, "d", PLAIN, &[]));
+        let why = c.enter().engine.open_over(&d.address(), "tcp-plain").unwrap_err();
+        assert!(why.reason.contains("no plain connection was agreed on"), "{why:?}");
+    });
+}
+
+#[test]
+fn a_conversation_that_is_sealed_stays_so_and_one_that_is_plain_is_no_sealed_one() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        // One direction may be plain, the other may not.
+        let rules =
+            "[[rule]]\nfrom.node = 'a'\nmin_security = 'plain'\nuse = ['tcp']\n[[rule]]\nuse = ['tls/tcp']\n";
+        let (a, b) = two(&scene, [rules, rules]);
+        let back = open(&b, &a, LONG).unwrap();
+        assert_eq!(b.enter().engine.rail_name(back), Some("tcp"));
+        let to = open(&a, &b, LONG).unwrap();
+        converse(&a, to, &b, 4);
+        assert_eq!(a.enter().engine.rail_name(to), Some("tcp"), "{}", explain(&a, to));
+        let (c, d) = (party(&scene, "a", rules, &[]), party(&scene, "d", rules, &[]));
+        know(&c, &d);
+        know(&d, &c);
+        let to = open(&c, &d, LONG).unwrap();
+        assert_eq!(c.enter().engine.rail_name(to), Some("tcp-plain"));
+        let (_, why) = open(&d, &c, LONG).unwrap_err();
+        assert!(why.contains("there is a conversation with it already, over rail tcp-plain"), "{why}");
+    });
+}
+
+fn rails(party: &Party) -> Vec<&'static str> {
+    party.enter().engine.rails().iter().map(Rail::name).collect()
+}
+
+#[test]
+fn rules_are_read_again_when_the_file_changes_and_nonsense_changes_nothing() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let (a, b) = two(&scene, ["[[rule]]\nuse = ['tls/tcp']", ""]);
+        let write = |text: &str| {
+            // As editors do: nobody reads half of it.
+            let (new, path) = (scene.scratch.0.join("new"), scene.scratch.0.join("b.toml"));
+            std::fs::write(&new, text).unwrap();
+            std::fs::rename(new, path).unwrap();
+        };
+        // The side that is asked: from now on nothing is allowed there that the other one has.
+        write("scheme = 'relay-only'");
+        let (_, why) = open(&a, &b, LONG).unwrap_err();
+        assert!(why.contains("tls/tcp: refused (policy): scheme relay-only has no such method"), "{why}");
+        write("scheme = 'relay-only'\nmin_security = 'none'");
+        assert!(open(&a, &b, LONG).is_err());
+        write("");
+        let to = open(&a, &b, LONG).unwrap();
+        converse(&a, to, &b, 4);
+        // The side that asks.
+        write("[[rule]]\nuse = ['shm']");
+        let (_, why) = open(&b, &a, LONG).unwrap_err();
+        assert!(why.contains("shm: "), "{why}");
+        write("[[rule]]\nuse = ['tls/tcp']");
+        open(&b, &a, LONG).unwrap();
     });
 }
 

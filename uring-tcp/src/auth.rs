@@ -143,14 +143,27 @@ impl Security {
         match self {
             Security::Insecure => 0,
             Security::Key(_) => 1,
+            Security::Session(session) if session.unseals() => 3,
             Security::Session(_) => 2,
+        }
+    }
+
+    /// Readies a connection over which both have greeted one another for what follows.
+    pub(crate) fn unseal(&self, mut stream: Stream) -> Result<Stream, Refusal> {
+        match self {
+            Security::Session(session) if session.unseals() && !stream.unseal() => {
+                Err(Refusal::new(Error::PeerMisbehaved, "what was to be plain goes on sealed"))
+            }
+            _ => Ok(stream),
         }
     }
 
     /// Refuses a peer that asks for something else.
     pub(crate) fn check(&self, theirs: u8) -> Result<(), Refusal> {
         let why = match (self, theirs) {
-            (Security::Insecure, 0) | (Security::Key(_), 1) | (Security::Session(_), 2) => return Ok(()),
+            (Security::Insecure, 0) | (Security::Key(_), 1) => return Ok(()),
+            (Security::Session(_), 2 | 3) if self.number() == theirs => return Ok(()),
+            (Security::Session(_), 2 | 3) => "one side wants it plain, the other sealed",
             (Security::Key(_), 0) => {
                 "one side has a key (GRIDNET_NET_KEY_FILE), the other none (GRIDNET_NET_INSECURE)"
             }
@@ -165,7 +178,11 @@ impl Security {
     /// Readies a connection that this side has made to a fabric, before anything is said.
     pub(crate) fn begin_call(&self, stream: &mut Stream, fabric: NodeId) -> Result<(), Refusal> {
         if let Security::Session(session) = self {
-            stream.secure(session.call(fabric)?.into());
+            let connection = session.call(fabric)?.into();
+            match session.unseals() {
+                true => stream.secure_greeting(connection),
+                false => stream.secure(connection),
+            }
         }
         Ok(())
     }
@@ -173,7 +190,11 @@ impl Security {
     /// Readies a connection that another side has made, before anything is heard.
     pub(crate) fn begin_answer(&self, stream: &mut Stream) -> Result<(), Refusal> {
         if let Security::Session(session) = self {
-            stream.secure(session.answer()?.into());
+            let connection = session.answer()?.into();
+            match session.unseals() {
+                true => stream.secure_greeting(connection),
+                false => stream.secure(connection),
+            }
         }
         Ok(())
     }

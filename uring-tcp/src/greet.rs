@@ -119,6 +119,10 @@ impl TcpRail {
 
     /// Frames flow from now on.
     fn establish<S: Sink>(&mut self, index: u32, stream: Stream, rest: &[u8], sink: &mut S) {
+        let stream = match self.config.security.unseal(stream) {
+            Ok(stream) => stream,
+            Err(why) => return self.finish(index, why, false, sink),
+        };
         self.calling.retain(|i| *i != index);
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let peer = link.peer;

@@ -41,7 +41,7 @@ const MAX_PACKET: usize = 1 + MAX_HELLO_BYTES;
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 1 | what is asked of the peer: 0 nothing, 1 a proof, 2 TLS, inside of which this is said |
+/// | 0 | 1 | what is asked of the peer: 0 nothing, 1 a proof, 2 TLS, inside of which this is said, 3 the same, but nothing that follows |
 /// | 1 | 1 | what the connection is for: 0 a link, 1 a [pulse](crate::pulse), 2 a [further path](crate::paths) |
 /// | 2 | 2 | 0 |
 /// | 4 | 4 | user id of the process |

@@ -108,7 +108,15 @@ impl TcpRail {
     ///
     /// # Errors
     /// What the system or the configuration does not allow.
-    pub fn open(mut config: TcpConfig) -> Result<TcpRail, Refusal> {
+    pub fn open(config: TcpConfig) -> Result<TcpRail, Refusal> {
+        TcpRail::open_as("tcp", config)
+    }
+
+    /// The same by another name: for whoever has another rail of this kind.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(name: &'static str, mut config: TcpConfig) -> Result<TcpRail, Refusal> {
         let addresses = config.interfaces.addresses()?;
         config.interfaces.remember(&addresses);
         let is_alone = addresses.len() < 2 || config.interfaces.count() < 2;
@@ -116,7 +124,7 @@ impl TcpRail {
             config.multirail = Multirail::Off;
         }
         let listeners = Listeners::open(&addresses, config.ports, &config.tuning)?;
-        TcpRail::with("tcp", config, listeners)
+        TcpRail::with(name, config, listeners)
     }
 
     /// Opens a rail of this name that listens nowhere and calls nobody by an address: all its connections come by `way`, and by the

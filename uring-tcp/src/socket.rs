@@ -231,6 +231,20 @@ impl Stream {
         self.tls = Some(Box::new(Mutex::new(Tls::new(connection))));
     }
 
+    /// The same, until [`Self::unseal`] is called.
+    pub(crate) fn secure_greeting(&mut self, connection: rustls::Connection) {
+        self.tls = Some(Box::new(Mutex::new(Tls::exact(connection))));
+    }
+
+    /// Nothing is sealed any more, on both sides; false when something sealed is under way.
+    pub(crate) fn unseal(&mut self) -> bool {
+        let is_over = self.tls().is_some_and(|tls| tls.is_over());
+        if is_over {
+            self.tls = None;
+        }
+        is_over
+    }
+
     #[inline]
     fn tls(&self) -> Option<MutexGuard<'_, Tls>> {
         // Nobody panics while holding it but by a defect, after which the other side finds what it gets wrong.

@@ -50,6 +50,12 @@ pub trait Session: fmt::Debug + Send + Sync {
 
     /// How often that was.
     fn refusals(&self) -> u64;
+
+    /// Whether all that follows the greeting is plain: TLS says who the peers are, and that they want it so. Only where both sides do
+    /// is there a connection; `check` is to refuse those with whom it was not agreed on.
+    fn unseals(&self) -> bool {
+        false
+    }
 }
 
 /// Why TLS ends a connection: the error inside of one of the system's kind.
@@ -122,7 +128,22 @@ pub(crate) struct Tls {
     /// Bytes for the rail that have come and were not taken.
     left: usize,
     end: Option<End>,
+    /// Where something else may follow a record: how far the present one was read.
+    record: Option<Record>,
 }
+
+/// How much of a record was read (RFC 8446, 5.1).
+#[derive(Debug, Default)]
+struct Record {
+    header: [u8; RECORD_HEADER],
+    /// Bytes of the header that are there,
+    known: usize,
+    /// and those of the rest that are not.
+    left: usize,
+}
+
+/// Bytes of the header of a record; the last two are the length of the rest.
+const RECORD_HEADER: usize = 5;
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +154,19 @@ impl fmt::Debug for Tls {
 
 impl Tls {
     pub(crate) fn new(connection: Connection) -> Tls {
-        Tls { connection, left: 0, end: None }
+        Tls { connection, left: 0, end: None, record: None }
+    }
+
+    /// The same, of which [something else may follow](Self::is_over) the last record: nothing is read beyond the end of one.
+    pub(crate) fn exact(connection: Connection) -> Tls {
+        Tls { record: Some(Record::default()), ..Tls::new(connection) }
+    }
+
+    /// Whether nothing is under way in either direction, so that what follows may be without TLS.
+    pub(crate) fn is_over(&self) -> bool {
+        let is_between = self.record.as_ref().is_some_and(|record| (record.known, record.left) == (0, 0));
+        let is_quiet = self.left == 0 && self.end.is_none() && !self.connection.wants_write();
+        is_between && is_quiet && !self.connection.is_handshaking()
     }
 
     /// Hands out what has come, at most `most` bytes: fewer say that nothing more is there. `put` gets how many came before, and the next.
@@ -145,6 +178,10 @@ impl Tls {
     ) -> Moved {
         let mut done = 0;
         while done < most {
+            let is_record_taken = self.record.is_some() && self.left == 0 && done > 0;
+            if is_record_taken {
+                break;
+            }
             if self.left == 0 && !self.read(socket) {
                 return match (&self.end, done) {
                     (Some(end), 0) => end.moved(),
@@ -173,7 +210,11 @@ impl Tls {
         if self.end.is_some() {
             return false;
         }
-        match self.connection.read_tls(&mut Raw(socket)) {
+        let read = match &mut self.record {
+            Some(record) => self.connection.read_tls(&mut Exact(socket, record)),
+            None => self.connection.read_tls(&mut Raw(socket)),
+        };
+        match read {
             Ok(0) => {
                 let cut = if self.connection.is_handshaking() { End::Said } else { End::Cut };
                 self.end = Some(cut);
@@ -285,6 +326,32 @@ impl Read for Raw<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let mut socket = self.0;
         socket.read(buffer)
+    }
+}
+
+/// The socket below, of which no more is read than the present record.
+struct Exact<'a>(&'a Socket, &'a mut Record);
+
+impl Read for Exact<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let (mut socket, record) = (self.0, &mut *self.1);
+        let is_header = record.left == 0;
+        let most = if is_header { RECORD_HEADER - record.known } else { record.left };
+        let most = most.min(buffer.len());
+        let len = socket.read(buffer.get_mut(..most).unwrap_or_default())?;
+        if !is_header {
+            record.left -= len;
+            return Ok(len);
+        }
+        let known = record.known + len;
+        if let (Some(to), Some(read)) = (record.header.get_mut(record.known..known), buffer.get(..len)) {
+            to.copy_from_slice(read);
+        }
+        record.known = known;
+        if let (RECORD_HEADER, [_, _, _, high, low]) = (known, record.header) {
+            (record.known, record.left) = (0, usize::from(u16::from_be_bytes([high, low])));
+        }
+        Ok(len)
     }
 }
 

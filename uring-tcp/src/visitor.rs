@@ -90,6 +90,9 @@ impl Visitor {
                     }
                 }
                 Err(why) => {
+                    if why.error == Error::Permission {
+                        config.security.note_refusal(&self.name(), &why.reason);
+                    }
                     self.refuse(&why);
                     return Visit::Over;
                 }

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use gridnet_assembly::call::Path;
 use gridnet_assembly::called::{Key, Order};
 use gridnet_assembly::facts::{Offer, ADDRESSES_MAX};
+use gridnet_assembly::rules::Rules;
 use gridnet_assembly::stack::{Filter, Method, Security, Stack};
 use gridnet_assembly::Builder;
 use gridnet_core::rail::PeerId;
 use gridnet_core::wire::{Address, NetAddresses, NodeId, ADDRESS_BYTES};
 
 use super::desk::{Call, Desk};
-use super::RELAY;
+use super::{PLAIN, RELAY};
 use crate::config::Config;
 
 /// How long somebody who asks while the fabric is being opened waits for that.
@@ -26,6 +27,8 @@ const OPENING_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Here {
     pub(crate) address: Address,
+    /// Where the rail for plain connections is called, if it is there.
+    pub(crate) plain: NetAddresses,
     /// The rails that are there.
     pub(crate) rails: Vec<&'static str>,
 }
@@ -36,6 +39,14 @@ impl Here {
         let rail = rail_of(stack)?;
         let is_there = self.rails.contains(&rail);
         is_there.then_some(rail).ok_or_else(|| format!("the fabric has no rail {rail}"))
+    }
+
+    /// The address of this fabric, for this rail.
+    fn place(&self, rail: &str) -> Address {
+        match rail {
+            PLAIN => Address { network: self.plain, ..self.address },
+            _ => self.address,
+        }
     }
 
     /// The address of another fabric, for this rail alone.
@@ -74,11 +85,11 @@ fn rail_of(stack: &Stack) -> Result<&'static str, String> {
     match (stack.method(), stack.filters(), stack.streams()) {
         (Method::Shm, [], _) => Ok("shm"),
         (Method::Tcp, [Filter::Tls], None) => Ok("tcp"),
-        (Method::Tcp, [Filter::Tls], Some(_)) => {
+        (Method::Tcp, [], None) => Ok(PLAIN),
+        (Method::Tcp, [] | [Filter::Tls], Some(_)) => {
             Err("over how many connections the rail tcp goes is said by GRIDNET_MULTIRAIL, not by a stack"
                 .into())
         }
-        (Method::Tcp, ..) => Err("between members the rail tcp always encrypts: tls/tcp".into()),
         (Method::Relay, [Filter::Tls], None) => Ok(RELAY),
         (Method::Relay, [], None) => Err("between members pipes are always encrypted: tls/relay".into()),
         _ => Err(format!("no rail of this version makes {stack}")),
@@ -89,21 +100,19 @@ impl Builder for Desk {
     fn build(&self, order: &Order) -> Result<Vec<u8>, String> {
         let here = self.here(OPENING_LIMIT).ok_or("the fabric is being opened")?;
         let rail = here.rail(&order.stack)?;
-        if rail == RELAY {
-            self.allow_relay(order.key.from, (&order.key).into(), order.deadline);
-        }
+        self.allow(rail, order.key.from, (&order.key).into(), order.deadline);
         let (stack, security, service) = (&order.stack, order.security.name(), &order.service);
         let story = format!("stack {stack}: {security}, as the node has asked for service {service}");
         self.tell_asked(order.key.from, rail, story);
-        Ok(here.address.to_bytes().to_vec())
+        Ok(here.place(rail).to_bytes().to_vec())
     }
 
     /// Endpoints have no first data: what is said over them are messages.
     fn begin(&self, _: &Order, _: Vec<u8>) {}
 
-    /// Nothing was built for this try alone; but pipes may have been allowed for it.
+    /// Nothing was built for this try alone; but pipes may have been allowed for it, or plain connections.
     fn close(&self, key: &Key) {
-        self.withdraw_relay(key.from, key.into());
+        self.withdraw(key.from, key.into());
     }
 
     fn connect(&self, to: NodeId, path: &Path, deadline: Instant) -> Result<(), String> {
@@ -113,28 +122,31 @@ impl Builder for Desk {
         if rail == "shm" && path.security == Security::Encrypted && address.uid != here.address.uid {
             return Err(format!("its process is said to be of user {}, and is not to be", address.uid));
         }
-        if rail == RELAY {
-            self.allow_relay(to, path.into(), deadline);
-        }
+        self.allow(rail, to, path.into(), deadline);
         let outcome = self.call(rail, here.reduce(address, rail), path, deadline);
         match outcome {
-            Ok(_) => self.keep_relay(to, path.into()),
-            Err(_) => self.withdraw_relay(to, path.into()),
+            Ok(_) => self.keep(rail, to, path.into()),
+            Err(_) => self.withdraw(to, path.into()),
         }
         self.stands(to, path, outcome?);
         Ok(())
     }
 
     fn disconnect(&self, to: NodeId, path: &Path) {
-        self.withdraw_relay(to, path.into());
+        self.withdraw(to, path.into());
         if let Some(peer) = self.take_path(to, path) {
             self.give(|work| work.unused.push(peer));
         }
     }
 
-    /// Who connects again goes where everybody connects, and proves there who it is; but pipes are to be agreed on anew.
+    fn new_rules(&self) -> Option<Rules> {
+        self.rules()?.changed()
+    }
+
+    /// Who connects again goes where everybody connects, and proves there who it is; but pipes and plain
+    /// connections are to be agreed on anew.
     fn revoke_grants(&self) {
-        self.forget_relays();
+        self.forget_permits();
     }
 }
 
@@ -180,26 +192,36 @@ mod tests {
         Address { uid: 1, host: 2, node: NodeId::new([node; 16]).unwrap(), incarnation: 3, network }
     }
 
+    fn here(rails: &[&'static str]) -> Here {
+        Here { address: address(1), plain: NetAddresses::NONE, rails: rails.to_vec() }
+    }
+
     #[test]
     fn a_stack_means_one_rail_or_none() {
-        let here = Here { address: address(1), rails: vec!["shm", "tcp", RELAY] };
+        let plain = NetAddresses::new(8, [[127, 0, 0, 1].into()]);
+        let here = Here { address: address(1), plain, rails: vec!["shm", "tcp", PLAIN, RELAY] };
         let rail = |text: &str| here.rail(&text.parse().unwrap());
         assert_eq!((rail("shm"), rail("tls/tcp"), rail("tls/relay")), (Ok("shm"), Ok("tcp"), Ok(RELAY)));
         for (text, why) in [
-            ("tcp", "always encrypts"),
+            ("tcp(streams=2)", "GRIDNET_MULTIRAIL"),
             ("tls/tcp(streams=2)", "GRIDNET_MULTIRAIL"),
             ("relay", "always encrypted"),
             ("tls/shm", "no rail"),
         ] {
             assert!(rail(text).unwrap_err().contains(why), "{text}");
         }
+        assert_eq!(
+            (rail("tcp"), here.place(PLAIN).network, here.place("tcp")),
+            (Ok(PLAIN), plain, address(1))
+        );
         let without = Here { rails: vec!["shm"], ..here };
         assert!(without.rail(&"tls/tcp".parse().unwrap()).unwrap_err().contains("no rail tcp"));
     }
 
     #[test]
     fn a_place_is_that_of_the_node_and_leads_by_its_rail_only() {
-        let (here, other) = (Here { address: address(1), rails: Vec::new() }, address(9));
+        let here = Here { address: address(1), plain: NetAddresses::NONE, rails: Vec::new() };
+        let other = address(9);
         let place = other.to_bytes();
         assert_eq!(read_place(&place, other.node), Ok(other));
         assert!(read_place(&place, here.address.node).unwrap_err().contains("another node"));
@@ -216,7 +238,7 @@ mod tests {
     #[test]
     fn what_a_peer_wrote_is_borne() {
         let desk = Desk::new().unwrap();
-        desk.open(Here { address: address(1), rails: vec!["shm", "tcp"] });
+        desk.open(here(&["shm", "tcp"]));
         let path = |stack: &str, place: Vec<u8>| Path {
             connection: 1,
             attempt: 0,
@@ -236,29 +258,33 @@ mod tests {
     }
 
     #[test]
-    fn pipes_are_allowed_for_as_long_as_somebody_may_come() {
+    fn pipes_and_plain_connections_are_allowed_for_as_long_as_somebody_may_come() {
         let desk = Desk::new().unwrap();
-        desk.open(Here { address: address(1), rails: vec!["shm", "tcp", RELAY] });
+        desk.open(here(&["shm", "tcp", PLAIN, RELAY]));
         let (node, later) = (address(9).node, Instant::now() + Duration::from_secs(60));
         let order = |stack: &str, deadline| Order {
             key: Key { from: node, incarnation: 1, connection: 1, attempt: 0 },
             service: SERVICE.parse().unwrap(),
             stack: stack.parse().unwrap(),
-            security: Security::Encrypted,
+            security: Security::Plain,
             hint: Vec::new(),
             replaces: None,
             again: None,
             deadline,
         };
-        for (stack, deadline, allows) in
-            [("shm", later, false), ("tls/relay", Instant::now(), false), ("tls/relay", later, true)]
-        {
-            let order = order(stack, deadline);
-            desk.build(&order).unwrap();
-            assert_eq!(desk.allows_relay(node), allows, "{stack}");
+        for (stack, rail) in [("tls/relay", RELAY), ("tcp", PLAIN)] {
+            for (stack, deadline, allows) in
+                [("shm", later, false), (stack, Instant::now(), false), (stack, later, true)]
+            {
+                let order = order(stack, deadline);
+                desk.build(&order).unwrap();
+                assert_eq!(desk.allows(rail, node), allows, "{stack}");
+            }
+            Builder::close(&desk, &order(stack, later).key);
+            assert!(!desk.allows(rail, node), "nothing has come of it");
         }
-        Builder::close(&desk, &order("tls/relay", later).key);
-        assert!(!desk.allows_relay(node), "nothing has come of it");
+        desk.build(&order("tls/tcp", later)).unwrap();
+        assert!(!desk.allows(PLAIN, node) && !desk.takes(PLAIN, node), "sealed is not plain");
         // Nobody polls this fabric: the own try comes to nothing.
         let path = Path {
             connection: 1,
@@ -275,11 +301,11 @@ mod tests {
             while !desk.is_busy() {
                 std::thread::yield_now();
             }
-            assert!(desk.allows_relay(node) || Instant::now() >= deadline, "it is tried");
+            assert!(desk.allows(RELAY, node) || Instant::now() >= deadline, "it is tried");
             assert!(tried.join().unwrap().is_err());
         });
-        desk.allow_relay(address(8).node, Try::from(&path), later);
+        desk.allow(RELAY, address(8).node, Try::from(&path), later);
         desk.disconnect(address(8).node, &path);
-        assert!(!desk.allows_relay(node) && !desk.allows_relay(address(8).node));
+        assert!(!desk.allows(RELAY, node) && !desk.allows(RELAY, address(8).node));
     }
 }

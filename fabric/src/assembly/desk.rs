@@ -17,7 +17,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::builder::Here;
 use super::permits::{Permits, Try};
+use super::rules_file::RulesFile;
 use super::stories::Stories;
+use super::{PLAIN, RELAY};
 
 /// Somebody wants an endpoint to a node.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ fn key_of(to: NodeId, path: &Path) -> PathKey {
     (to, path.connection, path.attempt, path.number)
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     here: Option<Here>,
     is_closed: bool,
@@ -90,7 +92,31 @@ struct State {
     work: Work,
     stood: BTreeMap<PathKey, PeerId>,
     stories: Stories,
-    permits: Permits,
+    /// By rail, of those that are not for everybody.
+    permits: [(&'static str, Permits); 2],
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            here: None,
+            is_closed: false,
+            wishes: VecDeque::new(),
+            workers: 0,
+            is_timed: false,
+            work: Work::default(),
+            stood: BTreeMap::new(),
+            stories: Stories::default(),
+            permits: [RELAY, PLAIN].map(|rail| (rail, Permits::default())),
+        }
+    }
+}
+
+impl State {
+    /// Of a rail that is not for everybody.
+    fn permits_of(&mut self, rail: &str) -> Option<&mut Permits> {
+        self.permits.iter_mut().find(|(of, _)| *of == rail).map(|(_, permits)| permits)
+    }
 }
 
 /// See the [module](self).
@@ -102,13 +128,25 @@ pub(crate) struct Desk {
     busy: AtomicU32,
     /// Wakes who sleeps on the fabric.
     bell: EventFd,
+    /// Where rules come from, if they may change.
+    rules: Option<RulesFile>,
 }
 
 impl Desk {
     pub(crate) fn new() -> Result<Desk, Refusal> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|e| Refusal::new(Error::System, format!("eventfd: {}", e.desc())))?;
-        Ok(Desk { state: Mutex::default(), changed: Condvar::new(), busy: AtomicU32::new(0), bell })
+        let (state, changed, busy) = (Mutex::default(), Condvar::new(), AtomicU32::new(0));
+        Ok(Desk { state, changed, busy, bell, rules: None })
+    }
+
+    /// The same, for rules that come from this file, if they do.
+    pub(crate) fn with_rules(self, rules: Option<RulesFile>) -> Desk {
+        Desk { rules, ..self }
+    }
+
+    pub(super) fn rules(&self) -> Option<&RulesFile> {
+        self.rules.as_ref()
     }
 
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
@@ -237,39 +275,44 @@ impl Desk {
         self.lock().stood.remove(&key_of(to, path))
     }
 
-    /// Pipes to and from a node are allowed until then, and longer when one comes of it: the rules of both sides have led to them.
-    pub(super) fn allow_relay(&self, node: NodeId, of: Try, until: Instant) {
-        self.lock().permits.allow(node, of, until, Instant::now());
+    /// A rail that is not for everybody is allowed to and from a node until then, and longer when a link comes of it: the rules of both
+    /// sides have led to it.
+    pub(super) fn allow(&self, rail: &str, node: NodeId, of: Try, until: Instant) {
+        if let Some(permits) = self.lock().permits_of(rail) {
+            permits.allow(node, of, until, Instant::now());
+        }
     }
 
     /// A try has led to a link.
-    pub(super) fn keep_relay(&self, node: NodeId, of: Try) {
-        self.lock().permits.keep(node, of);
+    pub(super) fn keep(&self, rail: &str, node: NodeId, of: Try) {
+        if let Some(permits) = self.lock().permits_of(rail) {
+            permits.keep(node, of);
+        }
     }
 
     /// A try has come to nothing, or is over.
-    pub(super) fn withdraw_relay(&self, node: NodeId, of: Try) {
-        self.lock().permits.withdraw(node, of);
+    pub(super) fn withdraw(&self, node: NodeId, of: Try) {
+        self.lock().permits.iter_mut().for_each(|(_, permits)| permits.withdraw(node, of));
     }
 
-    /// The conversation with a node is over: pipes are to be agreed on anew.
+    /// The conversation with a node is over: such rails are to be agreed on anew.
     pub(super) fn gone(&self, node: NodeId) {
-        self.lock().permits.gone(node);
+        self.lock().permits.iter_mut().for_each(|(_, permits)| permits.gone(node));
     }
 
-    /// Nobody is allowed pipes any more.
-    pub(super) fn forget_relays(&self) {
-        self.lock().permits.clear();
+    /// Nobody is allowed such rails any more.
+    pub(super) fn forget_permits(&self) {
+        self.lock().permits.iter_mut().for_each(|(_, permits)| permits.clear());
     }
 
-    /// Whether pipes to and from a node are allowed.
-    pub(super) fn allows_relay(&self, node: NodeId) -> bool {
-        self.lock().permits.allows(node, Instant::now())
+    /// Whether a rail is allowed to and from a node.
+    pub(crate) fn allows(&self, rail: &str, node: NodeId) -> bool {
+        self.lock().permits_of(rail).is_none_or(|permits| permits.allows(node, Instant::now()))
     }
 
-    /// A node comes by a pipe: whether it may.
-    pub(super) fn takes_relay(&self, node: NodeId) -> bool {
-        self.lock().permits.take(node, Instant::now())
+    /// A node comes by such a rail: whether it may.
+    pub(crate) fn takes(&self, rail: &str, node: NodeId) -> bool {
+        self.lock().permits_of(rail).is_none_or(|permits| permits.take(node, Instant::now()))
     }
 
     /// Notes how an endpoint to a node came about, or why not, a line each.

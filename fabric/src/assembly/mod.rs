@@ -9,7 +9,8 @@
 //! | `edges.rs` | edges of groups of nodes, which are opened at their first use |
 //! | `stories.rs` | how endpoints came about, for people |
 //! | `pipes.rs` | connections through the bootstrap tree, where they were agreed on |
-//! | `permits.rs` | with which nodes that is |
+//! | `permits.rs` | with which nodes that is, and with which plain connections are |
+//! | `rules_file.rs` | the file of rules, which may change |
 //! | `lookout.rs` | looks for better ways than that |
 
 mod builder;
@@ -19,6 +20,7 @@ mod lookout;
 mod opening;
 mod permits;
 mod pipes;
+mod rules_file;
 mod stories;
 mod worker;
 
@@ -28,9 +30,12 @@ pub(crate) use edges::Edges;
 pub(crate) use lookout::Lookout;
 pub(crate) use opening::{tend, Calling};
 pub(crate) use pipes::{take_pipes, Pipes};
+pub(crate) use rules_file::RulesFile;
 pub(crate) use worker::Workers;
 
 /// The service of a node by which others open endpoints to its fabric.
 pub const SERVICE: &str = "gridnet";
+/// The rail over TCP whose frames are plain, between members with whom that was agreed on.
+pub const PLAIN: &str = "tcp-plain";
 /// The rail over pipes through leaders and the rendez-vous node.
 pub const RELAY: &str = "relay";

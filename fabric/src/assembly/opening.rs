@@ -12,7 +12,7 @@ use gridnet_core::wire::NodeId;
 use super::desk::{AskedBy, Call, Desk, Wish};
 use super::edges::Edges;
 use super::lookout::Lookout;
-use super::RELAY;
+use super::{PLAIN, RELAY};
 use crate::config::KNOWN_RAILS;
 use crate::fabric::Fabric;
 use crate::rails::AnyRail;
@@ -149,7 +149,8 @@ pub(crate) fn tend(
 fn begin(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
     let Call { address, rail, stack, security, deadline, tell } = call;
     let opened = engine.open_over(&address, rail).and_then(|peer| {
-        let moves = rail != RELAY && is_relayed(engine, peer);
+        // What others have agreed on for the same conversation may be safer than plain.
+        let moves = rail != RELAY && rail != PLAIN && is_relayed(engine, peer);
         match moves.then(|| engine.call_over(peer, rail, &address)) {
             Some(Err(refusal)) => {
                 engine.close(peer);
@@ -186,6 +187,8 @@ fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
     let outcome = match state {
         PeerState::Up => match engine.rail_name(call.peer) {
             Some(rail) if rail == call.rail => Ok(call.peer),
+            // Safer than was asked for.
+            Some("tcp") if call.rail == PLAIN => Ok(call.peer),
             Some(_) if call.moves && engine.is_calling(call.peer) && Instant::now() < call.deadline => {
                 return false
             }
@@ -221,7 +224,7 @@ fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
 /// Notes for people why the peer has its rail.
 fn note(engine: &mut Engine<AnyRail>, peer: PeerId, call: &Calling) {
     let others = engine.rails().iter().map(|rail| rail.name()).filter(|name| *name != call.rail);
-    let others = others.filter(|name| *name == RELAY || KNOWN_RAILS.contains(name));
+    let others = others.filter(|name| [RELAY, PLAIN].contains(name) || KNOWN_RAILS.contains(name));
     let why = Err("the stack that was agreed on does not have it".to_owned());
     let mut candidates: Vec<Candidate> =
         others.map(|rail| Candidate { rail, verdict: why.clone() }).collect();

@@ -1,4 +1,5 @@
-//! With which nodes pipes are allowed: those with which the stack `relay` was agreed on, by a try that has not come to nothing.
+//! With which nodes a rail is allowed that is there for those only with which its stack was agreed on, by a try that has not come to
+//! nothing: pipes (`relay`), and plain connections (`tcp`).
 
 use std::collections::BTreeMap;
 use std::time::Instant;

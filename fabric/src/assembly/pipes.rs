@@ -31,7 +31,7 @@ impl Pipes {
 
     fn begin(&self, node: NodeId) -> Result<OwnedFd, Refusal> {
         let refused = |why: String| Refusal::new(Error::Unreachable, why);
-        if !self.desk.allows_relay(node) {
+        if !self.desk.allows(RELAY, node) {
             return Err(refused("no stack was agreed on that goes through the bootstrap channel".to_owned()));
         }
         let member = self.member.upgrade().ok_or_else(|| refused("the session is over".to_owned()))?;
@@ -58,7 +58,7 @@ pub(crate) fn take_pipes(member: &Member, desk: &Arc<Desk>, adopter: Adopter) {
         if about != SERVICE.as_bytes() {
             return Err("there is no such service".to_owned());
         }
-        if !desk.takes_relay(from) {
+        if !desk.takes(RELAY, from) {
             return Err("it was not agreed on".to_owned());
         }
         adopter.adopt(from, pipe.into_parts().0.into()).map_err(|why| why.reason)

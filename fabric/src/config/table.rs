@@ -135,7 +135,7 @@ variables! {
         Choice(&[("elected", Will::Willing), ("always", Will::Configured), ("never", Will::Unwilling)]),
         "With a ticket, whether the fabric leads its cluster, and then listens for the other nodes of it.";
     session_rules: Option<PathBuf> = "GRIDNET_SESSION_RULES" "" [""] Directory,
-        "With a ticket, file of the rules by which endpoints to nodes of the session get their stacks; empty is the scheme direct, encrypted.";
+        "With a ticket, file of the rules by which endpoints to nodes of the session get their stacks, read again when it changes; empty is the scheme direct, encrypted.";
     session_timeout: Duration = "GRIDNET_SESSION_TIMEOUT" "10s" [""] Time(Duration::from_secs(3600)),
         "With a ticket, how long opening the fabric may take to join the session.";
     net_key_file: Option<PathBuf> = "GRIDNET_NET_KEY_FILE" "" [""] Directory,

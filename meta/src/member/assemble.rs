@@ -144,18 +144,7 @@ impl Assembler {
 
     /// Other rules are in force. What stands stays; nothing that was agreed before is taken for granted.
     pub fn change_rules(&self, rules: Rules) {
-        {
-            // Nothing is judged by the new rules before it is known that they are new.
-            let mut in_force = self.inner.rules.write().unwrap_or_else(PoisonError::into_inner);
-            *in_force = rules.clone();
-            self.inner.called().rules_changed();
-        }
-        self.inner.cache().clear();
-        if let Some(shared) = self.inner.shared.upgrade() {
-            shared.lines.set_rules(rules);
-            shared.judge_lines();
-        }
-        self.inner.builder.revoke_grants();
+        self.inner.change_rules(rules);
     }
 
     /// A path to a node has broken: nothing that was agreed with it is taken for granted.
@@ -239,6 +228,28 @@ impl Inner {
         self.rules.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn change_rules(&self, rules: Rules) {
+        {
+            // Nothing is judged by the new rules before it is known that they are new.
+            let mut in_force = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+            *in_force = rules.clone();
+            self.called().rules_changed();
+        }
+        self.cache().clear();
+        if let Some(shared) = self.shared.upgrade() {
+            shared.lines.set_rules(rules);
+            shared.judge_lines();
+        }
+        self.builder.revoke_grants();
+    }
+
+    /// Takes other rules, if there are.
+    fn look_for_rules(&self) {
+        if let Some(rules) = self.builder.new_rules() {
+            self.change_rules(rules);
+        }
+    }
+
     /// What the rules of this side say of a connection.
     fn wish(&self, shared: &Shared, to: NodeId, wanted: Wanted, deadline: Instant) -> Result<Wish, NoPath> {
         let unknown = || {
@@ -247,6 +258,7 @@ impl Inner {
         if to == shared.node {
             return Err(NoPath::Session(Error::Config("a member does not ask itself".into())));
         }
+        self.look_for_rules();
         let other = shared.facts(to).ok_or_else(unknown)?;
         let Wanted { service, min_security, first } = wanted;
         let pair = Pair { from: &shared.own_facts(), to: &other, service: &service };
@@ -262,6 +274,7 @@ impl Inner {
     /// Answers a request of another member.
     fn answer(&self, from: NodeId, body: &[u8]) -> Result<Vec<u8>, String> {
         let shared = self.shared.upgrade().ok_or("the member has ended")?;
+        self.look_for_rules();
         let (own, facts) = (shared.own_facts(), shared.facts(from));
         let mut step = {
             let rules = self.rules();

@@ -1,0 +1,92 @@
+//! The file of rules, which is read again when it has changed.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use gridnet_assembly::rules::Rules;
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+
+/// What changes with the file: inode, length, and when it was written to and made (seconds and nanoseconds).
+type Stamp = (u64, u64, (i64, i64), (i64, i64));
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct RulesFile {
+    path: PathBuf,
+    /// Of what was read last, whether it made sense or not; none where there was no file.
+    last: Mutex<Option<Stamp>>,
+}
+
+impl RulesFile {
+    /// Reads it for the first time.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is no such file, or it makes no sense: with line and column.
+    pub(crate) fn open(path: &Path) -> Result<(RulesFile, Rules), Refusal> {
+        let file = RulesFile { path: path.to_owned(), last: Mutex::new(stamp(path)) };
+        let rules = file.read().map_err(|why| Refusal::new(Error::Config, why))?;
+        Ok((file, rules))
+    }
+
+    /// The rules that are there by now, if the file has changed. One that makes no sense is a line of the log, once, and changes nothing.
+    pub(super) fn changed(&self) -> Option<Rules> {
+        {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            // Before it is read: what is written meanwhile is read with the next look.
+            let now = stamp(&self.path);
+            if *last == now {
+                return None;
+            }
+            *last = now;
+        }
+        match self.read() {
+            Ok(rules) => {
+                tracing::info!("GRIDNET_SESSION_RULES: {}: other rules are in force", self.path.display());
+                Some(rules)
+            }
+            Err(why) => {
+                tracing::warn!("{why}; the rules that were read before stay in force");
+                None
+            }
+        }
+    }
+
+    fn read(&self) -> Result<Rules, String> {
+        let wrong = |why: String| format!("GRIDNET_SESSION_RULES: {}: {why}", self.path.display());
+        let text = std::fs::read_to_string(&self.path).map_err(|e| wrong(e.to_string()))?;
+        text.parse::<Rules>().map_err(|e| wrong(e.to_string()))
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.len(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_once_and_nonsense_changes_nothing() {
+        let path = std::env::temp_dir().join(format!("gridnet-rules-file-{}", std::process::id()));
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write("scheme = \"cluster\"\n");
+        let (file, rules) = RulesFile::open(&path).unwrap();
+        assert_eq!(rules, "scheme = \"cluster\"\n".parse().unwrap());
+        assert!(file.changed().is_none());
+        write("scheme = \"relay-only\"\n");
+        assert_eq!(file.changed(), Some("scheme = \"relay-only\"\n".parse().unwrap()));
+        assert!(file.changed().is_none());
+        write("scheme = \"relay-only\"\nmin_security = \"none\"\n");
+        assert!(file.changed().is_none() && file.read().unwrap_err().contains("line 2"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(file.changed().is_none(), "a file that is gone allows nothing new");
+        write("");
+        assert_eq!(file.changed(), Some(Rules::default()));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(RulesFile::open(&path).unwrap_err().error, Error::Config);
+    }
+}
