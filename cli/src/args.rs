@@ -254,6 +254,9 @@ pub(crate) enum Op {
     GetBw,
     /// From opening an endpoint to the first echo
     ConnectLat,
+    /// Joining a session and making connections in it, by each of the ways there are: of one host, alone, in a session of its own or in
+    /// that of the ticket of GRIDNET_SESSION
+    Establish,
     /// From opening endpoints to many fabrics of one process to the last first echo
     PeersOpen,
     /// Memory and descriptors of a peer that is idle
@@ -289,6 +292,7 @@ impl fmt::Display for Op {
             Op::PutBw => "put_bw",
             Op::GetBw => "get_bw",
             Op::ConnectLat => "connect_lat",
+            Op::Establish => "establish",
             Op::PeersOpen => "peers_open",
             Op::PeersMemory => "peers_memory",
             Op::PeersLat => "peers_lat",

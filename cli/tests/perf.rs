@@ -254,3 +254,24 @@ fn scratch(name: &str) -> PathBuf {
     std::fs::create_dir_all(&dir).expect("the scratch directory can be made");
     dir.join(name)
 }
+
+#[test]
+fn establishing_is_measured_by_each_way() {
+    let text = succeed(&["perf", "--op", "establish", "--iters", "2", "--format", "json"]);
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ways: Vec<&str> = rows.iter().map(|row| row["way"].as_str().unwrap()).collect();
+    for way in [
+        "join a session",
+        "direct",
+        "by the rendez-vous node, later",
+        "in the cluster, first",
+        "endpoint by node",
+    ] {
+        assert!(ways.iter().any(|one| one.starts_with(way)), "{way}: {ways:?}");
+    }
+    assert!(rows.iter().all(|row| row["p50_us"].as_f64() > Some(0.0) && row["rounds"] == 2), "{text}");
+    let compared = rows.iter().filter(|row| row["ratio_to_direct"].as_f64() > Some(0.0)).count();
+    assert_eq!(compared, 4, "{text}");
+    let table = succeed(&["perf", "--op", "establish", "--iters", "1"]);
+    assert!(table.starts_with("establish") && table.lines().count() == 1 + rows.len(), "{table}");
+}

@@ -3,6 +3,7 @@
 //! The command starts itself once more as the peer, or finds it on another host ([`hosts`]). What the two have to agree on
 //! goes over pipes or a connection of its own ([`task`]), what is measured goes over gridnet ([`link`], [`ops`]).
 
+mod establish;
 mod hosts;
 mod lines;
 mod link;
@@ -22,7 +23,7 @@ mod task;
 pub(crate) use link::{patience, Link};
 pub(crate) use serve::serve;
 
-use crate::args::PerfArgs;
+use crate::args::{Op, PerfArgs};
 use crate::cores;
 use crate::failure::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -41,6 +42,9 @@ use std::time::Duration;
 pub(crate) fn run(args: &PerfArgs) -> Result<(), Failure> {
     if args.hosts.serve {
         return hosts::serve(args);
+    }
+    if args.op.contains(&Op::Establish) {
+        return establish::run(args);
     }
     if let Some(seconds) = args.timeout {
         be_patient_for(Duration::from_secs(seconds));

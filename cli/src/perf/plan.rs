@@ -170,7 +170,8 @@ fn specs_of(op: Op, args: &PerfArgs) -> Vec<Spec> {
         | Op::PeersOpen
         | Op::PeersMemory
         | Op::PeersLat => sized(vec![8]),
-        Op::IdleCpu => sized(vec![0]),
+        // The last is measured in another way, alone.
+        Op::IdleCpu | Op::Establish => sized(vec![0]),
         Op::ConnectLat => [PeerState::Polling, PeerState::Asleep]
             .map(|peer| Spec { op, size: super::ops::connect::SIZE, peer: Some(peer) })
             .to_vec(),
