@@ -29,7 +29,7 @@ use crate::fabric::Fabric;
 use crate::fork::{ForkMark, HOME};
 use crate::lock::{Mutex, MutexGuard};
 use crate::page::{Call, Page, Waiting};
-use crate::sleep::{sleep_on, ARMING_TRIES};
+use crate::sleep::{sleep_on, HandleCopies, ARMING_TRIES};
 
 /// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
 const YIELDS: u32 = 10;
@@ -37,6 +37,8 @@ const YIELDS: u32 = 10;
 const ROUNDS_AT_A_TIME: u32 = 16;
 /// Making a link takes longer than a message: so many times as long is spun meanwhile.
 const CONNECTING_PATIENCE: u32 = 4;
+/// A thread that finds no descriptors to sleep on looks again after so long.
+const NAP: Duration = Duration::from_millis(1);
 /// Longest sleep in one go: bounds what a wake-up lost by the kernel, or by a peer that misbehaves, can cost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -78,6 +80,10 @@ pub struct Shared {
 struct Inner {
     fabric: Fabric,
     sleepers: Vec<Sleeper>,
+    /// Bells of those who slept: a wait takes no descriptor that one before it has not had.
+    spare_bells: Vec<Arc<EventFd>>,
+    /// What sleepers watch, for all of them.
+    handles: Option<Arc<HandleCopies>>,
     progress: Option<(Arc<EventFd>, std::thread::JoinHandle<()>)>,
 }
 
@@ -121,7 +127,13 @@ impl Shared {
             locked,
             page: fabric.page().cloned(),
             lock: Mutex::new(()),
-            inner: UnsafeCell::new(Inner { fabric, sleepers: Vec::new(), progress: None }),
+            inner: UnsafeCell::new(Inner {
+                fabric,
+                sleepers: Vec::new(),
+                spare_bells: Vec::new(),
+                handles: None,
+                progress: None,
+            }),
         });
         shared.gate().store(gate, Ordering::Relaxed);
         if thread {
@@ -371,19 +383,39 @@ impl Shared {
         span: Option<Duration>,
         extra: Option<BorrowedFd<'_>>,
     ) -> Result<Guard<'a>, Error> {
-        let bell = Arc::new(new_bell()?);
-        let handles = guard.wait_handles().map_err(|refusal| refusal.error)?;
+        let (Ok(bell), Ok(handles)) = (guard.take_bell(), guard.watched_handles()) else {
+            // There are no descriptors left: that ends no wait.
+            return self.nap(guard, span, extra);
+        };
         guard.inner().sleepers.push(Sleeper { cq, bell: bell.clone() });
         // The end of the guard would arm the rails for the sleepers; they have just been armed.
         guard.bell_taken = false;
         drop(guard);
-        let files = handles.iter().map(|h| h.as_fd()).chain([bell.as_fd()]).chain(extra);
+        let files = handles.files().chain([bell.as_fd()]).chain(extra);
         sleep_on(files, span);
         probe::probe!(gridnet, wake);
         let mut guard = self.enter()?;
         guard.inner().sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bell, &bell));
+        guard.inner().spare_bells.push(bell);
         guard.maintain();
         // Those who stay asleep count on us, who may have used up their wake-up.
+        guard.bell_taken = true;
+        Ok(guard)
+    }
+
+    /// Sleeps for a moment on nothing but the clock and `extra`, while others may come in.
+    fn nap<'a>(
+        &'a self,
+        guard: Guard<'a>,
+        span: Option<Duration>,
+        extra: Option<BorrowedFd<'_>>,
+    ) -> Result<Guard<'a>, Error> {
+        drop(guard);
+        sleep_on(extra.into_iter(), Some(span.map_or(NAP, |span| span.min(NAP))));
+        probe::probe!(gridnet, wake);
+        let mut guard = self.enter()?;
+        guard.maintain();
+        // As after a sleep.
         guard.bell_taken = true;
         Ok(guard)
     }
@@ -442,6 +474,23 @@ impl Guard<'_> {
     fn inner(&mut self) -> &mut Inner {
         // SAFETY: whoever has the guard is alone inside (see `Sync for Shared`), and `&mut self` keeps it so.
         unsafe { &mut *self.shared.inner.get() }
+    }
+
+    /// A bell that is quiet.
+    fn take_bell(&mut self) -> Result<Arc<EventFd>, Error> {
+        let Some(bell) = self.inner().spare_bells.pop() else { return Ok(Arc::new(new_bell()?)) };
+        // An error says that it is quiet.
+        let _ = bell.read();
+        Ok(bell)
+    }
+
+    /// Copies of what sleepers have to watch: made once, and again when the rails have others.
+    fn watched_handles(&mut self) -> Result<Arc<HandleCopies>, Refusal> {
+        let Inner { fabric, handles, .. } = self.inner();
+        match handles {
+            Some(copies) if copies.are_of(fabric) => Ok(copies.clone()),
+            _ => Ok(handles.insert(Arc::new(HandleCopies::new(fabric)?)).clone()),
+        }
     }
 
     /// Rings for sleepers whose queues have filled, and arms the rails for them if their wake-up was used up, or their

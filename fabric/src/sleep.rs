@@ -154,17 +154,42 @@ impl Fabric {
         sleep_on(handles.chain(self.openings_bell()).chain(extra), span);
     }
 
-    /// Copies of the descriptors that a sleeper has to watch.
-    pub(crate) fn wait_handles(&self) -> Result<Vec<OwnedFd>, Refusal> {
-        let copy = |fd: RawFd| {
-            // SAFETY: a rail's wait handle is open as long as the rail is, and the bell as the membership; `self` owns both.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    /// The descriptors that a sleeper has to watch.
+    fn wait_handles(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.engine.wait_handles().chain(self.openings_bell().map(|bell| bell.as_raw_fd()))
+    }
+}
+
+/// Copies of the descriptors that sleepers have to watch: they stay open while somebody sleeps on them, whatever becomes of the rails.
+#[derive(Debug)]
+pub(crate) struct HandleCopies {
+    of: Vec<RawFd>,
+    files: Vec<OwnedFd>,
+}
+
+impl HandleCopies {
+    /// # Errors
+    /// [`Error::System`] without free descriptors.
+    pub(crate) fn new(fabric: &Fabric) -> Result<HandleCopies, Refusal> {
+        let copy = |fd: &RawFd| {
+            // SAFETY: a rail's wait handle is open as long as the rail is, and the bell as the membership; `fabric` owns both.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
             borrowed
                 .try_clone_to_owned()
                 .map_err(|e| Refusal::new(Error::System, format!("copying a descriptor: {e}")))
         };
-        let bell = self.openings_bell().map(|bell| bell.as_raw_fd());
-        self.engine.wait_handles().chain(bell).map(copy).collect()
+        let of: Vec<RawFd> = fabric.wait_handles().collect();
+        let files = of.iter().map(copy).collect::<Result<_, _>>()?;
+        Ok(HandleCopies { of, files })
+    }
+
+    /// Whether these are what the fabric has: its rails, and so their handles, stay to its end.
+    pub(crate) fn are_of(&self, fabric: &Fabric) -> bool {
+        fabric.wait_handles().eq(self.of.iter().copied())
+    }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.files.iter().map(OwnedFd::as_fd)
     }
 }
 

@@ -2,16 +2,20 @@
 
 mod common;
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::process::{role, start};
+use common::process::{self, role, start};
 use common::{within, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
 use gridnet::core::rail::{Armed, PeerId};
 use gridnet::core::stream::Ready;
 use gridnet::core::testing::random::Random;
+use gridnet::page;
 use gridnet::{Listener, Shared, Stream, ThreadLevel};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
@@ -68,6 +72,9 @@ fn read_exactly(stream: &Stream, len: usize) -> Vec<u8> {
 #[ignore = "a role that the other tests start"]
 fn child() {
     let Some((role, dir)) = role() else { return };
+    if role == "poor" {
+        return converse_without_descriptors(&dir);
+    }
     let rails = match role.as_str() {
         "shm" => SHM,
         "tcp" => TCP,
@@ -128,9 +135,47 @@ fn converse(stream: &Stream) {
     assert_eq!(stream.read(&mut [0], LONG), Ok(0));
 }
 
+/// Descriptors of a process that wants to run out of them.
+const FEW_DESCRIPTORS: usize = 100;
+
+/// Takes all descriptors that the system gives, then says and hears something, in calls that sleep.
+fn converse_without_descriptors(dir: &Path) {
+    let options = [("GRIDNET_RAILS", "shm"), ("GRIDNET_WAIT_MODE", "block")];
+    let party = Party::open(dir, None, ThreadLevel::Multiple, &options);
+    let address = party.shared.lookup("peer", LONG).unwrap();
+    let stream = connect(&party.shared, party.connect(&address));
+    let others: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(others.len() < FEW_DESCRIPTORS, "the system goes on giving descriptors");
+    let before = party.enter().wait_counters().sleeps;
+    for round in 0..20 {
+        write_all(&stream, &text(round, 8));
+        assert_eq!(read_exactly(&stream, 8), text(round, 8));
+    }
+    let slept = party.enter().wait_counters().sleeps - before;
+    drop(others);
+    assert!(slept > 0, "it did not sleep");
+    stream.shut_down().unwrap();
+    assert_eq!(stream.read(&mut [0], LONG), Ok(0));
+    println!("ready");
+}
+
+#[test]
+fn a_stream_that_stands_needs_no_more_descriptors() {
+    within(4 * PATIENCE, || {
+        let scratch = Scratch::new();
+        let _peer = start("shm", &scratch.0);
+        let poor = process::command("poor", &scratch.0);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("ulimit -n {FEW_DESCRIPTORS} && exec \"$@\""), "sh"]);
+        limited.arg(poor.get_program()).args(poor.get_args()).stdin(Stdio::piped());
+        limited.envs(poor.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let _poor = process::start_by(limited);
+    });
+}
+
 /// Two fabrics of this process, each with a thread of progress of its own, and a listener of the second.
 struct Local {
-    _scratch: Scratch,
+    scratch: Scratch,
     parties: [Party; 2],
     to_second: PeerId,
     listener: Listener,
@@ -144,12 +189,27 @@ impl Local {
         let parties = [0, 1].map(|_| Party::open(&scratch.0, None, ThreadLevel::Multiple, &options));
         let to_second = parties[0].connect(&parties[1].address());
         let listener = Listener::open(&parties[1].shared, "echo", 4).unwrap();
-        Local { _scratch: scratch, parties, to_second, listener }
+        Local { scratch, parties, to_second, listener }
     }
 
     fn connect(&self) -> [Stream; 2] {
         let ours = connect(&self.parties[0].shared, self.to_second);
         [ours, self.listener.accept(LONG).unwrap()]
+    }
+
+    /// Waits until so many calls on streams sleep.
+    fn await_sleepers(&self, count: usize) {
+        let start = Instant::now();
+        let asleep = |found: &page::Found| {
+            let waits = found.read().unwrap().waits;
+            waits.iter().filter(|wait| wait.call == "stream" && wait.asleep).count()
+        };
+        while page::of_process(Some(&self.scratch.0), std::process::id())
+            .is_ok_and(|found| found.iter().map(asleep).sum::<usize>() < count)
+        {
+            assert!(start.elapsed() < PATIENCE, "they do not sleep");
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -280,6 +340,7 @@ fn whoever_waits_is_woken_when_the_stream_is_aborted() {
                 let reader = scope.spawn(|| ours.read(&mut [0], None));
                 let writer = scope.spawn(|| ours.write(b"more", None));
                 let waiter = scope.spawn(|| ours.wait(Ready { input: true, output: false }, None));
+                local.await_sleepers(3);
                 ours.abort().unwrap();
                 assert_eq!(reader.join().unwrap(), Err(Error::Canceled));
                 assert_eq!(writer.join().unwrap(), Err(Error::Canceled));
