@@ -85,6 +85,11 @@
 #define GRIDNET_NUMA_UNKNOWN 4294967295
 
 /**
+ * gridnet_location.flags: on the host of the fabric that was asked.
+ */
+#define GRIDNET_LOCATION_HERE 1
+
+/**
  * Bytes of a name of a node, or of a cluster, with the zero behind it; more than the longest has.
  */
 #define GRIDNET_NODE_NAME_BYTES 72
@@ -498,6 +503,24 @@ typedef struct gridnet_lent {
      */
     size_t len;
 } gridnet_lent;
+
+/**
+ * Where the fabric of an address is. The struct keeps its size.
+ */
+typedef struct gridnet_location {
+    /**
+     * Which node it is. In a session that it has joined by a ticket this is its id there.
+     */
+    struct gridnet_node node;
+    /**
+     * GRIDNET_LOCATION_HERE or 0.
+     */
+    uint32_t flags;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} gridnet_location;
 
 /**
  * What is known of a node. The struct keeps its size.
@@ -1344,6 +1367,18 @@ gridnet_status gridnet_message_recv_loan(struct gridnet_cq *cq,
  */
 gridnet_status gridnet_loan_give_back(struct gridnet_fabric *fabric,
                                       gridnet_loan loan);
+
+/**
+ * Where the fabric of an address is, as far as the address says it: nobody is asked, and it may have ended.
+ *
+ * Errors: GRIDNET_ERR_INVALID for what is no address.
+ *
+ * # Safety
+ * `fabric` is NULL or a fabric, `address` NULL or valid, `location_out` valid for a write.
+ */
+gridnet_status gridnet_fabric_locate(struct gridnet_fabric *fabric,
+                                     const struct gridnet_address *address,
+                                     struct gridnet_location *location_out);
 
 /**
  * Who is in the session that the fabric has joined, the fabric among them, by node id: at most `room` of them are written, and

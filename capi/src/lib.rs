@@ -16,6 +16,7 @@
 //! | `fabric.rs`, `cq.rs`, `endpoint.rs`, `group.rs` | one object each |
 //! | `ranks.rs` | what a group keeps of its ranks |
 //! | `node.rs` | nodes of the session |
+//! | `location.rs` | what an address says |
 //! | `tag.rs` | tagged messages |
 //! | `probe.rs` | probes, and messages that they take |
 //! | `iov.rs` | pieces of memory |
@@ -38,6 +39,7 @@ mod handle;
 pub mod iov;
 pub mod listener;
 pub mod loan;
+pub mod location;
 pub mod node;
 pub mod onesided;
 pub mod probe;
@@ -55,6 +57,7 @@ pub use group::*;
 pub use iov::*;
 pub use listener::*;
 pub use loan::*;
+pub use location::*;
 pub use node::*;
 pub use onesided::*;
 pub use probe::*;

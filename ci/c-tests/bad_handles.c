@@ -17,6 +17,8 @@ static void null_arguments(struct handles h)
     CHECK_NULL(gridnet_fabric_address(h.fabric, NULL));
     CHECK_NULL(gridnet_fabric_lookup(h.fabric, NULL, 0, &out.address));
     CHECK_NULL(gridnet_fabric_lookup(h.fabric, "nobody", 0, NULL));
+    CHECK_NULL(gridnet_fabric_locate(h.fabric, NULL, &out.location));
+    CHECK_NULL(gridnet_fabric_locate(h.fabric, &h.address, NULL));
     CHECK_NULL(gridnet_fabric_counters(h.fabric, NULL));
     CHECK_NULL(gridnet_cq_create(h.fabric, 0, NULL));
     CHECK_NULL(gridnet_cq_poll(h.cq, NULL, 1));

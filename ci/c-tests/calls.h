@@ -43,6 +43,7 @@ static struct {
     gridnet_lent lent;
     gridnet_node_info node;
     gridnet_node_event event;
+    gridnet_location location;
     void *data;
     size_t size;
     uint32_t source;
@@ -176,6 +177,7 @@ static inline void all_calls(struct handles h, gridnet_status expected)
     outputs_reset();
     CHECK_STATUS(expected, gridnet_fabric_address(h.fabric, &out.address));
     CHECK_STATUS(expected, gridnet_fabric_lookup(h.fabric, "nobody", 0, &out.address));
+    CHECK_STATUS(expected, gridnet_fabric_locate(h.fabric, &h.address, &out.location));
     CHECK_STATUS(expected, gridnet_fabric_progress(h.fabric));
     CHECK_STATUS(expected, gridnet_fabric_counters(h.fabric, &out.counters));
     CHECK_STATUS(expected, gridnet_cq_create(h.fabric, 0, &out.cq));
