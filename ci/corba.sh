@@ -2,19 +2,18 @@
 # Unmodified CORBA programs over gridnet, by the omniORB transport of personalities/corba-omniorb: ci/corba.sh [--short]
 # --short: fewer calls, and without omniORB's own examples.
 . "$(dirname "$0")/lib.sh"
+. ci/corba/transport.sh
 
 SHORT=
 [ "${1:-}" != --short ] || SHORT=1
 WORK=$(mktemp -d)
 SERVERS=()
 trap 'stop_all; rm -rf "$WORK" "$LOGS"' EXIT
-PREFIX=$WORK/prefix
-SOURCE=personalities/corba-omniorb
 # Seconds for a client: a busy machine has some 1000 calls a second.
 LIMIT=$([ -n "$SHORT" ] && echo 100 || echo 900)
 # Calls of each of four threads, and connections that are killed.
 CALLS=$([ -n "$SHORT" ] && echo 5000 || echo 100000)
-CYCLES=$([ -n "$SHORT" ] && echo 40 || echo 1000)
+CYCLES=$([ -n "$SHORT" ] && echo 20 || echo 1000)
 
 stop_all() {
     local pid
@@ -24,28 +23,11 @@ stop_all() {
     done
 }
 
-tools() {
-    need pkg-config pkg-config && need g++ g++ && need make make || exit $EXIT_SKIPPED
-    pkg-config --exists omniORB4 || need no-such-command libomniorb4-dev >/dev/null || true
-    pkg-config --exists omniORB4 && need omniidl omniidl && need omniNames omniorb-nameserver && need nameclt omniorb ||
-        { skipped corba "no omniORB"; exit $EXIT_SKIPPED; }
-}
-
-build() {
-    ci/install.sh "$PREFIX"
-    export PKG_CONFIG_PATH=$PREFIX/lib/pkgconfig LD_LIBRARY_PATH=$PREFIX/lib
-    make --quiet -j2 -C $SOURCE BUILD="$WORK/transport" PREFIX="$PREFIX" install
-    make --quiet -j2 -C $SOURCE/tests BUILD="$WORK/bin"
-    make --quiet -j2 -C $SOURCE/tests BUILD="$WORK/linked" LIBS="-L$PREFIX/lib -Wl,--no-as-needed -lomniGridnetTP $(pkg-config --libs omniORB4 gridnet)"
-    export GRIDNET_RUN_DIR=$WORK/run
-    mkdir -m 700 "$GRIDNET_RUN_DIR"
-}
-
 # with COMMAND...: with the transport; without it, COMMAND is called as it is.
-with() { LD_PRELOAD=$PREFIX/lib/libomniGridnetTP.so "$@"; }
+with() { LD_PRELOAD=$TRANSPORT "$@"; }
 
 # client FILE ARGUMENT...: a client with the transport, which prints what went over gridnet.
-client() { with timeout -k 5 "$LIMIT" "$WORK/bin/trial_client" "$@" -ORBgridnetReport 1 2>&1; }
+client() { with timeout -k 5 "$LIMIT" "$BUILT/bin/trial_client" "$@" -ORBgridnetReport 1 2>&1; }
 
 # serve FILE COMMAND...: starts a server that writes its reference to FILE, and waits for that. Its output is FILE.log, its process $SERVER.
 serve() {
@@ -66,12 +48,22 @@ serve() {
 server() {
     local file=$1
     shift
-    serve "$file" env LD_PRELOAD="$PREFIX/lib/libomniGridnetTP.so" "$WORK/bin/trial_server" "$file" "$@" -ORBgridnetReport 1
+    serve "$file" env LD_PRELOAD="$TRANSPORT" "$BUILT/bin/trial_server" "$file" "$@" -ORBgridnetReport 1
 }
 
 # ended FILE: the server has been told to stop, and ends well.
 ended() {
     wait $SERVER || { cat "$1.log"; die "$1: the server failed"; }
+}
+
+# await FILE TEXT: until a file says that.
+await() {
+    local tries=0
+    until grep -qs -e "$2" "$1"; do
+        tries=$((tries + 1))
+        [ $tries -lt 1500 ] || { cat "$1"; die "$1: does not say: $2"; }
+        sleep 0.02
+    done
 }
 
 # says TEXT WHAT: WHAT was printed.
@@ -95,6 +87,12 @@ went() {
     [ "${received:-0}" -ge "$2" ] || { echo "$1"; die "of $2 bytes ${received:-none} came over gridnet"; }
 }
 
+# What is handed on to whom, in orders that omniORB's threads seldom have.
+parts() {
+    says "$(timeout -k 5 100 "$BUILT/bin/parts")" 'parts right'
+    echo "parts: each byte is told of once"
+}
+
 # Calls of all kinds, with the transport linked and preloaded; no listener for TCP; and what went over gridnet.
 calls() {
     local file=$WORK/calls said
@@ -105,18 +103,31 @@ calls() {
     said=$(client "$file" echo)
     went "$said" 3000000
     client "$file" tell 1000 >/dev/null
+    silent "$file"
     said=$(client "$file" threads 4 "$CALLS")
     went "$said" $((4 * CALLS * 20))
     client "$file" back 100 -ORBendPoint giop:gridnet: >/dev/null
-    said=$(timeout -k 5 100 "$WORK/linked/trial_client" "$file" stop -ORBgridnetReport 1 2>&1)
+    said=$(timeout -k 5 100 "$BUILT/linked/trial_client" "$file" stop -ORBgridnetReport 1 2>&1)
     says "$said" 'connections made 1'
     ended "$file"
     went "$(cat "$file.log")" 3000000
-    serve "$file" "$WORK/linked/trial_server" "$file" -ORBendPoint giop:gridnet:
+    serve "$file" "$BUILT/linked/trial_server" "$file" -ORBendPoint giop:gridnet:
     client "$file" add 10 >/dev/null
     client "$file" stop >/dev/null
     ended "$file"
     echo "calls: sums, sequences, calls without an answer, 4 threads x $CALLS, call back; linked and preloaded"
+}
+
+# silent FILE: what a client has said last arrives, though it says and asks nothing more.
+silent() {
+    local caller
+    mkfifo "$WORK/quiet"
+    client "$1" last 20 <"$WORK/quiet" >"$WORK/silent" &
+    caller=$!
+    exec 8>"$WORK/quiet"
+    await "$1.log" 'the last was told'
+    exec 8>&-
+    wait $caller || { cat "$WORK/silent"; die "the silent client failed"; }
 }
 
 # Few threads for many connections: omniORB watches them in its poll().
@@ -154,7 +165,7 @@ bidir() {
 names() {
     local reference tries=0 file=$WORK/names
     mkdir "$WORK/names.d"
-    LD_PRELOAD=$PREFIX/lib/libomniGridnetTP.so omniNames -start 5123 -logdir "$WORK/names.d" -ORBendPoint giop:gridnet: \
+    LD_PRELOAD=$TRANSPORT omniNames -start 5123 -logdir "$WORK/names.d" -ORBendPoint giop:gridnet: \
         -ignoreport >"$file.log" 2>&1 &
     SERVER=$!
     SERVERS+=($SERVER)
@@ -175,7 +186,7 @@ names() {
 fallback() {
     local file=$WORK/fallback said
     server "$file" -ORBendPoint giop:gridnet: -ORBendPoint giop:tcp:127.0.0.1:
-    says "$(timeout 20 "$WORK/bin/trial_client" "$file" add 10)" 'add right'
+    says "$(timeout 20 "$BUILT/bin/trial_client" "$file" add 10)" 'add right'
     said=$(client "$file" add 10)
     says "$said" 'connections made 1'
     said=$(client "$file" add 10 -ORBgridnetExtendRules 0)
@@ -189,16 +200,12 @@ fallback() {
 
 # A server that ends, and one that stops.
 ends() {
-    local file=$WORK/ends said tries=0 caller
+    local file=$WORK/ends said caller
     server "$file" -ORBendPoint giop:gridnet:
-    env LD_PRELOAD="$PREFIX/lib/libomniGridnetTP.so" timeout -k 5 100 "$WORK/bin/trial_client" "$file" hold 60000 >"$WORK/held" 2>&1 &
+    env LD_PRELOAD="$TRANSPORT" timeout -k 5 100 "$BUILT/bin/trial_client" "$file" hold 60000 >"$WORK/held" 2>&1 &
     caller=$!
     SERVERS+=($caller)
-    until grep -q holding "$file.log"; do
-        tries=$((tries + 1))
-        [ $tries -lt 500 ] || die "the call did not come"
-        sleep 0.02
-    done
+    await "$file.log" holding
     kill -KILL $SERVER
     wait $caller && die "the call came back"
     says "$(cat "$WORK/held")" 'exception COMM_FAILURE'
@@ -259,7 +266,7 @@ example() {
 reference() {
     local log=$1 tries=0
     shift
-    LD_PRELOAD=$PREFIX/lib/libomniGridnetTP.so "$@" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: >"$log" 2>&1 &
+    LD_PRELOAD=$TRANSPORT "$@" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: >"$log" 2>&1 &
     SERVER=$!
     SERVERS+=($SERVER)
     until REFERENCE=$(grep -ao 'IOR:[0-9a-f]*' "$log" | head -1) && [ -n "$REFERENCE" ]; do
@@ -308,12 +315,12 @@ examples() {
 bad() {
     local file=$WORK/bad said text
     for text in host:0x7 host:70000 'ho st:1' '[::1:5'; do
-        said=$(with timeout 20 "$WORK/bin/trial_server" "$file" -ORBendPoint "giop:gridnet:$text" || true)
+        said=$(with timeout 20 "$BUILT/bin/trial_server" "$file" -ORBendPoint "giop:gridnet:$text" || true)
         says "$said" 'exception INITIALIZE'
-        says "$(with timeout 20 "$WORK/bin/trial_server" "$file" -ORBendPoint "giop:gridnet:$text" 2>&1 || true)" 'not an endpoint'
+        says "$(with timeout 20 "$BUILT/bin/trial_server" "$file" -ORBendPoint "giop:gridnet:$text" 2>&1 || true)" 'not an endpoint'
     done
     server "$file" -ORBendPoint giop:gridnet::4712
-    said=$(with timeout 20 "$WORK/bin/trial_server" "$file.2" -ORBendPoint giop:gridnet::4712 2>&1 || true)
+    said=$(with timeout 20 "$BUILT/bin/trial_server" "$file.2" -ORBendPoint giop:gridnet::4712 2>&1 || true)
     says "$said" 'exception INITIALIZE'
     says "$said" 'NAME_IN_USE'
     # A component of another version, and one whose host is longer than all of it. Tag, length, byte order, version, padding, length of the host.
@@ -333,39 +340,145 @@ bad() {
     echo "bad: endpoints, a port in use, references, a session that is not there"
 }
 
-# Clients that are killed in the middle of calls leave nothing.
-cycles() {
-    local file=$WORK/cycles i before after pid
+# A port is free again when its endpoint has ended, though the ORB has not.
+freed() {
+    local file=$WORK/freed first tries=0
+    server "$file" linger -ORBendPoint giop:gridnet::4713
+    first=$SERVER
+    client "$file" stop >/dev/null
+    await "$file.log" over
+    # Its last connection ends in its own time.
+    until with "$BUILT/bin/trial_server" "$file.2" -ORBendPoint giop:gridnet::4713 >"$file.2.log" 2>&1 &
+        SERVER=$!
+        SERVERS+=($SERVER)
+        while [ ! -s "$file.2" ] && kill -0 $SERVER 2>/dev/null; do sleep 0.02; done
+        [ -s "$file.2" ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 20 ] || { cat "$file.2.log"; die "the port of an endpoint that has ended is not free"; }
+    done
+    client "$file.2" add 10 >/dev/null
+    client "$file.2" stop >/dev/null
+    ended "$file.2"
+    rm "$file"
+    wait $first || { cat "$file.log"; die "the server that lingered failed"; }
+    echo "freed: the port of an endpoint that has ended"
+}
+
+# A reference leads to the server that has made it, whatever hosts are called: here two hosts have one name and the same port in use.
+hosts() {
+    local file=$WORK/hosts network=(GRIDNET_NET_INSECURE=1 GRIDNET_NET_INTERFACES=127.0.0.1) one
+    for one in a b; do
+        serve "$file.$one" env "${network[@]}" GRIDNET_HOST_ID=$one LD_PRELOAD="$TRANSPORT" \
+            "$BUILT/bin/trial_server" "$file.$one" -ORBendPoint giop:gridnet:localhost:4714
+    done
+    for one in a b; do
+        says "$(env "${network[@]}" GRIDNET_HOST_ID=b bash -c "$(declare -f with client); TRANSPORT='$TRANSPORT' BUILT='$BUILT' LIMIT=$LIMIT
+            client '$file.$one' add 10" || true)" 'add right'
+    done
+    env "${network[@]}" GRIDNET_HOST_ID=a bash -c "$(declare -f with client); TRANSPORT='$TRANSPORT' BUILT='$BUILT' LIMIT=$LIMIT
+        client '$file.a' stop; client '$file.b' stop" >/dev/null
+    wait $SERVER || die "the server on host b failed"
+    echo "hosts: two of one name, each with a server at the same port"
+}
+
+# Who joins a session with the first call joins it in the time of that call.
+joining() {
+    local file=$WORK/joining port=$((20000 + $$ % 12000)) silent
+    have python3 || { skipped "a session that does not answer" "no python3"; return 0; }
     server "$file" -ORBendPoint giop:gridnet:
+    python3 -c "
+import socket, time
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', $port)); s.listen()
+print('listening', flush=True); time.sleep(300)" >"$file.silent" 2>&1 &
+    silent=$!
+    SERVERS+=($silent)
+    await "$file.silent" listening
+    "$PREFIX/bin/gridnet" session new --dir "$file.session" --listen "127.0.0.1:$port" >/dev/null
+    says "$(GRIDNET_SESSION=$file.session/ticket GRIDNET_SESSION_TIMEOUT=60s with timeout -k 5 30 "$BUILT/bin/trial_client" "$file" add 1 \
+        -ORBclientCallTimeOutPeriod 500 -ORBtraceLevel 5 2>&1 || true)" 'exception T'
+    kill $silent
+    client "$file" stop >/dev/null
+    ended "$file"
+    echo "joining: a session that does not answer holds no call longer than it may take"
+}
+
+# Each 200 ms all connections are reset: calls take longer, and none fails.
+resets() {
+    local file=$WORK/resets caller count=0 tries=0
+    [ "$(id -u)" = 0 ] && have ss || { skipped "resets of connections" "not root, or no ss"; return 0; }
+    local network=(GRIDNET_RAILS=tcp,self GRIDNET_NET_INSECURE=on GRIDNET_NET_INTERFACES=127.0.0.1 GRIDNET_NET_PORTS=7200-7299)
+    serve "$file" env "${network[@]}" LD_PRELOAD="$TRANSPORT" "$BUILT/bin/trial_server" "$file" -ORBendPoint giop:gridnet:
+    env "${network[@]}" LD_PRELOAD="$TRANSPORT" timeout -k 5 "$LIMIT" "$BUILT/bin/trial_client" "$file" during 4 >"$file.said" 2>&1 &
+    caller=$!
+    while kill -0 $caller 2>/dev/null; do
+        sleep 0.2
+        [ -z "$(ss -HK state established '( sport >= :7200 and sport <= :7299 )' 2>/dev/null)" ] || count=$((count + 1))
+    done
+    wait $caller || { cat "$file.said"; die "after $count resets a call failed"; }
+    env "${network[@]}" LD_PRELOAD="$TRANSPORT" timeout -k 5 "$LIMIT" "$BUILT/bin/trial_client" "$file" stop >/dev/null
+    ended "$file"
+    [ $count != 0 ] || { skipped "resets of connections" "the kernel has none for ss -K"; return 0; }
+    echo "resets: $(grep '^calls' "$file.said"), right, over $count resets"
+}
+
+# watched FILE ARGUMENT...: a server whose transport is built for the address sanitizer, which sees the library's memory, too.
+watched() {
+    local file=$1 runtime
+    shift
+    runtime=$(gcc -print-file-name=libasan.so)
+    make --quiet -j2 -C $SOURCE BUILD="$BUILT/sanitized" CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address" LDFLAGS=-fsanitize=address
+    serve "$file" env LD_PRELOAD="$runtime $BUILT/sanitized/libomniGridnetTP.so" ASAN_OPTIONS=detect_leaks=1 \
+        "$BUILT/bin/trial_server" "$file" "$@" -ORBgridnetReport 1
+}
+
+# Clients that are killed in the middle of calls leave nothing, neither descriptors nor memory.
+cycles() {
+    local file=$WORK/cycles i before after pid connected=1 accepted
+    watched "$file" -ORBendPoint giop:gridnet:
     client "$file" add 10 >/dev/null
-    before=$(ls /proc/$SERVER/fd | wc -l)
+    before=$(descriptors)
     for i in $(seq "$CYCLES"); do
-        env LD_PRELOAD="$PREFIX/lib/libomniGridnetTP.so" "$WORK/bin/trial_client" "$file" add 100000000 >/dev/null 2>&1 &
+        : >"$file.victim"
+        env LD_PRELOAD="$TRANSPORT" "$BUILT/bin/trial_client" "$file" steady >"$file.victim" 2>&1 &
         pid=$!
-        [ $((i % 4)) = 0 ] || until [ "$(ls /proc/$SERVER/fd 2>/dev/null | wc -l)" -gt "$before" ] || ! kill -0 $pid 2>/dev/null; do :; done
+        # Every fourth is killed as it comes, the others while they call.
+        [ $((i % 4)) = 0 ] || { await "$file.victim" calling && connected=$((connected + 1)); }
         kill -KILL $pid
         wait $pid 2>/dev/null || true
     done
     client "$file" add 10 >/dev/null
-    for i in $(seq 100); do
-        after=$(ls /proc/$SERVER/fd | wc -l)
+    # What threads that sleep at a time need stays with the fabric.
+    for i in $(seq 1000); do
+        after=$(descriptors)
         [ "$after" -gt $((before + 8)) ] || break
-        sleep 0.1
+        sleep 0.01
     done
     [ "$after" -le $((before + 8)) ] || die "$CYCLES clients that were killed left $((after - before)) descriptors"
     client "$file" stop >/dev/null
     ended "$file"
-    echo "cycles: $CYCLES clients killed, descriptors before $before, after $after"
+    accepted=$(sed -n 's/.*accepted \([0-9]*\),.*/\1/p' "$file.log")
+    [ "$accepted" -ge $connected ] || die "of $connected clients only $accepted had a connection"
+    echo "cycles: $CYCLES clients killed, $connected of them in calls, descriptors before $before, after $after"
 }
+
+# descriptors: how many the server has.
+descriptors() { ls "/proc/$SERVER/fd" | wc -l; }
 
 tools
 build
+export GRIDNET_RUN_DIR=$WORK/run
+mkdir -m 700 "$GRIDNET_RUN_DIR"
+parts
 calls
 pool
 bidir
 names
 fallback
 ends
+freed
+hosts
+joining
 bad
+resets
 cycles
 [ -n "$SHORT" ] || examples

@@ -18,7 +18,8 @@ main() {
     cargo build --quiet --release --package gridnet-capi --package gridnet-cli
     mkdir -p "$PREFIX"/{bin,include,lib/pkgconfig,lib/cmake/gridnet}
     install_libraries
-    install -m 644 include/gridnet.h "$PREFIX/include/"
+    # -C: what is the same stays as old as it is, and what was built with it, too.
+    install -C -m 644 include/gridnet.h "$PREFIX/include/"
     install -m 755 "$TARGET_DIR/release/gridnet" "$PREFIX/bin/"
     fill ci/install/gridnet.pc.in "$PREFIX/lib/pkgconfig/gridnet.pc"
     fill ci/install/gridnetConfig.cmake.in "$PREFIX/lib/cmake/gridnet/gridnetConfig.cmake"

@@ -139,6 +139,7 @@ PARTS=(
     "programs ci/mpi-debian.sh --short"
     "mpi-hosts ci/mpi-hosts.sh"
     "corba ci/corba.sh --short"
+    "corba-hosts ci/corba-hosts.sh"
     "deny ci/deny.sh"
 )
 

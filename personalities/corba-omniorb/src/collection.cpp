@@ -22,8 +22,8 @@ void Collection::Monitor(omni::giopConnection::notifyReadable_t call, void *cook
 CORBA::Boolean Collection::notifyReadable(omni::SocketHolder *holder)
 {
     auto *connection = static_cast<Connection *>(holder);
-    connection->noticed();
-    call_(cookie_, connection);
+    if (connection->noticed())
+        call_(cookie_, connection);
     return 1;
 }
 

@@ -16,7 +16,7 @@ std::int64_t peek_ns()
 } // namespace
 
 Connection::Connection(std::unique_ptr<Stream> stream, omni::SocketCollection &collection, const Place &mine, const Place &peers)
-    : SocketHolder(-1), stream_(std::move(stream)), readiness_(std::make_shared<Readiness>(*stream_)), mine_(uri_of(mine)),
+    : SocketHolder(-1), stream_(std::move(stream)), readiness_(std::make_shared<Readiness>(*stream_, *this)), mine_(uri_of(mine)),
       peers_(uri_of(peers))
 {
     pd_socket = readiness_->bell().fd();
@@ -50,35 +50,23 @@ void Connection::Shutdown()
 
 void Connection::setSelectable(int now, CORBA::Boolean data_in_buffer)
 {
-    /* 2 is for those that are selectable already: the holder knows. */
-    readiness_->begin();
-    if (now != 0 && !data_in_buffer) {
-        data_in_buffer = stream_->wait_readable(0);
-        if (!data_in_buffer)
-            stream_->fabric().watch().poke();
-    }
-    SocketHolder::setSelectable(now, data_in_buffer);
+    /* 2 is for those that are selectable already. */
+    if (now == 2)
+        readiness_->hasten();
+    else
+        readiness_->begin(now != 0, data_in_buffer);
 }
 
 void Connection::clearSelectable()
 {
     readiness_->end();
-    SocketHolder::clearSelectable();
 }
 
 CORBA::Boolean Connection::Peek()
 {
-    /* While this thread looks, nobody else is told. */
-    if (!readiness_->end())
-        return 0;
-    bool readable = stream_->wait_readable(peek_ns());
+    bool readable = readiness_->peek(peek_ns());
     stream_->fabric().watch().busy();
-    if (!readable) {
-        readiness_->begin();
-        return 0;
-    }
-    SocketHolder::clearSelectable();
-    return 1;
+    return readable;
 }
 
 } // namespace gridnet_giop

@@ -30,8 +30,8 @@ public:
     CORBA::Boolean isSelectable() override { return 1; }
     CORBA::Boolean Peek() override;
 
-    /* The collection has found the doorbell rung: nobody is to ring it again. */
-    void noticed() { readiness_->end(); }
+    /* The collection has found the doorbell rung. Whether that is to be handed on. */
+    bool noticed() { return readiness_->noticed(); }
 
 private:
     std::unique_ptr<Stream> stream_;

@@ -105,8 +105,8 @@ CORBA::Boolean Endpoint::notifyReadable(omni::SocketHolder *holder)
 {
     if (holder != this) {
         auto *connection = static_cast<Connection *>(holder);
-        connection->noticed();
-        call_(cookie_, connection);
+        if (connection->noticed())
+            call_(cookie_, connection);
         return 1;
     }
     if (caller_.stream == nullptr)
@@ -125,6 +125,10 @@ void Endpoint::Shutdown()
 {
     if (acceptor_ != nullptr)
         acceptor_->close();
+    /* The port is free again once the connections have ended, too. */
+    if (fabric_ != nullptr)
+        Fabric::release(fabric_);
+    fabric_.reset();
     removeSocket(this);
     decrRefCount();
     log_line(20, "endpoint shut down");

@@ -6,8 +6,10 @@
 #include "place.h"
 #include "watch.h"
 
+#include <condition_variable>
 #include <gridnet.h>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -24,13 +26,17 @@ Fault fault_of(gridnet_status status);
 
 class Fabric {
 public:
-    /* A fabric to call others with; opened if there is none. Null: `fault` says why. */
-    static std::shared_ptr<Fabric> any(Fault &fault);
+    /* A fabric to call others with; opened if there is none. That may take long, as where a session is joined: after `timeout_ns` (negative: for
+     * ever) it goes on without the caller. Null: `fault` says why, GRIDNET_ERR_TIMEOUT among it. */
+    static std::shared_ptr<Fabric> any(std::int64_t timeout_ns, Fault &fault);
 
     /* A fabric of that name, to be called by. Null: `fault` says why, GRIDNET_ERR_NAME_IN_USE among it. */
     static std::shared_ptr<Fabric> named(const std::string &name, Fault &fault);
 
-    /* Lets go of all of them; each closes when the last endpoint and connection over it has ended. */
+    /* Nobody is given it any more: it closes, and its name is free, when the last connection over it has ended. */
+    static void release(const std::shared_ptr<Fabric> &fabric);
+
+    /* The same of all. */
     static void release_all();
 
     Fabric(const Fabric &) = delete;
@@ -44,14 +50,24 @@ public:
     std::optional<gridnet_address> address() const;
 
 private:
+    enum class State { Opening, Open, Failed };
+
     Fabric() = default;
     ~Fabric();
     static void end(Fabric *fabric);
-    static std::shared_ptr<Fabric> open(const char *name, Fault &fault);
+    static std::shared_ptr<Fabric> begin(const char *name);
+    gridnet_fabric *open(const std::optional<std::string> &name);
+    bool await(std::int64_t timeout_ns, Fault &fault);
+    bool is_opening();
 
     gridnet_fabric *fabric_ = nullptr;
     gridnet_cq *queue_ = nullptr;
     std::unique_ptr<Watch> watch_;
+    /* How far it is; the others above stay as they are once it is open. */
+    std::mutex lock_;
+    std::condition_variable changed_;
+    State state_ = State::Opening;
+    Fault fault_;
 };
 
 } // namespace gridnet_giop

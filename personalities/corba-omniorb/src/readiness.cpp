@@ -2,24 +2,99 @@
 
 namespace gridnet_giop {
 
-void Readiness::begin()
+/* The bell is rung in the state Rung, and quiet in all others. */
+void Readiness::become(State state)
 {
-    std::lock_guard<std::mutex> guard(lock_);
-    if (state_ == State::Idle)
-        state_ = State::Waiting;
-    /* Who was rung for is not waited for: nothing would be armed. */
-    waiting_.store(state_ == State::Waiting, std::memory_order_relaxed);
+    if (state == State::Rung && state_ != State::Rung)
+        bell_.ring();
+    if (state != State::Rung && state_ == State::Rung)
+        bell_.hear();
+    if (state == State::Idle)
+        buffered_ = false;
+    state_ = state;
+    waiting_.store(state == State::Waiting, std::memory_order_relaxed);
 }
 
-bool Readiness::end()
+void Readiness::ring_if_readable()
+{
+    if (state_ == State::Waiting && stream_->wait_readable(0))
+        become(State::Rung);
+}
+
+/* Whoever looks at the bell has it in his list from now on, and the watch looks at the stream. */
+void Readiness::tell_at_once()
+{
+    ring_if_readable();
+    holder_->setSelectable(1, 0);
+    if (state_ == State::Waiting)
+        stream_->fabric().watch().poke();
+}
+
+void Readiness::begin(bool now, bool buffered)
 {
     std::lock_guard<std::mutex> guard(lock_);
-    State before = state_;
-    state_ = State::Idle;
-    waiting_.store(false, std::memory_order_relaxed);
-    if (before == State::Rung)
-        bell_.hear();
-    return before != State::Idle;
+    buffered_ = buffered_ || buffered;
+    /* Who peeks looks on: there is somebody to see what comes. */
+    if (buffered_)
+        become(State::Rung);
+    else if (state_ != State::Peeked)
+        become(State::Waiting);
+    if (now || buffered_)
+        tell_at_once();
+    else
+        holder_->setSelectable(0, 0);
+}
+
+void Readiness::hasten()
+{
+    std::lock_guard<std::mutex> guard(lock_);
+    if (state_ == State::Waiting || state_ == State::Rung)
+        tell_at_once();
+}
+
+void Readiness::end()
+{
+    std::lock_guard<std::mutex> guard(lock_);
+    become(State::Idle);
+    holder_->clearSelectable();
+}
+
+bool Readiness::noticed()
+{
+    std::lock_guard<std::mutex> guard(lock_);
+    if (state_ == State::Rung) {
+        become(State::Idle);
+        holder_->clearSelectable();
+        return true;
+    }
+    /* It was begun again meanwhile, or somebody peeks; the collection has forgotten it. */
+    if (state_ == State::Waiting)
+        tell_at_once();
+    else if (state_ == State::Peeked)
+        holder_->setSelectable(1, 0);
+    return false;
+}
+
+bool Readiness::peek(std::int64_t timeout_ns)
+{
+    std::unique_lock<std::mutex> guard(lock_);
+    if (state_ == State::Idle || state_ == State::Peeked)
+        return false;
+    bool readable = state_ == State::Rung;
+    become(State::Peeked);
+    if (!readable) {
+        Stream &stream = *stream_;
+        guard.unlock();
+        readable = stream.wait_readable(timeout_ns);
+        guard.lock();
+    }
+    /* It was ended, or somebody else is told, meanwhile. */
+    if (state_ != State::Peeked)
+        return false;
+    become(readable ? State::Idle : State::Waiting);
+    if (readable)
+        holder_->clearSelectable();
+    return readable;
 }
 
 void Readiness::forget()
@@ -37,11 +112,7 @@ bool Readiness::look()
     std::lock_guard<std::mutex> guard(lock_);
     if (stream_ == nullptr)
         return false;
-    if (state_ == State::Waiting && stream_->wait_readable(0)) {
-        state_ = State::Rung;
-        waiting_.store(false, std::memory_order_relaxed);
-        bell_.ring();
-    }
+    ring_if_readable();
     return true;
 }
 

@@ -17,7 +17,7 @@ constexpr int LONGEST_SLEEP_MS = 500;
 
 } // namespace
 
-Watch::Watch(gridnet_fabric *fabric) : fabric_(fabric) {}
+Watch::Watch(std::function<gridnet_fabric *()> open) : open_(std::move(open)) {}
 
 Watch::~Watch()
 {
@@ -94,6 +94,9 @@ Watch::Slept Watch::sleep_on_rails()
 
 void Watch::run()
 {
+    fabric_ = open_();
+    if (fabric_ == nullptr)
+        return;
     int quiet_ms = TICK_MS;
     while (!stop_) {
         look_at_all();
@@ -104,6 +107,11 @@ void Watch::run()
             continue;
         }
         drowsy_ = true;
+        /* A call may have come before it could know that somebody has to be woken. */
+        if (busy_.load()) {
+            drowsy_ = false;
+            continue;
+        }
         quiet_ms = std::min(2 * quiet_ms, LONGEST_SLEEP_MS);
         if (sleep_on_rails() == Slept::NothingToWaitFor)
             bell_.wait(quiet_ms);

@@ -9,6 +9,7 @@
 #include "doorbell.h"
 
 #include <atomic>
+#include <functional>
 #include <gridnet.h>
 #include <memory>
 #include <mutex>
@@ -38,9 +39,11 @@ public:
 
 class Watch {
 public:
-    explicit Watch(gridnet_fabric *fabric);
+    /* `open` is called by the watch's thread first, and may take long; it gives null when there is nothing to watch after all. The thread that
+     * opens a fabric is then one that does not end before it. */
+    explicit Watch(std::function<gridnet_fabric *()> open);
 
-    /* Ends the thread, and forgets all. */
+    /* Ends the thread, and forgets all. Waits for `open`. */
     ~Watch();
 
     /* False when there can be no thread: `why` says it. */
@@ -54,12 +57,13 @@ public:
     /* Wakes it: there is something new to look at. */
     void poke() { bell_.ring(); }
 
-    /* A call uses the fabric: it looks after itself for a while. */
+    /* A call uses the fabric: it looks after itself for a while. One side writes `busy_` and then reads `drowsy_`, the other writes `drowsy_`
+     * and then reads `busy_`: in one order for all, so that one of them sees the other. */
     void busy()
     {
         if (!busy_.load(std::memory_order_relaxed))
-            busy_.store(true, std::memory_order_relaxed);
-        if (drowsy_.load(std::memory_order_relaxed) && drowsy_.exchange(false))
+            busy_.store(true);
+        if (drowsy_.load() && drowsy_.exchange(false))
             bell_.ring();
     }
 
@@ -70,7 +74,9 @@ private:
     Slept sleep_on_rails();
     std::vector<std::shared_ptr<Watched>> all();
 
-    gridnet_fabric *fabric_;
+    std::function<gridnet_fabric *()> open_;
+    /* Known to the watch's thread alone. */
+    gridnet_fabric *fabric_ = nullptr;
     Doorbell bell_;
     std::atomic<bool> stop_{false};
     std::atomic<bool> busy_{false};

@@ -5,10 +5,12 @@
 #include "trial.hh"
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <iostream>
+#include <limits>
 #include <map>
 #include <string>
 #include <thread>
@@ -34,6 +36,31 @@ void add(Call &call)
 {
     for (CORBA::Long i = 0; i < call.first; i++)
         check(call.server->add(i, 1) == i + 1, "sum");
+}
+
+/* Says when it has begun, and goes on for ever. */
+void steady(Call &call)
+{
+    check(call.server->add(1, 1) == 2, "sum");
+    std::cout << "calling" << std::endl;
+    for (;;)
+        check(call.server->add(1, 1) == 2, "sum");
+}
+
+/* Calls of both kinds for so many seconds. */
+void during(Call &call)
+{
+    auto end = std::chrono::steady_clock::now() + std::chrono::seconds(call.first);
+    Trial::Bytes data(100000);
+    data.length(100000);
+    CORBA::Long count = 0;
+    for (; std::chrono::steady_clock::now() < end; count++) {
+        data[0] = static_cast<CORBA::Octet>(count);
+        check(call.server->add(count, 1) == count + 1, "sum");
+        Trial::Bytes_var back = call.server->echo(data);
+        check(back->length() == data.length() && back[0u] == data[0], "bytes");
+    }
+    std::cout << "calls " << 2 * count << std::endl;
 }
 
 /* Sizes around the limits of omniORB's buffers, gridnet's frames and windows. */
@@ -81,6 +108,17 @@ void tell(Call &call)
         check(tries < 100000, "calls were lost");
 }
 
+/* More than the server reads at a time, then a last word, then nothing, not even progress, until the input ends. */
+void last(Call &call)
+{
+    Trial::Bytes data(300000);
+    data.length(300000);
+    for (long i = 0; i < call.first; i++)
+        call.server->pour(data);
+    call.server->tell(-1);
+    std::cin.ignore(std::numeric_limits<std::streamsize>::max());
+}
+
 class Listener : public POA_Trial::Listener {
 public:
     void heard(CORBA::Long number) override { check(++heard_ == number, "order"); }
@@ -103,9 +141,12 @@ void call_back(Call &call)
 
 const std::map<std::string, std::function<void(Call &)>> TRIALS = {
     {"add", add},
+    {"steady", steady},
+    {"during", during},
     {"echo", echo},
     {"threads", threads},
     {"tell", tell},
+    {"last", last},
     {"back", call_back},
     {"hold", [](Call &call) { call.server->hold(static_cast<CORBA::ULong>(call.first)); }},
     {"stop", [](Call &call) { call.server->stop(); }},

@@ -1,4 +1,5 @@
-/* trial_server FILE [-ORB...]: writes its reference to FILE, and serves until it is told to stop. */
+/* trial_server FILE [linger] [-ORB...]: writes its reference to FILE, and serves until it is told to stop. With linger it says then that it is
+ * over, and keeps its ORB until FILE is removed. */
 
 #include "poa.h"
 #include "trial.hh"
@@ -19,7 +20,15 @@ public:
 
     CORBA::Long add(CORBA::Long a, CORBA::Long b) override { return a + b; }
     Trial::Bytes *echo(const Trial::Bytes &data) override { return new Trial::Bytes(data); }
-    void tell(CORBA::Long number) override { told_ += number; }
+    void pour(const Trial::Bytes &) override { std::this_thread::sleep_for(std::chrono::milliseconds(10)); }
+
+    void tell(CORBA::Long number) override
+    {
+        told_ += number;
+        if (number < 0)
+            std::cout << "the last was told" << std::endl;
+    }
+
     CORBA::Long told() override { return told_; }
 
     void call_back(Trial::Listener_ptr who, CORBA::Long times) override
@@ -47,7 +56,8 @@ int main(int argc, char **argv)
 {
     try {
         CORBA::ORB_var orb = CORBA::ORB_init(argc, argv);
-        if (argc != 2)
+        bool lingers = argc == 3 && std::string(argv[2]) == "linger";
+        if (argc != 2 && !lingers)
             return 2;
         PortableServer::POA_var poa = both_ways(orb);
         PortableServer::Servant_var<Server> servant = new Server(orb);
@@ -59,6 +69,11 @@ int main(int argc, char **argv)
         /* It is there whole, or not at all. */
         std::rename((name + ".new").c_str(), name.c_str());
         orb->run();
+        if (lingers) {
+            std::cout << "over" << std::endl;
+            while (std::ifstream(name).good())
+                std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        }
         orb->destroy();
         return 0;
     } catch (const CORBA::SystemException &error) {

@@ -1,0 +1,209 @@
+/* parts: who is told, and when, that a connection can be read. Plays the collection's thread and omniORB's workers, in orders that they
+ * seldom have. Exit code 0: all was right. */
+
+#include "../src/connection.h"
+#include "../src/fabric.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <iostream>
+#include <thread>
+#include <utility>
+
+using namespace gridnet_giop;
+
+namespace {
+
+constexpr std::int64_t LONG_NS = 20000000000;
+/* How long anything may take on a busy machine. */
+constexpr std::chrono::seconds PATIENCE(20);
+/* Scans in which nothing is to happen. */
+constexpr int QUIET_SCANS = 4;
+
+void check(bool right, const char *what)
+{
+    if (right)
+        return;
+    std::cout << "wrong: " << what << std::endl;
+    std::exit(1);
+}
+
+/* Counts what is handed on. */
+class Counting : public omni::SocketCollection {
+public:
+    CORBA::Boolean notifyReadable(omni::SocketHolder *holder) override
+    {
+        auto *connection = static_cast<Connection *>(holder);
+        if (before_)
+            std::exchange(before_, nullptr)();
+        handed_on_ += connection->noticed() ? 1 : 0;
+        return 1;
+    }
+
+    /* To be done when it has seen something, before it hands it on. */
+    void before(std::function<void()> what) { before_ = std::move(what); }
+
+    void scan_until(const std::function<bool()> &is_so, const char *what)
+    {
+        auto end = std::chrono::steady_clock::now() + PATIENCE;
+        while (!is_so() && std::chrono::steady_clock::now() < end)
+            Select();
+        check(is_so(), what);
+    }
+
+    void scan_until_handed_on(int count)
+    {
+        scan_until([&] { return handed_on_ >= count; }, "it was not handed on");
+        check(handed_on_ == count, "it was handed on twice");
+    }
+
+    void scan_quietly()
+    {
+        int before = handed_on_;
+        for (int i = 0; i < QUIET_SCANS; i++)
+            Select();
+        check(handed_on_ == before, "handed on what nobody has sent");
+    }
+
+    int handed_on() const { return handed_on_; }
+
+private:
+    int handed_on_ = 0;
+    std::function<void()> before_;
+};
+
+/* Knows how often the watch has looked at all. */
+class Looks : public Watched {
+public:
+    bool look() override { return ++count_ > 0; }
+    bool is_waited_for() override { return false; }
+    bool arm() override { return true; }
+    int fd() override { return -1; }
+
+    void await_another(Watch &watch)
+    {
+        /* The one under way may have begun before. */
+        long end = count_ + 2;
+        while (count_ < end) {
+            watch.poke();
+            std::this_thread::yield();
+        }
+    }
+
+private:
+    std::atomic<long> count_{0};
+};
+
+struct Scene {
+    std::shared_ptr<Fabric> server, client;
+    std::shared_ptr<Looks> looks = std::make_shared<Looks>();
+    Counting *collection = new Counting;
+    gridnet_stream *caller = nullptr;
+    Connection *connection = nullptr;
+
+    Scene()
+    {
+        Fault fault;
+        gridnet_address address;
+        gridnet_listener *listener;
+        gridnet_endpoint *endpoint;
+        gridnet_stream *called;
+        server = Fabric::named("parts-server", fault);
+        client = Fabric::named("parts-client", fault);
+        check(server != nullptr && client != nullptr, fault.text.c_str());
+        check(gridnet_fabric_address(server->handle(), &address) >= 0, "address");
+        check(gridnet_listener_open(server->handle(), "parts", 0, &listener) >= 0, "listener");
+        check(gridnet_endpoint_open(client->queue(), &address, &endpoint) >= 0, "endpoint");
+        check(gridnet_stream_connect(endpoint, "parts", LONG_NS, &caller) >= 0, "call");
+        check(gridnet_listener_accept(listener, LONG_NS, &called) >= 0, "acceptance");
+        server->watch().add(looks);
+        connection = new Connection(std::make_unique<Stream>(server, called), *collection, Place{"here", 1}, Place{"there", 2});
+    }
+
+    void say()
+    {
+        std::size_t count;
+        check(gridnet_stream_write(caller, "x", 1, LONG_NS, &count) >= 0 && count == 1, "write");
+    }
+
+    void hear()
+    {
+        char byte;
+        check(connection->Recv(&byte, 1, omni_time_t()) == 1 && byte == 'x', "read");
+    }
+};
+
+/* A worker that ends asks to be told at once. What another worker has been given is not meant. */
+void what_another_reads_is_not_told_again(Scene &scene)
+{
+    int before = scene.collection->handed_on();
+    scene.connection->setSelectable(1, 0);
+    scene.say();
+    scene.collection->scan_until_handed_on(before + 1);
+    scene.connection->setSelectable(2, 0);
+    scene.looks->await_another(scene.server->watch());
+    scene.collection->scan_quietly();
+    scene.hear();
+    scene.connection->setSelectable(1, 0);
+    scene.collection->scan_quietly();
+    scene.connection->clearSelectable();
+}
+
+void who_peeks_has_it_alone(Scene &scene)
+{
+    int before = scene.collection->handed_on();
+    bool peeked = false;
+    scene.connection->setSelectable(1, 0);
+    scene.collection->before([&] { peeked = scene.connection->Peek(); });
+    scene.say();
+    scene.collection->scan_until([&] { return peeked; }, "peek");
+    check(scene.collection->handed_on() == before, "peeked, and handed on");
+    scene.hear();
+    scene.collection->scan_quietly();
+}
+
+/* Between the collection's look and its word another worker has read all, and wants to be told of more. */
+void a_notice_that_is_late_is_taken_back(Scene &scene)
+{
+    int before = scene.collection->handed_on();
+    bool begun = false;
+    scene.connection->setSelectable(1, 0);
+    scene.collection->before([&] {
+        scene.hear();
+        scene.connection->setSelectable(0, 0);
+        begun = true;
+    });
+    scene.say();
+    scene.collection->scan_until([&] { return begun; }, "nothing was seen");
+    scene.collection->scan_quietly();
+    check(scene.collection->handed_on() == before, "handed on what was read");
+    scene.say();
+    scene.collection->scan_until_handed_on(before + 1);
+    scene.hear();
+}
+
+void what_omniorb_has_read_is_told_without_the_stream(Scene &scene)
+{
+    int before = scene.collection->handed_on();
+    scene.connection->setSelectable(1, 1);
+    scene.collection->scan_until_handed_on(before + 1);
+    scene.connection->setSelectable(0, 1);
+    check(scene.connection->Peek(), "peek");
+    scene.collection->scan_quietly();
+    check(!scene.connection->Peek(), "peek at what is not watched");
+}
+
+} // namespace
+
+int main()
+{
+    Scene scene;
+    what_another_reads_is_not_told_again(scene);
+    who_peeks_has_it_alone(scene);
+    a_notice_that_is_late_is_taken_back(scene);
+    what_omniorb_has_read_is_told_without_the_stream(scene);
+    std::cout << "parts right" << std::endl;
+    /* What is left goes with the process, threads and all. */
+    std::_Exit(0);
+}
