@@ -3,26 +3,28 @@
     {capi, cli, bench, personalities} -> fabric -> {rails, meta, assembly} -> core  cli and bench may also call capi, cli also meta and assembly
     meta -> assembly -> core
     cli, and tests of all but core -> testbed              which stands alone
-    rdma-sim -> core                                       for rings in shared memory; nobody uses it yet
+    verbs -> rdma-sim -> core                              rdma-sim for rings in shared memory
 """
 
 import json
 import sys
 
 CORE = "gridnet-core"
-RAILS = {"gridnet-shm", "gridnet-uring-tcp"}
+RAILS = {"gridnet-shm", "gridnet-uring-tcp", "gridnet-verbs"}
 META = "gridnet-meta"
 ASSEMBLY = "gridnet-assembly"
 FABRIC = "gridnet"
 CAPI = "gridnet-capi"
 TESTBED = "gridnet-testbed"
 RDMA_SIM = "gridnet-rdma-sim"
+VERBS = "gridnet-verbs"
 CLI = "gridnet-cli"
 PERSONALITIES = {"gridnet-mpi-ofi"}
 TOP = {CAPI, CLI, "gridnet-bench", "gridnet-bench-peers"}
 
 ALLOWED = {CORE: set(), TESTBED: set(), RDMA_SIM: {CORE}, FABRIC: RAILS | {META, ASSEMBLY, CORE}}
 ALLOWED.update({lower: {CORE} for lower in RAILS | {ASSEMBLY}})
+ALLOWED[VERBS] = {CORE, RDMA_SIM}
 ALLOWED[META] = {CORE, ASSEMBLY}
 ALLOWED.update({member: RAILS | {CORE, FABRIC} for member in TOP})
 ALLOWED.update({member: {FABRIC} for member in PERSONALITIES})

@@ -49,7 +49,7 @@ impl Fabric {
     pub fn refusals(&self) -> Option<u64> {
         self.engine.rails().iter().find_map(|rail| match rail {
             AnyRail::Tcp(tcp) => tcp.refusals(),
-            AnyRail::Shm(_) | AnyRail::Own(_) => None,
+            AnyRail::Shm(_) | AnyRail::Verbs(_) | AnyRail::Own(_) => None,
         })
     }
 

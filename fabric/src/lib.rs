@@ -47,6 +47,7 @@ mod stream;
 mod take;
 mod tcp;
 mod until;
+mod verbs;
 mod verdict;
 pub mod words;
 
@@ -60,6 +61,7 @@ pub use rails::{run_dir, AnyRail};
 pub use shared::{Guard, PlainGuard, Shared, ThreadLevel};
 pub use stream::{Listener, Stream};
 pub use tcp::examine as examine_tcp;
+pub use verbs::examine as examine_verbs;
 pub use verdict::Verdict;
 
 /// By which two sides show each other that they have the same key, for what is said beside the rails.

@@ -20,7 +20,7 @@ pub(crate) fn find_run_dir(
 ) -> Result<(Option<RunDir>, Option<NameHolder>), Refusal> {
     let of_shm = rails.iter().find_map(|rail| match rail {
         AnyRail::Shm(shm) => Some(shm.run_dir().clone()),
-        AnyRail::Tcp(_) | AnyRail::Own(_) => None,
+        AnyRail::Tcp(_) | AnyRail::Verbs(_) | AnyRail::Own(_) => None,
     });
     if of_shm.is_some() {
         return Ok((of_shm, None));

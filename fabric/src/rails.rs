@@ -9,10 +9,11 @@ use gridnet_core::rail::{Rail, Refusal};
 use gridnet_core::wire::{Address, NetAddresses};
 use gridnet_shm::{RunDir, ShmConfig, ShmRail};
 use gridnet_uring_tcp::TcpRail;
+use gridnet_verbs::VerbsRail;
 
 use crate::config::{Config, HugePages, RailSelection};
 use crate::member::Membership;
-use crate::tcp;
+use crate::{tcp, verbs};
 
 /// One rail of a fabric.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum AnyRail {
     Shm(Box<ShmRail>),
     /// Other hosts; and members of the session through the bootstrap tree.
     Tcp(Box<TcpRail>),
+    /// Other processes, over RDMA devices.
+    Verbs(Box<VerbsRail>),
     /// The fabric with itself.
     Own(LoopbackRail),
 }
@@ -47,10 +50,12 @@ pub(crate) fn open_rails(
     let mut opened = Opened { rails: Vec::new(), missing: Vec::new(), plain: NetAddresses::NONE };
     // First of all: its addresses are part of what is written down beside a name.
     let mut tcp = open_tcp(config, local, (single_thread, membership), &mut opened.missing)?.map(Box::new);
+    let mut verbs = verbs::open(config, local)?.map(Box::new);
     for rail in config.rails.preference() {
         let rail = match rail {
             "shm" => Some(AnyRail::Shm(Box::new(ShmRail::open(shm_config(config, local, name))?))),
             "tcp" => tcp.take().map(AnyRail::Tcp),
+            "verbs" => verbs.take().map(AnyRail::Verbs),
             _ => Some(AnyRail::Own(Hub::new().named("self").of_process(std::process::id()).rail(local))),
         };
         opened.rails.extend(rail);
@@ -128,6 +133,7 @@ macro_rules! each {
         match $self {
             AnyRail::Shm($rail) => $call,
             AnyRail::Tcp($rail) => $call,
+            AnyRail::Verbs($rail) => $call,
             AnyRail::Own($rail) => $call,
         }
     };

@@ -23,7 +23,7 @@ impl Verdict {
             Err(why) if candidate.rail == ACCEPTED => Verdict::new(chosen, true, why),
             Err(why) => Verdict::new(candidate.rail, false, why),
         });
-        let excluded = KNOWN_RAILS.iter().filter(|rail| !allowed.allows(rail));
+        let excluded = KNOWN_RAILS.iter().filter(|rail| allowed.excludes(rail));
         asked.chain(excluded.map(|rail| Verdict::new(rail, false, "excluded by GRIDNET_RAILS"))).collect()
     }
 

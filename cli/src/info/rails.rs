@@ -35,10 +35,14 @@ fn examine_rail(name: &'static str, config: &Config) -> Rail {
     let (purpose, checks) = match name {
         "shm" => ("processes of this host, through shared memory", shm_checks(config)),
         "tcp" => ("processes of other hosts, over TCP", tcp_checks(config)),
+        "verbs" => ("processes of other hosts, over RDMA devices", verbs_checks(config)),
         _ => ("a process and itself", vec![]),
     };
     let missing = checks.iter().find(|check| check.required && !check.works);
     let why = match missing {
+        _ if !config.rails.allows(name) && !config.rails.excludes(name) => {
+            format!("used only where GRIDNET_RAILS names it: {purpose}")
+        }
         _ if !config.rails.allows(name) => format!("excluded by GRIDNET_RAILS={}", config.rails),
         Some(check) => format!("{}: {}", check.name, check.detail),
         None => purpose.to_owned(),
@@ -62,6 +66,11 @@ fn shm_checks(config: &Config) -> Vec<Check> {
 
 fn tcp_checks(config: &Config) -> Vec<Check> {
     let checks = gridnet::examine_tcp(config).into_iter();
+    checks.map(|(name, required, outcome)| check(name, required, outcome)).collect()
+}
+
+fn verbs_checks(config: &Config) -> Vec<Check> {
+    let checks = gridnet::examine_verbs(config).into_iter();
     checks.map(|(name, required, outcome)| check(name, required, outcome)).collect()
 }
 

@@ -72,9 +72,9 @@ impl Plan {
         let overrides = overrides(args);
         let config = Config::from_process(&overrides)?;
         let remote = args.hosts.connect.is_some();
-        if !["shm", "tcp"].iter().any(|rail| config.rails.allows(rail)) {
+        if !["shm", "tcp", "verbs"].iter().any(|rail| config.rails.allows(rail)) {
             let why = format!("GRIDNET_RAILS={} (--rails) has no rail between two processes", config.rails);
-            return Err(Failure::Usage(format!("{why}: accepted are shm, tcp")));
+            return Err(Failure::Usage(format!("{why}: accepted are shm, tcp, verbs")));
         }
         let wait = config.entries().into_iter().find(|entry| entry.name == "GRIDNET_WAIT_MODE");
         let specs = specs(args);

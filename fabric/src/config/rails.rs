@@ -3,7 +3,9 @@
 use std::fmt;
 
 /// Every rail this build knows, in the order in which `auto` prefers them.
-pub const KNOWN_RAILS: &[&str] = &["shm", "tcp", "self"];
+pub const KNOWN_RAILS: &[&str] = &["shm", "tcp", "verbs", "self"];
+/// Those that are used only where they are named: what goes over them is not protected.
+const NAMED_ONLY: &[&str] = &["verbs"];
 
 /// The rails that `GRIDNET_RAILS` allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,14 +24,20 @@ impl RailSelection {
         self.preference().contains(&name)
     }
 
+    /// Whether the rail `name` would be used, had it not been left out here: some have to be named.
+    pub fn excludes(&self, name: &str) -> bool {
+        match self {
+            RailSelection::Except(rails) => rails.contains(&name),
+            _ => !self.allows(name) && !NAMED_ONLY.contains(&name),
+        }
+    }
+
     /// The rails that may be used, the preferred one first; never empty.
     pub fn preference(&self) -> Vec<&'static str> {
         match self {
-            RailSelection::Auto => KNOWN_RAILS.to_vec(),
+            RailSelection::Auto => automatic().collect(),
             RailSelection::Only(rails) => rails.clone(),
-            RailSelection::Except(rails) => {
-                KNOWN_RAILS.iter().copied().filter(|known| !rails.contains(known)).collect()
-            }
+            RailSelection::Except(rails) => automatic().filter(|known| !rails.contains(known)).collect(),
         }
     }
 
@@ -62,6 +70,10 @@ impl fmt::Display for RailSelection {
     }
 }
 
+fn automatic() -> impl Iterator<Item = &'static str> {
+    KNOWN_RAILS.iter().copied().filter(|known| !NAMED_ONLY.contains(known))
+}
+
 /// The known rails of these names, or `None` if one is unknown or named twice.
 fn known_once(names: &[&str]) -> Option<Vec<&'static str>> {
     let mut rails = Vec::with_capacity(names.len());
@@ -91,6 +103,14 @@ mod tests {
         let selection = RailSelection::parse("^shm").unwrap();
         assert!(!selection.allows("shm") && selection.allows("self"));
         assert_eq!(selection.to_string(), "^shm");
+    }
+
+    #[test]
+    fn what_is_not_protected_has_to_be_named() {
+        for text in ["auto", "^shm", "^verbs"] {
+            assert!(!RailSelection::parse(text).unwrap().allows("verbs"), "{text}");
+        }
+        assert!(RailSelection::parse("verbs,self").unwrap().allows("verbs"));
     }
 
     #[test]

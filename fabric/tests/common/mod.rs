@@ -90,7 +90,7 @@ impl Party {
         let guard = self.enter();
         let shm = guard.engine.rails().iter().find_map(|rail| match rail {
             AnyRail::Shm(shm) => Some(shm.usage()),
-            AnyRail::Tcp(_) | AnyRail::Own(_) => None,
+            AnyRail::Tcp(_) | AnyRail::Verbs(_) | AnyRail::Own(_) => None,
         });
         shm.expect("it has the rail")
     }

@@ -1,0 +1,103 @@
+//! The rail verbs, as the configuration wants it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::Refusal;
+use gridnet_core::wire::Address;
+use gridnet_uring_tcp::Key;
+use gridnet_verbs::device::Device;
+use gridnet_verbs::{Secret, Security, SoftDevice, VerbsConfig, VerbsRail};
+
+use crate::config::Config;
+use crate::session::check_alone;
+
+/// Opens the rail for the fabric at `local`, which is reached there from then on; none unless it was named.
+///
+/// # Errors
+/// Why it cannot be had.
+pub(crate) fn open(config: &Config, local: &mut Address) -> Result<Option<VerbsRail>, Refusal> {
+    if !config.rails.allows("verbs") {
+        return Ok(None);
+    }
+    let opened = open_named(config, local);
+    opened.map(Some).map_err(|why| Refusal::new(why.error, format!("rail verbs: {}", why.reason)))
+}
+
+fn open_named(config: &Config, local: &mut Address) -> Result<VerbsRail, Refusal> {
+    let security = security(config)?;
+    if config.rails.allows("tcp") {
+        let why =
+            "an address has one port, which is that of the rail tcp: GRIDNET_RAILS may have one of the two";
+        return Err(Refusal::new(Error::Config, why));
+    }
+    let (device, listen) = device(config)?;
+    let rail = VerbsRail::open(VerbsConfig {
+        local: *local,
+        device: Box::new(device),
+        listen,
+        ports: config.net_ports.map(|ports| (ports.first(), ports.last())),
+        security,
+        keep_alive: (!config.net_keep_alive.is_zero()).then_some(config.net_keep_alive),
+        retains: config.reliability,
+    })?;
+    local.network = rail.listens_at();
+    Ok(rail)
+}
+
+/// The software device at the first address that may be used.
+fn device(config: &Config) -> Result<(SoftDevice, IpAddr), Refusal> {
+    let addresses = config.net_interfaces.addresses()?;
+    let none = || Refusal::new(Error::Config, "no address");
+    let address = *addresses.first().ok_or_else(none)?;
+    let failed = |e| Refusal::new(Error::System, format!("software device at {address}: {e}"));
+    Ok((SoftDevice::over_udp(address).map_err(failed)?, address))
+}
+
+/// What the rail needs: what it is called, whether it cannot do without, and what is there or is missing.
+pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, String>)> {
+    let known = security(config).map(|security| {
+        let by = match security {
+            Security::Key(_) => "by a key",
+            Security::Insecure => "anybody who says so, too (GRIDNET_NET_INSECURE)",
+        };
+        format!("{by}; data is plain, neither encrypted nor authenticated")
+    });
+    let device = device(config).map(|(device, _)| {
+        let mtu = device.limits().max_mtu;
+        format!("{}, GID {}, path MTU {mtu}", device.name(), device.gid().ip())
+    });
+    let why = |refusal: Refusal| refusal.reason;
+    vec![("peers are known", true, known.map_err(why)), ("device", true, device.map_err(why))]
+}
+
+/// How peers are known. RoCE has no encryption, so that no session is served by it.
+fn security(config: &Config) -> Result<Security, Refusal> {
+    check_alone(config)?;
+    if config.session.is_some() {
+        let why = "in a session all that leaves a host is encrypted, and RoCE cannot be";
+        return Err(Refusal::new(Error::Config, why));
+    }
+    match &config.net_key_file {
+        Some(path) => Ok(Security::Key(Arc::new(FileKey(Key::read(path)?)))),
+        None if config.net_insecure => Ok(Security::Insecure),
+        None => {
+            let why = "it needs GRIDNET_NET_KEY_FILE, or GRIDNET_NET_INSECURE=1 on both sides";
+            Err(Refusal::new(Error::Config, why))
+        }
+    }
+}
+
+/// The key of a file, which signs what the rail says.
+struct FileKey(Key);
+
+impl Secret for FileKey {
+    fn sign(&self, purpose: &str, texts: &[&[u8]]) -> [u8; 32] {
+        self.0.sign(purpose, texts)
+    }
+
+    fn accepts(&self, purpose: &str, texts: &[&[u8]], proof: &[u8]) -> bool {
+        self.0.accepts(purpose, texts, proof)
+    }
+}

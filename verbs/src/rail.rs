@@ -1,0 +1,367 @@
+//! The rail: all links of one fabric over one device.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `link.rs` | a link, and how far it is |
+//! | `greet.rs` | who gets a link: calls of this side, and of others |
+//! | `ends.rs` | how links end, and the rail |
+
+mod ends;
+mod greet;
+mod link;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use gridnet_core::error::Error;
+use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PeerId, Posted, Rail, Refusal, Sink};
+use gridnet_core::time::Time;
+use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
+
+use crate::call::Side;
+use crate::config::{Security, VerbsConfig};
+use crate::conn::{Ended, MAX_PAYLOAD};
+use crate::device::{Device, QpNum, Status, Wc};
+use crate::visitor::Visitor;
+use crate::watch::{Watched, Watcher};
+use link::{Link, State};
+
+/// Longest payload of a frame that carries a whole message: that of the rail tcp, so that what went whole over one goes whole over
+/// the other.
+const MAX_EAGER: usize = 8 << 10;
+/// Completions that are taken in one go.
+const COMPLETIONS: usize = 64;
+/// Rounds in which what a device still holds is looked for, before a link ends.
+const LAST_ROUNDS: usize = 64;
+
+/// The rail over verbs.
+#[derive(Debug)]
+pub struct VerbsRail {
+    local: Address,
+    security: Security,
+    keep_alive: Option<Duration>,
+    retains: bool,
+    from: IpAddr,
+    capabilities: Capabilities,
+    device: Box<dyn Device>,
+    links: Vec<Link>,
+    /// Links that are neither broken nor over.
+    by_node: HashMap<NodeId, u32>,
+    by_qp: HashMap<QpNum, u32>,
+    /// Links with a bound in time: that are being made, or come to their end.
+    timed: Vec<u32>,
+    /// Links that have come to an end in this round.
+    ended: Vec<(u32, Ended)>,
+    listener: TcpListener,
+    visitors: HashMap<u32, Visitor>,
+    next_visitor: u32,
+    watcher: Watcher,
+    /// Completions that were taken from the device and not looked at.
+    completions: Vec<Wc>,
+    /// Number of calls of this side.
+    generation: u32,
+    /// The last look at the clock of the engine, and when that was.
+    looked: (Time, Instant),
+    /// The process that opened the rail.
+    process: u32,
+}
+
+impl VerbsRail {
+    /// Opens the rail: listens.
+    ///
+    /// # Errors
+    /// What the system does not allow.
+    pub fn open(config: VerbsConfig) -> Result<VerbsRail, Refusal> {
+        let listener = greet::listen(config.listen, config.ports)?;
+        let at = listener.local_addr().map_err(|e| Refusal::new(Error::System, e.to_string()))?;
+        let watcher = Watcher::open()?;
+        watcher.watch(&listener, Watched::Listener, false)?;
+        if let Some(descriptor) = config.device.descriptor() {
+            watcher.watch_device(descriptor)?;
+        }
+        let network = NetAddresses::new(at.port(), [at.ip()]);
+        tracing::debug!(address = %at, device = config.device.name(), gid = %config.device.gid(), "rail open");
+        Ok(VerbsRail {
+            local: Address { network, ..config.local },
+            security: config.security,
+            keep_alive: config.keep_alive,
+            retains: config.retains,
+            from: config.listen,
+            capabilities: capabilities(config.retains),
+            device: config.device,
+            links: Vec::new(),
+            by_node: HashMap::new(),
+            by_qp: HashMap::new(),
+            timed: Vec::new(),
+            ended: Vec::new(),
+            listener,
+            visitors: HashMap::new(),
+            next_visitor: 0,
+            watcher,
+            completions: Vec::with_capacity(COMPLETIONS),
+            generation: 0,
+            looked: (Time(0), Instant::now()),
+            process: std::process::id(),
+        })
+    }
+
+    /// Where peers call.
+    pub fn listens_at(&self) -> NetAddresses {
+        self.local.network
+    }
+
+    /// What the device is called, and its GID.
+    pub fn device(&self) -> (String, SocketAddr) {
+        (self.device.name(), self.device.gid())
+    }
+
+    /// Breaks the queue pair of a link, as a network does: its device fails, and what was not taken here is lost.
+    #[cfg(feature = "testing")]
+    pub fn break_pair(&mut self, node: NodeId) {
+        if let Some(State::Live(conn)) =
+            self.by_node.get(&node).and_then(|i| self.links.get(*i as usize)).map(|link| &link.state)
+        {
+            self.device.fail_qp(conn.qp);
+        }
+    }
+
+    /// Ends the connection beside a link.
+    #[cfg(feature = "testing")]
+    pub fn cut_wire(&mut self, node: NodeId) {
+        if let Some(State::Live(conn)) =
+            self.by_node.get(&node).and_then(|i| self.links.get(*i as usize)).map(|link| &link.state)
+        {
+            conn.wire.end();
+        }
+    }
+
+    fn side(&self) -> Side<'_> {
+        Side { local: &self.local, security: &self.security }
+    }
+
+    fn state(&mut self, index: u32) -> Option<&mut State> {
+        self.links.get_mut(index as usize).map(|link| &mut link.state)
+    }
+
+    /// Lets the device work, and takes what it has completed; how many frames were delivered.
+    fn look<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
+        let mut frames = 0;
+        self.device.progress();
+        loop {
+            let mut completions = std::mem::take(&mut self.completions);
+            if completions.is_empty() && self.device.poll_cq(&mut completions).is_err() {
+                // Its queue has the completions of all links that it was said to have room for.
+                tracing::error!("the device has lost completions");
+            }
+            let count = completions.len();
+            frames += completions.drain(..).map(|wc| self.complete(&wc, sink)).sum::<usize>();
+            self.completions = completions;
+            if count < COMPLETIONS || frames >= budget {
+                break;
+            }
+        }
+        // What was told to peers leaves now.
+        if frames > 0 {
+            self.device.progress();
+        }
+        frames
+    }
+
+    fn complete<S: Sink>(&mut self, wc: &Wc, sink: &mut S) -> usize {
+        let Some(&index) = self.by_qp.get(&wc.qp) else { return 0 };
+        let Some(link) = self.links.get_mut(index as usize) else { return 0 };
+        let peer = link.peer;
+        if matches!(link.state, State::Settling(_)) && wc.status == Status::Success {
+            // The peer sends: it is ready, whatever way that takes to be told.
+            self.establish(index, sink);
+        }
+        let Some(link) = self.links.get_mut(index as usize) else { return 0 };
+        match &mut link.state {
+            State::Live(conn) => match conn.take(&mut *self.device, wc, peer, sink) {
+                Ok(frames) => {
+                    self.end_after_last(index);
+                    frames
+                }
+                Err(ended) => {
+                    self.end(index, ended);
+                    0
+                }
+            },
+            State::Leaving(conn) => {
+                if conn.wind_up(wc) {
+                    self.leave(index);
+                }
+                0
+            }
+            State::Settling(_) => {
+                self.end(index, Ended::failed("the queue pair failed while the link was made"));
+                0
+            }
+            _ => 0,
+        }
+    }
+
+    fn end(&mut self, index: u32, ended: Ended) {
+        // What comes first says why.
+        if !self.ended.iter().any(|(i, _)| *i == index) {
+            self.ended.push((index, ended));
+        }
+        self.by_qp.retain(|_, i| *i != index);
+    }
+
+    /// When the device has to work though nothing comes.
+    fn next_work(&self) -> Option<Time> {
+        if self.by_qp.is_empty() {
+            return None;
+        }
+        let (time, at) = self.looked;
+        let after = at.elapsed() + self.device.next_work()?;
+        Some(time.after(after.as_nanos() as u64))
+    }
+}
+
+impl Rail for VerbsRail {
+    fn name(&self) -> &'static str {
+        "verbs"
+    }
+
+    #[inline]
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
+        self.call(peer, address).map(LinkId)
+    }
+
+    fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
+        match self.links.get_mut(link.0 as usize).map(|link| &mut link.state) {
+            Some(State::Live(conn)) => {
+                let posted = conn.post(&mut *self.device, frame);
+                if posted == Posted::Done {
+                    self.device.progress();
+                }
+                posted
+            }
+            Some(State::Calling(_) | State::Awaiting | State::Settling(_)) => Posted::NoResource,
+            _ => Posted::Down,
+        }
+    }
+
+    fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
+        if self.by_qp.is_empty() {
+            return 0;
+        }
+        let frames = self.look(budget, sink);
+        if !self.ended.is_empty() {
+            self.finish_ended(sink);
+        }
+        frames
+    }
+
+    fn maintain<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
+        self.looked = (now, Instant::now());
+        let mut happened = 0;
+        for what in self.watcher.ready() {
+            happened += match what {
+                Watched::Listener => self.accept_all(sink),
+                Watched::Device => 0,
+                Watched::Link(index) => self.hear(index, sink),
+                Watched::Visitor(number) => self.attend(number, sink),
+            };
+        }
+        happened += self.check_times(now, sink);
+        self.finish_ended(sink);
+        happened
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.next_time().into_iter().chain(self.next_work()).min()
+    }
+
+    fn is_connecting(&self) -> bool {
+        !self.timed.is_empty() || !self.visitors.is_empty()
+    }
+
+    fn path(&self, link: LinkId) -> Path {
+        let at = |at: Option<SocketAddr>| at.map(|at| at.to_string());
+        match self.links.get(link.0 as usize).map(|link| &link.state) {
+            Some(State::Live(conn)) => Path {
+                local: Some(self.device.gid().to_string()),
+                remote: at(conn.remote()),
+                security: Some("plain, neither sealed nor signed"),
+                ..Path::default()
+            },
+            Some(State::Calling(call)) => Path { remote: at(Some(call.to())), ..Path::default() },
+            _ => Path::default(),
+        }
+    }
+
+    fn delivered(&self, link: LinkId) -> u64 {
+        match self.links.get(link.0 as usize).map(|link| &link.state) {
+            Some(State::Live(conn)) => conn.delivered(),
+            Some(State::Broken(remains)) => remains.delivered,
+            _ => 0,
+        }
+    }
+
+    fn retained(
+        &mut self,
+        link: LinkId,
+        after: u64,
+        each: &mut dyn FnMut(Incoming<'_>),
+    ) -> Result<(), Error> {
+        match self.links.get(link.0 as usize).map(|link| &link.state) {
+            Some(State::Broken(remains)) => remains.retained(after, each),
+            _ => Err(Error::Invalid),
+        }
+    }
+
+    fn fence(&mut self, link: LinkId) {
+        self.break_off(link.0);
+    }
+
+    fn silent_ns(&self, link: LinkId) -> u64 {
+        self.links.get(link.0 as usize).map_or(0, |link| link.silent_ns)
+    }
+
+    fn arm(&mut self) -> Armed {
+        if self.by_qp.is_empty() {
+            return Armed::Yes;
+        }
+        self.device.arm();
+        self.device.progress();
+        // An error is noticed by the next poll.
+        if self.completions.is_empty() {
+            let _ = self.device.poll_cq(&mut self.completions);
+        }
+        if self.completions.is_empty() && self.ended.is_empty() {
+            Armed::Yes
+        } else {
+            Armed::Busy
+        }
+    }
+
+    fn disarm(&mut self) {}
+
+    fn wait_handle(&self) -> Option<i32> {
+        Some(self.watcher.descriptor())
+    }
+
+    fn disconnect(&mut self, link: LinkId) {
+        self.hang_up(link.0);
+    }
+}
+
+fn capabilities(retains: bool) -> Capabilities {
+    let mut capabilities = Capabilities::minimal();
+    capabilities.max_eager = MAX_EAGER;
+    capabilities.max_segment = MAX_PAYLOAD;
+    capabilities.max_iov = 64;
+    capabilities.retains = retains;
+    // The software device over UDP; adapters are quicker.
+    capabilities.latency_ns = 8_000;
+    capabilities.bandwidth = 1_000_000_000;
+    capabilities
+}

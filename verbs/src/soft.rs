@@ -1,0 +1,276 @@
+//! The software device behind the seam.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use gridnet_rdma_sim::attr::{
+    Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr, RtsAttr, RNR_RETRY_FOREVER,
+};
+use gridnet_rdma_sim::wire::{Psn, QpNum as SimQpNum, RnrTimer};
+use gridnet_rdma_sim::wr::{Data, RecvWr as SimRecvWr, SendOp, SendWr as SimSendWr, WcStatus};
+use gridnet_rdma_sim::{Cq, Error, Pd, Port, Qp, QpShape, UdpPort, UdpWaiter};
+
+use crate::arena::Arena;
+use crate::device::{Depth, Device, Failure, Limits, QpNum, RecvWr, Region, Route, SendWr, Sge, Status, Wc};
+
+/// Completions that are kept: those of a thousand queue pairs and more.
+const CQ_CAPACITY: usize = 1 << 18;
+/// 4.096 us x 2^14, or 67 ms: a process that does not call answers for nobody meanwhile,
+const ACK_TIMEOUT: AckTimeout = AckTimeout::new(14);
+/// and is given up after half a second.
+const RETRY_COUNT: u8 = 7;
+/// Bytes of headers around the payload of a packet: IPv6, UDP, BTH with the longest extension, ICRC.
+const PACKET_OVERHEAD: u32 = 40 + 8 + 12 + 32 + 4;
+
+/// A software RDMA device.
+pub struct SoftDevice {
+    device: gridnet_rdma_sim::Device,
+    domain: Pd,
+    queue: Cq,
+    pairs: HashMap<QpNum, Qp>,
+    /// What is readable when packets are there.
+    waiter: Option<UdpWaiter>,
+    start: Instant,
+    max_mtu: u16,
+    wire: &'static str,
+}
+
+impl fmt::Debug for SoftDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SoftDevice")
+            .field("wire", &self.wire)
+            .field("gid", &self.gid())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SoftDevice {
+    /// A device whose packets go through a UDP socket of this address, on any port.
+    ///
+    /// # Errors
+    /// Those of sockets, and when the system gives no random numbers.
+    pub fn over_udp(address: IpAddr) -> io::Result<SoftDevice> {
+        let port = UdpPort::bind(SocketAddr::new(address, 0))?;
+        let waiter = port.waiter()?;
+        let mut device = SoftDevice::over(port, "udp")?;
+        device.waiter = Some(waiter);
+        device.max_mtu = mtu_of(address);
+        Ok(device)
+    }
+
+    /// A device at any port; nothing wakes who waits for it.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn over(port: impl Port + 'static, wire: &'static str) -> io::Result<SoftDevice> {
+        let refused = |_| io::Error::other("the software device cannot be opened");
+        let device = gridnet_rdma_sim::Device::open(port).map_err(refused)?;
+        let domain = device.alloc_pd();
+        let queue = device.create_cq(CQ_CAPACITY, None).map_err(refused)?;
+        let start = Instant::now();
+        Ok(SoftDevice {
+            device,
+            domain,
+            queue,
+            pairs: HashMap::new(),
+            waiter: None,
+            start,
+            max_mtu: 4096,
+            wire,
+        })
+    }
+
+    fn pair(&self, qp: QpNum) -> Result<&Qp, Failure> {
+        self.pairs.get(&qp).ok_or(Failure::Invalid)
+    }
+}
+
+impl Device for SoftDevice {
+    fn name(&self) -> String {
+        format!("software device, wire {}", self.wire)
+    }
+
+    fn gid(&self) -> SocketAddr {
+        self.device.address()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_mtu: self.max_mtu, max_inline: QpShape::default().max_inline, max_cqe: CQ_CAPACITY }
+    }
+
+    #[expect(unsafe_code)] // The promise is kept by `Region`.
+    fn register(&mut self, arena: Arena) -> Result<Region, Failure> {
+        // SAFETY: the memory stays until the registration is dropped, as `Region` drops that first. Others reach it as verbs allow:
+        // sends are filled before they are posted and not touched until their completion, receives are read after theirs.
+        let registered = unsafe { self.domain.register(arena.base(), arena.len(), Access::LOCAL_WRITE) };
+        let mr = registered.map_err(failure)?;
+        let lkey = mr.lkey().0;
+        Ok(Region::new(Box::new(mr), arena, lkey))
+    }
+
+    fn create_qp(&mut self, depth: Depth) -> Result<QpNum, Failure> {
+        let shape = QpShape { max_send_wr: depth.send, max_recv_wr: depth.receive, ..QpShape::default() };
+        let qp = self.domain.create_qp(&self.queue, &self.queue, None, shape).map_err(failure)?;
+        qp.change(Change::Init(InitAttr { access: Access::LOCAL_READ })).map_err(failure)?;
+        let num = QpNum(qp.num().value());
+        self.pairs.insert(num, qp);
+        Ok(num)
+    }
+
+    fn connect_qp(&mut self, qp: QpNum, route: &Route) -> Result<(), Failure> {
+        let qp = self.pair(qp)?;
+        let to_rtr = RtrAttr {
+            path_mtu: mtu(route.mtu),
+            remote: route.remote,
+            dest_qp: SimQpNum::new(route.dest_qp.0),
+            rq_psn: Psn::new(route.rq_psn),
+            max_dest_rd_atomic: 0,
+            min_rnr_timer: RnrTimer::new(1),
+        };
+        qp.change(Change::Rtr(to_rtr)).map_err(failure)?;
+        let to_rts = RtsAttr {
+            sq_psn: Psn::new(route.sq_psn),
+            timeout: ACK_TIMEOUT,
+            retry_cnt: RETRY_COUNT,
+            rnr_retry: RNR_RETRY_FOREVER,
+            max_rd_atomic: 0,
+        };
+        qp.change(Change::Rts(to_rts)).map_err(failure)
+    }
+
+    fn fail_qp(&mut self, qp: QpNum) {
+        // One that is there is not in RESET, so that the change is legal.
+        let _ = self.pair(qp).map(|qp| qp.change(Change::Err));
+    }
+
+    fn destroy_qp(&mut self, qp: QpNum) {
+        self.pairs.remove(&qp);
+    }
+
+    fn post_send(&mut self, qp: QpNum, list: &[SendWr]) -> Result<(), (usize, Failure)> {
+        let qp = self.pair(qp).map_err(|failure| (0, failure))?;
+        for (taken, wr) in list.iter().enumerate() {
+            let data = Data::Sges(wr.sge.iter().map(sge).collect());
+            let mut request = SimSendWr::new(wr.wr_id, SendOp::SendWithImm(wr.imm), data);
+            request.signaled = wr.signaled;
+            qp.post_send(request).map_err(|error| (taken, failure(error)))?;
+        }
+        Ok(())
+    }
+
+    fn post_recv(&mut self, qp: QpNum, list: &[RecvWr]) -> Result<(), (usize, Failure)> {
+        let qp = self.pair(qp).map_err(|failure| (0, failure))?;
+        for (taken, wr) in list.iter().enumerate() {
+            let request = SimRecvWr { wr_id: wr.wr_id, sges: vec![sge(&wr.sge)] };
+            qp.post_recv(request).map_err(|error| (taken, failure(error)))?;
+        }
+        Ok(())
+    }
+
+    fn poll_cq(&mut self, into: &mut Vec<Wc>) -> Result<(), Failure> {
+        while into.len() < into.capacity() {
+            let Some(wc) = self.queue.poll().map_err(|_| Failure::Full)? else { break };
+            let qp = QpNum(wc.qp.value());
+            let (wr_id, byte_len, imm) = (wc.wr_id, wc.byte_len, wc.imm);
+            into.push(Wc { wr_id, status: status(wc.status), byte_len, imm, qp });
+        }
+        Ok(())
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        self.waiter.as_ref().map(|waiter| waiter.as_fd().as_raw_fd())
+    }
+
+    fn progress(&mut self) -> usize {
+        self.device.progress(self.start.elapsed())
+    }
+
+    fn next_work(&self) -> Option<Duration> {
+        self.device.deadline().map(|at| at.saturating_sub(self.start.elapsed()))
+    }
+}
+
+fn sge(sge: &Sge) -> gridnet_rdma_sim::wr::Sge {
+    let Sge { address, length, lkey } = *sge;
+    gridnet_rdma_sim::wr::Sge { address, length, lkey: gridnet_rdma_sim::wr::Lkey(lkey) }
+}
+
+fn status(status: WcStatus) -> Status {
+    match status {
+        WcStatus::Success => Status::Success,
+        WcStatus::WrFlushErr => Status::Flushed,
+        WcStatus::RetryExcErr => Status::NoAnswer,
+        WcStatus::LocLenErr => Status::Failed("a message was longer than its receive"),
+        WcStatus::LocProtErr => Status::Failed("a local key does not open the memory"),
+        WcStatus::RemInvReqErr => Status::Failed("the peer's device says that a request breaks a rule"),
+        WcStatus::RemAccessErr => {
+            Status::Failed("the peer's device says that a key does not open the memory")
+        }
+        WcStatus::RemOpErr => Status::Failed("the peer's device could not do it"),
+        _ => Status::Failed("the device says that it failed"),
+    }
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Full => Failure::Full,
+        Error::System => Failure::NoMemory,
+        _ => Failure::Invalid,
+    }
+}
+
+/// The largest path MTU that is not more than so many bytes; 256 at least.
+fn mtu(bytes: u16) -> Mtu {
+    match bytes {
+        4096.. => Mtu::B4096,
+        2048.. => Mtu::B2048,
+        1024.. => Mtu::B1024,
+        512.. => Mtu::B512,
+        _ => Mtu::B256,
+    }
+}
+
+/// Path MTU for the interface that has this address; that of Ethernet without jumbo frames where it is not known.
+fn mtu_of(address: IpAddr) -> u16 {
+    let bytes = interface_of(address)
+        .and_then(|name| std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok())
+        .and_then(|text| text.trim().parse::<u32>().ok())
+        .unwrap_or(1500);
+    let payload = bytes.saturating_sub(PACKET_OVERHEAD).min(4096);
+    mtu(payload as u16).bytes() as u16
+}
+
+fn interface_of(address: IpAddr) -> Option<String> {
+    let all = nix::ifaddrs::getifaddrs().ok()?;
+    all.into_iter().find_map(|interface| {
+        let here = interface.address?;
+        let ip = match (here.as_sockaddr_in(), here.as_sockaddr_in6()) {
+            (Some(v4), _) => IpAddr::from(v4.ip()),
+            (_, Some(v6)) => IpAddr::from(v6.ip()),
+            _ => return None,
+        };
+        (ip == address).then_some(interface.interface_name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_mtu_is_a_value_of_verbs() {
+        let bytes = [0, 255, 256, 511, 512, 1023, 1024, 1404, 2048, 4095, 4096, u16::MAX];
+        let found = bytes.map(|bytes| mtu(bytes).bytes());
+        assert_eq!(found, [256, 256, 256, 256, 512, 512, 1024, 1024, 2048, 2048, 4096, 4096]);
+    }
+
+    #[test]
+    fn loopback_carries_large_packets() {
+        assert_eq!(mtu_of([127, 0, 0, 1].into()), 4096);
+        assert_eq!(mtu_of([192, 0, 2, 1].into()), 1024);
+    }
+}
