@@ -24,6 +24,11 @@ impl Peer {
         drop(self.0.stdin.take());
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// What it has said on its standard error, which is a pipe, until its end.
     pub fn errors(&mut self) -> String {
         let mut said = String::new();

@@ -20,3 +20,4 @@ mod slow;
 mod stacks;
 mod streamed;
 mod users;
+mod verbs;
