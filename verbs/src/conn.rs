@@ -104,7 +104,7 @@ impl Conn {
         if there != Some(peer.gid.ip()) {
             // Whoever could name any address could have this side send to strangers.
             let why = "the peer's device has another address than the peer";
-            return Err(Refusal::new(Error::PeerMisbehaved, why));
+            return Err(Refusal::new(Error::Unreachable, why));
         }
         let mtu = peer.mtu.min(device.limits().max_mtu);
         let route = Route { remote: peer.gid, dest_qp: peer.num, mtu, rq_psn: peer.psn, sq_psn: self.psn };
@@ -308,7 +308,7 @@ fn receive_at(slot: u32) -> usize {
 const SILENCE_NS: u64 = 536_000_000;
 
 fn broken(why: &'static str, silent_ns: u64) -> Ended {
-    Ended::Broken(Refusal::new(Error::Unreachable, why), silent_ns)
+    Ended::Broken(Refusal::new(Error::PeerGone, why), silent_ns)
 }
 
 fn misbehaved(error: Error) -> Ended {

@@ -57,6 +57,8 @@ pub struct VerbsRail {
     visitors: HashMap<u32, Visitor>,
     next_visitor: u32,
     watcher: Watcher,
+    /// The listener is left alone until then, as it could not accept; 0 before the first look at the clock.
+    rests_until: Option<Time>,
     /// Completions that were taken from the device and not looked at.
     completions: Vec<Wc>,
     /// Number of calls of this side.
@@ -99,6 +101,7 @@ impl VerbsRail {
             visitors: HashMap::new(),
             next_visitor: 0,
             watcher,
+            rests_until: None,
             completions: Vec::with_capacity(COMPLETIONS),
             generation: 0,
             looked: (Time(0), Instant::now()),
@@ -151,8 +154,7 @@ impl VerbsRail {
         loop {
             let mut completions = std::mem::take(&mut self.completions);
             if completions.is_empty() && self.device.poll_cq(&mut completions).is_err() {
-                // Its queue has the completions of all links that it was said to have room for.
-                tracing::error!("the device has lost completions");
+                self.lose_all();
             }
             let count = completions.len();
             frames += completions.drain(..).map(|wc| self.complete(&wc, sink)).sum::<usize>();
@@ -200,6 +202,13 @@ impl VerbsRail {
             }
             _ => 0,
         }
+    }
+
+    /// The device has lost completions: nothing is known of any link any more.
+    fn lose_all(&mut self) {
+        tracing::error!("the device has lost completions, and with them all links");
+        let all: Vec<u32> = self.by_qp.values().copied().collect();
+        all.into_iter().for_each(|index| self.end(index, Ended::failed("the device has lost completions")));
     }
 
     fn end(&mut self, index: u32, ended: Ended) {
@@ -266,7 +275,11 @@ impl Rail for VerbsRail {
         for what in self.watcher.ready() {
             happened += match what {
                 Watched::Listener => self.accept_all(sink),
-                Watched::Device => 0,
+                // Nobody else does where no link is there to be polled, and a sleeper would be woken for ever.
+                Watched::Device => {
+                    self.device.progress();
+                    0
+                }
                 Watched::Link(index) => self.hear(index, sink),
                 Watched::Visitor(number) => self.attend(number, sink),
             };

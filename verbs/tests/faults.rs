@@ -4,9 +4,12 @@
 mod common;
 
 use common::{say, Verbs};
+use gridnet_core::error::Error;
 use gridnet_core::testing::conformance::{
     self, cancel, ends, faults, loans, matching, numbers, pressure, regions, reliability, transfer,
 };
+use gridnet_core::testing::node::exactly;
+use gridnet_core::testing::pair::Pair;
 use gridnet_core::{conformance_call_each, fault_call_each, fault_cases, fault_cut_cases, reliability_tests};
 use gridnet_rdma_sim::testing::Faults;
 use std::time::Duration;
@@ -62,6 +65,22 @@ fn floods_pass_a_lossy_network() {
 #[test]
 fn cuts_on_a_lossy_network_are_survived() {
     reliability::a_cut_at_any_step_delays_a_transfer(Verbs::net(Faults { loss: 2_000, ..Faults::NONE }));
+}
+
+/// As on a rail that does not promise more: what is under way ends with the link.
+#[test]
+fn without_reliability_a_break_is_the_end() {
+    for breaks_pair in [true, false] {
+        let mut pair = Pair::new(Verbs { retains: false, ..Verbs::net(Faults::NONE) });
+        let receive = pair.a.receive(exactly(pair.to_b, 1), 8);
+        let node = pair.b.address().node;
+        let rail = &mut pair.a.engine().rails_mut()[0];
+        match breaks_pair {
+            true => rail.break_pair(node),
+            false => rail.cut_wire(node),
+        }
+        assert_eq!(pair.finish_a(receive).status, Err(Error::PeerGone));
+    }
 }
 
 #[test]

@@ -15,21 +15,50 @@ use crate::wire::Heard;
 
 /// How long a side that has given way waits for the other's call, or one that was called until the caller is ready.
 const MAKING_NS: u64 = 5_000_000_000;
+/// Packets that are heard beside a link in one go.
+const MAX_WORDS: usize = 16;
 /// How long what was sent before a last word may take to arrive.
 const LEAVING_NS: u64 = 1_000_000_000;
 /// The same when the rail ends, and its process waits for that.
 const FAREWELL: Duration = Duration::from_millis(250);
 
+/// What was heard beside a link.
+enum Words {
+    /// Something, and there may be more.
+    More,
+    /// The end of the connection.
+    Last,
+    /// Nothing.
+    None,
+}
+
 impl VerbsRail {
     /// Something was said over the connection beside a link.
     pub(super) fn hear<S: Sink>(&mut self, index: u32, sink: &mut S) -> usize {
+        // What was read with a packet is told of by nothing, so all of it is looked at. Nobody has as much to say.
+        for heard in 0..MAX_WORDS {
+            match self.hear_one(index, sink) {
+                Words::More => {}
+                Words::Last => return heard + 1,
+                Words::None => return heard,
+            }
+        }
+        let why = Refusal::new(Error::PeerMisbehaved, "it says too much");
+        self.end(index, Ended::Misbehaved(why));
+        MAX_WORDS
+    }
+
+    fn hear_one<S: Sink>(&mut self, index: u32, sink: &mut S) -> Words {
         let heard = match self.state(index) {
-            Some(State::Calling(_)) => return self.go_on_calling(index, sink),
+            Some(State::Calling(_)) => {
+                return if self.go_on_calling(index, sink) > 0 { Words::More } else { Words::None };
+            }
             Some(State::Settling(conn) | State::Live(conn) | State::Leaving(conn)) => conn.wire.hear(),
-            _ => return 0,
+            _ => return Words::None,
         };
+        let is_end = matches!(heard, Heard::End | Heard::Broken(_));
         match heard {
-            Heard::Nothing => return 0,
+            Heard::Nothing => return Words::None,
             Heard::Packet(READY, _) => self.establish(index, sink),
             Heard::Packet(BYE, said) => self.hear_bye(index, &said, sink),
             Heard::Packet(REFUSAL, said) => {
@@ -43,7 +72,11 @@ impl VerbsRail {
             Heard::End => self.hear_end(index, "the connection was closed without a word", sink),
             Heard::Broken(e) => self.hear_end(index, &format!("the connection broke: {e}"), sink),
         }
-        1
+        if is_end {
+            Words::Last
+        } else {
+            Words::More
+        }
     }
 
     /// The peer has said its last word.
@@ -57,7 +90,7 @@ impl VerbsRail {
                 let _ = conn;
                 self.finish(index, Refusal::new(Error::PeerGone, "the peer has ended the link"), false, sink);
             }
-            Some(State::Live(conn)) => {
+            Some(State::Live(conn)) if conn.last.is_none() => {
                 conn.last = Some(count);
                 if let Some(link) = self.links.get_mut(index as usize) {
                     link.since = None;
@@ -228,6 +261,7 @@ impl VerbsRail {
     /// Ends what takes too long; returns how much happened.
     pub(super) fn check_times<S: Sink>(&mut self, now: Time, sink: &mut S) -> usize {
         self.drop_late_visitors(now);
+        self.wake_listener(now);
         let mut happened = 0;
         for at in (0..self.timed.len()).rev() {
             let Some(&index) = self.timed.get(at) else { continue };
@@ -273,7 +307,7 @@ impl VerbsRail {
             })
         });
         let visits = self.visitors.values().map(|visitor| after(visitor.since, VISIT_NS));
-        links.chain(visits).min()
+        links.chain(visits).chain(self.rests_until).min()
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::{LinkId, PeerId, Refusal, Sign, Sink};
+use gridnet_core::time::Time;
 use gridnet_core::wire::Address;
 
 use super::link::{Link, State};
@@ -14,12 +15,14 @@ use super::VerbsRail;
 use crate::call::{Call, Progress};
 use crate::conn::{Conn, Ended};
 use crate::hello::{Role, OFFER};
-use crate::visitor::{send_away, Known, Visit, Visitor, MAX_VISITORS};
+use crate::visitor::{send_away, Known, Visit, Visitor, MAX_VISITORS, VISIT_NS};
 use crate::watch::Watched;
 use crate::wire::{refusal_of, Wire};
 
 /// Connections that are accepted in one go.
 const ACCEPTED_AT_ONCE: usize = 64;
+/// How long a listener is left alone that cannot accept.
+const REST_NS: u64 = 100_000_000;
 
 /// Listens at this address, on one of these ports.
 pub(super) fn listen(at: IpAddr, ports: Option<(u16, u16)>) -> Result<TcpListener, Refusal> {
@@ -93,6 +96,8 @@ impl VerbsRail {
             Progress::Linked(conn) => {
                 link.state = State::Settling(conn);
                 self.establish(index, sink);
+                // What was read with the last word of the handshake is told of by nothing.
+                self.hear(index, sink);
             }
             Progress::Crossed => {
                 link.state = State::Awaiting;
@@ -123,12 +128,19 @@ impl VerbsRail {
     pub(super) fn accept_all<S: Sink>(&mut self, sink: &mut S) -> usize {
         let mut accepted = 0;
         while accepted < ACCEPTED_AT_ONCE {
-            let Ok((stream, _)) = self.listener.accept() else { break };
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(e) => {
+                    self.rest(&e);
+                    break;
+                }
+            };
             accepted += 1;
             match Wire::accepted(stream) {
                 Ok(wire) => {
                     wire.tune(None);
-                    self.hear_visitor(None, Visitor::new(wire), sink);
+                    self.hear_visitor(Visitor::new(wire), sink);
                 }
                 Err(e) => tracing::warn!(reason = %e, "connection dropped"),
             }
@@ -138,33 +150,31 @@ impl VerbsRail {
 
     /// A visitor has something to say.
     pub(super) fn attend<S: Sink>(&mut self, number: u32, sink: &mut S) -> usize {
-        let Some(visitor) = self.visitors.remove(&number) else { return 0 };
-        self.hear_visitor(Some(number), visitor, sink);
+        let Some(visitor) = self.dismiss(number) else { return 0 };
+        self.hear_visitor(visitor, sink);
         1
     }
 
-    fn hear_visitor<S: Sink>(&mut self, number: Option<u32>, visitor: Visitor, sink: &mut S) {
+    /// Takes a visitor out of everything. A forked child may have a copy of its descriptor, of which the watcher would tell for ever.
+    fn dismiss(&mut self, number: u32) -> Option<Visitor> {
+        let visitor = self.visitors.remove(&number)?;
+        self.watcher.forget(&visitor.wire);
+        Some(visitor)
+    }
+
+    fn hear_visitor<S: Sink>(&mut self, visitor: Visitor, sink: &mut S) {
         match visitor.step(&self.side()) {
-            Visit::Waits(visitor) => self.await_visitor(number, visitor),
+            Visit::Waits(visitor) => self.await_visitor(visitor),
             Visit::Over => {}
-            Visit::Known(known) => {
-                if number.is_some() {
-                    self.watcher.forget(&known.wire);
-                }
-                self.admit(known, sink);
-            }
+            Visit::Known(known) => self.admit(known, sink),
         }
     }
 
-    fn await_visitor(&mut self, number: Option<u32>, visitor: Visitor) {
-        if let Some(number) = number {
-            self.visitors.insert(number, visitor);
-            return;
-        }
+    fn await_visitor(&mut self, visitor: Visitor) {
         if self.visitors.len() >= MAX_VISITORS {
             // Numbers grow: the smallest has been here longest.
             let first = self.visitors.keys().copied().min();
-            if let Some(first) = first.and_then(|first| self.visitors.remove(&first)) {
+            if let Some(first) = first.and_then(|first| self.dismiss(first)) {
                 tracing::warn!(
                     from = first.name(),
                     "connection dropped: too many have not said who they are"
@@ -278,23 +288,35 @@ impl VerbsRail {
         frames
     }
 
-    pub(super) fn drop_late_visitors(&mut self, now: gridnet_core::time::Time) {
-        self.visitors.retain(|_, visitor| {
-            let late = now.since(*visitor.since.get_or_insert(now)) > crate::visitor::VISIT_NS;
-            if late {
-                tracing::warn!(
-                    from = visitor.name(),
-                    "connection dropped: it did not say who it is within 5 s"
-                );
-            }
-            !late
-        });
+    pub(super) fn drop_late_visitors(&mut self, now: Time) {
+        let is_late = |visitor: &mut Visitor| now.since(*visitor.since.get_or_insert(now)) > VISIT_NS;
+        let all = self.visitors.iter_mut();
+        let late: Vec<u32> =
+            all.filter_map(|(number, visitor)| is_late(visitor).then_some(*number)).collect();
+        for visitor in late.into_iter().filter_map(|number| self.dismiss(number)) {
+            tracing::warn!(from = visitor.name(), "connection dropped: it did not say who it is within 5 s");
+        }
+    }
+
+    /// The listener cannot accept, as when descriptors have run out: it would be told of all the time.
+    fn rest(&mut self, why: &std::io::Error) {
+        tracing::warn!(reason = %why, "connections wait");
+        self.watcher.forget(&self.listener);
+        self.rests_until = Some(self.looked.0.after(REST_NS));
+    }
+
+    /// Listens again, when it is time.
+    pub(super) fn wake_listener(&mut self, now: Time) {
+        if self.rests_until.is_some_and(|until| now >= until) {
+            let watched = self.watcher.watch(&self.listener, Watched::Listener, false);
+            self.rests_until = watched.err().map(|_| now.after(REST_NS));
+        }
     }
 }
 
 impl Ended {
     /// The queue pair is of no use any more.
     pub(crate) fn failed(why: &str) -> Ended {
-        Ended::Broken(Refusal::new(Error::Unreachable, why), 0)
+        Ended::Broken(Refusal::new(Error::PeerGone, why), 0)
     }
 }

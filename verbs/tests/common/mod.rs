@@ -28,7 +28,7 @@ pub struct Verbs {
     pub security: Security,
     pub retains: bool,
     /// Ports of a network within the process that were given out.
-    opened: u16,
+    pub opened: u16,
 }
 
 impl Verbs {
