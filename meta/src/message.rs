@@ -121,7 +121,7 @@ pub struct Denied {
     pub why: Refused,
 }
 
-/// Who is at an end of a connection without TLS: what is said at its [beginning](crate::plain), by either side. `Debug` shows little
+/// Who is at an end of a connection without TLS: what is said at its beginning, by either side. `Debug` shows little
 /// of it.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plain {
