@@ -160,10 +160,13 @@ impl Link {
                 }
                 message = self.reader.next() => self.take(shared, message?)?,
                 written = self.outbox.write(), if !is_idle => written?,
-                message = self.queue.next_or(shared.report.notified()), if is_idle => match message {
-                    Some(message) => self.outbox.push_encoded(message.into()),
-                    None => self.report(shared, false)?,
-                },
+                message = self.queue.next_or(shared.report.notified()), if is_idle => {
+                    // First: what one below says is not passed on before it is known to be there.
+                    self.report(shared, false)?;
+                    if let Some(message) = message {
+                        self.outbox.push_encoded(message.into());
+                    }
+                }
                 () = sleep_until(silent_at) => match self.reader.come(SILENCE_LIMIT).await {
                     Some(message) => message?.map_or(Ok(()), |message| self.take(shared, message))?,
                     None => {
