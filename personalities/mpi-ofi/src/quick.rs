@@ -27,6 +27,12 @@ const LOOKS: u32 = 8;
 /// So often in a row the ring alone is looked at, where all that comes comes there: polling all the rest takes several times as long.
 const MOST_LEAN: u32 = 7;
 
+#[cfg(test)]
+thread_local! {
+    /// Sends, receives and completions of this thread that took a short way.
+    pub(crate) static SHORT: [std::cell::Cell<u64>; 3] = const { [const { std::cell::Cell::new(0) }; 3] };
+}
+
 /// A small message with a tag, under the flags of its endpoint.
 pub(crate) struct Small {
     pub(crate) message: Iov,
@@ -77,6 +83,8 @@ impl Endpoint {
             Some(data) => outlet.send_with(small.tag, data, small.message),
         };
         if sent {
+            #[cfg(test)]
+            SHORT.with(|short| short[0].set(short[0].get() + 1));
             let does_report = !small.silent && self.tx.reports(flags);
             let done = || event(small.context, SEND | TAGGED, small.message.len());
             reports.done(&self.tx, does_report.then(done));
@@ -114,7 +122,11 @@ impl Endpoint {
         let tag = (small.tag, small.ignore & !UNTAGGED);
         let posted = fabric.engine.receive_now(self.cq, source, tag, small.message, key.to_bits());
         match (posted, self.ops.get_mut(key)) {
-            (Some(number), Some(op)) => op.number = number,
+            (Some(number), Some(op)) => {
+                #[cfg(test)]
+                SHORT.with(|short| short[1].set(short[1].get() + 1));
+                op.number = number;
+            }
             _ => drop(self.ops.remove(key)),
         }
         posted.is_some()
@@ -155,19 +167,23 @@ impl Endpoint {
             source: self.source(vectors, end.source),
         };
         self.ops.remove(key);
+        #[cfg(test)]
+        SHORT.with(|short| short[2].set(short[2].get() + 1));
         Look::Received(event)
     }
 
-    /// Takes what has come in to `self.taken`, which is empty, where calls need no lock; whether they do not.
+    /// Takes what has come in to `self.taken`, where calls need no lock; whether they do not.
     ///
     /// # Errors
     /// That the fabric is broken.
     #[inline(always)]
     pub(super) fn take_quickly(&mut self) -> Result<bool, i32> {
-        debug_assert!(self.taken.is_empty() && self.taken.capacity() >= BATCH);
+        // Both are so already, unless a panic has come in between.
+        self.taken.clear();
+        self.taken.reserve(BATCH);
         let Some(mut fabric) = self.shared.enter_plain() else { return Ok(false) };
         let Some(out) = NonNull::new(self.taken.as_mut_ptr()) else { return Ok(false) };
-        // SAFETY: room for as many, as the vector was made so, and is emptied by each who takes from it.
+        // SAFETY: room for as many.
         let (mut taken, _) = unsafe { fabric.take_quick(self.cq, out, BATCH, 1) };
         self.lean_takes = 0;
         if taken == 0 {

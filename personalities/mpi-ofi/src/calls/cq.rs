@@ -161,7 +161,11 @@ unsafe fn look(cq: *mut FidCq, out: *mut c_void, count: usize, from: *mut FiAddr
             Some(-(errno::EAGAIN as isize))
         }
         Look::Ended(end) => {
-            endpoint.end(vectors, reports, &end);
+            // That takes many steps, with a net again.
+            guarded_int(|| {
+                endpoint.end(vectors, reports, &end);
+                Ok(())
+            });
             None
         }
         Look::Poll => None,

@@ -253,10 +253,10 @@ fn a_closed_endpoint_has_sent_what_it_was_given() {
     assert!(receiver.is_ok());
 }
 
-/// A party for another thread: any thread may call, at any time.
+/// A party for another thread.
 struct Movable<'a>(&'a Party);
 
-// SAFETY: each call of the provider goes in behind the lock of the domain.
+// SAFETY: one thread at a time calls for a party.
 unsafe impl Send for Movable<'_> {}
 
 #[test]

@@ -293,7 +293,7 @@ fn without_room_nothing_is_lost_and_what_is_refused_has_not_happened() {
 #[test]
 fn a_closed_endpoint_has_written_what_it_was_given() {
     struct Movable<'a>(&'a Party);
-    // SAFETY: each call of the provider goes in behind the lock of the domain.
+    // SAFETY: one thread at a time calls for a party.
     unsafe impl Send for Movable<'_> {}
 
     // Few enough for a slow machine: they have 5 s.
