@@ -66,8 +66,7 @@ pub fn early_messages_wait_in_order<F: Fixture>(fixture: F) {
     for i in 0..100 {
         pair.a.send(pair.to_b, &content(len_of(i), i), i % 3);
     }
-    pair.run_until_quiet();
-    assert_eq!(pair.b.engine().counters().unexpected_now, 100);
+    assert!(pair.run_until(|pair| pair.b.engine().counters().unexpected_now == 100), "not all has come");
     for tag in [2, 0, 1] {
         for i in (0..100).filter(|i| i % 3 == tag) {
             let receive = pair.b.receive(exactly(pair.to_a, tag), len_of(i));
