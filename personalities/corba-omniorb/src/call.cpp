@@ -3,6 +3,7 @@
 #include "log.h"
 #include "stream.h"
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <thread>
@@ -12,12 +13,19 @@ namespace gridnet_giop {
 
 namespace {
 
-/* So long the directory of a session may be behind: the server has just joined. */
-constexpr std::chrono::seconds UNKNOWN_LIMIT(10);
+/* So long the directory of a session may be behind, as the server has just joined; but no more than half of the time there is: it may
+   not be in the session at all, and other profiles have their turn. */
+constexpr std::chrono::seconds UNKNOWN_LIMIT(2);
 /* Then it is looked up again. */
 constexpr std::chrono::milliseconds UNKNOWN_PAUSE(20);
 /* What may come later than asked for, on a busy machine, before something is wrong. */
 constexpr std::int64_t GRACE_NS = 10000000000;
+
+/* Whether an error says that nobody is at an address any more. */
+bool is_gone(gridnet_status status)
+{
+    return status == GRIDNET_ERR_UNREACHABLE || status == GRIDNET_ERR_PEER_GONE || status == GRIDNET_ERR_NOT_FOUND;
+}
 
 /* What gridnet says in some lines, in one. */
 std::string explanation(const std::function<gridnet_status(char *, std::size_t)> &ask)
@@ -62,7 +70,13 @@ gridnet_stream *Call::connect(const std::optional<gridnet_address> &known, Fault
     }
     if (where.flags & GRIDNET_LOCATION_HERE) {
         gridnet_stream *stream = by_address(*known, fault);
-        return stream != nullptr ? stream : by_name(fault);
+        /* Started again it has the same name. Who refuses is there: the name could be that of another one, of this user. */
+        if (stream != nullptr || !is_gone(fault.status))
+            return stream;
+        std::string before = fault.text;
+        stream = by_name(fault);
+        fault.text = before + "; by its name: " + fault.text;
+        return stream;
     }
     gridnet_stream *stream = by_node(where.node, fault);
     /* Where there is no session there are no nodes. What its rules have refused is not tried in another way. */
@@ -92,12 +106,13 @@ gridnet_stream *Call::by_address(const gridnet_address &address, Fault &fault)
 gridnet_stream *Call::by_node(const gridnet_node &node, Fault &fault)
 {
     auto since = std::chrono::steady_clock::now();
+    auto limit = std::min<std::chrono::nanoseconds>(UNKNOWN_LIMIT, std::chrono::nanoseconds(left_ns(end_) / 2));
     for (;;) {
         gridnet_endpoint *endpoint;
         gridnet_status status = open_node(node, &endpoint, fault);
         if (status >= 0)
             return service_of(endpoint, fault);
-        bool may_come = status == GRIDNET_ERR_NOT_FOUND && std::chrono::steady_clock::now() - since < UNKNOWN_LIMIT;
+        bool may_come = status == GRIDNET_ERR_NOT_FOUND && std::chrono::steady_clock::now() - since < limit;
         if (!may_come || left_ns(end_) == 0)
             return nullptr;
         std::this_thread::sleep_for(UNKNOWN_PAUSE);

@@ -59,6 +59,11 @@ CORBA::Boolean Endpoint::Bind()
         bound = false;
     }
     if (!bound) {
+        /* The port is free again. */
+        acceptor_.reset();
+        if (fabric_ != nullptr)
+            Fabric::release(fabric_);
+        fabric_.reset();
         log_line(1, "no endpoint " + uri_of(place_) + ": " + fault.text);
         return 0;
     }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 namespace gridnet_giop {
@@ -133,10 +135,15 @@ bool Fabric::is_opening()
  * opened still. */
 void Fabric::end(Fabric *fabric)
 {
-    if (fabric->watch_ != nullptr && (fabric->watch_->is_own_thread() || fabric->is_opening()))
-        std::thread([fabric] { delete fabric; }).detach();
-    else
+    if (fabric->watch_ == nullptr || (!fabric->watch_->is_own_thread() && !fabric->is_opening())) {
         delete fabric;
+        return;
+    }
+    try {
+        std::thread([fabric] { delete fabric; }).detach();
+    } catch (const std::system_error &failure) {
+        log_line(1, std::string("a fabric is not closed before the process ends, as no thread can be had: ") + failure.what());
+    }
 }
 
 Fabric::~Fabric()
