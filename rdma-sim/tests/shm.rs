@@ -1,11 +1,12 @@
 //! Shared memory as a port: peers that sleep, peers that are not there, strangers.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use gridnet_rdma_sim::{Port, Received, ShmPort, ShmWaiter};
+use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{connect, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{connect, recv, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 
 /// How long a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,14 +86,46 @@ fn packets_for_nobody_are_lost() {
     assert_eq!(port.receive(&mut Vec::new()), Received::Nothing);
 }
 
+/// Of those who say nothing, the one that came first makes room, whoever else has left.
+#[test]
+fn the_oldest_stranger_makes_room() {
+    let mut port = ShmPort::open().expect("a port");
+    let name = name_of(&port);
+    let stranger = || {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("a socket");
+        connect(socket.as_raw_fd(), &name).expect("it listens");
+        socket
+    };
+    // Whether the port has hung up, after it had its time to look.
+    let mut is_over = |stranger: &OwnedFd| {
+        (0..100).for_each(|_| assert_eq!(port.receive(&mut Vec::new()), Received::Nothing));
+        recv(stranger.as_raw_fd(), &mut [0], MsgFlags::empty()) != Err(Errno::EAGAIN)
+    };
+    let mut strangers: Vec<OwnedFd> = Vec::new();
+    for _ in 0..64 {
+        strangers.push(stranger());
+        assert!(!is_over(&strangers[0]));
+    }
+    send(strangers[0].as_raw_fd(), b"?", MsgFlags::empty()).expect("sent");
+    assert!(is_over(&strangers[0]));
+    strangers.extend([stranger(), stranger()]);
+    assert!(is_over(&strangers[1]), "a younger one has made room");
+    assert!(strangers[2..].iter().all(|stranger| !is_over(stranger)));
+}
+
+fn name_of(port: &ShmPort) -> UnixAddr {
+    let to = port.address();
+    let std::net::IpAddr::V6(ip) = to.ip() else { panic!("{to} is not what addresses look like") };
+    let name = UnixAddr::new_abstract(format!("gridnet-rdma-{:016x}", ip.to_bits() as u64).as_bytes());
+    name.expect("a name")
+}
+
 /// Others that connect and say what no port says, or nothing, take nobody's place.
 #[test]
 fn strangers() {
     let mut port = ShmPort::open().expect("a port");
-    let to = port.address();
-    let std::net::IpAddr::V6(ip) = to.ip() else { panic!("{to} is not what addresses look like") };
-    let name = UnixAddr::new_abstract(format!("gridnet-rdma-{:016x}", ip.to_bits() as u64).as_bytes());
-    let name = name.expect("a name");
+    let (to, name) = (port.address(), name_of(&port));
     let mut silent = Vec::new();
     let words = [&b"?"[..], b"\xa1", b"\xa1........", b"\xb0", b"\xa1........................"];
     // More who say nothing than have room.

@@ -55,24 +55,16 @@ pub(super) fn listen(id: u64) -> io::Result<OwnedFd> {
 }
 
 /// Whether the other end is a process of this user: others may connect, since names of this kind have no permissions.
-fn is_of_this_user(stream: &OwnedFd) -> bool {
+pub(super) fn is_of_this_user(stream: &OwnedFd) -> bool {
     getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == geteuid().as_raw())
 }
 
-/// The next connection of a process of this user.
+/// The next connection, of whichever user: see [`is_of_this_user`]. None when there is none, or none to be had for now.
 pub(super) fn accept(listener: &OwnedFd) -> Option<OwnedFd> {
-    loop {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let stream = match accept4(listener.as_raw_fd(), flags) {
-            // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
-            Ok(file) => unsafe { OwnedFd::from_raw_fd(file) },
-            Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
-            Err(_) => return None,
-        };
-        if is_of_this_user(&stream) {
-            return Some(stream);
-        }
-    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let file = accept4(listener.as_raw_fd(), flags).ok()?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
+    Some(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
 /// A connection to the port `id`.

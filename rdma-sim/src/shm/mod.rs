@@ -129,8 +129,12 @@ impl ShmPort {
     }
 
     fn accept(&mut self) {
+        // Those of other users count, too: they may come as fast as they are accepted.
         for _ in 0..MAX_GUESTS {
             let Some(guest) = greeting::accept(&self.listener) else { return };
+            if !greeting::is_of_this_user(&guest) {
+                continue;
+            }
             if self.guests.len() >= MAX_GUESTS {
                 // Whoever is silent longest makes room: ports speak at once.
                 let silent = self.guests.remove(0);
@@ -148,7 +152,8 @@ impl ShmPort {
         if matches!(said, Said::Nothing) {
             return;
         }
-        let stream = self.guests.swap_remove(at);
+        // The others stay in the order in which they came.
+        let stream = self.guests.remove(at);
         if let Said::Hello(peer, file) = said {
             if let Ok(segment) = Segment::join(&file) {
                 return self.add(Link::new(peer, stream, segment));
