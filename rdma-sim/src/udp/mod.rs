@@ -29,6 +29,8 @@ pub struct UdpPort {
     address: SocketAddr,
     inbox: Inbox,
     outbox: Outbox,
+    /// Peers may send segments, also where an interface of this side cannot.
+    accepts_segments: bool,
     identifications: Option<Identifications>,
     /// The identification of the segment that would come next.
     expected: u16,
@@ -52,7 +54,15 @@ impl UdpPort {
         let _ = setsockopt(&socket, sockopt::SndBuf, &BUFFER_BYTES);
         let address = socket.local_addr()?;
         let (inbox, outbox) = (Inbox::new(), Outbox::new());
-        Ok(UdpPort { socket, address, inbox, outbox, identifications: None, expected: 0 })
+        Ok(UdpPort {
+            socket,
+            address,
+            inbox,
+            outbox,
+            accepts_segments: false,
+            identifications: None,
+            expected: 0,
+        })
     }
 
     /// Accepts packets over IPv4 whose identification is not 0, as adapters and the device of Linux send them. The ICRC then finds
@@ -69,6 +79,7 @@ impl UdpPort {
     #[must_use]
     pub fn send_segments(mut self) -> UdpPort {
         self.outbox.segments = true;
+        self.accepts_segments = true;
         self
     }
 
@@ -117,8 +128,8 @@ impl Port for UdpPort {
             Flow::new(from, self.address, Ipv4Fields { identification, ..Ipv4Fields::UNFRAGMENTED })
         };
         // Where peers send segments, the next one is most likely; then the beginning of others; then one after some that were lost.
-        let likely = if self.outbox.segments { self.expected } else { 0 };
-        let all = if self.outbox.segments && from.is_ipv4() { 0..BATCH as u16 } else { 0..1 };
+        let likely = if self.accepts_segments { self.expected } else { 0 };
+        let all = if self.accepts_segments && from.is_ipv4() { 0..BATCH as u16 } else { 0..1 };
         let opened = std::iter::once(likely)
             .chain(all)
             .find_map(|identification| Some((identification, flow(identification)?.open(datagram)?)))
@@ -156,5 +167,32 @@ fn forbid_fragments(socket: &UdpSocket) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn who_cannot_send_segments_takes_those_of_others() {
+        let port = || UdpPort::bind(([127, 0, 0, 1], 0).into()).expect("a port").send_segments();
+        let (mut from, mut port) = (port(), port());
+        // As after an interface that cannot.
+        port.outbox.segments = false;
+        for byte in 0..4 {
+            assert!(from.send(port.address(), &mut vec![byte; 100]));
+        }
+        assert!(from.flush());
+        let (start, mut bytes, mut came) = (Instant::now(), Vec::new(), 0);
+        while came < 4 {
+            assert!(start.elapsed() < Duration::from_secs(60), "{came} of 4 packets came");
+            match port.receive(&mut bytes) {
+                Received::Nothing => std::thread::yield_now(),
+                received => assert_eq!(received, Received::Packet(from.address())),
+            }
+            came += u8::from(bytes == [came; 100]);
+        }
     }
 }
