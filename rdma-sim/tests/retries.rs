@@ -5,10 +5,11 @@ mod common;
 use std::time::Duration;
 
 use common::{address, connect, Options, Side, Two};
+use gridnet_rdma_sim::attr::Access;
 use gridnet_rdma_sim::testing::{Faults, Net, NetPort};
 use gridnet_rdma_sim::wire::{Aeth, Bth, Credits, Header, NakCode, Packet, Psn, RnrTimer, Syndrome};
 use gridnet_rdma_sim::wr::{Data, SendOp, SendWr, Wc, WcStatus};
-use gridnet_rdma_sim::{Port, Received};
+use gridnet_rdma_sim::{Mr, Port, Received};
 
 const PSN: u32 = 100;
 
@@ -232,4 +233,44 @@ fn a_peer_that_is_asked_and_misses_something() {
     assert_eq!(listener.wait(60), [2]);
     listener.say(1, Syndrome::Nak(NakCode::PsnSequence));
     assert_eq!(listener.requests(20), [(1, false), (2, true)]);
+}
+
+/// A side that has sent two messages of which nobody wants to hear; the memory of the second is gone since.
+fn half_gone() -> (Listener, Mr) {
+    let mut listener = Listener::new();
+    let other = listener.side.pd.allocate(4096, Access::ALL).expect("memory");
+    for (id, sge) in [listener.side.mr.sge(0, 4), other.sge(0, 4)].into_iter().enumerate() {
+        let wr = SendWr { signaled: false, ..SendWr::new(id as u64, SendOp::Send, Data::Sges(vec![sge])) };
+        listener.side.qp.post_send(wr).expect("posted");
+    }
+    assert_eq!(listener.requests(20), [(0, false), (1, false)]);
+    (listener, other)
+}
+
+/// The last message should ask, and cannot: the one before does, and what it hears ends both.
+#[test]
+fn a_question_whose_memory_is_gone() {
+    let (mut listener, memory) = half_gone();
+    drop(memory);
+    assert_eq!(listener.requests(60), []);
+    assert_eq!(listener.requests(66), [(0, true)]);
+    listener.say(0, Syndrome::Ack(Credits::UNLIMITED));
+    listener.wait(20);
+    assert_eq!(listener.statuses(), [WcStatus::LocProtErr]);
+}
+
+/// The same with a peer that says nothing any more, before and after it has said that it misses everything.
+#[test]
+fn a_question_whose_memory_is_gone_to_nobody() {
+    for misses in [false, true] {
+        let (mut listener, memory) = half_gone();
+        drop(memory);
+        if misses {
+            listener.say(0, MISSING);
+            assert_eq!(listener.requests(20), [(0, false)]);
+        }
+        let asked = listener.requests(1000);
+        assert!(asked.len() < 4 && asked.iter().all(|asked| *asked == (0, true)), "{asked:?}");
+        assert_eq!(listener.statuses(), [WcStatus::RetryExcErr, WcStatus::WrFlushErr], "misses {misses}");
+    }
 }

@@ -42,6 +42,8 @@ pub(super) struct Requester {
     rnr_retries: u8,
     /// Everything was sent again because of an answer that was missing; further ones that are missing tell nothing new.
     recovering: bool,
+    /// The memory of one that was sent before is gone, so that the last packet cannot ask any more: each one does.
+    asks_always: bool,
     draining: bool,
 }
 
@@ -80,6 +82,7 @@ impl Requester {
             retries: 0,
             rnr_retries: 0,
             recovering: false,
+            asks_always: false,
             draining: false,
         }
     }
@@ -165,7 +168,10 @@ impl Requester {
             self.ack_deadline = None;
             self.recovering = false;
             if !self.is_asked() {
+                // Once: whether the question could leave or not, the next silence is a retry, and those are counted.
                 self.ask();
+                self.asked_psn = self.sent_psn;
+                self.ack_deadline = self.timeout_from(host.now);
                 return Ok(());
             }
             return self.retry();
@@ -232,6 +238,7 @@ impl Requester {
         let end = wqe.sent + step == wqe.packets;
         let mut bth = Bth::new(dest_qp, psn);
         bth.ack_request = (end && self.is_awaited(wqe))
+            || self.asks_always
             || psn.value().is_multiple_of(ACK_EACH)
             || under_way + step >= self.window.size()
             // The last that was ever sent comes again: what is missing behind it would not be noticed.
@@ -240,7 +247,11 @@ impl Requester {
         bth.solicited = wqe.wr.solicited && end;
         if !self.encode_next(bth, host, out) {
             // The memory is gone. What was sent before is to be finished first, and then this is the head.
-            return if self.cursor == 0 { Err(WcStatus::LocProtErr) } else { Ok(false) };
+            if self.cursor == 0 {
+                return Err(WcStatus::LocProtErr);
+            }
+            self.asks_always = true;
+            return Ok(false);
         }
         let wqe = &mut self.queue[self.cursor];
         wqe.sent += step;
