@@ -74,8 +74,8 @@ impl XdpPort {
     /// [`PORT`](crate::wire::PORT); port 0 is any. Tries without copying, which few drivers can do, before with.
     ///
     /// # Errors
-    /// `PermissionDenied` without the rights, `ResourceBusy` when the interface has a program or the queue a socket, `NotFound` when
-    /// no interface has the address, `Unsupported` for what the kernel cannot do, and those of [`UdpPort::bind`].
+    /// `PermissionDenied` without the rights, `ResourceBusy` when the interface has a program or the queue a socket (some ms longer
+    /// than that is open), `NotFound` when no interface has the address, `Unsupported` for what the kernel cannot do, and those of [`UdpPort::bind`].
     pub fn bind(address: SocketAddrV4) -> io::Result<XdpPort> {
         XdpPort::bind_queue(address, 0)
     }

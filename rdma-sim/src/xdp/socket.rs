@@ -5,10 +5,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use super::ring::{Frames, Layout, Ring, FRAME};
 
-/// Frames of either direction.
-const FRAMES: u32 = 2048;
+/// Frames of either direction: 4 MiB for both, half of what a process may pin that has no right to more (`RLIMIT_MEMLOCK`).
+const FRAMES: u32 = 512;
 /// Completions that are collected when so few frames are left.
 const FEW: u32 = FRAMES / 2;
 
@@ -24,6 +26,8 @@ pub(super) struct Socket {
     under_way: u32,
     /// The kernel was not told of the last ones.
     unsaid: bool,
+    /// The last time it took none, as when the interface is down.
+    refused: bool,
 }
 
 impl Socket {
@@ -69,8 +73,17 @@ impl Socket {
             )
         };
         poll_busily(&file);
-        let mut socket =
-            Socket { file, frames, fill, completed, incoming, outgoing, under_way: 0, unsaid: false };
+        let mut socket = Socket {
+            file,
+            frames,
+            fill,
+            completed,
+            incoming,
+            outgoing,
+            under_way: 0,
+            unsaid: false,
+            refused: false,
+        };
         for _ in 0..FRAMES {
             let Some(frame) = socket.frames.take() else { break };
             socket.fill.put(frame);
@@ -120,19 +133,25 @@ impl Socket {
         }
     }
 
-    /// Whether a frame can be sent.
+    /// Whether a frame can be sent, or is lost.
     pub(super) fn has_room(&mut self) -> bool {
+        self.has_frame() || self.refused
+    }
+
+    fn has_frame(&mut self) -> bool {
         if self.under_way >= FEW {
             self.collect();
         }
-        self.under_way < FRAMES
+        self.under_way < FRAMES && self.outgoing.room() > 0
     }
 
     /// Sends a frame of `len` bytes, at most [`FRAME`], which `write` fills; false when there is no room. It leaves with
-    /// [`flush`](Self::flush).
+    /// [`flush`](Self::flush). While the kernel takes none and all frames wait, further ones are lost, as on a cable that was pulled.
     pub(super) fn send(&mut self, len: usize, write: impl FnOnce(&mut [u8])) -> bool {
-        if !self.has_room() || self.outgoing.room() == 0 {
-            return false;
+        if !self.has_frame() {
+            // The kernel is asked again, or it would never be known that it takes some.
+            self.unsaid |= self.refused;
+            return self.refused;
         }
         let Some(frame) = self.frames.take() else { return false };
         let Some(bytes) = self.frames.bytes(frame, len) else {
@@ -159,10 +178,13 @@ impl Socket {
             let outcome = unsafe {
                 libc::sendto(self.file.as_raw_fd(), std::ptr::null(), 0, flags, std::ptr::null(), 0)
             };
-            // EAGAIN: it has sent as many as it does in one go. Whatever else: tried again by the next call.
-            let more = outcome != 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
-            self.unsaid = outcome != 0;
-            if !more {
+            let error = (outcome != 0).then(Errno::last);
+            // There is no room behind it for now: tried again by the next call. Whatever else, as that the interface is down, may
+            // last: what waits leaves after the next frame, and who misses it sends it again.
+            self.unsaid = matches!(error, Some(Errno::EAGAIN | Errno::EBUSY | Errno::ENOBUFS));
+            self.refused = error.is_some() && !self.unsaid;
+            // EAGAIN: it has sent as many as it does in one go.
+            if error != Some(Errno::EAGAIN) {
                 break;
             }
         }
