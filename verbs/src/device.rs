@@ -222,7 +222,11 @@ pub trait Device: Debug + Send {
     fn poll_cq(&mut self, into: &mut Vec<Wc>) -> Result<(), Failure>;
 
     /// Has the next completion make the [`descriptor`](Self::descriptor) readable. What is there already does not: poll after this.
-    fn arm(&mut self) {}
+    /// False when a software device has something to do meanwhile: then [`progress`](Self::progress) is next, not sleep.
+    #[must_use]
+    fn arm(&mut self) -> bool {
+        true
+    }
 
     /// The descriptor of the completion channel; for software devices, of what they do their work for. None for devices that only
     /// this process feeds.

@@ -181,6 +181,10 @@ impl Device for SoftDevice {
         Ok(())
     }
 
+    fn arm(&mut self) -> bool {
+        self.device.arm()
+    }
+
     fn descriptor(&self) -> Option<RawFd> {
         self.waiter.as_ref().map(|waiter| waiter.as_fd().as_raw_fd())
     }
