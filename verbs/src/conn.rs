@@ -19,6 +19,8 @@ pub(crate) const MAX_PAYLOAD: usize = 16 << 10;
 const SLOT_BYTES: usize = (HEADER_MAX + MAX_PAYLOAD).next_multiple_of(64);
 /// Receives that are posted.
 const RECEIVES: u32 = SLOTS + RESERVE;
+/// Packets that are heard beside a link in one go.
+pub(crate) const MAX_WORDS: usize = 16;
 /// Marks the numbers of sends among those of work requests.
 const SEND: u64 = 1 << 63;
 
@@ -181,6 +183,8 @@ impl Conn {
         }
         if wc.wr_id & SEND != 0 {
             self.outbox.hear_completed(wc.wr_id & !SEND);
+            // There may have been no room for that before.
+            self.tell(device, TELL_AFTER);
             return Ok(0);
         }
         let slot = wc.wr_id as u32;
@@ -272,7 +276,12 @@ impl Conn {
 
     /// Hears what the peer has said meanwhile: a connection that is closed with something unheard loses what was said last.
     pub(crate) fn hear_out(&mut self) {
-        while matches!(self.wire.hear(), Heard::Packet(..)) {}
+        // Who still speaks after so many has no right to be heard.
+        for _ in 0..MAX_WORDS {
+            if !matches!(self.wire.hear(), Heard::Packet(..)) {
+                return;
+            }
+        }
     }
 
     /// Nothing comes through it any more.

@@ -8,19 +8,17 @@ use gridnet_core::time::Time;
 
 use super::link::{Link, State};
 use super::VerbsRail;
-use crate::conn::Ended;
+use crate::conn::{Ended, MAX_WORDS};
 use crate::hello::{heard_bye, BYE, READY, REFUSAL};
 use crate::visitor::VISIT_NS;
 use crate::wire::Heard;
 
 /// How long a side that has given way waits for the other's call, or one that was called until the caller is ready.
 const MAKING_NS: u64 = 5_000_000_000;
-/// Packets that are heard beside a link in one go.
-const MAX_WORDS: usize = 16;
 /// How long what was sent before a last word may take to arrive.
 const LEAVING_NS: u64 = 1_000_000_000;
-/// The same when the rail ends, and its process waits for that.
-const FAREWELL: Duration = Duration::from_millis(250);
+/// The same when the rail ends, and its process waits for that: as long as the rail tcp does.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What was heard beside a link.
 enum Words {

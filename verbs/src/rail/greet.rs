@@ -110,16 +110,17 @@ impl VerbsRail {
 
     /// Frames flow from now on.
     pub(super) fn establish<S: Sink>(&mut self, index: u32, sink: &mut S) {
-        self.timed.retain(|i| *i != index);
         let Some(link) = self.links.get_mut(index as usize) else { return };
         match std::mem::replace(&mut link.state, State::Over) {
             State::Settling(conn) => {
+                self.timed.retain(|i| *i != index);
                 conn.wire.tune(self.keep_alive);
                 self.by_qp.insert(conn.qp, index);
                 link.state = State::Live(conn);
                 link.since = None;
                 sink.up(link.peer);
             }
+            // Said twice, or after a last word, whose time goes on.
             other => link.state = other,
         }
     }
