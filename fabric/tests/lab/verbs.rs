@@ -16,7 +16,7 @@ fn open(scratch: &Scratch) -> Party {
 }
 
 lab_test! {
-    /// One packet in a hundred is lost, each way: all arrives, in order, over one link.
+    /// One packet in a hundred is lost, each way: all arrives, in order.
     fn messages_pass_a_network_that_loses_packets() {
         let Some(lab) = over(Impairment::default().mbit(200).loss_percent(1.0)) else { return };
         let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
