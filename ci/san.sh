@@ -49,6 +49,7 @@ sanitize address "-Zsanitizer=address" --lib "${TESTS[@]}" -p gridnet-core -p gr
 sanitize address "-Zsanitizer=address" --lib --test hostile --test hostile_frames --test forged --test health -p gridnet-uring-tcp
 # Packets of chance at the verbs device; a million of them in a long run.
 sanitize address "-Zsanitizer=address" --lib --test noise --test shm -p gridnet-rdma-sim
+sanitize address "-Zsanitizer=address" --lib --test beside -p gridnet-verbs
 
 say "thread sanitizer"
 export TSAN_OPTIONS="halt_on_error=1 allocator_may_return_null=1 suppressions=$PWD/ci/tsan.supp ${TSAN_OPTIONS:-}"
