@@ -97,6 +97,11 @@ impl Follower {
         self.floor = self.floor.max(version);
     }
 
+    #[cfg(test)]
+    pub(crate) fn floor(&self) -> Version {
+        self.floor
+    }
+
     /// Records that wait for more.
     #[cfg(test)]
     pub(super) fn pending(&self) -> usize {

@@ -279,7 +279,8 @@ impl Link {
                     self.outbox.answer(&Message::Missing(known))?;
                 }
             }
-            Message::Still(still) => shared.take_still(still, self.follow.is_none())?,
+            // Over a plain connection anybody may say an old one again.
+            Message::Still(still) => shared.take_still(still, self.follow.is_none() && !self.is_plain)?,
             Message::Packet(packet) => drop(shared.receive(packet, Origin::Uplink)),
             Message::Refused(refused) => return Err(Error::Refused(refused.refusal, refused.reason)),
             Message::Uplink(stands) if self.follow.is_some() => {
@@ -312,7 +313,11 @@ impl Link {
                 // Another one is appointed then.
                 Err(e) => tracing::warn!("session: this node is to lead its cluster and cannot: {e}"),
             },
-            Message::Follow(follow) if follow.leader != shared.node => {
+            Message::Follow(mut follow) if follow.leader != shared.node => {
+                if self.is_plain {
+                    // Anybody may have said it: a member that believes it would take no update any more.
+                    follow.known = shared.lock().follower.version();
+                }
                 super::lead::end(shared);
                 let is_unreached = shared.lock().unreached == Some(follow.leader);
                 if !is_unreached && shared.why_not_follow(follow.leader).is_none() {
@@ -424,3 +429,6 @@ pub(super) async fn renew_at_rendezvous(
         _ => Err(Error::Peer("the rendez-vous node answers something else than was asked".into())),
     }
 }
+
+#[cfg(test)]
+mod tests;
