@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{copy, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::channel::{prepare, send};
 use crate::error::{Error, Refusal};
 use crate::message::Message;
 use crate::rate::Rates;
+use crate::register::Denied;
 
 /// Newcomers that are passed on at a time: one is through in some round trips, and is heard for 5 s more.
 const PLACES: usize = 128;
@@ -49,24 +50,34 @@ pub(crate) async fn ask(stream: &mut TcpStream) -> Result<(), Error> {
 }
 
 impl Tunnels {
-    /// Passes on what one says that has asked for that, and what it is told, until one of the two ends it.
+    /// Hears whether one asks for what follows to be passed on: its place among those of whom it is.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(crate) async fn admit(&self, stream: &mut TcpStream) -> Result<SemaphorePermit<'_>, Denied> {
+        let asked = timeout(ASK_LIMIT, is_asked(stream)).await;
+        if !matches!(asked, Ok(true)) {
+            return Err((Refusal::Stranger, "speaks no protocol of leaders".into()));
+        }
+        let may_come =
+            || self.rates.lock().unwrap_or_else(PoisonError::into_inner).allows((), Instant::now());
+        // Who finds no place takes nothing of what may come in the second.
+        self.places.try_acquire().ok().filter(|_| may_come()).ok_or_else(|| {
+            let why = format!("more than {PLACES} at a time or {PER_SECOND} a second are to be passed on");
+            (Refusal::Rate, why)
+        })
+    }
+
+    /// Passes on what one says that has this place, and what it is told, until one of the two ends it.
     ///
     /// # Errors
     /// Why not, if nothing was passed on.
     pub(crate) async fn pass_on(
         &self,
         rendezvous: &[String],
-        mut stream: TcpStream,
-    ) -> Result<(), (Refusal, String)> {
-        let asked = timeout(ASK_LIMIT, is_asked(&mut stream)).await;
-        if !matches!(asked, Ok(true)) {
-            return Err((Refusal::Stranger, "speaks no protocol of leaders".into()));
-        }
-        let may_come = self.rates.lock().unwrap_or_else(PoisonError::into_inner).allows((), Instant::now());
-        let Some(_place) = self.places.try_acquire().ok().filter(|_| may_come) else {
-            let why = format!("more than {PLACES} at a time or {PER_SECOND} a second are to be passed on");
-            return Err((Refusal::Rate, why));
-        };
+        stream: TcpStream,
+        _place: SemaphorePermit<'_>,
+    ) -> Result<(), Denied> {
         let Some(other) = reach(rendezvous).await else {
             return Err((Refusal::NoRoute, "the rendez-vous node is not reached".into()));
         };
@@ -102,5 +113,70 @@ async fn carry(mut newcomer: TcpStream, mut rendezvous: TcpStream) {
         let _ = copy(&mut from_rendezvous.take(DOWN_BYTES_MAX), &mut to_newcomer).await;
         let _ = to_newcomer.shutdown().await;
     };
-    tokio::join!(up, down);
+    tokio::select! {
+        // The newcomer may say nothing more for long: whoever is told nothing more either is not waited for.
+        () = down => (),
+        () = async { up.await; std::future::pending().await } => (),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{in_runtime, LONG};
+    use tokio::net::TcpListener;
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[test]
+    fn a_newcomer_that_stays_is_let_go_when_the_rendezvous_node_hangs_up() {
+        in_runtime(async {
+            let ((mut newcomer, near), (far, rendezvous)) = (connected().await, connected().await);
+            drop(rendezvous);
+            timeout(LONG, carry(near, far)).await.expect("it is over");
+            assert_eq!(newcomer.read(&mut [0]).await.unwrap(), 0, "and is told so");
+        });
+    }
+
+    #[test]
+    fn what_is_said_last_still_comes_when_the_newcomer_has_ended() {
+        in_runtime(async {
+            let ((mut newcomer, near), (far, mut rendezvous)) = (connected().await, connected().await);
+            newcomer.write_all(b"that is all").await.unwrap();
+            newcomer.shutdown().await.unwrap();
+            let talk = async {
+                let mut heard = String::new();
+                rendezvous.read_to_string(&mut heard).await.unwrap();
+                rendezvous.write_all(b"well").await.unwrap();
+                drop(rendezvous);
+                heard
+            };
+            let ((), heard) = tokio::join!(carry(near, far), talk);
+            let mut answer = String::new();
+            newcomer.read_to_string(&mut answer).await.unwrap();
+            assert_eq!((heard.as_str(), answer.as_str()), ("that is all", "well"));
+        });
+    }
+
+    #[test]
+    fn who_finds_no_place_costs_no_other_its_turn() {
+        in_runtime(async {
+            let tunnels = Tunnels::default();
+            let admit = || async {
+                let (mut newcomer, mut near) = connected().await;
+                ask(&mut newcomer).await.unwrap();
+                tunnels.admit(&mut near).await.map_err(|(refusal, _)| refusal)
+            };
+            let all = tunnels.places.try_acquire_many(PLACES as u32).unwrap();
+            for _ in 0..2 * PER_SECOND {
+                assert_eq!(admit().await.unwrap_err(), Refusal::Rate);
+            }
+            drop(all);
+            assert!(admit().await.is_ok());
+        });
+    }
 }

@@ -150,8 +150,7 @@ async fn visit(
         return shared.refused_stranger(from, Refusal::Rate, &Hellos::why());
     }
     if shared.about.passes_joins && matches!(begins_tls(&stream).await, Ok(false)) {
-        drop(place);
-        if let Err((refusal, why)) = shared.tunnels.pass_on(&shared.rendezvous.addresses, stream).await {
+        if let Err((refusal, why)) = pass_on(&shared, stream, place).await {
             shared.refused_stranger(from, refusal, &why);
         }
         return;
@@ -171,9 +170,23 @@ async fn visit(
         }
         Some(Ok(Err(e))) => e.to_string(),
         Some(Err(_)) => format!("said not who it is within {STRANGER_LIMIT:?}"),
-        None => format!("made room: {STRANGERS_MAX} others have not said who they are"),
+        None => made_room(),
     };
     shared.refused_stranger(from, Refusal::Stranger, &why);
+}
+
+fn made_room() -> String {
+    format!("made room: {STRANGERS_MAX} others have not said who they are")
+}
+
+/// Passes on what a newcomer says to the rendez-vous node. It stands at the door until it has asked for that, and may.
+async fn pass_on(shared: &Shared, mut stream: TcpStream, mut place: Place) -> Result<(), Denied> {
+    let admitted = tokio::select! {
+        admitted = shared.tunnels.admit(&mut stream) => admitted?,
+        () = place.is_lost() => return Err((Refusal::Stranger, made_room())),
+    };
+    drop(place);
+    shared.tunnels.pass_on(&shared.rendezvous.addresses, stream, admitted).await
 }
 
 async fn greet(
@@ -432,6 +445,26 @@ mod tests {
         });
         let lines: Vec<String> = shared.lock().audit.lines().map(|line| line.refusal.clone()).collect();
         assert_eq!(lines, ["rate"]);
+    }
+
+    #[test]
+    fn who_may_be_one_to_be_passed_on_stands_at_the_door_as_others_do() {
+        let (parties, common) = (Parties::new(), Driver::start().unwrap().common());
+        let about = About { passes_joins: true, ..About::new("tests".parse().unwrap()) };
+        let shared = Arc::new(Shared::new(Vec::new(), about, parties.member(0), common).unwrap());
+        in_runtime(async {
+            let at = begin(&shared, IpAddr::from([127, 0, 0, 1])).unwrap();
+            let mut strangers = Vec::new();
+            for _ in 0..=STRANGERS_MAX {
+                let mut stranger = TcpStream::connect(at[0]).await.unwrap();
+                stranger.write_all(&[1]).await.unwrap();
+                strangers.push(stranger);
+            }
+            let mut said = Vec::new();
+            let _ = timeout(LONG, strangers[0].read_to_end(&mut said)).await.expect("it is dropped");
+        });
+        let lines: Vec<String> = shared.lock().audit.lines().map(|line| line.why.clone()).collect();
+        assert!(lines.iter().any(|why| why.starts_with("made room")), "{lines:?}");
     }
 
     #[test]
