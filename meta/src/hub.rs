@@ -73,6 +73,8 @@ pub(crate) struct Visitor {
     pub(crate) from: SocketAddr,
     /// When its certificate ends, and with it the connection.
     pub(crate) until: Moment,
+    /// Nothing protects what it says: somebody else may have said it.
+    pub(crate) is_plain: bool,
 }
 
 impl Visitor {

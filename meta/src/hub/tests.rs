@@ -66,7 +66,7 @@ fn served() -> (Served<DuplexStream>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(32 << 10);
     let (reader, writer) = tokio::io::split(ours);
     let (node, from) = (NodeId::new(NODE).unwrap(), SocketAddr::from(([127, 0, 0, 1], 1)));
-    let visitor = Visitor { node, connection: 1, from, until: Moment::from_unix(i64::MAX) };
+    let visitor = Visitor { node, connection: 1, from, until: Moment::from_unix(i64::MAX), is_plain: false };
     // Nobody else says anything to it.
     let (_, queue) = crate::queue::queue(&crate::freight::Freight::new(crate::Shares::default()));
     let (reader, outbox) = (Inbox::new(reader, 1 << 16), Outbox::new(writer));

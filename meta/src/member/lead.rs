@@ -205,7 +205,7 @@ async fn greet(
     match shared.member_came(Present { node, about: attach }, sender) {
         Ok(connection) => {
             shared.hellos.proved(from.ip());
-            let visitor = Visitor { node, connection, from, until };
+            let visitor = Visitor { node, connection, from, until, is_plain: false };
             Ok(Served { visitor, reader, outbox: Outbox::new(writer), known, queue })
         }
         Err(denied) => {

@@ -116,7 +116,7 @@ fn below(shared: &Shared, node: NodeId) -> Option<(Served<DuplexStream>, DuplexS
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let (reader, writer) = tokio::io::split(ours);
     let (from, until) = (SocketAddr::from(([127, 0, 0, 1], 1)), Moment::from_unix(i64::MAX));
-    let visitor = Visitor { node, connection, from, until };
+    let visitor = Visitor { node, connection, from, until, is_plain: false };
     let (reader, outbox) = (Inbox::new(reader, LONGEST_OF_MEMBER), Outbox::new(writer));
     Some((Served { visitor, reader, outbox, known, queue }, theirs))
 }

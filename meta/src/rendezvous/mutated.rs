@@ -39,7 +39,7 @@ fn attached(
     shared.announce();
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let (reader, writer) = tokio::io::split(ours);
-    let visitor = Visitor { node, connection, from, until: Moment::from_unix(i64::MAX) };
+    let visitor = Visitor { node, connection, from, until: Moment::from_unix(i64::MAX), is_plain: false };
     let (reader, outbox) = (Inbox::new(reader, LONGEST_OF_MEMBER), Outbox::new(writer));
     Some((Served { visitor, reader, outbox, known, queue }, theirs))
 }

@@ -207,3 +207,22 @@ fn members_are_told_again_and_again_that_the_directory_is_still_so() {
         assert!(words[4].version.number > 0);
     });
 }
+
+#[test]
+fn a_plain_connection_is_given_no_certificate_whatever_others_its_node_has() {
+    use crate::hub::{Hub, Said, Visitor};
+    let scene = Scene::new("plain-visitor");
+    in_runtime(async {
+        // Over TLS.
+        let mut good = scene.member(id(0)).await;
+        assert!(good.is_heard().await);
+        let (from, until) = (SocketAddr::from(([127, 0, 0, 1], 1)), Moment::from_unix(i64::MAX));
+        let renew = |is_plain| {
+            let mut visitor = Visitor { node: id(0), connection: 1, from, until, is_plain };
+            let request = crate::identity::NodeKey::create().unwrap().request().to_vec();
+            scene.rendezvous.shared.take(&mut visitor, Message::Renew(request)).unwrap()
+        };
+        assert!(matches!(renew(true), Said::Denied((Refusal::Malformed, _))));
+        assert!(matches!(renew(false), Said::Answer(Message::Renewed(_))));
+    });
+}

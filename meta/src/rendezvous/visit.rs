@@ -159,8 +159,8 @@ async fn greet(
             join_in(shared, &mut writer, &join, &keying, from).await.map(|()| None)
         }
         (Wants::Member(node, until), Message::Attach(attach)) => {
-            let visitor = Visitor { node, connection: 0, from, until };
-            attach_member(shared, (reader, writer), is_plain, visitor, &attach).await
+            let visitor = Visitor { node, connection: 0, from, until, is_plain };
+            attach_member(shared, (reader, writer), visitor, &attach).await
         }
         // One that is connected to its leader, and not to us.
         (Wants::Member(node, _), Message::Renew(request)) if !is_plain => {
@@ -268,7 +268,6 @@ async fn deny(shared: &Shared, writer: &mut Writer, who: String, denied: Denied)
 async fn attach_member(
     shared: &Shared,
     (reader, mut writer): (Reader, Writer),
-    is_plain: bool,
     visitor: Visitor,
     attach: &Attach,
 ) -> Result<Option<Served<Wire>>, Error> {
@@ -279,7 +278,7 @@ async fn attach_member(
         if let Ok(connection) = attached {
             // Before it is sent anywhere: by this one it knows how late words of others are.
             let _ = sender.try_send(state.still());
-            let link = Link { connection, from: visitor.from, queue: sender, is_plain };
+            let link = Link { connection, from: visitor.from, queue: sender, is_plain: visitor.is_plain };
             state.links.insert(visitor.node, link);
         }
         attached
@@ -297,11 +296,6 @@ async fn attach_member(
 }
 
 impl Shared {
-    /// Whether nothing protects what a member says: somebody else may have said it.
-    fn is_plain(&self, node: NodeId) -> bool {
-        self.lock().links.get(&node).is_some_and(|link| link.is_plain)
-    }
-
     /// A leader says that a node is below it. Whatever comes of it, a leader that says so too fast is slowed down.
     fn take_present(&self, visitor: &Visitor, present: &Present, now: (Instant, Moment)) -> Said {
         let node = present.node;
@@ -377,7 +371,7 @@ impl Hub for Arc<Shared> {
     fn take(&self, visitor: &mut Visitor, message: Message) -> Result<Said, Error> {
         let now = (Instant::now(), Moment::now());
         Ok(match message {
-            Message::Renew(_) if self.is_plain(visitor.node) => {
+            Message::Renew(_) if visitor.is_plain => {
                 let why = "a certificate over a plain connection that is not for it alone".to_owned();
                 Said::Denied((Refusal::Malformed, why))
             }
