@@ -136,6 +136,9 @@ pub struct Plain {
     /// Request for another certificate (PKCS #10), if that is what the connection is for.
     #[serde(with = "raw")]
     pub request: Vec<u8>,
+    /// What a member says of itself otherwise: [`Attach`], as a message.
+    #[serde(with = "raw")]
+    pub attach: Vec<u8>,
     /// By the key of the certificate.
     #[serde(with = "raw")]
     pub signature: Vec<u8>,

@@ -7,7 +7,8 @@
 //! ```text
 //! caller -> Plain: random number                                                      rendez-vous node
 //! caller <- Plain: random number, its certificate and the authority's, a signature    rendez-vous node
-//! caller -> Plain: its certificate, a signature; a request for another certificate    rendez-vous node
+//! caller -> Plain: its certificate, a signature, and what it says of itself;          rendez-vous node
+//!            or a request for another certificate
 //! ```
 //!
 //! Signatures are over the role of who signs, both random numbers, and the rest of what is said. Who has no certificate says Join
@@ -22,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::channel::{send, Inbox};
 use crate::error::Error;
 use crate::identity::{Certificate, Identity};
-use crate::message::{Message, Plain, MESSAGE_BYTES_MAX};
+use crate::message::{Message, Plain, LENGTH_BYTES, MESSAGE_BYTES_MAX};
 use crate::ticket::Fingerprint;
 use crate::tls::{self, KEYING_BYTES};
 
@@ -88,8 +89,8 @@ where
         nonce: nonces.1,
         certificate: own.certificate.to_vec(),
         authority: own.authority.to_vec(),
-        request: Vec::new(),
         signature,
+        ..Plain::default()
     };
     send(writer, &Message::Plain(answer)).await?;
     let said = match reader.next().await? {
@@ -97,21 +98,36 @@ where
         other => return Ok((Caller::Newcomer(nonces.keying()), Some(other))),
     };
     let certificate = tls::judge_node(&own.authority, &CertificateDer::from(said.certificate.as_slice()))?;
-    let signed = nonces.text(CALLER, &[&said.certificate, &said.request]);
-    match certificate.has_signed(&signed, &said.signature) {
-        true => Ok((Caller::Node(certificate, (!said.request.is_empty()).then_some(said.request)), None)),
-        false => Err(Error::Peer("it does not have the key of the certificate that it shows".into())),
+    let signed = nonces.text(CALLER, &[&said.certificate, &said.request, &said.attach]);
+    if !certificate.has_signed(&signed, &said.signature) {
+        return Err(Error::Peer("it does not have the key of the certificate that it shows".into()));
     }
+    if !said.request.is_empty() {
+        return Ok((Caller::Node(certificate, Some(said.request)), None));
+    }
+    // What comes later anybody could have said.
+    let attach = said.attach.get(LENGTH_BYTES..).unwrap_or_default();
+    let attach = Message::decode(attach)?.ok_or_else(|| Error::Peer("it says nothing of itself".into()))?;
+    Ok((Caller::Node(certificate, None), Some(attach)))
 }
 
 /// What the side that calls has learned: the certificates of the rendez-vous node and of the authority, and what a proof is bound to.
 type Learned = (Vec<CertificateDer<'static>>, [u8; KEYING_BYTES]);
 
-/// The side of one that calls: as this node, if it is one; with a request for another certificate if it wants that only.
+/// What a node wants that calls.
+#[derive(Clone, Copy)]
+pub(crate) enum Wants<'a> {
+    /// Another certificate, for this request.
+    Renewal(&'a [u8]),
+    /// To be a member, of which this is said: [`Message::Attach`], encoded.
+    Attach(&'a [u8]),
+}
+
+/// The side of one that calls: as this node, if it is one, which wants that.
 pub(crate) async fn call<Stream>(
     stream: &mut Stream,
     authority: Fingerprint,
-    node: Option<(&Identity, &[u8])>,
+    node: Option<(&Identity, Wants<'_>)>,
 ) -> Result<Learned, Error>
 where
     Stream: AsyncRead + AsyncWrite + Unpin,
@@ -128,10 +144,15 @@ where
     if !certificate.has_signed(&signed, &theirs.signature) {
         return Err(Error::Peer("it does not have the key of the rendez-vous node".into()));
     }
-    if let Some((identity, request)) = node {
+    if let Some((identity, wants)) = node {
+        let (request, attach) = match wants {
+            Wants::Renewal(request) => (request, &[][..]),
+            Wants::Attach(attach) => (&[][..], attach),
+        };
         let shown = identity.to_der().1.to_vec();
-        let signature = identity.sign(&nonces.text(CALLER, &[&shown, request]))?;
-        let said = Plain { certificate: shown, request: request.to_vec(), signature, ..Plain::default() };
+        let signature = identity.sign(&nonces.text(CALLER, &[&shown, request, attach]))?;
+        let (request, attach) = (request.to_vec(), attach.to_vec());
+        let said = Plain { certificate: shown, request, attach, signature, ..Plain::default() };
         send(stream, &Message::Plain(said)).await?;
     }
     Ok((chain.into(), nonces.keying()))
@@ -152,6 +173,7 @@ mod tests {
     use super::*;
     use crate::authority::Authority;
     use crate::clock::Moment;
+    use crate::message::Attach;
     use crate::testing::{in_runtime, Parties};
     use std::time::Duration;
     use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
@@ -176,7 +198,8 @@ mod tests {
         in_runtime(async {
             let (mut caller, called) = tokio::io::duplex(1 << 16);
             let calls = async {
-                let learned = call(&mut caller, authority, Some((identity, b"request"))).await;
+                let learned =
+                    call(&mut caller, authority, Some((identity, Wants::Renewal(b"request")))).await;
                 drop(caller);
                 learned.is_ok()
             };
@@ -212,6 +235,10 @@ mod tests {
 
     /// Says what somebody on the way makes of what a member has said.
     fn change(change: impl Fn(&mut Plain)) -> Result<Caller, Error> {
+        change_of(Wants::Renewal(b"request"), change).map(|(caller, _)| caller)
+    }
+
+    fn change_of(wants: Wants<'_>, change: impl Fn(&mut Plain)) -> Result<(Caller, Option<Message>), Error> {
         let parties = Parties::new();
         let (identity, _) = parties.member(0);
         let (own, authority) = (own(parties.authority()), parties.authority().fingerprint());
@@ -228,10 +255,29 @@ mod tests {
                 send(&mut to_called, &Message::Plain(said)).await.unwrap();
             };
             let (mut reader, mut writer) = ends(called);
-            let calls = call(&mut caller, authority, Some((&identity, b"request")));
+            let calls = call(&mut caller, authority, Some((&identity, wants)));
             let (answered, _, _) = tokio::join!(answer(&own, &mut reader, &mut writer), calls, on_the_way);
-            answered.map(|(caller, _)| caller)
+            answered
         })
+    }
+
+    #[test]
+    fn nobody_on_the_way_changes_what_a_member_says_of_itself() {
+        let attach = |label: &str| {
+            let (cluster, label) = ("c".parse().unwrap(), label.parse().unwrap());
+            let (known, more, leads) = Default::default();
+            let will = crate::cluster::Will::Willing;
+            Message::Attach(Attach { cluster, label, known, will, leads, pass: None, more })
+        };
+        let (honest, other) = (attach("honest"), attach("other"));
+        let bytes = honest.encode().unwrap();
+        let change = |change: &dyn Fn(&mut Plain)| change_of(Wants::Attach(&bytes), change);
+        assert!(matches!(change(&|_| ()), Ok((Caller::Node(_, None), Some(said))) if said == honest));
+        assert!(change(&|said| said.attach = other.encode().unwrap()).is_err());
+        assert!(change(&|said| said.attach.clear()).is_err());
+        assert!(change(&|said| said.request = b"request".to_vec()).is_err());
+        // Who signs that it says nothing is not asked later.
+        assert!(change_of(Wants::Attach(&[]), |_| ()).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::clock::Moment;
 use crate::error::Error;
 use crate::identity::{Identity, NodeKey};
 use crate::message::{Follow, Join, Message, MESSAGE_BYTES_MAX};
+use crate::plain::Wants;
 use crate::ticket::{Fingerprint, Ticket};
 use crate::tls::{self, KEYING_BYTES};
 use crate::wire::Wire;
@@ -56,8 +57,8 @@ impl From<Vec<String>> for Whereabouts {
 pub(super) enum Caller<'a> {
     /// One that wants to join, and knows the authority by its ticket.
     Newcomer(Fingerprint),
-    /// A member.
-    Member(&'a CertificateDer<'static>, &'a Identity),
+    /// A member, and what it says of itself: `Message::Attach`, which it says after the handshake where that is TLS.
+    Member(&'a CertificateDer<'static>, &'a Identity, &'a [u8]),
     /// One that wants nothing but another certificate, for this request.
     Renewing(&'a CertificateDer<'static>, &'a Identity, &'a [u8]),
 }
@@ -159,9 +160,11 @@ async fn connect_to(
     if insecure {
         let (authority, node) = match caller {
             Caller::Newcomer(authority) => (authority, None),
-            Caller::Member(authority, identity) => (fingerprint(authority), Some((identity, &[][..]))),
+            Caller::Member(authority, identity, attach) => {
+                (fingerprint(authority), Some((identity, Wants::Attach(attach))))
+            }
             Caller::Renewing(authority, identity, request) => {
-                (fingerprint(authority), Some((identity, request)))
+                (fingerprint(authority), Some((identity, Wants::Renewal(request))))
             }
         };
         let (shown, keying) = plain::call(&mut stream, authority, node).await?;
@@ -169,7 +172,7 @@ async fn connect_to(
     }
     let tls = match caller {
         Caller::Newcomer(authority) => tls::joining(authority)?,
-        Caller::Member(authority, identity) | Caller::Renewing(authority, identity, _) => {
+        Caller::Member(authority, identity, _) | Caller::Renewing(authority, identity, _) => {
             tls::member(authority, identity)?
         }
     };

@@ -86,7 +86,9 @@ pub(super) struct Link {
 impl Link {
     pub(super) async fn to_rendezvous(shared: Arc<Shared>) -> Result<Link, Error> {
         let identity = shared.identity();
-        let connected = connect(&shared.rendezvous, Caller::Member(&shared.authority, &identity)).await?;
+        let attach = Message::Attach(shared.attach(None)).encode()?;
+        let caller = Caller::Member(&shared.authority, &identity, &attach);
+        let connected = connect(&shared.rendezvous, caller).await?;
         Link::new(&shared, connected, None).await
     }
 
@@ -117,8 +119,11 @@ impl Link {
         let shown = tls::shown(Some(&connected.shown))?;
         let until = shown.ok_or_else(|| Error::Peer("no certificate was shown".into()))?.until;
         let (reader, mut writer) = tokio::io::split(connected.wire);
-        let pass = follow.as_ref().map(|follow| follow.pass.clone());
-        send(&mut writer, &Message::Attach(shared.attach(pass))).await?;
+        // Over a plain connection that was said with the proof of who says it.
+        if !is_plain {
+            let pass = follow.as_ref().map(|follow| follow.pass.clone());
+            send(&mut writer, &Message::Attach(shared.attach(pass))).await?;
+        }
         let (sender, queue) = queue(&shared.freight);
         Ok(Link {
             reader: Inbox::new(reader, MESSAGE_BYTES_MAX),
