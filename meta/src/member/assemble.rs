@@ -93,6 +93,8 @@ struct Inner {
     shared: Weak<Shared>,
     builder: Arc<dyn Builder>,
     rules: RwLock<Rules>,
+    /// Held while other rules come into force: nobody goes on by the old ones meanwhile, and of two the later ones stay.
+    changing: Mutex<()>,
     called: Mutex<Called>,
     cache: Mutex<Cache>,
     incarnation: u64,
@@ -116,6 +118,7 @@ impl Member {
             shared: Arc::downgrade(&self.shared),
             builder,
             rules: RwLock::new(rules),
+            changing: Mutex::default(),
             called: Mutex::new(Called::new(incarnation)),
             cache: Mutex::default(),
             incarnation,
@@ -144,6 +147,7 @@ impl Assembler {
 
     /// Other rules are in force. What stands stays; nothing that was agreed before is taken for granted.
     pub fn change_rules(&self, rules: Rules) {
+        let _changing = self.inner.changing();
         self.inner.change_rules(rules);
     }
 
@@ -228,6 +232,11 @@ impl Inner {
         self.rules.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// With [`Self::changing`].
     fn change_rules(&self, rules: Rules) {
         {
             // Nothing is judged by the new rules before it is known that they are new.
@@ -245,6 +254,7 @@ impl Inner {
 
     /// Takes other rules, if there are.
     fn look_for_rules(&self) {
+        let _changing = self.changing();
         if let Some(rules) = self.builder.new_rules() {
             self.change_rules(rules);
         }
