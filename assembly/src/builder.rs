@@ -51,6 +51,6 @@ pub trait Builder: Send + Sync {
         None
     }
 
-    /// Grants that were given are over, all of them: who connects has to have asked.
+    /// Grants that were given are over, but those of what stands: who connects has to have asked.
     fn revoke_grants(&self);
 }

@@ -287,7 +287,7 @@ fn rules_are_read_again_when_the_file_changes_and_nonsense_changes_nothing() {
         assert!(why.contains("tls/tcp: refused (policy): scheme relay-only has no such method"), "{why}");
         write("scheme = 'relay-only'\nmin_security = 'none'");
         assert!(open(&a, &b, LONG).is_err());
-        write("");
+        write("# nothing");
         let to = open(&a, &b, LONG).unwrap();
         converse(&a, to, &b, 4);
         // The side that asks.

@@ -146,7 +146,7 @@ impl Builder for Desk {
     /// Who connects again goes where everybody connects, and proves there who it is; but pipes and plain
     /// connections are to be agreed on anew.
     fn revoke_grants(&self) {
-        self.forget_permits();
+        self.revoke_permits();
     }
 }
 

@@ -300,9 +300,9 @@ impl Desk {
         self.lock().permits.iter_mut().for_each(|(_, permits)| permits.gone(node));
     }
 
-    /// Nobody is allowed such rails any more.
-    pub(super) fn forget_permits(&self) {
-        self.lock().permits.iter_mut().for_each(|(_, permits)| permits.clear());
+    /// Nobody is allowed such rails any more, but those between whom they stand.
+    pub(super) fn revoke_permits(&self) {
+        self.lock().permits.iter_mut().for_each(|(_, permits)| permits.revoke());
     }
 
     /// Whether a rail is allowed to and from a node.

@@ -77,8 +77,12 @@ impl Permits {
         }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    /// Tries that go on allow nothing any more. What stands does, also when its link is made again.
+    pub(super) fn revoke(&mut self) {
+        self.0.retain(|_, tries| {
+            tries.retain(|_, until| until.is_none());
+            !tries.is_empty()
+        });
     }
 
     /// Whether a pipe is allowed.
@@ -131,8 +135,15 @@ mod tests {
         permits.withdraw(node(1), first);
         assert!(!permits.allows(node(1), now) && !permits.take(node(1), now) && permits.0.is_empty());
         permits.allow(node(1), first, now + LATER, now);
-        permits.clear();
-        assert!(!permits.allows(node(1), now));
+        permits.revoke();
+        assert!(!permits.allows(node(1), now) && permits.0.is_empty());
+        permits.allow(node(1), first, now + LATER, now);
+        permits.keep(node(1), first);
+        permits.allow(node(1), second, now + LATER, now);
+        permits.revoke();
+        assert!(permits.allows(node(1), now + LATER), "what stands stays");
+        permits.withdraw(node(1), first);
+        assert!(!permits.allows(node(1), now), "and nothing else does");
     }
 
     #[test]

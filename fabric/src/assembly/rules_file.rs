@@ -1,5 +1,6 @@
 //! The file of rules, which is read again when it has changed.
 
+use std::fmt::Display;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,8 +16,15 @@ type Stamp = (u64, u64, (i64, i64), (i64, i64));
 #[derive(Debug)]
 pub(crate) struct RulesFile {
     path: PathBuf,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug)]
+struct Last {
     /// Of what was read last, whether it made sense or not; none where there was no file.
-    last: Mutex<Option<Stamp>>,
+    stamp: Option<Stamp>,
+    /// What made sense last.
+    rules: Rules,
 }
 
 impl RulesFile {
@@ -25,25 +33,27 @@ impl RulesFile {
     /// # Errors
     /// [`Error::Config`] when there is no such file, or it makes no sense: with line and column.
     pub(crate) fn open(path: &Path) -> Result<(RulesFile, Rules), Refusal> {
-        let file = RulesFile { path: path.to_owned(), last: Mutex::new(stamp(path)) };
-        let rules = file.read().map_err(|why| Refusal::new(Error::Config, why))?;
-        Ok((file, rules))
+        // Before it is read: what is written meanwhile is read with the next look.
+        let stamp = stamp(path);
+        let rules = read(path).map_err(|why| Refusal::new(Error::Config, why))?;
+        let last = Mutex::new(Last { stamp, rules: rules.clone() });
+        Ok((RulesFile { path: path.to_owned(), last }, rules))
     }
 
-    /// The rules that are there by now, if the file has changed. One that makes no sense is a line of the log, once, and changes nothing.
+    /// The rules that are there by now, if they are others. A file that makes no sense is a line of the log, once, and changes nothing.
     pub(super) fn changed(&self) -> Option<Rules> {
-        {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            // Before it is read: what is written meanwhile is read with the next look.
-            let now = stamp(&self.path);
-            if *last == now {
-                return None;
-            }
-            *last = now;
+        // Held while it is read: whoever comes meanwhile finds what was read.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = stamp(&self.path);
+        if last.stamp == now {
+            return None;
         }
-        match self.read() {
+        last.stamp = now;
+        match read_again(&self.path) {
+            Ok(rules) if rules == last.rules => None,
             Ok(rules) => {
                 tracing::info!("GRIDNET_SESSION_RULES: {}: other rules are in force", self.path.display());
+                last.rules = rules.clone();
                 Some(rules)
             }
             Err(why) => {
@@ -52,12 +62,30 @@ impl RulesFile {
             }
         }
     }
+}
 
-    fn read(&self) -> Result<Rules, String> {
-        let wrong = |why: String| format!("GRIDNET_SESSION_RULES: {}: {why}", self.path.display());
-        let text = std::fs::read_to_string(&self.path).map_err(|e| wrong(e.to_string()))?;
-        text.parse::<Rules>().map_err(|e| wrong(e.to_string()))
+fn read(path: &Path) -> Result<Rules, String> {
+    parse(path, &text(path)?)
+}
+
+/// Reads what may be being written: such a file is empty for a moment.
+fn read_again(path: &Path) -> Result<Rules, String> {
+    match text(path)? {
+        text if text.is_empty() => Err(wrong(path, &"it is empty")),
+        text => parse(path, &text),
     }
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|e| wrong(path, &e))
+}
+
+fn parse(path: &Path, text: &str) -> Result<Rules, String> {
+    text.parse::<Rules>().map_err(|e| wrong(path, &e))
+}
+
+fn wrong(path: &Path, why: &dyn Display) -> String {
+    format!("GRIDNET_SESSION_RULES: {}: {why}", path.display())
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -81,10 +109,14 @@ mod tests {
         assert_eq!(file.changed(), Some("scheme = \"relay-only\"\n".parse().unwrap()));
         assert!(file.changed().is_none());
         write("scheme = \"relay-only\"\nmin_security = \"none\"\n");
-        assert!(file.changed().is_none() && file.read().unwrap_err().contains("line 2"));
+        assert!(file.changed().is_none() && read(&path).unwrap_err().contains("line 2"));
         std::fs::remove_file(&path).unwrap();
         assert!(file.changed().is_none(), "a file that is gone allows nothing new");
         write("");
+        assert!(file.changed().is_none() && RulesFile::open(&path).is_ok(), "somebody may be writing it");
+        write("# the same, written again\nscheme = \"relay-only\"\n");
+        assert!(file.changed().is_none(), "the rules are no others");
+        write("# nothing but what is without a file\n");
         assert_eq!(file.changed(), Some(Rules::default()));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(RulesFile::open(&path).unwrap_err().error, Error::Config);
