@@ -59,10 +59,11 @@ impl Shared {
         let places = callable(&answer.at, is_same_host)?;
         let why_not = match dial::dial(self, (node, number), &places).await {
             Ok(stood) => return Ok(stood),
+            // The other one has no better way within a host, and does not believe that this is its own.
+            Err(why) if is_same_host => return Err(why),
             Err(why) => why,
         };
-        let (listeners, at) =
-            door::open(&self.places(is_same_host)).map_err(|e| format!("{why_not}; {e}"))?;
+        let (listeners, at) = door::open(&self.places(false)).map_err(|e| format!("{why_not}; {e}"))?;
         let called = door::wait(self, listeners, (node, number));
         let asked = async {
             match self.ask_for_line(node, number, at).await {
@@ -116,8 +117,12 @@ impl Shared {
                 self.lines.stages().begin(line, Side::Theirs, self.node, Instant::now())?;
                 self.listen_for_line(line, is_same_host)
             }
+            // Within a host the one that asks calls. That it is of this host is its own word: it is not to have this one call itself.
+            false if is_same_host => {
+                return Err(malformed("it is of this host, and is to call itself".to_owned()))
+            }
             false => {
-                let places = callable(&at, is_same_host).map_err(malformed)?;
+                let places = callable(&at, false).map_err(malformed)?;
                 self.lines.stages().begin(line, Side::Theirs, self.node, Instant::now())?;
                 let shared = self.clone();
                 self.agreed(line, async move { dial::dial(&shared, line, &places).await });

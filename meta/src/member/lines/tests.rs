@@ -215,17 +215,19 @@ fn requests_for_lines_that_make_no_sense_are_noted_and_so_many_are_heard() {
     let session = Session::new("asks");
     let [a, b] = two(&session);
     let refused = |body: &[u8]| a.shared.answer_line(b.node(), body).unwrap_err().0;
-    let place = |at: &str| {
-        postcard::to_stdvec(&(1u64, a.shared.lock().host.clone(), vec![at.parse::<SocketAddr>().unwrap()]))
-            .unwrap()
+    let place = |host: Option<crate::name::Name>, at: &str| {
+        postcard::to_stdvec(&(1u64, host, vec![at.parse::<SocketAddr>().unwrap()])).unwrap()
     };
+    let own = a.shared.lock().host.clone();
     assert_eq!(refused(&[0xff; 3]), Refusal::Malformed);
-    assert_eq!(refused(&place("10.0.0.1:22")), Refusal::Malformed, "it says that it is of this host");
+    assert_eq!(refused(&place(None, "127.0.0.1:22")), Refusal::Malformed, "it is elsewhere");
+    assert_eq!(refused(&place(own, "127.0.0.1:22")), Refusal::Malformed, "it says that it is of this host");
     let refusals: Vec<Refusal> = (0..20).map(|_| refused(&[])).collect();
     assert!(refusals.contains(&Refusal::Rate), "{refusals:?}");
-    assert!(a
-        .refused()
-        .iter()
-        .any(|line| line.who == format!("node {}", b.node()) && line.why.contains("not its own")));
+    for why in ["not its own", "is to call itself"] {
+        let is_it =
+            |line: &crate::audit::Line| line.who == format!("node {}", b.node()) && line.why.contains(why);
+        assert!(a.refused().iter().any(is_it), "{why}");
+    }
     assert!(a.lines().is_empty());
 }
