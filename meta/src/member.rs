@@ -184,6 +184,7 @@ impl Member {
         let shared = told.recv_timeout(limit).map_err(|_| late())??;
         let member = Member { shared, stop, ended: Mutex::new(ended), _driver: None };
         let prepared = prepare(&member);
+        member.shared.has_joined();
         // The task is gone only if it was told to stop.
         let _ = begin.send(());
         let is_there = |state: &State| {

@@ -127,7 +127,8 @@ impl Member {
             last_caller: AtomicU64::new(0),
             beside: Mutex::new(Some(Vec::new())),
         });
-        self.shared.lines.set_rules(inner.rules().clone());
+        let in_force = inner.rules().clone();
+        self.shared.rule_lines(in_force);
         let answers = inner.clone();
         self.serve(ASSEMBLY, move |from, body| answers.answer(from, body));
         Assembler { inner }
@@ -246,8 +247,7 @@ impl Inner {
         }
         self.cache().clear();
         if let Some(shared) = self.shared.upgrade() {
-            shared.lines.set_rules(rules);
-            shared.judge_lines();
+            shared.rule_lines(rules);
         }
         self.builder.revoke_grants();
     }

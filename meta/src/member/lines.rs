@@ -107,7 +107,8 @@ pub(super) struct Lines {
     stages: Mutex<Stages>,
     /// Who asks for them how often.
     asks: Mutex<Rates<NodeId>>,
-    rules: Mutex<Arc<Rules>>,
+    /// None before they are known: then there is no line.
+    rules: Mutex<Option<Arc<Rules>>>,
     handle: Handle,
 }
 
@@ -126,12 +127,8 @@ impl Lines {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rules(&self) -> Arc<Rules> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_rules(&self, rules: Rules) {
-        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    fn rules(&self) -> MutexGuard<'_, Option<Arc<Rules>>> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn may_ask(&self, node: NodeId) -> bool {
@@ -238,8 +235,17 @@ impl Shared {
         }));
     }
 
-    /// Other rules are in force: lines end that they do not allow, and those may be made that could not be before.
-    pub(super) fn judge_lines(&self) {
+    /// The member has joined: what says nothing of stacks that it offers will not say which rules there are, so that these are the
+    /// default.
+    pub(super) fn has_joined(&self) {
+        if self.about.offer.is_none() {
+            self.lines.rules().get_or_insert_default();
+        }
+    }
+
+    /// These rules are in force: lines end that they do not allow, and those may be made that could not be before.
+    pub(super) fn rule_lines(&self, rules: Rules) {
+        *self.lines.rules() = Some(Arc::new(rules));
         let up = {
             let mut stages = self.lines.stages();
             stages.anew();
@@ -249,6 +255,14 @@ impl Shared {
             if self.judge_line(node, at).is_err() {
                 self.lines.end(node);
             }
+        }
+    }
+
+    /// Whether a line that stands may stay. One to a member that is not there for others any more may.
+    fn may_stay(&self, node: NodeId, at: SocketAddr) -> Result<(), String> {
+        match self.facts(node) {
+            Some(_) => self.judge_line(node, at),
+            None => Ok(()),
         }
     }
 
@@ -274,9 +288,11 @@ impl Shared {
         if self.lock().follower.directory().is_revoked(node) {
             return Err((Refusal::Revoked, format!("node {node} was revoked")));
         }
+        let rules = self.lines.rules().clone();
+        let rules = rules.ok_or((Refusal::Other, "rules are not known yet".to_owned()))?;
         let other = self.facts(node).ok_or((Refusal::Other, "not in the directory".to_owned()))?;
         let service = META.parse().map_err(|why| (Refusal::Trouble, why))?;
-        match choice::line(&self.lines.rules(), &self.own_facts(), &other, &service) {
+        match choice::line(&rules, &self.own_facts(), &other, &service) {
             Span::Nowhere => Err((Refusal::Other, "the rules allow no other way".to_owned())),
             span => Ok(span),
         }

@@ -132,6 +132,8 @@ impl<Over: AsyncRead + AsyncWrite> Stood<Over> {
         if is_revoked {
             return Err(format!("node {peer} was revoked"));
         }
+        // It may say something else of itself by now.
+        shared.may_stay(peer, self.at)?;
         // Where the own one was renewed since, the other side sees when the one ends that it was shown.
         if now >= self.until || now >= own_until {
             return Err("a certificate has ended".to_owned());

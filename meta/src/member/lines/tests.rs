@@ -107,7 +107,7 @@ fn rules_of_either_side_keep_requests_on_the_tree() {
     for keeps in [0, 1] {
         let members = two(&session);
         let [a, b] = &members;
-        members[keeps].shared.lines.set_rules("scheme = 'relay-only'".parse().unwrap());
+        members[keeps].shared.rule_lines("scheme = 'relay-only'".parse().unwrap());
         assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().trail.hops(), 2);
         let says = |state: LineState| matches!(state, LineState::Bootstrap { why, .. } if why.contains("rules allow no other way"));
         until("it was tried", || says(a.line(b.node())));
@@ -120,10 +120,39 @@ fn rules_of_either_side_keep_requests_on_the_tree() {
     let members = two(&session);
     warm(&members);
     let [a, b] = &members;
-    b.shared.lines.set_rules("scheme = 'cluster'".parse().unwrap());
-    b.shared.judge_lines();
+    b.shared.rule_lines("scheme = 'cluster'".parse().unwrap());
     until("it is over", || !is_up(a, b) && !is_up(b, a));
     assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().trail.hops(), 2);
+}
+
+#[test]
+fn a_line_that_stands_is_judged_again_and_again() {
+    let session = Session::new("again");
+    let members = two(&session);
+    warm(&members);
+    let [a, b] = &members;
+    // As if what is known of the two had changed.
+    *b.shared.lines.rules() = Some(Arc::new("scheme = 'cluster'".parse().unwrap()));
+    until("it is over", || !is_up(a, b) && !is_up(b, a));
+}
+
+#[test]
+fn there_is_no_line_before_rules_are_known_that_are_to_come() {
+    let session = Session::new("no-rules-yet");
+    let about = About { offer: Some(Default::default()), ..About::new("a".parse().unwrap()) };
+    let a = Member::join(session.ticket(), About { cluster: Some("a".parse().unwrap()), ..about }, LONG);
+    let members = [a.unwrap(), join(&session, "b")];
+    let [a, b] = &members;
+    assert!(a.wait_for_count(LONG, 2) && b.wait_for_count(LONG, 2));
+    for (from, to) in [(a, b), (b, a)] {
+        assert_eq!(from.ask(to.node(), ECHO, b"", LONG).unwrap().body, b"");
+        let says = |state: LineState| matches!(state, LineState::Bootstrap { why, .. } if why.contains("not known yet"));
+        until("it was tried", || says(from.line(to.node())));
+    }
+    assert!(a.lines().iter().chain(&b.lines()).all(|line| line.state != LineState::Making));
+    a.shared.rule_lines(Rules::default());
+    assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().body, b"");
+    until("a line stands", || is_up(a, b) && is_up(b, a));
 }
 
 #[test]
