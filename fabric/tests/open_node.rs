@@ -256,6 +256,14 @@ fn a_conversation_that_is_sealed_stays_so_and_one_that_is_plain_is_no_sealed_one
         let to = open(&a, &b, LONG).unwrap();
         converse(&a, to, &b, 4);
         assert_eq!(a.enter().engine.rail_name(to), Some("tcp"), "{}", explain(&a, to));
+        // Nothing plain may come of it later.
+        let called = {
+            let mut fabric = a.enter();
+            let mut rails = fabric.engine.rails_mut().iter_mut();
+            let rail = rails.find(|rail| rail.name() == "tcp-plain").unwrap();
+            rail.connect(PeerId::new(1000), &b.address()).unwrap_err()
+        };
+        assert!(called.reason.contains("no plain connection was agreed on"), "{called:?}");
         let (c, d) = (party(&scene, "a", rules, &[]), party(&scene, "d", rules, &[]));
         know(&c, &d);
         know(&d, &c);

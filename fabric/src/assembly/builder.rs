@@ -125,10 +125,11 @@ impl Builder for Desk {
         self.allow(rail, to, path.into(), deadline);
         let outcome = self.call(rail, here.reduce(address, rail), path, deadline);
         match outcome {
-            Ok(_) => self.keep(rail, to, path.into()),
-            Err(_) => self.withdraw(to, path.into()),
+            Ok((_, over)) if over == rail => self.keep(rail, to, path.into()),
+            // Where there is a safer link already, nothing plain is to come.
+            Ok(_) | Err(_) => self.withdraw(to, path.into()),
         }
-        self.stands(to, path, outcome?);
+        self.stands(to, path, outcome?.0);
         Ok(())
     }
 
@@ -151,14 +152,14 @@ impl Builder for Desk {
 }
 
 impl Desk {
-    /// Has the fabric open an address, and waits until then for what becomes of it.
+    /// Has the fabric open an address, and waits until then for what becomes of it: the peer, and the rail by which it is reached.
     fn call(
         &self,
         rail: &'static str,
         address: Address,
         path: &Path,
         deadline: Instant,
-    ) -> Result<PeerId, String> {
+    ) -> Result<(PeerId, &'static str), String> {
         let (tell, told) = std::sync::mpsc::channel();
         let (stack, security) = (path.stack.clone(), path.security);
         self.give(|work| work.calls.push(Call { address, rail, stack, security, deadline, tell }));

@@ -46,7 +46,8 @@ pub(crate) struct Call {
     pub(super) stack: Stack,
     pub(super) security: Security,
     pub(super) deadline: Instant,
-    pub(super) tell: Sender<Result<PeerId, String>>,
+    /// Hears of the peer, and over which rail it is reached.
+    pub(super) tell: Sender<Result<(PeerId, &'static str), String>>,
 }
 
 /// How a wish has ended.

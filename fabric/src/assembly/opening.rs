@@ -7,7 +7,7 @@ use gridnet_core::completion::{Completion, OpKind};
 use gridnet_core::endpoint::{Candidate, CqId, Engine, PeerState, ACCEPTED};
 use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Rail, Refusal};
-use gridnet_core::wire::NodeId;
+use gridnet_core::wire::{Address, NodeId};
 
 use super::desk::{AskedBy, Call, Desk, Wish};
 use super::edges::Edges;
@@ -29,7 +29,7 @@ pub(crate) struct Calling {
     deadline: Instant,
     /// The peer is reached through the bootstrap tree, and is called to be moved.
     moves: bool,
-    tell: Sender<Result<PeerId, String>>,
+    tell: Sender<Result<(PeerId, &'static str), String>>,
 }
 
 impl Fabric {
@@ -148,7 +148,12 @@ pub(crate) fn tend(
 
 fn begin(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
     let Call { address, rail, stack, security, deadline, tell } = call;
-    let opened = engine.open_over(&address, rail).and_then(|peer| {
+    let opened = match sealed_peer(engine, &address).filter(|_| rail == PLAIN) {
+        // Its link is not to be made again where frames are plain.
+        Some(peer) => engine.open_known(peer).map_err(|error| Refusal::new(error, error.text())),
+        None => engine.open_over(&address, rail),
+    };
+    let opened = opened.and_then(|peer| {
         // What others have agreed on for the same conversation may be safer than plain.
         let moves = rail != RELAY && rail != PLAIN && is_relayed(engine, peer);
         match moves.then(|| engine.call_over(peer, rail, &address)) {
@@ -172,6 +177,13 @@ fn begin(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
     }
 }
 
+/// The peer at an address, if there is a conversation with it already that is not plain.
+fn sealed_peer(engine: &Engine<AnyRail>, address: &Address) -> Option<PeerId> {
+    let peer = engine.find(address.node)?;
+    let is_it = matches!(engine.peer(peer), Ok((_, incarnation, _, _)) if incarnation == address.incarnation);
+    (is_it && engine.rail_name(peer) != Some(PLAIN)).then_some(peer)
+}
+
 /// Whether frames flow to a peer through the bootstrap tree.
 fn is_relayed(engine: &Engine<AnyRail>, peer: PeerId) -> bool {
     let is_up = matches!(engine.peer(peer), Ok((_, _, PeerState::Up, _)));
@@ -186,9 +198,9 @@ fn settle(engine: &mut Engine<AnyRail>, call: &Calling) -> bool {
     };
     let outcome = match state {
         PeerState::Up => match engine.rail_name(call.peer) {
-            Some(rail) if rail == call.rail => Ok(call.peer),
+            Some(rail) if rail == call.rail => Ok((call.peer, rail)),
             // Safer than was asked for.
-            Some("tcp") if call.rail == PLAIN => Ok(call.peer),
+            Some(rail @ "tcp") if call.rail == PLAIN => Ok((call.peer, rail)),
             Some(_) if call.moves && engine.is_calling(call.peer) && Instant::now() < call.deadline => {
                 return false
             }
