@@ -132,7 +132,7 @@ PARTS=(
     "listens ci/listens.sh"
     "c ci/c.sh"
     "abi ci/abi.sh"
-    "fuzz ci/fuzz.sh ${FUZZ_SECONDS:-15}"
+    "fuzz ci/fuzz.sh ${FUZZ_SECONDS:-8}"
     "loom ci/loom.sh"
     "san ci/san.sh"
     "mpi ci/mpi.sh --short"
