@@ -41,10 +41,13 @@ fn is_up(from: &Member, to: &Member) -> bool {
     matches!(from.line(to.node()), LineState::Up { .. })
 }
 
-/// Asks once, and waits until both can ask each other over a line.
+/// Asks once, and waits until both ask each other over a line. When it has just come up, answers may still go by the tree.
 fn warm([from, to]: &[Member; 2]) {
     assert_eq!(from.ask(to.node(), ECHO, b"first", LONG).unwrap().body, b"first");
     until("a line stands", || is_up(from, to) && is_up(to, from));
+    for (from, to) in [(from, to), (to, from)] {
+        until("it is used", || from.ask(to.node(), ECHO, b"", LONG).unwrap().trail.hops() == 1);
+    }
 }
 
 #[test]
