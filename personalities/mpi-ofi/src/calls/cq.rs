@@ -67,11 +67,7 @@ unsafe extern "C" fn close(fid: *mut Fid) -> i32 {
 
 unsafe extern "C" fn read(cq: *mut FidCq, out: *mut c_void, count: usize) -> isize {
     // SAFETY: libfabric's promise.
-    if let Some(taken) = unsafe { look(cq, out, count, std::ptr::null_mut()) } {
-        return taken;
-    }
-    // SAFETY: libfabric's promise.
-    guarded(|| unsafe { take(cq, out, count, std::ptr::null_mut()) })
+    unsafe { readfrom(cq, out, count, std::ptr::null_mut()) }
 }
 
 unsafe extern "C" fn readfrom(cq: *mut FidCq, out: *mut c_void, count: usize, from: *mut FiAddr) -> isize {
