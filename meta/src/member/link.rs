@@ -210,12 +210,15 @@ impl Link {
 
     /// Tells the rendez-vous node who is below this one.
     fn report(&mut self, shared: &Shared, is_all: bool) -> Result<(), Error> {
-        if self.follow.is_none() {
-            for report in shared.reports(is_all) {
-                self.outbox.push(&report)?;
-            }
+        if self.follow.is_some() {
+            return Ok(());
+        }
+        for report in shared.reports(is_all) {
+            self.outbox.push(&report)?;
+        }
+        if is_all {
             let leads = shared.lock().leading.as_ref().map(|leading| leading.addresses.clone());
-            if let Some(addresses) = leads.filter(|_| is_all) {
+            if let Some(addresses) = leads {
                 // That was all of them.
                 self.outbox.push(&Message::Leading(addresses))?;
             }
