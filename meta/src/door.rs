@@ -2,12 +2,21 @@
 //! of the network that has the most. So nobody shuts the door by standing in it.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use crate::strangers::network;
+use crate::error::{Error, Refusal};
+use crate::register::Denied;
+use crate::strangers::{network, Hellos};
+
+/// How long a stranger may take for its first word, and from then on until it has said who it is.
+const STRANGER_LIMIT: Duration = Duration::from_secs(5);
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -79,10 +88,46 @@ impl Strangers {
 }
 
 impl Place {
-    /// Until it is to make room for another.
-    pub(crate) async fn is_lost(&mut self) {
+    /// Until it is to make room for another; why it goes then.
+    pub(crate) async fn is_lost(&mut self) -> Denied {
         // Nothing is ever sent.
         let _ = (&mut self.stays).await;
+        (Refusal::Stranger, format!("made room: {} others have not said who they are", self.door.most))
+    }
+
+    /// Waits for the first word of who stands here: who says none, or comes too often, costs no signature.
+    pub(crate) async fn first_word(
+        &mut self,
+        stream: &TcpStream,
+        from: IpAddr,
+        hellos: &Hellos,
+    ) -> Result<(), Denied> {
+        let mut first = [0];
+        let has_spoken = tokio::select! {
+            first = timeout(STRANGER_LIMIT, stream.peek(&mut first)) => matches!(first, Ok(Ok(1))),
+            _ = self.is_lost() => false,
+        };
+        if !has_spoken {
+            return Err((Refusal::Stranger, "it has said nothing".to_owned()));
+        }
+        if !hellos.may_come(from, Instant::now()) {
+            return Err((Refusal::Rate, Hellos::why()));
+        }
+        Ok(())
+    }
+
+    /// Hears who stands here, for as long as that may take.
+    pub(crate) async fn hear<T>(
+        &mut self,
+        greeting: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Denied> {
+        tokio::select! {
+            greeting = timeout(STRANGER_LIMIT, greeting) => match greeting {
+                Ok(heard) => heard.map_err(|e| (Refusal::Stranger, e.to_string())),
+                Err(_) => Err((Refusal::Stranger, format!("said not who it is within {STRANGER_LIMIT:?}"))),
+            },
+            denied = self.is_lost() => Err(denied),
+        }
     }
 }
 

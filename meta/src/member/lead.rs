@@ -10,7 +10,7 @@ use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout, Instant};
+use tokio::time::{sleep, Instant};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -28,14 +28,11 @@ use crate::packet::Packet;
 use crate::queue::{queue, Queue};
 use crate::register::Denied;
 use crate::rendezvous::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
-use crate::strangers::Hellos;
 use crate::tls;
 use crate::wire::begins_tls;
 
 /// Callers that have not said who they are, at a time.
 const STRANGERS_MAX: usize = 64;
-/// How long each of them may take.
-const STRANGER_LIMIT: Duration = Duration::from_secs(5);
 /// A member of which nothing is heard for so long is lost.
 const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 /// Changes are told together when they come faster than this; and for each member there is, this later.
@@ -138,16 +135,8 @@ async fn visit(
     mut place: Place,
 ) {
     prepare(&stream);
-    let mut first = [0];
-    let has_spoken = tokio::select! {
-        first = timeout(STRANGER_LIMIT, stream.peek(&mut first)) => matches!(first, Ok(Ok(1))),
-        () = place.is_lost() => false,
-    };
-    if !has_spoken {
-        return shared.refused_stranger(from, Refusal::Stranger, "it has said nothing");
-    }
-    if !shared.hellos.may_come(from.ip(), std::time::Instant::now()) {
-        return shared.refused_stranger(from, Refusal::Rate, &Hellos::why());
+    if let Err((refusal, why)) = place.first_word(&stream, from.ip(), &shared.hellos).await {
+        return shared.refused_stranger(from, refusal, &why);
     }
     if shared.about.passes_joins && matches!(begins_tls(&stream).await, Ok(false)) {
         if let Err((refusal, why)) = pass_on(&shared, stream, place).await {
@@ -155,35 +144,25 @@ async fn visit(
         }
         return;
     }
-    let greeting = tokio::select! {
-        greeting = timeout(STRANGER_LIMIT, greet(&shared, tls, stream, from)) => Some(greeting),
-        () = place.is_lost() => None,
-    };
+    let greeting = place.hear(greet(&shared, tls, stream, from)).await;
     drop(place);
-    let why = match greeting {
-        Some(Ok(Ok(mut member))) => {
+    match greeting {
+        Ok(mut member) => {
             let ended = member.serve(&shared).await;
             let Visitor { node, connection, .. } = member.visitor;
             tracing::debug!("session: node {node} below: {ended:?}");
             let why = if ended.is_ok() { Departure::Left } else { Departure::Lost };
-            return shared.member_gone(node, connection, why);
+            shared.member_gone(node, connection, why);
         }
-        Some(Ok(Err(e))) => e.to_string(),
-        Some(Err(_)) => format!("said not who it is within {STRANGER_LIMIT:?}"),
-        None => made_room(),
-    };
-    shared.refused_stranger(from, Refusal::Stranger, &why);
-}
-
-fn made_room() -> String {
-    format!("made room: {STRANGERS_MAX} others have not said who they are")
+        Err((refusal, why)) => shared.refused_stranger(from, refusal, &why),
+    }
 }
 
 /// Passes on what a newcomer says to the rendez-vous node. It stands at the door until it has asked for that, and may.
 async fn pass_on(shared: &Shared, mut stream: TcpStream, mut place: Place) -> Result<(), Denied> {
     let admitted = tokio::select! {
         admitted = shared.tunnels.admit(&mut stream) => admitted?,
-        () = place.is_lost() => return Err((Refusal::Stranger, made_room())),
+        denied = place.is_lost() => return Err(denied),
     };
     drop(place);
     shared.tunnels.pass_on(&shared.rendezvous.addresses, stream, admitted).await
@@ -387,6 +366,8 @@ impl Hub for Arc<Shared> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
     use crate::cluster::Will;
     use crate::driver::Driver;

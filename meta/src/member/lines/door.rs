@@ -19,15 +19,12 @@ use crate::error::{Error, Refusal};
 use crate::member::state::Shared;
 use crate::message::Message;
 use crate::rendezvous::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
-use crate::strangers::Hellos;
 use crate::tls;
 
 /// How long the other member may take to come. It tries two addresses, and hears first where to call.
 const DOOR_LIMIT: Duration = Duration::from_secs(10);
 /// Callers that have not said who they are, at a time.
 const STRANGERS_MAX: usize = 16;
-/// How long each of them may take.
-const STRANGER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Listens at these addresses, as far as they are there, at ports that the system chooses.
 ///
@@ -111,38 +108,11 @@ async fn greet(
     line: (NodeId, u64),
 ) -> Option<Stood> {
     prepare(&stream);
-    let mut first = [0];
-    let has_spoken = tokio::select! {
-        first = timeout(STRANGER_LIMIT, stream.peek(&mut first)) => matches!(first, Ok(Ok(1))),
-        () = place.is_lost() => false,
+    let heard = match place.first_word(&stream, from.ip(), &shared.hellos).await {
+        Ok(()) => place.hear(hear(&shared, tls, stream, from, line)).await,
+        Err(denied) => Err(denied),
     };
-    let refused = |refusal, why: &str| shared.refused_stranger(from, refusal, why);
-    if !has_spoken {
-        refused(Refusal::Stranger, "it has said nothing");
-        return None;
-    }
-    if !shared.hellos.may_come(from.ip(), std::time::Instant::now()) {
-        refused(Refusal::Rate, &Hellos::why());
-        return None;
-    }
-    let known = tokio::select! {
-        known = timeout(STRANGER_LIMIT, hear(&shared, tls, stream, from, line)) => known,
-        () = place.is_lost() => {
-            refused(Refusal::Stranger, "made room for another");
-            return None;
-        }
-    };
-    match known {
-        Ok(Ok(stood)) => Some(stood),
-        Ok(Err(why)) => {
-            refused(Refusal::Stranger, &why.to_string());
-            None
-        }
-        Err(_) => {
-            refused(Refusal::Stranger, &format!("said not who it is within {STRANGER_LIMIT:?}"));
-            None
-        }
-    }
+    heard.map_err(|(refusal, why)| shared.refused_stranger(from, refusal, &why)).ok()
 }
 
 /// Has a caller prove who it is. One that is another member than the one that is waited for hears nothing more.
