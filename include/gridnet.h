@@ -367,6 +367,18 @@ typedef struct gridnet_counters {
      * Bytes that those have put and got.
      */
     uint64_t bytes_served;
+    /**
+     * Streams that were asked for or accepted here.
+     */
+    uint64_t streams;
+    /**
+     * Bytes that were written to streams.
+     */
+    uint64_t stream_bytes_sent;
+    /**
+     * Bytes of streams that came in, read or not.
+     */
+    uint64_t stream_bytes_received;
 } gridnet_counters;
 
 /**

@@ -65,6 +65,12 @@ pub struct gridnet_counters {
     pub operations_served: u64,
     /// Bytes that those have put and got.
     pub bytes_served: u64,
+    /// Streams that were asked for or accepted here.
+    pub streams: u64,
+    /// Bytes that were written to streams.
+    pub stream_bytes_sent: u64,
+    /// Bytes of streams that came in, read or not.
+    pub stream_bytes_received: u64,
 }
 
 // SAFETY: of this form; numbers.
@@ -148,6 +154,9 @@ fn of_peers(peers: &PeerCounters) -> gridnet_counters {
         operations_by_message: peers.by_message,
         operations_served: peers.served,
         bytes_served: peers.bytes_served,
+        streams: peers.streams,
+        stream_bytes_sent: peers.stream_bytes_sent,
+        stream_bytes_received: peers.stream_bytes_received,
         ..gridnet_counters::default()
     }
 }

@@ -163,7 +163,7 @@ fn what_cannot_be_explained_is_said_by_name() {
     let page = page.expect("it has a page");
     let file = std::fs::OpenOptions::new().write(true).open(page).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &7u64.to_ne_bytes(), 8).unwrap();
-    fails(&other.pid(), &["version 7", "reads version 2"]);
+    fails(&other.pid(), &["version 7", "reads version 3"]);
     let (code, _, err) = run(at(&scratch.0, &["explain"]).env("GRIDNET_PAGE", "perhaps"));
     assert_eq!(code, Some(2));
     assert!(err.contains("GRIDNET_PAGE") && err.contains("on or off"), "{err}");

@@ -233,7 +233,7 @@ impl Ledger for Unread {
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<PeerCells>() == 128 && size_of::<PeerCounts>() == 192);
+const _: () = assert!(size_of::<PeerCells>() == 192 && size_of::<PeerCounts>() == 256);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<EngineCells>() == 64);
 

@@ -38,7 +38,7 @@ macro_rules! peer_counters {
 }
 
 /// Number of counters of a peer.
-const PEER_COUNTERS: usize = 16;
+const PEER_COUNTERS: usize = 19;
 
 peer_counters! {
     /// Messages handed over for sending.
@@ -73,6 +73,12 @@ peer_counters! {
     served,
     /// Bytes that those have put and got.
     bytes_served,
+    /// Streams that were asked for or accepted here.
+    streams,
+    /// Bytes that were written to streams.
+    stream_bytes_sent,
+    /// Bytes of streams that came in, read or not.
+    stream_bytes_received,
 }
 
 impl PeerCounters {

@@ -92,6 +92,11 @@ fn every_byte_comes_once_over_links_that_break() {
         }
         assert_eq!(ends.map(|end| (end.written, end.read)), [(LEN, LEN); 2]);
         assert!(cuts > 0, "no link was broken");
+        for (node, peer) in [(&mut pair.a, pair.to_b), (&mut pair.b, pair.to_a)] {
+            let counters = node.engine().peer_counters(peer).expect("it is there");
+            let counted = [counters.streams, counters.stream_bytes_sent, counters.stream_bytes_received];
+            assert_eq!(counted, [1, LEN as u64, LEN as u64], "bytes that were sent again count once");
+        }
     }
 }
 

@@ -39,6 +39,7 @@ impl Fabric {
         if let Some(counters) = self.engine.peer_counters(peer) {
             lines.push(words::exchanged(&counters));
             lines.extend(words::regions(&counters));
+            lines.extend(words::streams(&counters));
         }
         lines.extend(self.engine.gauges(peer).into_iter().flat_map(|gauges| Waiting::from(gauges).lines()));
         Ok(lines.iter().map(|line| format!("{line}\n")).collect())

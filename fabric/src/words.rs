@@ -61,6 +61,14 @@ pub fn regions(c: &PeerCounters) -> Vec<String> {
     there.into_iter().chain(here).collect()
 }
 
+/// Streams, if there were any.
+pub fn streams(c: &PeerCounters) -> Option<String> {
+    (c.streams > 0).then(|| {
+        let [sent, received] = [c.stream_bytes_sent, c.stream_bytes_received];
+        format!("over {} streams: {sent} B sent, {received} B received", c.streams)
+    })
+}
+
 /// What waits in the conversation with a peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -126,6 +134,18 @@ mod tests {
         assert_eq!(regions(&counters), [there]);
         (counters.served, counters.bytes_served) = (4, 8);
         assert_eq!(regions(&counters), [there, "on regions here: 4 operations by messages (8 B)"]);
+    }
+
+    #[test]
+    fn streams_are_told_if_there_were_any() {
+        assert_eq!(streams(&PeerCounters { bytes_sent: 9, ..PeerCounters::default() }), None);
+        let some = PeerCounters {
+            streams: 2,
+            stream_bytes_sent: 30,
+            stream_bytes_received: 4,
+            ..Default::default()
+        };
+        assert_eq!(streams(&some).as_deref(), Some("over 2 streams: 30 B sent, 4 B received"));
     }
 
     #[test]

@@ -88,13 +88,13 @@ fn activity(out: &mut impl Write, a: &Activity) -> io::Result<()> {
         a.sleeps,
         a.wakeups_sent
     )?;
-    regions(out, &a.peers)?;
+    besides_messages(out, &a.peers)?;
     writeln!(out, "  peers: {} so far, {} of them gone", a.peers_total, a.peers_gone)
 }
 
-/// Operations on regions, if there were any.
-fn regions(out: &mut impl Write, c: &PeerCounters) -> io::Result<()> {
-    words::regions(c).iter().try_for_each(|line| indented(out, line))
+/// Operations on regions, and streams, if there were any.
+fn besides_messages(out: &mut impl Write, c: &PeerCounters) -> io::Result<()> {
+    words::regions(c).iter().chain(&words::streams(c)).try_for_each(|line| indented(out, line))
 }
 
 /// A line about a fabric or a peer, below its name.
@@ -118,7 +118,7 @@ fn peer(out: &mut impl Write, peer: &PeerView, names: &Names) -> io::Result<()> 
     let figures: Vec<String> = peer.figures.iter().map(|(name, value)| format!("{name} {value}")).collect();
     writeln!(out, "  rail {}: {}", peer.rail, figures.join(", "))?;
     indented(out, &words::exchanged(&peer.counters))?;
-    regions(out, &peer.counters)?;
+    besides_messages(out, &peer.counters)?;
     peer.waiting.lines().iter().try_for_each(|line| indented(out, line))
 }
 

@@ -36,6 +36,7 @@ impl Sample {
 pub(super) struct Rates {
     pub(super) messages_sent: f64,
     pub(super) messages_received: f64,
+    /// Of messages and streams.
     pub(super) bytes_sent: f64,
     pub(super) bytes_received: f64,
     /// Puts, gets and atomic operations on regions of peers.
@@ -51,8 +52,10 @@ impl Rates {
         Rates {
             messages_sent: rate(old.messages_sent, new.messages_sent),
             messages_received: rate(old.messages_received, new.messages_received),
-            bytes_sent: rate(old.bytes_sent, new.bytes_sent),
-            bytes_received: rate(old.bytes_received, new.bytes_received),
+            bytes_sent: rate(old.bytes_sent, new.bytes_sent)
+                + rate(old.stream_bytes_sent, new.stream_bytes_sent),
+            bytes_received: rate(old.bytes_received, new.bytes_received)
+                + rate(old.stream_bytes_received, new.stream_bytes_received),
             region_operations: rate(old.region_operations(), new.region_operations()),
             region_bytes: rate(old.bytes_put, new.bytes_put) + rate(old.bytes_got, new.bytes_got),
         }
@@ -113,6 +116,8 @@ mod tests {
         let new = PeerCounters { puts: 1, gets: 2, atomics: 3, bytes_put: 10, bytes_got: 30, ..old };
         let rates = Rates::between(&old, &new, Duration::from_secs(2));
         assert_eq!((rates.region_operations, rates.region_bytes, rates.messages_sent), (3.0, 20.0, 0.0));
+        let new = PeerCounters { bytes_sent: 104, stream_bytes_sent: 6, ..old };
+        assert_eq!(Rates::between(&old, &new, Duration::from_secs(2)).bytes_sent, 5.0);
         assert!(Rates::between(&old, &new, Duration::ZERO).messages_sent.is_finite());
     }
 }

@@ -126,6 +126,7 @@ impl State {
             Message::Bytes { stream } => {
                 let taken = self.streams.take_bytes(peer, stream, &frame.payload);
                 self.settle_streams();
+                self.peers[peer.index()].counts.cells.stream_bytes_received.add(frame.payload.len() as u64);
                 taken
             }
             Message::Stream { stream, said } => {

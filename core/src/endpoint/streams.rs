@@ -130,6 +130,9 @@ impl<R: Rail> Engine<R> {
             let chunk = &left[..left.len().min(room.most).min(self.state.stream_chunk)];
             let in_line = !self.post_bytes(id, &room, chunk);
             self.state.streams.wrote(id, chunk.len(), in_line);
+            if let Some(p) = self.state.peers.get(room.peer.index()) {
+                p.counts.cells.stream_bytes_sent.add(chunk.len() as u64);
+            }
             written += chunk.len();
         }
         match self.state.streams.room(id) {
@@ -226,10 +229,11 @@ impl<R: Rail> Engine<R> {
         }
     }
 
-    /// One more that uses a peer.
+    /// One more stream that uses a peer.
     fn hold(&mut self, peer: PeerId) {
         if let Some(p) = self.state.peers.get_mut(peer.index()) {
             p.handles += 1;
+            p.counts.cells.streams.add(1);
         }
     }
 

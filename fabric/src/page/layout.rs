@@ -14,7 +14,7 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"GNPAGE\r\n");
 
 /// The form of the page that this build writes and reads. Another form has another number; keys may be added to
 /// the text without one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: usize = 1 << 20;
@@ -29,7 +29,7 @@ pub(crate) const HEAD_TEXT: usize = LIVE_OFFSET - size_of::<Prefix>();
 /// Calls that are shown to wait at the same time.
 pub(crate) const WAITS: usize = 16;
 /// Words of the text of a row.
-pub(crate) const ROW_WORDS: usize = 102;
+pub(crate) const ROW_WORDS: usize = 94;
 /// Most bytes of the text of a row.
 pub(crate) const ROW_TEXT: usize = ROW_WORDS * 8;
 
@@ -102,7 +102,7 @@ pub(crate) struct PeerRow {
 #[cfg(not(loom))]
 const _: () = {
     assert!(size_of::<Prefix>() == 32);
-    assert!(size_of::<Live>() == 64 * (4 + WAITS) && size_of::<Live>() <= ROWS_OFFSET - LIVE_OFFSET);
+    assert!(size_of::<Live>() == 64 * (5 + WAITS) && size_of::<Live>() <= ROWS_OFFSET - LIVE_OFFSET);
     assert!(size_of::<PeerRow>() == 1024 && ROWS == 1016);
-    assert!(std::mem::offset_of!(PeerRow, turn) == 192);
+    assert!(std::mem::offset_of!(PeerRow, turn) == 256);
 };

@@ -291,7 +291,7 @@ fn a_text_that_changes_while_it_is_read_is_one_or_the_other() {
     let stop = Arc::new(gridnet_core::sync::AtomicU32::new(0));
     let heard = stop.clone();
     let writer = std::thread::spawn(move || {
-        let gone = PeerState::Gone(Refusal::new(Error::PeerGone, "y".repeat(180)));
+        let gone = PeerState::Gone(Refusal::new(Error::PeerGone, "y".repeat(160)));
         while heard.load(std::sync::atomic::Ordering::Relaxed) == 0 {
             ledger.note(row, &note(1, &PeerState::Up, &[]));
             ledger.note(row, &note(2, &gone, &[]));
@@ -302,7 +302,7 @@ fn a_text_that_changes_while_it_is_read_is_one_or_the_other() {
         let view = PageView::read(&file).unwrap();
         let peer = &view.peers[0];
         if !peer.torn {
-            let expected = if peer.peer == 1 { ("up", None) } else { ("gone", Some("y".repeat(180))) };
+            let expected = if peer.peer == 1 { ("up", None) } else { ("gone", Some("y".repeat(160))) };
             assert_eq!((peer.state.as_str(), peer.error.clone().map(|e| e.1)), expected);
         }
     }

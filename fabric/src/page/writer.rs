@@ -30,7 +30,7 @@ use crate::verdict::Verdict;
 /// Rows for which memory is taken in one go.
 const ROWS_AT_A_TIME: usize = 16;
 /// Most bytes of a reason in a row: three of them fit.
-const REASON_BYTES: usize = 180;
+const REASON_BYTES: usize = 160;
 
 /// The page of a fabric; removed with its last user.
 #[derive(Debug)]
