@@ -140,6 +140,7 @@ PARTS=(
     "mpi-hosts ci/mpi-hosts.sh"
     "corba ci/corba.sh --short"
     "corba-hosts ci/corba-hosts.sh"
+    "beside ci/beside.sh"
     "deny ci/deny.sh"
 )
 
