@@ -203,13 +203,20 @@ impl Rules {
         }
     }
 
+    /// The stacks that exceptions name, each with the line of its exception.
+    pub fn stacks(&self) -> impl Iterator<Item = (usize, &Stack)> {
+        self.rules.iter().flat_map(|rule| {
+            let stacks = match &rule.means {
+                Some(Means::Stacks(stacks)) => stacks.as_slice(),
+                _ => &[],
+            };
+            stacks.iter().map(|stack| (rule.line, stack))
+        })
+    }
+
     /// Whether an exception names a stack of this method and these filters: schemes are not looked at.
     pub fn may_lead_to(&self, method: Method, filters: &[Filter]) -> bool {
-        let is_it = |stack: &Stack| stack.method() == method && stack.filters() == filters;
-        self.rules.iter().any(|rule| match &rule.means {
-            Some(Means::Stacks(stacks)) => stacks.iter().any(is_it),
-            _ => false,
-        })
+        self.stacks().any(|(_, stack)| stack.method() == method && stack.filters() == filters)
     }
 }
 

@@ -12,7 +12,7 @@ use gridnet_uring_tcp::{Session, Way};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConnection, ServerConnection};
 
-use crate::assembly::{Desk, PLAIN};
+use crate::assembly::{Desk, PLAIN, TCP};
 use crate::config::Config;
 
 /// See the [module](self).
@@ -53,22 +53,29 @@ impl Session for Members {
     }
 }
 
-/// The same for the rail over which frames are plain: it is for those with whom that was agreed on, for as long as it is.
+/// The same for a rail of which something is agreed on with each peer: whether it is for that one, for as long as this stands, and over
+/// how many connections its links go.
 #[derive(Debug)]
-pub(crate) struct PlainMembers {
+pub(crate) struct Agreeing {
+    rail: &'static str,
     members: Arc<Members>,
     desk: Arc<Desk>,
 }
 
-impl PlainMembers {
-    pub(crate) fn new(members: Arc<Members>, desk: Arc<Desk>) -> PlainMembers {
-        PlainMembers { members, desk }
+impl Agreeing {
+    pub(crate) fn new(rail: &'static str, members: Arc<Members>, desk: Arc<Desk>) -> Agreeing {
+        Agreeing { rail, members, desk }
+    }
+
+    fn not_agreed(&self) -> &'static str {
+        match self.rail {
+            PLAIN => "no plain connection was agreed on",
+            _ => "no stack was agreed on that goes over this rail",
+        }
     }
 }
 
-const NOT_AGREED: &str = "no plain connection was agreed on";
-
-impl Session for PlainMembers {
+impl Session for Agreeing {
     fn call(&self, fabric: NodeId) -> Result<ClientConnection, Refusal> {
         self.members.call(fabric)
     }
@@ -79,9 +86,11 @@ impl Session for PlainMembers {
 
     fn check(&self, shown: &[CertificateDer<'_>], fabric: NodeId) -> Result<(), Refusal> {
         self.members.check(shown, fabric)?;
-        match self.desk.takes(PLAIN, fabric) {
+        match self.desk.allows(self.rail, fabric) {
             true => Ok(()),
-            false => Err(Refusal::new(Error::Permission, format!("{NOT_AGREED} with node {fabric}"))),
+            false => {
+                Err(Refusal::new(Error::Permission, format!("{} with node {fabric}", self.not_agreed())))
+            }
         }
     }
 
@@ -105,20 +114,28 @@ impl Session for PlainMembers {
         self.members.refusals()
     }
 
+    fn linked(&self, fabric: NodeId) {
+        self.desk.linked(self.rail, fabric);
+    }
+
+    fn streams(&self, fabric: NodeId) -> Option<u32> {
+        (self.rail == TCP).then(|| self.desk.streams(fabric))?
+    }
+
     fn unseals(&self) -> bool {
-        true
+        self.rail == PLAIN
     }
 }
 
 /// Calls those only with whom it was agreed on, by their addresses.
-impl Way for PlainMembers {
+impl Way for Agreeing {
     fn name(&self) -> &'static str {
-        PLAIN
+        self.rail
     }
 
     fn connect(&self, address: &Address) -> Option<Result<OwnedFd, Refusal>> {
-        let is_agreed = self.desk.allows(PLAIN, address.node);
-        (!is_agreed).then(|| Err(Refusal::new(Error::Unreachable, NOT_AGREED)))
+        let is_agreed = self.desk.allows(self.rail, address.node);
+        (!is_agreed).then(|| Err(Refusal::new(Error::Unreachable, self.not_agreed())))
     }
 }
 

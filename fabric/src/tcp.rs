@@ -12,10 +12,10 @@ use gridnet_meta::member::INSECURE;
 use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::{Key, Multirail, Security, TcpConfig, TcpRail, Tuning, Window};
 
-use crate::assembly::{PLAIN, RELAY};
+use crate::assembly::{PLAIN, RELAY, TCP};
 use crate::config::{Config, NetEngine};
 use crate::member::{ticket, Membership};
-use crate::session::{check_alone, refusal, Members, PlainMembers};
+use crate::session::{check_alone, refusal, Agreeing, Members};
 
 /// Opens the rail for the fabric at `local`, which gets a node id of its session's node, if it has one.
 ///
@@ -27,18 +27,21 @@ pub(crate) fn open(
     single_thread: bool,
     membership: Option<&Membership>,
 ) -> Result<TcpRail, Refusal> {
-    let known = match membership {
-        Some(membership) => Known::ByASession(membership.members().clone()),
-        None => Known::of(config)?,
+    let security = match membership {
+        Some(membership) => Security::Session(agreeing(TCP, membership)),
+        None => {
+            let known = Known::of(config)?;
+            if let Known::ByASession(members) = &known {
+                local.node = fabric_id(members.0.node(), local.node);
+            }
+            known.into_security()
+        }
     };
-    if let (Known::ByASession(members), None) = (&known, membership) {
-        local.node = fabric_id(members.0.node(), local.node);
-    }
     TcpRail::open(TcpConfig {
         local: *local,
         interfaces: config.net_interfaces.clone(),
         ports: config.net_ports,
-        security: known.into_security(),
+        security,
         engine: config.net_engine,
         single_thread,
         tuning: tuning(config),
@@ -58,7 +61,7 @@ pub(crate) fn open_plain(
     single_thread: bool,
     membership: &Membership,
 ) -> Result<TcpRail, Refusal> {
-    let known = Arc::new(PlainMembers::new(membership.members().clone(), membership.desk().clone()));
+    let known = agreeing(PLAIN, membership);
     let settings = TcpConfig {
         local: *local,
         interfaces: config.net_interfaces.clone(),
@@ -91,7 +94,7 @@ pub(crate) fn open_relay(
         local: Address { network: NetAddresses::NONE, ..*local },
         interfaces: config.net_interfaces.clone(),
         ports: None,
-        security: Security::Session(membership.members().clone()),
+        security: Security::Session(agreeing(RELAY, membership)),
         // Pipes are sockets of the host, and slow: a ring is worth nothing to them.
         engine: NetEngine::Epoll,
         single_thread,
@@ -103,6 +106,11 @@ pub(crate) fn open_relay(
     let mut rail = TcpRail::open_by(RELAY, Arc::new(membership.pipes()?), settings)?;
     membership.take_pipes(rail.adopter(RELAY)?)?;
     Ok(rail)
+}
+
+/// How a rail knows the members of a session, and what was agreed on with each.
+fn agreeing(rail: &'static str, membership: &Membership) -> Arc<Agreeing> {
+    Arc::new(Agreeing::new(rail, membership.members().clone(), membership.desk().clone()))
 }
 
 /// What the rail needs: what it is called, whether it cannot do without, and what is there or is missing.

@@ -160,7 +160,7 @@ fn the_next_stack_is_taken_when_one_does_not_come_up() {
     within(8 * PATIENCE, || {
         let scene = Scene::new();
         let elsewhere = Scratch::new();
-        let rules = "[[rule]]\nuse = ['shm', 'tls/tcp(streams=2)', 'tls/tcp']";
+        let rules = "[[rule]]\nuse = ['shm', 'tls/shm', 'tls/tcp']";
         let a = party(&scene, "a", rules, &[]);
         // Of the same host, as it says, and not to be found there.
         let b = party(&scene, "b", "", &[("GRIDNET_RUN_DIR", elsewhere.0.to_str().unwrap())]);
@@ -171,11 +171,67 @@ fn the_next_stack_is_taken_when_one_does_not_come_up() {
         let why = explain(&a, to);
         assert!(why.contains("stack tls/tcp: encrypted"), "{why}");
         assert!(why.lines().any(|line| line.starts_with("shm: ")), "{why}");
-        assert!(
-            why.contains("tls/tcp(streams=2): refused (build): ") && why.contains("GRIDNET_MULTIRAIL"),
-            "{why}"
-        );
+        assert!(why.contains("tls/shm: refused (build): no rail of this version makes tls/shm"), "{why}");
     });
+}
+
+/// A stack says over how many connections it goes, whatever the sides are configured for; also when the link is made again.
+#[test]
+fn a_stack_says_over_how_many_connections_it_goes() {
+    within(8 * PATIENCE, || {
+        for (streams, multirail) in [(3, "off"), (1, "auto")] {
+            let scene = Scene::new();
+            let stack = format!("tls/tcp(streams={streams})");
+            let settings = [("GRIDNET_MULTIRAIL", multirail)];
+            let a = party(&scene, "a", &format!("[[rule]]\nuse = ['{stack}']"), &settings);
+            let b = party(&scene, "b", "", &settings);
+            know(&a, &b);
+            know(&b, &a);
+            let to = open(&a, &b, LONG).unwrap();
+            let count = |party: &Party, node: NodeId| {
+                let fabric = party.enter();
+                let peer = fabric.engine.find(node).unwrap();
+                fabric.engine.paths(peer).len()
+            };
+            let ends = [a.address().node, b.address().node];
+            for round in 0..2 {
+                let start = Instant::now();
+                while [count(&a, ends[1]), count(&b, ends[0])] != [streams, streams] {
+                    assert!(start.elapsed() < LONG, "{}", explain(&a, to));
+                    let _ = (a.wait(Duration::from_millis(2)), b.wait(Duration::from_millis(2)));
+                }
+                converse(&a, to, &b, 8);
+                if round == 0 {
+                    cut(&a, "tcp", ends[1]);
+                    converse(&a, to, &b, 4);
+                }
+            }
+            let why = explain(&a, to);
+            assert!(
+                why.contains(&format!("rail tcp in use: stack {stack}, encrypted, was agreed on")),
+                "{why}"
+            );
+            let asked = story(&b, ends[0]);
+            assert!(
+                asked.starts_with(&format!("stack {stack}: encrypted, as the node has asked")),
+                "{asked}"
+            );
+        }
+        let scene = Scene::new();
+        let path = scene.scratch.0.join("plain.toml");
+        std::fs::write(&path, "[[rule]]\nmin_security = 'plain'\nuse = ['tcp(streams=2)']").unwrap();
+        let rules = ("GRIDNET_SESSION_RULES", path.to_str().unwrap());
+        let why = scene.try_party(ThreadLevel::Single, &[rules]).map(drop).unwrap_err();
+        assert!(why.error == Error::Config && why.reason.contains("a plain connection is one"), "{why:?}");
+    });
+}
+
+/// Breaks the link with a node, as a network does.
+fn cut(party: &Party, rail: &str, with: NodeId) {
+    let mut fabric = party.enter();
+    let rail = fabric.engine.rails_mut().iter_mut().find(|other| other.name() == rail);
+    let Some(AnyRail::Tcp(rail)) = rail else { panic!("there is such a rail") };
+    rail.link_with(with).into_iter().for_each(|link| rail.cut(link));
 }
 
 #[test]
@@ -209,13 +265,16 @@ fn a_connection_is_plain_where_the_rules_of_both_lead_to_it_and_says_so() {
         assert!(why.lines().any(is_plain), "{why}");
         let asked = story(&b, a.address().node);
         assert_eq!(asked.lines().next(), Some("stack tcp: plain, as the node has asked for service gridnet"));
-        // It is mended in the same way.
-        let link = |fabric: &mut gridnet::Fabric| {
-            let rail = fabric.engine.rails_mut().iter_mut().find(|rail| rail.name() == "tcp-plain");
-            let Some(AnyRail::Tcp(rail)) = rail else { panic!("there is such a rail") };
-            rail.link_with(b.address().node).into_iter().for_each(|link| rail.cut(link));
-        };
-        link(&mut a.enter());
+        // It is mended in the same way, also when rules have changed that matter to others: then nothing is allowed but what stands.
+        for (party, name) in [(&a, "a"), (&b, "b")] {
+            let path = scene.scratch.0.join(format!("{name}.toml"));
+            std::fs::write(path, format!("scheme = 'cluster'\n{PLAIN}")).unwrap();
+            let stranger = NodeId::new([5; 16]).unwrap();
+            party.enter().open_node(party.cq, stranger, LONG, CONTEXT).unwrap();
+            let ended = party.wait(PATIENCE).unwrap();
+            assert_eq!(Error::from_code(ended.status), Some(Error::NotFound));
+        }
+        cut(&a, "tcp-plain", b.address().node);
         converse(&a, to, &b, 8);
         assert_eq!(a.enter().engine.rail_name(to), Some("tcp-plain"));
     });

@@ -17,6 +17,7 @@ use gridnet_core::wire::NodeId;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::config::Multirail;
 use crate::socket::Stream;
 use crate::tls::{Failed, Session};
 
@@ -205,6 +206,22 @@ impl Security {
             Security::Session(session) => session.check(&stream.shown(), fabric),
             Security::Key(_) | Security::Insecure => Ok(()),
         }
+    }
+
+    /// A link with a fabric is up.
+    pub(crate) fn note_linked(&self, fabric: NodeId) {
+        if let Security::Session(session) = self {
+            session.linked(fabric);
+        }
+    }
+
+    /// How many paths the link with a fabric is to have, when that was agreed on.
+    pub(crate) fn paths(&self, fabric: NodeId) -> Option<Multirail> {
+        let Security::Session(session) = self else { return None };
+        session.streams(fabric).map(|streams| match streams {
+            0 | 1 => Multirail::Off,
+            several => Multirail::Alike(several),
+        })
     }
 
     /// Whether a caller is listened to at all.

@@ -41,7 +41,7 @@ pub enum Multirail {
     Auto,
     /// The same, at most so many.
     AtMost(u32),
-    /// So many, all between the same two addresses, also on one host: for tests.
+    /// So many, all between the same two addresses, also on one host: what a [session](crate::Session::streams) agrees on, and for tests.
     Alike(u32),
 }
 

@@ -127,6 +127,7 @@ impl TcpRail {
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let peer = link.peer;
         let mut conn = Conn::new(stream, self.config.window, self.config.retains);
+        self.config.security.note_linked(link.node);
         sink.up(peer);
         let begun = conn.begin(rest, peer, sink);
         link.state = State::Live(Box::new(conn));

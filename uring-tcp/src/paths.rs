@@ -59,6 +59,8 @@ impl PathOf {
 #[derive(Debug)]
 pub(crate) struct Paths {
     secret: Key,
+    /// How many there may be, and between which addresses.
+    multirail: Multirail,
     /// Where the peer listens, if this side calls for paths.
     there: Option<NetAddresses>,
     /// Numbers of the paths that are there, and their places in the rail's table.
@@ -79,10 +81,11 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    fn new(secret: Key, there: Option<NetAddresses>) -> Paths {
+    fn new(secret: Key, multirail: Multirail, there: Option<NetAddresses>) -> Paths {
         let due_in_ns = there.is_some().then_some(0);
         Paths {
             secret,
+            multirail,
             there,
             live: Vec::new(),
             calling: None,
@@ -94,6 +97,11 @@ impl Paths {
             pause_ns: FIRST_PAUSE_NS,
             failures: 0,
         }
+    }
+
+    /// No more, as both sides have it.
+    fn is_full(&self) -> bool {
+        self.live.len() as u32 + 1 >= self.multirail.most()
     }
 
     fn places(&self) -> impl Iterator<Item = u32> + '_ {
@@ -164,12 +172,13 @@ fn next_look(now: Time) -> Time {
 impl TcpRail {
     /// A link has come up: the peer may call for further paths, or this side does, if it knows the addresses of the peer.
     pub(crate) fn expect_paths(&mut self, index: u32, agreed: Option<Agreed>, there: Option<NetAddresses>) {
-        let most = self.config.multirail.most();
+        let Some(link) = self.links.get(index as usize) else { return };
+        let multirail = self.config.security.paths(link.node).unwrap_or(self.config.multirail);
         // Without questions of the kernel nobody would notice a path that has fallen silent.
-        if most == 1 || self.config.tuning.keep_alive.is_none() {
+        if multirail.most() == 1 || self.config.tuning.keep_alive.is_none() {
             return;
         }
-        let is_alike = matches!(self.config.multirail, Multirail::Alike(_));
+        let is_alike = matches!(multirail, Multirail::Alike(_));
         let of_hosts = |addresses: NetAddresses| addresses.iter().filter(|at| !at.ip().is_loopback()).count();
         let several = |addresses: NetAddresses| is_alike || of_hosts(addresses) > 1;
         let Some(Agreed { secret, takes_paths: true }) = agreed else { return };
@@ -185,7 +194,7 @@ impl TcpRail {
             self.paths.callers.push(index);
         }
         if let Some(whole) = self.links.get_mut(index as usize).and_then(Link::whole_mut) {
-            whole.paths = Some(Box::new(Paths::new(secret, there)));
+            whole.paths = Some(Box::new(Paths::new(secret, multirail, there)));
         }
     }
 
@@ -230,7 +239,7 @@ impl TcpRail {
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let (target, generation) = ((link.node, link.incarnation), link.generation);
         let Some(paths) = link.paths_mut() else { return };
-        if paths.live.len() as u32 + 1 >= self.config.multirail.most() {
+        if paths.is_full() {
             return;
         }
         if pairs.is_empty() {
@@ -258,7 +267,7 @@ impl TcpRail {
             State::Live(conn) => Some((conn.line.stream.local()?, conn.line.stream.remote()?)),
             _ => None,
         };
-        if matches!(self.config.multirail, Multirail::Alike(_)) {
+        if matches!(paths.multirail, Multirail::Alike(_)) {
             return ends(index).map(|(from, to)| (from.ip(), to)).into_iter().collect();
         }
         let taken = paths.places().chain([index]).filter_map(ends).map(|(from, to)| (from.ip(), to.ip()));
@@ -332,7 +341,6 @@ impl TcpRail {
 
     /// The link to which the path of a caller is to belong.
     fn check_ticket(&mut self, who: &Stranger, ticket: Ticket) -> Result<u32, Refusal> {
-        let most = self.config.multirail.most();
         let is_meant = |link: &&mut Link| {
             let which = (link.incarnation, link.generation) == (who.incarnation, who.generation);
             which && matches!(link.state, State::Live(_))
@@ -352,7 +360,7 @@ impl TcpRail {
         if paths.there.is_some() {
             return Err(Refusal::new(Error::Invalid, "this side calls for the paths of the link"));
         }
-        if ticket.number <= paths.last || paths.live.len() as u32 + 1 >= most {
+        if ticket.number <= paths.last || paths.is_full() {
             return Err(Refusal::new(Error::Limit, "the link has this path, or enough of them"));
         }
         paths.last = ticket.number;
@@ -574,7 +582,7 @@ mod tests {
     fn add_link(rail: &mut TcpRail, due_in_ns: u64) {
         let (secret, at) = (Key::new(&[7; 32]).expect("it is long enough"), ["203.0.113.7", "203.0.113.8"]);
         let there = NetAddresses::new(7, at.map(|at| at.parse().expect("it is one")));
-        let mut paths = Paths::new(secret, Some(there));
+        let mut paths = Paths::new(secret, Multirail::Auto, Some(there));
         paths.due_in_ns = Some(due_in_ns);
         let index = rail.links.len() as u32;
         let mut link = Link::new(PeerId::new(index), (address_of(2, 0).node, 1), 1, State::Over);
@@ -615,7 +623,7 @@ mod tests {
     fn caller() -> Paths {
         let secret = Key::new(&[7; 32]).expect("it is long enough");
         let there = NetAddresses::new(7, ["203.0.113.7".parse().expect("it is one")]);
-        let mut paths = Paths::new(secret, Some(there));
+        let mut paths = Paths::new(secret, Multirail::Auto, Some(there));
         assert!(paths.is_due(Time(SECOND)), "at once");
         paths
     }

@@ -51,6 +51,19 @@ pub trait Session: fmt::Debug + Send + Sync {
     /// How often that was.
     fn refusals(&self) -> u64;
 
+    /// Frames flow between this rail and the fabric of this node id, which was called or let in: a link has come of it. Said by the
+    /// thread that drives the rail, before anything is heard over the link.
+    fn linked(&self, fabric: NodeId) {
+        let _ = fabric;
+    }
+
+    /// Over how many connections a link to the fabric of this node id goes, as was agreed on with it; none where the rail decides.
+    /// Asked when the link has come up.
+    fn streams(&self, fabric: NodeId) -> Option<u32> {
+        let _ = fabric;
+        None
+    }
+
     /// Whether all that follows the greeting is plain: TLS says who the peers are, and that they want it so. Only where both sides do
     /// is there a connection; `check` is to refuse those with whom it was not agreed on.
     fn unseals(&self) -> bool {

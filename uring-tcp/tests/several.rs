@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{key, tls, Tcp};
+use common::certificates::Authority;
+use common::{key, tls, Members, Tcp};
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::rail::{LinkId, PeerId};
@@ -157,6 +158,34 @@ fn the_smaller_number_of_paths_counts() {
             assert_eq!(further(&mut pair), [1, 1], "{mine} and {}", 6 - mine);
         }
         transfer(&mut pair, 1, MIB, |_| {});
+    }
+}
+
+/// Members who have agreed on so many connections, if they have, whatever rails are configured for.
+fn agreed(streams: Option<u32>, configured: Multirail) -> Tcp {
+    let mut members = Members::of(&Authority::new());
+    members.streams = streams;
+    Tcp { security: Security::Session(Arc::new(members)), multirail: configured, ..several(1) }
+}
+
+#[test]
+fn a_session_says_over_how_many_connections_a_link_goes() {
+    for (streams, configured, paths) in [
+        (Some(3), Multirail::Auto, 3),
+        (Some(2), Multirail::Off, 2),
+        (Some(2), Multirail::Alike(4), 2),
+        (Some(1), Multirail::Alike(4), 1),
+        (None, Multirail::Alike(2), 2),
+    ] {
+        let mut pair = wide(agreed(streams, configured), paths);
+        transfer(&mut pair, 1, 4 * MIB, |_| {});
+        pair.fixture.skipped += Duration::from_secs(10);
+        pair.run_until_quiet();
+        assert_eq!(further(&mut pair), [paths - 1; 2], "{streams:?} {configured:?}");
+        let link = link_of(&mut pair);
+        pair.a.engine().rails_mut()[0].cut(link);
+        transfer(&mut pair, 2, 4 * MIB, |_| {});
+        assert!(pair.run_until(|pair| further(pair) == [paths - 1; 2]), "as before after a break");
     }
 }
 

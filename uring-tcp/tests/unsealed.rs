@@ -53,6 +53,10 @@ impl Session for Plain {
         self.0.refusals()
     }
 
+    fn linked(&self, fabric: NodeId) {
+        self.0.linked(fabric);
+    }
+
     fn unseals(&self) -> bool {
         true
     }
@@ -133,4 +137,29 @@ fn with_whom_it_was_not_agreed_on_there_is_no_plain_connection() {
     let why = try_as(&mut pair, plain(&members), NOBODY);
     assert!(why.error == Error::Permission && why.reason.contains("somebody else"), "{why:?}");
     check_friend(&mut pair, &mut tag);
+}
+
+/// What was agreed on with a node lasts from its link on, not from its greeting.
+#[test]
+fn a_session_is_told_of_links_and_of_no_other_who_is_greeted() {
+    let members = members();
+    let linked = || std::mem::take(&mut *members.linked.lock().unwrap());
+    let (mut pair, mut tag) = (Pair::new(fixture(plain(&members))), 0);
+    let [a, b] = [pair.a.address().node, pair.b.address().node];
+    check_friend(&mut pair, &mut tag);
+    let mut both = linked();
+    both.sort();
+    assert_eq!(both, if a < b { [a, b] } else { [b, a] });
+    // Those prove who they are, too, as far as TLS is concerned.
+    try_as(&mut pair, Security::Session(members.clone()), 9);
+    // A second fabric of a node that is here is greeted, and has no link.
+    let twin = pair.fixture.address(2);
+    assert_eq!(twin.node, b);
+    let why = try_as(&mut pair, plain(&members), 2);
+    assert!(why.reason.contains("connected already"), "{why:?}");
+    assert_eq!(linked(), []);
+    let rail = &mut pair.a.engine().rails_mut()[0];
+    rail.link_with(b).into_iter().for_each(|link| rail.cut(link));
+    check_friend(&mut pair, &mut tag);
+    assert!(linked().contains(&b), "made again");
 }

@@ -15,9 +15,10 @@ use gridnet_assembly::stack::{Filter, Method, Security, Stack};
 use gridnet_assembly::Builder;
 use gridnet_core::rail::PeerId;
 use gridnet_core::wire::{Address, NetAddresses, NodeId, ADDRESS_BYTES};
+use gridnet_uring_tcp::MAX_PATHS;
 
 use super::desk::{Call, Desk};
-use super::{PLAIN, RELAY};
+use super::{PLAIN, RELAY, TCP};
 use crate::config::Config;
 
 /// How long somebody who asks while the fabric is being opened waits for that.
@@ -82,17 +83,30 @@ pub(crate) fn offer(config: &Config, local: &Address) -> Offer {
 
 /// The rail that a stack means.
 fn rail_of(stack: &Stack) -> Result<&'static str, String> {
-    match (stack.method(), stack.filters(), stack.streams()) {
-        (Method::Shm, [], _) => Ok("shm"),
-        (Method::Tcp, [Filter::Tls], None) => Ok("tcp"),
-        (Method::Tcp, [], None) => Ok(PLAIN),
-        (Method::Tcp, [] | [Filter::Tls], Some(_)) => {
-            Err("over how many connections the rail tcp goes is said by GRIDNET_MULTIRAIL, not by a stack"
-                .into())
-        }
-        (Method::Relay, [Filter::Tls], None) => Ok(RELAY),
-        (Method::Relay, [], None) => Err("between members pipes are always encrypted: tls/relay".into()),
+    check_streams(stack)?;
+    match (stack.method(), stack.filters()) {
+        (Method::Shm, []) => Ok("shm"),
+        (Method::Tcp, [Filter::Tls]) => Ok(TCP),
+        (Method::Tcp, []) => Ok(PLAIN),
+        (Method::Relay, [Filter::Tls]) => Ok(RELAY),
+        (Method::Relay, []) => Err("between members pipes are always encrypted: tls/relay".into()),
         _ => Err(format!("no rail of this version makes {stack}")),
+    }
+}
+
+/// Whether the rails have so many streams as a stack asks for.
+///
+/// # Errors
+/// Why not, for people.
+pub(super) fn check_streams(stack: &Stack) -> Result<(), String> {
+    match (stack.filters(), stack.streams().map(u32::from)) {
+        ([], Some(2..)) => {
+            Err(format!("{stack}: a plain connection is one, only tls/tcp has several streams"))
+        }
+        (_, Some(streams)) if streams > MAX_PATHS => {
+            Err(format!("{stack}: the rail tcp has at most {MAX_PATHS} streams to one peer"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -101,6 +115,7 @@ impl Builder for Desk {
         let here = self.here(OPENING_LIMIT).ok_or("the fabric is being opened")?;
         let rail = here.rail(&order.stack)?;
         self.allow(rail, order.key.from, (&order.key).into(), order.deadline);
+        self.prepare_streams(order.key.from, rail, &order.stack);
         let (stack, security, service) = (&order.stack, order.security.name(), &order.service);
         let story = format!("stack {stack}: {security}, as the node has asked for service {service}");
         self.tell_asked(order.key.from, rail, story);
@@ -123,6 +138,7 @@ impl Builder for Desk {
             return Err(format!("its process is said to be of user {}, and is not to be", address.uid));
         }
         self.allow(rail, to, path.into(), deadline);
+        self.prepare_streams(to, rail, &path.stack);
         let outcome = self.call(rail, here.reduce(address, rail), path, deadline);
         match outcome {
             Ok((_, over)) if over == rail => self.keep(rail, to, path.into()),
@@ -152,6 +168,13 @@ impl Builder for Desk {
 }
 
 impl Desk {
+    /// Links of the rail tcp go over as many connections as the stack says that was agreed on last, on both sides.
+    fn prepare_streams(&self, node: NodeId, rail: &str, stack: &Stack) {
+        if rail == TCP {
+            self.note_streams(node, stack.streams());
+        }
+    }
+
     /// Has the fabric open an address, and waits until then for what becomes of it: the peer, and the rail by which it is reached.
     fn call(
         &self,
@@ -203,9 +226,11 @@ mod tests {
         let here = Here { address: address(1), plain, rails: vec!["shm", "tcp", PLAIN, RELAY] };
         let rail = |text: &str| here.rail(&text.parse().unwrap());
         assert_eq!((rail("shm"), rail("tls/tcp"), rail("tls/relay")), (Ok("shm"), Ok("tcp"), Ok(RELAY)));
+        assert_eq!((rail("tls/tcp(streams=1)"), rail("tls/tcp(streams=8)")), (Ok("tcp"), Ok("tcp")));
+        assert_eq!(rail("tcp(streams=1)"), Ok(PLAIN));
         for (text, why) in [
-            ("tcp(streams=2)", "GRIDNET_MULTIRAIL"),
-            ("tls/tcp(streams=2)", "GRIDNET_MULTIRAIL"),
+            ("tcp(streams=2)", "a plain connection is one"),
+            ("tls/tcp(streams=9)", "at most 8 streams"),
             ("relay", "always encrypted"),
             ("tls/shm", "no rail"),
         ] {
@@ -285,7 +310,11 @@ mod tests {
             assert!(!desk.allows(rail, node), "nothing has come of it");
         }
         desk.build(&order("tls/tcp", later)).unwrap();
-        assert!(!desk.allows(PLAIN, node) && !desk.takes(PLAIN, node), "sealed is not plain");
+        assert!(!desk.allows(PLAIN, node), "sealed is not plain");
+        for (stack, streams) in [("tls/tcp(streams=3)", Some(3)), ("shm", Some(3)), ("tls/tcp", None)] {
+            desk.build(&order(stack, later)).unwrap();
+            assert_eq!(desk.streams(node), streams, "{stack}");
+        }
         // Nobody polls this fabric: the own try comes to nothing.
         let path = Path {
             connection: 1,

@@ -16,7 +16,7 @@ use gridnet_core::wire::{Address, NodeId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::builder::Here;
-use super::permits::{Permits, Try};
+use super::permits::{Permits, Try, NODES_MAX};
 use super::rules_file::RulesFile;
 use super::stories::Stories;
 use super::{PLAIN, RELAY};
@@ -95,6 +95,8 @@ struct State {
     stories: Stories,
     /// By rail, of those that are not for everybody.
     permits: [(&'static str, Permits); 2],
+    /// Over how many connections of the rail tcp the stack goes that was agreed on last, where it says so.
+    streams: BTreeMap<NodeId, u8>,
 }
 
 impl Default for State {
@@ -109,6 +111,7 @@ impl Default for State {
             stood: BTreeMap::new(),
             stories: Stories::default(),
             permits: [RELAY, PLAIN].map(|rail| (rail, Permits::default())),
+            streams: BTreeMap::new(),
         }
     }
 }
@@ -306,14 +309,35 @@ impl Desk {
         self.lock().permits.iter_mut().for_each(|(_, permits)| permits.revoke());
     }
 
-    /// Whether a rail is allowed to and from a node.
+    /// Whether a rail is allowed to and from a node; those that are for everybody are.
     pub(crate) fn allows(&self, rail: &str, node: NodeId) -> bool {
         self.lock().permits_of(rail).is_none_or(|permits| permits.allows(node, Instant::now()))
     }
 
-    /// A node comes by such a rail: whether it may.
-    pub(crate) fn takes(&self, rail: &str, node: NodeId) -> bool {
-        self.lock().permits_of(rail).is_none_or(|permits| permits.take(node, Instant::now()))
+    /// A link with a node has come up over a rail.
+    pub(crate) fn linked(&self, rail: &str, node: NodeId) {
+        if let Some(permits) = self.lock().permits_of(rail) {
+            permits.linked(node, Instant::now());
+        }
+    }
+
+    /// Notes over how many connections links with a node are to go from now on, if the stack that was agreed on says so.
+    pub(super) fn note_streams(&self, node: NodeId, streams: Option<u8>) {
+        let all = &mut self.lock().streams;
+        match streams {
+            Some(streams) => {
+                if all.len() >= NODES_MAX && !all.contains_key(&node) {
+                    all.pop_first();
+                }
+                all.insert(node, streams);
+            }
+            None => drop(all.remove(&node)),
+        }
+    }
+
+    /// What was noted.
+    pub(crate) fn streams(&self, node: NodeId) -> Option<u32> {
+        self.lock().streams.get(&node).copied().map(u32::from)
     }
 
     /// Notes how an endpoint to a node came about, or why not, a line each.

@@ -35,6 +35,8 @@ pub(crate) use worker::Workers;
 
 /// The service of a node by which others open endpoints to its fabric.
 pub const SERVICE: &str = "gridnet";
+/// The rail over TCP, sealed.
+pub(crate) const TCP: &str = "tcp";
 /// The rail over TCP whose frames are plain, between members with whom that was agreed on.
 pub const PLAIN: &str = "tcp-plain";
 /// The rail over pipes through leaders and the rendez-vous node.

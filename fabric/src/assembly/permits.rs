@@ -1,15 +1,15 @@
 //! With which nodes a rail is allowed that is there for those only with which its stack was agreed on, by a try that has not come to
 //! nothing: pipes (`relay`), and plain connections (`tcp`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use gridnet_assembly::call::Path;
 use gridnet_assembly::called::Key;
 use gridnet_core::wire::NodeId;
 
-/// Nodes with which the stack was agreed on; beyond, any of them is forgotten. A session has so many.
-const NODES_MAX: usize = 16_384;
+/// Nodes with which a stack was agreed on; beyond, any of them is forgotten. A session has so many.
+pub(super) const NODES_MAX: usize = 16_384;
 /// Tries of a node that are remembered: looks that have led to the same again, and the first.
 const TRIES_MAX: usize = 8;
 
@@ -34,17 +34,22 @@ impl From<&Path> for Try {
     }
 }
 
-/// See the [module](self). Of each try: until when it allows pipes; without an end once a pipe has come of it.
+/// See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct Permits(BTreeMap<NodeId, BTreeMap<Try, Option<Instant>>>);
+pub(super) struct Permits {
+    /// Of each try: until when it allows the rail; without an end once a link has come of it.
+    tries: BTreeMap<NodeId, BTreeMap<Try, Option<Instant>>>,
+    /// With whom a link has come up, until the conversation is over.
+    linked: BTreeSet<NodeId>,
+}
 
 impl Permits {
-    /// Pipes are allowed until then, or for as long as the try stands.
+    /// The rail is allowed until then, or for as long as the try stands.
     pub(super) fn allow(&mut self, node: NodeId, of: Try, until: Instant, now: Instant) {
-        if self.0.len() >= NODES_MAX && !self.0.contains_key(&node) {
-            self.0.pop_first();
+        if self.tries.len() >= NODES_MAX && !self.tries.contains_key(&node) {
+            self.tries.pop_first();
         }
-        let tries = self.0.entry(node).or_default();
+        let tries = self.tries.entry(node).or_default();
         tries.retain(|_, until| is_live(*until, now));
         if tries.len() >= TRIES_MAX {
             tries.pop_first();
@@ -52,58 +57,58 @@ impl Permits {
         tries.insert(of, Some(until));
     }
 
-    /// The try stands: a link has come of it.
+    /// The try stands: a link has come of it, or was there. Not when that is gone by now.
     pub(super) fn keep(&mut self, node: NodeId, of: Try) {
-        if let Some(until) = self.0.get_mut(&node).and_then(|tries| tries.get_mut(&of)) {
+        if !self.linked.contains(&node) {
+            return;
+        }
+        if let Some(until) = self.tries.get_mut(&node).and_then(|tries| tries.get_mut(&of)) {
             *until = None;
         }
     }
 
     /// The try has come to nothing, or is over.
     pub(super) fn withdraw(&mut self, node: NodeId, of: Try) {
-        let Some(tries) = self.0.get_mut(&node) else { return };
+        let Some(tries) = self.tries.get_mut(&node) else { return };
         tries.remove(&of);
         if tries.is_empty() {
-            self.0.remove(&node);
+            self.tries.remove(&node);
         }
     }
 
     /// The conversation with the node is over: of what stands nothing is left. Tries that go on do.
     pub(super) fn gone(&mut self, node: NodeId) {
-        let Some(tries) = self.0.get_mut(&node) else { return };
+        self.linked.remove(&node);
+        let Some(tries) = self.tries.get_mut(&node) else { return };
         tries.retain(|_, until| until.is_some());
         if tries.is_empty() {
-            self.0.remove(&node);
+            self.tries.remove(&node);
         }
     }
 
     /// Tries that go on allow nothing any more. What stands does, also when its link is made again.
     pub(super) fn revoke(&mut self) {
-        self.0.retain(|_, tries| {
+        self.tries.retain(|_, tries| {
             tries.retain(|_, until| until.is_none());
             !tries.is_empty()
         });
     }
 
-    /// Whether a pipe is allowed.
+    /// Whether the rail is allowed. Asking changes nothing: who is greeted and goes has no more time for it.
     pub(super) fn allows(&self, node: NodeId, now: Instant) -> bool {
-        self.0.get(&node).is_some_and(|tries| tries.values().any(|until| is_live(*until, now)))
+        self.tries.get(&node).is_some_and(|tries| tries.values().any(|until| is_live(*until, now)))
     }
 
-    /// The node comes by a pipe: whether it may. Then what was agreed on with it stands.
-    pub(super) fn take(&mut self, node: NodeId, now: Instant) -> bool {
-        let Some(tries) = self.0.get_mut(&node) else { return false };
-        tries.retain(|_, until| is_live(*until, now));
-        for (of, until) in tries.iter_mut() {
-            if matches!(of, Try::Asked(..)) {
-                *until = None;
-            }
+    /// A link with the node has come up: what it was agreed on by stands. Of tries of this side [`Self::keep`] says so.
+    pub(super) fn linked(&mut self, node: NodeId, now: Instant) {
+        if self.linked.len() >= NODES_MAX && !self.linked.contains(&node) {
+            self.linked.pop_first();
         }
-        let is_allowed = !tries.is_empty();
-        if !is_allowed {
-            self.0.remove(&node);
+        self.linked.insert(node);
+        let asked = self.tries.get_mut(&node).into_iter().flatten();
+        for (_, until) in asked.filter(|(of, until)| matches!(of, Try::Asked(..)) && is_live(**until, now)) {
+            *until = None;
         }
-        is_allowed
     }
 }
 
@@ -133,12 +138,12 @@ mod tests {
         permits.withdraw(node(1), second);
         assert!(permits.allows(node(1), now), "the other one goes on");
         permits.withdraw(node(1), first);
-        assert!(!permits.allows(node(1), now) && !permits.take(node(1), now) && permits.0.is_empty());
+        assert!(!permits.allows(node(1), now) && permits.tries.is_empty());
         permits.allow(node(1), first, now + LATER, now);
         permits.revoke();
-        assert!(!permits.allows(node(1), now) && permits.0.is_empty());
+        assert!(!permits.allows(node(1), now) && permits.tries.is_empty());
         permits.allow(node(1), first, now + LATER, now);
-        permits.keep(node(1), first);
+        permits.linked(node(1), now);
         permits.allow(node(1), second, now + LATER, now);
         permits.revoke();
         assert!(permits.allows(node(1), now + LATER), "what stands stays");
@@ -147,17 +152,22 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_come_in_time_may_not_come_later() {
+    fn only_a_link_in_time_makes_a_permit_last() {
         let (mut permits, now) = (Permits::default(), Instant::now());
-        let late = now + LATER;
-        for (number, of) in [(1, Try::Asked(1, 1, 0)), (2, Try::Asking(1, 0, 1)), (3, Try::Asked(1, 1, 0))] {
+        let (late, asking) = (now + LATER, Try::Asking(1, 0, 1));
+        for (number, of) in [(1, Try::Asked(1, 1, 0)), (2, asking), (3, Try::Asked(1, 1, 0))] {
             permits.allow(node(number), of, late, now);
         }
-        assert!(permits.take(node(1), now), "in time");
-        permits.keep(node(2), Try::Asking(1, 0, 1));
-        assert!(permits.take(node(1), late) && permits.take(node(2), late), "what stands may come again");
-        assert!(permits.take(node(2), now) && !permits.take(node(3), late));
-        assert!(!permits.0.contains_key(&node(3)));
+        // Who is greeted is asked for again and again, and has no more time for it.
+        assert!((1..4).all(|number| permits.allows(node(number), now)));
+        assert!((1..4).all(|number| !permits.allows(node(number), late)));
+        permits.linked(node(1), now);
+        permits.linked(node(3), late);
+        permits.linked(node(2), now);
+        assert!(!permits.allows(node(2), late), "the try of this side says itself how it has gone");
+        permits.keep(node(2), asking);
+        assert!(permits.allows(node(1), late) && permits.allows(node(2), late), "what stands may come again");
+        assert!(!permits.allows(node(3), late), "too late");
     }
 
     #[test]
@@ -165,23 +175,26 @@ mod tests {
         let (mut permits, now) = (Permits::default(), Instant::now());
         let (stands, goes_on) = (Try::Asking(1, 0, 1), Try::Asking(2, 0, 1));
         permits.allow(node(1), stands, now + LATER, now);
+        permits.linked(node(1), now);
         permits.keep(node(1), stands);
         permits.gone(node(2));
         assert!(permits.allows(node(1), now + LATER));
         permits.allow(node(1), goes_on, now + LATER, now);
         permits.gone(node(1));
         assert!(permits.allows(node(1), now), "it is being tried again");
-        assert!(!permits.take(node(1), now + LATER) && permits.0.is_empty());
+        // It is heard only now that the link had come up, which is over.
+        permits.keep(node(1), goes_on);
+        assert!(!permits.allows(node(1), now + LATER) && permits.linked.is_empty());
     }
 
     #[test]
     fn what_stands_outlives_the_looks_that_follow() {
         let (mut permits, mut now) = (Permits::default(), Instant::now());
         permits.allow(node(1), Try::Asked(1, 0, 0), now + LATER, now);
-        assert!(permits.take(node(1), now));
+        permits.linked(node(1), now);
         for look in 1..100 {
             permits.allow(node(1), Try::Asked(1, look, 0), now + LATER, now);
-            assert!(permits.0[&node(1)].len() <= TRIES_MAX);
+            assert!(permits.tries[&node(1)].len() <= TRIES_MAX);
             now += LATER;
         }
         assert!(permits.allows(node(1), now + LATER));

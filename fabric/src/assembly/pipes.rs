@@ -58,7 +58,7 @@ pub(crate) fn take_pipes(member: &Member, desk: &Arc<Desk>, adopter: Adopter) {
         if about != SERVICE.as_bytes() {
             return Err("there is no such service".to_owned());
         }
-        if !desk.takes(RELAY, from) {
+        if !desk.allows(RELAY, from) {
             return Err("it was not agreed on".to_owned());
         }
         adopter.adopt(from, pipe.into_parts().0.into()).map_err(|why| why.reason)

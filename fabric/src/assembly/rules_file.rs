@@ -9,6 +9,8 @@ use gridnet_assembly::rules::Rules;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 
+use super::builder::check_streams;
+
 /// What changes with the file: inode, length, and when it was written to and made (seconds and nanoseconds).
 type Stamp = (u64, u64, (i64, i64), (i64, i64));
 
@@ -81,7 +83,12 @@ fn text(path: &Path) -> Result<String, String> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Rules, String> {
-    text.parse::<Rules>().map_err(|e| wrong(path, &e))
+    let rules = text.parse::<Rules>().map_err(|e| wrong(path, &e))?;
+    // Found out here, not when somebody wants to connect.
+    for (line, stack) in rules.stacks() {
+        check_streams(stack).map_err(|why| wrong(path, &format!("the rule of line {line}: {why}")))?;
+    }
+    Ok(rules)
 }
 
 fn wrong(path: &Path, why: &dyn Display) -> String {
@@ -110,6 +117,11 @@ mod tests {
         assert!(file.changed().is_none());
         write("scheme = \"relay-only\"\nmin_security = \"none\"\n");
         assert!(file.changed().is_none() && read(&path).unwrap_err().contains("line 2"));
+        for stack in ["tcp(streams=2)", "tls/tcp(streams=9)"] {
+            write(&format!("min_security = 'plain'\n[[rule]]\nuse = ['tls/relay', '{stack}']\n"));
+            let why = read(&path).unwrap_err();
+            assert!(why.contains("line 2") && why.contains(stack) && file.changed().is_none(), "{why}");
+        }
         std::fs::remove_file(&path).unwrap();
         assert!(file.changed().is_none(), "a file that is gone allows nothing new");
         write("");

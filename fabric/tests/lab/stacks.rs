@@ -16,6 +16,8 @@ use crate::members::{find, join_as, open, Session, TICKET};
 /// Who the part is, and the host that it runs on.
 const LABEL: &str = "LAB_LABEL";
 const HOST: &str = "LAB_HOST";
+/// The file of its rules, if it has one: the server has none.
+const RULES: &str = "LAB_RULES";
 const SERVICE: &str = "store";
 const PIECE: usize = 1 << 20;
 
@@ -33,13 +35,20 @@ fn part() -> Option<(Party, String)> {
     let (ticket, label) = (ticket?, label?);
     let session = PathBuf::from(&ticket).parent().unwrap().to_owned();
     let run_dir = session.with_file_name(format!("host-{}", host?));
-    let thread = [("GRIDNET_PROGRESS", "thread")];
-    Some((join_as(&ticket, &label, &run_dir, ThreadLevel::Multiple, &thread), label))
+    let rules = std::env::var(RULES).unwrap_or_default();
+    let settings = [("GRIDNET_PROGRESS", "thread"), ("GRIDNET_SESSION_RULES", &rules)];
+    let settings = &settings[..if rules.is_empty() { 1 } else { 2 }];
+    Some((join_as(&ticket, &label, &run_dir, ThreadLevel::Multiple, settings), label))
 }
 
 fn start(session: &Session, host: Host<'_>, label: &str, test: &str) -> Running {
     let part = host.test(test).unwrap().env(TICKET, session.ticket());
-    part.env(LABEL, label).env(HOST, host.name()).spawn().unwrap()
+    let part = part.env(LABEL, label).env(HOST, host.name());
+    let rules = session.dir().with_file_name(format!("{label}.toml"));
+    match rules.exists() {
+        true => part.env(RULES, rules.to_str().unwrap()).spawn().unwrap(),
+        false => part.spawn().unwrap(),
+    }
 }
 
 /// The stack of a link, as the path to the peer tells it, which is that of the rail in use.
@@ -53,7 +62,8 @@ pub fn stack_of(party: &Party, peer: PeerId) -> String {
     let told = used.or_else(asked).unwrap_or_else(|| panic!("{why}"));
     let stack = told.split([',', ':']).next().unwrap();
     // The other side's story is written when it has asked, not when frames flow.
-    assert_eq!(Some(stack.rsplit('/').next().unwrap()), rail, "{why}");
+    let method = stack.rsplit('/').next().and_then(|last| last.split('(').next());
+    assert_eq!(method, rail, "{why}");
     stack.to_owned()
 }
 
@@ -132,7 +142,9 @@ lab_test! {
         let _serving = session.serve(p);
         let server = start(&session, b, "server", "stacks::stores");
         server.wait_for("listens", PATIENCE).unwrap();
-        let clients = [(a, "far", "tls/tcp"), (b, "near", "shm")];
+        let far = "[[rule]]\nuse = ['shm', 'tls/tcp(streams=1)']";
+        std::fs::write(session.dir().with_file_name("far.toml"), far).unwrap();
+        let clients = [(a, "far", "tls/tcp(streams=1)"), (b, "near", "shm")];
         let parts = clients.map(|(host, label, stack)| (start(&session, host, label, "stacks::keeps"), label, stack));
         for (part, label, stack) in parts {
             let said = part.wait(PATIENCE).unwrap().success().unwrap();
@@ -140,6 +152,6 @@ lab_test! {
             assert!(said.contains(&format!("{label} stored end")), "{said}");
         }
         let said = server.wait(PATIENCE).unwrap().success().unwrap();
-        assert!(["shm and tls/tcp", "tls/tcp and shm"].iter().any(|both| said.contains(&format!("at once {both} end"))), "{said}");
+        assert!(["shm and tls/tcp(streams=1)", "tls/tcp(streams=1) and shm"].iter().any(|both| said.contains(&format!("at once {both} end"))), "{said}");
     }
 }

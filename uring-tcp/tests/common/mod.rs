@@ -183,6 +183,10 @@ pub struct Members {
     /// Fabrics that nobody may speak for.
     pub nobody: Vec<NodeId>,
     pub revoked: Mutex<Vec<NodeId>>,
+    /// Fabrics to which there was a link, each time.
+    pub linked: Mutex<Vec<NodeId>>,
+    /// Over how many connections each link is to go, if that was agreed on.
+    pub streams: Option<u32>,
 }
 
 impl Members {
@@ -193,6 +197,8 @@ impl Members {
             refused: Mutex::default(),
             nobody: Vec::new(),
             revoked: Mutex::default(),
+            linked: Mutex::default(),
+            streams: None,
         }
     }
 }
@@ -235,6 +241,14 @@ impl Session for Members {
 
     fn refusals(&self) -> u64 {
         self.refused.lock().unwrap().len() as u64
+    }
+
+    fn linked(&self, fabric: NodeId) {
+        self.linked.lock().unwrap().push(fabric);
+    }
+
+    fn streams(&self, _: NodeId) -> Option<u32> {
+        self.streams
     }
 }
 
