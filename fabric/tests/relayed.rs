@@ -308,3 +308,72 @@ fn the_endpoint_moves_when_rules_allow_a_better_way() {
         });
     }
 }
+
+/// Other rules for a fabric from now on; not an empty file, which is taken for one that is being written.
+fn change_rules(scene: &Scene, name: &str, rules: &str) {
+    let (new, path) =
+        (scene.scratch.0.join(format!("{name}.new")), scene.scratch.0.join(format!("{name}.toml")));
+    std::fs::write(&new, rules).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+/// Each side has opened the endpoint, and looks for a better way; both find it.
+#[test]
+fn both_sides_look_for_a_better_way_at_once() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let rules = "scheme = 'relay-only'";
+        let [a, b] = [("a", "x"), ("b", "y")].map(|who| other(&scene, who, rules));
+        let (to_b, to_a) = std::thread::scope(|scope| {
+            let to_b = scope.spawn(|| open(&a, &b));
+            let to_a = open(&b, &a);
+            (to_b.join().unwrap(), to_a)
+        });
+        let rail = |party: &Party, to: PeerId| party.enter().engine.rail_name(to);
+        assert_eq!([rail(&a, to_b), rail(&b, to_a)], [Some("relay"); 2]);
+        ["a", "b"].iter().for_each(|name| change_rules(&scene, name, "# nothing"));
+        let (start, in_use) = (Instant::now(), "rail shm in use: stack shm, encrypted, was agreed on");
+        // Each has looked for itself, wherever the look of the other one has led by then.
+        while [(&a, to_b), (&b, to_a)].iter().any(|(party, to)| !explain(party, *to).contains(in_use)) {
+            assert!(start.elapsed() < LONG, "{} {}", explain(&a, to_b), explain(&b, to_a));
+            converse(&a, to_b, &b, 4);
+            converse(&b, to_a, &a, 4);
+        }
+        for (party, to) in [(&a, to_b), (&b, to_a)] {
+            while explain(party, to).lines().any(|line| line.starts_with("link relay")) {
+                assert!(start.elapsed() < LONG, "{}", explain(party, to));
+                let _ = party.wait(Duration::from_millis(5));
+            }
+        }
+        converse(&a, to_b, &b, 4);
+        converse(&b, to_a, &a, 4);
+    });
+}
+
+/// Nothing but the clock of the library ends the sleep of a program that waits: below the longest sleep there is.
+#[test]
+fn who_sleeps_is_woken_to_look_for_a_better_way() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let sleeps = [("GRIDNET_WAIT_MODE", "block")];
+        let a = party(&scene, ("a", "x"), "scheme = 'relay-only'", &sleeps);
+        let b = other(&scene, ("b", "y"), "");
+        let to = open(&a, &b);
+        converse(&a, to, &b, 2);
+        let back = b.enter().engine.find(a.address().node).unwrap();
+        change_rules(&scene, "a", "# nothing");
+        let buffer = Buffer::new(1);
+        a.receive(from_any(7), buffer).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let start = Instant::now();
+                while b.enter().engine.rail_name(back) != Some("shm") && start.elapsed() < LONG {
+                    std::thread::park_timeout(Duration::from_millis(2));
+                }
+                b.send(back, b"x", 7, false).unwrap();
+            });
+            a.wait_received();
+        });
+        assert_eq!(a.enter().engine.rail_name(to), Some("shm"), "{}", explain(&a, to));
+    });
+}

@@ -14,8 +14,8 @@ use gridnet_core::wire::NodeId;
 use gridnet_meta::error::{Error, Refusal};
 use gridnet_meta::member::{About, Assembler, Member, NoPath, Wanted};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Barrier, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 /// Where paths of a test lead: what was built, by place, and what has happened there.
 #[derive(Default)]
@@ -32,6 +32,40 @@ struct Halls {
     torn: Option<String>,
     /// Where paths to known places wait.
     gate: Option<Arc<Barrier>>,
+    /// The rules that a node reads.
+    reading: Option<(NodeId, Arc<Reading>)>,
+}
+
+/// Rules that change while they are read: who reads first has the older ones, and takes a long time.
+#[derive(Default)]
+struct Reading {
+    /// How many have read, and how many rules have come into force meanwhile.
+    state: Mutex<(usize, usize)>,
+    changed: Condvar,
+}
+
+impl Reading {
+    const RULES: [&str; 2] = ["[[rule]]\nuse = ['tls/relay']", "[[rule]]\nuse = ['tls/tcp']"];
+    /// How long the first one waits for others, who are not to pass it: they have enough time to.
+    const MOMENT: Duration = Duration::from_millis(500);
+
+    fn read(&self) -> Option<Rules> {
+        let mut state = self.state.lock().unwrap();
+        let number = state.0;
+        state.0 += 1;
+        self.changed.notify_all();
+        if number == 0 {
+            let waited =
+                self.changed.wait_timeout_while(state, Reading::MOMENT, |(_, in_force)| *in_force == 0);
+            drop(waited.unwrap());
+        }
+        Reading::RULES.get(number).map(|text| text.parse().unwrap())
+    }
+
+    fn in_force(&self) {
+        self.state.lock().unwrap().1 += 1;
+        self.changed.notify_all();
+    }
 }
 
 /// The rails of one member.
@@ -85,7 +119,22 @@ impl Builder for Rails {
         self.halls.lock().unwrap().disconnected.push(path.stack.to_string());
     }
 
-    fn revoke_grants(&self) {}
+    fn new_rules(&self) -> Option<Rules> {
+        self.reading()?.read()
+    }
+
+    fn revoke_grants(&self) {
+        if let Some(reading) = self.reading() {
+            reading.in_force();
+        }
+    }
+}
+
+impl Rails {
+    fn reading(&self) -> Option<Arc<Reading>> {
+        let reading = self.halls.lock().unwrap().reading.clone();
+        reading.filter(|(node, _)| *node == self.node).map(|(_, reading)| reading)
+    }
 }
 
 /// A member that agrees on stacks.
@@ -217,6 +266,21 @@ fn less_than_the_other_side_demands_is_refused_and_audited_there() {
     // When both allow less, it may be less.
     two.b.assembler.change_rules(weak.parse().unwrap());
     assert_eq!(two.a.connect(&two.b).unwrap().security, Security::Plain);
+}
+
+#[test]
+fn of_two_that_read_rules_at_a_time_the_later_ones_stay() {
+    let two = Two::new("reading", ["h1", "h2"], ["", ""]);
+    let reading = Arc::new(Reading::default());
+    two.halls.lock().unwrap().reading = Some((two.a.member.node(), reading.clone()));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| two.a.connect(&two.b).map(drop));
+        until("the first one reads", || reading.state.lock().unwrap().0 > 0);
+        two.a.connect(&two.b).unwrap();
+        first.join().unwrap().unwrap();
+    });
+    assert!(reading.state.lock().unwrap().0 >= 2, "both have read");
+    assert_eq!(two.a.connect(&two.b).unwrap().stack.to_string(), "tls/tcp", "by the later rules");
 }
 
 #[test]
