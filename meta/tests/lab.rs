@@ -10,7 +10,7 @@ use gridnet_meta::clock::Moment;
 use gridnet_meta::cluster::Will;
 use gridnet_meta::directory::{Entry, Event};
 use gridnet_meta::error::Error;
-use gridnet_meta::member::{About, Connection, Member, ECHO};
+use gridnet_meta::member::{About, Connection, LineState, Member, ECHO};
 use gridnet_meta::rendezvous::Rendezvous;
 use gridnet_meta::store::{NewSession, NewTicket, Store};
 use gridnet_meta::ticket::Ticket;
@@ -86,11 +86,16 @@ fn topology() -> Topology {
 
 impl<'lab> Scene<'lab> {
     fn new(lab: &'lab Lab, what: &str) -> Scene<'lab> {
+        Scene::by(lab, what, false)
+    }
+
+    /// By plain TCP, if it is to be insecure.
+    fn by(lab: &'lab Lab, what: &str, insecure: bool) -> Scene<'lab> {
         let dir = std::env::temp_dir().join(format!("gridnet-lab-session-{what}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let listen = (lab.host("p").unwrap().address().unwrap(), PORT).into();
         let ticket = NewTicket { lifetime: common::DAY, uses: None };
-        let new = NewSession { listen: vec![listen], addresses: Vec::new(), insecure: false, ticket };
+        let new = NewSession { listen: vec![listen], addresses: Vec::new(), insecure, ticket };
         Store::create(&dir, &new, Moment::now()).unwrap();
         let mut scene = Scene { lab, dir, rendezvous: None, members: Vec::new(), nodes_of_a: Vec::new() };
         scene.start();
@@ -247,6 +252,17 @@ fn is_settled(status: &gridnet_meta::rendezvous::Status) -> bool {
         && status.leaders.iter().all(|leader| leader.nodes == 2)
 }
 
+fn shows(passed: &[u8], word: &[u8]) -> bool {
+    passed.windows(word.len()).any(|part| part == word)
+}
+
+/// The node ids of all, as they are written on the wire.
+fn ids_of(scene: &Scene<'_>) -> Vec<Vec<u8>> {
+    let status = scene.rendezvous.as_ref().unwrap().status();
+    let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+    status.nodes.iter().map(|node| node.node.as_bytes().chunks(2).map(byte).collect()).collect()
+}
+
 /// All six know the same nodes within a second after the last has joined.
 fn same_sets_soon(scene: &Scene<'_>, stalls: &Stalls) {
     let joined = HOSTS.map(|host| stamp(&scene.words(host, "joined ")[0][1]));
@@ -280,7 +296,9 @@ lab_test! {
         // The 18 pairs across the sites, there and back: so much went by, and none of it can be read.
         assert!(passed.len() > 18 * 2 * 1000, "{}", passed.len());
         assert!(passed.windows(5).any(|part| part.starts_with(b"\x17\x03\x03")), "records of TLS");
-        assert!(!passed.windows(NONCE.len()).any(|part| part == NONCE));
+        assert!(!shows(&passed, NONCE));
+        // Nor who is there.
+        assert!(!ids_of(&scene).iter().any(|id| shows(&passed, id)));
         // Only leaders are connected to the rendez-vous node, only they listen, and the others have one connection: to them.
         let p = format!("{}:{PORT}", lab.host("p").unwrap().address().unwrap());
         let leaders = ["a", "b"].map(|cluster| scene.leader(cluster));
@@ -293,6 +311,19 @@ lab_test! {
             assert_eq!((peers.len(), listens.len()), if is_leader { (3, 1) } else { (1, 0) }, "{host}: {peers:?} {listens:?}");
             assert!(listens.iter().all(|at| !at.starts_with("0.0.0.0") && !at.starts_with('*') && !at.starts_with("[::]")));
         }
+    }
+
+    /// The same processes, where nothing is different but the session: it speaks plain TCP with the rendez-vous node.
+    fn a_session_without_tls_does_the_same_and_shows_who_is_there() {
+        let lab = Lab::open_unchecked(topology()).unwrap();
+        let capture = Capture::start(lab.host("internet").unwrap());
+        let scene = Scene::by(&lab, "plain", true);
+        scene.until("both have leaders", is_settled);
+        assert_eq!(scene.all_have_asked(&HOSTS, 5, 1), 4);
+        scene.until("it says so", |status| status.insecure && status.links.iter().all(|link| link.stack == "tcp"));
+        let passed = capture.stop();
+        assert!(ids_of(&scene).iter().all(|id| shows(&passed, id)), "it is plain");
+        assert!(!shows(&passed, NONCE), "what members say to one another is sealed all the same");
     }
 
     fn a_node_without_a_way_out_joins_through_a_leader_on_both_networks() {
@@ -451,6 +482,33 @@ fn child_member() {
         was_attached = is_attached;
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// Two of these have a line in the end: the caller asks the other one until then. Started by `ci/listens.py`.
+#[test]
+#[ignore = "a process of its own"]
+fn child_line() {
+    let Some(path) = std::env::var_os("SESSION_TEST_TICKET") else { return };
+    let [cluster, label] =
+        ["CLUSTER", "LABEL"].map(|name| std::env::var(format!("SESSION_TEST_{name}")).unwrap());
+    let about = About { cluster: Some(cluster.parse().unwrap()), ..About::new(label.parse().unwrap()) };
+    let member = Member::join(Ticket::read(path.as_ref()).unwrap(), about, LONG).unwrap();
+    println!("\njoined");
+    let is_other =
+        |entry: &Entry| ["called", "caller"].contains(&entry.label.as_str()) && entry.node != member.node();
+    let find = || member.nodes().into_iter().find(is_other).map(|entry| entry.node);
+    common::until("the other one is there", || find().is_some());
+    let other = find().unwrap();
+    if label == "called" {
+        // It is asked, and called, meanwhile.
+        return common::until("the other one has gone", || find().is_none());
+    }
+    common::until("there is a line", || {
+        assert_eq!(member.ask(other, ECHO, NONCE, LONG).unwrap().body, NONCE);
+        matches!(member.line(other), LineState::Up { .. })
+    });
+    // Over the line.
+    assert_eq!(member.ask(other, ECHO, NONCE, LONG).unwrap().trail.nodes().len(), 0);
 }
 
 /// All nodes, in order.

@@ -13,6 +13,7 @@ use gridnet_testbed::{lab_test, Host, HostSpec, Impairment, Site, SiteKind, Topo
 
 use crate::hosts::{open_lab, PATIENCE};
 use crate::members::Session;
+use crate::sealed::{shows, Capture, NONCE};
 
 const SERVICE: u16 = 1000;
 /// The most that a request may take.
@@ -127,6 +128,12 @@ lab_test! {
             at.ip()
         };
         assert_eq!(place(apart), c.address().unwrap());
+        // What is said over it is for the two only.
+        let tap = Capture::start(c);
+        let answer = one.ask(apart.node(), ECHO, &NONCE.repeat(100), LONGEST).unwrap();
+        assert_eq!((answer.body, answer.trail.nodes().len()), (NONCE.repeat(100), 0));
+        let passed = tap.stop();
+        assert!(passed.len() > 2 * 100 * NONCE.len() && !shows(&passed, NONCE), "{}", passed.len());
         assert!(place(other).is_loopback());
         let leader = members.iter().find(|member| Some(member.node()) == one.leader()).unwrap();
         assert_eq!((ask(one, leader), ask(leader, one)), (0, 0));

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use gridnet::core::rail::PeerId;
 use gridnet::core::testing::random::Random;
 use gridnet::{Listener, Stream};
+use gridnet_meta::cluster::Will;
+use gridnet_meta::member::{About, Member};
+use gridnet_meta::ticket::Ticket;
 use gridnet_testbed::{lab_test, HostSpec, Impairment, Site, SiteKind, Topology};
 use sha2::{Digest, Sha256};
 
@@ -144,6 +147,48 @@ lab_test! {
         });
         sink.wait(PATIENCE).unwrap().success().unwrap();
         drop(serving);
+    }
+
+    /// A fabric on a host without a route out: it joins through a leader that is on both networks, and is reached through it.
+    fn a_site_without_a_way_out_is_reached_through_its_leader() {
+        let topology = Topology::new()
+            .host(HostSpec::new("p").public(Impairment::default()))
+            .site(Site::new("b", SiteKind::NoWayOut).hosts(1));
+        let Some(lab) = open_lab(topology) else { return };
+        let [p, b, gate] = ["p", "b1", "gw-b"].map(|name| lab.host(name).unwrap());
+        let session = Session::new(p);
+        let serving = session.serve(p);
+        let inner = gate.addresses().into_iter().find(|at| at.to_string().starts_with("10.")).unwrap();
+        let at = (inner, 7412).into();
+        let ticket = Ticket::read(session.ticket().as_ref()).unwrap();
+        let member = |label: &str, about: About| {
+            let about = About { cluster: Some("b".parse().unwrap()), label: label.parse().unwrap(), ..about };
+            gate.run(|| Member::join(ticket.clone(), about, PATIENCE).unwrap()).unwrap()
+        };
+        let about = || About::new("any".parse().unwrap());
+        let leads = About { will: Will::Configured, listen: Some(at), passes_joins: true, ..about() };
+        let (leader, below) = (member("leads", leads), member("below", about()));
+        let start = Instant::now();
+        while leader.leads_at().is_none() {
+            assert!(start.elapsed() < PATIENCE);
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        let closed = session.dir().with_file_name("closed-ticket");
+        Ticket { via: vec![at.to_string()], ..ticket.clone() }.write(&closed).unwrap();
+        let echo = b.test("relayed::echoes").unwrap().env(TICKET, closed.to_str().unwrap()).spawn().unwrap();
+        let talks = || {
+            let _said = Said(&echo);
+            let party = join_with(&session.scratch.0, &session.ticket(), "a", &[]);
+            let to = open(&party, find(&party, "b"));
+            let why = party.enter().explain(to).unwrap();
+            assert!(why.contains("stack tls/relay: encrypted, agreed on for service gridnet"), "{why}");
+            assert!(why.lines().any(|line| line.starts_with("link relay ")), "{why}");
+            (0..MORE).for_each(|number| talk(&party, to, number));
+        };
+        let talked = p.run(talks);
+        drop(echo.kill());
+        talked.unwrap();
+        drop((leader, below, serving));
     }
 
     /// The direct way falls silent after the endpoint has moved there, and comes back.

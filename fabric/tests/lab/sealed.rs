@@ -23,7 +23,7 @@ use crate::cuts::Said;
 use crate::hosts::{address_of, open, say_address, two, PATIENCE};
 
 /// What nobody on the way may see.
-const NONCE: &[u8] = b"nobody on the way reads this one";
+pub const NONCE: &[u8] = b"nobody on the way reads this one";
 /// The directory of a node, for the part that is to be that node.
 const NODE: &str = "LAB_NODE";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -65,13 +65,13 @@ fn in_session(scratch: &Scratch, dir: &str) -> Party {
 }
 
 /// Everything that passes a host.
-struct Capture {
+pub struct Capture {
     stop: Sender<()>,
     thread: JoinHandle<Vec<u8>>,
 }
 
 impl Capture {
-    fn start(host: Host<'_>) -> Capture {
+    pub fn start(host: Host<'_>) -> Capture {
         let open =
             || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll);
         let socket = host.run(open).unwrap().unwrap();
@@ -93,13 +93,13 @@ impl Capture {
         Capture { stop, thread }
     }
 
-    fn stop(self) -> Vec<u8> {
+    pub fn stop(self) -> Vec<u8> {
         drop(self.stop);
         self.thread.join().unwrap()
     }
 }
 
-fn shows(passed: &[u8], word: &[u8]) -> bool {
+pub fn shows(passed: &[u8], word: &[u8]) -> bool {
     passed.windows(word.len()).any(|at| at == word)
 }
 

@@ -143,6 +143,32 @@ fn a_certificate_that_has_ended_is_refused_by_peers_and_not_shown_any_more() {
     assert!(matches!(caller, Err(rustls::Error::InvalidCertificate(_))), "{caller:?}");
 }
 
+/// A rendez-vous node whose clock is ahead certifies what is not good yet elsewhere; one that is behind, what ends too early.
+#[test]
+fn clocks_may_differ_by_an_hour() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let scene = Scene::new("credentials-clocks");
+    let good = scene.node("good");
+    let to_good = fabric_id(good.node(), id(3));
+    for (name, now) in
+        [("ahead", Moment::now().after(55 * MINUTE)), ("behind", Moment::now().before(55 * MINUTE))]
+    {
+        keep_certified(&scene.dir(name), &scene.authority, now, 2 * 60 * MINUTE).unwrap();
+        let other = Credentials::open(&scene.dir(name)).unwrap();
+        assert_eq!(meet(&other, &good, to_good), [Ok(()), Ok(())], "{name}");
+        assert_eq!(meet(&good, &other, fabric_id(other.node(), id(3))), [Ok(()), Ok(())], "{name}");
+    }
+    keep_certified(&scene.dir("far"), &scene.authority, Moment::now().after(65 * MINUTE), DAY).unwrap();
+    let loaded = Loaded::of(&kept::read(&scene.dir("far")).unwrap()).unwrap();
+    let fabric = tls::node(to_good).unwrap();
+    let [_, called] = talk(ClientConnection::new(loaded.client, fabric).unwrap(), good.answer().unwrap());
+    let is_early = |e: &rustls::Error| {
+        use CertificateError::{NotValidYet, NotValidYetContext};
+        matches!(e, rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }))
+    };
+    assert!(called.as_ref().is_err_and(is_early), "{called:?}");
+}
+
 #[test]
 fn what_is_renewed_counts_and_what_is_broken_does_not() {
     let scene = Scene::new("credentials-renewed");
