@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the command GRIDNET under strace, and compares every listen() with ci/listens/list.txt."""
+"""Runs the command GRIDNET, and the test program ROLES as members, under strace, and compares every listen() with ci/listens/list.txt."""
 
 import collections
 import json
@@ -28,13 +28,13 @@ INET = re.compile(r'sin6?_port=htons\((\d+)\).*"([^"]*)"')
 class Run:
     """A command under strace, which writes down what it and its children bind and listen at."""
 
-    def __init__(self, scene, what, args, env=None):
+    def __init__(self, scene, what, args, env=None, command=None):
         self.trace = scene.dir / f"{what}.{len(scene.runs)}.trace"
         self.what, self.scene = what, scene
         # The tracer is the grandchild, so that signals reach the command.
         strace = ["strace", "-D", "-f", "-y", "--seccomp-bpf", "-e", "trace=bind,listen", "-e", "signal=none", "-o", self.trace]
         env = {**os.environ, "GRIDNET_RUN_DIR": str(scene.run_dir), **(env or {})}
-        self.process = subprocess.Popen([*strace, scene.gridnet, *args], env=env, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([*strace, command or scene.gridnet, *args], env=env, stdout=subprocess.PIPE, text=True)
         scene.runs.append(self)
 
     def line(self):
@@ -98,8 +98,8 @@ def place(family, address, folder):
 class Scene:
     """What runs: a session of one host, and programs in it and outside."""
 
-    def __init__(self, gridnet, folder):
-        self.gridnet, self.dir, self.runs = gridnet, folder, []
+    def __init__(self, gridnet, roles, folder):
+        self.gridnet, self.roles, self.dir, self.runs = gridnet, roles, folder, []
         self.run_dir = folder / "run"
         self.run_dir.mkdir(mode=0o700)
         self.session = str(folder / "session")
@@ -124,6 +124,11 @@ class Scene:
         member = {"GRIDNET_SESSION": self.ticket, "GRIDNET_NET_INTERFACES": "127.0.0.1"}
         self.run("perf-member", "perf", "--rails", "tcp", *short, env=member)
         self.between(short, member)
+        rules = self.dir / "plain.toml"
+        rules.write_text("[[rule]]\nmin_security = 'plain'\nuse = ['tcp', 'tls/tcp']\n")
+        self.run("perf-plain", "perf", "--rails", "tcp", *short, env={**member, "GRIDNET_SESSION_RULES": str(rules)})
+        self.line()
+        members.extend(self.passing())
         lo = {"GRIDNET_NET_INTERFACES": "127.0.0.1"}
         self.run("session-quick", "session", "quick", "--", self.gridnet, "perf", "--rails", "tcp", *short, env=lo)
         for one in [*members, serving]:
@@ -133,6 +138,31 @@ class Scene:
         member = Run(self, "session-members", ["session", "join", self.ticket, "--watch"])
         member.line()
         return member
+
+    def line(self):
+        """Two members of which one asks the other something again and again, until they have a line."""
+        called, caller = [self.start_role("child_line", f"line-{label}", label) for label in ("called", "caller")]
+        caller.end()
+        called.end()
+
+    def start_role(self, role, what, label):
+        env = {"SESSION_TEST_TICKET": self.ticket, "SESSION_TEST_LABEL": label, "SESSION_TEST_CLUSTER": label}
+        return Run(self, what, [role, "--exact", "--ignored", "--nocapture"], env, self.roles)
+
+    def passing(self):
+        """A leader that passes joins on, one below it, and one that joins through it."""
+        at, through = f"127.0.0.1:{free_port()}", str(self.dir / "through")
+        join = ["session", "join", self.ticket, "--cluster", "passing", "--watch"]
+        leader = Run(self, "leader-passing", [*join, "--lead", "always", "--listen", at, "--pass-joins"])
+        leader.line()
+        below = Run(self, "session-below", [*join, "--lead", "never"])
+        below.line()
+        wait_for(lambda: any(leader["addresses"] == [at] for leader in self.status()["leaders"]), "it leads where it was told to")
+        self.run("session-ticket", "session", "ticket", through, "--via", at, "--dir", self.session)
+        text = re.sub(r'^addresses = .*$', f'addresses = ["127.0.0.1:{free_port()}"]', pathlib.Path(through).read_text(), flags=re.M)
+        pathlib.Path(through).write_text(text)
+        self.run("session-through", "session", "join", through, "--cluster", "passing", "--lead", "never")
+        return [below, leader]
 
     def between(self, short, env):
         key, at = str(self.dir / "key"), f"127.0.0.1:{free_port()}"
@@ -177,7 +207,7 @@ def allowed():
 
 def main():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="gridnet-listens-"))
-    scene = Scene(sys.argv[1], folder)
+    scene = Scene(*sys.argv[1:3], folder)
     try:
         scene.play()
         seen = collections.defaultdict(collections.Counter)
