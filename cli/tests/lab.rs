@@ -73,6 +73,76 @@ fn a_run_shows_hosts_links_events_and_commands() {
     assert_eq!(of("counts").len(), 2);
 }
 
+/// The commands of the first block of a page's section.
+fn commands(page: &str, section: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page);
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once(section).unwrap();
+    let (_, block) = section.split_once("```sh\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    block.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+/// What the first host does before and behind all commands but the last. To copy to the other host is to copy to its folder here.
+const FIRST: [&str; 2] = [
+    "mkdir -p first other bin; export PATH=$PWD/bin:$PATH GRIDNET_RUN_DIR=$PWD/run-first; cd first
+    printf '#!/bin/sh\nname=${2#other:}\nexec cp -p \"$1\" \"../other/${name:-$(basename \"$1\")}\"\n' >../bin/scp
+    chmod +x ../bin/scp",
+    "until test -e node/node; do sleep 0.05; done
+    GRIDNET_SESSION=$PWD/node gridnet perf --serve --listen 203.0.113.1:7500 --key $PWD/key",
+];
+/// The same of the other host and the last command: members that measure.
+const OTHER: [&str; 2] = [
+    "until test -e other/ticket && test -e first/key; do sleep 0.05; done
+    export GRIDNET_RUN_DIR=$PWD/run-other; cd other; {",
+    "} >/dev/null; until test -e node/node; do sleep 0.05; done
+    gridnet session status --dir ../first/s --json
+    export GRIDNET_SESSION=$PWD/node
+    until gridnet perf --connect 203.0.113.1:7500 --key ../first/key --op tag_lat --size 8 --iters 10 --pin none --format json
+    do sleep 0.1; done",
+];
+
+/// Two hosts that do so.
+fn two_hosts(dir: &Path, commands: &[String]) -> String {
+    let bin = Path::new(env!("CARGO_BIN_EXE_gridnet")).parent().unwrap();
+    let (last, first) = commands.split_last().unwrap();
+    let host = |name: &str, around: [&str; 2], commands: &str, more: &str| {
+        let begin = format!("cd {}; PATH={}:$PATH", dir.display(), bin.display());
+        let script = [begin.as_str(), around[0], commands, around[1]].join("\n");
+        format!(
+            "[[host]]\nname = '{name}'\npublic = true\n\
+             [[run]]\nhost = '{name}'\ncommand = '''\n{script}\n'''\n{more}\n"
+        )
+    };
+    let first = host("first", FIRST, &first.join("\n"), "background = true");
+    first + &host("other", OTHER, last, "timeout = '60s'")
+}
+
+#[test]
+fn two_hosts_join_a_session_by_the_five_commands_of_the_pages() {
+    for (page, section) in
+        [("README.md", "## Two hosts in a session"), ("docs/sessions.md", "## Two hosts in five commands")]
+    {
+        let commands = commands(page, section);
+        assert_eq!(commands.len(), 5, "{page}: {commands:#?}");
+        let dir = std::env::temp_dir().join(format!("gridnet-cli-five-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = file("five", &two_hosts(&dir, &commands));
+        let ran =
+            lab("two_hosts_join_a_session_by_the_five_commands", &["run", &file, "--json", "--no-check"]);
+        let _ = std::fs::remove_dir_all(&dir);
+        let Some((code, out, err)) = ran else { return };
+        assert_eq!(code, Some(0), "{page}: {out} {err}");
+        let mut lines = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let ran = lines.find(|line| line["kind"] == "run" && line["host"] == "other").unwrap();
+        let said = serde_json::Deserializer::from_str(ran["stdout"].as_str().unwrap()).into_iter::<Value>();
+        let said: Vec<Value> = said.map_while(Result::ok).collect();
+        assert!(said.iter().any(|one| one["nodes"].as_array().map(Vec::len) == Some(2)), "{page}: {ran:#}");
+        assert!(said.iter().any(|one| one["op"] == "tag_lat"), "{page}: {ran:#}");
+    }
+}
+
 #[test]
 fn a_check_of_sites_prints_tables() {
     let args = ["check", "--sites", "masq,fw"];

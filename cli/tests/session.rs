@@ -299,6 +299,67 @@ fn who_keeps_its_certificate_is_a_node_for_other_programs() {
     assert!(code == Some(2) && err.contains("authority"), "{code:?} {err}");
 }
 
+/// All that others of the host may see of a process, or may be written down somewhere: arguments, environment, names of threads, mappings
+/// and descriptors.
+fn shown(pid: u32) -> String {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let mut text = String::new();
+    for name in ["cmdline", "environ", "maps"] {
+        text += &String::from_utf8_lossy(&std::fs::read(proc.join(name)).unwrap());
+    }
+    for task in std::fs::read_dir(proc.join("task")).unwrap() {
+        text += &std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default();
+    }
+    for fd in std::fs::read_dir(proc.join("fd")).unwrap() {
+        let leads_to = std::fs::read_link(fd.unwrap().path()).unwrap_or_default();
+        text += leads_to.to_str().unwrap();
+    }
+    text
+}
+
+#[test]
+fn no_secret_is_seen_of_a_process_nor_logged() {
+    let session = Session::new("no-secret");
+    let logged = |name: &str, args: &[&str]| {
+        let log = std::fs::File::create(session.dir.join(name)).unwrap();
+        let mut child =
+            gridnet(args).env("GRIDNET_LOG", "trace").stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut running = Running { child, lines };
+        (running.line(), running)
+    };
+    let (served, serves) = logged("serve.log", &["session", "serve", "--dir", session.dir()]);
+    let (ticket, node) = (session.file("ticket"), session.file("node"));
+    let join = ["session", "join", &ticket, "--keep", &node, "--watch", "--json"];
+    let (joined, joins) = logged("join.log", &join);
+    let value = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} = \""))).unwrap();
+        line.trim_end_matches('"').to_owned()
+    };
+    let read = |name: &str| std::fs::read_to_string(session.dir.join(name)).unwrap();
+    // Of a key that is written so, these digits are the private part.
+    let key = value(&read("node/node"), "key")[72..136].to_owned();
+    let authority = read("authority.key").lines().nth(2).unwrap().to_owned();
+    let secrets = [value(&read("ticket"), "secret"), key, authority];
+    let quick = format!(
+        "cat /proc/self/environ; GRIDNET_NET_INTERFACES=lo GRIDNET_LOG=trace \
+         GRIDNET_SESSION={node} {} info 2>&1",
+        env!("CARGO_BIN_EXE_gridnet")
+    );
+    let (code, child, _) = run(&mut gridnet(&["session", "quick", "--", "sh", "-c", &quick]));
+    assert!(code == Some(0) && child.contains("GRIDNET_SESSION=/"), "{child}");
+    let status = succeed(&["session", "status", "--json", "--dir", session.dir()]);
+    let processes = [&serves, &joins].map(|running| shown(running.child.id()));
+    assert!(processes[1].contains("--keep"), "it is seen what there is to see");
+    assert_eq!((joins.end(), serves.end()), (Some(0), Some(0)));
+    let logs = [read("serve.log"), read("join.log")];
+    let all = [&processes[..], &logs, &[served, joined, child, status]].concat();
+    for secret in secrets {
+        assert!(secret.len() >= 24, "{secret}");
+        assert!(all.iter().all(|text| !text.contains(&secret)), "it is seen");
+    }
+}
+
 #[test]
 fn a_keeper_that_is_started_again_goes_on_as_the_same_node() {
     let session = Session::new("again");
