@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use gridnet_rdma_sim::attr::{Access, State};
 use gridnet_rdma_sim::wr::{Data, RecvWr, Remote, SendOp, SendWr, Sge, Wc, WcOpcode, WcStatus};
 
-use crate::bed::{Bed, End};
+use crate::end::{Bed, End};
 
 /// Around the path MTU of 1024 bytes, the windows, and what is long.
 const SIZES: [u32; 10] = [0, 1, 7, 1023, 1024, 1025, 4096, 65_537, 262_144, 1 << 20];
