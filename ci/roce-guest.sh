@@ -3,6 +3,7 @@
 #   ci/roce-guest.sh                        the part of ci/full.sh: what the kernel does is what rdma-sim/tests/judge/rxe.txt says,
 #                                           and it understands our device, and our device it
 #   ci/roce-guest.sh talk                   the second half of that
+#   ci/roce-guest.sh adapter                the suites of verbs and of the rail through libibverbs, which is part of that, too
 #   ci/roce-guest.sh update                 writes that file, and rdma-sim/tests/captures, anew
 #   ci/roce-guest.sh run SCRIPT [FILE...]   runs a shell script in the guest; files lie beside it, with their libraries
 # See "Soft-RoCE in a guest" in ci/README.md.
@@ -33,8 +34,9 @@ main() {
             ;;
         update) prepare; judged; renew ;;
         talk) prepare; talk ;;
-        "") prepare; judged; compare; talk ;;
-        *) die "usage: ci/roce-guest.sh [update | talk | run SCRIPT [FILE...]]" ;;
+        adapter) prepare; adapter ;;
+        "") prepare; judged; compare; talk; adapter ;;
+        *) die "usage: ci/roce-guest.sh [update | talk | adapter | run SCRIPT [FILE...]]" ;;
     esac
 }
 
@@ -228,6 +230,19 @@ talk() {
     cargo build --quiet --release --package gridnet-rdma-sim --example peer
     in_guest "$SOURCES/talk.sh" "$CACHE/bin/record" "$CACHE/bin/verbs_peer" "$TARGET_DIR/release/examples/peer"
     dissected "$CACHE/out/captures"
+}
+
+# --- the rail over the kernel's device ---
+
+# Longer than the others: some hundred small conversations, each of which waits until nothing comes any more.
+adapter() {
+    have cargo || { skipped "the rail on Soft-RoCE" "no cargo"; exit $EXIT_SKIPPED; }
+    local test
+    test=$(cargo test --quiet --release --package gridnet-verbs --test adapter --no-run --message-format json |
+        sed -n 's|.*"executable":"\([^"]*/adapter-[^"]*\)".*|\1|p' | tail -1)
+    mkdir -p "$CACHE/bin"
+    cp "$test" "$CACHE/bin/adapter"
+    LIMIT=$((4 * LIMIT)) in_guest "$SOURCES/adapter.sh" "$CACHE/bin/adapter"
 }
 
 main "$@"

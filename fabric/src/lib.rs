@@ -25,6 +25,7 @@
 //! | `lock.rs` | the lock, as the thread sanitizer sees it |
 //! | `logging.rs` | where log lines go |
 
+mod adapter;
 mod assembly;
 pub mod config;
 mod explain;

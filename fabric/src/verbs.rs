@@ -10,6 +10,7 @@ use gridnet_uring_tcp::Key;
 use gridnet_verbs::device::Device;
 use gridnet_verbs::{Secret, Security, SoftDevice, VerbsConfig, VerbsRail};
 
+use crate::adapter;
 use crate::config::Config;
 use crate::session::check_alone;
 
@@ -35,7 +36,7 @@ fn open_named(config: &Config, local: &mut Address) -> Result<VerbsRail, Refusal
     let (device, listen) = device(config)?;
     let rail = VerbsRail::open(VerbsConfig {
         local: *local,
-        device: Box::new(device),
+        device,
         listen,
         ports: config.net_ports.map(|ports| (ports.first(), ports.last())),
         security,
@@ -46,13 +47,16 @@ fn open_named(config: &Config, local: &mut Address) -> Result<VerbsRail, Refusal
     Ok(rail)
 }
 
-/// The software device at the first address that may be used.
-fn device(config: &Config) -> Result<(SoftDevice, IpAddr), Refusal> {
+/// An adapter at an address that may be used, or the software device at the first one.
+fn device(config: &Config) -> Result<(Box<dyn Device>, IpAddr), Refusal> {
     let addresses = config.net_interfaces.addresses()?;
+    if let Some((device, address)) = adapter::open(config, &addresses)? {
+        return Ok((Box::new(device), address));
+    }
     let none = || Refusal::new(Error::Config, "no address");
     let address = *addresses.first().ok_or_else(none)?;
     let failed = |e| Refusal::new(Error::System, format!("software device at {address}: {e}"));
-    Ok((SoftDevice::over_udp(address).map_err(failed)?, address))
+    Ok((Box::new(SoftDevice::over_udp(address).map_err(failed)?), address))
 }
 
 /// What the rail needs: what it is called, whether it cannot do without, and what is there or is missing.
@@ -69,7 +73,11 @@ pub fn examine(config: &Config) -> Vec<(&'static str, bool, Result<String, Strin
         format!("{}, GID {}, path MTU {mtu}", device.name(), device.gid().ip())
     });
     let why = |refusal: Refusal| refusal.reason;
-    vec![("peers are known", true, known.map_err(why)), ("device", true, device.map_err(why))]
+    let mut found =
+        vec![("peers are known", true, known.map_err(why)), ("device", true, device.map_err(why))];
+    let addresses = config.net_interfaces.addresses().unwrap_or_default();
+    found.extend(adapter::examine(config, &addresses).into_iter().map(|line| ("adapter", false, Ok(line))));
+    found
 }
 
 /// How peers are known. RoCE has no encryption, so that no session is served by it.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `device.rs` | the seam: what the rail needs of a device |
 //! | `soft.rs` | the software device of `gridnet-rdma-sim` behind it |
+//! | `ibv/` | RDMA adapters behind it, through libibverbs |
 //! | `arena.rs` | memory that a device reads and writes |
 //! | `conn.rs`, `outbox.rs` | one connection over which frames flow; what its peer has not taken yet |
 //! | `wire.rs`, `hello.rs` | the TCP connection beside it, and what is said there |
@@ -25,6 +26,7 @@ mod config;
 mod conn;
 pub mod device;
 mod hello;
+pub mod ibv;
 mod outbox;
 mod rail;
 mod soft;
@@ -34,5 +36,6 @@ mod wire;
 
 pub use arena::Arena;
 pub use config::{Secret, Security, VerbsConfig};
+pub use ibv::IbvDevice;
 pub use rail::VerbsRail;
 pub use soft::SoftDevice;

@@ -166,6 +166,8 @@ variables! {
         "After how long without traffic, in whole seconds, the kernel asks whether the other side is there; 0 is never.";
     net_user_timeout: Duration = "GRIDNET_NET_USER_TIMEOUT" "0ns" ["time"] Time(Duration::from_secs(3600)),
         "After how long without an answer to what was sent the kernel gives a connection up; 0 leaves it to the kernel.";
+    verbs_device: Option<String> = "GRIDNET_VERBS_DEVICE" "" [""] Name,
+        "The RDMA device of the rail verbs: an adapter by its name, or soft; empty is an adapter at an address that may be used, or else soft.";
 
     eager_max: usize = "GRIDNET_EAGER_MAX" "8k" ["bytes"] Bytes(0..=8 * KIB),
         "Longest message that is sent at once; a longer one waits until the receiver is ready for it.";
