@@ -8,10 +8,10 @@ use gridnet_core::rail::Refusal;
 use gridnet_core::wire::Address;
 use gridnet_uring_tcp::Key;
 use gridnet_verbs::device::Device;
-use gridnet_verbs::{Secret, Security, SoftDevice, VerbsConfig, VerbsRail};
+use gridnet_verbs::{Ports, Secret, Security, SoftDevice, VerbsConfig, VerbsRail};
 
 use crate::adapter;
-use crate::config::Config;
+use crate::config::{Config, VerbsWire};
 use crate::session::check_alone;
 
 /// Opens the rail for the fabric at `local`, which is reached there from then on; none unless it was named.
@@ -38,7 +38,7 @@ fn open_named(config: &Config, local: &mut Address) -> Result<VerbsRail, Refusal
         local: *local,
         device,
         listen,
-        ports: config.net_ports.map(|ports| (ports.first(), ports.last())),
+        ports: ports(config),
         security,
         keep_alive: (!config.net_keep_alive.is_zero()).then_some(config.net_keep_alive),
         retains: config.reliability,
@@ -47,7 +47,7 @@ fn open_named(config: &Config, local: &mut Address) -> Result<VerbsRail, Refusal
     Ok(rail)
 }
 
-/// An adapter at an address that may be used, or the software device at the first one.
+/// An adapter at an address that may be used, or the software device, over the wire that is wanted, at the first one.
 fn device(config: &Config) -> Result<(Box<dyn Device>, IpAddr), Refusal> {
     let addresses = config.net_interfaces.addresses()?;
     if let Some((device, address)) = adapter::open(config, &addresses)? {
@@ -55,8 +55,18 @@ fn device(config: &Config) -> Result<(Box<dyn Device>, IpAddr), Refusal> {
     }
     let none = || Refusal::new(Error::Config, "no address");
     let address = *addresses.first().ok_or_else(none)?;
+    let opened = match (config.verbs_wire, address) {
+        (VerbsWire::Udp, _) => SoftDevice::over_udp(address, ports(config)),
+        (VerbsWire::Shm, _) => SoftDevice::over_shm(),
+        (VerbsWire::Xdp, IpAddr::V4(address)) => SoftDevice::over_xdp(address, ports(config)),
+        (VerbsWire::Xdp, IpAddr::V6(_)) => Err(std::io::Error::other("AF_XDP has IPv4 only")),
+    };
     let failed = |e| Refusal::new(Error::System, format!("software device at {address}: {e}"));
-    Ok((Box::new(SoftDevice::over_udp(address).map_err(failed)?), address))
+    Ok((Box::new(opened.map_err(failed)?), address))
+}
+
+fn ports(config: &Config) -> Option<Ports> {
+    config.net_ports.and_then(|ports| Ports::new(ports.first(), ports.last()))
 }
 
 /// What the rail needs: what it is called, whether it cannot do without, and what is there or is missing.

@@ -7,9 +7,9 @@ use gridnet_core::rail::Refusal;
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, NodeId};
 
-use crate::config::Security;
+use crate::config::{Ports, Security};
 use crate::conn::Conn;
-use crate::device::Device;
+use crate::device::{Device, QpNum, Wc};
 use crate::hello::{refused, Hello, Role, Transcript, HELLO, OFFER, READY, REFUSAL};
 use crate::wire::{refusal_of, Heard, Wire};
 
@@ -47,6 +47,8 @@ enum Stage {
     Connecting(Wire),
     Greeting(Wire),
     Offered(Box<Conn>),
+    /// A message is on its way that shows whether others will come through.
+    Proving(Box<Conn>),
     Over,
 }
 
@@ -57,23 +59,27 @@ pub(crate) enum Progress {
     Waits,
     /// The connection was made: from now on only reading is waited for.
     Connected,
+    /// From now on completions of this queue pair are waited for, for [`Call::complete`].
+    Proving(QpNum),
     /// The link is there.
     Linked(Box<Conn>),
     /// The peer has called, too, and that call counts.
     Crossed,
+    /// There will be none: the peer's device does not answer.
+    Deaf(Refusal),
     /// There will be none.
     Failed(Refusal),
 }
 
 impl Call {
-    /// Begins to call.
+    /// Begins to call, from one of these ports.
     pub(crate) fn begin(
-        (from, to): (IpAddr, SocketAddr),
+        (from, ports, to): (IpAddr, Option<Ports>, SocketAddr),
         target: (NodeId, u64),
         generation: u32,
         is_known: bool,
     ) -> Result<Call, Refusal> {
-        let wire = Wire::call(to, from).map_err(|e| at(to, refusal_of(&e)))?;
+        let wire = Wire::call(to, (from, ports)).map_err(|e| at(to, refusal_of(&e)))?;
         let stage = Stage::Connecting(wire);
         let transcript = Transcript::default();
         Ok(Call { stage, transcript, to, target, generation, is_known, told: false, since: None })
@@ -83,7 +89,7 @@ impl Call {
     pub(crate) fn wire(&self) -> Option<&Wire> {
         match &self.stage {
             Stage::Connecting(wire) | Stage::Greeting(wire) => Some(wire),
-            Stage::Offered(conn) => Some(&conn.wire),
+            Stage::Offered(conn) | Stage::Proving(conn) => Some(&conn.wire),
             Stage::Over => None,
         }
     }
@@ -95,7 +101,7 @@ impl Call {
 
     /// Whether the host of a known peer has answered; once.
     pub(crate) fn tell(&mut self) -> bool {
-        let has_answered = matches!(self.stage, Stage::Greeting(_) | Stage::Offered(_));
+        let has_answered = matches!(self.stage, Stage::Greeting(_) | Stage::Offered(_) | Stage::Proving(_));
         has_answered && self.is_known && !std::mem::replace(&mut self.told, true)
     }
 
@@ -106,6 +112,7 @@ impl Call {
             Stage::Connecting(wire) => self.connecting(wire, side),
             Stage::Greeting(wire) => self.greeting(wire, side, device),
             Stage::Offered(conn) => self.offered(conn, side, device),
+            Stage::Proving(conn) => self.proving(conn, device),
             Stage::Over => (Stage::Over, Progress::Waits),
         };
         self.stage = stage;
@@ -161,7 +168,7 @@ impl Call {
             return Err(Refusal::new(Error::PeerGone, "another process listens there"));
         }
         self.transcript.note(said);
-        let conn = Conn::open(device, wire)?;
+        let conn = Conn::open(device, wire, Role::Caller)?;
         let offer = self.transcript.offer(conn.pair(device), Role::Caller, side.security);
         match conn.wire.say(OFFER, &offer) {
             Ok(()) => Ok(Box::new(conn)),
@@ -186,16 +193,53 @@ impl Call {
                 return (Stage::Over, progress);
             }
         };
-        let connected = self
-            .transcript
-            .accept(&said, Role::Called, side.security)
-            .and_then(|pair| conn.connect(device, &pair))
-            .and_then(|()| conn.wire.say(READY, &[]).map_err(|e| refusal_of(&e)));
+        let accepted = self.transcript.accept(&said, Role::Called, side.security);
+        let connected =
+            accepted.and_then(|pair| conn.connect(device, &pair).and_then(|()| conn.prove(device, &pair)));
         match connected {
-            Ok(()) => (Stage::Over, Progress::Linked(conn)),
+            Ok(()) => {
+                let qp = conn.qp;
+                (Stage::Proving(conn), Progress::Proving(qp))
+            }
             Err(refusal) => {
                 drop(conn.fence(device));
                 (Stage::Over, Progress::Failed(refusal))
+            }
+        }
+    }
+
+    /// The peer has nothing to say meanwhile, but that it gives up.
+    fn proving(&mut self, mut conn: Box<Conn>, device: &mut dyn Device) -> (Stage, Progress) {
+        match self.hear(&mut conn.wire, READY) {
+            Ok(None) => (Stage::Proving(conn), Progress::Waits),
+            Ok(Some(_)) => {
+                drop(conn.fence(device));
+                let why = "a packet that does not belong there";
+                (Stage::Over, Progress::Failed(Refusal::new(Error::PeerMisbehaved, why)))
+            }
+            Err(progress) => {
+                drop(conn.fence(device));
+                (Stage::Over, progress)
+            }
+        }
+    }
+
+    /// Something has come of the message that shows whether others will come through.
+    pub(crate) fn complete(&mut self, wc: &Wc, device: &mut dyn Device) -> Progress {
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        let Stage::Proving(mut conn) = stage else {
+            self.stage = stage;
+            return Progress::Waits;
+        };
+        if let Err(refusal) = conn.is_proved(wc) {
+            drop(conn.fence(device));
+            return Progress::Deaf(at(self.to, refusal));
+        }
+        match conn.wire.say(READY, &[]) {
+            Ok(()) => Progress::Linked(conn),
+            Err(e) => {
+                drop(conn.fence(device));
+                Progress::Failed(at(self.to, refusal_of(&e)))
             }
         }
     }
@@ -217,7 +261,7 @@ impl Call {
 
     /// Gives it up; what it held goes back to the device.
     pub(crate) fn give_up(self, device: &mut dyn Device) {
-        if let Stage::Offered(conn) = self.stage {
+        if let Stage::Offered(conn) | Stage::Proving(conn) = self.stage {
             drop(conn.fence(device));
         }
     }

@@ -1,6 +1,7 @@
 //! What a rail is opened with.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,27 @@ impl fmt::Debug for Security {
     }
 }
 
+/// Ports from the first to the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    first: u16,
+    count: u16,
+}
+
+impl Ports {
+    /// The ports from `first` to `last`; none when `first` is 0 or beyond `last`.
+    pub fn new(first: u16, last: u16) -> Option<Ports> {
+        (first > 0 && first <= last).then(|| Ports { first, count: (last - first).saturating_add(1) })
+    }
+
+    /// Every port once, from another place each time: processes that share a range seldom meet. Port 0, which is any, without one.
+    pub(crate) fn shuffled(range: Option<Ports>) -> impl Iterator<Item = u16> {
+        let Ports { first, count } = range.unwrap_or(Ports { first: 0, count: 1 });
+        let start = RandomState::new().hash_one(first) % u64::from(count);
+        (0..count).map(move |step| first + ((start + u64::from(step)) % u64::from(count)) as u16)
+    }
+}
+
 /// What a rail is opened with.
 #[derive(Debug)]
 pub struct VerbsConfig {
@@ -49,8 +71,8 @@ pub struct VerbsConfig {
     pub device: Box<dyn Device>,
     /// Where it listens for calls: an address of this host, any port.
     pub listen: IpAddr,
-    /// First and last port to listen at, if not any.
-    pub ports: Option<(u16, u16)>,
+    /// Ports of the listener and of calls, if not any.
+    pub ports: Option<Ports>,
     /// What peers have to prove.
     pub security: Security,
     /// How often the systems of both sides ask each other whether they are there, when nothing is said; none: never.

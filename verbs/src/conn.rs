@@ -7,7 +7,7 @@ use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::wire::{is_sequenced, Frame, Header, Incoming, Kind, HEADER_BYTES, MAX_EXTENSION};
 
 use crate::device::{Depth, Device, Failure, QpNum, RecvWr, Region, Route, SendWr, Status, Wc};
-use crate::hello::{bye, Pair, BYE};
+use crate::hello::{bye, Pair, Role, BYE};
 use crate::outbox::{Outbox, RESERVE, SLOTS, TELL_AFTER};
 use crate::wire::{Heard, Wire};
 
@@ -49,6 +49,8 @@ pub(crate) struct Conn {
     told: u64,
     /// Sequenced frames that were delivered.
     delivered: u64,
+    /// The first message of the peer only shows that packets come through: it is the caller's.
+    awaits_probe: bool,
     /// Messages that the peer has sent in all, when it has said its last word.
     pub(crate) last: Option<u64>,
     /// Where the queue pair leads.
@@ -66,8 +68,8 @@ pub(crate) struct Remains {
 }
 
 impl Conn {
-    /// A queue pair with its receives, in INIT.
-    pub(crate) fn open(device: &mut dyn Device, wire: Wire) -> Result<Conn, Refusal> {
+    /// A queue pair with its receives, in INIT. `role` is that of this side.
+    pub(crate) fn open(device: &mut dyn Device, wire: Wire, role: Role) -> Result<Conn, Refusal> {
         let none = |_: Failure| Refusal::new(Error::NoMemory, "no memory or no queue pair for a link");
         let arena = crate::arena::Arena::new((SLOTS + RECEIVES) as usize * SLOT_BYTES);
         let region = device.register(arena.ok_or(Failure::NoMemory).map_err(none)?).map_err(none)?;
@@ -83,6 +85,7 @@ impl Conn {
             taken: 0,
             told: 0,
             delivered: 0,
+            awaits_probe: role == Role::Called,
             last: None,
             remote: None,
             scratch: Vec::with_capacity(HEADER_MAX),
@@ -103,9 +106,12 @@ impl Conn {
     /// Leads the queue pair to that of the peer.
     pub(crate) fn connect(&mut self, device: &mut dyn Device, peer: &Pair) -> Result<(), Refusal> {
         let there = self.wire.peer().map(|peer| peer.ip().to_canonical());
-        if there != Some(peer.gid.ip()) {
-            // Whoever could name any address could have this side send to strangers.
-            let why = "the peer's device has another address than the peer";
+        if !there.is_some_and(|there| device.leads_to(peer.gid, there)) {
+            let why = format!(
+                "the peer's device is at {}, where this one ({}) does not lead for this peer",
+                peer.gid.ip(),
+                device.name()
+            );
             return Err(Refusal::new(Error::Unreachable, why));
         }
         let mtu = peer.mtu.min(device.limits().max_mtu);
@@ -113,6 +119,28 @@ impl Conn {
         let refused = |_| Refusal::new(Error::Unreachable, "the device leads to no such queue pair");
         device.connect_qp(self.qp, &route).map_err(refused)?;
         self.remote = Some(peer.gid);
+        Ok(())
+    }
+
+    /// Sends a message of a whole packet that says nothing. When it is [done](Self::is_proved), packets of the devices go both ways.
+    pub(crate) fn prove(&mut self, device: &mut dyn Device, peer: &Pair) -> Result<(), Refusal> {
+        let len = peer.mtu.min(device.limits().max_mtu).into();
+        let (message, _) = self.outbox.next();
+        let wr = SendWr { wr_id: SEND | message, sge: Some(self.region.sge(0, len)), imm: 0, signaled: true };
+        let refused = |_| Refusal::new(Error::System, "the device takes no message");
+        device.post_send(self.qp, &[wr]).map_err(refused)?;
+        self.outbox.note_empty(true);
+        Ok(())
+    }
+
+    /// Takes a completion of that message.
+    pub(crate) fn is_proved(&mut self, wc: &Wc) -> Result<(), Refusal> {
+        if wc.status != Status::Success || wc.wr_id & SEND == 0 {
+            let at = self.remote.map_or_else(String::new, |remote| format!(" at {remote}"));
+            let why = format!("the peer's device{at} does not answer, though its host does: does a firewall let no UDP through?");
+            return Err(Refusal::new(Error::Unreachable, why));
+        }
+        self.outbox.hear_completed(wc.wr_id & !SEND);
         Ok(())
     }
 
@@ -194,6 +222,7 @@ impl Conn {
         }
         let frames = match wc.byte_len {
             0 => 0,
+            _ if std::mem::take(&mut self.awaits_probe) => 0,
             len => {
                 self.deliver(slot, len as usize, peer, sink).map_err(misbehaved)?;
                 1

@@ -5,7 +5,7 @@
 //! readable (`ibv_req_notify_cq` and its channel). A rail has one device, with one protection domain and one completion queue.
 
 use std::fmt::Debug;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -178,6 +178,16 @@ pub trait Device: Debug + Send {
 
     /// What it can do.
     fn limits(&self) -> Limits;
+
+    /// Whether a GID may be that of a device of this host. Whoever could name any would have this side send to strangers.
+    fn leads_to(&self, gid: SocketAddr, host: IpAddr) -> bool {
+        gid.ip() == host
+    }
+
+    /// What it costs, as the capabilities of a rail say it: time in ns until a small message is seen, bytes that pass in a second.
+    fn cost(&self) -> (u32, u64) {
+        (8_000, 1_000_000_000)
+    }
 
     /// Registers memory that only this side reaches.
     ///

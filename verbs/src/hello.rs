@@ -6,7 +6,7 @@
 //! | 1 hello | called | who it is, a random number |
 //! | 2 offer | caller | its queue pair, and a proof that it has the key |
 //! | 2 offer | called | the same; its queue pair is ready |
-//! | 3 ready | caller | its queue pair is ready, too |
+//! | 3 ready | caller | a message of a whole packet has come through the queue pairs |
 //! | 4 refusal | either | why there will be no link: an error, and words |
 //! | 5 bye | either | that the link is over, why, and how many messages were sent over it |
 //!
@@ -30,7 +30,7 @@ pub(crate) const BYE: u8 = 5;
 /// First bytes of a hello.
 const MAGIC: [u8; 14] = *b"gridnet-verbs\0";
 /// Version of all of this, and of what goes over the queue pair, with its lengths and counts.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const NONCE_BYTES: usize = 32;
 /// Longest words of a refusal.
 const MAX_WORDS: usize = 300;
@@ -169,8 +169,8 @@ pub(crate) enum Role {
 impl Role {
     fn purpose(self) -> &'static str {
         match self {
-            Role::Caller => "gridnet verbs 1 caller",
-            Role::Called => "gridnet verbs 1 called",
+            Role::Caller => "gridnet verbs 2 caller",
+            Role::Called => "gridnet verbs 2 called",
         }
     }
 }

@@ -35,7 +35,7 @@ mod watch;
 mod wire;
 
 pub use arena::Arena;
-pub use config::{Secret, Security, VerbsConfig};
+pub use config::{Ports, Secret, Security, VerbsConfig};
 pub use ibv::IbvDevice;
 pub use rail::VerbsRail;
 pub use soft::SoftDevice;

@@ -10,7 +10,7 @@ mod ends;
 mod greet;
 mod link;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
 use crate::call::Side;
-use crate::config::{Security, VerbsConfig};
+use crate::config::{Ports, Security, VerbsConfig};
 use crate::conn::{Ended, MAX_PAYLOAD};
 use crate::device::{Device, QpNum, Status, Wc};
 use crate::visitor::Visitor;
@@ -43,12 +43,15 @@ pub struct VerbsRail {
     keep_alive: Option<Duration>,
     retains: bool,
     from: IpAddr,
+    ports: Option<Ports>,
     capabilities: Capabilities,
     device: Box<dyn Device>,
     links: Vec<Link>,
     /// Links that are neither broken nor over.
     by_node: HashMap<NodeId, u32>,
     by_qp: HashMap<QpNum, u32>,
+    /// Nodes whose device did not answer the last call of this side, though their host did.
+    deaf: HashSet<NodeId>,
     /// Links with a bound in time: that are being made, or come to their end.
     timed: Vec<u32>,
     /// Links that have come to an end in this round.
@@ -90,11 +93,13 @@ impl VerbsRail {
             keep_alive: config.keep_alive,
             retains: config.retains,
             from: config.listen,
-            capabilities: capabilities(config.retains),
+            ports: config.ports,
+            capabilities: capabilities(config.retains, config.device.cost()),
             device: config.device,
             links: Vec::new(),
             by_node: HashMap::new(),
             by_qp: HashMap::new(),
+            deaf: HashSet::new(),
             timed: Vec::new(),
             ended: Vec::new(),
             listener,
@@ -174,13 +179,21 @@ impl VerbsRail {
         let Some(&index) = self.by_qp.get(&wc.qp) else { return 0 };
         let Some(link) = self.links.get_mut(index as usize) else { return 0 };
         let peer = link.peer;
-        if matches!(link.state, State::Settling(_)) && wc.status == Status::Success {
-            // The peer sends: it is ready, whatever way that takes to be told.
-            self.establish(index, sink);
+        match &link.state {
+            State::Calling(_) => {
+                self.complete_call(index, wc, sink);
+                return 0;
+            }
+            // The peer sends more than its first message: it is ready, whatever way that takes to be told.
+            State::Settling(conn) if wc.status == Status::Success && conn.taken() > 0 => {
+                self.establish(index, sink)
+            }
+            _ => {}
         }
         let Some(link) = self.links.get_mut(index as usize) else { return 0 };
         match &mut link.state {
-            State::Live(conn) => match conn.take(&mut *self.device, wc, peer, sink) {
+            // Of one that is being made, the message that shows whether others come through, or its end.
+            State::Settling(conn) | State::Live(conn) => match conn.take(&mut *self.device, wc, peer, sink) {
                 Ok(frames) => {
                     self.end_after_last(index);
                     frames
@@ -194,10 +207,6 @@ impl VerbsRail {
                 if conn.wind_up(wc) {
                     self.leave(index);
                 }
-                0
-            }
-            State::Settling(_) => {
-                self.end(index, Ended::failed("the queue pair failed while the link was made"));
                 0
             }
             _ => 0,
@@ -369,14 +378,13 @@ impl Rail for VerbsRail {
     }
 }
 
-fn capabilities(retains: bool) -> Capabilities {
+fn capabilities(retains: bool, (latency_ns, bandwidth): (u32, u64)) -> Capabilities {
     let mut capabilities = Capabilities::minimal();
     capabilities.max_eager = MAX_EAGER;
     capabilities.max_segment = MAX_PAYLOAD;
     capabilities.max_iov = 64;
     capabilities.retains = retains;
-    // The software device over UDP; adapters are quicker.
-    capabilities.latency_ns = 8_000;
-    capabilities.bandwidth = 1_000_000_000;
+    capabilities.latency_ns = latency_ns;
+    capabilities.bandwidth = bandwidth;
     capabilities
 }

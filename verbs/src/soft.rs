@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,10 @@ use gridnet_rdma_sim::attr::{
 };
 use gridnet_rdma_sim::wire::{Psn, QpNum as SimQpNum, RnrTimer};
 use gridnet_rdma_sim::wr::{Data, RecvWr as SimRecvWr, SendOp, SendWr as SimSendWr, WcStatus};
-use gridnet_rdma_sim::{Cq, Error, Pd, Port, Qp, QpShape, UdpPort, UdpWaiter};
+use gridnet_rdma_sim::{Cq, Error, Pd, Port, Qp, QpShape, ShmPort, UdpPort, XdpPort};
 
 use crate::arena::Arena;
+use crate::config::Ports;
 use crate::device::{Depth, Device, Failure, Limits, QpNum, RecvWr, Region, Route, SendWr, Sge, Status, Wc};
 
 /// Completions that are kept: those of a thousand queue pairs and more.
@@ -26,6 +27,9 @@ const RETRY_COUNT: u8 = 7;
 /// Bytes of headers around the payload of a packet: IPv6, UDP, BTH with the longest extension, ICRC.
 const PACKET_OVERHEAD: u32 = 40 + 8 + 12 + 32 + 4;
 
+/// Longest path MTU of which a packet fits into a frame of AF_XDP: longer ones would go through the system.
+const XDP_MTU: u16 = 2048;
+
 /// A software RDMA device.
 pub struct SoftDevice {
     device: gridnet_rdma_sim::Device,
@@ -33,10 +37,25 @@ pub struct SoftDevice {
     queue: Cq,
     pairs: HashMap<QpNum, Qp>,
     /// What is readable when packets are there.
-    waiter: Option<UdpWaiter>,
+    waiter: Option<Box<dyn AsFd + Send>>,
     start: Instant,
     max_mtu: u16,
     wire: &'static str,
+    reach: Reach,
+    /// As [`Device::cost`] says.
+    cost: (u32, u64),
+}
+
+/// What its GIDs mean.
+#[derive(Debug, Clone, Copy)]
+enum Reach {
+    /// Addresses of hosts.
+    Hosts,
+    /// Numbers of processes of this host, of which none is a stranger's: the system asks for the same user.
+    Processes,
+    /// Whatever peers say.
+    #[cfg(feature = "testing")]
+    Anywhere,
 }
 
 impl fmt::Debug for SoftDevice {
@@ -49,16 +68,46 @@ impl fmt::Debug for SoftDevice {
 }
 
 impl SoftDevice {
-    /// A device whose packets go through a UDP socket of this address, on any port.
+    /// A device whose packets go through a UDP socket of this address, on one of these ports, or any.
     ///
     /// # Errors
     /// Those of sockets, and when the system gives no random numbers.
-    pub fn over_udp(address: IpAddr) -> io::Result<SoftDevice> {
-        let port = UdpPort::bind(SocketAddr::new(address, 0))?;
+    pub fn over_udp(address: IpAddr, ports: Option<Ports>) -> io::Result<SoftDevice> {
+        let port = first_free(ports, |port| UdpPort::bind(SocketAddr::new(address, port)))?;
         let waiter = port.waiter()?;
         let mut device = SoftDevice::over(port, "udp")?;
-        device.waiter = Some(waiter);
+        device.waiter = Some(Box::new(waiter));
         device.max_mtu = mtu_of(address);
+        Ok(device)
+    }
+
+    /// A device whose packets go past the network of the system, through a socket of AF_XDP at the first queue of the interface that
+    /// has this address, on one of these ports, or any. One process of a host can have that.
+    ///
+    /// # Errors
+    /// Those of [`XdpPort::bind`].
+    pub fn over_xdp(address: Ipv4Addr, ports: Option<Ports>) -> io::Result<SoftDevice> {
+        let port = first_free(ports, |port| XdpPort::bind(SocketAddrV4::new(address, port)))?;
+        let waiter = port.waiter()?;
+        let mut device = SoftDevice::over(port, "xdp")?;
+        device.waiter = Some(Box::new(waiter));
+        device.max_mtu = mtu_of(address.into()).min(XDP_MTU);
+        device.cost = (4_000, 1_000_000_000);
+        Ok(device)
+    }
+
+    /// A device whose packets go through memory that it shares with those of other processes of this host and user, in the same
+    /// network namespace.
+    ///
+    /// # Errors
+    /// Those of [`ShmPort::open`].
+    pub fn over_shm() -> io::Result<SoftDevice> {
+        let port = ShmPort::open()?;
+        let waiter = port.waiter()?;
+        let mut device = SoftDevice::over(port, "shm")?;
+        device.waiter = Some(Box::new(waiter));
+        device.reach = Reach::Processes;
+        device.cost = (1_000, 4_000_000_000);
         Ok(device)
     }
 
@@ -81,7 +130,17 @@ impl SoftDevice {
             start,
             max_mtu: 4096,
             wire,
+            reach: Reach::Hosts,
+            cost: (8_000, 1_000_000_000),
         })
+    }
+
+    /// Believes what peers say of their GID: they may be called at another address.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn leads_anywhere(mut self) -> SoftDevice {
+        self.reach = Reach::Anywhere;
+        self
     }
 
     fn pair(&self, qp: QpNum) -> Result<&Qp, Failure> {
@@ -96,6 +155,19 @@ impl Device for SoftDevice {
 
     fn gid(&self) -> SocketAddr {
         self.device.address()
+    }
+
+    fn leads_to(&self, gid: SocketAddr, host: IpAddr) -> bool {
+        match self.reach {
+            Reach::Hosts => gid.ip() == host,
+            Reach::Processes => ShmPort::is_address(gid),
+            #[cfg(feature = "testing")]
+            Reach::Anywhere => true,
+        }
+    }
+
+    fn cost(&self) -> (u32, u64) {
+        self.cost
     }
 
     fn limits(&self) -> Limits {
@@ -225,6 +297,18 @@ fn failure(error: Error) -> Failure {
         Error::System => Failure::NoMemory,
         _ => Failure::Invalid,
     }
+}
+
+/// What `bind` makes of the first port that nobody has.
+fn first_free<T>(ports: Option<Ports>, mut bind: impl FnMut(u16) -> io::Result<T>) -> io::Result<T> {
+    let mut why = io::ErrorKind::AddrInUse.into();
+    for port in Ports::shuffled(ports) {
+        match bind(port) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => why = e,
+            other => return other,
+        }
+    }
+    Err(why)
 }
 
 /// The largest path MTU that is not more than so many bytes; 256 at least.

@@ -7,12 +7,15 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use crate::config::Ports;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Longest packet, without its length.
 pub(crate) const MAX_PACKET: usize = 512;
+/// Ports that are tried for one call.
+const PORT_TRIES: usize = 64;
 /// Questions without an answer after which the other host counts as gone.
 const KEEP_ALIVE_QUESTIONS: u32 = 2;
 
@@ -37,10 +40,22 @@ pub(crate) enum Heard {
 }
 
 impl Wire {
-    /// Begins to connect.
-    pub(crate) fn call(to: SocketAddr, from: IpAddr) -> io::Result<Wire> {
+    /// Begins to connect, from one of these ports, or any.
+    pub(crate) fn call(to: SocketAddr, (from, ports): (IpAddr, Option<Ports>)) -> io::Result<Wire> {
+        let mut why = ErrorKind::AddrInUse.into();
+        for port in Ports::shuffled(ports).take(PORT_TRIES) {
+            match Wire::call_from(to, SocketAddr::new(from, port)) {
+                // A port of another, or one of which the system remembers a connection to there.
+                Err(e) if matches!(e.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => why = e,
+                other => return other,
+            }
+        }
+        Err(why)
+    }
+
+    fn call_from(to: SocketAddr, own: SocketAddr) -> io::Result<Wire> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.bind(&own.into())?;
         match socket.connect(&to.into()) {
             Err(e) if e.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => Err(e),
             _ => Ok(Wire { stream: socket.into(), inbox: Vec::new() }),

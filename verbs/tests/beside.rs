@@ -95,7 +95,7 @@ fn strangers_are_sent_away() {
 fn link(pair: &mut Pair<Verbs>, number: u8) -> TcpStream {
     let to = pair.a.address();
     let mut hello =
-        [&b"gridnet-verbs\0"[..], &1u16.to_le_bytes(), &[0], &[100 + number; 16], &[number; 8]].concat();
+        [&b"gridnet-verbs\0"[..], &2u16.to_le_bytes(), &[0], &[100 + number; 16], &[number; 8]].concat();
     hello.extend([&to.uid.to_le_bytes()[..], &1u32.to_le_bytes(), to.node.bytes()].concat());
     hello.extend([&to.incarnation.to_le_bytes()[..], &to.network.to_bytes(), &[number; 32]].concat());
     let ip = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();

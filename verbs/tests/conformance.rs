@@ -1,4 +1,5 @@
-//! The suite on the rail verbs, over the UDP wire of the software device. With faults and cuts: `faults.rs`.
+//! The suite on the rail verbs, over wires of the software device that each host has. With faults and cuts: `faults.rs`; over AF_XDP:
+//! `xdp.rs`.
 
 mod common;
 
@@ -27,4 +28,14 @@ macro_rules! test_each {
     };
 }
 
-conformance_cases! { [test_each] Verbs::udp() }
+mod udp {
+    use super::*;
+
+    conformance_cases! { [test_each] Verbs::udp() }
+}
+
+mod shm {
+    use super::*;
+
+    conformance_cases! { [test_each] Verbs::shm() }
+}

@@ -96,11 +96,24 @@ fn faults_of_the_rail_deliver_nothing_wrong() {
     faults::a_cut_link_ends_everything(|| Verbs::net(Faults::NONE));
 }
 
+/// The same over wires of the system, of which a few cases do, as the rail does not know which it has.
+#[test]
+fn breaks_over_each_wire_are_survived() {
+    for wire in [Verbs::udp, Verbs::shm] {
+        reliability::cuts_amid_the_repetition_are_survived(wire());
+        faults::everything_at_once_delivers_nothing_wrong(wire);
+        faults::a_cut_link_ends_everything(wire);
+    }
+}
+
 #[test]
 fn the_suites_of_faults_pass() {
     if std::env::var_os("TEST_SOAK").is_none() {
         return say("SKIPPED: most faults of the rail verbs itself: only with TEST_SOAK=1");
     }
-    fault_cases! { [conformance_call_each] [fault_call_each] Verbs::net(Faults::NONE) }
-    fault_cut_cases! { [conformance_call_each] Verbs::net(Faults::NONE) }
+    for wire in [|| Verbs::net(Faults::NONE), Verbs::udp, Verbs::shm] {
+        fault_cases! { [conformance_call_each] [fault_call_each] wire() }
+        fault_cut_cases! { [conformance_call_each] wire() }
+        reliability::messages_survive_many_cuts(wire);
+    }
 }

@@ -12,7 +12,7 @@ mod table;
 
 pub use error::ConfigError;
 pub use gridnet_uring_tcp::{Interfaces, Multirail, PortRange};
-pub use parse::{HugePages, NetEngine, ProgressMode, SingleCopy, WaitMode};
+pub use parse::{HugePages, NetEngine, ProgressMode, SingleCopy, VerbsWire, WaitMode};
 pub use rails::{RailSelection, KNOWN_RAILS};
 pub use table::{Config, Variable, VARIABLES};
 
@@ -225,6 +225,7 @@ mod tests {
             ("GRIDNET_NET_INSECURE", "yes"),
             ("GRIDNET_NET_ENGINE", "select"),
             ("GRIDNET_NET_WINDOW", "1k"),
+            ("GRIDNET_VERBS_WIRE", "tcp"),
             ("GRIDNET_EAGER_MAX", "8193"),
             ("GRIDNET_UNEXPECTED_MESSAGES", "64k"),
             ("GRIDNET_RUN_DIR", "relative/path"),

@@ -34,6 +34,17 @@ pub enum HugePages {
     Never,
 }
 
+/// What carries the packets of the software RDMA device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerbsWire {
+    /// UDP sockets: any host.
+    Udp,
+    /// Shared memory: processes of this host.
+    Shm,
+    /// Sockets of AF_XDP: any host, past the network of the system. One process of a host can have it.
+    Xdp,
+}
+
 /// When long messages are copied straight out of the sender's memory.
 pub use gridnet_shm::SingleCopy;
 

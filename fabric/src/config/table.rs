@@ -5,7 +5,7 @@ use super::parse::{Bytes, Choice, Count, Directory, Kind, LogFilter, Name, Power
 use super::parse::{GIB, KIB, MIB};
 use super::{
     ConfigError, HugePages, Interfaces, Multirail, NetEngine, Origin, PortRange, ProgressMode, RailSelection,
-    SingleCopy, WaitMode,
+    SingleCopy, VerbsWire, WaitMode,
 };
 use gridnet_meta::cluster::Will;
 use std::path::PathBuf;
@@ -168,6 +168,9 @@ variables! {
         "After how long without an answer to what was sent the kernel gives a connection up; 0 leaves it to the kernel.";
     verbs_device: Option<String> = "GRIDNET_VERBS_DEVICE" "" [""] Name,
         "The RDMA device of the rail verbs: an adapter by its name, or soft; empty is an adapter at an address that may be used, or else soft.";
+    verbs_wire: VerbsWire = "GRIDNET_VERBS_WIRE" "udp" [""]
+        Choice(&[("udp", VerbsWire::Udp), ("shm", VerbsWire::Shm), ("xdp", VerbsWire::Xdp)]),
+        "What carries the packets of the software RDMA device: UDP sockets, memory that processes of the host share, or sockets of AF_XDP; the same on both sides, but that the first and the last talk with each other.";
 
     eager_max: usize = "GRIDNET_EAGER_MAX" "8k" ["bytes"] Bytes(0..=8 * KIB),
         "Longest message that is sent at once; a longer one waits until the receiver is ready for it.";

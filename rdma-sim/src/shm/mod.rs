@@ -93,6 +93,11 @@ impl ShmPort {
         })
     }
 
+    /// Whether an address is that of such a port; there may be none of this number.
+    pub fn is_address(address: SocketAddr) -> bool {
+        id_of(address).is_some()
+    }
+
     /// A descriptor for who waits until something comes, or there is room again: after [`Device::arm`](crate::Device::arm) has said
     /// that it may.
     ///

@@ -13,7 +13,9 @@ use gridnet_core::wire::Address;
 use super::link::{Link, State};
 use super::VerbsRail;
 use crate::call::{Call, Progress};
+use crate::config::Ports;
 use crate::conn::{Conn, Ended};
+use crate::device::Wc;
 use crate::hello::{Role, OFFER};
 use crate::visitor::{send_away, Known, Visit, Visitor, MAX_VISITORS, VISIT_NS};
 use crate::watch::Watched;
@@ -25,10 +27,9 @@ const ACCEPTED_AT_ONCE: usize = 64;
 const REST_NS: u64 = 100_000_000;
 
 /// Listens at this address, on one of these ports.
-pub(super) fn listen(at: IpAddr, ports: Option<(u16, u16)>) -> Result<TcpListener, Refusal> {
-    let (first, last) = ports.unwrap_or((0, 0));
+pub(super) fn listen(at: IpAddr, ports: Option<Ports>) -> Result<TcpListener, Refusal> {
     let mut why = None;
-    for port in first..=last {
+    for port in Ports::shuffled(ports) {
         match TcpListener::bind(SocketAddr::new(at, port)) {
             Ok(listener) => {
                 let is_ready = listener.set_nonblocking(true);
@@ -53,12 +54,14 @@ impl VerbsRail {
             Refusal::new(Error::Unreachable, "the peer listens nowhere that this side reaches")
         })?;
         let is_same = |link: &&Link| (link.node, link.incarnation) == target;
-        let is_known = self.links.iter().filter(is_same).any(|link| matches!(link.state, State::Broken(_)));
+        // Where the device does not answer, that the host does is no news.
+        let is_known = !self.deaf.contains(&address.node)
+            && self.links.iter().filter(is_same).any(|link| matches!(link.state, State::Broken(_)));
         // Later than all calls between the two. What others say of theirs counts for them only.
         let between = self.links.iter().filter(|link| link.node == address.node);
         let last = between.map(|link| link.generation).max().unwrap_or(0);
         let generation = self.generation.max(last).wrapping_add(1);
-        let call = Call::begin((self.from, to), target, generation, is_known)?;
+        let call = Call::begin((self.from, self.ports, to), target, generation, is_known)?;
         self.generation = self.generation.wrapping_add(1);
         let index = self.links.len() as u32;
         if let Some(wire) = call.wire() {
@@ -85,15 +88,35 @@ impl VerbsRail {
         if call.tell() {
             sink.sign(link.peer, Sign::HostAnswers);
         }
+        if matches!(progress, Progress::Connected) {
+            let settled = call.wire().map_or(Ok(()), |wire| watcher.settle(wire, Watched::Link(index)));
+            if let Err(refusal) = settled {
+                self.finish(index, refusal, false, sink);
+            }
+            return 1;
+        }
+        self.take_progress(index, progress, sink)
+    }
+
+    /// Something has come of the first message of a call.
+    pub(super) fn complete_call<S: Sink>(&mut self, index: u32, wc: &Wc, sink: &mut S) {
+        let VerbsRail { links, device, .. } = self;
+        let Some(Link { state: State::Calling(call), .. }) = links.get_mut(index as usize) else { return };
+        let progress = call.complete(wc, &mut **device);
+        self.take_progress(index, progress, sink);
+    }
+
+    fn take_progress<S: Sink>(&mut self, index: u32, progress: Progress, sink: &mut S) -> usize {
+        let Some(link) = self.links.get_mut(index as usize) else { return 0 };
         match progress {
             Progress::Waits => return 0,
-            Progress::Connected => {
-                let settled = call.wire().map_or(Ok(()), |wire| watcher.settle(wire, Watched::Link(index)));
-                if let Err(refusal) = settled {
-                    self.finish(index, refusal, false, sink);
-                }
+            Progress::Connected => {}
+            Progress::Proving(qp) => {
+                self.by_qp.insert(qp, index);
+                self.device.progress();
             }
             Progress::Linked(conn) => {
+                self.deaf.remove(&link.node);
                 link.state = State::Settling(conn);
                 self.establish(index, sink);
                 // What was read with the last word of the handshake is told of by nothing.
@@ -102,6 +125,10 @@ impl VerbsRail {
             Progress::Crossed => {
                 link.state = State::Awaiting;
                 link.since = None;
+            }
+            Progress::Deaf(refusal) => {
+                self.deaf.insert(link.node);
+                self.finish(index, refusal, false, sink);
             }
             Progress::Failed(refusal) => self.finish(index, refusal, false, sink),
         }
@@ -203,7 +230,7 @@ impl VerbsRail {
                 sink.sign(link.peer, Sign::ListensAt(hello.listens));
             }
         }
-        let made = Conn::open(&mut *self.device, wire).and_then(|mut conn| {
+        let made = Conn::open(&mut *self.device, wire, Role::Called).and_then(|mut conn| {
             match conn.connect(&mut *self.device, &pair) {
                 Ok(()) => Ok(conn),
                 Err(refusal) => {

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use gridnet_core::testing::pair::{Cutting, Fixture};
@@ -17,6 +18,10 @@ use gridnet_verbs::{Security, SoftDevice, VerbsConfig, VerbsRail};
 pub enum Wire {
     /// UDP sockets of the loopback interface.
     Udp,
+    /// Shared memory.
+    Shm,
+    /// Whatever this opens.
+    Other(Rc<dyn Fn() -> SoftDevice>),
     /// A network within the process, which time moves.
     Net(Net),
 }
@@ -48,6 +53,10 @@ impl Verbs {
         Verbs::over(Wire::Udp)
     }
 
+    pub fn shm() -> Verbs {
+        Verbs::over(Wire::Shm)
+    }
+
     /// A network within the process with these faults.
     pub fn net(faults: Faults) -> Verbs {
         Verbs::over(Wire::Net(Net::new(7, faults)))
@@ -56,14 +65,16 @@ impl Verbs {
     /// The network within the process, if there is one.
     pub fn net_of(&self) -> Option<Net> {
         match &self.wire {
-            Wire::Udp => None,
             Wire::Net(net) => Some(net.clone()),
+            _ => None,
         }
     }
 
     pub fn device(&mut self) -> SoftDevice {
         let device = match &self.wire {
-            Wire::Udp => SoftDevice::over_udp([127, 0, 0, 1].into()),
+            Wire::Udp => SoftDevice::over_udp([127, 0, 0, 1].into(), None),
+            Wire::Shm => SoftDevice::over_shm(),
+            Wire::Other(open) => Ok(open()),
             Wire::Net(net) => {
                 self.opened += 1;
                 SoftDevice::over(net.port(SocketAddr::from(([127, 0, 0, 1], self.opened))), "net")
