@@ -193,6 +193,10 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.conceal(link, source));
         }
 
+        fn abort_get(&mut self, link: $crate::rail::LinkId, token: u64) {
+            $each!(self, rail => rail.abort_get(link, token));
+        }
+
         fn prefers_get(&mut self, link: $crate::rail::LinkId, len: u64) -> bool {
             $each!(self, rail => rail.prefers_get(link, len))
         }

@@ -6,6 +6,7 @@
 
 mod cut;
 mod hub;
+mod late;
 mod memory;
 mod paths;
 
@@ -21,6 +22,7 @@ use crate::time::Time;
 use crate::wire::{is_sequenced, Address, Frame, Header, Incoming, Kind, NodeId};
 use cut::Books;
 use hub::{Parcel, Sent};
+use late::Late;
 
 pub use cut::Cut;
 pub use hub::Hub;
@@ -57,6 +59,7 @@ pub struct LoopbackRail {
     local: Address,
     capabilities: Capabilities,
     links: Vec<Link>,
+    late: Late,
 }
 
 impl LoopbackRail {
@@ -283,6 +286,9 @@ impl LoopbackRail {
         if self.hub.retains {
             taken += self.poll_paths(sink);
         }
+        if !self.late.is_empty() {
+            taken += self.finish_late(sink);
+        }
         taken
     }
 
@@ -381,12 +387,19 @@ impl Rail for LoopbackRail {
         self.hub.lock().memory.conceal(source);
     }
 
-    fn get(&mut self, _link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
+    fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
+        if self.hub.is_late {
+            return self.late.begin(link, from, to);
+        }
         if self.hub.lock().memory.get(from, to) {
             Posted::Done
         } else {
             Posted::Down
         }
+    }
+
+    fn abort_get(&mut self, _link: LinkId, token: u64) {
+        self.late.abort(token);
     }
 
     fn offer(&mut self, region: &Offered) -> Result<u64, Refusal> {
@@ -411,7 +424,7 @@ impl Rail for LoopbackRail {
         let shared = self.hub.lock();
         let now = shared.now;
         let due = |queue: &VecDeque<Sent>| queue.front().is_some_and(|sent| sent.at <= now);
-        if shared.queues.get(&self.local.node).is_some_and(due) {
+        if shared.queues.get(&self.local.node).is_some_and(due) || !self.late.is_empty() {
             Armed::Busy
         } else {
             Armed::Yes

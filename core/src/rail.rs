@@ -65,6 +65,8 @@ pub struct Capabilities {
     pub max_iov: usize,
     /// A receiver can fetch from the sender's memory by itself.
     pub get: bool,
+    /// Most bytes that are fetched in one go, so that a large message does not keep others waiting.
+    pub max_get: usize,
     /// Regions that a peer's rail has lent memory for can be read and written without the peer.
     pub put: bool,
     /// Atomic operations on such regions are done without the peer.
@@ -101,6 +103,7 @@ impl Capabilities {
             max_segment: 1024,
             max_iov: 1,
             get: false,
+            max_get: 2 << 20,
             put: false,
             atomics: false,
             loans: false,
@@ -298,11 +301,19 @@ pub trait Rail {
         true
     }
 
-    /// Fetches from a peer's memory into `to`. Only for rails whose capabilities say `get`. Unless the
-    /// answer is [`Posted::Done`], the rest of the message is asked for in pieces.
+    /// Fetches from a peer's memory into `to`. Only for rails whose capabilities say `get`. After [`Posted::Accepted`] the rail
+    /// writes there until [`Sink::fetched`] reports the token, [`Self::abort_get`], or the end of the link; after
+    /// [`Posted::NoResource`] it is asked again; after anything but these and [`Posted::Done`] the rest of the message is asked for
+    /// in pieces.
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let _ = (link, from, to);
         Posted::Down
+    }
+
+    /// Ends a fetch that was accepted under this token, if it is under way: nothing is written into its memory any more, whatever
+    /// that costs the link, and [`Sink::fetched`] is not called for it.
+    fn abort_get(&mut self, link: LinkId, token: u64) {
+        let _ = (link, token);
     }
 
     /// Lends memory for a region, so that peers reach it by themselves; `numa_node` is where it should lie, or
@@ -586,6 +597,12 @@ pub trait Sink {
 
     /// The memory of the frame accepted under `token` is free.
     fn sent(&mut self, peer: PeerId, token: u64);
+
+    /// The fetch that was accepted under `token` is over: the bytes are there, or the rest of the message is asked for in pieces. Not
+    /// called after the end of the link, with which all of its fetches end.
+    fn fetched(&mut self, peer: PeerId, token: u64, outcome: Result<(), Error>) {
+        let _ = (peer, token, outcome);
+    }
 
     /// A fabric asks for a link; the answer is the number by which it is called, or why it is refused.
     fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal>;

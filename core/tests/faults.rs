@@ -21,6 +21,7 @@ reliability_tests!(cuts, Wrapped::cutting(FaultPlan::default()));
 fault_tests!(faults, Loopback::cutting(0), cuts);
 fault_tests!(faults_and_fetches, Loopback::new(0, true));
 fault_tests!(faults_and_places, Loopback::new(0, false).placing());
+fault_tests!(faults_and_late_fetches, Loopback::cutting(0).fetching_late(), cuts);
 
 const DELAYS: FaultPlan = FaultPlan { seed: 7, delay: 0.05, delay_polls: 5, ..FaultPlan::NONE };
 

@@ -17,6 +17,7 @@ use gridnet_core::wire::{Address, Frame, Kind, Message};
 reliability_tests!(cuts, Loopback::cutting(0));
 reliability_tests!(cuts_with_latency, Loopback::cutting(2_500_000));
 reliability_tests!(cuts_and_places, Loopback::cutting(1_000_000).placing());
+reliability_tests!(cuts_and_late_fetches, Loopback::cutting(1_000_000).fetching_late());
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// What the calls, and the steps between them, may add to a time.

@@ -25,7 +25,7 @@ pub enum AnyRail {
     /// Other processes, over RDMA devices.
     Verbs(Box<VerbsRail>),
     /// The fabric with itself.
-    Own(LoopbackRail),
+    Own(Box<LoopbackRail>),
 }
 
 /// The rails of a new fabric.
@@ -56,7 +56,7 @@ pub(crate) fn open_rails(
             "shm" => Some(AnyRail::Shm(Box::new(ShmRail::open(shm_config(config, local, name))?))),
             "tcp" => tcp.take().map(AnyRail::Tcp),
             "verbs" => verbs.take().map(AnyRail::Verbs),
-            _ => Some(AnyRail::Own(Hub::new().named("self").of_process(std::process::id()).rail(local))),
+            _ => Some(AnyRail::Own(Box::new(own_rail(local)))),
         };
         opened.rails.extend(rail);
     }
@@ -101,6 +101,11 @@ fn open_tcp(
             Ok(None)
         }
     }
+}
+
+/// The rail by which a fabric talks with itself.
+fn own_rail(local: &Address) -> LoopbackRail {
+    Hub::new().named("self").of_process(std::process::id()).rail(local)
 }
 
 /// The run directory of this configuration, made if need be.

@@ -194,6 +194,7 @@ impl State {
                     received: 0,
                     missing: None,
                     source,
+                    fetching: None,
                 };
                 self.begin_incoming(incoming, Some(OpId::Receive(key).to_bits()));
             }

@@ -1,8 +1,10 @@
 //! Announced messages that this side fetches from their senders' memory, where the rail can.
 //!
 //! Peers from whom something is to be fetched stand in one line. In a round each of them has its turn, for one part of each of
-//! its messages; while small messages come and go, for a short part of one.
+//! its messages; while small messages come and go, for a short part of one. A rail may take its time for a part: the message
+//! stands in line again when that has come.
 
+use super::op::Fetching;
 use super::pace::Measure;
 use super::state::State;
 use super::Engine;
@@ -12,9 +14,6 @@ use crate::mem::Gather;
 use crate::rail::{PeerId, Posted, Rail, RemoteSource};
 use crate::wire::Message;
 
-/// Bytes that are fetched in one go, so that a large message does not keep others waiting.
-const FETCH_PART: u64 = 2 << 20;
-
 impl State {
     /// A message is to be fetched.
     pub(super) fn join_fetches(&mut self, peer: PeerId, key: Key) {
@@ -23,6 +22,60 @@ impl State {
             self.fetching.push_back(peer);
         }
         p.fetches.push_back(key);
+    }
+
+    /// A fetch that a rail was asked for is over.
+    pub(super) fn take_fetched(&mut self, peer: PeerId, fetch: (usize, u64), outcome: Result<(), Error>) {
+        let Some(key) = self.in_fetch.remove(&fetch) else { return };
+        let Some(incoming) = self.incoming.get_mut(key).filter(|incoming| incoming.peer == peer) else {
+            return;
+        };
+        let Some(fetching) = incoming.fetching.take() else { return };
+        match outcome {
+            Ok(()) => {
+                if self.note_fetched(key, fetching.len) {
+                    self.join_fetches(peer, key);
+                }
+            }
+            Err(_) => self.ask_instead(key),
+        }
+    }
+
+    /// So many bytes have come; whether more are to be fetched.
+    fn note_fetched(&mut self, key: Key, len: u64) -> bool {
+        self.pace.moved(len as usize);
+        let Some(incoming) = self.incoming.get_mut(key) else { return false };
+        incoming.received += len;
+        if incoming.received < incoming.wanted {
+            return true;
+        }
+        let (peer, op) = (incoming.peer, incoming.sender_op);
+        self.say(peer, Message::Fin { op, status: Ok(()) });
+        self.complete_incoming(key, Ok(()));
+        false
+    }
+
+    /// The rail prefers pieces, or the memory is not there any more. The sender, asked for pieces, says whether it gave up; if it
+    /// has gone, the end of the link says so.
+    fn ask_instead(&mut self, key: Key) {
+        if let Some(incoming) = self.incoming.get_mut(key) {
+            incoming.source = None;
+            self.ask(key);
+        }
+    }
+
+    /// From whom a rail is fetching under this token.
+    pub(super) fn fetched_by(&self, fetch: (usize, u64)) -> Option<PeerId> {
+        let key = self.in_fetch.get(&fetch)?;
+        self.incoming.get(*key).map(|incoming| incoming.peer)
+    }
+
+    /// The receive of a fetch has ended.
+    pub(super) fn abort_fetch(&mut self, fetching: Option<Fetching>) {
+        if let Some(fetching) = fetching {
+            self.in_fetch.remove(&(fetching.rail, fetching.token));
+            self.aborted.push(fetching);
+        }
     }
 }
 
@@ -52,11 +105,13 @@ impl<R: Rail> Engine<R> {
         let Some(key) = p.fetches.pop_front() else { return false };
         let Some(incoming) = self.state.incoming.get_mut(key) else { return true };
         let Some(source) = incoming.source else { return true };
-        let (sender_op, from) = (incoming.sender_op, incoming.received);
-        let rail = &mut self.rails[p.rail];
+        let from = incoming.received;
+        let (index, link) = (p.rail, p.link);
+        let rail = &mut self.rails[index];
+        let most = rail.capabilities().max_get;
         let most = match measure {
-            Measure::Short => rail.short_segment_len(p.link) as u64,
-            _ => FETCH_PART,
+            Measure::Short => most.min(rail.short_segment_len(link)) as u64,
+            _ => most as u64,
         };
         let len = (incoming.wanted - from).min(most);
         if len == 0 {
@@ -64,29 +119,27 @@ impl<R: Rail> Engine<R> {
             return false;
         }
         let target = Gather::all(incoming.receive.iov.as_slice()).window(from as usize, len as usize);
-        let fetched = if from > 0 || rail.prefers_get(p.link, incoming.wanted) {
+        let fetched = if from > 0 || rail.prefers_get(link, incoming.wanted) {
             let address = source.address.wrapping_add(from);
-            rail.get(p.link, RemoteSource { address, ..source }, &target)
+            rail.get(link, RemoteSource { address, ..source }, &target)
         } else {
             Posted::Failed(Error::Unsupported)
         };
         match fetched {
-            Posted::Done | Posted::Accepted(_) => {
-                incoming.received += len;
-                self.state.pace.moved(len as usize);
-                if incoming.received < incoming.wanted {
-                    p.fetches.push_back(key);
-                } else {
-                    self.state.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
-                    self.state.complete_incoming(key, Ok(()));
+            Posted::Done => {
+                if self.state.note_fetched(key, len) {
+                    self.state.peers[peer.index()].fetches.push_back(key);
                 }
             }
-            // The rail prefers pieces, or the memory is not there any more. The sender, asked for pieces, says whether it
-            // gave up; if it has gone, the end of the link says so.
-            Posted::NoResource | Posted::Down | Posted::Failed(_) => {
-                incoming.source = None;
-                self.state.ask(key);
+            Posted::Accepted(token) => {
+                incoming.fetching = Some(Fetching { rail: index, link, token, len });
+                self.state.in_fetch.insert((index, token), key);
             }
+            Posted::NoResource => {
+                p.fetches.push_back(key);
+                return false;
+            }
+            Posted::Down | Posted::Failed(_) => self.state.ask_instead(key),
         }
         true
     }

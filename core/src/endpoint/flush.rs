@@ -250,8 +250,11 @@ impl<R: Rail> Engine<R> {
         }
     }
 
-    /// Withdraws memory that was exposed for sends which have ended.
+    /// Withdraws memory that was exposed for sends which have ended, and that of receives which have before their messages came.
     pub(super) fn conceal_finished(&mut self) {
+        while let Some(fetching) = self.state.aborted.pop() {
+            self.rails[fetching.rail].abort_get(fetching.link, fetching.token);
+        }
         while let Some((rail, link, source)) = self.state.concealed.pop() {
             self.rails[rail].conceal(link, source);
             kill_point!("rendezvous.conceal");

@@ -229,6 +229,10 @@ impl Sink for RailSink<'_> {
         self.state.memory_returned(peer, token);
     }
 
+    fn fetched(&mut self, peer: PeerId, token: u64, outcome: Result<(), Error>) {
+        self.state.take_fetched(peer, (self.rail, token), outcome);
+    }
+
     fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal> {
         self.state.accept((node, None), incarnation, self.rail, link)
     }
@@ -490,6 +494,7 @@ mod tests {
                 received: 0,
                 missing: None,
                 source: None,
+                fetching: None,
             });
             state.ask(key);
         }

@@ -7,7 +7,7 @@ use super::stripe::Missing;
 use crate::loan::LentSlot;
 use crate::matching::Key;
 use crate::mem::Iov;
-use crate::rail::{PeerId, RemoteSource};
+use crate::rail::{LinkId, PeerId, RemoteSource};
 
 /// Which completion queue an operation reports to.
 pub type CqId = Key;
@@ -198,6 +198,18 @@ pub(super) struct Incoming {
     /// The message is divided, and this was not asked for.
     pub(super) missing: Option<Box<Missing>>,
     pub(super) source: Option<RemoteSource>,
+    /// The part that a rail is fetching.
+    pub(super) fetching: Option<Fetching>,
+}
+
+/// A part of a message that a rail is fetching.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fetching {
+    pub(super) rail: usize,
+    pub(super) link: LinkId,
+    pub(super) token: u64,
+    /// Its length in bytes.
+    pub(super) len: u64,
 }
 
 /// A message without a receive yet.

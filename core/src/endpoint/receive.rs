@@ -1,6 +1,6 @@
 //! Receives, probes, and the store of unexpected messages.
 
-use super::op::{CqId, Early, EarlyBody, Incoming, IovList, OpId, RecvOp};
+use super::op::{CqId, Early, EarlyBody, Fetching, Incoming, IovList, OpId, RecvOp};
 use super::recover::LinkEvent;
 use super::send::checked_len;
 use super::state::State;
@@ -205,12 +205,20 @@ impl<R: Rail> Engine<R> {
             }
         }
         // What is coming in comes to an end, but into no memory.
+        let mut fetches = Vec::new();
         let State { incoming, loans, lending_bytes, .. } = &mut self.state;
         for incoming in incoming.values_mut().filter(|incoming| incoming.receive.cq == cq) {
+            fetches.extend(incoming.fetching);
             let withdrawn = std::mem::replace(&mut incoming.receive.iov, IovList::One(Iov::EMPTY));
             if withdrawn.is_lent() {
                 loans.break_promise();
                 *lending_bytes = lending_bytes.saturating_sub(incoming.total);
+            }
+        }
+        for Fetching { rail, link, token, .. } in fetches {
+            self.rails[rail].abort_get(link, token);
+            if let Some(peer) = self.state.fetched_by((rail, token)) {
+                self.state.take_fetched(peer, (rail, token), Err(Error::Canceled));
             }
         }
     }
@@ -316,6 +324,7 @@ impl State {
                     received: 0,
                     missing: None,
                     source,
+                    fetching: None,
                 },
                 None,
             ),

@@ -431,6 +431,10 @@ impl State {
         }
         for incoming in self.incoming.values_mut().filter(|incoming| incoming.peer == peer) {
             incoming.source = None;
+            if let Some(fetching) = incoming.fetching.take() {
+                self.in_fetch.remove(&(fetching.rail, fetching.token));
+                self.aborted.push(fetching);
+            }
         }
         for rkey in self.remote.rkeys.values_mut().filter(|rkey| rkey.peer == peer) {
             rkey.window = None;

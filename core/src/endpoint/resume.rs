@@ -40,6 +40,7 @@ impl<R: Rail> Engine<R> {
                 None => break,
             }
         }
+        self.conceal_finished();
         moved
     }
 

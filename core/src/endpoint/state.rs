@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::loan_table::Loans;
 use super::onesided::RemoteState;
-use super::op::{CqId, Early, Incoming, IovList, MoreMemory, RecvOp, SendOp};
+use super::op::{CqId, Early, Fetching, Incoming, IovList, MoreMemory, RecvOp, SendOp};
 use super::orphans::Orphans;
 use super::pace::Pace;
 use super::peer::{Peer, PeerState};
@@ -104,6 +104,10 @@ pub(super) struct State {
     pub(super) fetching: VecDeque<PeerId>,
     /// Eager messages whose memory a rail still reads.
     pub(super) in_rail: HashMap<(PeerId, u64), Key>,
+    /// Messages of which a rail is fetching a part, by its index and token.
+    pub(super) in_fetch: HashMap<(usize, u64), Key>,
+    /// Fetches into memory that is not to be written any more.
+    pub(super) aborted: Vec<Fetching>,
     /// Memory to be concealed again.
     pub(super) concealed: Vec<(usize, LinkId, RemoteSource)>,
     /// Peers that we told to stop.
@@ -169,6 +173,8 @@ impl State {
             pace: Pace::default(),
             fetching: VecDeque::new(),
             in_rail: HashMap::new(),
+            in_fetch: HashMap::new(),
+            aborted: Vec::new(),
             concealed: Vec::new(),
             stopping: Vec::new(),
             links: VecDeque::new(),
@@ -193,6 +199,7 @@ impl State {
         !self.ready.is_empty()
             || !self.fetching.is_empty()
             || !self.concealed.is_empty()
+            || !self.aborted.is_empty()
             || !self.links.is_empty()
     }
 
@@ -264,6 +271,7 @@ impl State {
         if let Err(error) = status {
             self.note_failure(op.peer, error);
         }
+        self.abort_fetch(op.fetching.take());
         if let Some(missing) = op.missing.take() {
             self.end_pieces(op.peer, key, &missing);
         }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cut::{Connections, Cut};
+use super::late::Late;
 use super::memory::Memory;
 use super::paths::Roads;
 use super::LoopbackRail;
@@ -19,6 +20,7 @@ pub struct Hub {
     pub(super) name: Option<&'static str>,
     pub(super) process: Option<u32>,
     pub(super) without_get: bool,
+    pub(super) is_late: bool,
     pub(super) places: bool,
     pub(super) retains: bool,
     pub(super) proves: bool,
@@ -106,6 +108,11 @@ impl Hub {
         Hub { without_get: false, ..self }
     }
 
+    /// The same hub, whose rails take some polls to fetch.
+    pub fn fetching_late(self) -> Hub {
+        Hub { is_late: true, ..self.with_get() }
+    }
+
     /// The same hub with rails that carry segments, and parts of puts, of at most `len` bytes.
     pub fn with_segments(self, len: u16) -> Hub {
         Hub { segment: Some(len), ..self }
@@ -159,7 +166,13 @@ impl Hub {
         capabilities.proves = self.proves;
         capabilities.latency_ns = u32::try_from(self.latency_ns).unwrap_or(u32::MAX);
         capabilities.bandwidth = 10_000_000_000;
-        LoopbackRail { hub: self.clone(), local: *local, capabilities, links: Vec::new() }
+        LoopbackRail {
+            hub: self.clone(),
+            local: *local,
+            capabilities,
+            links: Vec::new(),
+            late: Late::default(),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::mem::{Gather, PeerBytes};
+use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{Offered, RemoteSource};
 use crate::region::{Access, Watch, Window};
 use crate::ring::bell::Order;
@@ -44,6 +44,12 @@ struct Exposed {
 // SAFETY: the address is only used under the hub's lock, while the exposing operation promises that the memory is
 // readable from any thread (`Iov::new`).
 unsafe impl Send for Exposed {}
+
+/// The pieces of memory that a fetch goes to, for as long as it is under way.
+pub(super) fn pieces_of(memory: &Gather<'_>) -> Vec<Iov> {
+    // SAFETY: the receive that fetches keeps the promise of its own pieces until it completes, and aborts the fetch before.
+    memory.pieces().map(|(base, len)| unsafe { Iov::new(base, len) }).collect()
+}
 
 impl Memory {
     /// Shows memory of an operation, if it is one piece.

@@ -41,6 +41,8 @@ pub enum Event {
     Sent(PeerId, u64),
     /// The engine fetched this many bytes.
     Fetched(LinkId, usize, Posted),
+    /// What the rail was fetching has come, or does not.
+    Came(PeerId, u64, Result<(), Error>),
     /// A link is up.
     Up(PeerId),
     /// A link is over.
@@ -194,6 +196,11 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
         (self.tell)(&Event::Sent(peer, token));
     }
 
+    fn fetched(&mut self, peer: PeerId, token: u64, outcome: Result<(), Error>) {
+        self.sink.fetched(peer, token, outcome);
+        (self.tell)(&Event::Came(peer, token, outcome));
+    }
+
     fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal> {
         let peer = self.sink.accept(link, node, incarnation);
         let told = peer.as_ref().map(|peer| *peer).map_err(|refusal| refusal.error);
@@ -277,6 +284,9 @@ impl fmt::Display for Event {
                 write!(f, "not placed peer {} word {op:x} len {len} error {}", peer.number(), error.code())
             }
             Event::Sent(peer, token) => write!(f, "sent peer {} token {token:x}", peer.number()),
+            Event::Came(peer, token, outcome) => {
+                write!(f, "fetched peer {} token {token:x} {outcome:?}", peer.number())
+            }
             Event::Fetched(link, len, posted) => {
                 write!(f, "fetched link {} len {len} outcome {}", link.0, outcome(*posted))
             }

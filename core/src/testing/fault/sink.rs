@@ -72,6 +72,10 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
         }
     }
 
+    fn fetched(&mut self, peer: PeerId, token: u64, outcome: Result<(), Error>) {
+        self.sink.fetched(peer, token, outcome);
+    }
+
     fn accept(&mut self, link: LinkId, node: NodeId, incarnation: u64) -> Result<PeerId, Refusal> {
         let peer = self.sink.accept(link, node, incarnation)?;
         self.begin(link, peer, node);
