@@ -136,7 +136,10 @@ pub unsafe extern "C" fn gridnet_stream_read(
     guarded(|| {
         // SAFETY: the caller's promise.
         let object = unsafe { stream_of(stream)? };
-        drop(object.owner.shared.enter()?);
+        if data_out.is_null() || count_out.is_null() || size == 0 {
+            // That the fabric cannot be used at all is said first.
+            drop(object.owner.shared.enter()?);
+        }
         let data = bytes_at(data_out, size, "data_out")?;
         if count_out.is_null() {
             return Err(null("count_out"));
@@ -172,7 +175,10 @@ pub unsafe extern "C" fn gridnet_stream_write(
     guarded(|| {
         // SAFETY: the caller's promise.
         let object = unsafe { stream_of(stream)? };
-        drop(object.owner.shared.enter()?);
+        if data.is_null() || count_out.is_null() {
+            // As for reading.
+            drop(object.owner.shared.enter()?);
+        }
         let data = bytes_at(data.cast_mut(), size, "data")?;
         if count_out.is_null() {
             return Err(null("count_out"));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use gridnet_core::endpoint::CqId;
 use gridnet_core::error::Error;
+use gridnet_core::mem::Iov;
 use gridnet_core::rail::{Armed, PeerId, Refusal};
 use gridnet_core::stream::{Bells, ListenerId, Ready, StreamId};
 
@@ -147,7 +148,30 @@ impl Stream {
         if to.is_empty() {
             return Ok(0);
         }
-        self.shared.until(self.input, timeout, |fabric| fabric.engine.stream_read(self.id, to))
+        let mut is_lent = false;
+        let ended = self.shared.until(self.input, timeout, |fabric| {
+            if std::mem::take(&mut is_lent) {
+                match fabric.engine.stream_take_back(self.id) {
+                    0 => {}
+                    len => return Ok(len),
+                }
+            }
+            let read = fabric.engine.stream_read(self.id, to);
+            if read == Err(Error::Again) {
+                // SAFETY: the memory is borrowed, and nobody else touches it, until it is taken back: by the next attempt or below,
+                // in any case before this call ends. Who cannot go in to do that finds nobody inside who could write.
+                let memory = unsafe { Iov::new(to.as_mut_ptr(), to.len()) };
+                is_lent = fabric.engine.stream_lend(self.id, memory);
+            }
+            read
+        });
+        if is_lent {
+            match self.shared.enter()?.engine.stream_take_back(self.id) {
+                0 => {}
+                len => return Ok(len),
+            }
+        }
+        ended
     }
 
     /// Writes all of `bytes`, or as much as may go in time; how much.

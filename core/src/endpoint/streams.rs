@@ -17,6 +17,8 @@ use crate::wire::Message;
 
 /// Most bytes of a stream in one frame: others have their turn in between, and it stays in a cache.
 const CHUNK_BYTES: usize = 32 << 10;
+/// Frames without a buffer of their own that are still quicker than one with: whoever reads that has to fetch its lines after the slot.
+const INLINE_FRAMES: usize = 3;
 /// Streams that may wait to be accepted, at most.
 const MAX_BACKLOG: usize = 4096;
 
@@ -113,6 +115,21 @@ impl<R: Rail> Engine<R> {
         Ok(len)
     }
 
+    /// What comes next goes straight to this memory, as long as it fits, until [`Self::stream_take_back`], which is the end of
+    /// the operation that the promise of [`Iov::new`] is about. False when that cannot be: somebody else has lent some.
+    pub fn stream_lend(&mut self, id: StreamId, memory: Iov) -> bool {
+        self.state.streams.lend(id, memory)
+    }
+
+    /// Ends [`Self::stream_lend`]: how many bytes have come there. Those are read, before all others.
+    pub fn stream_take_back(&mut self, id: StreamId) -> usize {
+        let len = self.state.streams.take_back(id);
+        if self.state.streams.has_work() {
+            self.settle_and_flush();
+        }
+        len
+    }
+
     /// Writes as much as may go now; how much. All of it was copied, or has gone.
     ///
     /// # Errors
@@ -127,7 +144,7 @@ impl<R: Rail> Engine<R> {
                 Err(error) => return Err(error),
             };
             let left = &bytes[written..];
-            let chunk = &left[..left.len().min(room.most).min(self.state.stream_chunk)];
+            let chunk = &left[..left.len().min(room.most).min(self.chunk_for(room.peer, bytes.len()))];
             let in_line = !self.post_bytes(id, &room, chunk);
             self.state.streams.wrote(id, chunk.len(), in_line);
             if let Some(p) = self.state.peers.get(room.peer.index()) {
@@ -241,6 +258,15 @@ impl<R: Rail> Engine<R> {
         self.state.settle_streams();
         if self.state.has_deferred_work() {
             self.flush();
+        }
+    }
+
+    /// Most bytes in one frame of a stream to a peer, when so many are to be sent.
+    fn chunk_for(&self, peer: PeerId, len: usize) -> usize {
+        let rail = self.state.peers.get(peer.index()).and_then(|p| self.rails.get(p.rail));
+        match rail.map_or(0, |rail| rail.capabilities().max_inline) {
+            inline if len <= inline * INLINE_FRAMES => inline.min(self.state.stream_chunk),
+            _ => self.state.stream_chunk,
         }
     }
 

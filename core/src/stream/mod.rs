@@ -21,6 +21,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::endpoint::CqId;
 use crate::error::Error;
 use crate::matching::{Key, Slab};
+use crate::mem::Iov;
 use crate::rail::PeerId;
 use crate::wire::{Message, Said, MAX_SERVICE_BYTES};
 use one::One;
@@ -191,11 +192,21 @@ impl Streams {
     pub(crate) fn read(&mut self, id: StreamId, to: &mut [u8]) -> Result<usize, Error> {
         let one = self.streams.get_mut(id.0).ok_or(Error::Handle)?;
         let (len, credit) = one.read(to)?;
-        if let (Some(bytes), Some(remote)) = (credit, one.remote) {
-            let message = Message::Stream { stream: remote, said: Said::Credit { bytes } };
-            self.says.push_back(Say::Now(one.peer, message));
-        }
+        say_credit(&mut self.says, one, credit);
         Ok(len)
+    }
+
+    /// What comes goes to this memory from now on, until [`Self::take_back`]; false when that cannot be.
+    pub(crate) fn lend(&mut self, id: StreamId, memory: Iov) -> bool {
+        self.streams.get_mut(id.0).is_some_and(|one| one.lend(memory))
+    }
+
+    /// The end of [`Self::lend`]: how many bytes have come there. Those are read.
+    pub(crate) fn take_back(&mut self, id: StreamId) -> usize {
+        let Some(one) = self.streams.get_mut(id.0) else { return 0 };
+        let (len, credit) = one.take_back();
+        say_credit(&mut self.says, one, credit);
+        len
     }
 
     /// Where bytes may go now, and how many.
@@ -306,6 +317,13 @@ impl Streams {
 /// Whether a service can have this name: 1 to 128 bytes, none of them of control characters.
 pub fn is_service(name: &str) -> bool {
     (1..=MAX_SERVICE_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
+/// Tells the peer of a stream how many bytes more it may send.
+fn say_credit(says: &mut VecDeque<Say>, one: &One, credit: Option<u32>) {
+    if let (Some(bytes), Some(stream)) = (credit, one.remote) {
+        says.push_back(Say::Now(one.peer, Message::Stream { stream, said: Said::Credit { bytes } }));
+    }
 }
 
 fn ring(rings: &mut Vec<CqId>, bell: Option<CqId>, any: Option<CqId>) {

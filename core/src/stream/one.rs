@@ -4,7 +4,7 @@ use super::buffer::Buffer;
 use super::{ring, Bells, Ready, Room};
 use crate::endpoint::CqId;
 use crate::error::Error;
-use crate::mem::PeerBytes;
+use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::PeerId;
 
 /// Part of the window that is read before the peer is told: few words for many bytes, and never all of the window.
@@ -20,6 +20,8 @@ pub(super) struct One {
     pub(super) bells: Bells,
     /// What has come.
     buffer: Buffer,
+    /// Where it goes while somebody waits for it: his memory, and how much of that is filled.
+    lent: Option<(Iov, usize)>,
     window: u32,
     /// Bytes that the peer may still send,
     granted: u32,
@@ -46,6 +48,7 @@ impl One {
             failed: None,
             bells,
             buffer: Buffer::default(),
+            lent: None,
             window,
             granted: window,
             owed: 0,
@@ -71,10 +74,35 @@ impl One {
         let len = len.filter(|_| self.remote.is_some() && !self.in_ended).ok_or(Error::PeerMisbehaved)?;
         self.granted -= len;
         // Of a stream that was aborted nobody reads any more.
-        if self.failed.is_none() {
+        if self.failed.is_none() && !self.fill(bytes) {
             self.buffer.push(bytes);
         }
         Ok(())
+    }
+
+    /// Copies bytes to who waits for them; not when others wait before them, or when only some have room.
+    fn fill(&mut self, bytes: &PeerBytes<'_>) -> bool {
+        let Some((memory, filled)) = &mut self.lent else { return false };
+        if self.buffer.len() > 0 || bytes.len() > memory.len() - *filled {
+            return false;
+        }
+        *filled += bytes.copy_to(&Gather::one(memory).window(*filled, bytes.len()));
+        true
+    }
+
+    /// What comes goes to this memory from now on; false when somebody else waits already.
+    pub(super) fn lend(&mut self, memory: Iov) -> bool {
+        let is_free = self.lent.is_none();
+        if is_free {
+            self.lent = Some((memory, 0));
+        }
+        is_free
+    }
+
+    /// The end of that: how many bytes have come there, and how many the peer is to be told that it may send.
+    pub(super) fn take_back(&mut self) -> (usize, Option<u32>) {
+        let len = self.lent.take().map_or(0, |(_, filled)| filled);
+        (len, self.repay(len))
     }
 
     /// Reads; also how many bytes the peer is to be told that it may send.
@@ -89,13 +117,18 @@ impl One {
             };
         }
         let len = self.buffer.pop(to);
-        // The buffer never holds more than the window.
+        Ok((len, self.repay(len)))
+    }
+
+    /// So many bytes were read: how many the peer is to be told that it may send.
+    fn repay(&mut self, len: usize) -> Option<u32> {
+        // Never more than the window.
         self.owed += len as u32;
         if self.owed < self.window.div_ceil(TOLD_EVERY) || self.in_ended || self.failed.is_some() {
-            return Ok((len, None));
+            return None;
         }
         self.granted += self.owed;
-        Ok((len, Some(std::mem::take(&mut self.owed))))
+        Some(std::mem::take(&mut self.owed))
     }
 
     pub(super) fn room(&self) -> Result<Room, Error> {
@@ -150,6 +183,9 @@ impl One {
     /// Nobody reads or writes any more; who waits is told.
     pub(super) fn abort(&mut self, rings: &mut Vec<CqId>) {
         self.buffer = Buffer::default();
+        if let Some((_, filled)) = &mut self.lent {
+            *filled = 0;
+        }
         self.fail(Error::Canceled, rings);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
-use crate::mem::PeerBytes;
+use crate::mem::{Iov, PeerBytes};
 use crate::testing::random::Random;
 
 const PEER: PeerId = PeerId::new(0);
@@ -384,6 +384,55 @@ fn a_stream_that_is_aborted_does_not_seem_to_have_been_read_to_its_end() {
     streams.take_said(PEER, id.0.to_bits(), Said::End, &nothing).unwrap();
     streams.abort(id).unwrap();
     assert_eq!(streams.read(id, &mut [0; 8]), Err(Error::Canceled));
+}
+
+/// Memory to lend.
+fn memory_of(bytes: &mut [u8]) -> Iov {
+    // SAFETY: nobody looks at the bytes before they are taken back.
+    unsafe { Iov::new(bytes.as_mut_ptr(), bytes.len()) }
+}
+
+#[test]
+fn what_comes_goes_to_lent_memory_as_long_as_it_fits_and_in_order() {
+    let (mut streams, id) = met(100);
+    let come = |streams: &mut Streams, bytes: &[u8]| {
+        streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(bytes)).unwrap();
+    };
+    let (mut memory, mut rest) = ([0; 10], [0; 30]);
+    assert!(streams.lend(id, memory_of(&mut memory)));
+    assert!(!streams.lend(id, memory_of(&mut rest)), "lent twice");
+    come(&mut streams, b"one ");
+    come(&mut streams, b"two ");
+    // These have no room, and those after them must not overtake them.
+    come(&mut streams, b"three ");
+    come(&mut streams, b"4");
+    assert_eq!(streams.take_back(id), 8);
+    assert_eq!(&memory, b"one two \0\0");
+    // What waits is read first.
+    assert!(streams.lend(id, memory_of(&mut memory)));
+    come(&mut streams, b" five");
+    assert_eq!(streams.take_back(id), 0);
+    assert_eq!(streams.read(id, &mut rest), Ok(12));
+    assert_eq!(&rest[..12], b"three 4 five");
+    assert_eq!(streams.read(id, &mut rest), Err(Error::Again));
+}
+
+#[test]
+fn what_came_to_lent_memory_is_paid_back_to_the_peer_and_dropped_by_an_abort() {
+    let (mut streams, id) = met(100);
+    let mut memory = [0; 60];
+    for _ in 0..5 {
+        assert!(streams.lend(id, memory_of(&mut memory)));
+        streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(&[7; 60])).unwrap();
+        assert_eq!(streams.take_back(id), 60);
+        let said: Vec<Said> = streams.says.drain(..).filter_map(said_of).collect();
+        assert_eq!(said, [Said::Credit { bytes: 60 }]);
+    }
+    assert!(streams.lend(id, memory_of(&mut memory)));
+    streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(b"early")).unwrap();
+    streams.abort(id).unwrap();
+    assert_eq!(streams.take_back(id), 0);
+    assert_eq!(streams.read(id, &mut memory), Err(Error::Canceled));
 }
 
 #[test]
