@@ -41,8 +41,11 @@ void Readiness::begin(bool now, bool buffered)
         become(State::Waiting);
     if (now || buffered_)
         tell_at_once();
-    else
+    else {
         holder_->setSelectable(0, 0);
+        /* A watch that sleeps does not know of this one. */
+        stream_->fabric().watch().busy();
+    }
 }
 
 void Readiness::hasten()

@@ -57,15 +57,21 @@ public:
     /* Wakes it: there is something new to look at. */
     void poke() { bell_.ring(); }
 
-    /* A call uses the fabric: it looks after itself for a while. One side writes `busy_` and then reads `drowsy_`, the other writes `drowsy_`
+    /* A call uses the fabric: it looks after itself for a while. Or there is somebody more to wait for. One side writes `busy_` and then reads `drowsy_`, the other writes `drowsy_`
      * and then reads `busy_`: in one order for all, so that one of them sees the other. */
     void busy()
     {
         if (!busy_.load(std::memory_order_relaxed))
             busy_.store(true);
-        if (drowsy_.load() && drowsy_.exchange(false))
+        if (drowsy_.load() && drowsy_.exchange(false)) {
+            roused_.fetch_add(1, std::memory_order_relaxed);
             bell_.ring();
+        }
     }
+
+    /* Whether it sleeps for longer than a tick, and how often it was woken from that by `busy`. */
+    bool is_drowsy() const { return drowsy_; }
+    long roused() const { return roused_; }
 
 private:
     void run();
@@ -82,6 +88,7 @@ private:
     std::atomic<bool> busy_{false};
     /* Asleep for longer than a tick: whoever calls says so. */
     std::atomic<bool> drowsy_{false};
+    std::atomic<long> roused_{0};
     std::mutex lock_;
     std::vector<std::shared_ptr<Watched>> watched_;
     std::thread thread_;

@@ -194,6 +194,37 @@ void what_omniorb_has_read_is_told_without_the_stream(Scene &scene)
     check(!scene.connection->Peek(), "peek at what is not watched");
 }
 
+/* A watch that sleeps wakes up for who wants to be told, also when not at once, and for who calls. */
+void a_watch_that_sleeps_is_woken(Scene &scene, const std::function<void()> &call, const char *what)
+{
+    Watch &watch = scene.server->watch();
+    long before = watch.roused();
+    /* It wakes up by itself now and then, too, and may have done so just before. */
+    for (int tries = 0; watch.roused() == before && tries < 100; tries++) {
+        auto end = std::chrono::steady_clock::now() + PATIENCE;
+        while (!watch.is_drowsy() && std::chrono::steady_clock::now() < end)
+            std::this_thread::yield();
+        check(watch.is_drowsy(), "the watch does not sleep");
+        call();
+    }
+    check(watch.roused() > before, what);
+}
+
+void who_needs_the_watch_wakes_it(Scene &scene)
+{
+    auto begin = [&] {
+        scene.connection->setSelectable(0, 0);
+        scene.connection->clearSelectable();
+    };
+    a_watch_that_sleeps_is_woken(scene, begin, "the watch sleeps on while a connection is waited for");
+    auto call = [&] {
+        char byte;
+        omni_time_t passed(1);
+        check(scene.connection->Recv(&byte, 1, passed) == 0, "read");
+    };
+    a_watch_that_sleeps_is_woken(scene, call, "the watch sleeps on while there are calls");
+}
+
 } // namespace
 
 int main()
@@ -203,6 +234,7 @@ int main()
     who_peeks_has_it_alone(scene);
     a_notice_that_is_late_is_taken_back(scene);
     what_omniorb_has_read_is_told_without_the_stream(scene);
+    who_needs_the_watch_wakes_it(scene);
     std::cout << "parts right" << std::endl;
     /* What is left goes with the process, threads and all. */
     std::_Exit(0);
