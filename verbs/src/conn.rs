@@ -7,6 +7,7 @@ use gridnet_core::rail::{PeerId, Posted, Refusal, Sink};
 use gridnet_core::wire::{is_sequenced, Frame, Header, Incoming, Kind, HEADER_BYTES, MAX_EXTENSION};
 
 use crate::device::{Depth, Device, Failure, QpNum, RecvWr, Region, Route, SendWr, Status, Wc};
+use crate::fetch::Reach;
 use crate::hello::{bye, Pair, Role, BYE};
 use crate::outbox::{Outbox, RESERVE, SLOTS, TELL_AFTER};
 use crate::wire::{Heard, Wire};
@@ -43,6 +44,8 @@ pub(crate) struct Conn {
     /// Slots for sends, then those for receives.
     region: Region,
     outbox: Outbox,
+    /// Memory of the program that the device reaches.
+    pub(crate) reach: Reach,
     psn: u32,
     /// Messages of the peer that were taken; it was told of `told` of them.
     taken: u64,
@@ -75,12 +78,17 @@ impl Conn {
         let region = device.register(arena.ok_or(Failure::NoMemory).map_err(none)?).map_err(none)?;
         let depth = Depth { send: (SLOTS + RESERVE) as usize, receive: RECEIVES as usize };
         let psn = getrandom::u32().map_err(|_| Refusal::new(Error::System, "no random numbers"))? & 0xff_ffff;
-        let qp = device.create_qp(depth).map_err(none)?;
+        let mut reach = Reach::open(device).map_err(none)?;
+        let qp = device.create_qp(depth).map_err(|failure| {
+            reach.close(device);
+            none(failure)
+        })?;
         let conn = Conn {
             qp,
             wire,
             region,
             outbox: Outbox::default(),
+            reach,
             psn,
             taken: 0,
             told: 0,
@@ -92,7 +100,7 @@ impl Conn {
         };
         let receives: Vec<RecvWr> = (0..RECEIVES).map(|slot| conn.receive_of(slot)).collect();
         if device.post_recv(qp, &receives).is_err() {
-            device.destroy_qp(qp);
+            drop(conn.fence(device));
             return Err(none(Failure::Invalid));
         }
         Ok(conn)
@@ -100,7 +108,8 @@ impl Conn {
 
     /// What the peer has to know of it.
     pub(crate) fn pair(&self, device: &dyn Device) -> Pair {
-        Pair { gid: device.gid(), num: self.qp, psn: self.psn, mtu: device.limits().max_mtu }
+        let mtu = device.limits().max_mtu;
+        Pair { gid: device.gid(), num: self.qp, psn: self.psn, mtu, reader: self.reach.reader() }
     }
 
     /// Leads the queue pair to that of the peer.
@@ -118,6 +127,7 @@ impl Conn {
         let route = Route { remote: peer.gid, dest_qp: peer.num, mtu, rq_psn: peer.psn, sq_psn: self.psn };
         let refused = |_| Refusal::new(Error::Unreachable, "the device leads to no such queue pair");
         device.connect_qp(self.qp, &route).map_err(refused)?;
+        self.reach.connect(device, &Route { dest_qp: peer.reader, ..route }).map_err(refused)?;
         self.remote = Some(peer.gid);
         Ok(())
     }
@@ -274,6 +284,8 @@ impl Conn {
 
     /// Says the last word. What was sent before still arrives, as long as the device works.
     pub(crate) fn hang_up(&mut self, device: &mut dyn Device, is_protocol: bool) {
+        self.reach.close(device);
+        self.reach.clear();
         if !self.outbox.is_done() && !self.outbox.will_be_done() && self.outbox.may_tell() {
             // Of the last messages nothing would say that they are done. As none after a completion was asked for counts as
             // quiet only when that has come, ask for sure.
@@ -314,8 +326,9 @@ impl Conn {
     }
 
     /// Nothing comes through it any more.
-    pub(crate) fn fence(self, device: &mut dyn Device) -> Remains {
+    pub(crate) fn fence(mut self, device: &mut dyn Device) -> Remains {
         device.destroy_qp(self.qp);
+        self.reach.close(device);
         self.wire.end();
         Remains { region: self.region, outbox: self.outbox, delivered: self.delivered }
     }

@@ -79,6 +79,28 @@ impl Debug for Region {
     }
 }
 
+/// Memory of the program that a device has registered: when it is dropped, nobody reaches that any more, whatever is under way.
+pub struct Registration {
+    _guard: Box<dyn Send>,
+    /// The key for work requests of this side,
+    pub lkey: u32,
+    /// and that for those of peers.
+    pub rkey: u32,
+}
+
+impl Registration {
+    /// What ends when `guard` is dropped.
+    pub fn new(guard: Box<dyn Send>, lkey: u32, rkey: u32) -> Registration {
+        Registration { _guard: guard, lkey, rkey }
+    }
+}
+
+impl Debug for Registration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registration").finish_non_exhaustive()
+    }
+}
+
 /// A piece of registered memory: `ibv_sge`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sge {
@@ -129,6 +151,22 @@ pub struct SendWr {
     pub imm: u32,
     /// A completion is wanted, not only when it fails.
     pub signaled: bool,
+}
+
+/// Reads of one queue pair that may be under way, in either direction.
+pub const READS: u8 = 16;
+
+/// An RDMA READ: `ibv_send_wr`. Its completion is always wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadWr {
+    /// Comes back in the completion.
+    pub wr_id: u64,
+    /// Where the bytes go.
+    pub sge: Sge,
+    /// Where they are, in the memory of the peer,
+    pub remote: u64,
+    /// and the key for it.
+    pub rkey: u32,
 }
 
 /// A receive: `ibv_recv_wr`.
@@ -194,6 +232,40 @@ pub trait Device: Debug + Send {
     /// # Errors
     /// [`Failure::NoMemory`].
     fn register(&mut self, arena: Arena) -> Result<Region, Failure>;
+
+    /// Whether peers can read memory here, and this side there: then what follows is there, too, and queue pairs take [`READS`] reads.
+    /// A read that fails is the end of its queue pair, so reads have one of their own.
+    fn can_read(&self) -> bool {
+        false
+    }
+
+    /// Registers memory of the program: for this side to write, if `writes`, or else for peers to read.
+    ///
+    /// # Safety
+    /// Until the registration is dropped the memory stays readable, and writable if `writes`. Nobody else writes it meanwhile, nor
+    /// reads it if `writes`, but before the first work request for it and after the completion of the last one.
+    ///
+    /// # Errors
+    /// [`Failure::NoMemory`], [`Failure::Invalid`] when it cannot.
+    #[expect(unsafe_code)] // Only the caller knows how long memory of the program stays.
+    unsafe fn register_memory(
+        &mut self,
+        base: *mut u8,
+        len: usize,
+        writes: bool,
+    ) -> Result<Registration, Failure> {
+        let _ = (base, len, writes);
+        Err(Failure::Invalid)
+    }
+
+    /// Posts a read.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    fn post_read(&mut self, qp: QpNum, wr: &ReadWr) -> Result<(), Failure> {
+        let _ = (qp, wr);
+        Err(Failure::Invalid)
+    }
 
     /// A queue pair in INIT: receives can be posted.
     ///

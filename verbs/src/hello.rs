@@ -38,7 +38,7 @@ const MAX_WORDS: usize = 300;
 /// Bytes of a hello.
 const HELLO_BYTES: usize = 14 + 2 + 1 + 16 + 8 + 4 + 4 + 16 + 8 + 24 + NONCE_BYTES;
 /// Bytes of a description of a queue pair.
-const PAIR_BYTES: usize = 16 + 2 + 4 + 4 + 2;
+const PAIR_BYTES: usize = 16 + 2 + 4 + 4 + 2 + 4;
 
 /// Who somebody is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +124,8 @@ pub(crate) struct Pair {
     pub(crate) psn: u32,
     /// Largest path MTU of its device.
     pub(crate) mtu: u16,
+    /// The queue pair beside it, for reads; 0 for none.
+    pub(crate) reader: QpNum,
 }
 
 impl Pair {
@@ -138,6 +140,7 @@ impl Pair {
         bytes.extend_from_slice(&self.num.0.to_le_bytes());
         bytes.extend_from_slice(&self.psn.to_le_bytes());
         bytes.extend_from_slice(&self.mtu.to_le_bytes());
+        bytes.extend_from_slice(&self.reader.0.to_le_bytes());
         bytes
     }
 
@@ -149,10 +152,12 @@ impl Pair {
             num: QpNum(u32::from_le_bytes(fields.array()?)),
             psn: u32::from_le_bytes(fields.array()?),
             mtu: u16::from_le_bytes(fields.array()?),
+            reader: QpNum(u32::from_le_bytes(fields.array()?)),
         };
         let is_possible = fields.0.is_empty()
             && pair.gid.port() != 0
             && pair.num.0 < 1 << 24
+            && pair.reader.0 < 1 << 24
             && pair.psn < 1 << 24
             && matches!(pair.mtu, 256 | 512 | 1024 | 2048 | 4096);
         is_possible.then_some(pair)

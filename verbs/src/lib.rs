@@ -10,6 +10,7 @@
 //! | `soft.rs` | the software device of `gridnet-rdma-sim` behind it |
 //! | `ibv/` | RDMA adapters behind it, through libibverbs |
 //! | `arena.rs` | memory that a device reads and writes |
+//! | `fetch.rs` | memory of the program that a device reaches: large messages are fetched |
 //! | `conn.rs`, `outbox.rs` | one connection over which frames flow; what its peer has not taken yet |
 //! | `wire.rs`, `hello.rs` | the TCP connection beside it, and what is said there |
 //! | `call.rs`, `visitor.rs` | links that this side, or another, is making |
@@ -25,6 +26,8 @@ mod call;
 mod config;
 mod conn;
 pub mod device;
+#[expect(unsafe_code)] // Memory of the program is a promise of whoever has it sent, or received into.
+mod fetch;
 mod hello;
 pub mod ibv;
 mod outbox;

@@ -15,14 +15,17 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use gridnet_core::error::Error;
-use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PeerId, Posted, Rail, Refusal, Sink};
+use gridnet_core::mem::Gather;
+use gridnet_core::rail::{
+    Armed, Capabilities, LinkId, Path, PeerId, Posted, Rail, Refusal, RemoteSource, Sink,
+};
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
 
 use crate::call::Side;
 use crate::config::{Ports, Security, VerbsConfig};
 use crate::conn::{Ended, MAX_PAYLOAD};
-use crate::device::{Device, QpNum, Status, Wc};
+use crate::device::{Device, Failure, QpNum, Status, Wc};
 use crate::visitor::Visitor;
 use crate::watch::{Watched, Watcher};
 use link::{Link, State};
@@ -30,6 +33,8 @@ use link::{Link, State};
 /// Longest payload of a frame that carries a whole message: that of the rail tcp, so that what went whole over one goes whole over
 /// the other.
 const MAX_EAGER: usize = 8 << 10;
+/// Most bytes that are fetched in one go: for so long others wait on the link, some hundred microseconds.
+const MAX_GET: usize = 512 << 10;
 /// Completions that are taken in one go.
 const COMPLETIONS: usize = 64;
 /// Rounds in which what a device still holds is looked for, before a link ends.
@@ -64,6 +69,8 @@ pub struct VerbsRail {
     rests_until: Option<Time>,
     /// Completions that were taken from the device and not looked at.
     completions: Vec<Wc>,
+    /// Number of fetches of this side.
+    fetches: u64,
     /// Number of calls of this side.
     generation: u32,
     /// The last look at the clock of the engine, and when that was.
@@ -94,7 +101,7 @@ impl VerbsRail {
             retains: config.retains,
             from: config.listen,
             ports: config.ports,
-            capabilities: capabilities(config.retains, config.device.cost()),
+            capabilities: capabilities(config.retains, &*config.device),
             device: config.device,
             links: Vec::new(),
             by_node: HashMap::new(),
@@ -108,6 +115,7 @@ impl VerbsRail {
             watcher,
             rests_until: None,
             completions: Vec::with_capacity(COMPLETIONS),
+            fetches: 0,
             generation: 0,
             looked: (Time(0), Instant::now()),
             process: std::process::id(),
@@ -132,6 +140,12 @@ impl VerbsRail {
         {
             self.device.fail_qp(conn.qp);
         }
+    }
+
+    /// How often this side has asked its device to fetch.
+    #[cfg(feature = "testing")]
+    pub fn fetches(&self) -> u64 {
+        self.fetches
     }
 
     /// Ends the connection beside a link.
@@ -191,7 +205,13 @@ impl VerbsRail {
             _ => {}
         }
         let Some(link) = self.links.get_mut(index as usize) else { return 0 };
+        let is_read = !link.state.is_for(wc.qp);
         match &mut link.state {
+            State::Live(conn) if is_read => {
+                let fetched = conn.reach.take(&mut *self.device, wc);
+                fetched.into_iter().map(|(token, outcome)| sink.fetched(peer, token, outcome)).count()
+            }
+            State::Settling(_) | State::Leaving(_) if is_read => 0,
             // Of one that is being made, the message that shows whether others come through, or its end.
             State::Settling(conn) | State::Live(conn) => match conn.take(&mut *self.device, wc, peer, sink) {
                 Ok(frames) => {
@@ -320,6 +340,50 @@ impl Rail for VerbsRail {
         }
     }
 
+    fn expose(&mut self, link: LinkId, memory: &Gather<'_>) -> Option<RemoteSource> {
+        // What is one segment, or little more, goes as such: a read costs as much as its announcement.
+        if memory.len() <= MAX_PAYLOAD {
+            return None;
+        }
+        match self.links.get_mut(link.0 as usize).map(|link| &mut link.state) {
+            Some(State::Live(conn)) => conn.reach.expose(&mut *self.device, memory),
+            _ => None,
+        }
+    }
+
+    fn conceal(&mut self, link: LinkId, source: RemoteSource) {
+        if let Some(State::Live(conn)) = self.state(link.0) {
+            conn.reach.conceal(source);
+        }
+    }
+
+    fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
+        if to.is_empty() {
+            // The memory of a receive that nobody waits for any more.
+            return Posted::Done;
+        }
+        let Some(State::Live(conn)) = self.links.get_mut(link.0 as usize).map(|link| &mut link.state) else {
+            return Posted::Down;
+        };
+        self.fetches += 1;
+        match conn.reach.get(&mut *self.device, from, to, self.fetches) {
+            Ok(()) => {
+                self.device.progress();
+                Posted::Accepted(self.fetches)
+            }
+            Err(Failure::Full) => Posted::NoResource,
+            // In pieces it goes, too.
+            Err(_) => Posted::Failed(Error::Unsupported),
+        }
+    }
+
+    fn abort_get(&mut self, link: LinkId, token: u64) {
+        if let Some(State::Live(conn)) = self.state(link.0) {
+            // The queue pair for reads fails when more comes.
+            conn.reach.end(token);
+        }
+    }
+
     fn delivered(&self, link: LinkId) -> u64 {
         match self.links.get(link.0 as usize).map(|link| &link.state) {
             Some(State::Live(conn)) => conn.delivered(),
@@ -378,12 +442,15 @@ impl Rail for VerbsRail {
     }
 }
 
-fn capabilities(retains: bool, (latency_ns, bandwidth): (u32, u64)) -> Capabilities {
+fn capabilities(retains: bool, device: &dyn Device) -> Capabilities {
+    let (latency_ns, bandwidth) = device.cost();
     let mut capabilities = Capabilities::minimal();
     capabilities.max_eager = MAX_EAGER;
     capabilities.max_segment = MAX_PAYLOAD;
     capabilities.max_iov = 64;
     capabilities.retains = retains;
+    capabilities.get = device.can_read();
+    capabilities.max_get = MAX_GET;
     capabilities.latency_ns = latency_ns;
     capabilities.bandwidth = bandwidth;
     capabilities

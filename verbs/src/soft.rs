@@ -11,12 +11,15 @@ use gridnet_rdma_sim::attr::{
     Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr, RtsAttr, RNR_RETRY_FOREVER,
 };
 use gridnet_rdma_sim::wire::{Psn, QpNum as SimQpNum, RnrTimer};
-use gridnet_rdma_sim::wr::{Data, RecvWr as SimRecvWr, SendOp, SendWr as SimSendWr, WcStatus};
+use gridnet_rdma_sim::wr::{Data, RecvWr as SimRecvWr, Remote, Rkey, SendOp, SendWr as SimSendWr, WcStatus};
 use gridnet_rdma_sim::{Cq, Error, Pd, Port, Qp, QpShape, ShmPort, UdpPort, XdpPort};
 
 use crate::arena::Arena;
 use crate::config::Ports;
-use crate::device::{Depth, Device, Failure, Limits, QpNum, RecvWr, Region, Route, SendWr, Sge, Status, Wc};
+use crate::device::{
+    Depth, Device, Failure, Limits, QpNum, ReadWr, RecvWr, Region, Registration, Route, SendWr, Sge, Status,
+    Wc, READS,
+};
 
 /// Completions that are kept: those of a thousand queue pairs and more.
 const CQ_CAPACITY: usize = 1 << 18;
@@ -184,10 +187,34 @@ impl Device for SoftDevice {
         Ok(Region::new(Box::new(mr), arena, lkey))
     }
 
+    fn can_read(&self) -> bool {
+        true
+    }
+
+    #[expect(unsafe_code)] // The promise is that of the caller.
+    unsafe fn register_memory(
+        &mut self,
+        base: *mut u8,
+        len: usize,
+        writes: bool,
+    ) -> Result<Registration, Failure> {
+        let access = if writes { Access::LOCAL_WRITE } else { Access::REMOTE_READ };
+        // SAFETY: the caller's promise, but that memory for peers to read may be written: what does not have `LOCAL_WRITE` is not.
+        let mr = unsafe { self.domain.register(base, len, access) }.map_err(failure)?;
+        let (lkey, rkey) = (mr.lkey().0, mr.rkey().0);
+        Ok(Registration::new(Box::new(mr), lkey, rkey))
+    }
+
+    fn post_read(&mut self, qp: QpNum, wr: &ReadWr) -> Result<(), Failure> {
+        let remote = Remote { address: wr.remote, rkey: Rkey(wr.rkey) };
+        let data = Data::Sges(vec![sge(&wr.sge)]);
+        self.pair(qp)?.post_send(SimSendWr::new(wr.wr_id, SendOp::RdmaRead(remote), data)).map_err(failure)
+    }
+
     fn create_qp(&mut self, depth: Depth) -> Result<QpNum, Failure> {
         let shape = QpShape { max_send_wr: depth.send, max_recv_wr: depth.receive, ..QpShape::default() };
         let qp = self.domain.create_qp(&self.queue, &self.queue, None, shape).map_err(failure)?;
-        qp.change(Change::Init(InitAttr { access: Access::LOCAL_READ })).map_err(failure)?;
+        qp.change(Change::Init(InitAttr { access: Access::REMOTE_READ })).map_err(failure)?;
         let num = QpNum(qp.num().value());
         self.pairs.insert(num, qp);
         Ok(num)
@@ -200,7 +227,7 @@ impl Device for SoftDevice {
             remote: route.remote,
             dest_qp: SimQpNum::new(route.dest_qp.0),
             rq_psn: Psn::new(route.rq_psn),
-            max_dest_rd_atomic: 0,
+            max_dest_rd_atomic: READS,
             min_rnr_timer: RnrTimer::new(1),
         };
         qp.change(Change::Rtr(to_rtr)).map_err(failure)?;
@@ -209,7 +236,7 @@ impl Device for SoftDevice {
             timeout: ACK_TIMEOUT,
             retry_cnt: RETRY_COUNT,
             rnr_retry: RNR_RETRY_FOREVER,
-            max_rd_atomic: 0,
+            max_rd_atomic: READS,
         };
         qp.change(Change::Rts(to_rts)).map_err(failure)
     }

@@ -100,7 +100,7 @@ fn link(pair: &mut Pair<Verbs>, number: u8) -> TcpStream {
     hello.extend([&to.incarnation.to_le_bytes()[..], &to.network.to_bytes(), &[number; 32]].concat());
     let ip = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
     let numbers = [&9u16.to_le_bytes()[..], &5u32.to_le_bytes(), &5u32.to_le_bytes(), &1024u16.to_le_bytes()];
-    let offer = [&ip[..], &numbers.concat(), &[0; 32]].concat();
+    let offer = [&ip[..], &numbers.concat(), &0u32.to_le_bytes(), &[0; 32]].concat();
     let mut peer = call(listener(pair));
     for said in [packet(HELLO, &hello), packet(OFFER, &offer)] {
         peer.write_all(&said).expect("there is room");

@@ -335,7 +335,7 @@ impl Drop for VerbsRail {
             for wc in completions.drain(..) {
                 let Some(index) = self.by_qp.get(&wc.qp).copied() else { continue };
                 if let Some(State::Leaving(conn)) = self.state(index) {
-                    if conn.wind_up(&wc) {
+                    if conn.qp == wc.qp && conn.wind_up(&wc) {
                         self.leave(index);
                     }
                 }

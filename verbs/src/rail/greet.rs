@@ -142,7 +142,7 @@ impl VerbsRail {
             State::Settling(conn) => {
                 self.timed.retain(|i| *i != index);
                 conn.wire.tune(self.keep_alive);
-                self.by_qp.insert(conn.qp, index);
+                self.by_qp.extend([conn.qp, conn.reach.reader()].map(|qp| (qp, index)));
                 link.state = State::Live(conn);
                 link.since = None;
                 sink.up(link.peer);

@@ -6,6 +6,7 @@ use gridnet_core::wire::NodeId;
 
 use crate::call::Call;
 use crate::conn::{Conn, Remains};
+use crate::device::QpNum;
 
 /// A link, from the first call on.
 #[derive(Debug)]
@@ -30,6 +31,16 @@ impl Link {
         state: State,
     ) -> Link {
         Link { peer, node, incarnation, generation, silent_ns: 0, since: None, state }
+    }
+}
+
+impl State {
+    /// Whether the messages of the link go through this queue pair.
+    pub(super) fn is_for(&self, qp: QpNum) -> bool {
+        match self {
+            State::Settling(conn) | State::Live(conn) | State::Leaving(conn) => conn.qp == qp,
+            _ => false,
+        }
     }
 }
 

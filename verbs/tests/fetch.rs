@@ -1,0 +1,52 @@
+//! Large messages, which the receiver fetches.
+
+mod common;
+
+use common::Verbs;
+use gridnet_core::error::Error;
+use gridnet_core::testing::node::exactly;
+use gridnet_core::testing::pair::Pair;
+use gridnet_core::testing::random::Random;
+use gridnet_rdma_sim::testing::Faults;
+
+const LARGE: usize = 3_000_000;
+
+/// Sends a large message to the second node, and compares; how many times that has fetched by then.
+fn send(pair: &mut Pair<Verbs>, tag: u64) -> u64 {
+    let bytes = Random::new(tag).bytes(LARGE);
+    let receive = pair.b.receive(exactly(pair.to_a, tag), LARGE);
+    let send = pair.a.send(pair.to_b, &bytes, tag);
+    let outcome = pair.finish_b(receive);
+    assert_eq!((outcome.status, pair.finish_a(send).status), (Ok(()), Ok(())));
+    assert!(outcome.bytes[..LARGE] == bytes, "the message is another");
+    fetches(pair)
+}
+
+fn fetches(pair: &mut Pair<Verbs>) -> u64 {
+    pair.b.engine().rails_mut()[0].fetches()
+}
+
+#[test]
+fn large_messages_are_fetched() {
+    for wire in [Verbs::udp(), Verbs::shm(), Verbs::net(Faults { loss: 10_000, ..Faults::NONE })] {
+        let mut pair = Pair::new(wire);
+        assert_eq!((send(&mut pair, 1), send(&mut pair, 2)), (6, 12));
+    }
+}
+
+/// The memory of a send that is cancelled cannot be read any more: that is the end of reads, and of nothing else.
+#[test]
+fn a_read_that_fails_ends_nothing_but_reads() {
+    let mut pair = Pair::new(Verbs::net(Faults::NONE));
+    let cancelled = pair.a.send(pair.to_b, &vec![7; LARGE], 1);
+    let receive = pair.b.receive(exactly(pair.to_a, 1), LARGE);
+    assert!(pair.run_until(|pair| fetches(pair) > 0), "nothing is fetched");
+    pair.a.cancel(cancelled).expect("it is under way");
+    assert_eq!(pair.finish_a(cancelled).status, Err(Error::Canceled));
+    assert_eq!(pair.finish_b(receive).status, Err(Error::Canceled));
+    let before = fetches(&mut pair);
+    // The other one is told, too, that there are no reads any more, or finds out.
+    assert!(send(&mut pair, 2) <= before + 1);
+    let (to_a, to_b) = (pair.to_a, pair.to_b);
+    assert_eq!((pair.a.engine().breaks(to_b).0, pair.b.engine().breaks(to_a).0), (0, 0));
+}
