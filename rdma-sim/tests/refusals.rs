@@ -279,15 +279,54 @@ fn a_message_that_is_broken_off() {
 #[test]
 fn numbers_that_are_ahead() {
     let mut rogue = rogue();
-    rogue.side.post_recv(1, 0, 4);
+    for id in 1..=3 {
+        rogue.side.post_recv(id, 0, 4);
+    }
     let first = rogue.psn;
     rogue.psn = first.plus(1);
-    for _ in 0..3 {
-        rogue.send(Header::SendOnly, b"evil");
+    for _ in 0..2 {
+        rogue.send(Header::SendOnly, b"late");
     }
+    // Too far for any to be kept.
+    rogue.psn = first.plus(1000);
+    rogue.send(Header::SendOnly, b"evil");
     // Told once, whatever else comes.
     assert_eq!(rogue.answers(), [(first, nak_of(NakCode::PsnSequence, 0))]);
     rogue.is_untouched();
+    rogue.psn = first;
+    rogue.send(Header::SendOnly, &[FILL; 4]);
+    // Those behind it have been kept, and are done as if they had come now.
+    assert_eq!(rogue.answers(), [(first.plus(2), ack_of(3))]);
+    let done = |id| (id, WcStatus::Success);
+    assert_eq!(rogue.received(), [done(1), done(2), done(3)]);
+}
+
+/// Who asks again, as it has not heard that something is missing, is told again.
+#[test]
+fn a_number_that_is_ahead_again() {
+    let mut rogue = rogue();
+    let first = rogue.psn;
+    for _ in 0..2 {
+        rogue.psn = first.plus(1);
+        rogue.send(Header::SendOnly, b"evil");
+        assert_eq!(rogue.answers(), [(first, nak_of(NakCode::PsnSequence, 0))]);
+    }
+    rogue.is_untouched();
+}
+
+/// What came ahead of one that finds no receive is not kept: all of it is to come again.
+#[test]
+fn numbers_that_are_ahead_of_a_late_receive() {
+    let mut rogue = rogue();
+    let first = rogue.psn;
+    for at in [1, 0, 1] {
+        rogue.psn = first.plus(at);
+        rogue.send(Header::SendOnly, b"evil");
+    }
+    let answers = rogue.answers();
+    assert_eq!(answers.len(), 2, "missing, then no receive: {answers:?}");
+    rogue.side.post_recv(1, 0, 4);
+    rogue.side.post_recv(2, 0, 4);
     rogue.psn = first;
     rogue.send(Header::SendOnly, &[FILL; 4]);
     assert_eq!(rogue.answers(), [(first, ack_of(1))]);

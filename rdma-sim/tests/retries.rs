@@ -232,7 +232,29 @@ fn a_peer_that_is_asked_and_misses_something() {
     let mut listener = Listener::unsignaled();
     assert_eq!(listener.wait(60), [2]);
     listener.say(1, Syndrome::Nak(NakCode::PsnSequence));
-    assert_eq!(listener.requests(20), [(1, false), (2, true)]);
+    // By itself: what comes then says whether the peer has kept the rest.
+    assert_eq!(listener.requests(20), [(1, true)]);
+    listener.say(1, Syndrome::Ack(Credits::UNLIMITED));
+    assert_eq!(listener.requests(20), [(2, true)], "it has not");
+}
+
+/// One that has kept what came behind a gap needs only what is missing; and whoever did so once does it again.
+#[test]
+fn a_peer_that_keeps_what_came_behind_a_gap() {
+    let mut listener = Listener::new();
+    for id in 0..8 {
+        listener.side.post(id, SendOp::Send, 0, 4);
+    }
+    assert_eq!(listener.wait(20), [0, 1, 2, 3, 4, 5, 6, 7]);
+    listener.say(1, Syndrome::Nak(NakCode::PsnSequence));
+    assert_eq!(listener.requests(20), [(1, true)]);
+    listener.say(3, Syndrome::Ack(Credits::UNLIMITED));
+    assert_eq!(listener.requests(20), [(4, true)], "2 and 3 were there");
+    listener.say(4, Syndrome::Ack(Credits::UNLIMITED));
+    assert_eq!(listener.requests(20), [(5, true)], "it keeps, and 5 is missing, too");
+    listener.say(7, Syndrome::Ack(Credits::UNLIMITED));
+    assert_eq!(listener.wait(500), []);
+    assert_eq!(listener.statuses(), [WcStatus::Success; 8]);
 }
 
 /// A side that has sent two messages of which nobody wants to hear; the memory of the second is gone since.
@@ -267,7 +289,7 @@ fn a_question_whose_memory_is_gone_to_nobody() {
         drop(memory);
         if misses {
             listener.say(0, MISSING);
-            assert_eq!(listener.requests(20), [(0, false)]);
+            assert_eq!(listener.requests(20), [(0, true)]);
         }
         let asked = listener.requests(1000);
         assert!(asked.len() < 4 && asked.iter().all(|asked| *asked == (0, true)), "{asked:?}");

@@ -6,10 +6,13 @@
 //! | `requester.rs` | the send queue: packets of requests, answers, sending again |
 //! | `wqe.rs` | one work request of the send queue, as packets |
 //! | `window.rs` | how many packets may be under way |
+//! | `requester/recovery.rs` | what is done about packets that the peer misses |
 //! | `responder.rs` | requests of the peer: checks, effects |
+//! | `parked.rs` | those that came before one that is missing |
 //! | `reply.rs` | what is said to them, now and when they come again |
 //! | `receives.rs` | the receives of a queue pair, or of several |
 
+mod parked;
 mod receives;
 mod reply;
 mod requester;

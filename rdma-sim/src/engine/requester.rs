@@ -1,11 +1,14 @@
-//! The send queue: work requests become packets, answers complete them, what is lost is sent again (go-back-N).
+//! The send queue: work requests become packets, answers complete them, what is lost is sent again: `recovery.rs` has how.
 //!
 //! Invariants: the first `started` work requests have numbers, one after the other; only the first of them is done in part
 //! (`acked`); of those after `cursor` nothing was sent in this round.
 
+mod recovery;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use self::recovery::{Probe, Recovery};
 use super::window::Window;
 use super::wqe::Wqe;
 use super::{encode, length_of, Effects, Error, Host, Ident, QpEvent, Shape};
@@ -42,6 +45,8 @@ pub(super) struct Requester {
     rnr_retries: u8,
     /// Everything was sent again because of an answer that was missing; further ones that are missing tell nothing new.
     recovering: bool,
+    recovery: Recovery,
+    probe: Probe,
     /// The memory of one that was sent before is gone, so that the last packet cannot ask any more: each one does.
     asks_always: bool,
     draining: bool,
@@ -82,6 +87,8 @@ impl Requester {
             retries: 0,
             rnr_retries: 0,
             recovering: false,
+            recovery: Recovery::default(),
+            probe: Probe::default(),
             asks_always: false,
             draining: false,
         }
@@ -152,10 +159,9 @@ impl Requester {
     }
 
     pub(super) fn deadline(&self) -> Option<Duration> {
-        match (self.ack_deadline, self.rnr_until) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        // Who waits for an answer may ask before that.
+        let probe = self.ack_deadline.and(self.probe.at);
+        [self.ack_deadline, self.rnr_until, probe].into_iter().flatten().min()
     }
 
     /// # Errors
@@ -171,10 +177,13 @@ impl Requester {
                 // Once: whether the question could leave or not, the next silence is a retry, and those are counted.
                 self.ask();
                 self.asked_psn = self.sent_psn;
-                self.ack_deadline = self.timeout_from(host.now);
+                self.wait_for_answer(host.now);
                 return Ok(());
             }
             return self.retry();
+        }
+        if self.ack_deadline.is_some() && self.probe.at.is_some_and(|at| at <= host.now) {
+            self.probe(host.now);
         }
         Ok(())
     }
@@ -222,8 +231,14 @@ impl Requester {
         host: &mut Host<'_>,
         out: &mut Vec<u8>,
     ) -> Result<bool, WcStatus> {
+        if self.rnr_until.is_some() {
+            return Ok(false);
+        }
+        if self.next_repeated(dest_qp, host, out)? {
+            return Ok(true);
+        }
         let under_way = self.cursor_psn().since(self.una());
-        if self.rnr_until.is_some() || under_way >= self.window.size() {
+        if under_way >= self.window.size() {
             return Ok(false);
         }
         if self.cursor == self.started && !self.start_next(host)? {
@@ -259,12 +274,15 @@ impl Requester {
         let next = psn.plus(step);
         if next.ahead_of(self.sent_psn) > 0 {
             self.sent_psn = next;
+            if asks {
+                self.probe.sent(next, host.now);
+            }
         }
         if asks && next.ahead_of(self.asked_psn) > 0 {
             self.asked_psn = next;
         }
         if self.ack_deadline.is_none() {
-            self.ack_deadline = self.timeout_from(host.now);
+            self.wait_for_answer(host.now);
         }
         Ok(true)
     }
@@ -320,8 +338,10 @@ impl Requester {
         readable
     }
 
-    fn timeout_from(&self, now: Duration) -> Option<Duration> {
-        self.attr.timeout.time().map(|time| now + time)
+    /// From now on an answer is waited for.
+    fn wait_for_answer(&mut self, now: Duration) {
+        self.ack_deadline = self.attr.timeout.time().map(|time| now + time);
+        self.probe.wait(now);
     }
 
     /// An answer of the peer. What is not about a packet that is under way says nothing.
@@ -349,13 +369,14 @@ impl Requester {
                 if !self.advance(psn.plus(1), host) {
                     return self.answer_missing();
                 }
+                self.after_answer(una);
                 Ok(())
             }
             _ if !self.advance(psn, host) => self.answer_missing(),
             // The network may have repeated it: it says nothing new.
             Syndrome::RnrNak(_) if self.rnr_until.is_some() && psn == una => Ok(()),
             Syndrome::RnrNak(timer) => self.not_ready(timer, host),
-            Syndrome::Nak(NakCode::PsnSequence) => self.answer_missing(),
+            Syndrome::Nak(NakCode::PsnSequence) => self.peer_misses(),
             Syndrome::Nak(NakCode::InvalidRequest | NakCode::InvalidRdRequest) => Err(WcStatus::RemInvReqErr),
             Syndrome::Nak(NakCode::RemoteAccess) => Err(WcStatus::RemAccessErr),
             Syndrome::Nak(NakCode::RemoteOperation) => Err(WcStatus::RemOpErr),
@@ -428,7 +449,11 @@ impl Requester {
         }
         // What is to be sent again, and was not yet, is not waited for.
         let is_under_way = self.cursor_psn() != self.una() && self.rnr_until.is_none();
-        self.ack_deadline = if is_under_way { self.timeout_from(host.now) } else { None };
+        self.ack_deadline = None;
+        self.probe.answered(self.una(), host.now);
+        if is_under_way {
+            self.wait_for_answer(host.now);
+        }
     }
 
     fn complete_head(&mut self, effects: &mut Effects) {
@@ -448,7 +473,7 @@ impl Requester {
         self.tell_drained(effects);
     }
 
-    /// A later answer came first, or the peer misses a packet. Said once, until something comes; and not while everything is to
+    /// A later answer came first. Said once, until something comes; and not while everything is to
     /// be sent again anyway, when the silence ends that the peer has asked for.
     fn answer_missing(&mut self) -> Result<(), WcStatus> {
         if self.recovering || self.rnr_until.is_some() {
@@ -466,6 +491,7 @@ impl Requester {
         self.retries = self.retries.checked_sub(1).ok_or(WcStatus::RetryExcErr)?;
         self.window.lost();
         self.go_back();
+        self.end_recovery();
         self.ack_deadline = None;
         Ok(())
     }
@@ -475,6 +501,7 @@ impl Requester {
             self.rnr_retries = self.rnr_retries.checked_sub(1).ok_or(WcStatus::RnrRetryExcErr)?;
         }
         self.go_back();
+        self.end_recovery();
         self.ack_deadline = None;
         self.rnr_until = Some(host.now + timer.time());
         Ok(())

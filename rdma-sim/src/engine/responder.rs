@@ -2,6 +2,7 @@
 //!
 //! The order of the checks: number, order of opcodes, what the queue pair allows, resources, length, key.
 
+use super::parked::Parked;
 use super::reply::{Replies, Reply};
 use super::{Host, Ident, QpEvent, MAX_MESSAGE};
 use crate::attr::{Access, RtrAttr};
@@ -18,6 +19,9 @@ pub(super) struct Responder {
     msn: u32,
     /// The peer was told that something is missing, and has not sent it yet.
     told: bool,
+    /// It was told to come again later, with everything from there on.
+    refused: bool,
+    parked: Parked,
     receiving: Receiving,
     replies: Replies,
 }
@@ -64,6 +68,8 @@ impl Responder {
             expected: Psn::default(),
             msn: 0,
             told: false,
+            refused: false,
+            parked: Parked::default(),
             receiving: Receiving::Nothing,
             replies: Replies::new(ident),
         }
@@ -90,15 +96,10 @@ impl Responder {
         access: Access,
         host: &mut Host<'_>,
     ) -> Result<(), QpEvent> {
-        let psn = packet.bth.psn;
-        match psn.ahead_of(self.expected) {
-            0 => {}
+        match packet.bth.psn.ahead_of(self.expected) {
+            0 => self.in_turn(packet, peer, access, host)?,
             1.. => {
-                // Told once; what comes meanwhile is dropped.
-                if !self.told {
-                    self.told = true;
-                    self.replies.push(Reply::Nak(self.expected, NakCode::PsnSequence));
-                }
+                self.ahead(packet, peer);
                 return Ok(());
             }
             _ => {
@@ -106,12 +107,57 @@ impl Responder {
                 return Ok(());
             }
         }
+        self.go_on(peer, access, host)
+    }
+
+    /// A request before which one is missing: told once, and again to who asks again, as that may have been lost.
+    fn ahead(&mut self, packet: &Packet<'_>, peer: &RtrAttr) {
+        let is_new = self.refused || self.parked.keep(packet, self.expected, peer.path_mtu.bytes());
+        if !self.told || (!is_new && packet.bth.ack_request) {
+            self.told = true;
+            self.replies.push(Reply::Nak(self.expected, NakCode::PsnSequence));
+        }
+    }
+
+    /// Does what was kept behind a gap that is closed now. What is done then is acknowledged, so that the peer knows where the next
+    /// gap is.
+    fn go_on(&mut self, peer: &RtrAttr, access: Access, host: &mut Host<'_>) -> Result<(), QpEvent> {
+        let mut last = None;
+        while let Some(kept) = self.parked.take(self.expected) {
+            let packet = kept.packet();
+            self.in_turn(&packet, peer, access, host)?;
+            last = Some(packet.header);
+        }
+        let is_message =
+            |header| !matches!(header, Header::ReadRequest(_) | Header::CompareSwap(_) | Header::FetchAdd(_));
+        match last {
+            _ if self.told => {}
+            Some(header) if is_message(header) => self.replies.acknowledge(self.expected.minus(1)),
+            // An acknowledgement would be one of an answer that was not given yet.
+            Some(_) if !self.parked.is_empty() => {
+                self.told = true;
+                self.replies.push(Reply::Nak(self.expected, NakCode::PsnSequence));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The request that was expected.
+    fn in_turn(
+        &mut self,
+        packet: &Packet<'_>,
+        peer: &RtrAttr,
+        access: Access,
+        host: &mut Host<'_>,
+    ) -> Result<(), QpEvent> {
         self.told = false;
+        self.refused = false;
         let request = Request { packet, peer, access };
         match self.execute(&request, host) {
             Ok(()) => Ok(()),
             Err(refusal) => {
-                self.replies.push_last(psn, refusal.nak);
+                self.replies.push_last(packet.bth.psn, refusal.nak);
                 self.end_receive(refusal.status, host);
                 Err(event_of(refusal.nak))
             }
@@ -300,6 +346,8 @@ impl Responder {
     /// No receive is there: the peer is to come again later.
     fn not_ready(&mut self, request: &Request<'_, '_>) {
         self.told = true;
+        self.refused = true;
+        self.parked.clear();
         self.replies.push(Reply::RnrNak(request.packet.bth.psn, request.peer.min_rnr_timer));
     }
 
@@ -348,6 +396,7 @@ impl Responder {
 
     /// A message that has begun will not end, in ERR.
     pub(super) fn flush(&mut self, host: &mut Host<'_>) {
+        self.parked.clear();
         self.end_receive(WcStatus::WrFlushErr, host);
     }
 
