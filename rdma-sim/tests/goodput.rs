@@ -8,7 +8,7 @@ use gridnet_rdma_sim::testing::Faults;
 use gridnet_rdma_sim::wr::{SendOp, WcStatus};
 
 /// Messages, and packets of each.
-const MESSAGES: u64 = 500;
+const MESSAGES: u64 = 250;
 const PACKETS: u32 = 16;
 /// Messages under way.
 const POSTED: u64 = 32;
@@ -61,8 +61,9 @@ fn worst(loss: u32) -> Cost {
 fn only_what_was_lost_is_sent_again() {
     let none = worst(0);
     assert_eq!(none.percent, 100);
-    for (loss, percent, rounds) in [(1_000, 101, 8), (10_000, 104, 25), (50_000, 120, 150)] {
-        let cost = worst(loss);
+    let bounds = [(1_000, 102, 10), (10_000, 104, 25), (50_000, 115, 200)];
+    let costs = bounds.map(|(loss, ..)| worst(loss));
+    for ((loss, percent, rounds), cost) in bounds.into_iter().zip(costs) {
         assert!(cost.percent <= percent, "{} packets for 100 at {loss} ppm", cost.percent);
         assert!(cost.rounds <= rounds, "{} round trips for 100 packets at {loss} ppm", cost.rounds);
     }

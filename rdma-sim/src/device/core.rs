@@ -342,8 +342,11 @@ impl Core {
     /// A queue pair sends up to `most` packets.
     fn turn(&mut self, num: u32, most: usize) -> Turn {
         for sent in 0..most {
-            let Some(pair) = self.pairs.get(&num) else { return Turn::Gone };
-            let Some(to) = pair.engine.remote() else { return self.idle(num, sent) };
+            let Some(pair) = self.pairs.get_mut(&num) else { return Turn::Gone };
+            let Some(to) = pair.engine.remote().filter(|_| pair.engine.may_send()) else {
+                pair.is_active = false;
+                return Turn::Idle(sent);
+            };
             if !self.port.has_room(to) {
                 return Turn::More(sent);
             }

@@ -258,6 +258,11 @@ impl Engine {
         }
     }
 
+    /// False when [`next_packet`](Self::next_packet) would find nothing.
+    pub(crate) fn may_send(&self) -> bool {
+        self.responder.may_send() || self.requester.may_send()
+    }
+
     /// Appends the next packet to `out`, which is empty; false when there is none for now.
     pub(crate) fn next_packet(&mut self, host: &mut Host<'_>, out: &mut Vec<u8>) -> bool {
         let Some(peer) = self.peer else { return false };

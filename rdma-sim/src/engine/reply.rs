@@ -65,6 +65,11 @@ impl Replies {
         Replies { ident, queue: VecDeque::new(), done: VecDeque::new(), most: 0 }
     }
 
+    /// Whether there is nothing to say.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Of reads and atomic operations, `most` may be under way.
     pub(super) fn start(&mut self, most: usize) {
         self.most = most;

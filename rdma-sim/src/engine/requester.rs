@@ -160,8 +160,14 @@ impl Requester {
 
     pub(super) fn deadline(&self) -> Option<Duration> {
         // Who waits for an answer may ask before that.
-        let probe = self.ack_deadline.and(self.probe.at);
-        [self.ack_deadline, self.rnr_until, probe].into_iter().flatten().min()
+        let answer = match (self.ack_deadline, self.probe.at) {
+            (Some(answer), Some(probe)) => Some(answer.min(probe)),
+            (answer, _) => answer,
+        };
+        match (answer, self.rnr_until) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
     }
 
     /// # Errors
@@ -219,6 +225,11 @@ impl Requester {
             Some(wqe) if self.cursor < self.started => wqe.first.plus(wqe.sent),
             _ => self.next_psn,
         }
+    }
+
+    /// False when there is nothing to send, which is quicker to say than to find out.
+    pub(super) fn may_send(&self) -> bool {
+        self.cursor < self.started || self.started < self.queue.len() || self.recovery.wants()
     }
 
     /// Appends the next packet to `out`; false when none may go now.
@@ -299,11 +310,12 @@ impl Requester {
 
     /// Gives the next work request its numbers, if there is one that may begin.
     fn start_next(&mut self, host: &mut Host<'_>) -> Result<bool, WcStatus> {
-        let reads_ahead = self.queue.iter().take(self.started).any(|wqe| wqe.wr.op.needs_response());
-        let Some(wqe) = self.queue.get_mut(self.started) else { return Ok(false) };
-        if self.draining || (wqe.wr.fence && reads_ahead) {
+        let Some(wqe) = self.queue.get(self.started) else { return Ok(false) };
+        let mut ahead = self.queue.iter().take(self.started);
+        if self.draining || (wqe.wr.fence && ahead.any(|wqe| wqe.wr.op.needs_response())) {
             return Ok(false);
         }
+        let Some(wqe) = self.queue.get_mut(self.started) else { return Ok(false) };
         if !wqe.reaches_memory(&self.ident, host.regions) {
             return if self.started == 0 { Err(WcStatus::LocProtErr) } else { Ok(false) };
         }

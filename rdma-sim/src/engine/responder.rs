@@ -80,6 +80,11 @@ impl Responder {
         self.replies.start(usize::from(attr.max_dest_rd_atomic));
     }
 
+    /// Whether there is something to say.
+    pub(super) fn may_send(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
     /// Says nothing more.
     pub(super) fn silence(&mut self) {
         self.replies.clear();

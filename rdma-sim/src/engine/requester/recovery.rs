@@ -34,6 +34,13 @@ pub(super) struct Recovery {
     keeps: bool,
 }
 
+impl Recovery {
+    /// Whether a packet is to be sent again by itself.
+    pub(super) fn wants(&self) -> bool {
+        self.repeat
+    }
+}
+
 /// How long answers take, and when one is asked for.
 #[derive(Default)]
 pub(super) struct Probe {
@@ -41,6 +48,8 @@ pub(super) struct Probe {
     sample: Option<(Psn, Duration)>,
     /// The time of a round trip, smoothed; none while it is not known.
     round: Option<Duration>,
+    /// How long the first wait is, which follows from that.
+    first: Option<Duration>,
     /// Since the last answer.
     asked: u32,
     pub(super) at: Option<Duration>,
@@ -58,7 +67,9 @@ impl Probe {
         let Some((_, sent)) = self.sample.filter(|(next, _)| una.ahead_of(*next) >= 0) else { return };
         self.sample = None;
         let took = now.saturating_sub(sent);
-        self.round = Some(self.round.map_or(took, |round| (7 * round + took) / 8));
+        let round = self.round.map_or(took, |round| (7 * round + took) / 8);
+        self.round = Some(round);
+        self.first = Some((PROBE_ROUNDS * round).max(PROBE_LEAST));
     }
 
     /// Something is sent again: what is answered now may be the one or the other.
@@ -68,9 +79,11 @@ impl Probe {
 
     /// The wait begins anew.
     pub(super) fn wait(&mut self, now: Duration) {
-        let once = |round: Duration| (PROBE_ROUNDS * round).max(PROBE_LEAST);
-        self.at =
-            self.round.filter(|_| self.asked < PROBES).map(|round| now + once(round) * (1 << self.asked));
+        self.at = match (self.asked, self.first) {
+            (0, Some(first)) => Some(now + first),
+            (1..PROBES, Some(first)) => Some(now + first * (1 << self.asked)),
+            _ => None,
+        };
     }
 }
 
