@@ -17,6 +17,7 @@ macro_rules! kill_point {
 }
 
 pub mod completion;
+mod copy;
 pub mod endpoint;
 pub mod error;
 pub mod filter;

@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 
+use crate::copy::copy;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Host memory; the only kind that rails move today. Other kinds are refused by name.
@@ -135,7 +136,7 @@ impl<'a> Gather<'a> {
         for (from, len) in self.pieces() {
             // SAFETY: the piece is readable by the promise of `Iov::new`; `to` by that of the caller.
             unsafe {
-                std::ptr::copy_nonoverlapping(from, to, len);
+                copy(from, to, len);
                 to = to.add(len);
             }
         }
@@ -353,7 +354,7 @@ impl<'a> PeerBytes<'a> {
             }
             // SAFETY: in bounds by the contract. A peer that writes at the same time makes the copied bytes arbitrary,
             // which is all that is assumed of them.
-            PeerBytes::Raw(raw) => unsafe { std::ptr::copy_nonoverlapping(raw.base.add(from), to, len) },
+            PeerBytes::Raw(raw) => unsafe { copy(raw.base.add(from), to, len) },
         }
     }
 }
