@@ -13,7 +13,8 @@ use gridnet_core::wire::{Frame, Kind};
 const CLASSES: usize = 5;
 /// Messages of a class by which the choice begins: both ways in turn.
 const TRIALS: u32 = 8;
-/// Of so many messages afterwards one takes the other way.
+/// Of so many messages afterwards two take the other way, and the second of them is timed: the first brings what that way uses
+/// back into the cache.
 const PERIOD: u32 = 128;
 
 /// A way.
@@ -53,16 +54,16 @@ impl CopyChoice {
         };
         let way = match class.messages {
             n if n <= TRIALS => [Way::Single, Way::Buffers][n as usize % 2],
-            n if n.is_multiple_of(PERIOD) => other(best),
+            n if n % PERIOD < 2 => other(best),
             _ => best,
         };
         way == Way::Single
     }
 
-    /// Whether the message that [`Self::is_single`] was last asked about is to be timed: all at first, then one in eight.
+    /// Whether the message that [`Self::is_single`] was last asked about is to be timed: all at first, then some one in eight.
     pub fn is_timed(&self, len: usize) -> bool {
         let messages = self.classes[class_of(len)].messages;
-        messages <= TRIALS || messages.is_multiple_of(8)
+        messages <= TRIALS || messages % 8 == 1
     }
 
     /// A single copy of `len` bytes began then, and has ended.
@@ -93,8 +94,10 @@ impl CopyChoice {
     fn learn(&mut self, way: Way, len: u64, began: Instant) {
         let sample = began.elapsed().as_nanos() as f32 * 1024.0 / len.max(1) as f32;
         let cost = &mut self.classes[class_of(len as usize)].cost[way as usize];
-        // A pause of this process or the other is not what the way costs: a long time counts for little.
-        *cost = if *cost == 0.0 { sample } else { *cost + (sample.min(2.0 * *cost) - *cost) / 4.0 };
+        // A pause of this process or the other is not what the way costs, nor are the first faults on its memory: a long time
+        // counts for little, a short one for much.
+        let weight = if sample < *cost { 0.75 } else { 0.25 };
+        *cost = if *cost == 0.0 { sample } else { *cost + (sample.min(2.0 * *cost) - *cost) * weight };
     }
 }
 
@@ -146,6 +149,39 @@ mod tests {
             let singles = feed(&mut choice, len, (90_000_000, 10_000_000), 1000);
             assert!((1..100).contains(&singles), "{singles} of 1000");
         }
+    }
+
+    /// The first messages find no page of the segment mapped. That is soon forgotten.
+    #[test]
+    fn a_slow_beginning_is_no_verdict() {
+        let mut choice = CopyChoice::default();
+        let len = 1 << 20;
+        for _ in 0..2 {
+            assert!(!choice.is_single(len), "the two ways are taken in turn");
+            choice.learn(Way::Buffers, len as u64, ago(400_000_000));
+            assert!(choice.is_single(len));
+            choice.single_done(len, ago(70_000_000));
+        }
+        feed(&mut choice, len, (70_000_000, 40_000_000), 4);
+        let singles = feed(&mut choice, len, (70_000_000, 40_000_000), 100);
+        assert!(singles < 10, "{singles} of 100");
+    }
+
+    /// The way that is not taken is judged by a message that comes after another one by it.
+    #[test]
+    fn the_other_way_is_timed_when_it_is_warm() {
+        let mut choice = CopyChoice::default();
+        let len = 65536;
+        feed(&mut choice, len, (10_000_000, 90_000_000), TRIALS);
+        let mut tried = Vec::new();
+        for _ in 0..4 * PERIOD {
+            if choice.is_single(len) {
+                choice.single_done(len, ago(10_000_000));
+            } else {
+                tried.push(choice.is_timed(len));
+            }
+        }
+        assert_eq!(tried, [false, true].repeat(4));
     }
 
     #[test]
