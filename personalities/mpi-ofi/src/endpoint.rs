@@ -21,6 +21,7 @@ use crate::host;
 use crate::info::INJECT_SIZE;
 use crate::op::{Kind, Op};
 use crate::peers::Peers;
+use crate::quick::Transfer;
 use crate::remote::Remote;
 use crate::state::{Reports, Side};
 
@@ -64,6 +65,7 @@ pub(crate) struct Endpoint {
     pub(super) taken: Vec<Completion>,
     /// Takes in a row that looked at a ring alone.
     pub(super) lean_takes: u32,
+    pub(super) transfer: Transfer,
     /// The last operation that failed for its peer's sake said so in the log.
     pub(super) complaints: u32,
 }
@@ -116,6 +118,7 @@ impl Endpoint {
             spare: Vec::new(),
             taken: Vec::with_capacity(BATCH),
             lean_takes: 0,
+            transfer: Transfer::default(),
             complaints: 0,
         })
     }

@@ -26,6 +26,48 @@ const AT_ONCE: u64 = COMPLETION | INJECT | INJECT_COMPLETE | TRANSMIT_COMPLETE |
 const LOOKS: u32 = 8;
 /// So often in a row the ring alone is looked at, where all that comes comes there: polling all the rest takes several times as long.
 const MOST_LEAN: u32 = 7;
+/// Looks in one take while a long message moves, some 2 us: between two of its pieces programs had better not be elsewhere.
+const LOOKS_IN_TRANSFER: u32 = 1 << 8;
+/// So many takes in a row stay so long though nothing seems to move: the peer may be busy with something else.
+const MOST_VAIN_STAYS: u32 = 64;
+
+/// Long messages under way, as takes see them.
+#[derive(Debug, Default)]
+pub(crate) struct Transfer {
+    /// Bytes, when it was looked last.
+    bytes: u64,
+    vain_stays: u32,
+}
+
+impl Transfer {
+    /// A long message may be under way now.
+    pub(crate) fn begin(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        self.vain_stays = 0;
+    }
+
+    /// Notes what is under way.
+    fn note(&mut self, bytes: u64, has_taken: bool) {
+        let is_vain = bytes == self.bytes && !has_taken;
+        self.vain_stays = if is_vain { self.vain_stays.saturating_add(1) } else { 0 };
+        self.bytes = bytes;
+    }
+
+    /// Polling may have something to do though nothing has come.
+    #[inline]
+    fn is_under_way(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// Looks that the next take is worth.
+    fn looks(&self) -> u32 {
+        if self.is_under_way() && self.vain_stays < MOST_VAIN_STAYS {
+            LOOKS_IN_TRANSFER
+        } else {
+            1
+        }
+    }
+}
 
 #[cfg(test)]
 thread_local! {
@@ -135,7 +177,8 @@ impl Endpoint {
     /// Looks for one completion, for who reads this queue.
     #[inline(always)]
     pub(crate) fn look(&mut self, vectors: &Slab<Addresses>, queue: Key) -> Look {
-        if self.lean_takes >= MOST_LEAN {
+        // What is sent piece by piece goes on by polling only.
+        if self.lean_takes >= MOST_LEAN || self.transfer.is_under_way() {
             return Look::Poll;
         }
         let Some(mut fabric) = self.shared.enter_plain() else { return Look::Poll };
@@ -188,17 +231,42 @@ impl Endpoint {
         self.lean_takes = 0;
         if taken == 0 {
             // What peers have sent is handled in here.
+            let looks = if fabric.engine.is_peer_on_this_core() { 1 } else { self.transfer.looks() };
             // SAFETY: as above.
-            let round = || unsafe { fabric.take_into(self.cq, out, BATCH, 1) };
+            let round = || unsafe { fabric.take_into(self.cq, out, BATCH, looks) };
             let Ok(more) = catch_unwind(AssertUnwindSafe(round)) else {
                 std::mem::forget(fabric);
                 self.shared.mark_broken();
                 return Err(errno::of(Error::Internal));
             };
             taken = more;
+            self.transfer.note(fabric.engine.bytes_under_way(), taken > 0);
         }
         // SAFETY: so many were written.
         unsafe { self.taken.set_len(taken) };
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_stay_while_a_long_message_moves() {
+        let mut transfer = Transfer::default();
+        assert!(!transfer.is_under_way());
+        assert_eq!(transfer.looks(), 1);
+        transfer.begin(1 << 20);
+        for _ in 0..MOST_VAIN_STAYS {
+            assert_eq!(transfer.looks(), LOOKS_IN_TRANSFER);
+            transfer.note(1 << 20, false);
+        }
+        assert_eq!(transfer.looks(), 1, "the peer does not answer");
+        assert!(transfer.is_under_way(), "polling goes on");
+        transfer.note(1 << 19, false);
+        assert_eq!(transfer.looks(), LOOKS_IN_TRANSFER);
+        transfer.note(0, true);
+        assert!(!transfer.is_under_way());
     }
 }

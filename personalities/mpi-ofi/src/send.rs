@@ -108,7 +108,10 @@ impl Endpoint {
         };
         let sent = self.shared.enter().and_then(|mut guard| guard.engine.send_iov(peer, iov, &args));
         match (sent, self.ops.get_mut(key)) {
-            (Ok(Sent::InProgress(number)), Some(op)) => op.number = number,
+            (Ok(Sent::InProgress(number)), Some(op)) => {
+                op.number = number;
+                self.transfer.begin(length(order.iov));
+            }
             _ => self.drop_op(key),
         }
         sent
