@@ -17,6 +17,7 @@ use gridnet::{Shared, ThreadLevel};
 
 use crate::abi::errno;
 use crate::abi::flag::{RECV, SEND};
+use crate::helper::Helper;
 use crate::host;
 use crate::info::INJECT_SIZE;
 use crate::op::{Kind, Op};
@@ -66,6 +67,8 @@ pub(crate) struct Endpoint {
     /// Takes in a row that looked at a ring alone.
     pub(super) lean_takes: u32,
     pub(super) transfer: Transfer,
+    /// Goes on without calls, where the program counts on that.
+    pub(crate) helper: Option<Helper>,
     /// The last operation that failed for its peer's sake said so in the log.
     pub(super) complaints: u32,
 }
@@ -119,6 +122,7 @@ impl Endpoint {
             taken: Vec::with_capacity(BATCH),
             lean_takes: 0,
             transfer: Transfer::default(),
+            helper: None,
             complaints: 0,
         })
     }
@@ -205,6 +209,16 @@ impl Endpoint {
     /// Whether the other side of what is waited for may need this core.
     pub(crate) fn shares_core(&self) -> bool {
         self.shared.enter().is_ok_and(|guard| guard.engine.is_peer_on_this_core())
+    }
+
+    /// No operation on memory of peers is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.remote.is_busy()
+    }
+
+    /// Steps wait for room.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.remote.has_stalled()
     }
 
     /// The end: sends and writes that were copied, and that nobody waits for, go out first.

@@ -15,6 +15,7 @@
 //! | `send.rs`, `receive.rs`, `op.rs` | operations: how they start, how they end |
 //! | `quick.rs` | the short ways of small messages |
 //! | `memory.rs`, `remote.rs` | memory that peers reach; operations on memory of theirs |
+//! | `helper.rs` | what goes on without calls of the program |
 //! | `queue.rs`, `wait.rs`, `addresses.rs` | completion queues, sleep, address vectors |
 
 mod abi;
@@ -22,6 +23,7 @@ mod addresses;
 mod boundary;
 mod calls;
 mod endpoint;
+mod helper;
 mod host;
 mod info;
 mod memory;

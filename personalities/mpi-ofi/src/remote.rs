@@ -148,6 +148,9 @@ impl Endpoint {
             is_first = false;
         }
         self.step_ended(reports, id);
+        if let Some(helper) = self.helper.as_ref().filter(|_| self.remote.is_busy()) {
+            helper.wake();
+        }
         Ok(())
     }
 

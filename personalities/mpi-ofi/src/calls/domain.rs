@@ -55,7 +55,8 @@ pub(crate) unsafe fn open(api: u32, info: &Info, context: *mut c_void) -> Result
         api,
         automatic: progress == PROGRESS_AUTO,
         chooses_keys: mr_mode & MR_PROV_KEY != 0,
-        serialized: threading == THREAD_DOMAIN,
+        // Where operations go on without calls, those may overlap with that.
+        serialized: threading == THREAD_DOMAIN && progress != PROGRESS_AUTO,
     });
     let fid = FidDomain { fid: head(CLASS_DOMAIN, context, &FID), ops: &OPS, mr: &mr::OPS };
     Ok(Object::open(fid, Arc::new(domain), Key::from_bits(0)))

@@ -1,6 +1,7 @@
 //! `fid_ep`: an endpoint, but for its messages.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use gridnet::core::matching::Key;
 
@@ -12,8 +13,9 @@ use crate::boundary::{guarded, guarded_int};
 use crate::calls::av::write_address;
 use crate::calls::{atomic, domain, msg, rma, tagged};
 use crate::endpoint::Endpoint;
+use crate::helper::Helper;
 use crate::object::{head, Object};
-use crate::state::State;
+use crate::state::{Domain, State};
 
 static FID: FidOps = FidOps {
     size: size_of::<FidOps>(),
@@ -55,6 +57,9 @@ pub(crate) unsafe extern "C" fn open(
         };
         let endpoint = Endpoint::open(domain.wishes.api, domain.wishes.automatic, flags.0, flags.1)?;
         let key = domain.take_in(endpoint)?;
+        if domain.wishes.automatic {
+            help(domain, key)?;
+        }
         let fid = FidEp {
             fid: head(CLASS_EP, context, &FID),
             ops: &OPS,
@@ -71,10 +76,33 @@ pub(crate) unsafe extern "C" fn open(
     })
 }
 
+/// Gives a new endpoint its helper; without one it is closed.
+fn help(domain: &Arc<Domain>, key: Key) -> Result<(), i32> {
+    let helper = Helper::start(domain, key);
+    let mut state = domain.enter();
+    match (helper, state.endpoints.get_mut(key)) {
+        (Ok(helper), Some(endpoint)) => endpoint.helper = Some(helper),
+        (helper, _) => {
+            let endpoint = state.endpoints.remove(key);
+            drop(state);
+            if let Some(endpoint) = endpoint {
+                endpoint.close();
+            }
+            helper?.stop();
+        }
+    }
+    Ok(())
+}
+
 unsafe extern "C" fn close(fid: *mut Fid) -> i32 {
     guarded_int(|| {
         // SAFETY: libfabric's promise: an open endpoint.
         let object = unsafe { Object::<FidEp>::of(fid) }?;
+        let helper =
+            object.domain.enter().endpoints.get_mut(object.key).and_then(|endpoint| endpoint.helper.take());
+        if let Some(helper) = helper {
+            helper.stop();
+        }
         let endpoint = {
             let mut state = object.domain.enter();
             unbind(&mut state, object.key);

@@ -75,6 +75,28 @@ fn notices_come_after_one_that_was_none() {
     assert_eq!(close(mr), 0);
 }
 
+/// A program that counts on progress without its calls starts its writes, and does something else.
+#[test]
+fn peers_are_told_without_calls_of_the_program() {
+    const COUNT: u64 = 2000;
+    let mut memory = [0u8; 1];
+    let (a, b) = Party::pair(Setup { automatic: true, ..Setup::default() });
+    let mr = b.register(&mut memory, REMOTE_WRITE, KEY).unwrap();
+    for number in 0..COUNT {
+        write_and_tell(&a, &b, number);
+    }
+    let end = Instant::now() + PATIENCE;
+    let mut next = 0;
+    while next < COUNT {
+        if let Ok((told, _)) = b.poll() {
+            assert_eq!((told.flags, told.data), (RMA | REMOTE_WRITE | REMOTE_CQ_DATA, next));
+            next += 1;
+        }
+        assert!(Instant::now() < end, "only {next} notices came");
+    }
+    assert_eq!(close(mr), 0);
+}
+
 /// Waits for a completion of `a` while the queue of `b`, which makes progress, is not read.
 fn next_while_full(a: &Party, b: &Party) {
     let end = Instant::now() + PATIENCE;

@@ -42,6 +42,8 @@ pub(super) struct Setup {
     pub(super) mr_mode: i32,
     /// Calls do not overlap, as those of MPIs.
     pub(super) serialized: bool,
+    /// The program counts on progress without its calls.
+    pub(super) automatic: bool,
 }
 
 impl Default for Setup {
@@ -53,6 +55,7 @@ impl Default for Setup {
             wait: WAIT_NONE,
             mr_mode: 0,
             serialized: true,
+            automatic: false,
         }
     }
 }
@@ -114,6 +117,8 @@ impl Party {
         // SAFETY: an answer of the provider's; not used any more when it is released.
         let info = unsafe {
             (*(*hints).domain_attr).mr_mode = setup.mr_mode;
+            (*(*hints).domain_attr).data_progress =
+                if setup.automatic { PROGRESS_AUTO } else { PROGRESS_MANUAL };
             (*(*hints).domain_attr).threading = if setup.serialized { THREAD_DOMAIN } else { THREAD_SAFE };
             let info = getinfo(setup.api, hints).unwrap();
             crate::info::release(hints);

@@ -18,6 +18,7 @@ const WITH_DESCRIPTOR: Setup = Setup {
     mr_mode: 0,
     // One of the tests calls from two threads.
     serialized: false,
+    automatic: false,
 };
 
 fn control(party: &Party, command: i32) -> Result<i32, i32> {
