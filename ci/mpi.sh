@@ -5,8 +5,6 @@
 . "$(dirname "$0")/lib.sh"
 . ci/mpi/provider.sh
 
-MPI4PY=4.1.2
-
 # install_mpi NAME PACKAGE: a virtual environment with an MPI and mpi4py.
 install_mpi() {
     local place=$HOME_OF_MPI/$1
@@ -98,15 +96,10 @@ resets() {
 }
 
 suite() {
-    local tests=$HOME_OF_MPI/mpi4py-$MPI4PY
-    if [ ! -d "$tests" ]; then
-        timeout 300 "$HOME_OF_MPI/mpich/bin/pip" download -q --no-binary mpi4py --no-deps -d "$HOME_OF_MPI" "mpi4py==$MPI4PY" ||
-            { skipped "the tests of mpi4py" "could not be had from PyPI"; exit $EXIT_SKIPPED; }
-        tar xzf "$tests.tar.gz" -C "$HOME_OF_MPI"
-    fi
+    fetch_tests || exit $EXIT_SKIPPED
     echo "the tests of mpi4py $MPI4PY on MPICH, $1 ranks${2:+ over $2}"
     [ -z "$2" ] || export GRIDNET_RAILS=$2,self GRIDNET_NET_INSECURE=on
-    timeout -k 5 1800 bash -c "$(declare -f run); HOME_OF_MPI='$HOME_OF_MPI' run mpich $1 $tests/test/main.py --no-builddir -e mpiabi -e comm_topo"
+    timeout -k 5 1800 bash -c "$(declare -f run); HOME_OF_MPI='$HOME_OF_MPI' run mpich $1 $TESTS_OF_MPI4PY/test/main.py --no-builddir -e mpiabi -e comm_topo"
 }
 
 have python3 || { skipped mpi "no python3"; exit $EXIT_SKIPPED; }

@@ -2,15 +2,24 @@
 
     proof.py RANKS RAIL[,RAIL...] [one-sided] < OUTPUT
 
-With one-sided, the payload has to have gone by operations on memory of peers.
+    proof.py --sums < OUTPUT
+
+With one-sided, the payload has to have gone by operations on memory of peers. With --sums, what went through gridnet is said only.
 """
 
 import re
 import sys
 
+output = re.sub(r"\x1b\[[0-9;]*m", "", sys.stdin.read())
+if sys.argv[1] == "--sums":
+    closed = re.findall(r"endpoint closed .*", output)
+    rails = {rail for line in closed for rail in re.search(r'rails="([a-z,]*)"', line)[1].split(",")}
+    sums = [sum(int(re.search(rf" {name}=(\d+)", line)[1]) for line in closed) for name in ("messages_sent", "bytes_sent", "puts", "gets", "atomics")]
+    print("through gridnet, {} endpoints, {}: {} messages, {} bytes; {} puts, {} gets, {} atomic operations".format(
+        len(closed), "+".join(sorted(rails - {""})), *sums))
+    sys.exit(None if sums[1] else "error: nothing went through gridnet")
 ranks, rail = int(sys.argv[1]), sys.argv[2]
 one_sided = sys.argv[3:] == ["one-sided"]
-output = re.sub(r"\x1b\[[0-9;]*m", "", sys.stdin.read())
 payload = re.search(r"^payload (\d+) ranks (\d+) (.*)$", output, re.MULTILINE)
 what = ("bytes_put", "bytes_got") if one_sided else ("bytes_sent",)
 closed = [
