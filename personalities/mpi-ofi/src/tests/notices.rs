@@ -86,13 +86,14 @@ fn peers_are_told_without_calls_of_the_program() {
         write_and_tell(&a, &b, number);
     }
     let end = Instant::now() + PATIENCE;
-    let mut next = 0;
-    while next < COUNT {
+    // Writes by messages and by the kernel end in any order.
+    let mut told_of = std::collections::BTreeSet::new();
+    while told_of.len() < COUNT as usize {
         if let Ok((told, _)) = b.poll() {
-            assert_eq!((told.flags, told.data), (RMA | REMOTE_WRITE | REMOTE_CQ_DATA, next));
-            next += 1;
+            assert_eq!(told.flags, RMA | REMOTE_WRITE | REMOTE_CQ_DATA);
+            assert!(told.data < COUNT && told_of.insert(told.data), "{} twice", told.data);
         }
-        assert!(Instant::now() < end, "only {next} notices came");
+        assert!(Instant::now() < end, "only {} notices came", told_of.len());
     }
     assert_eq!(close(mr), 0);
 }
