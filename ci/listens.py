@@ -85,7 +85,7 @@ def place(family, address, folder):
     if family == "AF_UNIX":
         path = re.search(r'sun_path=(@?)"([^"]*)"', address)
         if path[1]:
-            return f"unix @{path[2]}"
+            return "unix @" + re.sub(r"^(gridnet-line-)[0-9a-f]{32}$", r"\1*", path[2])
         name = os.path.basename(path[2])
         if not pathlib.Path(path[2]).is_relative_to(folder):
             return f"unix {path[2]}"

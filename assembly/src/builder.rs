@@ -31,6 +31,12 @@ pub trait Builder: Send + Sync {
     /// Why it cannot be.
     fn build(&self, order: &Order) -> Result<Vec<u8>, String>;
 
+    /// Whether [`Builder::build`], [`Builder::close`], [`Builder::new_rules`] and [`Builder::revoke_grants`] answer at once, as it is
+    /// now: then whoever hears a request calls them, and the request waits for no other thread.
+    fn is_quick(&self) -> bool {
+        false
+    }
+
     /// What was built is wanted: these are the first bytes of the connection, for the service.
     fn begin(&self, order: &Order, first: Vec<u8>);
 

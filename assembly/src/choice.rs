@@ -150,6 +150,21 @@ pub fn line(rules: &Rules, one: &Facts, other: &Facts, service: &Name) -> Span {
     both.into_iter().min().unwrap_or(Span::Nowhere)
 }
 
+/// Whether rules allow two processes of one user of one host a line without TLS: where they lead to memory in common in both
+/// directions, and ask for no more than that is between such two.
+pub fn line_inside(rules: &Rules, one: &Facts, other: &Facts, service: &Name) -> bool {
+    let shm = Stack::bare(Method::Shm);
+    let is_allowed = |(from, to)| {
+        let policy = rules.policy(&Pair { from, to, service });
+        let leads_there = match &policy.means {
+            Means::Scheme(scheme) => scheme.allows(Method::Shm, from, to),
+            Means::Stacks(stacks) => stacks.iter().any(|stack| stack.is_like(&shm)),
+        };
+        leads_there && shm.security(Reach::SameUser) >= policy.min_security
+    };
+    [(one, other), (other, one)].into_iter().all(is_allowed)
+}
+
 fn span(rules: &Rules, pair: &Pair<'_>) -> Span {
     let span_of = |method| match method {
         Method::Shm => Span::Host,

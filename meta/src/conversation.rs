@@ -60,6 +60,11 @@ impl Talk {
         self.until.is_some_and(|until| now >= until)
     }
 
+    /// When the certificate of the peer ends.
+    pub(crate) fn certified_until(&self) -> Option<Moment> {
+        self.until
+    }
+
     /// Says something, once the other side is proved.
     pub(crate) fn say(&mut self, message: &Message) -> Result<(), Error> {
         let bytes = message.encode()?;

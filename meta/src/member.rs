@@ -4,6 +4,7 @@
 //! back by itself; its certificate is renewed in time. A member that is appointed leads its cluster: see `lead.rs`.
 
 mod assemble;
+mod caller;
 mod connect;
 mod fresh;
 mod keep;
@@ -44,8 +45,9 @@ use crate::ticket::Ticket;
 use state::{Shared, State};
 
 pub use assemble::{Agreed, Assembler, NoPath, Wanted, ASSEMBLY};
+pub use caller::{Bell, Need, Pending};
 pub use keep::Keeper;
-pub use lines::{Line as MetaLine, LineState, LINE, META};
+pub use lines::{At as MetaAt, Line as MetaLine, LineState, LINE, META};
 pub use post::{Answered, Handler, ECHO};
 pub(crate) use present::Present;
 pub use relay::{Fate, Relay, ABOUT_BYTES_MAX, RELAY};

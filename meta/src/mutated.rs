@@ -122,7 +122,7 @@ impl Before {
 }
 
 /// Where this process listens.
-fn listens() -> BTreeSet<String> {
+pub(crate) fn listens() -> BTreeSet<String> {
     let sockets = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| {
         let to = std::fs::read_link(fd.unwrap().path()).ok()?;
         Some(to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())

@@ -349,6 +349,12 @@ impl Office {
         }
     }
 
+    /// When the certificate ends by which a member is known inside of packets; the latest of those that it has shown.
+    pub(crate) fn certified_until(&self, peer: NodeId) -> Option<Moment> {
+        let of_it = self.talks.iter().filter(|(key, kept)| key.0 == peer && kept.talk.is_open());
+        of_it.filter_map(|(_, kept)| kept.talk.certified_until()).max()
+    }
+
     /// What was said by a conversation goes out once it is open.
     fn carried(&mut self, key: Key) {
         let Some(kept) = self.talks.get_mut(&key).filter(|kept| kept.talk.is_open()) else { return };

@@ -34,6 +34,11 @@ impl JoinSecret {
         JoinSecret(parent.prove(b"derived", &[]))
     }
 
+    /// One of these bytes.
+    pub(crate) fn from_bytes(bytes: [u8; SECRET_BYTES]) -> JoinSecret {
+        JoinSecret(bytes)
+    }
+
     /// Reads 64 hexadecimal digits.
     ///
     /// # Errors

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gridnet_assembly::audit::Line;
 use gridnet_assembly::cache::Cache;
-use gridnet_assembly::call::{Action, Call, Failure, Path, Wish};
+use gridnet_assembly::call::{Failure, Path, Wish};
 use gridnet_assembly::called::{Called, Order, Step, View, CONNECTIONS_MAX};
 use gridnet_assembly::choice::Choice;
 use gridnet_assembly::facts::Facts;
@@ -21,14 +21,15 @@ use gridnet_assembly::name::Name;
 use gridnet_assembly::rules::{Pair, Rules};
 use gridnet_assembly::stack::Security;
 use gridnet_assembly::Builder;
-use gridnet_core::sync::{AtomicU64, Ordering};
+use gridnet_core::sync::AtomicU64;
 use gridnet_core::wire::NodeId;
 
+use super::caller::{Bell, Caller, Heard, Pending};
 use super::state::Shared;
 use super::turn::Turns;
 use super::Member;
 use crate::error::{Error, Refusal};
-use crate::office::{Told, LIMIT_MAX};
+use crate::office::LIMIT_MAX;
 
 /// The service of requests between members by which they agree on stacks.
 pub const ASSEMBLY: u16 = 1;
@@ -89,19 +90,19 @@ pub struct Assembler {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    shared: Weak<Shared>,
-    builder: Arc<dyn Builder>,
+pub(super) struct Inner {
+    pub(super) shared: Weak<Shared>,
+    pub(super) builder: Arc<dyn Builder>,
     rules: RwLock<Rules>,
     /// Held while other rules come into force: nobody goes on by the old ones meanwhile, and of two the later ones stay.
     changing: Mutex<()>,
     called: Mutex<Called>,
     cache: Mutex<Cache>,
-    incarnation: u64,
-    turns: Arc<Turns>,
+    pub(super) incarnation: u64,
+    pub(super) turns: Arc<Turns>,
     /// Those who are connecting, by number; nothing when none is to any more.
     callers: Mutex<Option<BTreeMap<u64, Sender<Heard>>>>,
-    last_caller: AtomicU64,
+    pub(super) last_caller: AtomicU64,
     /// Threads that connect beside a call; nothing when there are to be no more.
     beside: Mutex<Option<Vec<JoinHandle<()>>>>,
 }
@@ -129,8 +130,12 @@ impl Member {
         });
         let in_force = inner.rules().clone();
         self.shared.rule_lines(in_force);
-        let answers = inner.clone();
-        self.serve(ASSEMBLY, move |from, body| answers.answer(from, body));
+        let (answers, builder) = (inner.clone(), inner.builder.clone());
+        self.serve_quickly(
+            ASSEMBLY,
+            move |from, body| answers.answer(from, body),
+            move || builder.is_quick(),
+        );
         Assembler { inner }
     }
 }
@@ -190,25 +195,20 @@ impl Assembler {
     /// # Errors
     /// As there.
     pub fn agree(&self, to: NodeId, wanted: Wanted, limit: Duration) -> Result<Agreed, NoPath> {
-        let gone = || NoPath::Session(Error::Refused(Refusal::Late, "this member has ended".into()));
-        let shared = self.inner.shared.upgrade().ok_or_else(gone)?;
         let deadline = Instant::now() + limit.min(LIMIT_MAX);
-        let late = || {
-            NoPath::Session(Error::Refused(Refusal::Late, "others connect there, and had the turn".into()))
-        };
-        let turn = self.inner.turns.wait(to, deadline).ok_or_else(late)?;
+        let (caller, actions) = Caller::begin(&self.inner, (to, wanted), (deadline, deadline), None)?;
+        caller.run(actions)
+    }
+
+    /// As [`Self::agree`], for one who does not wait: what there is to do is asked of [`Pending`], when `bell` has rung, and now.
+    ///
+    /// # Errors
+    /// As there; also when others connect there, and have the turn.
+    pub fn begin(&self, to: NodeId, wanted: Wanted, limit: Duration, bell: Bell) -> Result<Pending, NoPath> {
         let now = Instant::now();
-        let wish = self.inner.wish(&shared, to, wanted, deadline)?;
-        let (call, actions) =
-            Call::begin(wish, (self.inner.incarnation, turn.number), &mut self.inner.cache(), now);
-        let (tell, told) = std::sync::mpsc::channel();
-        // Relaxed: a number that nobody else has.
-        let number = self.inner.last_caller.fetch_add(1, Ordering::Relaxed);
-        self.inner.callers().as_mut().ok_or_else(gone)?.insert(number, tell.clone());
-        let agreed = Caller { inner: &self.inner, shared, call, deadline, paths: Arc::default(), tell, told }
-            .run(actions);
-        self.inner.callers().as_mut().and_then(|callers| callers.remove(&number));
-        agreed
+        let (caller, actions) =
+            Caller::begin(&self.inner, (to, wanted), (now + limit.min(LIMIT_MAX), now), Some(bell))?;
+        Ok(Pending::new(caller, actions))
     }
 }
 
@@ -217,15 +217,15 @@ impl Inner {
         self.called.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn callers(&self) -> MutexGuard<'_, Option<BTreeMap<u64, Sender<Heard>>>> {
+    pub(super) fn callers(&self) -> MutexGuard<'_, Option<BTreeMap<u64, Sender<Heard>>>> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn beside(&self) -> MutexGuard<'_, Option<Vec<JoinHandle<()>>>> {
+    pub(super) fn beside(&self) -> MutexGuard<'_, Option<Vec<JoinHandle<()>>>> {
         self.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cache(&self) -> MutexGuard<'_, Cache> {
+    pub(super) fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -261,7 +261,13 @@ impl Inner {
     }
 
     /// What the rules of this side say of a connection.
-    fn wish(&self, shared: &Shared, to: NodeId, wanted: Wanted, deadline: Instant) -> Result<Wish, NoPath> {
+    pub(super) fn wish(
+        &self,
+        shared: &Shared,
+        to: NodeId,
+        wanted: Wanted,
+        deadline: Instant,
+    ) -> Result<Wish, NoPath> {
         let unknown = || {
             NoPath::Session(Error::Refused(Refusal::NoRoute, format!("node {to} is not in the directory")))
         };
@@ -354,138 +360,6 @@ impl Shared {
             cluster: self.cluster.clone(),
             leads: self.lock().leading.is_some(),
             offer: self.about.offer.clone().unwrap_or_default(),
-        }
-    }
-}
-
-/// What a call hears.
-enum Heard {
-    Answer(Result<Vec<u8>, Error>),
-    Path(u32, Result<(), String>),
-    Closed,
-}
-
-/// The paths of a call that are wanted, by number, and whether each stands.
-#[derive(Default)]
-struct Wanting(Mutex<BTreeMap<u32, (Path, bool)>>);
-
-impl Wanting {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, (Path, bool)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, path: Path) {
-        self.lock().insert(path.number, (path, false));
-    }
-
-    fn connect(&self, builder: &dyn Builder, to: NodeId, path: &Path, by: Instant) -> Result<(), String> {
-        let outcome = builder.connect(to, path, by);
-        let is_wanted = match self.lock().get_mut(&path.number) {
-            Some((_, stands)) => {
-                *stands = outcome.is_ok();
-                true
-            }
-            None => false,
-        };
-        if outcome.is_ok() && !is_wanted {
-            builder.disconnect(to, path);
-        }
-        outcome
-    }
-
-    /// Ends one. What does not stand yet ends when it does.
-    fn end(&self, builder: &dyn Builder, to: NodeId, number: u32) {
-        let ended = self.lock().remove(&number);
-        if let Some((path, true)) = ended {
-            builder.disconnect(to, &path);
-        }
-    }
-}
-
-/// One call, on the thread that makes it.
-struct Caller<'a> {
-    inner: &'a Inner,
-    shared: Arc<Shared>,
-    call: Call,
-    deadline: Instant,
-    paths: Arc<Wanting>,
-    tell: Sender<Heard>,
-    told: Receiver<Heard>,
-}
-
-impl Caller<'_> {
-    fn run(mut self, mut actions: Vec<Action>) -> Result<Agreed, NoPath> {
-        loop {
-            for action in std::mem::take(&mut actions) {
-                match action {
-                    Action::Up(path) => {
-                        return Ok(Agreed { path: *path, failure: self.call.failure().clone() });
-                    }
-                    Action::Failed(why) => return Err(NoPath::Stacks(why)),
-                    Action::Say(body) => self.say(body),
-                    Action::Connect(path) => self.connect(path),
-                    Action::Close(number) => {
-                        self.paths.end(&*self.inner.builder, self.call.to(), number);
-                    }
-                }
-            }
-            let next = self.call.next_look().unwrap_or(self.deadline);
-            let heard = self.told.recv_timeout(next.saturating_duration_since(Instant::now()));
-            let now = Instant::now();
-            let mut cache = self.inner.cache();
-            actions = match heard {
-                Ok(Heard::Answer(Ok(body))) => self.call.heard(&body, &mut cache, now),
-                Ok(Heard::Path(number, outcome)) => self.call.connected(number, outcome, &mut cache, now),
-                Ok(Heard::Answer(Err(why))) => match why {
-                    Error::Refused(Refusal::Service, _) => {
-                        self.call.unserved(&why.to_string(), &mut cache, now)
-                    }
-                    // Nothing that is asked later would be heard.
-                    Error::Refused(Refusal::Revoked, _) | Error::Config(_) => {
-                        self.call.give_up(&why.to_string(), &mut cache)
-                    }
-                    _ => {
-                        self.call.lost(&why.to_string());
-                        Vec::new()
-                    }
-                },
-                Ok(Heard::Closed) => self.call.give_up("this side is closing", &mut cache),
-                Err(_) => self.call.look(now),
-            };
-        }
-    }
-
-    /// Asks the other member, until it would be asked again.
-    fn say(&self, body: Vec<u8>) {
-        let now = Instant::now();
-        let until = self.call.next_look().unwrap_or(self.deadline).max(now);
-        let tell = self.tell.clone();
-        let tell = Box::new(move |Told { outcome, .. }| drop(tell.send(Heard::Answer(outcome))));
-        self.shared.post.office().ask(self.call.to(), (ASSEMBLY, body), (now, until), tell);
-        self.shared.send_all();
-    }
-
-    /// Connects. Where somebody may say meanwhile that it leads elsewhere, another thread does.
-    fn connect(&self, path: Path) {
-        let (to, deadline, number) = (self.call.to(), self.deadline, path.number);
-        self.paths.add(path.clone());
-        let (builder, paths, tell) = (self.inner.builder.clone(), self.paths.clone(), self.tell.clone());
-        let is_again = path.again.is_some();
-        let connect = move || {
-            let outcome = paths.connect(&*builder, to, &path, deadline);
-            drop(tell.send(Heard::Path(number, outcome)));
-        };
-        if !is_again {
-            return connect();
-        }
-        let mut beside = self.inner.beside();
-        let Some(beside) = beside.as_mut() else {
-            return drop(self.tell.send(Heard::Path(number, Err("this side is closing".to_owned()))));
-        };
-        beside.retain(|thread| !thread.is_finished());
-        match std::thread::Builder::new().name("gridnet-connect".into()).spawn(connect) {
-            Ok(thread) => beside.push(thread),
-            Err(why) => drop(self.tell.send(Heard::Path(number, Err(format!("no thread: {why}"))))),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Lines: ways of their own between two members, by which they ask each other without leaders and the rendez-vous node.
 //!
-//! A line is agreed on over the bootstrap channel once somebody has been asked something ([`LINE`]), and is TLS 1.3 over TCP, both
-//! sides certified. Requests go over it while it stands, and over the bootstrap channel otherwise.
+//! A line is agreed on over the bootstrap channel once somebody has been asked something ([`LINE`]). It is TLS 1.3 over TCP, both
+//! sides certified; between two processes of one user on one host it is a Unix socket, without TLS. Requests go over it while it
+//! stands, and over the bootstrap channel otherwise.
 //!
 //! | file | concept |
 //! |---|---|
@@ -9,10 +10,17 @@
 //! | `agree.rs` | how two members agree on one |
 //! | `door.rs`, `dial.rs` | the one that is called, and the one that calls |
 //! | `run.rs` | a line that stands |
+//! | `inside.rs` | the same within a host: how the two come together, and know each other |
+//! | `packets.rs` | sockets of packets between two processes of a host |
+//! | `direct.rs`, `attended.rs` | a line within a host that stands; those that polling looks at |
 
 mod agree;
+mod attended;
 mod dial;
+mod direct;
 mod door;
+mod inside;
+mod packets;
 mod run;
 mod stages;
 
@@ -22,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use gridnet_assembly::choice::{self, Span};
 use gridnet_assembly::rules::Rules;
+use gridnet_assembly::stack::Reach;
 use gridnet_core::wire::NodeId;
 use tokio::runtime::Handle;
 
@@ -30,6 +39,8 @@ use super::Member;
 use crate::error::Refusal;
 use crate::message::Message;
 use crate::rate::Rates;
+use attended::Attended;
+use direct::Direct;
 use run::Stood;
 use stages::{Side, Stages};
 
@@ -52,6 +63,35 @@ pub struct Line {
     pub state: LineState,
 }
 
+/// Where the other end of a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum At {
+    /// There, by TLS over TCP.
+    Address(SocketAddr),
+    /// In this process of this host and this user, by a Unix socket; 0 for one of another process namespace.
+    Process(u32),
+}
+
+impl At {
+    /// What a line there is made of.
+    fn stack(self) -> &'static str {
+        match self {
+            At::Address(_) => "tls/tcp",
+            At::Process(_) => "unix",
+        }
+    }
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            At::Address(at) => write!(f, "{at}"),
+            At::Process(pid) => write!(f, "process {pid}"),
+        }
+    }
+}
+
 /// How far a line is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,7 +101,7 @@ pub enum LineState {
         /// What it is made of.
         stack: &'static str,
         /// Where the other one is.
-        at: SocketAddr,
+        at: At,
         /// Whether this member has called; otherwise the other one has.
         has_called: bool,
         /// For how long it stands.
@@ -102,6 +142,24 @@ impl std::fmt::Display for LineState {
     }
 }
 
+/// A line that was made.
+enum Made {
+    Sealed(Box<Stood>),
+    Direct(Arc<Direct>),
+}
+
+impl From<Stood> for Made {
+    fn from(stood: Stood) -> Made {
+        Made::Sealed(Box::new(stood))
+    }
+}
+
+impl From<Direct> for Made {
+    fn from(direct: Direct) -> Made {
+        Made::Direct(Arc::new(direct))
+    }
+}
+
 /// The lines of a member.
 pub(super) struct Lines {
     stages: Mutex<Stages>,
@@ -110,6 +168,10 @@ pub(super) struct Lines {
     /// None before they are known: then there is no line.
     rules: Mutex<Option<Arc<Rules>>>,
     handle: Handle,
+    attended: Attended,
+    /// As if nobody got in within the host.
+    #[cfg(test)]
+    blocked: std::sync::atomic::AtomicBool,
 }
 
 impl Lines {
@@ -119,6 +181,9 @@ impl Lines {
             asks: Mutex::new(Rates::new(ASKS_PER_SECOND)),
             rules: Mutex::default(),
             handle,
+            attended: Attended::default(),
+            #[cfg(test)]
+            blocked: Default::default(),
         }
     }
 
@@ -138,6 +203,10 @@ impl Lines {
     /// Says something over a line; whether it stands. What finds no room is lost, and said again in time.
     pub(super) fn say(&self, line: (NodeId, u64), message: &Message) -> bool {
         let Ok(bytes) = message.encode() else { return true };
+        let direct = self.stages().direct(line);
+        if let Some(direct) = direct {
+            return direct.say(&bytes);
+        }
         self.stages().say(line, bytes)
     }
 
@@ -180,7 +249,11 @@ impl Shared {
     /// A member has answered: from now on it is to be asked over a line, if there can be one.
     pub(super) fn seek_line(self: &Arc<Shared>, node: NodeId) {
         let now = Instant::now();
-        if !self.about.lines || !self.lines.stages().is_due(node, now) || self.is_beside(node) {
+        if !self.about.lines || !self.lines.stages().is_due(node, now) {
+            return;
+        }
+        // What leads there at once already is worth another way within a host only.
+        if self.is_beside(node) && !(self.may_be_inside(node) && self.is_near(node)) {
             return;
         }
         let span = match self.span(node) {
@@ -198,12 +271,12 @@ impl Shared {
     /// A line is agreed on: has it made, and uses it when it stands.
     fn agreed<Making>(self: &Arc<Shared>, line: (NodeId, u64), making: Making)
     where
-        Making: std::future::Future<Output = Result<Stood, String>> + Send + 'static,
+        Making: std::future::Future<Output = Result<Made, String>> + Send + 'static,
     {
         let shared = self.clone();
         let task = self.lines.handle.spawn(async move {
             match making.await {
-                Ok(stood) => shared.line_stands(line, stood),
+                Ok(made) => shared.line_stands(line, made),
                 Err(why) => {
                     tracing::debug!("session: no line to node {}: {why}", line.0);
                     shared.lines.stages().failed(line, why, Instant::now());
@@ -214,20 +287,31 @@ impl Shared {
     }
 
     /// A line stands; it is used until it ends.
-    fn line_stands(self: &Arc<Shared>, line: (NodeId, u64), stood: Stood) {
-        let (at, has_called) = (stood.at, stood.has_called);
+    fn line_stands(self: &Arc<Shared>, line: (NodeId, u64), made: Made) {
+        let ((at, has_called), direct) = match &made {
+            Made::Sealed(stood) => ((At::Address(stood.at), stood.has_called), None),
+            Made::Direct(direct) => ((At::Process(direct.pid), direct.has_called), Some(direct.clone())),
+        };
         // Another one may have been agreed on meanwhile, or the node been revoked.
         if let Err(why) = self.judge_line(line.0, at) {
             return self.lines.stages().failed(line, why, Instant::now());
         }
-        let taken = self.lines.stages().stands(line, (at, has_called), Instant::now());
+        let taken = self.lines.stages().stands(line, (at, has_called), direct, Instant::now());
         let Some(queue) = taken else { return };
         tracing::debug!("session: a line to node {} stands, {at}", line.0);
         let shared = self.clone();
         drop(self.lines.handle.spawn(async move {
             shared.post.office().line_stands(line, Instant::now());
             shared.send_all();
-            let why = run::run(&shared, line, stood, queue).await;
+            let why = match made {
+                Made::Sealed(stood) => run::run(&shared, line, *stood, queue).await,
+                Made::Direct(direct) => {
+                    shared.lines.attended.add(&direct);
+                    let why = direct::run(&direct, &shared, queue).await;
+                    shared.lines.attended.remove(&direct);
+                    why
+                }
+            };
             tracing::debug!("session: the line to node {} is over: {why}", line.0);
             shared.lines.stages().down(line, why.to_string(), Instant::now());
             shared.post.office().line_ended(line, Instant::now());
@@ -259,7 +343,7 @@ impl Shared {
     }
 
     /// Whether a line that stands may stay. One to a member that is not there for others any more may.
-    fn may_stay(&self, node: NodeId, at: SocketAddr) -> Result<(), String> {
+    fn may_stay(&self, node: NodeId, at: At) -> Result<(), String> {
         match self.facts(node) {
             Some(_) => self.judge_line(node, at),
             None => Ok(()),
@@ -267,13 +351,34 @@ impl Shared {
     }
 
     /// Whether there may be a line to a member that is there.
-    fn judge_line(&self, node: NodeId, at: SocketAddr) -> Result<(), String> {
-        match self.span(node) {
-            Ok(Span::Host) if !at.ip().is_loopback() => {
+    fn judge_line(&self, node: NodeId, at: At) -> Result<(), String> {
+        match (self.span(node), at) {
+            (Ok(Span::Host), At::Address(at)) if !at.ip().is_loopback() => {
                 Err("the rules allow a line within a host only".to_owned())
             }
-            Ok(_) => Ok(()),
-            Err((_, why)) => Err(why),
+            (Ok(_), At::Process(_)) if !self.may_be_inside(node) => {
+                Err("the rules allow no line without TLS".to_owned())
+            }
+            (Ok(_), _) => Ok(()),
+            (Err((_, why)), _) => Err(why),
+        }
+    }
+
+    /// Whether rules of this side allow a line without TLS to a member that is there, if it is a process of this host and user.
+    fn may_be_inside(&self, node: NodeId) -> bool {
+        let (rules, other) = (self.lines.rules().clone(), self.facts(node));
+        let (Some(rules), Some(other), Ok(service)) = (rules, other, META.parse()) else { return false };
+        self.about.lines && choice::line_inside(&rules, &self.own_facts(), &other, &service)
+    }
+
+    /// Whether a member says of itself that it is of this host, and of this user where it says of which.
+    fn is_near(&self, node: NodeId) -> bool {
+        let Some(other) = self.facts(node) else { return false };
+        let own = self.own_facts();
+        match other.offer.host.is_some() {
+            true => own.reach(&other) == Reach::SameUser,
+            // Its cluster is that of the host.
+            false => other.cluster == own.cluster && Some(&own.cluster) == self.lock().host.as_ref(),
         }
     }
 

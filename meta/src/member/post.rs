@@ -22,6 +22,14 @@ pub const ECHO: u16 = 0;
 /// Whoever answers requests for a service: who asks, and what; the answer, or why there is none.
 pub type Handler = Arc<dyn Fn(NodeId, &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
 
+/// A service of a member.
+#[derive(Clone)]
+struct Service {
+    handler: Handler,
+    /// Whether the handler does not wait, as it is now.
+    is_quick: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// An answer, and how it has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
@@ -42,7 +50,7 @@ pub(super) enum Origin {
 /// What a member asks and answers.
 pub(super) struct Post {
     office: Mutex<Office>,
-    handlers: Mutex<HashMap<u16, Handler>>,
+    handlers: Mutex<HashMap<u16, Service>>,
     /// Held from taking packets out of the office until they are in queues: a conversation ends where pieces pass one another.
     /// Nobody takes it who holds the office or the state.
     sending: Mutex<()>,
@@ -67,7 +75,7 @@ impl Post {
         self.office.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn handlers(&self) -> MutexGuard<'_, HashMap<u16, Handler>> {
+    fn handlers(&self) -> MutexGuard<'_, HashMap<u16, Service>> {
         self.handlers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -123,7 +131,18 @@ impl Member {
     where
         F: Fn(NodeId, &[u8]) -> Result<Vec<u8>, String> + Send + Sync + 'static,
     {
-        self.shared.post.handlers().insert(service, Arc::new(handler));
+        let service_of = Service { handler: Arc::new(handler), is_quick: Arc::new(|| false) };
+        self.shared.post.handlers().insert(service, service_of);
+    }
+
+    /// The same; while `is_quick` says so, the handler is run by whoever hears the request, and must not wait.
+    pub(super) fn serve_quickly<F, Q>(&self, service: u16, handler: F, is_quick: Q)
+    where
+        F: Fn(NodeId, &[u8]) -> Result<Vec<u8>, String> + Send + Sync + 'static,
+        Q: Fn() -> bool + Send + Sync + 'static,
+    {
+        let service_of = Service { handler: Arc::new(handler), is_quick: Arc::new(is_quick) };
+        self.shared.post.handlers().insert(service, service_of);
     }
 }
 
@@ -193,10 +212,15 @@ impl Shared {
             let outcome = self.answer_line(call.from, &call.body);
             return self.post.office().answer(&call, outcome, Instant::now());
         }
-        let Some(handler) = self.post.handlers().get(&call.service).cloned() else {
+        let service = self.post.handlers().get(&call.service).cloned();
+        let Some(Service { handler, is_quick }) = service else {
             let why = (Refusal::Service, format!("node {} has no service {}", self.node, call.service));
             return self.post.office().answer(&call, Err(why), Instant::now());
         };
+        if is_quick() {
+            let outcome = run(&handler, &call);
+            return self.post.office().answer(&call, outcome, Instant::now());
+        }
         let (shared, turns) = (self.clone(), self.post.turns.clone());
         tokio::spawn(async move {
             let turn = tokio::time::timeout_at(call.deadline.into(), turns.turn(call.from)).await;

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use gridnet_assembly::choice::Span;
 use gridnet_core::wire::NodeId;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::run::Stood;
+use super::inside::{self, Entry};
+use super::packets::own_uid;
 use super::stages::Side;
-use super::{dial, door, LINE, PLACES_MAX};
+use super::{dial, door, Made, LINE, PLACES_MAX};
 use crate::error::Refusal;
 use crate::member::state::Shared;
 use crate::name::Name;
@@ -25,7 +27,8 @@ use crate::record::fields;
 /// How long the other member may take to answer.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 
-/// What is asked. Fields of later versions come behind these.
+/// What is asked. Behind it comes the user of the process, where it asks for a line [within the host](inside), and what later
+/// versions say.
 #[derive(Debug, Serialize, Deserialize)]
 struct Ask {
     /// Number of the line.
@@ -36,12 +39,27 @@ struct Ask {
     at: Vec<SocketAddr>,
 }
 
-/// What is answered: where to call.
+/// What is answered: where to call. Behind it comes the [`Entry`] of a line within the host, if there is one.
 #[derive(Debug, Serialize, Deserialize)]
 struct Answer {
     /// Host of the one that answers, if it is known.
     host: Option<Name>,
     at: Vec<SocketAddr>,
+}
+
+impl Answer {
+    fn encode(&self, entry: Option<Entry>) -> Result<Vec<u8>, String> {
+        let mut bytes = postcard::to_stdvec(self).map_err(|e| e.to_string())?;
+        if let Some(entry) = entry {
+            bytes.extend(postcard::to_stdvec(&entry).map_err(|e| e.to_string())?);
+        }
+        Ok(bytes)
+    }
+}
+
+/// What comes behind the first part of a request or an answer, of those who know it.
+fn more<More: DeserializeOwned>(rest: &[u8]) -> postcard::Result<Option<More>> {
+    (!rest.is_empty()).then(|| fields(rest)).transpose()
 }
 
 impl Shared {
@@ -50,15 +68,52 @@ impl Shared {
         self: &Arc<Shared>,
         (node, number): (NodeId, u64),
         span: Span,
-    ) -> Result<Stood, String> {
-        let answer = self.ask_for_line(node, number, Vec::new()).await?;
+    ) -> Result<Made, String> {
+        let mut why_not = String::new();
+        if self.may_be_inside(node) {
+            let (answer, entry) = self.ask_for_line(node, number, (Vec::new(), Some(own_uid()))).await?;
+            let Some(entry) = entry else { return self.make_outside((node, number), span, answer).await };
+            match self.enter((node, number), answer, entry).await {
+                Ok(made) => return Ok(made),
+                Err(why) => why_not = format!("{why}; "),
+            }
+        }
+        if self.is_beside(node) {
+            return Err(format!("{why_not}what there is leads there at once"));
+        }
+        let (answer, _) = self.ask_for_line(node, number, (Vec::new(), None)).await?;
+        let made = self.make_outside((node, number), span, answer).await;
+        made.map_err(|why| format!("{why_not}{why}"))
+    }
+
+    /// Goes where the other one waits within the host.
+    async fn enter(&self, line: (NodeId, u64), answer: Answer, entry: Entry) -> Result<Made, String> {
+        if !self.is_of_this_host(answer.host.as_ref()) {
+            return Err("it is of another host".to_owned());
+        }
+        let until = self.post.office().certified_until(line.0);
+        let until = until.ok_or("it was not known by a certificate any more")?;
+        #[cfg(test)]
+        if self.lines.blocked.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err("nobody gets in there".to_owned());
+        }
+        inside::call(self.node, line, entry, until).await.map(Made::from)
+    }
+
+    /// Makes a line by TLS over TCP, where it was answered so.
+    async fn make_outside(
+        self: &Arc<Shared>,
+        (node, number): (NodeId, u64),
+        span: Span,
+        answer: Answer,
+    ) -> Result<Made, String> {
         let is_same_host = self.is_of_this_host(answer.host.as_ref());
         if span == Span::Host && !is_same_host {
             return Err("the rules allow a line within a host only".to_owned());
         }
         let places = callable(&answer.at, is_same_host)?;
         let why_not = match dial::dial(self, (node, number), &places).await {
-            Ok(stood) => return Ok(stood),
+            Ok(stood) => return Ok(stood.into()),
             // The other one has no better way within a host, and does not believe that this is its own.
             Err(why) if is_same_host => return Err(why),
             Err(why) => why,
@@ -66,21 +121,30 @@ impl Shared {
         let (listeners, at) = door::open(&self.places(false)).map_err(|e| format!("{why_not}; {e}"))?;
         let called = door::wait(self, listeners, (node, number));
         let asked = async {
-            match self.ask_for_line(node, number, at).await {
+            match self.ask_for_line(node, number, (at, None)).await {
                 // It calls.
                 Ok(_) => std::future::pending().await,
                 Err(why) => why,
             }
         };
         tokio::select! {
-            stood = called => stood.map_err(|why| format!("{why_not}; {why}")),
+            stood = called => stood.map(Made::from).map_err(|why| format!("{why_not}; {why}")),
             why = asked => Err(format!("{why_not}; {why}")),
         }
     }
 
-    async fn ask_for_line(&self, node: NodeId, number: u64, at: Vec<SocketAddr>) -> Result<Answer, String> {
+    /// Asks for a line: where this one listens, or of which user it is if the line is to be within the host.
+    async fn ask_for_line(
+        &self,
+        node: NodeId,
+        number: u64,
+        (at, uid): (Vec<SocketAddr>, Option<u32>),
+    ) -> Result<(Answer, Option<Entry>), String> {
         let ask = postcard::to_stdvec(&Ask { number, host: self.lock().host.clone(), at });
-        let body = ask.map_err(|e| e.to_string())?;
+        let mut body = ask.map_err(|e| e.to_string())?;
+        if let Some(uid) = uid {
+            body.extend(postcard::to_stdvec(&uid).map_err(|e| e.to_string())?);
+        }
         let (tell, told) = oneshot::channel();
         let now = Instant::now();
         let tell = Box::new(move |Told { outcome, .. }| drop(tell.send(outcome)));
@@ -88,7 +152,8 @@ impl Shared {
         self.send_all();
         let outcome = told.await.map_err(|_| "this member has ended".to_owned())?;
         let body = outcome.map_err(|why| why.to_string())?;
-        fields(&body).map_err(|e| format!("its answer makes no sense: {e}"))
+        let answer = postcard::take_from_bytes(&body).and_then(|(answer, rest)| Ok((answer, more(rest)?)));
+        answer.map_err(|e| format!("its answer makes no sense: {e}"))
     }
 
     /// Another member asks for a line: what it is answered.
@@ -104,18 +169,25 @@ impl Shared {
             self.refused_one(format!("node {from}"), Refusal::Malformed, &why);
             (Refusal::Malformed, why)
         };
-        let Ask { number, host, at } =
-            fields(body).map_err(|e| malformed(format!("it makes no sense: {e}")))?;
+        let asked = postcard::take_from_bytes(body).and_then(|(ask, rest)| Ok((ask, more::<u32>(rest)?)));
+        let (Ask { number, host, at }, uid) =
+            asked.map_err(|e| malformed(format!("it makes no sense: {e}")))?;
         let is_same_host = self.is_of_this_host(host.as_ref());
         if self.span(from)? == Span::Host && !is_same_host {
             return Err((Refusal::Other, "the rules allow a line within a host only".to_owned()));
         }
         let line = (from, number);
-        let trouble = |why: String| (Refusal::Trouble, why);
-        let listening = match at.is_empty() {
+        let (listening, entry) = match at.is_empty() {
             true => {
+                let may_enter = is_same_host && uid == Some(own_uid()) && self.may_be_inside(from);
+                if uid.is_some() && !may_enter && self.is_beside(from) {
+                    return Err((Refusal::Other, "what there is leads there at once".to_owned()));
+                }
                 self.lines.stages().begin(line, Side::Theirs, self.node, Instant::now())?;
-                self.listen_for_line(line, is_same_host)
+                match may_enter.then(|| self.wait_inside(line)).flatten() {
+                    Some(entry) => (Vec::new(), Some(entry)),
+                    None => (self.listen_for_line(line, is_same_host), None),
+                }
             }
             // Within a host the one that asks calls. That it is of this host is its own word: it is not to have this one call itself.
             false if is_same_host => {
@@ -125,12 +197,23 @@ impl Shared {
                 let places = callable(&at, false).map_err(malformed)?;
                 self.lines.stages().begin(line, Side::Theirs, self.node, Instant::now())?;
                 let shared = self.clone();
-                self.agreed(line, async move { dial::dial(&shared, line, &places).await });
-                Vec::new()
+                self.agreed(line, async move { dial::dial(&shared, line, &places).await.map(Made::from) });
+                (Vec::new(), None)
             }
         };
         let answer = Answer { host: self.lock().host.clone(), at: listening };
-        postcard::to_stdvec(&answer).map_err(|e| trouble(e.to_string()))
+        answer.encode(entry).map_err(|why| (Refusal::Trouble, why))
+    }
+
+    /// Waits for the other member within the host; how it comes in, unless there is no way.
+    fn wait_inside(self: &Arc<Shared>, line: (NodeId, u64)) -> Option<Entry> {
+        let until = self.post.office().certified_until(line.0)?;
+        let opened = inside::open(self.node, line);
+        let opened = opened.inspect_err(|why| tracing::debug!("session: no line to node {}: {why}", line.0));
+        let (gate, entry) = opened.ok()?;
+        let shared = self.clone();
+        self.agreed(line, async move { inside::wait(&shared, gate, until).await.map(Made::from) });
+        Some(entry)
     }
 
     /// Listens for the other member; where, or nowhere.
@@ -138,7 +221,7 @@ impl Shared {
         match door::open(&self.places(is_same_host)) {
             Ok((listeners, at)) => {
                 let shared = self.clone();
-                self.agreed(line, async move { door::wait(&shared, listeners, line).await });
+                self.agreed(line, async move { door::wait(&shared, listeners, line).await.map(Made::from) });
                 at
             }
             Err(why) => {

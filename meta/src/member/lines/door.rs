@@ -22,9 +22,9 @@ use crate::rendezvous::{LONGEST_OF_MEMBER, LONGEST_OF_STRANGER};
 use crate::tls;
 
 /// How long the other member may take to come. It tries two addresses, and hears first where to call.
-const DOOR_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const DOOR_LIMIT: Duration = Duration::from_secs(10);
 /// Callers that have not said who they are, at a time.
-const STRANGERS_MAX: usize = 16;
+pub(super) const STRANGERS_MAX: usize = 16;
 
 /// Listens at these addresses, as far as they are there, at ports that the system chooses.
 ///

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{interval, sleep, sleep_until, Instant, MissedTickBehavior};
 
+use super::At;
 use crate::channel::Inbox;
 use crate::clock::Moment;
 use crate::error::{Error, Refusal};
@@ -23,17 +24,17 @@ use crate::rate::Rates;
 pub(super) type Stream = tokio_rustls::TlsStream<TcpStream>;
 
 /// How often a line is looked at. When nothing was heard since something was said, the other side is asked whether it is there.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// One over which nothing is heard for so long after something was said is lost.
-const SILENCE_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 /// So long after anything was heard the other side is asked in any case.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// One over which nothing was asked or answered for so long ends: after that not even a request that was said again is open.
 const IDLE_LIMIT: Duration = Duration::from_secs(180);
 /// Messages of the other member that are heard in a second: as many as a leader passes on of it.
-const MESSAGES_PER_SECOND: u32 = 500;
+pub(super) const MESSAGES_PER_SECOND: u32 = 500;
 /// One that says more is not listened to for so long, each time.
-const CALM: Duration = Duration::from_millis(10);
+pub(super) const CALM: Duration = Duration::from_millis(10);
 /// How long the last word may take.
 const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -124,23 +125,7 @@ pub(super) async fn run<Over: AsyncRead + AsyncWrite>(
 impl<Over: AsyncRead + AsyncWrite> Stood<Over> {
     /// Each second: whether the line may stay. Asks whether the other side is there.
     fn look(&mut self, shared: &Shared, peer: NodeId, used: Instant) -> Result<(), String> {
-        let now = Moment::now();
-        let (own_until, is_revoked) = {
-            let state = shared.lock();
-            (state.identity.until(), state.follower.directory().is_revoked(peer))
-        };
-        if is_revoked {
-            return Err(format!("node {peer} was revoked"));
-        }
-        // It may say something else of itself by now.
-        shared.may_stay(peer, self.at)?;
-        // Where the own one was renewed since, the other side sees when the one ends that it was shown.
-        if now >= self.until || now >= own_until {
-            return Err("a certificate has ended".to_owned());
-        }
-        if used.elapsed() >= IDLE_LIMIT {
-            return Err(format!("nothing was asked for {IDLE_LIMIT:?}"));
-        }
+        shared.may_go_on(peer, At::Address(self.at), self.until, used.elapsed())?;
         let is_silent = self.waits.is_some() || self.reader.heard().elapsed() >= KEEP_ALIVE;
         if is_silent && self.outbox.is_empty() {
             self.waits.get_or_insert_with(Instant::now);
@@ -190,8 +175,36 @@ impl<Over: AsyncRead + AsyncWrite> Stood<Over> {
 }
 
 impl Shared {
+    /// Whether a line may go on that leads there, whose certificate ends then, and over which nothing was asked for so long.
+    pub(super) fn may_go_on(
+        &self,
+        peer: NodeId,
+        at: At,
+        until: Moment,
+        unused: Duration,
+    ) -> Result<(), String> {
+        let now = Moment::now();
+        let (own_until, is_revoked) = {
+            let state = self.lock();
+            (state.identity.until(), state.follower.directory().is_revoked(peer))
+        };
+        if is_revoked {
+            return Err(format!("node {peer} was revoked"));
+        }
+        // It may say something else of itself by now.
+        self.may_stay(peer, at)?;
+        // Where the own one was renewed since, the other side sees when the one ends that it was shown.
+        if now >= until || now >= own_until {
+            return Err("a certificate has ended".to_owned());
+        }
+        match unused >= IDLE_LIMIT {
+            true => Err(format!("nothing was asked for {IDLE_LIMIT:?}")),
+            false => Ok(()),
+        }
+    }
+
     /// Takes what a member says over its line.
-    fn hear_line(self: &Arc<Shared>, line: (NodeId, u64), message: Message) {
+    pub(super) fn hear_line(self: &Arc<Shared>, line: (NodeId, u64), message: Message) {
         self.lines.stages().heard(line);
         let calls = self.post.office().hear_line(line, message, std::time::Instant::now());
         calls.into_iter().for_each(|call| self.serve(call));

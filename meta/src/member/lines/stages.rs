@@ -1,14 +1,15 @@
 //! How far the line to each member is. No socket, no clock.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::AbortHandle;
 
-use super::{Line, LineState};
+use super::direct::Direct;
+use super::{At, Line, LineState};
 use crate::error::Refusal;
 
 /// Lines of one member, those that are being made among them. Whoever finds no room is asked over the bootstrap channel.
@@ -46,17 +47,17 @@ impl Drop for Agreed {
 }
 
 /// A line that stands. It ends when this is dropped.
-#[derive(Debug)]
 struct Up {
     number: u64,
     queue: Sender<Vec<u8>>,
-    at: SocketAddr,
+    /// Within the host, where nothing goes through the queue.
+    direct: Option<Arc<Direct>>,
+    at: At,
     has_called: bool,
     since: Instant,
     messages: u64,
 }
 
-#[derive(Debug)]
 struct Stage {
     up: Option<Up>,
     agreed: Option<Agreed>,
@@ -67,7 +68,7 @@ struct Stage {
 }
 
 /// See the [module](self).
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Stages {
     of: BTreeMap<NodeId, Stage>,
     /// No line is made any more.
@@ -121,13 +122,14 @@ impl Stages {
     pub(super) fn stands(
         &mut self,
         (node, number): (NodeId, u64),
-        (at, has_called): (SocketAddr, bool),
+        (at, has_called): (At, bool),
+        direct: Option<Arc<Direct>>,
         now: Instant,
     ) -> Option<Receiver<Vec<u8>>> {
         let stage = self.of.get_mut(&node)?;
         stage.agreed.take_if(|agreed| agreed.number == number)?.task = None;
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
-        stage.up = Some(Up { number, queue, at, has_called, since: now, messages: 0 });
+        stage.up = Some(Up { number, queue, direct, at, has_called, since: now, messages: 0 });
         Some(queued)
     }
 
@@ -154,6 +156,15 @@ impl Stages {
             return stage.rest(why, now);
         }
         (stage.why, stage.again_at, stage.pause) = (why, now + SOON, PAUSES.0);
+    }
+
+    /// The line of that number, if it stands and leads to a process of this host. A message is about to go over it.
+    pub(super) fn direct(&mut self, (node, number): (NodeId, u64)) -> Option<Arc<Direct>> {
+        let up =
+            self.of.get_mut(&node).and_then(|stage| stage.up.as_mut()).filter(|up| up.number == number)?;
+        let direct = up.direct.clone()?;
+        up.messages += 1;
+        Some(direct)
     }
 
     /// Puts something in the queue of a line that stands; whether it does.
@@ -189,7 +200,7 @@ impl Stages {
     }
 
     /// Those that stand, and where the others are.
-    pub(super) fn up(&self) -> Vec<(NodeId, SocketAddr)> {
+    pub(super) fn up(&self) -> Vec<(NodeId, At)> {
         self.of.iter().filter_map(|(node, stage)| Some((*node, stage.up.as_ref()?.at))).collect()
     }
 
@@ -235,7 +246,7 @@ impl Stage {
     fn state(&self, now: Instant) -> LineState {
         match (&self.up, &self.agreed) {
             (Some(up), _) => LineState::Up {
-                stack: "tls/tcp",
+                stack: up.at.stack(),
                 at: up.at,
                 has_called: up.has_called,
                 age: now.saturating_duration_since(up.since),
@@ -254,8 +265,7 @@ impl Stage {
 mod tests {
     use super::*;
 
-    const AT: (SocketAddr, bool) =
-        (SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1), true);
+    const AT: (At, bool) = (At::Process(1), true);
 
     fn id(number: u128) -> NodeId {
         NodeId::new(number.to_be_bytes()).unwrap()
@@ -278,7 +288,7 @@ mod tests {
         }
         assert!(pauses.is_sorted() && (pauses[0], pauses[8]) == PAUSES, "{pauses:?}");
         stages.begin((other, 10), Side::Ours, own, now).unwrap();
-        let _queue = stages.stands((other, 10), AT, now).unwrap();
+        let _queue = stages.stands((other, 10), AT, None, now).unwrap();
         assert!(stages.say((other, 10), vec![1]) && !stages.say((other, 9), vec![1]));
         stages.down((other, 10), "cut".to_owned(), now + STEADY);
         assert!(stages.is_due(other, now + STEADY + SOON), "it was steady");
@@ -294,11 +304,14 @@ mod tests {
         of_high.begin((low, 1), Side::Theirs, high, now).unwrap();
         // What becomes of the other one does not matter any more.
         of_high.failed((low, 2), "refused".to_owned(), now);
-        assert!(of_high.stands((low, 2), AT, now).is_none());
-        assert!(of_high.stands((low, 1), AT, now).is_some() && of_low.stands((high, 1), AT, now).is_some());
+        assert!(of_high.stands((low, 2), AT, None, now).is_none());
+        assert!(
+            of_high.stands((low, 1), AT, None, now).is_some()
+                && of_low.stands((high, 1), AT, None, now).is_some()
+        );
         // One that the other side has lost is made anew, and takes the place of the old one.
         of_low.begin((high, 3), Side::Theirs, low, now).unwrap();
-        let queue = of_low.stands((high, 3), AT, now);
+        let queue = of_low.stands((high, 3), AT, None, now);
         assert!(queue.is_some() && of_low.number(high) == Some(3));
         of_low.down((high, 1), "late".to_owned(), now);
         assert_eq!(of_low.number(high), Some(3));
@@ -310,7 +323,7 @@ mod tests {
         let mut queues = Vec::new();
         for node in (2..).map(id).take(LINES_MAX) {
             stages.begin((node, 1), Side::Theirs, own, now).unwrap();
-            queues.push(stages.stands((node, 1), AT, now).unwrap());
+            queues.push(stages.stands((node, 1), AT, None, now).unwrap());
         }
         for side in [Side::Ours, Side::Theirs] {
             assert!(stages.begin((id(1 << 90), 1), side, own, now).is_err());

@@ -1,6 +1,7 @@
 //! Lines between members of a session on this host, and those who call where one was agreed on.
 
 use std::net::TcpStream as PlainStream;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::TcpStream;
@@ -11,7 +12,8 @@ use crate::channel::{send, Inbox};
 use crate::driver::Driver;
 use crate::member::{About, ECHO};
 use crate::message::MESSAGE_BYTES_MAX;
-use crate::testing::{in_runtime, Parties, Session, LONG};
+use crate::mutated::{alone, listens};
+use crate::testing::{in_runtime, Parties, Scratch, Session, LONG};
 use crate::tls;
 
 /// What is asked in these tests.
@@ -50,10 +52,46 @@ fn warm([from, to]: &[Member; 2]) {
     }
 }
 
+/// By which lines are TLS over TCP also within a host.
+fn seal(members: &[Member]) {
+    members
+        .iter()
+        .for_each(|member| member.shared.rule_lines("[[rule]]\nuse = ['tls/tcp']".parse().unwrap()));
+}
+
 #[test]
 fn the_second_request_passes_nobody_and_needs_nobody() {
-    let session = Session::new("second");
+    passes_nobody("second", "unix, called at process ", |_| ());
+}
+
+#[test]
+fn rules_that_ask_for_tls_get_it_within_a_host_too() {
+    passes_nobody("sealed", "tls/tcp, called at 127.0.0.1:", seal);
+    // Whoever of the two asks for it.
+    let session = Session::new("one-sealed");
     let members = two(&session);
+    seal(&members[1..]);
+    warm(&members);
+    let stack = |state: LineState| matches!(state, LineState::Up { stack: "tls/tcp", .. });
+    assert!(stack(members[0].line(members[1].node())));
+    // And when rules change: one without ends, and another one is made later.
+    seal(&members[..1]);
+    let unseal = |member: &Member| member.shared.rule_lines(Rules::default());
+    members.iter().for_each(unseal);
+    members[0].shared.lines.end(members[1].node());
+    until("the other side knows", || !is_up(&members[1], &members[0]));
+    members.iter().for_each(unseal);
+    warm(&members);
+    let [a, b] = &members;
+    assert!(a.line(b.node()).to_string().starts_with("unix, "), "{}", a.line(b.node()));
+    seal(&members);
+    until("it is over", || !is_up(a, b) && !is_up(b, a));
+}
+
+fn passes_nobody(what: &str, stack: &str, prepare: fn(&[Member])) {
+    let session = Session::new(what);
+    let members = two(&session);
+    prepare(&members);
     let [a, b] = &members;
     assert!(a.lines().is_empty(), "as long as nobody is asked");
     assert_eq!(a.ask(b.node(), ECHO, b"x", LONG).unwrap().trail.nodes().len(), 1);
@@ -68,7 +106,7 @@ fn the_second_request_passes_nobody_and_needs_nobody() {
     }
     assert_eq!(packets(), before);
     let said = a.line(b.node()).to_string();
-    assert!(said.starts_with("tls/tcp, called at 127.0.0.1:"), "{said}");
+    assert!(said.starts_with(stack), "{said}");
     assert_eq!(a.lines().len(), 1);
     drop(session);
     let is_lost = |connection: &super::super::Connection| *connection != super::super::Connection::Attached;
@@ -78,8 +116,14 @@ fn the_second_request_passes_nobody_and_needs_nobody() {
 
 #[test]
 fn a_request_over_a_line_that_is_cut_is_done_once_and_answered() {
-    let session = Session::new("cut");
+    is_cut("cut", |_| ());
+    is_cut("cut-sealed", seal);
+}
+
+fn is_cut(what: &str, prepare: fn(&[Member])) {
+    let session = Session::new(what);
     let members = two(&session);
+    prepare(&members);
     let [a, b] = &members;
     let (open, gate) = std::sync::mpsc::channel::<()>();
     let (gate, done) = (Mutex::new(gate), Arc::new(AtomicUsize::new(0)));
@@ -172,6 +216,106 @@ fn a_revoked_node_has_no_line() {
         Err(crate::error::Error::Refused(Refusal::Revoked, _))
     ));
     assert!(a.shared.answer_line(b.node(), &[]).is_err());
+}
+
+#[test]
+fn a_leader_and_one_below_it_have_a_line_within_the_host_only() {
+    let session = Session::new("beside");
+    let about = || About::new("one".parse().unwrap());
+    let members = [0, 1].map(|_| Member::join(session.ticket(), about(), LONG).unwrap());
+    let is_led = |entries: &[crate::directory::Entry]| {
+        entries.len() == 2
+            && entries.iter().any(|entry| entry.leads)
+            && entries.iter().any(|entry| entry.via.is_some())
+    };
+    assert!(members.iter().all(|member| member.wait_for_nodes(LONG, is_led)));
+    let [a, b] = &members;
+    until("one is below the other", || a.leader().is_some() != b.leader().is_some());
+    seal(&members);
+    assert_eq!(a.ask(b.node(), ECHO, b"", LONG).unwrap().trail.nodes().len(), 0);
+    assert!(a.lines().is_empty() && b.lines().is_empty(), "the connection that there is will do");
+    members.iter().for_each(|member| member.shared.rule_lines(Rules::default()));
+    warm(&members);
+    assert!(a.line(b.node()).to_string().starts_with("unix, "), "{}", a.line(b.node()));
+}
+
+#[test]
+fn within_a_host_no_port_is_opened() {
+    alone("member::lines::tests::one_of_the_same_host_is_answered");
+}
+
+#[test]
+#[ignore = "run by within_a_host_no_port_is_opened, as a process of its own"]
+fn one_of_the_same_host_is_answered() {
+    let session = Session::new("no-port");
+    let members = two(&session);
+    warm(&members);
+    let [a, b] = &members;
+    let before = listens();
+    let host = b.shared.lock().host.clone();
+    let ask = |uid: u32| postcard::to_stdvec(&((9u64, host.clone(), Vec::<SocketAddr>::new()), uid)).unwrap();
+    let _here = b.shared.lines.handle.enter();
+    let named = || std::fs::read_to_string("/proc/self/net/unix").unwrap().matches("@gridnet-line-").count();
+    let own = nix::unistd::geteuid().as_raw();
+    let (names, answer) = (named(), b.shared.answer_line(a.node(), &ask(own)).unwrap());
+    // It waits for the other one for some seconds.
+    assert!(named() > names && listens() == before);
+    let ((_, at), rest) =
+        postcard::take_from_bytes::<(Option<crate::name::Name>, Vec<SocketAddr>)>(&answer).unwrap();
+    assert!(at.is_empty() && rest.len() >= 48, "a name and a secret");
+    // One of another user is told of a port.
+    let answer = b.shared.answer_line(a.node(), &ask(own + 1)).unwrap();
+    let ((_, at), rest) =
+        postcard::take_from_bytes::<(Option<crate::name::Name>, Vec<SocketAddr>)>(&answer).unwrap();
+    assert!(at.len() == 1 && rest.is_empty() && listens() != before);
+}
+
+/// Where a process finds the ticket with which it joins.
+const TICKET: &str = "META_TEST_TICKET";
+
+#[test]
+fn a_line_ends_when_the_other_process_is_killed() {
+    let session = Session::new("killed");
+    let (a, scratch) = (join(&session, "a"), Scratch::new("killed-ticket"));
+    session.ticket().write(&scratch.path("ticket")).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--ignored", "--exact", "member::lines::tests::one_that_is_killed"]);
+    let mut child = child.env(TICKET, scratch.path("ticket")).stdout(Stdio::null()).spawn().unwrap();
+    let at = At::Process(child.id());
+    let up = || a.lines().iter().any(|line| matches!(line.state, LineState::Up { at: to, .. } if to == at));
+    until("a line stands", up);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("it is over", || !up());
+}
+
+#[test]
+#[ignore = "run by a_line_ends_when_the_other_process_is_killed, as a process of its own"]
+fn one_that_is_killed() {
+    let Some(ticket) = std::env::var_os(TICKET) else { return };
+    let ticket = crate::ticket::Ticket::read(std::path::Path::new(&ticket)).unwrap();
+    let about = About { cluster: Some("b".parse().unwrap()), ..About::new("b".parse().unwrap()) };
+    let member = Member::join(ticket, about, LONG).unwrap();
+    let end = Instant::now() + LONG;
+    while Instant::now() < end {
+        for other in member.nodes().iter().filter(|other| other.node != member.node()) {
+            // It may end first.
+            let _ = member.ask(other.node, ECHO, b"", Duration::from_secs(1));
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn where_nobody_can_be_reached_within_the_host_a_line_is_by_tls() {
+    let session = Session::new("falls-back");
+    let members = two(&session);
+    let [a, b] = &members;
+    // As if it did not get in there.
+    a.shared.lines.blocked.store(true, Ordering::Relaxed);
+    warm(&members);
+    let said = a.line(b.node()).to_string();
+    assert!(said.starts_with("tls/tcp, called at 127.0.0.1:"), "{said}");
 }
 
 #[test]
