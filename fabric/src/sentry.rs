@@ -137,7 +137,7 @@ impl Shared {
             guard.disarm();
             return Ok(guard);
         }
-        let span = guard.until_timer(end);
+        let span = guard.longest_sleep(end);
         guard.counters.sleeps += 1;
         probe::probe!(gridnet, sleep, span.as_nanos());
         guard.sleep_on_rails(Some(span), extra);
@@ -167,9 +167,8 @@ impl Shared {
                 return Ok(guard);
             }
             let span = match duty {
-                Some(Duty::Dozes) => guard.until_timer(end).min((SHORT_DOZE * (1 << dozed)).min(LONG_DOZE)),
-                Some(_) => guard.until_timer(end),
-                None => until(end),
+                Some(Duty::Dozes) => guard.longest_sleep(end).min((SHORT_DOZE * (1 << dozed)).min(LONG_DOZE)),
+                _ => guard.longest_sleep(end),
             };
             probe::probe!(gridnet, sleep, span.as_nanos());
             guard.counters.sleeps += 1;
@@ -204,7 +203,7 @@ impl Shared {
         end: Option<Instant>,
         extra: Option<BorrowedFd<'_>>,
     ) -> Result<Guard<'a>, Error> {
-        let span = guard.until_timer(end).min(NAP);
+        let span = guard.longest_sleep(end).min(NAP);
         drop(guard);
         sleep_on(extra.into_iter(), Some(span));
         probe::probe!(gridnet, wake);
@@ -229,8 +228,9 @@ impl Guard<'_> {
     }
 
     /// Until `end`, and until timers have to be looked at.
-    fn until_timer(&self, end: Option<Instant>) -> Duration {
-        self.timer().unwrap_or(LONGEST_SLEEP).min(until(end))
+    fn longest_sleep(&self, end: Option<Instant>) -> Duration {
+        let until_end = end.map(|end| end.saturating_duration_since(Instant::now()));
+        [until_end, self.timer()].into_iter().flatten().fold(LONGEST_SLEEP, Duration::min)
     }
 
     /// A bell that is quiet.
@@ -263,86 +263,8 @@ impl Guard<'_> {
     }
 }
 
-/// Until `end`, but not too long.
-fn until(end: Option<Instant>) -> Duration {
-    end.map_or(LONGEST_SLEEP, |end| end.saturating_duration_since(Instant::now()).min(LONGEST_SLEEP))
-}
-
 /// Tells threads apart that live at the same time.
 fn this_thread() -> usize {
     thread_local!(static HERE: u8 = const { 0 });
     HERE.with(|here| std::ptr::from_ref(here).addr())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sleeper(company: &mut Company, duty: Option<Duty>) -> Arc<EventFd> {
-        let bell = Arc::new(new_bell().unwrap());
-        company.sleepers.push(Sleeper { cq: None, bell: bell.clone() });
-        if let Some(duty) = duty {
-            company.sentry = Some((bell.clone(), duty));
-        }
-        bell
-    }
-
-    fn is_rung(bell: &EventFd) -> bool {
-        bell.read().is_ok()
-    }
-
-    /// Another thread finds something.
-    fn find_elsewhere(company: &mut Company) {
-        std::thread::scope(|scope| scope.spawn(|| company.note_find()).join().unwrap());
-    }
-
-    #[test]
-    fn the_rails_are_not_armed_while_another_thread_finds_by_polling() {
-        let mut company = Company::default();
-        assert_eq!(company.duty(0), Some(Duty::Armed), "alone");
-        company.note_find();
-        assert_eq!(company.duty(0), Some(Duty::Armed), "who sleeps found it itself");
-        find_elsewhere(&mut company);
-        assert_eq!(company.duty(0), Some(Duty::Dozes));
-        assert_eq!(company.duty(1), Some(Duty::Armed), "nothing was found since");
-        company.spinning = 1;
-        assert_eq!(company.duty(1), Some(Duty::Dozes), "another one polls");
-    }
-
-    #[test]
-    fn one_looks_after_the_rails_and_newcomers_relieve_who_dozes() {
-        let mut company = Company::default();
-        let first = sleeper(&mut company, Some(Duty::Dozes));
-        assert_eq!(
-            company.duty(0),
-            Some(Duty::Armed),
-            "nothing would wake the newcomer before the doze is over"
-        );
-        assert_eq!(company.duty(1), None, "one that dozes is enough");
-        company.sentry = Some((first, Duty::Armed));
-        assert_eq!(company.duty(0), None);
-        company.call_sentry(false);
-        assert_eq!(company.duty(0), None, "it was called, and arms again");
-    }
-
-    #[test]
-    fn a_sentry_is_called_when_there_is_none_or_its_arming_is_used_up() {
-        let mut company = Company::default();
-        let (sentry, other) = (sleeper(&mut company, Some(Duty::Armed)), sleeper(&mut company, None));
-        company.call_sentry(true);
-        assert!(!is_rung(&sentry), "all is well");
-        company.call_sentry(false);
-        company.call_sentry(false);
-        assert_eq!(sentry.read(), Ok(1), "called once");
-        company.leave(&sentry);
-        company.spinning = 1;
-        company.call_sentry(true);
-        assert!(!is_rung(&other), "who polls looks after the rails");
-        company.spinning = 0;
-        company.call_sentry(true);
-        assert!(is_rung(&other));
-        company.leave(&other);
-        company.call_sentry(true);
-        assert!(company.sentry.is_none(), "nobody sleeps");
-    }
 }

@@ -8,7 +8,6 @@ mod common;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::mpsc::channel;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
 use gridnet::core::testing::random::Random;
 use gridnet::ThreadLevel;
-use nix::sys::resource::{getrlimit, getrusage, setrlimit, Resource, UsageWho};
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 /// How often a peer is killed.
 const ROUNDS: &str = "TEST_KILL_ROUNDS";
@@ -87,53 +86,6 @@ fn who_has_no_descriptors_left_sleeps_all_the_same_and_is_answered() {
     party.send(peer, b"wake up", 1, false).unwrap();
     party.wait_received();
     assert_eq!(&answer.to_vec()[..6], b"answer");
-}
-
-/// Of many threads that sleep, the rails wake one, which rings for the one that is meant: counted by how often threads of this process
-/// began to sleep.
-#[test]
-fn a_message_does_not_wake_all_who_sleep() {
-    const WAITERS: u64 = 40;
-    const ROUNDS: u64 = 400;
-    // Who looks after the rails, who is meant, who takes the place of the first; the channels of the test; and now and then a lock.
-    const WOKEN: i64 = 15;
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let scratch = Scratch::new();
-    let b = Party::open(&scratch.0, None, ThreadLevel::Multiple, &[("GRIDNET_WAIT_MODE", "block")]);
-    let a = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
-    let peer = a.connect(&b.address());
-    let served: Vec<_> = (0..WAITERS)
-        .map(|tag| {
-            let (party, (serve, served)) = (b.with_own_queue(), channel());
-            std::thread::spawn(move || loop {
-                party.receive(from_any(tag), Buffer::new(8)).unwrap();
-                // An error says that the test is over.
-                if serve.send(()).is_err() || party.wait(PATIENCE).is_err() {
-                    return;
-                }
-            });
-            served.recv().unwrap();
-            served
-        })
-        .collect();
-    while b.enter().wait_counters().sleeps < WAITERS {
-        a.enter().poll_round();
-    }
-    let sleeps = || getrusage(UsageWho::RUSAGE_SELF).unwrap().voluntary_context_switches();
-    let before = sleeps();
-    for round in 0..ROUNDS {
-        let tag = round % WAITERS;
-        a.send(peer, b"message", tag, false).unwrap();
-        let start = Instant::now();
-        while served[tag as usize].try_recv().is_err() {
-            assert!(start.elapsed() < PATIENCE, "a wake-up is lost");
-            let mut guard = a.enter();
-            guard.maintain();
-            guard.poll_round();
-        }
-    }
-    let slept = sleeps() - before;
-    assert!(slept <= WOKEN * ROUNDS as i64, "{ROUNDS} messages woke {slept} times");
 }
 
 #[test]
