@@ -193,9 +193,9 @@ impl HandleCopies {
     }
 }
 
-/// Sleeps until one of some descriptors is readable, a signal comes, or `span` is over. Whether it was not for the time alone.
-pub(crate) fn sleep_on<'a>(files: impl Iterator<Item = BorrowedFd<'a>>, span: Option<Duration>) -> bool {
+/// Sleeps until one of some descriptors is readable, a signal comes, or `span` is over.
+pub(crate) fn sleep_on<'a>(files: impl Iterator<Item = BorrowedFd<'a>>, span: Option<Duration>) {
     let mut files: Vec<PollFd<'a>> = files.map(|file| PollFd::new(file, PollFlags::POLLIN)).collect();
     // An error is a signal: whoever sleeps looks again.
-    ppoll(&mut files, span.map(TimeSpec::from), None) != Ok(0)
+    let _ = ppoll(&mut files, span.map(TimeSpec::from), None);
 }

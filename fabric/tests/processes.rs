@@ -5,8 +5,6 @@
 
 mod common;
 
-use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -17,7 +15,6 @@ use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
 use gridnet::core::testing::random::Random;
 use gridnet::ThreadLevel;
-use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 /// How often a peer is killed.
 const ROUNDS: &str = "TEST_KILL_ROUNDS";
@@ -31,61 +28,8 @@ fn child() {
     match role.as_str() {
         "named" => hold_name(&dir),
         "stream" => stream(&dir),
-        "bare" => wait_without_descriptors(&dir),
         other => panic!("unknown role {other}"),
     }
-}
-
-/// Waits for a message when no descriptors are left, and answers it.
-fn wait_without_descriptors(dir: &Path) {
-    let options = [("GRIDNET_WAIT_MODE", "block")];
-    let party = Party::open(dir, Some("bare"), ThreadLevel::Multiple, &options);
-    println!("ready");
-    let buffer = Buffer::new(8);
-    party.receive(from_any(1), buffer).unwrap();
-    // The link takes descriptors; a wait would, and the next one would have them.
-    while party.enter().completions(party.cq) == 0 {
-        let mut guard = party.enter();
-        guard.maintain();
-        guard.poll_round();
-    }
-    let source = PeerId::new(party.wait_received().source);
-    let peer = party.enter().engine.open_known(source).unwrap();
-    let lowest = u64::try_from(std::fs::File::open("/dev/null").unwrap().as_raw_fd()).unwrap();
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, lowest, hard).unwrap();
-    party.receive(from_any(1), buffer).unwrap();
-    let thread = Box::leak(Box::new(nix::unistd::gettid().as_raw().to_le_bytes()));
-    party.send(peer, thread, 2, false).unwrap();
-    party.wait_received();
-    party.send(peer, b"answer", 3, false).unwrap();
-    // Until the test ends it.
-    let _ = std::io::stdin().read(&mut [0]);
-}
-
-#[test]
-fn who_has_no_descriptors_left_sleeps_all_the_same_and_is_answered() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let scratch = Scratch::new();
-    let bare = start("bare", &scratch.0);
-    let party = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
-    let peer = party.connect(&party.shared.lookup("bare", Some(PATIENCE)).unwrap());
-    let (thread, answer) = (Buffer::new(4), Buffer::new(8));
-    party.receive(exactly(peer, 2), thread).unwrap();
-    party.receive(exactly(peer, 3), answer).unwrap();
-    party.send(peer, b"hello", 1, false).unwrap();
-    party.wait_received();
-    let thread = i32::from_le_bytes(thread.to_vec().try_into().unwrap());
-    let stat = format!("/proc/{}/task/{thread}/stat", bare.pid());
-    let start = Instant::now();
-    // Behind the name, which is in brackets.
-    while !std::fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1.starts_with('S') {
-        assert!(start.elapsed() < PATIENCE, "it does not sleep");
-        std::thread::yield_now();
-    }
-    party.send(peer, b"wake up", 1, false).unwrap();
-    party.wait_received();
-    assert_eq!(&answer.to_vec()[..6], b"answer");
 }
 
 #[test]

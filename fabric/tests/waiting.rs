@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
-use gridnet::core::rail::{Armed, PeerId, Rail};
+use gridnet::core::rail::{Armed, PeerId};
 use gridnet::core::testing::random::Random;
 use gridnet::ThreadLevel;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -280,62 +280,6 @@ fn who_leaves_a_blocking_wait_wakes_those_who_stay() {
 #[test]
 fn who_leaves_an_adaptive_wait_wakes_those_who_stay() {
     one_leaves("adaptive", 5000);
-}
-
-/// Of many threads that sleep, the rails wake one, which rings for the one that is meant.
-#[test]
-fn a_message_does_not_wake_all_who_sleep() {
-    const WAITERS: u64 = 16;
-    const ROUNDS: u64 = 200;
-    // Who looks after the rails, who is meant, and who takes the place of the first.
-    const WOKEN: u64 = 4;
-    within(LIMIT, || {
-        let scratch = Scratch::new();
-        let b = Party::open(&scratch.0, None, ThreadLevel::Multiple, &[("GRIDNET_WAIT_MODE", "block")]);
-        let a = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
-        let peer = a.connect(&b.address());
-        let mut waiters: Vec<Waiter> =
-            (0..WAITERS).map(|tag| Waiter::start(b.with_own_queue(), tag)).collect();
-        waiters.iter_mut().for_each(Waiter::begin);
-        let sleeps = || b.enter().wait_counters().sleeps;
-        while sleeps() < WAITERS {
-            a.enter().poll_round();
-        }
-        let before = sleeps();
-        for round in 0..ROUNDS {
-            let waiter = &mut waiters[(round % WAITERS) as usize];
-            a.send(peer, b"message", waiter.tag, false).unwrap();
-            while !waiter.is_served() {
-                let mut guard = a.enter();
-                guard.maintain();
-                guard.poll_round();
-            }
-            waiter.begin();
-        }
-        let slept = sleeps() - before;
-        assert!(slept <= WOKEN * ROUNDS, "{ROUNDS} messages woke {slept} times");
-    });
-}
-
-/// While one thread finds what it waits for by polling, the peer need not ring for another that sleeps.
-#[test]
-fn nobody_rings_for_a_sleeper_while_another_thread_polls() {
-    const ROUNDS: usize = 2000;
-    within(LIMIT, || {
-        let scratch = Scratch::new();
-        let options = [("GRIDNET_PROGRESS", "thread"), ("GRIDNET_WAIT_MODE", "spin")];
-        let b = Party::open(&scratch.0, None, ThreadLevel::Serialized, &options);
-        let address = b.address();
-        let answering = std::thread::spawn(move || {
-            echo(&b, ROUNDS);
-            b
-        });
-        let a = Party::open(&scratch.0, None, ThreadLevel::Single, &[("GRIDNET_WAIT_MODE", "spin")]);
-        ping(&a, a.connect(&address), ROUNDS);
-        let rung: u64 = a.enter().engine.rails().iter().map(Rail::wakeups_sent).sum();
-        assert!(rung < ROUNDS as u64 / 2, "rung {rung} times in {ROUNDS}");
-        answering.join().unwrap().shared.stop_progress();
-    });
 }
 
 #[test]
