@@ -149,7 +149,7 @@ impl Stream {
             return Ok(0);
         }
         let mut is_lent = false;
-        let ended = self.shared.until(self.input, timeout, |fabric| {
+        self.shared.until_the_last(self.input, timeout, |fabric, is_last| {
             if std::mem::take(&mut is_lent) {
                 match fabric.engine.stream_take_back(self.id) {
                     0 => {}
@@ -157,21 +157,14 @@ impl Stream {
                 }
             }
             let read = fabric.engine.stream_read(self.id, to);
-            if read == Err(Error::Again) {
-                // SAFETY: the memory is borrowed, and nobody else touches it, until it is taken back: by the next attempt or below,
-                // in any case before this call ends. Who cannot go in to do that finds nobody inside who could write.
+            if read == Err(Error::Again) && !is_last {
+                // SAFETY: the memory is borrowed, and nobody else touches it, until it is taken back: by the next attempt, while this call
+                // waits. When there is no next one, nobody can go in any more, and so nobody writes.
                 let memory = unsafe { Iov::new(to.as_mut_ptr(), to.len()) };
                 is_lent = fabric.engine.stream_lend(self.id, memory);
             }
             read
-        });
-        if is_lent {
-            match self.shared.enter()?.engine.stream_take_back(self.id) {
-                0 => {}
-                len => return Ok(len),
-            }
-        }
-        ended
+        })
     }
 
     /// Writes all of `bytes`, or as much as may go in time; how much.

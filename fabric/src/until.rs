@@ -22,14 +22,29 @@ impl Shared {
         timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut Fabric) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.until_the_last(bell, timeout, |fabric, _| attempt(fabric))
+    }
+
+    /// As [`Self::until`]; `attempt` is told whether it is the last one, which leaves nothing behind. When this ends otherwise, nobody can go
+    /// into the fabric any more.
+    ///
+    /// # Errors
+    /// As [`Self::until`].
+    pub(crate) fn until_the_last<T>(
+        &self,
+        bell: CqId,
+        timeout: Option<Duration>,
+        mut attempt: impl FnMut(&mut Fabric, bool) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut guard = self.enter()?;
-        match attempt(&mut guard) {
+        let looks_once = timeout == Some(Duration::ZERO);
+        match attempt(&mut guard, looks_once) {
             Err(Error::Again) => {}
             done => return done,
         }
-        if timeout == Some(Duration::ZERO) {
+        if looks_once {
             guard.poll_round();
-            return attempt(&mut guard);
+            return attempt(&mut guard, true);
         }
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
         let waiting = Waiting::begin(self.page(), Call::Stream, timeout);
@@ -37,18 +52,17 @@ impl Shared {
             // Entries are old news: what they told of is looked at now. Whoever else waits for the same finds the same.
             guard.engine.take_completions(bell, |_| true);
             guard = self.spin(guard, bell, end)?;
-            match attempt(&mut guard) {
+            let is_over = end.is_some_and(|end| Instant::now() >= end);
+            match attempt(&mut guard, is_over) {
+                Err(Error::Again) if is_over => return Err(Error::Timeout),
                 Err(Error::Again) => {}
                 done => return done,
-            }
-            if end.is_some_and(|end| Instant::now() >= end) {
-                return Err(Error::Timeout);
             }
             if guard.completions(bell) == 0 && guard.config().wait_mode != WaitMode::Spin {
                 waiting.set_asleep(true);
                 guard = self.sleep(guard, Some(bell), end, None)?;
                 waiting.set_asleep(false);
-                match attempt(&mut guard) {
+                match attempt(&mut guard, false) {
                     Err(Error::Again) => {}
                     done => return done,
                 }

@@ -144,13 +144,20 @@ impl<R: Rail> Engine<R> {
                 Err(error) => return Err(error),
             };
             let left = &bytes[written..];
-            let chunk = &left[..left.len().min(room.most).min(self.chunk_for(room.peer, bytes.len()))];
-            let in_line = !self.post_bytes(id, &room, chunk);
-            self.state.streams.wrote(id, chunk.len(), in_line);
+            let most = left.len().min(room.most);
+            let now = &left[..most.min(self.chunk_for(room.peer, bytes.len()))];
+            let (len, in_line) = if self.post_bytes(&room, now) {
+                (now.len(), false)
+            } else {
+                let line = &left[..most.min(self.state.stream_chunk)];
+                self.put_in_line(id, &room, line);
+                (line.len(), true)
+            };
+            self.state.streams.wrote(id, len, in_line);
             if let Some(p) = self.state.peers.get(room.peer.index()) {
-                p.counts.cells.stream_bytes_sent.add(chunk.len() as u64);
+                p.counts.cells.stream_bytes_sent.add(len as u64);
             }
-            written += chunk.len();
+            written += len;
         }
         match self.state.streams.room(id) {
             Err(error) if bytes.is_empty() && error != Error::Again => Err(error),
@@ -270,8 +277,8 @@ impl<R: Rail> Engine<R> {
         }
     }
 
-    /// Sends bytes at once, if nothing stands in line before them; else puts a copy there. Whether they have gone.
-    fn post_bytes(&mut self, id: StreamId, room: &Room, bytes: &[u8]) -> bool {
+    /// Sends bytes at once, if nothing stands in line before them and the rail has room. Whether they have gone.
+    fn post_bytes(&mut self, room: &Room, bytes: &[u8]) -> bool {
         let message = Message::Bytes { stream: room.remote };
         let Some(p) = self.state.peers.get_mut(room.peer.index()) else { return true };
         if may_go_now(p) {
@@ -283,9 +290,15 @@ impl<R: Rail> Engine<R> {
                 return true;
             }
         }
+        false
+    }
+
+    /// Puts a copy of the bytes in line.
+    fn put_in_line(&mut self, id: StreamId, room: &Room, bytes: &[u8]) {
+        let Some(p) = self.state.peers.get_mut(room.peer.index()) else { return };
+        let message = Message::Bytes { stream: room.remote };
         p.lines.push_back(Line { stream: id, message, payload: bytes.into() });
         self.state.schedule(room.peer);
-        false
     }
 
     /// The next frame of a stream, or the next message in order, by turns.
