@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gridnet_assembly::audit::Line;
 use gridnet_assembly::rules::Rules;
@@ -13,19 +13,24 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use gridnet_meta::directory::Entry;
-use gridnet_meta::member::{About, Assembler, LineState, Member};
+use gridnet_meta::error::{Error as Trouble, Refusal as Refused};
+use gridnet_meta::member::{About, Assembler, LineState, Member, ECHO};
 use gridnet_meta::name::Name;
 use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::Adopter;
 
 use crate::assembly::{
-    offer, take_pipes, tend, Calling, Desk, Edges, Here, Lookout, Pipes, RulesFile, Wish, Workers, SERVICE,
+    offer, take_pipes, tend, AtOnce, Calling, Desk, Edges, Ended, Here, Lookout, Pipes, RulesFile, Wish,
+    Workers, SERVICE,
 };
 use crate::config::Config;
 use crate::fabric::Fabric;
 use crate::nodes::Watch;
 use crate::rails::AnyRail;
 use crate::session::{check_alone, refusal, Members};
+
+/// How long asking takes at most.
+const LIMIT_MAX: Duration = Duration::from_secs(60);
 
 /// The place of a fabric in its session. It is left when this is dropped, in bounded time.
 pub(crate) struct Membership {
@@ -36,6 +41,7 @@ pub(crate) struct Membership {
     /// Addresses that were agreed on, and are being opened.
     calling: Vec<Calling>,
     lookout: Lookout,
+    at_once: AtOnce,
     pub(crate) edges: Edges,
     watch: Watch,
     /// The rules that there were at the beginning name the stack `tcp`.
@@ -89,6 +95,7 @@ impl Membership {
             desk,
             calling: Vec::new(),
             lookout: Lookout::default(),
+            at_once: AtOnce::default(),
             edges: Edges::default(),
             watch: Watch::default(),
             may_be_plain,
@@ -158,13 +165,37 @@ impl Membership {
     pub(crate) fn want(&mut self, wish: Wish) -> Result<(), Refusal> {
         let is_home = self.process == std::process::id();
         let own = self.own.as_mut().filter(|_| is_home).ok_or_else(forked)?;
-        own.workers.begin(&self.desk, &own.assembler, wish)
+        match self.at_once.begin((&own.member, &own.assembler), &self.desk, wish) {
+            Some(wish) => own.workers.begin(&self.desk, &own.assembler, wish),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what can be done without other threads: answers those who ask over lines of this host, and goes on with what was
+    /// begun so.
+    fn attend(&mut self, engine: &mut Engine<AnyRail>) -> (usize, Vec<Ended>) {
+        let taken = self.own.as_ref().map_or(0, |own| own.member.attend());
+        if self.at_once.is_empty() || self.process != std::process::id() {
+            return (taken, Vec::new());
+        }
+        let Some(own) = &mut self.own else { return (taken, Vec::new()) };
+        let (mut ended, handed) = self.at_once.step(engine, &self.desk, &mut self.calling);
+        for wish in handed {
+            let (node, deadline, asked_by) = (wish.node, wish.deadline, wish.asked_by);
+            if let Err(refusal) = own.workers.begin(&self.desk, &own.assembler, wish) {
+                let wish = Wish { node, deadline, asked_by, begun: None };
+                ended.push(Ended { wish, outcome: Err(refusal.error) });
+            }
+        }
+        (taken, ended)
     }
 
     /// Does for those who agree what only the fabric can do; how much happened.
     #[inline]
     pub(crate) fn tend(&mut self, engine: &mut Engine<AnyRail>) -> usize {
-        let happened = tend(engine, &self.desk, &mut self.calling, (&mut self.lookout, &mut self.edges));
+        let (taken, ended) = self.attend(engine);
+        let parts = (&mut self.lookout, &mut self.edges);
+        let happened = taken + tend(engine, &self.desk, &mut self.calling, parts, ended);
         for wish in self.lookout.due(engine) {
             let node = wish.node;
             if self.want(wish).is_err() {
@@ -176,8 +207,17 @@ impl Membership {
 
     /// When [`Self::tend`] is to be called if nothing happens.
     pub(crate) fn next_look(&self) -> Option<Instant> {
-        self.lookout.next()
+        self.lookout.next().into_iter().chain(self.at_once.next_look()).min()
     }
+}
+
+fn not_asked(why: Trouble) -> Refusal {
+    let error = match why {
+        Trouble::Refused(Refused::Late, _) => Error::Timeout,
+        Trouble::Refused(Refused::NoRoute, _) => Error::NotFound,
+        other => return refusal(other),
+    };
+    Refusal::new(error, why.to_string())
 }
 
 fn not_joined() -> Refusal {
@@ -200,6 +240,18 @@ impl Fabric {
     /// [`Error::Config`] when it has joined none.
     pub fn nodes(&self) -> Result<Vec<Entry>, Refusal> {
         Ok(self.membership()?.own()?.member.nodes())
+    }
+
+    /// Asks a node of the session whether it is there, and waits for its answer, as long as `limit` (a minute at most). From then on
+    /// the two ask each other over a line of their own, as soon as one stands: this is for who wants the first endpoint to be opened
+    /// quickly. How the node is asked now.
+    ///
+    /// # Errors
+    /// As [`Self::nodes`]; [`Error::NotFound`] when nobody knows the way, [`Error::Timeout`] when no answer came.
+    pub fn ask_node(&self, node: NodeId, limit: Duration) -> Result<LineState, Refusal> {
+        let member = &self.membership()?.own()?.member;
+        let asked = member.ask(node, ECHO, &[], limit.min(LIMIT_MAX));
+        asked.map(|_| member.line(node)).map_err(not_asked)
     }
 
     /// The last requests of other members for endpoints that the rules of this side have refused: who, which stack, why.
@@ -238,10 +290,12 @@ impl Drop for Membership {
         let Some(mut own) = self.own.take() else { return };
         if self.process != std::process::id() {
             // A child of fork has a copy without the threads, and would wait for them in vain.
+            std::mem::forget(std::mem::take(&mut self.at_once));
             return std::mem::forget(own);
         }
         self.desk.close();
         self.calling.clear();
+        self.at_once.clear();
         own.assembler.close();
         own.workers.join();
     }

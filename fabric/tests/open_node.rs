@@ -14,6 +14,7 @@ use gridnet::core::rail::{PeerId, Rail};
 use gridnet::core::wire::NodeId;
 use gridnet::page;
 use gridnet::{AnyRail, ThreadLevel, Verdict};
+use gridnet_meta::member::LineState;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 const LONG: Duration = Duration::from_secs(50);
@@ -102,6 +103,60 @@ fn processes_of_one_host_share_memory() {
         // The other way round it is the same conversation.
         let back = open(&b, &a, LONG).unwrap();
         converse(&b, back, &a, 4);
+    });
+}
+
+/// Waits until both ask each other over a line within the host.
+fn warm(a: &Party, b: &Party) {
+    for (from, to) in [(a, b), (b, a)] {
+        let (start, node) = (Instant::now(), to.address().node);
+        while !matches!(from.enter().ask_node(node, LONG), Ok(LineState::Up { stack: "unix", .. })) {
+            assert!(start.elapsed() < LONG, "a line stands: {:?}", from.enter().ask_node(node, LONG));
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+}
+
+/// What the story of an endpoint says that was agreed on without other threads.
+const AT_ONCE: &str = "agreed on by the program's own calls, over a line within the host";
+
+#[test]
+fn over_a_line_within_the_host_those_who_call_agree_themselves() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let (a, b) = two(&scene, ["", ""]);
+        warm(&a, &b);
+        let to = open(&a, &b, LONG).unwrap();
+        let why = story(&a, b.address().node);
+        assert!(why.contains("stack shm: encrypted") && why.contains(AT_ONCE), "{why}");
+        assert!(why.contains("requests to the node go over unix, called "), "{why}");
+        converse(&a, to, &b, 8);
+        // What was agreed on is known.
+        assert_eq!(open(&a, &b, LONG), Ok(to));
+        let back = open(&b, &a, LONG).unwrap();
+        assert!(story(&b, a.address().node).contains(AT_ONCE));
+        converse(&b, back, &a, 4);
+    });
+}
+
+#[test]
+fn over_a_line_within_the_host_a_thread_goes_on_where_memory_in_common_does_not_do() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let (a, b) = two(&scene, ["[[rule]]\nservice = 'gridnet'\nuse = ['tls/tcp']", ""]);
+        warm(&a, &b);
+        let to = open(&a, &b, LONG).unwrap();
+        let why = explain(&a, to);
+        assert!(why.contains("rail tcp in use: stack tls/tcp, encrypted, was agreed on"), "{why}");
+        assert!(!why.contains(AT_ONCE), "{why}");
+        converse(&a, to, &b, 4);
+        // What nobody can build fails with its reason.
+        let c = party(&scene, "c", "[[rule]]\nservice = 'gridnet'\nuse = ['tls/tcp(streams=2)']", &[]);
+        know(&c, &b);
+        know(&b, &c);
+        warm(&c, &b);
+        let (_, why) = open(&c, &b, LONG).unwrap_err();
+        assert!(why.contains("GRIDNET_MULTIRAIL"), "{why}");
     });
 }
 

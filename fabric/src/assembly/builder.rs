@@ -122,6 +122,10 @@ impl Builder for Desk {
         Ok(here.place(rail).to_bytes().to_vec())
     }
 
+    fn is_quick(&self) -> bool {
+        self.is_open()
+    }
+
     /// Endpoints have no first data: what is said over them are messages.
     fn begin(&self, _: &Order, _: Vec<u8>) {}
 
@@ -131,15 +135,10 @@ impl Builder for Desk {
     }
 
     fn connect(&self, to: NodeId, path: &Path, deadline: Instant) -> Result<(), String> {
-        let here = self.here(Duration::ZERO).ok_or("the fabric is being opened")?;
-        let rail = here.rail(&path.stack)?;
-        let address = read_place(&path.place, to)?;
-        if rail == "shm" && path.security == Security::Encrypted && address.uid != here.address.uid {
-            return Err(format!("its process is said to be of user {}, and is not to be", address.uid));
-        }
+        let (rail, address) = self.way(to, path)?;
         self.allow(rail, to, path.into(), deadline);
         self.prepare_streams(to, rail, &path.stack);
-        let outcome = self.call(rail, here.reduce(address, rail), path, deadline);
+        let outcome = self.call(rail, address, path, deadline);
         match outcome {
             Ok((_, over)) if over == rail => self.keep(rail, to, path.into()),
             // Where there is a safer link already, nothing plain is to come.
@@ -173,6 +172,17 @@ impl Desk {
         if rail == TCP {
             self.note_streams(node, stack.streams());
         }
+    }
+
+    /// The rail of a path, and the address to which it leads by that alone.
+    pub(super) fn way(&self, to: NodeId, path: &Path) -> Result<(&'static str, Address), String> {
+        let here = self.here(Duration::ZERO).ok_or("the fabric is being opened")?;
+        let rail = here.rail(&path.stack)?;
+        let address = read_place(&path.place, to)?;
+        if rail == "shm" && path.security == Security::Encrypted && address.uid != here.address.uid {
+            return Err(format!("its process is said to be of user {}, and is not to be", address.uid));
+        }
+        Ok((rail, here.reduce(address, rail)))
     }
 
     /// Has the fabric open an address, and waits until then for what becomes of it: the peer, and the rail by which it is reached.

@@ -13,6 +13,7 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Refusal};
 use gridnet_core::sync::{AtomicU32, Ordering};
 use gridnet_core::wire::{Address, NodeId};
+use gridnet_meta::member::Pending;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::builder::Here;
@@ -25,13 +26,15 @@ use super::{PLAIN, RELAY};
 #[derive(Debug)]
 pub(crate) struct Wish {
     pub(crate) node: NodeId,
-    pub(super) deadline: Instant,
-    pub(super) asked_by: AskedBy,
+    pub(crate) deadline: Instant,
+    pub(crate) asked_by: AskedBy,
+    /// What was begun, and is to go on with this path.
+    pub(crate) begun: Option<Box<(Pending, Path)>>,
 }
 
 /// Who is to hear how a wish has ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum AskedBy {
+pub(crate) enum AskedBy {
     /// The program, by a completion with this context and this tag.
     Program(CqId, u64, u64),
     /// Who looks for a better way than the one that there is.
@@ -53,8 +56,8 @@ pub(crate) struct Call {
 /// How a wish has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(super) wish: Wish,
-    pub(super) outcome: Result<PeerId, Error>,
+    pub(crate) wish: Wish,
+    pub(crate) outcome: Result<PeerId, Error>,
 }
 
 /// A thread that is needed for a wish.
@@ -267,6 +270,16 @@ impl Desk {
             // It is full only when nobody looks, and readable then.
             let _ = self.bell.write(1);
         }
+    }
+
+    /// Has the fabric look at what is being agreed on.
+    pub(super) fn ring(&self) {
+        self.give(|_| ());
+    }
+
+    /// Whether the fabric is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().here.is_some()
     }
 
     /// A path stands, by this endpoint.

@@ -135,7 +135,12 @@ impl Lookout {
             let (is_watched, looks) = watched.judge(now, fate(watched.peer));
             if looks {
                 watched.at = None;
-                due.push(Wish { node: watched.node, deadline: now + LIMIT, asked_by: AskedBy::Lookout });
+                due.push(Wish {
+                    node: watched.node,
+                    deadline: now + LIMIT,
+                    asked_by: AskedBy::Lookout,
+                    begun: None,
+                });
             }
             is_watched
         });

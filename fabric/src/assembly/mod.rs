@@ -5,6 +5,7 @@
 //! | `desk.rs` | what the threads that agree, and the fabric, which one thread at a time uses, lay down for each other |
 //! | `builder.rs` | what the fabric's rails do for assembly: the place is the fabric's address, for one rail |
 //! | `worker.rs` | the threads that agree |
+//! | `at_once.rs` | agreeing without them, within a host |
 //! | `opening.rs` | the fabric's part: opens addresses, and completes |
 //! | `edges.rs` | edges of groups of nodes, which are opened at their first use |
 //! | `stories.rs` | how endpoints came about, for people |
@@ -13,6 +14,7 @@
 //! | `rules_file.rs` | the file of rules, which may change |
 //! | `lookout.rs` | looks for better ways than that |
 
+mod at_once;
 mod builder;
 mod desk;
 mod edges;
@@ -24,8 +26,9 @@ mod rules_file;
 mod stories;
 mod worker;
 
+pub(crate) use at_once::AtOnce;
 pub(crate) use builder::{offer, Here};
-pub(crate) use desk::{Desk, Wish};
+pub(crate) use desk::{Desk, Ended, Wish};
 pub(crate) use edges::Edges;
 pub(crate) use lookout::Lookout;
 pub(crate) use opening::{tend, Calling};

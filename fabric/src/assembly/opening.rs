@@ -9,7 +9,7 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Rail, Refusal};
 use gridnet_core::wire::{Address, NodeId};
 
-use super::desk::{AskedBy, Call, Desk, Wish};
+use super::desk::{AskedBy, Call, Desk, Ended, Wish, Work};
 use super::edges::Edges;
 use super::lookout::Lookout;
 use super::{PLAIN, RELAY};
@@ -66,7 +66,8 @@ impl Fabric {
             return Err(Refusal::new(Error::Again, "the completion queue is full"));
         }
         let asked_by = AskedBy::Program(cq, context, tag);
-        let wish = Wish { node, deadline: Instant::now() + limit.min(LIMIT_MAX), asked_by };
+        let deadline = Instant::now() + limit.min(LIMIT_MAX);
+        let wish = Wish { node, deadline, asked_by, begun: None };
         if node == self.engine.local().node {
             return self.open_own(&wish);
         }
@@ -109,18 +110,20 @@ pub(crate) fn tend(
     desk: &Desk,
     calling: &mut Vec<Calling>,
     (lookout, edges): (&mut Lookout, &mut Edges),
+    ended: Vec<Ended>,
 ) -> usize {
     for node in engine.take_departed() {
         desk.gone(node);
         edges.gone(node);
     }
-    if !desk.is_busy() && calling.is_empty() {
+    if !desk.is_busy() && calling.is_empty() && ended.is_empty() {
         return 0;
     }
-    let work = desk.take();
-    let mut happened = work.calls.len() + work.ended.len();
+    // To take it asks the system.
+    let work = if desk.is_busy() { desk.take() } else { Work::default() };
+    let mut happened = work.calls.len() + work.ended.len() + ended.len();
     for call in work.calls {
-        calling.extend(begin(engine, call));
+        calling.extend(open_call(engine, call));
     }
     let before = calling.len();
     calling.retain(|call| !settle(engine, call));
@@ -128,7 +131,7 @@ pub(crate) fn tend(
     for peer in work.unused {
         engine.close(peer);
     }
-    for ended in work.ended {
+    for ended in work.ended.into_iter().chain(ended) {
         let node = ended.wish.node;
         if matches!(ended.wish.asked_by, AskedBy::Program(..)) {
             edges.ended(node, ended.outcome);
@@ -146,7 +149,8 @@ pub(crate) fn tend(
     happened
 }
 
-fn begin(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
+/// Opens an address; nothing when that cannot be, and who has asked knows.
+pub(super) fn open_call(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
     let Call { address, rail, stack, security, deadline, tell } = call;
     let opened = match sealed_peer(engine, &address).filter(|_| rail == PLAIN) {
         // Its link is not to be made again where frames are plain.

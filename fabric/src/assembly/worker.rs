@@ -74,19 +74,26 @@ fn spawn(body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>
 }
 
 fn work(desk: &Desk, assembler: &Assembler) {
-    let Ok(service) = SERVICE.parse::<Name>() else { return };
-    while let Some(wish) = desk.next() {
-        // What the rules ask for is added.
-        let wanted = Wanted { service: service.clone(), min_security: Security::Plain, first: Vec::new() };
+    let Some(wanted) = wanted() else { return };
+    while let Some(mut wish) = desk.next() {
         if matches!(wish.asked_by, AskedBy::Lookout) {
             // What is known to do is there already.
             assembler.broken(wish.node);
         }
         let limit = wish.deadline.saturating_duration_since(Instant::now());
-        let outcome = assembler.agree(wish.node, wanted, limit);
-        let outcome = settle(desk, &wish, outcome);
+        let outcome = match wish.begun.take() {
+            Some(begun) => begun.0.run(begun.1),
+            None => assembler.agree(wish.node, wanted.clone(), limit),
+        };
+        let outcome = settle(desk, &wish, outcome, None);
         desk.give(|work| work.ended.push(Ended { wish, outcome }));
     }
+}
+
+/// What endpoints ask for; what the rules ask for is added.
+pub(super) fn wanted() -> Option<Wanted> {
+    let service = SERVICE.parse::<Name>().ok()?;
+    Some(Wanted { service, min_security: Security::Plain, first: Vec::new() })
 }
 
 /// Ends wishes for which no thread has had time, as long as any wait.
@@ -106,12 +113,18 @@ fn end_overdue(desk: &Desk) {
     }
 }
 
-/// Notes how it went; the endpoint.
-fn settle(desk: &Desk, wish: &Wish, outcome: Result<Agreed, NoPath>) -> Result<PeerId, Error> {
+/// Notes how it went, and by which way, if that is worth it; the endpoint.
+pub(super) fn settle(
+    desk: &Desk,
+    wish: &Wish,
+    outcome: Result<Agreed, NoPath>,
+    way: Option<&str>,
+) -> Result<PeerId, Error> {
     let (story, outcome) = match outcome {
         Ok(Agreed { path, failure }) => {
             let (stack, security) = (&path.stack, path.security.name());
             let mut story = vec![format!("stack {stack}: {security}, agreed on for service {SERVICE}")];
+            story.extend(way.map(str::to_owned));
             story.extend(failure.reasons());
             (story, desk.take_path(wish.node, &path).ok_or(Error::Internal))
         }
@@ -167,7 +180,7 @@ mod tests {
     fn wish(context: u64, limit: Duration) -> Wish {
         let node = NodeId::new([5; 16]).unwrap();
         let asked_by = AskedBy::Program(CqId::from_bits(1), context, 0);
-        Wish { node, deadline: Instant::now() + limit, asked_by }
+        Wish { node, deadline: Instant::now() + limit, asked_by, begun: None }
     }
 
     #[test]

@@ -8,10 +8,17 @@ use std::time::{Duration, Instant};
 use super::node::LIMIT;
 use crate::failure::Failure;
 use gridnet::config::Config;
-use gridnet::core::endpoint::CqId;
+use gridnet::core::completion::Completion;
+use gridnet::core::endpoint::{CqId, SendArgs};
+use gridnet::core::matching::{Pattern, Source};
+use gridnet::core::mem::Iov;
 use gridnet::core::rail::{PeerId, Refusal};
 use gridnet::core::wire::NodeId;
 use gridnet::{Shared, ThreadLevel};
+use gridnet_meta::member::LineState;
+
+/// How long both poll before it is measured: some turns of the scheduler.
+const SETTLES: Duration = Duration::from_millis(30);
 
 /// One fabric, which opens endpoints to others.
 pub(super) struct Fabrics {
@@ -37,22 +44,25 @@ impl Fabrics {
         Ok(Fabrics { config, own, cq })
     }
 
-    /// How long it takes until an endpoint to a fabric stands that nothing was ever agreed on with.
-    pub(super) fn open_other(&self) -> Result<Duration, Failure> {
+    /// How long it takes until a first word has come by an endpoint to a fabric that nothing was ever agreed on with; where it is
+    /// `warm`, the two have a line already over which they ask each other.
+    pub(super) fn open_other(&self, warm: bool) -> Result<Duration, Failure> {
         let other = open(&self.config)?;
         let node = other.enter().map_err(unusable)?.address().node;
+        self.knows(node)?;
+        if warm {
+            self.warm(&other, node)?;
+        }
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    if let Ok(mut fabric) = other.enter() {
-                        fabric.poll_round();
-                    }
-                }
-            });
-            let took = self.knows(node).and_then(|()| self.begin(node));
-            over.store(true, Ordering::Relaxed);
-            took
+            let hears = scope.spawn(|| hear(&other, &over));
+            self.settle();
+            let begun = Instant::now();
+            let told = self.begin(node).and_then(|peer| self.say(peer));
+            // One that will hear nothing ends all the same.
+            over.store(told.is_err(), Ordering::Relaxed);
+            let arrived = hears.join().map_err(|_| Failure::Run("a thread has failed".into()))?;
+            told.and(arrived).map(|at| at.duration_since(begun))
         })
     }
 
@@ -69,32 +79,88 @@ impl Fabrics {
         Err(Failure::Run("the directory does not have the other fabric".into()))
     }
 
-    fn begin(&self, node: NodeId) -> Result<Duration, Failure> {
+    /// Waits until both ask each other over a line.
+    fn warm(&self, other: &Shared, node: NodeId) -> Result<(), Failure> {
+        let own = self.own.enter().map_err(unusable)?.address().node;
         let begun = Instant::now();
-        self.own.enter().map_err(unusable)?.open_node(self.cq, node, LIMIT, 0).map_err(refused)?;
-        let mut ended = None;
-        while ended.is_none() {
-            let mut fabric = self.own.enter().map_err(unusable)?;
-            fabric.poll_round();
-            fabric.take(self.cq, |completion| {
-                ended = Some(completion);
-                true
-            });
-        }
-        let took = begun.elapsed();
-        match ended.filter(|completion| completion.status == 0) {
-            Some(completion) => {
-                let mut fabric = self.own.enter().map_err(unusable)?;
-                let peer = fabric.engine.open_known(PeerId::new(completion.source)).map_err(unusable)?;
-                fabric.engine.close(peer);
-                Ok(took)
+        while begun.elapsed() < LIMIT {
+            let is_up = |from: &Shared, to| -> Result<bool, Failure> {
+                let state = from.enter().map_err(unusable)?.ask_node(to, LIMIT).map_err(refused)?;
+                Ok(matches!(state, LineState::Up { .. }))
+            };
+            if is_up(&self.own, node)? && is_up(other, own)? {
+                return Ok(());
             }
-            None => {
-                let story = self.own.enter().map_err(unusable)?.node_story(node).unwrap_or_default();
-                Err(Failure::Run(story.join("; ")))
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        Err(Failure::Run("no line between the two fabrics".into()))
+    }
+
+    /// Polls for a moment, so that both do, each where it stays.
+    fn settle(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < SETTLES {
+            if let Ok(mut fabric) = self.own.enter() {
+                fabric.poll_round();
             }
         }
     }
+
+    fn begin(&self, node: NodeId) -> Result<PeerId, Failure> {
+        self.own.enter().map_err(unusable)?.open_node(self.cq, node, LIMIT, 0).map_err(refused)?;
+        let completion = poll(&self.own, self.cq, &AtomicBool::new(false))?;
+        let mut fabric = self.own.enter().map_err(unusable)?;
+        match completion.status {
+            0 => fabric.engine.open_known(PeerId::new(completion.source)).map_err(unusable),
+            _ => Err(Failure::Run(fabric.node_story(node).unwrap_or_default().join("; "))),
+        }
+    }
+
+    /// Says one word, and polls until it is on its way.
+    fn say(&self, peer: PeerId) -> Result<(), Failure> {
+        let args = SendArgs {
+            cq: self.cq,
+            owner: 0,
+            context: 0,
+            tag: 0,
+            immediate: Some(1),
+            sync: false,
+            always_complete: true,
+        };
+        self.own.enter().map_err(unusable)?.engine.send_iov(peer, &[], &args).map_err(unusable)?;
+        poll(&self.own, self.cq, &AtomicBool::new(false))?;
+        self.own.enter().map_err(unusable)?.engine.close(peer);
+        Ok(())
+    }
+}
+
+/// When the first word has come.
+fn hear(fabric: &Shared, over: &AtomicBool) -> Result<Instant, Failure> {
+    let cq = {
+        let mut fabric = fabric.enter().map_err(unusable)?;
+        let cq = fabric.engine.create_cq(4);
+        let any = Pattern { source: Source::Any, tag: 0, ignore: 0 };
+        fabric.engine.receive(cq, &any, Iov::EMPTY, 0).map_err(unusable)?;
+        cq
+    };
+    poll(fabric, cq, over).map(|_| Instant::now())
+}
+
+/// Polls until something has completed, or it is over.
+fn poll(fabric: &Shared, cq: CqId, over: &AtomicBool) -> Result<Completion, Failure> {
+    let mut ended = None;
+    while !over.load(Ordering::Relaxed) {
+        let mut fabric = fabric.enter().map_err(unusable)?;
+        fabric.poll_round();
+        fabric.take(cq, |completion| {
+            ended = Some(completion);
+            true
+        });
+        if let Some(completion) = ended.take() {
+            return Ok(completion);
+        }
+    }
+    Err(Failure::Run("nothing has come".into()))
 }
 
 fn open(config: &[(String, String)]) -> Result<Arc<Shared>, Failure> {

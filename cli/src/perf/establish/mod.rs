@@ -67,8 +67,10 @@ pub(super) fn run(args: &PerfArgs) -> Result<(), Failure> {
     add("in the cluster, later", &mut || here.assembled(&beside))?;
     let fabric = fabric::Fabrics::open(&session.ticket_file)?;
     // On a busy machine one may be lost by its leader just now.
-    let mut open = || (1..TRIES).fold(fabric.open_other(), |took, _| took.or_else(|_| fabric.open_other()));
-    add("endpoint by node, shared memory", &mut open)?;
+    let open =
+        |warm| (1..TRIES).fold(fabric.open_other(warm), |took, _| took.or_else(|_| fabric.open_other(warm)));
+    add("endpoint by node, one host, never spoken", &mut || open(false))?;
+    add("endpoint by node, one host, warm", &mut || open(true))?;
     compare(&mut rows);
     print(&rows, args.format)
 }
