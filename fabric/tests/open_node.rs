@@ -150,13 +150,6 @@ fn over_a_line_within_the_host_a_thread_goes_on_where_memory_in_common_does_not_
         assert!(why.contains("rail tcp in use: stack tls/tcp, encrypted, was agreed on"), "{why}");
         assert!(!why.contains(AT_ONCE), "{why}");
         converse(&a, to, &b, 4);
-        // What nobody can build fails with its reason.
-        let c = party(&scene, "c", "[[rule]]\nservice = 'gridnet'\nuse = ['tls/tcp(streams=2)']", &[]);
-        know(&c, &b);
-        know(&b, &c);
-        warm(&c, &b);
-        let (_, why) = open(&c, &b, LONG).unwrap_err();
-        assert!(why.contains("GRIDNET_MULTIRAIL"), "{why}");
     });
 }
 
