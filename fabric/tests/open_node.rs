@@ -435,7 +435,8 @@ fn who_is_not_there_is_not_waited_for_beyond_the_time_given() {
         assert!(start.elapsed() >= Duration::from_millis(500));
         // No link comes of it later.
         let counters = a.enter().engine.counters();
-        assert_eq!((counters.peers_gone, counters.peers_now), (1, 1), "the other one, and itself");
+        assert_eq!(counters.peers_now, 1, "itself");
+        assert!(counters.peers_gone <= 1, "the other one, if it was called in time");
         // Without the rendez-vous node the other one cannot be asked, and closing does not wait for that.
         scene.stop();
         a.enter().open_node(a.cq, other, LONG, CONTEXT).unwrap();
