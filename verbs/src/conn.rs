@@ -127,7 +127,8 @@ impl Conn {
         let route = Route { remote: peer.gid, dest_qp: peer.num, mtu, rq_psn: peer.psn, sq_psn: self.psn };
         let refused = |_| Refusal::new(Error::Unreachable, "the device leads to no such queue pair");
         device.connect_qp(self.qp, &route).map_err(refused)?;
-        self.reach.connect(device, &Route { dest_qp: peer.reader, ..route }).map_err(refused)?;
+        let reads = peer.reader.map(|dest_qp| Route { dest_qp, ..route });
+        self.reach.connect(device, reads.as_ref()).map_err(refused)?;
         self.remote = Some(peer.gid);
         Ok(())
     }

@@ -33,15 +33,15 @@ impl Reach {
         Ok(Reach { qp, exposed: HashMap::new(), fetching: HashMap::new() })
     }
 
-    /// The queue pair for reads; its number is 0 when there is none.
-    pub(crate) fn reader(&self) -> QpNum {
-        self.qp.unwrap_or(QpNum(0))
+    /// The queue pair for reads, as long as there is one.
+    pub(crate) fn reader(&self) -> Option<QpNum> {
+        self.qp
     }
 
     /// Leads the queue pair to that of the peer; reads are over where it has none.
-    pub(crate) fn connect(&mut self, device: &mut dyn Device, route: &Route) -> Result<(), Failure> {
-        match self.qp {
-            Some(qp) if route.dest_qp.0 != 0 => device.connect_qp(qp, route),
+    pub(crate) fn connect(&mut self, device: &mut dyn Device, route: Option<&Route>) -> Result<(), Failure> {
+        match (self.qp, route) {
+            (Some(qp), Some(route)) => device.connect_qp(qp, route),
             _ => {
                 self.close(device);
                 Ok(())

@@ -124,8 +124,8 @@ pub(crate) struct Pair {
     pub(crate) psn: u32,
     /// Largest path MTU of its device.
     pub(crate) mtu: u16,
-    /// The queue pair beside it, for reads; 0 for none.
-    pub(crate) reader: QpNum,
+    /// The queue pair beside it, for reads, if it has one; 0 says that it has none.
+    pub(crate) reader: Option<QpNum>,
 }
 
 impl Pair {
@@ -140,7 +140,7 @@ impl Pair {
         bytes.extend_from_slice(&self.num.0.to_le_bytes());
         bytes.extend_from_slice(&self.psn.to_le_bytes());
         bytes.extend_from_slice(&self.mtu.to_le_bytes());
-        bytes.extend_from_slice(&self.reader.0.to_le_bytes());
+        bytes.extend_from_slice(&self.reader.map_or(0, |qp| qp.0).to_le_bytes());
         bytes
     }
 
@@ -152,12 +152,12 @@ impl Pair {
             num: QpNum(u32::from_le_bytes(fields.array()?)),
             psn: u32::from_le_bytes(fields.array()?),
             mtu: u16::from_le_bytes(fields.array()?),
-            reader: QpNum(u32::from_le_bytes(fields.array()?)),
+            reader: Some(u32::from_le_bytes(fields.array()?)).filter(|qp| *qp != 0).map(QpNum),
         };
         let is_possible = fields.0.is_empty()
             && pair.gid.port() != 0
             && pair.num.0 < 1 << 24
-            && pair.reader.0 < 1 << 24
+            && pair.reader.is_none_or(|qp| qp.0 < 1 << 24)
             && pair.psn < 1 << 24
             && matches!(pair.mtu, 256 | 512 | 1024 | 2048 | 4096);
         is_possible.then_some(pair)

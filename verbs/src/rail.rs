@@ -205,13 +205,17 @@ impl VerbsRail {
             _ => {}
         }
         let Some(link) = self.links.get_mut(index as usize) else { return 0 };
-        let is_read = !link.state.is_for(wc.qp);
+        let is_other = !link.state.is_for(wc.qp);
         match &mut link.state {
-            State::Live(conn) if is_read => {
+            State::Live(conn) if conn.reach.reader() == Some(wc.qp) => {
                 let fetched = conn.reach.take(&mut *self.device, wc);
+                if conn.reach.reader().is_none() {
+                    self.by_qp.remove(&wc.qp);
+                }
                 fetched.into_iter().map(|(token, outcome)| sink.fetched(peer, token, outcome)).count()
             }
-            State::Settling(_) | State::Leaving(_) if is_read => 0,
+            // Of a queue pair that is gone, or for reads of which nobody wants to know any more.
+            State::Settling(_) | State::Live(_) | State::Leaving(_) if is_other => 0,
             // Of one that is being made, the message that shows whether others come through, or its end.
             State::Settling(conn) | State::Live(conn) => match conn.take(&mut *self.device, wc, peer, sink) {
                 Ok(frames) => {
@@ -245,6 +249,11 @@ impl VerbsRail {
         if !self.ended.iter().any(|(i, _)| *i == index) {
             self.ended.push((index, ended));
         }
+        self.forget_pairs(index);
+    }
+
+    /// What the queue pairs of this link still have completed is nothing to whatever takes its place.
+    fn forget_pairs(&mut self, index: u32) {
         self.by_qp.retain(|_, i| *i != index);
     }
 

@@ -203,7 +203,7 @@ impl VerbsRail {
         if self.by_node.get(&link.node) == Some(&index) {
             self.by_node.remove(&link.node);
         }
-        self.by_qp.retain(|_, i| *i != index);
+        self.forget_pairs(index);
         self.timed.retain(|i| *i != index);
         self.ended.retain(|(i, _)| *i != index);
         Some(state)

@@ -125,6 +125,7 @@ impl VerbsRail {
             Progress::Crossed => {
                 link.state = State::Awaiting;
                 link.since = None;
+                self.forget_pairs(index);
             }
             Progress::Deaf(refusal) => {
                 self.deaf.insert(link.node);
@@ -142,7 +143,8 @@ impl VerbsRail {
             State::Settling(conn) => {
                 self.timed.retain(|i| *i != index);
                 conn.wire.tune(self.keep_alive);
-                self.by_qp.extend([conn.qp, conn.reach.reader()].map(|qp| (qp, index)));
+                self.by_qp
+                    .extend([Some(conn.qp), conn.reach.reader()].into_iter().flatten().map(|qp| (qp, index)));
                 link.state = State::Live(conn);
                 link.since = None;
                 sink.up(link.peer);
@@ -281,6 +283,7 @@ impl VerbsRail {
                         call.wire().into_iter().for_each(|wire| self.watcher.forget(wire));
                         call.give_up(&mut *self.device);
                     }
+                    self.forget_pairs(index);
                     return Ok(index);
                 }
                 _ if link.incarnation == who.incarnation && link.generation < who.generation => {
