@@ -76,7 +76,7 @@ impl Conn {
         let none = |_: Failure| Refusal::new(Error::NoMemory, "no memory or no queue pair for a link");
         let arena = crate::arena::Arena::new((SLOTS + RECEIVES) as usize * SLOT_BYTES);
         let region = device.register(arena.ok_or(Failure::NoMemory).map_err(none)?).map_err(none)?;
-        let depth = Depth { send: (SLOTS + RESERVE) as usize, receive: RECEIVES as usize };
+        let depth = Depth { send: (SLOTS + RESERVE) as usize, receive: RECEIVES as usize, reads: 0 };
         let psn = getrandom::u32().map_err(|_| Refusal::new(Error::System, "no random numbers"))? & 0xff_ffff;
         let mut reach = Reach::open(device).map_err(none)?;
         let qp = device.create_qp(depth).map_err(|failure| {

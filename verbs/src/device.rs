@@ -123,6 +123,9 @@ pub struct Depth {
     pub send: usize,
     /// Work requests of the receive queue.
     pub receive: usize,
+    /// Reads that may be under way in either direction, at most [`READS`]. With 0 neither side reads through it: what peers ask for
+    /// is refused. Only for devices that [can](Device::can_read).
+    pub reads: u8,
 }
 
 /// Where a queue pair leads, and what it counts from: the attributes of RTR and RTS.
@@ -233,7 +236,7 @@ pub trait Device: Debug + Send {
     /// [`Failure::NoMemory`].
     fn register(&mut self, arena: Arena) -> Result<Region, Failure>;
 
-    /// Whether peers can read memory here, and this side there: then what follows is there, too, and queue pairs take [`READS`] reads.
+    /// Whether peers can read memory here, and this side there: then what follows is there, too, and queue pairs take up to [`READS`] reads.
     /// A read that fails is the end of its queue pair, so reads have one of their own.
     fn can_read(&self) -> bool {
         false
@@ -270,7 +273,7 @@ pub trait Device: Debug + Send {
     /// A queue pair in INIT: receives can be posted.
     ///
     /// # Errors
-    /// [`Failure::NoMemory`].
+    /// [`Failure::NoMemory`]; [`Failure::Invalid`] when it is to take reads and the device cannot.
     fn create_qp(&mut self, depth: Depth) -> Result<QpNum, Failure>;
 
     /// From INIT to RTR, then RTS.

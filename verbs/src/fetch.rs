@@ -28,7 +28,7 @@ pub(crate) struct Reach {
 impl Reach {
     /// With a queue pair for reads, where the device can.
     pub(crate) fn open(device: &mut dyn Device) -> Result<Reach, Failure> {
-        let depth = Depth { send: READS.into(), receive: 1 };
+        let depth = Depth { send: READS.into(), receive: 1, reads: READS };
         let qp = if device.can_read() { Some(device.create_qp(depth)?) } else { None };
         Ok(Reach { qp, exposed: HashMap::new(), fetching: HashMap::new() })
     }

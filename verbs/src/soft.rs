@@ -18,7 +18,7 @@ use crate::arena::Arena;
 use crate::config::Ports;
 use crate::device::{
     Depth, Device, Failure, Limits, QpNum, ReadWr, RecvWr, Region, Registration, Route, SendWr, Sge, Status,
-    Wc, READS,
+    Wc,
 };
 
 /// Completions that are kept: those of a thousand queue pairs and more.
@@ -38,7 +38,7 @@ pub struct SoftDevice {
     device: gridnet_rdma_sim::Device,
     domain: Pd,
     queue: Cq,
-    pairs: HashMap<QpNum, Qp>,
+    pairs: HashMap<QpNum, Pair>,
     /// What is readable when packets are there.
     waiter: Option<Box<dyn AsFd + Send>>,
     start: Instant,
@@ -47,6 +47,12 @@ pub struct SoftDevice {
     reach: Reach,
     /// As [`Device::cost`] says.
     cost: (u32, u64),
+}
+
+/// A queue pair, and how many reads it takes.
+struct Pair {
+    qp: Qp,
+    reads: u8,
 }
 
 /// What its GIDs mean.
@@ -147,7 +153,7 @@ impl SoftDevice {
     }
 
     fn pair(&self, qp: QpNum) -> Result<&Qp, Failure> {
-        self.pairs.get(&qp).ok_or(Failure::Invalid)
+        self.pairs.get(&qp).map(|pair| &pair.qp).ok_or(Failure::Invalid)
     }
 }
 
@@ -214,20 +220,22 @@ impl Device for SoftDevice {
     fn create_qp(&mut self, depth: Depth) -> Result<QpNum, Failure> {
         let shape = QpShape { max_send_wr: depth.send, max_recv_wr: depth.receive, ..QpShape::default() };
         let qp = self.domain.create_qp(&self.queue, &self.queue, None, shape).map_err(failure)?;
-        qp.change(Change::Init(InitAttr { access: Access::REMOTE_READ })).map_err(failure)?;
+        // Whoever guesses the numbers of a queue pair for messages reads nothing through it.
+        let access = if depth.reads > 0 { Access::REMOTE_READ } else { Access::LOCAL_READ };
+        qp.change(Change::Init(InitAttr { access })).map_err(failure)?;
         let num = QpNum(qp.num().value());
-        self.pairs.insert(num, qp);
+        self.pairs.insert(num, Pair { qp, reads: depth.reads });
         Ok(num)
     }
 
     fn connect_qp(&mut self, qp: QpNum, route: &Route) -> Result<(), Failure> {
-        let qp = self.pair(qp)?;
+        let Pair { qp, reads } = self.pairs.get(&qp).ok_or(Failure::Invalid)?;
         let to_rtr = RtrAttr {
             path_mtu: mtu(route.mtu),
             remote: route.remote,
             dest_qp: SimQpNum::new(route.dest_qp.0),
             rq_psn: Psn::new(route.rq_psn),
-            max_dest_rd_atomic: READS,
+            max_dest_rd_atomic: *reads,
             min_rnr_timer: RnrTimer::new(1),
         };
         qp.change(Change::Rtr(to_rtr)).map_err(failure)?;
@@ -236,7 +244,7 @@ impl Device for SoftDevice {
             timeout: ACK_TIMEOUT,
             retry_cnt: RETRY_COUNT,
             rnr_retry: RNR_RETRY_FOREVER,
-            max_rd_atomic: READS,
+            max_rd_atomic: *reads,
         };
         qp.change(Change::Rts(to_rts)).map_err(failure)
     }
@@ -375,12 +383,57 @@ fn interface_of(address: IpAddr) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::READS;
 
     #[test]
     fn the_path_mtu_is_a_value_of_verbs() {
         let bytes = [0, 255, 256, 511, 512, 1023, 1024, 1404, 2048, 4095, 4096, u16::MAX];
         let found = bytes.map(|bytes| mtu(bytes).bytes());
         assert_eq!(found, [256, 256, 256, 256, 512, 512, 1024, 1024, 2048, 2048, 4096, 4096]);
+    }
+
+    /// How a read ends that goes through a queue pair which takes so many, from one device to another.
+    fn read_through(reads: u8) -> Status {
+        let net = gridnet_rdma_sim::testing::Net::new(7, gridnet_rdma_sim::testing::Faults::NONE);
+        let open = |port| SoftDevice::over(net.port(([127, 0, 0, 1], port).into()), "net").unwrap();
+        let (mut here, mut there) = (open(1), open(2));
+        let depth = |reads| Depth { send: 1, receive: 1, reads };
+        let reader = here.create_qp(depth(READS)).unwrap();
+        let read = there.create_qp(depth(reads)).unwrap();
+        let route = |remote, dest_qp| Route { remote, dest_qp, mtu: 1024, rq_psn: 0, sq_psn: 0 };
+        here.connect_qp(reader, &route(there.gid(), read)).unwrap();
+        there.connect_qp(read, &route(here.gid(), reader)).unwrap();
+        let (mut from, mut to) = ([7_u8; 100], [0_u8; 100]);
+        let (from_at, to_at) = (from.as_mut_ptr(), to.as_mut_ptr());
+        #[expect(unsafe_code)]
+        // SAFETY: both outlive their registrations, and nothing else is done with them until those are gone.
+        let (theirs, ours) = unsafe {
+            (
+                there.register_memory(from_at, 100, false).unwrap(),
+                here.register_memory(to_at, 100, true).unwrap(),
+            )
+        };
+        let sge = Sge { address: to_at as u64, length: 100, lkey: ours.lkey };
+        let wr = ReadWr { wr_id: 1, sge, remote: from_at as u64, rkey: theirs.rkey };
+        here.post_read(reader, &wr).unwrap();
+        let mut done = Vec::with_capacity(1);
+        let start = Instant::now();
+        while done.is_empty() && start.elapsed() < Duration::from_secs(60) {
+            net.set_now(start.elapsed());
+            here.progress();
+            there.progress();
+            here.poll_cq(&mut done).unwrap();
+        }
+        drop((theirs, ours));
+        let status = done.first().expect("the read ends").status;
+        assert_eq!(to == from, status == Status::Success);
+        status
+    }
+
+    #[test]
+    fn only_queue_pairs_for_reads_take_reads() {
+        assert_eq!(read_through(READS), Status::Success);
+        assert!(matches!(read_through(0), Status::Failed(_)));
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl IbvDevice {
 
     /// Bytes that may be inline: what a queue pair says that it has.
     fn inline_of_pairs(&mut self) -> io::Result<u32> {
-        let depth = Depth { send: 1, receive: 1 };
+        let depth = Depth { send: 1, receive: 1, reads: 0 };
         // Some adapters refuse what they cannot have, others give less.
         let qp = self.new_pair(depth).or_else(|_| {
             self.max_inline = 0;
@@ -211,6 +211,9 @@ impl Device for IbvDevice {
     }
 
     fn create_qp(&mut self, depth: Depth) -> Result<QpNum, Failure> {
+        if depth.reads > 0 {
+            return Err(Failure::Invalid);
+        }
         let promised = u32::try_from(depth.send + depth.receive).map_err(|_| Failure::NoMemory)?;
         if self.promised.saturating_add(promised) > self.max_cqe {
             // More would overrun the completion queue, which ends all of them.
