@@ -70,6 +70,13 @@ pub(crate) struct Remains {
     pub(crate) delivered: u64,
 }
 
+impl Ended {
+    /// The peer's device does not answer.
+    pub(crate) fn no_answer() -> Ended {
+        broken("the peer's device does not answer", SILENCE_NS)
+    }
+}
+
 impl Conn {
     /// A queue pair with its receives, in INIT. `role` is that of this side.
     pub(crate) fn open(device: &mut dyn Device, wire: Wire, role: Role) -> Result<Conn, Refusal> {
@@ -217,7 +224,7 @@ impl Conn {
         match wc.status {
             Status::Success => {}
             Status::Flushed => return Err(broken("the queue pair is in the error state", 0)),
-            Status::NoAnswer => return Err(broken("the peer's device does not answer", SILENCE_NS)),
+            Status::NoAnswer => return Err(Ended::no_answer()),
             Status::Failed(why) => return Err(broken(why, 0)),
         }
         if wc.wr_id & SEND != 0 {

@@ -4,7 +4,8 @@
 //! while its RDMA READ is under way. Both end with the connection.
 //!
 //! Reads have a queue pair of their own, so that nothing else waits behind them, and one that fails, as its memory is not there any
-//! more, ends nothing but reads: over this connection messages are asked for in pieces from then on.
+//! more, ends nothing but reads: over this connection messages are asked for in pieces from then on. One that nobody answers ends the
+//! connection, as a message does.
 
 use std::collections::HashMap;
 
@@ -12,7 +13,11 @@ use gridnet_core::error::Error;
 use gridnet_core::mem::Gather;
 use gridnet_core::rail::RemoteSource;
 
+use crate::conn::Ended;
 use crate::device::{Depth, Device, Failure, QpNum, ReadWr, Registration, Route, Sge, Status, Wc, READS};
+
+/// A fetch that has ended, by its token, and how.
+pub(crate) type Fetched = (u64, Result<(), Error>);
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -71,14 +76,20 @@ impl Reach {
     }
 
     /// Takes a completion of the queue pair for reads: how each of some fetches has ended.
-    pub(crate) fn take(&mut self, device: &mut dyn Device, wc: &Wc) -> Vec<(u64, Result<(), Error>)> {
-        if wc.status == Status::Success {
-            return if self.end(wc.wr_id) { vec![(wc.wr_id, Ok(()))] } else { Vec::new() };
+    ///
+    /// # Errors
+    /// The peer's device does not answer, as when its process does not call: only a new connection has queue pairs that work again.
+    pub(crate) fn take(&mut self, device: &mut dyn Device, wc: &Wc) -> Result<Vec<Fetched>, Ended> {
+        match wc.status {
+            Status::Success if self.end(wc.wr_id) => return Ok(vec![(wc.wr_id, Ok(()))]),
+            Status::Success => return Ok(Vec::new()),
+            Status::NoAnswer => return Err(Ended::no_answer()),
+            Status::Flushed | Status::Failed(_) => {}
         }
         let failed = self.fetching.keys().map(|token| (*token, Err(Error::Access))).collect();
         self.close(device);
         self.fetching.clear();
-        failed
+        Ok(failed)
     }
 
     /// No reads any more, in either direction.

@@ -208,11 +208,19 @@ impl VerbsRail {
         let is_other = !link.state.is_for(wc.qp);
         match &mut link.state {
             State::Live(conn) if conn.reach.reader() == Some(wc.qp) => {
-                let fetched = conn.reach.take(&mut *self.device, wc);
+                let taken = conn.reach.take(&mut *self.device, wc);
                 if conn.reach.reader().is_none() {
                     self.by_qp.remove(&wc.qp);
                 }
-                fetched.into_iter().map(|(token, outcome)| sink.fetched(peer, token, outcome)).count()
+                match taken {
+                    Ok(all) => {
+                        all.into_iter().map(|(token, outcome)| sink.fetched(peer, token, outcome)).count()
+                    }
+                    Err(ended) => {
+                        self.end(index, ended);
+                        0
+                    }
+                }
             }
             // Of a queue pair that is gone, or for reads of which nobody wants to know any more.
             State::Settling(_) | State::Live(_) | State::Leaving(_) if is_other => 0,

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
 use common::Verbs;
 use gridnet_core::error::Error;
 use gridnet_core::testing::node::exactly;
@@ -32,6 +35,31 @@ fn large_messages_are_fetched() {
         let mut pair = Pair::new(wire);
         assert_eq!((send(&mut pair, 1), send(&mut pair, 2)), (6, 12));
     }
+}
+
+/// A sender whose device does not answer reads for a while, as one that computes: the link is made anew, and reads go on.
+#[test]
+fn after_a_pause_reads_go_on() {
+    let mut pair = Pair::new(Verbs::net(Faults::NONE));
+    let net = pair.fixture.net_of().expect("it is one");
+    let pauses = Arc::new(AtomicBool::new(true));
+    let does_pause = pauses.clone();
+    // Opcodes of responses to RDMA READ.
+    net.set_filter(move |_, packet| {
+        let is_response = matches!(packet.first(), Some(0x0d..=0x10));
+        !(is_response && does_pause.load(Ordering::Relaxed))
+    });
+    let bytes = Random::new(1).bytes(LARGE);
+    let send_1 = pair.a.send(pair.to_b, &bytes, 1);
+    let receive = pair.b.receive(exactly(pair.to_a, 1), LARGE);
+    let to_a = pair.to_a;
+    assert!(pair.run_until(|pair| pair.b.engine().breaks(to_a).0 > 0), "the link does not break");
+    pauses.store(false, Ordering::Relaxed);
+    let outcome = pair.finish_b(receive);
+    assert_eq!((outcome.status, pair.finish_a(send_1).status), (Ok(()), Ok(())));
+    assert!(outcome.bytes[..LARGE] == bytes, "the message is another");
+    let before = fetches(&mut pair);
+    assert_eq!(send(&mut pair, 2), before + 6);
 }
 
 /// The memory of a send that is cancelled cannot be read any more: that is the end of reads, and of nothing else.
