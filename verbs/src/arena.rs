@@ -16,6 +16,8 @@ const ALIGNMENT: usize = 4096;
 pub struct Arena {
     base: NonNull<u8>,
     layout: Layout,
+    /// Nobody gets the memory any more.
+    is_leaked: bool,
 }
 
 // SAFETY: the memory belongs to this value alone, but for the device, which reaches it from any thread.
@@ -27,7 +29,7 @@ impl Arena {
         let layout = Layout::from_size_align(len.max(1), ALIGNMENT).ok()?;
         // SAFETY: the layout has a size.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Arena { base, layout })
+        Some(Arena { base, layout, is_leaked: false })
     }
 
     /// Where it starts.
@@ -43,6 +45,11 @@ impl Arena {
     /// True for no bytes, which there never are.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// From now on the memory is not given back when this is dropped: a device may still write it.
+    pub(crate) fn leak(&mut self) {
+        self.is_leaked = true;
     }
 
     /// Copies `head`, then `payload`, to `at`; false, and nothing, where there is no room for both.
@@ -85,6 +92,9 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        if self.is_leaked {
+            return;
+        }
         // SAFETY: it was allocated with this layout, and whoever registered it has taken that back: see `Region`.
         unsafe { dealloc(self.base.as_ptr(), self.layout) };
     }

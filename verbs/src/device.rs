@@ -36,18 +36,25 @@ pub struct Limits {
     pub max_cqe: usize,
 }
 
-/// Registered memory: deregistered, then given back.
+/// What keeps memory registered.
+pub trait Deregister: Send {
+    /// Ends that; false when the device does not let go of the memory, and may still reach it.
+    #[must_use]
+    fn deregister(self: Box<Self>) -> bool;
+}
+
+/// Registered memory: deregistered, then given back. What the device does not let go of is never given back.
 pub struct Region {
-    /// Dropped first: from then on the device does not reach the memory.
-    _registration: Box<dyn Send>,
+    /// There until the region is dropped.
+    registration: Option<Box<dyn Deregister>>,
     arena: Arena,
     lkey: u32,
 }
 
 impl Region {
-    /// Memory that a device has registered; when `registration` is dropped, it reaches it no more.
-    pub fn new(registration: Box<dyn Send>, arena: Arena, lkey: u32) -> Region {
-        Region { _registration: registration, arena, lkey }
+    /// Memory that a device has registered; when `registration` has ended, it reaches it no more.
+    pub fn new(registration: Box<dyn Deregister>, arena: Arena, lkey: u32) -> Region {
+        Region { registration: Some(registration), arena, lkey }
     }
 
     /// Copies `head`, then `payload`, to `at`, which no work request names; false, and nothing, where there is no room for both.
@@ -70,6 +77,15 @@ impl Region {
     /// A piece of it, for work requests.
     pub fn sge(&self, at: usize, length: u32) -> Sge {
         Sge { address: self.arena.base() as u64 + at as u64, length, lkey: self.lkey }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let is_free = self.registration.take().is_none_or(Deregister::deregister);
+        if !is_free {
+            self.arena.leak();
+        }
     }
 }
 
@@ -327,5 +343,28 @@ pub trait Device: Debug + Send {
     /// How long until a software device has something to do though nothing comes.
     fn next_work(&self) -> Option<Duration> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Held;
+
+    impl Deregister for Held {
+        fn deregister(self: Box<Self>) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn memory_that_a_device_holds_is_given_to_nobody() {
+        const LEN: usize = 5000;
+        let region = Region::new(Box::new(Held), Arena::new(LEN).unwrap(), 0);
+        let held = region.sge(0, 1).address;
+        drop(region);
+        let others: Vec<Arena> = (0..64).map(|_| Arena::new(LEN).unwrap()).collect();
+        assert!(others.iter().all(|arena| arena.base() as u64 != held));
     }
 }

@@ -12,13 +12,13 @@ use gridnet_rdma_sim::attr::{
 };
 use gridnet_rdma_sim::wire::{Psn, QpNum as SimQpNum, RnrTimer};
 use gridnet_rdma_sim::wr::{Data, RecvWr as SimRecvWr, Remote, Rkey, SendOp, SendWr as SimSendWr, WcStatus};
-use gridnet_rdma_sim::{Cq, Error, Pd, Port, Qp, QpShape, ShmPort, UdpPort, XdpPort};
+use gridnet_rdma_sim::{Cq, Error, Mr, Pd, Port, Qp, QpShape, ShmPort, UdpPort, XdpPort};
 
 use crate::arena::Arena;
 use crate::config::Ports;
 use crate::device::{
-    Depth, Device, Failure, Limits, QpNum, ReadWr, RecvWr, Region, Registration, Route, SendWr, Sge, Status,
-    Wc,
+    Depth, Deregister, Device, Failure, Limits, QpNum, ReadWr, RecvWr, Region, Registration, Route, SendWr,
+    Sge, Status, Wc,
 };
 
 /// Completions that are kept: those of a thousand queue pairs and more.
@@ -47,6 +47,17 @@ pub struct SoftDevice {
     reach: Reach,
     /// As [`Device::cost`] says.
     cost: (u32, u64),
+}
+
+/// A region of the software device.
+struct Registered(Mr);
+
+impl Deregister for Registered {
+    fn deregister(self: Box<Self>) -> bool {
+        // Within the process nothing can fail.
+        drop(self.0);
+        true
+    }
 }
 
 /// A queue pair, and how many reads it takes.
@@ -190,7 +201,7 @@ impl Device for SoftDevice {
         let registered = unsafe { self.domain.register(arena.base(), arena.len(), Access::LOCAL_WRITE) };
         let mr = registered.map_err(failure)?;
         let lkey = mr.lkey().0;
-        Ok(Region::new(Box::new(mr), arena, lkey))
+        Ok(Region::new(Box::new(Registered(mr)), arena, lkey))
     }
 
     fn can_read(&self) -> bool {

@@ -16,7 +16,9 @@ use super::abi::{self, *};
 use super::gid::Gid;
 use super::objects::{no_attributes, Channel, Context, Cq, Mr, Op, Pd, Qp};
 use crate::arena::Arena;
-use crate::device::{Depth, Device, Failure, Limits, QpNum, RecvWr, Region, Route, SendWr, Sge, Status, Wc};
+use crate::device::{
+    Depth, Deregister, Device, Failure, Limits, QpNum, RecvWr, Region, Route, SendWr, Sge, Status, Wc,
+};
 
 /// UDP port of RoCE v2: adapters have no other one.
 const ROCE_PORT: u16 = 4791;
@@ -176,6 +178,13 @@ impl IbvDevice {
             tracing::debug!(device = self.gid.device, event, "event of the adapter");
             self.lost |= is_end;
         }
+    }
+}
+
+impl Deregister for Arc<Mr> {
+    fn deregister(self: Box<Self>) -> bool {
+        // Nobody else holds it: the device only looks whether it is there.
+        Arc::into_inner(*self).is_some_and(Mr::deregister)
     }
 }
 

@@ -19,6 +19,8 @@ struct Object<T> {
     what: &'static str,
     /// The process that made it.
     process: u32,
+    /// It was destroyed, or that has failed.
+    is_over: bool,
 }
 
 // SAFETY: the library is made for threads: its objects may be used and destroyed by any of them.
@@ -37,25 +39,31 @@ impl<T> Object<T> {
             let e = io::Error::last_os_error();
             return Err(io::Error::new(e.kind(), format!("{what}: {e}")));
         };
-        Ok(Object { at, destroy, what, process: std::process::id() })
+        Ok(Object { at, destroy, what, process: std::process::id(), is_over: false })
     }
 
     fn ptr(&self) -> *mut T {
         self.at.as_ptr()
     }
-}
 
-impl<T> Drop for Object<T> {
-    fn drop(&mut self) {
-        if std::process::id() != self.process {
-            // In a child that was forked: the object is its parent's, and the device knows no difference.
-            return;
+    /// Destroys it, if that was not tried before; false when the driver does not let go of it.
+    fn destroy(&mut self) -> bool {
+        // In a child that was forked: the object is its parent's, and the device knows no difference.
+        if std::process::id() != self.process || std::mem::replace(&mut self.is_over, true) {
+            return true;
         }
         // SAFETY: it was made by the library, is destroyed once, and what was made from it is gone, as that holds it.
         let code = unsafe { (self.destroy)(self.ptr()) };
         if code != 0 {
             tracing::warn!(object = self.what, code, "the adapter's driver does not let go of it");
         }
+        code == 0
+    }
+}
+
+impl<T> Drop for Object<T> {
+    fn drop(&mut self) {
+        self.destroy();
     }
 }
 
@@ -202,6 +210,12 @@ impl Mr {
         let made = unsafe { (lib.reg_mr)(pd.object.ptr(), base.cast(), len, access as c_int) };
         let object = Object::made(made, lib.dereg_mr, "memory region")?;
         Ok(Mr { object, _pd: pd.clone() })
+    }
+
+    /// Deregisters it; false when the driver does not let go of the memory, which the device may then still reach.
+    #[must_use]
+    pub fn deregister(mut self) -> bool {
+        self.object.destroy()
     }
 
     /// The key for work requests of this side.
