@@ -160,7 +160,7 @@ impl Requester {
 
     pub(super) fn deadline(&self) -> Option<Duration> {
         // Who waits for an answer may ask before that.
-        let answer = match (self.ack_deadline, self.probe.at) {
+        let answer = match (self.ack_deadline, self.probe.at.filter(|_| self.is_asked())) {
             (Some(answer), Some(probe)) => Some(answer.min(probe)),
             (answer, _) => answer,
         };
@@ -188,7 +188,9 @@ impl Requester {
             }
             return self.retry();
         }
-        if self.ack_deadline.is_some() && self.probe.at.is_some_and(|at| at <= host.now) {
+        // Where nothing was asked for, no answer is late.
+        let is_waiting = self.ack_deadline.is_some() && self.is_asked();
+        if is_waiting && self.probe.at.is_some_and(|at| at <= host.now) {
             self.probe(host.now);
         }
         Ok(())
@@ -289,10 +291,12 @@ impl Requester {
                 self.probe.sent(next, host.now);
             }
         }
+        let is_first_question = asks && !self.is_asked();
         if asks && next.ahead_of(self.asked_psn) > 0 {
             self.asked_psn = next;
         }
-        if self.ack_deadline.is_none() {
+        // The time before the first question was no time in which the peer had to answer.
+        if self.ack_deadline.is_none() || is_first_question {
             self.wait_for_answer(host.now);
         }
         Ok(true)

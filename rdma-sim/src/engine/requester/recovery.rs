@@ -6,6 +6,8 @@
 //!
 //! A packet that was sent again may be lost, too, and so may the last one, behind which nothing shows that it is missing. The timeout of
 //! the queue pair is long, as a retry counts. So before that a single packet asks, after some round trips: that counts for nothing.
+//! Only who has asked for an answer can miss it: what went without a question waits for the timeout, as else each pause after it
+//! would cost a packet and an acknowledgement.
 
 use std::time::Duration;
 
