@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Options, Side, Two};
+use common::{address, Options, Side, Two};
 use gridnet_rdma_sim::wr::{Data, SendOp, SendWr};
 
 /// A timeout of 67 ms, which is far away.
@@ -26,12 +28,14 @@ fn send(two: &Two, from: &Side, to: &Side, id: u64) {
 
 /// Lets this time pass.
 fn pass(two: &Two, time: Duration) {
+    let work = || while two.a.device.progress(two.net.now()) + two.b.device.progress(two.net.now()) > 0 {};
     let end = two.net.now() + time;
+    work();
     while two.net.now() < end {
         let moments = [two.net.next_arrival(), two.a.device.deadline(), two.b.device.deadline()];
         let next = moments.into_iter().flatten().min().unwrap_or(end);
         two.net.set_now(next.clamp(two.net.now(), end));
-        while two.a.device.progress(two.net.now()) + two.b.device.progress(two.net.now()) > 0 {}
+        work();
     }
 }
 
@@ -69,4 +73,48 @@ fn who_has_asked_asks_again() {
     assert!(took < Duration::from_millis(2), "{took:?}");
     two.settle();
     assert_eq!([&two.a, &two.b].map(|side| side.device.counters().sent), [3, 2]);
+}
+
+/// A request to read is lost, and all are answered in the end. When answers stay away later, a probe asks for the last of them only, as it
+/// does where nothing was lost before.
+#[test]
+fn a_loss_among_reads_is_over_when_they_are_answered() {
+    const READS: u64 = 4;
+    const ANSWERS: u32 = 16;
+    let options = OPTIONS();
+    let two = Two::new(&options);
+    let read = |id| {
+        two.a.post(id, SendOp::RdmaRead(two.b.mr.remote(0)), 0, ANSWERS * options.mtu.bytes());
+    };
+    // From the first it knows how long answers take.
+    read(0);
+    two.settle();
+    let requests = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&requests);
+    two.net.set_filter(move |to, _| to != address(2) || seen.fetch_add(1, Ordering::Relaxed) != 1);
+    (1..=READS).for_each(read);
+    two.settle();
+    assert_eq!(two.a.drain().0.len() as u64, 1 + READS);
+    assert_eq!(requests.load(Ordering::Relaxed), READS as u32 + 1, "one is lost, and sent again");
+
+    let before = two.b.device.counters().sent;
+    let seen = Arc::clone(&requests);
+    two.net.set_filter(move |to, _| {
+        let is_request = to == address(2);
+        seen.fetch_add(u32::from(is_request), Ordering::Relaxed);
+        is_request
+    });
+    requests.store(0, Ordering::Relaxed);
+    read(1 + READS);
+    pass(&two, Duration::from_millis(20));
+    let probes = u64::from(requests.load(Ordering::Relaxed)) - 1;
+    assert!(probes > 1, "{probes} probes");
+    assert_eq!(
+        two.b.device.counters().sent - before,
+        u64::from(ANSWERS) + probes,
+        "one answer to each probe"
+    );
+    two.net.set_filter(|_, _| true);
+    two.settle();
+    assert_eq!(two.a.drain().0.len(), 1);
 }

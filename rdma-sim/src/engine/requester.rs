@@ -463,6 +463,7 @@ impl Requester {
         if complete {
             self.complete_head(host.effects);
         }
+        self.after_progress();
         // What is to be sent again, and was not yet, is not waited for.
         let is_under_way = self.cursor_psn() != self.una() && self.rnr_until.is_none();
         self.ack_deadline = None;

@@ -107,16 +107,18 @@ impl Requester {
         Ok(())
     }
 
-    /// An acknowledgement has come; `before` was the oldest packet then.
-    pub(super) fn after_answer(&mut self, before: Psn) {
-        let Some(until) = self.recovery.until else { return };
-        let una = self.una();
-        if una.ahead_of(until) >= 0 {
+    /// More is done, by whatever answer: what was lost with the first may be there by now.
+    pub(super) fn after_progress(&mut self) {
+        if self.recovery.until.is_some_and(|until| self.una().ahead_of(until) >= 0) {
             self.recovery.until = None;
             self.recovery.repeat = false;
-            return;
         }
-        if una == before || self.recovery.repeated != Some(before) {
+    }
+
+    /// An acknowledgement has come; `before` was the oldest packet then.
+    pub(super) fn after_answer(&mut self, before: Psn) {
+        let una = self.una();
+        if self.recovery.until.is_none() || una == before || self.recovery.repeated != Some(before) {
             return;
         }
         self.recovering = true;
