@@ -2,6 +2,9 @@
 //!
 //! The peer cannot tell this from a network that has delivered them late. It saves it what it would send again; a peer of
 //! another kind sends it again all the same, and then it is old.
+//!
+//! Of two with one number the first is kept. That the later one took its place would stop no forger: what is forged ahead of its turn
+//! is done when the packet before it is, and the genuine one comes after that.
 
 use std::collections::BTreeMap;
 
