@@ -456,7 +456,7 @@ impl Qp {
     /// With `IBV_SEND_INLINE` the pieces are memory that can be read. Other pieces are checked by the device.
     ///
     /// # Errors
-    /// As [`posted`] says.
+    /// What the driver says, as an error number: `ENOMEM` when the queue is full.
     pub unsafe fn post_send(&self, wr_id: u64, op: Op, pieces: &mut [Sge], flags: u32) -> Result<(), c_int> {
         let mut wr = SendWr {
             wr_id,
@@ -478,7 +478,7 @@ impl Qp {
     /// Posts a receive into these pieces.
     ///
     /// # Errors
-    /// As [`posted`] says.
+    /// What the driver says, as an error number: `ENOMEM` when the queue is full.
     pub fn post_recv(&self, wr_id: u64, pieces: &mut [Sge]) -> Result<(), c_int> {
         let (sg_list, num_sge) = (pieces.as_mut_ptr(), pieces.len() as c_int);
         let mut wr = RecvWr { wr_id, next: ptr::null_mut(), sg_list, num_sge };
