@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,12 @@ use common::scene::{converse, Scene};
 use common::{from_any, within, Buffer, Party, Scratch, PATIENCE, RECEIVE};
 use gridnet::core::completion::{Completion, OpKind};
 use gridnet::core::error::Error;
-use gridnet::core::rail::{PeerId, Rail};
+use gridnet::core::rail::{Armed, PeerId, Rail};
 use gridnet::core::wire::NodeId;
 use gridnet::page;
 use gridnet::{AnyRail, ThreadLevel, Verdict};
 use gridnet_meta::member::LineState;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 const LONG: Duration = Duration::from_secs(50);
@@ -136,6 +138,40 @@ fn over_a_line_within_the_host_those_who_call_agree_themselves() {
         let back = open(&b, &a, LONG).unwrap();
         assert!(story(&b, a.address().node).contains(AT_ONCE));
         converse(&b, back, &a, 4);
+    });
+}
+
+/// A thread sleeps that goes on with it, and who has asked does not call again.
+#[test]
+fn over_a_line_within_the_host_who_asks_wakes_a_thread_that_sleeps() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let progress = [("GRIDNET_PROGRESS", "thread")];
+        let [a, b] = ["a", "b"].map(|name| party(&scene, name, "", &progress));
+        know(&a, &b);
+        know(&b, &a);
+        warm(&a, &b);
+        let descriptor = a.enter().cq_descriptor(a.cq).unwrap();
+        let start = Instant::now();
+        while a.enter().arm_cq(a.cq) != Ok(Armed::Yes) {
+            assert!(start.elapsed() < LONG, "the queue is armed");
+        }
+        // Each call wakes nobody, and the thread sleeps soon after the last one.
+        let (mut before, mut still) = (0, 0);
+        while still < 3 {
+            assert!(start.elapsed() < LONG, "the thread sleeps");
+            let sleeps = a.enter().wait_counters().sleeps;
+            still = if sleeps == before && sleeps > 0 { still + 1 } else { 0 };
+            before = sleeps;
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        a.enter().open_node(a.cq, b.address().node, LONG, CONTEXT).unwrap();
+        // SAFETY: the fabric keeps it open.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        let mut polled = [PollFd::new(descriptor, PollFlags::POLLIN)];
+        assert_eq!(poll(&mut polled, PollTimeout::try_from(PATIENCE).unwrap()), Ok(1));
+        assert_eq!(a.wait(PATIENCE).unwrap().status, 0);
+        assert!(story(&a, b.address().node).contains(AT_ONCE));
     });
 }
 

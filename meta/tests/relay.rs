@@ -146,7 +146,8 @@ fn a_pipe_is_refused_by_name_and_there_are_so_many() {
     let (mut unwanted, fate) = a.begin_relay(b.node(), b"no", LONG).unwrap().into_parts();
     unwanted.write_all(b"already").unwrap();
     until("it has not come about", || fate.end().is_some());
-    assert!(fate.end().unwrap().unwrap_err().to_string().contains("not that one"));
+    let why = fate.end().unwrap().unwrap_err().to_string();
+    assert!(why.contains("not that one"), "{why}");
     assert!(unwanted.read(&mut [0; 1]).is_ok_and(|count| count == 0) || unwanted.write(b"x").is_err());
     let (mut wanted, fate) = a.begin_relay(b.node(), b"yes", LONG).unwrap().into_parts();
     wanted.write_all(b"at once").unwrap();

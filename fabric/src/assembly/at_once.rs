@@ -63,6 +63,8 @@ impl AtOnce {
         match assembler.begin(wish.node, wanted, limit, bell) {
             Ok(pending) => {
                 self.0.push(One { wish, pending, making: None, stands: None });
+                // A thread that sleeps is to go on with it, and to know its times.
+                desk.ring();
                 None
             }
             // A thread waits for its turn, and says what cannot be.

@@ -9,6 +9,7 @@ use gridnet_assembly::call::{Action, Call, Path};
 use gridnet_assembly::Builder;
 use gridnet_core::sync::Ordering;
 use gridnet_core::wire::NodeId;
+use tokio::task::AbortHandle;
 
 use super::assemble::{Agreed, Inner, NoPath, Wanted, ASSEMBLY};
 use super::state::Shared;
@@ -209,6 +210,16 @@ pub enum Need {
 pub struct Pending {
     caller: Caller,
     actions: VecDeque<Action>,
+    _alarm: Option<Alarm>,
+}
+
+/// Rings when a time has come: who sleeps on nothing but the bell learns it, too.
+struct Alarm(AbortHandle);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl std::fmt::Debug for Pending {
@@ -219,7 +230,15 @@ impl std::fmt::Debug for Pending {
 
 impl Pending {
     pub(super) fn new(caller: Caller, actions: Vec<Action>) -> Pending {
-        Pending { caller, actions: actions.into() }
+        let _alarm = caller.bell.clone().map(|bell| {
+            let until = caller.deadline;
+            let rings = async move {
+                tokio::time::sleep_until(until.into()).await;
+                bell();
+            };
+            Alarm(caller.shared.lines.handle().spawn(rings).abort_handle())
+        });
+        Pending { caller, actions: actions.into(), _alarm }
     }
 
     /// What is wanted now, if anything. To be asked until it is nothing.
@@ -266,7 +285,7 @@ impl Pending {
     /// # Errors
     /// As [`Assembler::agree`](super::Assembler::agree).
     pub fn run(self, first: Path) -> Result<Agreed, NoPath> {
-        let Pending { mut caller, actions } = self;
+        let Pending { mut caller, actions, _alarm } = self;
         caller.bell = None;
         caller.run([Action::Connect(first)].into_iter().chain(actions).collect())
     }

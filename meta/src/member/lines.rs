@@ -175,6 +175,11 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// What the tasks of lines run on.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     pub(super) fn new(handle: Handle) -> Lines {
         Lines {
             stages: Mutex::default(),

@@ -105,7 +105,17 @@ impl Direct {
             marks.used = now;
             marks.waits.get_or_insert(now);
         }
-        self.packets.try_say(bytes).is_ok()
+        let said = self.packets.try_say(bytes);
+        if let Err(e) = &said {
+            self.end(crate::channel::broken(e));
+        }
+        said.is_ok()
+    }
+
+    /// Has whoever runs it end it.
+    fn end(&self, why: Error) {
+        self.marks().over.get_or_insert(why);
+        self.ended.notify_one();
     }
 
     fn say_also(&self, message: &Message) -> Result<(), Error> {
@@ -117,9 +127,7 @@ impl Direct {
     pub(super) fn take_some(&self, shared: &Arc<Shared>) -> usize {
         let (taken, left) = self.take(shared);
         if let Err(why) = left {
-            // Whoever runs it ends it.
-            self.marks().over.get_or_insert(why);
-            self.ended.notify_one();
+            self.end(why);
         }
         taken
     }
@@ -202,7 +210,9 @@ impl Direct {
     }
 
     /// Each second: whether the line may stay. Asks whether the other side is there.
-    fn look(&self, shared: &Shared) -> Result<(), Error> {
+    fn look(&self, shared: &Arc<Shared>) -> Result<(), Error> {
+        // Who was stopped has not heard yet what has come meanwhile.
+        self.take(shared).1?;
         let now = Instant::now();
         let (used, waits, heard) = {
             let marks = self.marks();
