@@ -8,5 +8,5 @@ while :; do
 done
 host=$1
 shift
-export ON_HOST="$*" SHELL="$MPI_LAB_DIR/command"
-exec "$MPI_LAB_GRIDNET" lab shell "$host"
+export ON_HOST="$*" SHELL="$ON_LAB/command"
+exec "$ON_LAB_GRIDNET" lab shell "$host"
