@@ -10,15 +10,12 @@ HOST=$(rustc -vV | sed -n 's/^host: //p')
 STD_SOURCE=$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library
 failed=0
 
-# The tests of chance of the core and of the verbs device take less than half of the time with this; all checks stay on.
-FASTER=(--config 'profile.dev.package.gridnet-core.opt-level=1' --config 'profile.dev.package.gridnet-rdma-sim.opt-level=1')
-
 # sanitize NAME FLAGS CARGO-ARGUMENT...: without documentation tests, which do not take the flags.
 sanitize() {
     local name=$1 flags=$2
     shift 2
     RUSTFLAGS=$flags CARGO_TARGET_DIR=$TARGET_DIR/san-$name \
-        cargo +nightly test "${FASTER[@]}" --no-fail-fast --target "$HOST" "$@" || failed=1
+        cargo +nightly test --no-fail-fast --target "$HOST" "$@" || failed=1
 }
 
 # tests_of FOLDER: the integration tests of a member, as cargo is told.
