@@ -284,6 +284,10 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.disarm());
         }
 
+        fn is_armed(&self) -> bool {
+            $each!(self, rail => rail.is_armed())
+        }
+
         fn wait_handle(&self) -> Option<i32> {
             $each!(self, rail => rail.wait_handle())
         }

@@ -16,6 +16,7 @@ macro_rules! kill_point {
     ($name:literal) => {{}};
 }
 
+pub mod company;
 pub mod completion;
 mod copy;
 pub mod endpoint;

@@ -407,6 +407,12 @@ pub trait Rail {
     /// The end of sleep.
     fn disarm(&mut self);
 
+    /// Whether [`Self::arm`] still holds. False when polling, by another thread than the one that sleeps, has taken what would have woken it,
+    /// and what comes next makes the wait handle ready no more. For rails that need no new arming then it always holds.
+    fn is_armed(&self) -> bool {
+        true
+    }
+
     /// A descriptor that is readable when an armed rail has something to do; none for rails that only this
     /// process feeds.
     fn wait_handle(&self) -> Option<i32> {

@@ -93,12 +93,12 @@ pub struct Fabric {
     pub(crate) descriptors: Vec<CqDescriptor>,
     /// What others see of this fabric.
     page: Option<Arc<Page>>,
-    /// Maintenance used up a wake-up that sleepers may have been meant by.
-    pub(crate) bell_taken: bool,
     /// Senders will ring, and nobody has used up the ring.
     pub(crate) is_armed: bool,
     /// Whoever was waited for last runs on this core, as far as is known.
     pub(crate) shares_core: bool,
+    /// Other work has kept the core when it was offered: until then it is not offered again.
+    pub(crate) no_offers_before: Option<Instant>,
     /// Rails that would be used if they could be had, and why they cannot.
     pub(crate) missing: Vec<(&'static str, String)>,
     /// The name, where no rail holds it.
@@ -173,9 +173,9 @@ impl Fabric {
             policy,
             descriptors: Vec::new(),
             page,
-            bell_taken: false,
             is_armed: false,
             shares_core: false,
+            no_offers_before: None,
             missing,
             _name_holder: name_holder,
             membership,
@@ -289,7 +289,6 @@ impl Fabric {
         self.rounds_given = self.rounds;
         if happened > 0 {
             // Whatever woke us may have been meant for others too: senders ring once for each arming.
-            self.bell_taken = true;
             self.is_armed = false;
         }
         self.show_pulse();

@@ -17,6 +17,7 @@
 //! | `explain.rs`, `words.rs` | what people are told of a path, and of what waits |
 //! | `regions.rs` | ending regions |
 //! | `shared.rs` | thread levels, waiting, the progress thread |
+//! | `spin.rs`, `sentry.rs` | how callers poll before they sleep; who of those that sleep looks after the rails |
 //! | `stream.rs`, `until.rs` | byte streams, and how their callers wait |
 //! | `outlet.rs` | the short way out of an endpoint |
 //! | `page/` | what `gridnet explain` and `gridnet top` see |
@@ -41,9 +42,11 @@ mod outlet;
 pub mod page;
 mod rails;
 mod regions;
+mod sentry;
 mod session;
 mod shared;
 mod sleep;
+mod spin;
 mod stream;
 mod take;
 mod tcp;

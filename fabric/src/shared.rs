@@ -3,21 +3,21 @@
 //! At the levels SINGLE and SERIALIZED the program promises that calls do not overlap; a cheap check catches most that
 //! do. At MULTIPLE, and with a progress thread, a lock lets one thread in at a time; who sleeps does so outside.
 //!
-//! Any thread that waits drives all rails. While several sleep, each has a bell of its own that is rung by whoever
-//! finds completions for its queue; and who leaves arms the rails again for those who stay.
+//! Any thread that waits drives all rails. How they poll is in `spin.rs`, how they sleep in `sentry.rs`.
 
 use std::cell::{Cell, UnsafeCell};
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
+use gridnet_core::company::Company;
 use gridnet_core::completion::Completion;
 use gridnet_core::endpoint::CqId;
 use gridnet_core::error::Error;
-use gridnet_core::rail::{Armed, Refusal};
+use gridnet_core::rail::Refusal;
 use gridnet_core::wire::Address;
 use gridnet_shm::RunDir;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -29,18 +29,11 @@ use crate::fabric::Fabric;
 use crate::fork::{ForkMark, HOME};
 use crate::lock::{Mutex, MutexGuard};
 use crate::page::{Call, Page, Waiting};
-use crate::sleep::{sleep_on, HandleCopies, ARMING_TRIES};
+use crate::sentry::this_thread;
+use crate::sleep::HandleCopies;
 
-/// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
-const YIELDS: u32 = 10;
 /// Rounds that the progress thread polls before it lets others in.
 const ROUNDS_AT_A_TIME: u32 = 16;
-/// Making a link takes longer than a message: so many times as long is spun meanwhile.
-const CONNECTING_PATIENCE: u32 = 4;
-/// A thread that finds no descriptors to sleep on looks again after so long.
-const NAP: Duration = Duration::from_millis(1);
-/// Longest sleep in one go: bounds what a wake-up lost by the kernel, or by a peer that misbehaves, can cost.
-const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// In the gate: somebody is inside, at levels without a lock.
 pub(crate) const ENTERED: u32 = 1;
@@ -69,7 +62,7 @@ pub struct Shared {
     /// The gate: `HOME`, and some of the bits above. `HOME` alone when a call may simply go in.
     mark: ForkMark,
     /// There can be two threads inside calls.
-    locked: bool,
+    pub(crate) locked: bool,
     /// What others see of the fabric.
     page: Option<Arc<Page>>,
     lock: Mutex<()>,
@@ -77,22 +70,14 @@ pub struct Shared {
 }
 
 #[derive(Debug)]
-struct Inner {
-    fabric: Fabric,
-    sleepers: Vec<Sleeper>,
-    /// Bells of those who slept: a wait takes no descriptor that one before it has not had.
-    spare_bells: Vec<Arc<EventFd>>,
-    /// What sleepers watch, for all of them.
-    handles: Option<Arc<HandleCopies>>,
+pub(crate) struct Inner {
+    pub(crate) fabric: Fabric,
+    pub(crate) company: Company,
+    /// Those of sleepers, by place: a wait takes no descriptor that one before it has not had.
+    pub(crate) bells: Vec<Arc<EventFd>>,
+    /// What the sentry watches.
+    pub(crate) handles: Option<Arc<HandleCopies>>,
     progress: Option<(Arc<EventFd>, std::thread::JoinHandle<()>)>,
-}
-
-/// A thread that sleeps outside the lock.
-#[derive(Debug)]
-struct Sleeper {
-    /// The queue it waits for; none for the progress thread.
-    cq: Option<CqId>,
-    bell: Arc<EventFd>,
 }
 
 // SAFETY: `inner` is only reached through `Guard`, of which there is one at a time: by the lock where several threads
@@ -129,8 +114,8 @@ impl Shared {
             lock: Mutex::new(()),
             inner: UnsafeCell::new(Inner {
                 fabric,
-                sleepers: Vec::new(),
-                spare_bells: Vec::new(),
+                company: Company::default(),
+                bells: Vec::new(),
                 handles: None,
                 progress: None,
             }),
@@ -245,6 +230,7 @@ impl Shared {
         // The clock costs half of a short wait: it is not read before some polls were in vain.
         let rounds = guard.rounds_before_clock();
         if guard.policy.mode != WaitMode::Block && guard.poll_until(cq, rounds) {
+            guard.inner().company.note_find(this_thread());
             return Ok(guard.take(cq, out));
         }
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
@@ -262,55 +248,6 @@ impl Shared {
                 waiting.set_asleep(true);
                 guard = self.sleep(guard, Some(cq), end, None)?;
                 waiting.set_asleep(false);
-            }
-        }
-    }
-
-    /// Polls until there is a completion, or until sleeping is better.
-    pub(crate) fn spin<'a>(
-        &'a self,
-        mut guard: Guard<'a>,
-        cq: CqId,
-        end: Option<Instant>,
-    ) -> Result<Guard<'a>, Error> {
-        let policy = guard.policy;
-        if policy.mode == WaitMode::Block {
-            return Ok(guard);
-        }
-        let mut start = Instant::now();
-        let mut yields = 0;
-        let mut events = guard.events();
-        loop {
-            let rounds = guard.rounds_before_clock();
-            if guard.poll_until(cq, rounds) {
-                return Ok(guard);
-            }
-            if self.locked {
-                drop(guard);
-                guard = self.enter()?;
-            }
-            let now = Instant::now();
-            let patience = if guard.engine.is_connecting() { CONNECTING_PATIENCE } else { 1 };
-            if std::mem::replace(&mut events, guard.events()) != events {
-                start = now;
-            }
-            if end.is_some_and(|end| now >= end) {
-                return Ok(guard);
-            }
-            if policy.mode == WaitMode::Spin {
-                continue;
-            }
-            // When whoever we wait for needs this core, spinning keeps it from answering. Offering the core is
-            // quicker than sleeping where it must stay on it; else sleep lets the scheduler part the two.
-            guard.shares_core = guard.engine.is_peer_on_this_core();
-            if guard.shares_core {
-                if !policy.single_core || yields >= YIELDS {
-                    return Ok(guard);
-                }
-                yields += 1;
-                std::thread::yield_now();
-            } else if now - start >= policy.spin * patience + guard.transfer_time() {
-                return Ok(guard);
             }
         }
     }
@@ -347,77 +284,6 @@ impl Shared {
             // Changes that were not seen would only make the next sleep short.
             let _ = watch.read_events();
         }
-    }
-
-    /// Sleeps until something happens to a rail, to `cq`, or to the `extra` descriptor.
-    pub(crate) fn sleep<'a>(
-        &'a self,
-        mut guard: Guard<'a>,
-        cq: Option<CqId>,
-        end: Option<Instant>,
-        extra: Option<BorrowedFd<'_>>,
-    ) -> Result<Guard<'a>, Error> {
-        if guard.arm() == Armed::Busy || cq.is_some_and(|cq| guard.completions(cq) > 0) {
-            guard.disarm();
-            return Ok(guard);
-        }
-        let until_end = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let span = [until_end, guard.timer(), Some(LONGEST_SLEEP)].into_iter().flatten().min();
-        guard.counters.sleeps += 1;
-        probe::probe!(gridnet, sleep, span.map_or(0, |span| span.as_nanos()));
-        if self.locked {
-            return self.sleep_outside(guard, cq, span, extra);
-        }
-        guard.sleep_on_rails(span, extra);
-        probe::probe!(gridnet, wake);
-        guard.disarm();
-        guard.maintain();
-        Ok(guard)
-    }
-
-    /// As [`Self::sleep`], where other threads may come in meanwhile.
-    fn sleep_outside<'a>(
-        &'a self,
-        mut guard: Guard<'a>,
-        cq: Option<CqId>,
-        span: Option<Duration>,
-        extra: Option<BorrowedFd<'_>>,
-    ) -> Result<Guard<'a>, Error> {
-        let (Ok(bell), Ok(handles)) = (guard.take_bell(), guard.watched_handles()) else {
-            // There are no descriptors left: that ends no wait.
-            return self.nap(guard, span, extra);
-        };
-        guard.inner().sleepers.push(Sleeper { cq, bell: bell.clone() });
-        // The end of the guard would arm the rails for the sleepers; they have just been armed.
-        guard.bell_taken = false;
-        drop(guard);
-        let files = handles.files().chain([bell.as_fd()]).chain(extra);
-        sleep_on(files, span);
-        probe::probe!(gridnet, wake);
-        let mut guard = self.enter()?;
-        guard.inner().sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.bell, &bell));
-        guard.inner().spare_bells.push(bell);
-        guard.maintain();
-        // Those who stay asleep count on us, who may have used up their wake-up.
-        guard.bell_taken = true;
-        Ok(guard)
-    }
-
-    /// Sleeps for a moment on nothing but the clock and `extra`, while others may come in.
-    fn nap<'a>(
-        &'a self,
-        guard: Guard<'a>,
-        span: Option<Duration>,
-        extra: Option<BorrowedFd<'_>>,
-    ) -> Result<Guard<'a>, Error> {
-        drop(guard);
-        sleep_on(extra.into_iter(), Some(span.map_or(NAP, |span| span.min(NAP))));
-        probe::probe!(gridnet, wake);
-        let mut guard = self.enter()?;
-        guard.maintain();
-        // As after a sleep.
-        guard.bell_taken = true;
-        Ok(guard)
     }
 
     /// Starts the thread that makes progress while the program does not call.
@@ -471,50 +337,9 @@ impl Shared {
 }
 
 impl Guard<'_> {
-    fn inner(&mut self) -> &mut Inner {
+    pub(crate) fn inner(&mut self) -> &mut Inner {
         // SAFETY: whoever has the guard is alone inside (see `Sync for Shared`), and `&mut self` keeps it so.
         unsafe { &mut *self.shared.inner.get() }
-    }
-
-    /// A bell that is quiet.
-    fn take_bell(&mut self) -> Result<Arc<EventFd>, Error> {
-        let Some(bell) = self.inner().spare_bells.pop() else { return Ok(Arc::new(new_bell()?)) };
-        // An error says that it is quiet.
-        let _ = bell.read();
-        Ok(bell)
-    }
-
-    /// Copies of what sleepers have to watch: made once, and again when the rails have others.
-    fn watched_handles(&mut self) -> Result<Arc<HandleCopies>, Refusal> {
-        let Inner { fabric, handles, .. } = self.inner();
-        match handles {
-            Some(copies) if copies.are_of(fabric) => Ok(copies.clone()),
-            _ => Ok(handles.insert(Arc::new(HandleCopies::new(fabric)?)).clone()),
-        }
-    }
-
-    /// Rings for sleepers whose queues have filled, and arms the rails for them if their wake-up was used up, or their
-    /// arming ended by whoever looked in meanwhile.
-    #[cold]
-    fn serve_sleepers(&mut self) {
-        if self.bell_taken || !self.is_armed {
-            self.bell_taken = false;
-            // While traffic keeps coming, the rails cannot be armed: one of those who sleep takes over.
-            let armed = (0..ARMING_TRIES).any(|_| {
-                let armed = self.arm() == Armed::Yes;
-                self.engine.progress();
-                armed
-            });
-            if let (false, Some(one)) = (armed, self.inner().sleepers.first()) {
-                let _ = one.bell.write(1);
-            }
-        }
-        let Inner { fabric, sleepers, .. } = self.inner();
-        for sleeper in sleepers.iter() {
-            if sleeper.cq.is_some_and(|cq| fabric.completions(cq) > 0) {
-                let _ = sleeper.bell.write(1);
-            }
-        }
     }
 }
 
@@ -545,7 +370,7 @@ impl Drop for Guard<'_> {
         if self.lock.is_none() {
             let gate = self.shared.gate().load(Ordering::Relaxed);
             self.shared.gate().store(gate & !ENTERED, Ordering::Relaxed);
-        } else if !self.inner().sleepers.is_empty() {
+        } else if self.inner().company.has_sleepers() {
             self.serve_sleepers();
         }
     }
@@ -583,7 +408,7 @@ impl Drop for PlainGuard<'_> {
     }
 }
 
-fn new_bell() -> Result<EventFd, Error> {
+pub(crate) fn new_bell() -> Result<EventFd, Error> {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|_| Error::System)
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gridnet_core::endpoint::CqId;
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Armed, Refusal};
+use gridnet_core::time::Time;
 use nix::poll::{ppoll, PollFd, PollFlags};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -45,13 +46,30 @@ impl Fabric {
         armed
     }
 
-    /// Time after which a sleeper has to look at timers.
-    pub(crate) fn timer(&self) -> Option<Duration> {
-        let at = self.engine.deadline();
-        let of_engine = at.map(|at| Duration::from_nanos(at.0).saturating_sub(self.start.elapsed()));
+    /// Whether the rails were armed for somebody who sleeps, and still are.
+    pub(crate) fn stays_armed(&self) -> bool {
+        self.is_armed && self.engine.is_armed()
+    }
+
+    /// When a sleeper has to look at timers, at the latest.
+    pub(crate) fn due(&self) -> Option<Time> {
         let look = self.membership.as_ref().and_then(Membership::next_look);
-        let of_look = look.map(|at| at.saturating_duration_since(Instant::now()));
-        of_engine.into_iter().chain(of_look).min()
+        self.engine.deadline().into_iter().chain(look.map(|at| self.time_of(at))).min()
+    }
+
+    /// A moment on the clock of the engine.
+    pub(crate) fn time_of(&self, at: Instant) -> Time {
+        Time(u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// So much later than now.
+    pub(crate) fn now_and(&self, span: Duration) -> Time {
+        self.time_of(Instant::now() + span)
+    }
+
+    /// How long it is until then.
+    pub(crate) fn span_until(&self, time: Time) -> Duration {
+        Duration::from_nanos(time.0).saturating_sub(self.start.elapsed())
     }
 
     /// The descriptor of a queue: readable, after [`Self::arm_cq`] said yes, once something has happened.
@@ -110,7 +128,7 @@ impl Fabric {
     #[cold]
     fn kick_some(&mut self) {
         for _ in 0..ARMING_TRIES {
-            if !self.kick_full() || self.is_armed || self.arm() == Armed::Yes {
+            if !self.kick_full() || self.stays_armed() || self.arm() == Armed::Yes {
                 return;
             }
             self.engine.progress();
@@ -148,7 +166,7 @@ impl Fabric {
     }
 
     /// Sleeps until a rail's wait handle or `extra` is readable, at most for `span`.
-    pub(crate) fn sleep_on_rails(&self, span: Option<Duration>, extra: Option<BorrowedFd<'_>>) {
+    pub(crate) fn sleep_on_rails(&self, span: Duration, extra: Option<BorrowedFd<'_>>) {
         // SAFETY: a rail's wait handle is open as long as the rail is, which `self.engine` owns.
         let handles = self.engine.wait_handles().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
         sleep_on(handles.chain(self.openings_bell()).chain(extra), span);
@@ -193,9 +211,9 @@ impl HandleCopies {
     }
 }
 
-/// Sleeps until one of some descriptors is readable, a signal comes, or `span` is over.
-pub(crate) fn sleep_on<'a>(files: impl Iterator<Item = BorrowedFd<'a>>, span: Option<Duration>) {
+/// Sleeps until one of some descriptors is readable, a signal comes, or `span` is over. Whether it was not for the time alone.
+pub(crate) fn sleep_on<'a>(files: impl Iterator<Item = BorrowedFd<'a>>, span: Duration) -> bool {
     let mut files: Vec<PollFd<'a>> = files.map(|file| PollFd::new(file, PollFlags::POLLIN)).collect();
     // An error is a signal: whoever sleeps looks again.
-    let _ = ppoll(&mut files, span.map(TimeSpec::from), None);
+    ppoll(&mut files, Some(TimeSpec::from(span)), None) != Ok(0)
 }

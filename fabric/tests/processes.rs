@@ -5,16 +5,20 @@
 
 mod common;
 
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::process::{descriptors, files_below, mappings, role, start};
 use common::{exactly, from_any, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
 use gridnet::core::testing::random::Random;
-use gridnet::ThreadLevel;
+use gridnet::{Listener, Stream, ThreadLevel};
+use nix::sys::resource::{getrlimit, getrusage, setrlimit, Resource, UsageWho};
 
 /// How often a peer is killed.
 const ROUNDS: &str = "TEST_KILL_ROUNDS";
@@ -28,8 +32,103 @@ fn child() {
     match role.as_str() {
         "named" => hold_name(&dir),
         "stream" => stream(&dir),
+        "bare" => wait_without_descriptors(&dir),
         other => panic!("unknown role {other}"),
     }
+}
+
+/// Reads a stream when no descriptors are left, and answers. Who reads does not poll by itself.
+fn wait_without_descriptors(dir: &Path) {
+    let options = [("GRIDNET_WAIT_MODE", "block")];
+    let party = Party::open(dir, Some("bare"), ThreadLevel::Multiple, &options);
+    let listener = Listener::open(&party.shared, "bare", 1).unwrap();
+    println!("ready");
+    // The link takes descriptors; a wait would, and the next one would have them.
+    let stream = loop {
+        match listener.accept(Some(Duration::ZERO)) {
+            Err(Error::Again) => party.enter().maintain(),
+            accepted => break accepted.unwrap(),
+        };
+    };
+    // None below this are free: it is the lowest that is.
+    let lowest = u64::try_from(std::fs::File::open("/dev/null").unwrap().as_raw_fd()).unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, lowest, hard).unwrap();
+    stream.write(&nix::unistd::gettid().as_raw().to_le_bytes(), Some(PATIENCE)).unwrap();
+    stream.read(&mut [0], Some(PATIENCE)).unwrap();
+    stream.write(b"answer", Some(PATIENCE)).unwrap();
+    // Until the test ends it.
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+#[test]
+fn who_has_no_descriptors_left_sleeps_all_the_same_and_is_answered() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scratch = Scratch::new();
+    let bare = start("bare", &scratch.0);
+    let party = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
+    let peer = party.connect(&party.shared.lookup("bare", Some(PATIENCE)).unwrap());
+    let stream = Stream::connect(&party.shared, peer, "bare", Some(PATIENCE)).unwrap();
+    let mut thread = [0; 4];
+    assert_eq!(stream.read(&mut thread, Some(PATIENCE)), Ok(4));
+    let stat = format!("/proc/{}/task/{}/stat", bare.pid(), i32::from_le_bytes(thread));
+    let start = Instant::now();
+    // Behind the name, which is in brackets.
+    while !std::fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1.starts_with('S') {
+        assert!(start.elapsed() < PATIENCE, "it does not sleep");
+        std::thread::yield_now();
+    }
+    stream.write(b"!", Some(PATIENCE)).unwrap();
+    let mut answer = [0; 6];
+    assert_eq!(stream.read(&mut answer, Some(PATIENCE)), Ok(6));
+    assert_eq!(&answer, b"answer");
+}
+
+/// Of many threads that sleep, the rails wake one, which rings for the one that is meant: counted by how often threads of this process
+/// began to sleep.
+#[test]
+fn a_message_does_not_wake_all_who_sleep() {
+    const WAITERS: u64 = 40;
+    const ROUNDS: u64 = 400;
+    // Who looks after the rails, who is meant, who takes the place of the first; the channels of the test; and now and then a lock.
+    const WOKEN: i64 = 15;
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scratch = Scratch::new();
+    let b = Party::open(&scratch.0, None, ThreadLevel::Multiple, &[("GRIDNET_WAIT_MODE", "block")]);
+    let a = Party::open(&scratch.0, None, ThreadLevel::Single, &[]);
+    let peer = a.connect(&b.address());
+    let served: Vec<_> = (0..WAITERS)
+        .map(|tag| {
+            let (party, (serve, served)) = (b.with_own_queue(), channel());
+            std::thread::spawn(move || loop {
+                party.receive(from_any(tag), Buffer::new(8)).unwrap();
+                // An error says that the test is over.
+                if serve.send(()).is_err() || party.wait(PATIENCE).is_err() {
+                    return;
+                }
+            });
+            served.recv().unwrap();
+            served
+        })
+        .collect();
+    while b.enter().wait_counters().sleeps < WAITERS {
+        a.enter().poll_round();
+    }
+    let sleeps = || getrusage(UsageWho::RUSAGE_SELF).unwrap().voluntary_context_switches();
+    let before = sleeps();
+    for round in 0..ROUNDS {
+        let tag = round % WAITERS;
+        a.send(peer, b"message", tag, false).unwrap();
+        let start = Instant::now();
+        while served[tag as usize].try_recv().is_err() {
+            assert!(start.elapsed() < PATIENCE, "a wake-up is lost");
+            let mut guard = a.enter();
+            guard.maintain();
+            guard.poll_round();
+        }
+    }
+    let slept = sleeps() - before;
+    assert!(slept <= WOKEN * ROUNDS as i64, "{ROUNDS} messages woke {slept} times");
 }
 
 #[test]

@@ -498,3 +498,75 @@ fn levels_that_are_broken_are_noticed() {
     assert!(panicked.join().is_err());
     assert_eq!(serialized.shared.enter().map(drop), Err(Error::Internal));
 }
+
+/// As little as can be is to wake it beside messages.
+const QUIET_TCP: &[(&str, &str)] = &[
+    ("GRIDNET_RAILS", "tcp"),
+    ("GRIDNET_NET_INTERFACES", "127.0.0.1"),
+    ("GRIDNET_NET_INSECURE", "1"),
+    ("GRIDNET_NET_KEEP_ALIVE", "0s"),
+    ("GRIDNET_WAIT_MODE", "block"),
+];
+
+/// Thread 1 polls, and so takes the event for which thread 2 sleeps; then it computes. What comes next wakes thread 2.
+#[test]
+fn who_polls_does_not_use_up_the_wake_up_of_another_thread() {
+    const ROUNDS: u32 = 250;
+    // Timers wake the sleeper twice a second: if messages did not, this would take a minute.
+    within(LIMIT / 4, || {
+        let scratch = Scratch::new();
+        let b = Party::open(&scratch.0, None, ThreadLevel::Multiple, QUIET_TCP);
+        let a = Party::open(&scratch.0, None, ThreadLevel::Single, QUIET_TCP);
+        let peer = a.connect(&b.address());
+        let (sleeper, (says, thread)) = (b.with_own_queue(), channel());
+        let sleeping = std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                sleeper.receive(from_any(2), Buffer::new(16)).unwrap();
+                says.send(nix::unistd::gettid()).unwrap();
+                sleeper.wait_received();
+            }
+        });
+        for _ in 0..ROUNDS {
+            let thread = thread.recv().unwrap();
+            b.receive(from_any(1), Buffer::new(16)).unwrap();
+            await_asleep(thread);
+            // The polls alone: looking at timers would use up the event openly.
+            a.send(peer, b"for me", 1, false).unwrap();
+            while b.enter().completions(b.cq) == 0 {
+                a.enter().poll_round();
+                b.enter().engine.progress();
+            }
+            b.enter().engine.take_completions(b.cq, |_| true);
+            // Thread 1 does not call `b` until thread 2 is served.
+            a.send(peer, b"for the sleeper", 2, true).unwrap();
+            assert_eq!(a.wait(PATIENCE).map(|matched| matched.status), Ok(0), "asleep past its message");
+        }
+        sleeping.join().unwrap();
+    });
+}
+
+/// Thread 2 sleeps, and no timer is due; then thread 1 does something that has one, and computes.
+#[test]
+fn a_sleeper_looks_at_timers_that_come_later() {
+    within(LIMIT, || {
+        let scratch = Scratch::new();
+        let options = [QUIET_TCP, &[("GRIDNET_PEER_TIMEOUT", "300ms")]].concat();
+        let b = Party::open(&scratch.0, None, ThreadLevel::Multiple, &options);
+        // It takes calls, and never says anything.
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut address = Party::open(&scratch.0, None, ThreadLevel::Single, &options).address();
+        let at = mute.local_addr().unwrap();
+        address.network = gridnet::core::wire::NetAddresses::new(at.port(), [at.ip()]);
+        let (sleeper, (says, thread)) = (b.with_own_queue(), channel());
+        let sends = sleeper.clone();
+        let sleeping = std::thread::spawn(move || {
+            says.send(nix::unistd::gettid()).unwrap();
+            sleeper.wait(PATIENCE)
+        });
+        await_asleep(thread.recv().unwrap());
+        let peer = b.connect(&address);
+        sends.send(peer, b"to nobody", 1, false).unwrap();
+        let ended = sleeping.join().unwrap().map(|sent| sent.status);
+        assert!(ended.is_ok_and(|status| status < 0), "it sleeps on: {ended:?}");
+    });
+}

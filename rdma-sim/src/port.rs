@@ -45,6 +45,11 @@ pub trait Port: Send {
     fn arm(&mut self) -> bool {
         true
     }
+
+    /// Whether what came since [`Self::arm`] still makes the descriptor readable: not where the device has called meanwhile, which ends it.
+    fn is_armed(&self) -> bool {
+        true
+    }
 }
 
 impl Port for Box<dyn Port> {
@@ -70,5 +75,9 @@ impl Port for Box<dyn Port> {
 
     fn arm(&mut self) -> bool {
         (**self).arm()
+    }
+
+    fn is_armed(&self) -> bool {
+        (**self).is_armed()
     }
 }

@@ -426,6 +426,11 @@ impl Rail for TcpRail {
         self.is_armed = false;
     }
 
+    fn is_armed(&self) -> bool {
+        // Of what is noted no watch may tell.
+        self.is_armed && self.noted.is_empty()
+    }
+
     fn wait_handle(&self) -> Option<i32> {
         Some(self.watcher.descriptor())
     }

@@ -329,6 +329,11 @@ pub trait Device: Debug + Send {
         true
     }
 
+    /// Whether [`arm`](Self::arm) still holds. Not where its event was taken, or a device works that has to be told of sleep.
+    fn is_armed(&self) -> bool {
+        true
+    }
+
     /// The descriptor of the completion channel; for software devices, of what they do their work for. None for devices that only
     /// this process feeds.
     fn descriptor(&self) -> Option<RawFd> {

@@ -450,6 +450,10 @@ impl Rail for VerbsRail {
 
     fn disarm(&mut self) {}
 
+    fn is_armed(&self) -> bool {
+        self.by_qp.is_empty() || self.device.is_armed()
+    }
+
     fn wait_handle(&self) -> Option<i32> {
         Some(self.watcher.descriptor())
     }

@@ -303,6 +303,10 @@ impl Device for SoftDevice {
         self.device.arm()
     }
 
+    fn is_armed(&self) -> bool {
+        self.device.is_armed()
+    }
+
     fn descriptor(&self) -> Option<RawFd> {
         self.waiter.as_ref().map(|waiter| waiter.as_fd().as_raw_fd())
     }

@@ -203,6 +203,11 @@ impl<R: Rail> Engine<R> {
         self.rails.iter_mut().for_each(R::disarm);
     }
 
+    /// Whether rails that were armed still are, see [`Rail::is_armed`].
+    pub fn is_armed(&self) -> bool {
+        self.rails.iter().all(R::is_armed)
+    }
+
     /// Descriptors that are readable when an armed engine has something to do.
     pub fn wait_handles(&self) -> impl Iterator<Item = i32> + '_ {
         self.rails.iter().filter_map(R::wait_handle)

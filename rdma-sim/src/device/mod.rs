@@ -65,6 +65,11 @@ impl Device {
         self.lock().port.arm()
     }
 
+    /// Whether [`arm`](Self::arm) still holds: another thread may have called [`progress`](Self::progress) since, and it has to be done again.
+    pub fn is_armed(&self) -> bool {
+        self.lock().port.is_armed()
+    }
+
     /// The oldest event that was not taken.
     pub fn event(&self) -> Option<Event> {
         self.lock().events.pop_front()

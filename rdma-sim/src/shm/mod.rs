@@ -277,6 +277,10 @@ impl Port for ShmPort {
         self.links.iter_mut().for_each(Link::arm);
         !self.links.iter_mut().any(Link::has_something)
     }
+
+    fn is_armed(&self) -> bool {
+        self.asleep
+    }
 }
 
 /// A descriptor that is readable when a [`ShmPort`] that was armed has something to do.

@@ -106,6 +106,8 @@ impl TcpRail {
     pub(super) fn look<S: Sink>(&mut self, sink: &mut S) -> usize {
         let mut ready = std::mem::take(&mut self.ready);
         self.watcher.collect(&mut ready);
+        // Each watch speaks once, and connections that are read in each round have none: nothing wakes who sleeps any more.
+        self.is_armed &= ready.is_empty();
         let mut happened = 0;
         for what in ready.drain(..) {
             happened += match what {

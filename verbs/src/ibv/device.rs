@@ -309,6 +309,10 @@ impl Device for IbvDevice {
         self.armed && !self.lost
     }
 
+    fn is_armed(&self) -> bool {
+        self.armed
+    }
+
     fn descriptor(&self) -> Option<RawFd> {
         Some(self.events.0.as_raw_fd())
     }
