@@ -15,7 +15,7 @@ use crate::config::{Config, WaitMode};
 use crate::identity;
 use crate::logging;
 use crate::member::Membership;
-use crate::open::{find_run_dir, is_single_core, ledger_of, open_page};
+use crate::open::{find_run_dir, ledger_of, open_page};
 use crate::page::{Identity, Page};
 use crate::rails::{open_rails, AnyRail, Opened};
 use crate::sleep::CqDescriptor;
@@ -61,8 +61,6 @@ pub struct WaitCounters {
 pub(crate) struct WaitPolicy {
     pub(crate) mode: WaitMode,
     pub(crate) spin: Duration,
-    /// The process may run on one core only.
-    pub(crate) single_core: bool,
 }
 /// An open fabric. One thread at a time; see [`crate::Shared`] for more.
 #[derive(Debug)]
@@ -141,8 +139,7 @@ impl Fabric {
             stream_window: u32::try_from(config.stream_window).unwrap_or(u32::MAX),
             reliability: config.reliability,
         };
-        let policy =
-            WaitPolicy { mode: config.wait_mode, spin: config.wait_spin, single_core: is_single_core() };
+        let policy = WaitPolicy { mode: config.wait_mode, spin: config.wait_spin };
         let page = open_page(
             &Identity { local: &local, name, config: &config, missing: &missing },
             run_dir.as_ref(),

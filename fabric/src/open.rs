@@ -1,4 +1,4 @@
-//! What a new fabric finds on its host: the directory of names, its page, the cores.
+//! What a new fabric finds on its host: the directory of names, and its page.
 
 use std::sync::Arc;
 
@@ -59,11 +59,4 @@ pub(crate) fn ledger_of(page: Option<&Arc<Page>>, rails: &[AnyRail], config: &Co
     let Some(page) = page else { return Box::new(Unread) };
     let figures = rails.iter().map(|rail| (rail.name(), *rail.capabilities())).collect();
     Box::new(PageLedger::new(page.clone(), figures, config.rails.clone()))
-}
-
-pub(crate) fn is_single_core() -> bool {
-    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
-    set.is_ok_and(|set| {
-        (0..nix::sched::CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).count() == 1
-    })
 }

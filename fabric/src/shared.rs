@@ -29,7 +29,6 @@ use crate::fabric::Fabric;
 use crate::fork::{ForkMark, HOME};
 use crate::lock::{Mutex, MutexGuard};
 use crate::page::{Call, Page, Waiting};
-use crate::sentry::this_thread;
 use crate::sleep::HandleCopies;
 
 /// Rounds that the progress thread polls before it lets others in.
@@ -227,10 +226,7 @@ impl Shared {
         if timeout == Some(Duration::ZERO) {
             return Err(Error::Timeout);
         }
-        // The clock costs half of a short wait: it is not read before some polls were in vain.
-        let rounds = guard.rounds_before_clock();
-        if guard.policy.mode != WaitMode::Block && guard.poll_until(cq, rounds) {
-            guard.inner().company.note_find(this_thread());
+        if guard.poll_at_first(cq) {
             return Ok(guard.take(cq, out));
         }
         let end = timeout.and_then(|t| Instant::now().checked_add(t));

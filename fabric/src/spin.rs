@@ -14,16 +14,38 @@ use crate::config::WaitMode;
 use crate::sentry::this_thread;
 use crate::shared::{Guard, Shared};
 
-/// Times that the core is offered to a peer on it before sleep, when this process may run on no other.
-const OFFERS_ON_ONE_CORE: u32 = 10;
 /// Making a link takes longer than a message: so many times as long is spun meanwhile.
 const CONNECTING_PATIENCE: u32 = 4;
 /// Rounds that one of several threads polls before the next one has its turn: each of them drives all.
 const ROUNDS_IN_COMPANY: u32 = 2;
-/// A core that comes back later was wanted by others than callers: some ten of them need less.
-const SLOW_OFFER: Duration = Duration::from_micros(150);
+/// A core that comes back later was given away for a time slice. Who is waited for needs less: it copies a mebibyte in a tenth of that.
+const SLOW_OFFER: Duration = Duration::from_millis(1);
 /// So long it is not offered then: a few time slices.
 const NO_OFFERS: Duration = Duration::from_millis(20);
+
+impl Guard<'_> {
+    /// The first polls of a wait, before it looks at the clock, which costs half of a short one, and shows itself to others. Whether there is a
+    /// completion.
+    pub(crate) fn poll_at_first(&mut self, cq: CqId) -> bool {
+        if self.policy.mode == WaitMode::Block {
+            return false;
+        }
+        let rounds = self.rounds_in_turn(0);
+        let found = self.poll_until(cq, rounds);
+        if found {
+            self.inner().company.note_find(this_thread());
+        }
+        found
+    }
+
+    /// Polls of one turn: few when others poll, too. `own` is 1 when the calling thread is counted among them.
+    fn rounds_in_turn(&mut self, own: u32) -> u32 {
+        match self.inner().company.polling() > own {
+            true => ROUNDS_IN_COMPANY,
+            false => self.rounds_before_clock(),
+        }
+    }
+}
 
 impl Shared {
     /// Polls until there is a completion, or until sleeping is better.
@@ -55,10 +77,10 @@ impl Shared {
     ) -> Result<(Guard<'a>, bool), Error> {
         let policy = guard.policy;
         let mut start = Instant::now();
-        let (mut events, mut offers) = (guard.events(), 0);
+        let mut events = guard.events();
         loop {
             let in_company = guard.inner().company.polling() > 1;
-            let rounds = if in_company { ROUNDS_IN_COMPANY } else { guard.rounds_before_clock() };
+            let rounds = guard.rounds_in_turn(1);
             if guard.poll_until(cq, rounds) {
                 return Ok((guard, true));
             }
@@ -74,10 +96,9 @@ impl Shared {
                 return Ok((guard, false));
             }
             let is_wanted = in_company || guard.shares_core;
-            if is_wanted && sleeps && !guard.may_offer(now, offers) {
+            if is_wanted && sleeps && guard.no_offers_before.is_some_and(|time| now < time) {
                 return Ok((guard, false));
             }
-            offers += u32::from(is_wanted);
             guard = self.let_others(guard, is_wanted)?;
         }
     }
@@ -109,13 +130,5 @@ impl Shared {
     fn enter_again<'a>(&'a self, guard: Guard<'a>) -> Result<Guard<'a>, Error> {
         drop(guard);
         self.enter()
-    }
-}
-
-impl Guard<'_> {
-    /// Whether to offer the core once more is better than sleep.
-    fn may_offer(&mut self, now: Instant, offers: u32) -> bool {
-        let on_one_core = self.shares_core && self.policy.single_core;
-        !(on_one_core && offers >= OFFERS_ON_ONE_CORE) && self.no_offers_before.is_none_or(|time| now >= time)
     }
 }

@@ -46,6 +46,13 @@ impl Shared {
             guard.poll_round();
             return attempt(&mut guard, true);
         }
+        guard.engine.take_completions(bell, |_| true);
+        if guard.poll_at_first(bell) {
+            match attempt(&mut guard, false) {
+                Err(Error::Again) => {}
+                done => return done,
+            }
+        }
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
         let waiting = Waiting::begin(self.page(), Call::Stream, timeout);
         loop {
