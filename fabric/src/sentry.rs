@@ -60,7 +60,11 @@ impl Shared {
         end: Option<Instant>,
         extra: Option<BorrowedFd<'_>>,
     ) -> Result<Guard<'a>, Error> {
-        let (Ok((place, bell)), Ok(handles)) = (guard.take_bell(), guard.watched_handles()) else {
+        // The bell comes last: a place that is taken is to be given back.
+        let handles = guard.watched_handles().ok();
+        let Some((handles, (place, bell))) =
+            handles.and_then(|handles| Some((handles, guard.take_bell().ok()?)))
+        else {
             // There are no descriptors left: that ends no wait.
             return self.nap(guard, cq, end, extra);
         };

@@ -300,23 +300,29 @@ impl Shared {
 
     fn run_progress(&self, stop: &EventFd) {
         let waiting = Waiting::begin(self.page.as_ref(), Call::Progress, None);
+        let Ok(mut guard) = self.enter() else { return };
         loop {
-            let Ok(mut guard) = self.enter() else { return };
             if (0..ROUNDS_AT_A_TIME).all(|_| guard.poll_round() > 0) {
-                // Callers want the lock too.
+                // Callers want the lock too; nobody has to be woken meanwhile.
+                guard.inner().company.begin_polling();
                 drop(guard);
                 std::thread::yield_now();
+                match self.enter() {
+                    Ok(again) => guard = again,
+                    Err(_) => return,
+                }
+                guard.inner().company.end_polling();
                 continue;
             }
             waiting.set_asleep(true);
-            let Ok(guard) = self.sleep(guard, None, None, Some(stop.as_fd())) else {
-                return;
-            };
+            match self.sleep(guard, None, None, Some(stop.as_fd())) {
+                Ok(woken) => guard = woken,
+                Err(_) => return,
+            }
             waiting.set_asleep(false);
             if stop.read().is_ok() {
                 return;
             }
-            drop(guard);
         }
     }
 

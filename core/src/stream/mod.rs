@@ -247,6 +247,8 @@ impl Streams {
         if !std::mem::replace(&mut one.out_ended, true) {
             let message = Message::Stream { stream, said: Said::End };
             self.says.push_back(Say::InLine(one.peer, Line { stream: id, message, payload: Box::default() }));
+            // Another thread that waits to write is told.
+            ring(&mut self.rings, one.bells.output, one.bells.any);
         }
         Ok(())
     }

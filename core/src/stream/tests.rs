@@ -451,6 +451,16 @@ fn a_stream_that_is_aborted_before_it_was_accepted_ends_at_the_peer() {
     assert!(streams.says.is_empty(), "said twice");
 }
 
+#[test]
+fn who_waits_to_write_is_told_that_this_side_has_said_its_last() {
+    let (mut streams, id) = met(100);
+    // Any number will do for a queue.
+    let bell = id.0;
+    streams.bells(id).unwrap().output = Some(bell);
+    streams.shut_down(id).unwrap();
+    assert_eq!(streams.rings, [bell]);
+}
+
 fn said_of(say: Say) -> Option<Said> {
     let message = match say {
         Say::Now(_, message) => message,

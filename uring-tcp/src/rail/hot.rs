@@ -107,7 +107,7 @@ impl TcpRail {
         let mut ready = std::mem::take(&mut self.ready);
         self.watcher.collect(&mut ready);
         // Each watch speaks once, and connections that are read in each round have none: nothing wakes who sleeps any more.
-        self.is_armed &= ready.is_empty();
+        self.is_armed &= ready.is_empty() && self.noted.is_empty();
         let mut happened = 0;
         for what in ready.drain(..) {
             happened += match what {
