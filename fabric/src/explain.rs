@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Path, PeerId};
+use gridnet_meta::member::{LineState, MetaLine};
 
 use crate::fabric::Fabric;
 use crate::rails::AnyRail;
@@ -35,6 +36,7 @@ impl Fabric {
             refused
                 .map(|count| format!("rail tcp has refused {count} connections: no members of the session")),
         );
+        lines.extend(self.lines().ok().map(|all| meta_lines(&all)));
         self.explain_links(peer, &mut lines);
         if let Some(counters) = self.engine.peer_counters(peer) {
             lines.push(words::exchanged(&counters));
@@ -63,6 +65,13 @@ impl Fabric {
         let last_call = self.engine.last_call(peer);
         lines.extend(last_call.map(|why| format!("last call failed: {}", why.reason)));
     }
+}
+
+/// How many lines of the meta-channel there are, to whomever.
+fn meta_lines(all: &[MetaLine]) -> String {
+    let up = all.iter().filter(|line| matches!(line.state, LineState::Up { .. })).count();
+    let made = all.iter().filter(|line| line.state == LineState::Making).count();
+    format!("meta-channel: {up} lines stand, {made} are being made")
 }
 
 fn state_words(state: &PeerState, is_stalled: bool) -> String {

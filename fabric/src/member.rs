@@ -14,7 +14,7 @@ use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use gridnet_meta::directory::Entry;
 use gridnet_meta::error::{Error as Trouble, Refusal as Refused};
-use gridnet_meta::member::{About, Assembler, LineState, Member, ECHO};
+use gridnet_meta::member::{About, Assembler, LineState, Member, MetaLine, ECHO};
 use gridnet_meta::name::Name;
 use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::Adopter;
@@ -252,6 +252,15 @@ impl Fabric {
         let member = &self.membership()?.own()?.member;
         let asked = member.ask(node, ECHO, &[], limit.min(LIMIT_MAX));
         asked.map(|_| member.line(node)).map_err(not_asked)
+    }
+
+    /// How each node is asked that this fabric has asked for something lately, or that has asked for a line: the lines of the
+    /// meta-channel that stand or are being made, and why there are no others.
+    ///
+    /// # Errors
+    /// As [`Self::nodes`].
+    pub fn lines(&self) -> Result<Vec<MetaLine>, Refusal> {
+        Ok(self.membership()?.own()?.member.lines())
     }
 
     /// The last requests of other members for endpoints that the rules of this side have refused: who, which stack, why.

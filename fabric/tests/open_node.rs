@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use gridnet::core::rail::{Armed, PeerId, Rail};
 use gridnet::core::wire::NodeId;
 use gridnet::page;
 use gridnet::{AnyRail, ThreadLevel, Verdict};
-use gridnet_meta::member::LineState;
+use gridnet_meta::member::{LineState, MetaLine};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
@@ -521,6 +521,7 @@ fn idle_nodes_have_no_links_and_a_ring_of_first_messages_has_as_many_as_nodes() 
             look(&parties, |_, _| {});
         }
         assert_eq!(links(&scene, &parties), (0, 0), "nobody has said anything");
+        assert_eq!(lines(&parties), [].into(), "nor asked");
         for (at, party) in parties.iter().enumerate() {
             party.receive(from_any(1), Buffer::new(1)).unwrap();
             let next = parties[(at + 1) % RING].address().node;
@@ -543,7 +544,43 @@ fn idle_nodes_have_no_links_and_a_ring_of_first_messages_has_as_many_as_nodes() 
         }
         // Each has two ends.
         assert_eq!(links(&scene, &parties), (2 * RING, 2 * RING));
+        // The same of the meta-channel: one way for each edge, and for nothing else, however far it is.
+        let nodes = parties.iter().map(|party| party.address().node);
+        let edges: BTreeSet<_> = nodes.clone().zip(nodes.cycle().skip(1)).map(|(a, b)| edge(a, b)).collect();
+        assert_eq!(edges.len(), RING);
+        let start = Instant::now();
+        let stands = |line: &MetaLine| matches!(line.state, LineState::Up { .. });
+        let all = loop {
+            let all = lines(&parties);
+            if all.len() >= RING && all.values().flatten().any(stands) {
+                break all;
+            }
+            assert!(start.elapsed() < LONG, "{all:?}");
+            look(&parties, |_, _| {});
+        };
+        assert_eq!(all.into_keys().collect::<BTreeSet<_>>(), edges);
+        let next = parties[1].address().node;
+        let peer = parties[0].enter().engine.find(next).unwrap();
+        let why = explain(&parties[0], peer);
+        assert!(why.lines().any(|line| line.starts_with("meta-channel: ")), "{why}");
     });
+}
+
+/// Two nodes, whichever of them comes first.
+fn edge(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
+    (a.min(b), a.max(b))
+}
+
+/// Lines of the meta-channel that stand, are being made, or were to be made, by the nodes that they join.
+fn lines(parties: &[Party]) -> BTreeMap<(NodeId, NodeId), Vec<MetaLine>> {
+    let mut lines = BTreeMap::<_, Vec<MetaLine>>::new();
+    for party in parties {
+        let (own, all) = (party.address().node, party.enter().lines().unwrap());
+        for line in all {
+            lines.entry(edge(own, line.node)).or_default().push(line);
+        }
+    }
+    lines
 }
 
 /// Looks after all of them once, and tells what was completed.
