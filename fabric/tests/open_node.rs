@@ -57,11 +57,11 @@ fn open(a: &Party, b: &Party, limit: Duration) -> Result<PeerId, (Error, String)
             }
         });
         a.enter().open_node(a.cq, node, limit, CONTEXT).unwrap();
-        let mut ended = a.wait(PATIENCE);
+        let mut ended = a.wait_past_sends(PATIENCE);
         let start = Instant::now();
         // A busy machine: no wake-up is lost, or the wait would not end before.
         while ended == Err(Error::Timeout) && start.elapsed() < LONG {
-            ended = a.wait(PATIENCE);
+            ended = a.wait_past_sends(PATIENCE);
         }
         over.store(true, Ordering::Relaxed);
         let ended = ended.expect("it completes");
@@ -355,7 +355,7 @@ fn a_connection_is_plain_where_the_rules_of_both_lead_to_it_and_says_so() {
             std::fs::write(path, format!("scheme = 'cluster'\n{PLAIN}")).unwrap();
             let stranger = NodeId::new([5; 16]).unwrap();
             party.enter().open_node(party.cq, stranger, LONG, CONTEXT).unwrap();
-            let ended = party.wait(PATIENCE).unwrap();
+            let ended = party.wait_past_sends(PATIENCE).unwrap();
             assert_eq!(Error::from_code(ended.status), Some(Error::NotFound));
         }
         cut(&a, "tcp-plain", b.address().node);

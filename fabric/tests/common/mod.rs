@@ -158,6 +158,16 @@ impl Party {
         Ok(taken.expect("a wait that succeeds takes something"))
     }
 
+    /// The same, past sends that end meanwhile.
+    pub fn wait_past_sends(&self, timeout: Duration) -> Result<Completion, Error> {
+        loop {
+            let completion = self.wait(timeout)?;
+            if completion.context != SEND {
+                return Ok(completion);
+            }
+        }
+    }
+
     /// Waits for the receive that is posted, past sends that end meanwhile.
     pub fn wait_received(&self) -> Completion {
         loop {

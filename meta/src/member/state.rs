@@ -209,6 +209,10 @@ impl Shared {
     pub(super) fn linked(&self, queue: &Queue, leader: Option<NodeId>) {
         self.change(|state| state.uplink = Some(Uplink { queue: queue.clone(), leader }));
         self.tell_below(true);
+        // What was on its way by the one before may be lost, and so may be what was answered.
+        if self.post.office().moved(None, Instant::now()) {
+            self.send_all();
+        }
     }
 
     /// There is none.
@@ -301,13 +305,15 @@ impl Shared {
         update: Update,
         is_heard: bool,
     ) -> Result<Option<Version>, Error> {
-        let (mut gap, mut is_forged, mut gone) = (None, false, Vec::new());
+        let (mut gap, mut is_forged, mut gone, mut moved) = (None, false, Vec::new(), Vec::new());
         self.change(|state| match state.follower.take_of(pending, update) {
             Ok(events) => {
-                gone.extend(events.iter().filter_map(|event| match event {
-                    Event::Left(node, why) => Some((*node, *why)),
-                    _ => None,
-                }));
+                for event in events.iter() {
+                    match event {
+                        Event::Left(node, why) => gone.push((*node, *why)),
+                        Event::Joined(entry) => moved.push(entry.node),
+                    }
+                }
                 if is_heard {
                     state.connection = Connection::Attached;
                 }
@@ -333,7 +339,19 @@ impl Shared {
                 self.post.office().forget(node, &why);
             }
         }
+        self.look_for_moved(&moved);
         self.versions.send_modify(|version| *version += 1);
         Ok(gap)
+    }
+    /// These nodes are there, perhaps by another way than before.
+    fn look_for_moved(&self, nodes: &[NodeId]) {
+        let now = Instant::now();
+        let more = {
+            let mut office = self.post.office();
+            nodes.iter().filter(|node| office.moved(Some(**node), now)).count()
+        };
+        if more > 0 {
+            self.send_all();
+        }
     }
 }

@@ -117,6 +117,11 @@ impl Asking {
         (open.tell)(Told { outcome, trail: trail.clone() });
     }
 
+    /// Whether something was said that is not answered.
+    pub(crate) fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The conversation has ended: what is open is said again, at once or after a moment.
     pub(crate) fn broken(&mut self, why: Option<Error>, now: Instant) {
         for open in self.open.values_mut() {

@@ -137,6 +137,41 @@ fn an_answer_that_was_lost_is_said_again_and_nothing_is_done_twice() {
     assert_eq!((body_of(&told), scene.done[&b"ab"[..]]), (b"ba".to_vec(), 1));
 }
 
+/// What was on the way is lost: the conversation itself, a request, an answer.
+#[test]
+fn what_may_be_lost_with_the_way_is_said_again_at_once_when_there_is_another() {
+    for (nth, peer) in [(0, true), (1, false), (2, true), (3, false)] {
+        let mut scene = Scene::new();
+        let told = scene.ask(b"ab", 60 * SECOND);
+        let mut packets = 0;
+        scene.run(|_| {
+            packets += 1;
+            if packets > nth {
+                Fate::Lost
+            } else {
+                Fate::Arrives
+            }
+        });
+        assert!(told.try_recv().is_err(), "{nth}: it had to be lost");
+        let other = scene.offices[1].node;
+        scene.offices[0].moved(Some(NodeId::new([99; 16]).unwrap()), scene.now);
+        assert!(scene.offices[0].take_packets().is_empty(), "that is about somebody else");
+        scene.offices[0].moved(peer.then_some(other), scene.now);
+        scene.run(|_| Fate::Arrives);
+        assert_eq!((body_of(&told), scene.done[&b"ab"[..]]), (b"ba".to_vec(), 1), "{nth}");
+        // Nothing is open any more.
+        scene.offices[0].moved(None, scene.now);
+        assert!(scene.offices[0].take_packets().is_empty());
+    }
+    // A line does not go that way.
+    let mut scene = Scene::new();
+    scene.join(1);
+    let _told = scene.ask(b"cd", SECOND);
+    scene.offices[0].take_to_lines();
+    scene.offices[0].moved(None, scene.now);
+    assert!(scene.offices[0].take_to_lines().is_empty() && scene.offices[0].take_packets().is_empty());
+}
+
 #[test]
 fn who_cannot_be_reached_is_told_with_the_reason_when_time_is_over() {
     let mut scene = Scene::new();
