@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// The other process of `perf`, which starts it itself
     #[command(hide = true)]
     PerfPeer(PeerArgs),
+    /// The other process of `perf --op establish`
+    #[command(hide = true)]
+    PerfOpened(OpenedArgs),
 }
 
 #[derive(Debug, Args)]
@@ -225,6 +228,17 @@ pub(crate) struct PeerArgs {
     /// Variables that beat the environment, NAME=value
     #[arg(long)]
     pub(crate) option: Vec<String>,
+}
+
+/// What the parent tells the process whose fabric it opens; not for users.
+#[derive(Debug, Args)]
+pub(crate) struct OpenedArgs {
+    /// The session that it joins
+    #[arg(long)]
+    pub(crate) ticket: PathBuf,
+    /// Core to poll on
+    #[arg(long)]
+    pub(crate) core: Option<usize>,
 }
 
 /// Something that `perf` measures.

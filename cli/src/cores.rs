@@ -11,8 +11,13 @@ pub(crate) fn allowed() -> io::Result<Vec<usize>> {
 
 /// Keeps the calling thread, and the threads and processes it starts, on `core`.
 pub(crate) fn pin(core: usize) -> io::Result<()> {
+    allow(&[core])
+}
+
+/// Keeps the calling thread, and those it starts, on some cores.
+pub(crate) fn allow(cores: &[usize]) -> io::Result<()> {
     let mut mask = CpuSet::new();
-    mask.set(core);
+    cores.iter().for_each(|core| mask.set(*core));
     Ok(sched_setaffinity(None, &mask)?)
 }
 

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => mpi::doctor(&args),
         Command::Perf(args) => perf::run(&args),
         Command::PerfPeer(args) => perf::serve(&args),
+        Command::PerfOpened(args) => perf::be_opened(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

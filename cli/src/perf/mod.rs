@@ -20,6 +20,7 @@ mod session;
 mod stats;
 mod task;
 
+pub(crate) use establish::be_opened;
 pub(crate) use link::{patience, Link};
 pub(crate) use serve::serve;
 

@@ -208,7 +208,7 @@ pub(super) fn alone(pin: Option<Pin>, allowed: &[usize]) -> Result<Placement, Fa
     is_allowed(pin.unwrap_or(Pin::None), parent, None, allowed)
 }
 
-fn placement(pin: Option<Pin>, allowed: &[usize]) -> Result<Placement, Failure> {
+pub(super) fn placement(pin: Option<Pin>, allowed: &[usize]) -> Result<Placement, Failure> {
     let pin = pin.unwrap_or(match allowed {
         [a, b, ..] => Pin::Cores(*a, *b),
         _ => Pin::Same,

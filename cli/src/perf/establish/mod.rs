@@ -1,13 +1,15 @@
 //! `gridnet perf --op establish`: how long it takes to join a session, and to make a connection in it, by the ways there are.
 //!
-//! All of it is in one process of one host, in a session of its own or in that of a ticket (`GRIDNET_SESSION`), whose rendez-vous
-//! node may be anywhere. Table 1 of the paper on component-based meta-communication compares the same ways.
+//! All of it is on one host, in a session of its own or in that of a ticket (`GRIDNET_SESSION`), whose rendez-vous
+//! node may be anywhere; and in one process, but for endpoints of fabrics, of which each has one. Table 1 of the paper on component-based meta-communication compares the same ways.
 
 mod fabric;
 mod node;
 
+use super::plan::placement;
 use super::{output, row};
 use crate::args::{Format, Op, PerfArgs};
+use crate::cores;
 use crate::failure::Failure;
 use crate::text;
 use gridnet_meta::clock::Moment;
@@ -21,6 +23,8 @@ use serde::Serialize;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+pub(crate) use fabric::be_opened;
 
 /// Connections by each way if nothing else is asked for.
 const ROUNDS: u64 = 50;
@@ -48,6 +52,7 @@ pub(super) fn run(args: &PerfArgs) -> Result<(), Failure> {
     if !only {
         return Err(Failure::Run("establish is measured alone, in one process of this host".into()));
     }
+    let places = placement(args.pin, &cores::allowed()?)?;
     let rounds = usize::try_from(args.iters.unwrap_or(ROUNDS)).unwrap_or(usize::MAX);
     let session = Session::find()?;
     let mut rows = Vec::new();
@@ -65,10 +70,12 @@ pub(super) fn run(args: &PerfArgs) -> Result<(), Failure> {
     add("by the rendez-vous node, later", &mut || here.assembled(&apart))?;
     add("in the cluster, first", &mut || here.agreed_anew(&beside))?;
     add("in the cluster, later", &mut || here.assembled(&beside))?;
-    let fabric = fabric::Fabrics::open(&session.ticket_file)?;
+    let mut fabric = fabric::Fabrics::open(&session.ticket_file, [places.parent, places.peer])?;
     // On a busy machine one may be lost by its leader just now.
-    let open =
-        |warm| (1..TRIES).fold(fabric.open_other(warm), |took, _| took.or_else(|_| fabric.open_other(warm)));
+    let mut open = |warm| {
+        let first = fabric.open_other(warm);
+        (1..TRIES).fold(first, |took, _| took.or_else(|_| fabric.open_other(warm)))
+    };
     add("endpoint by node, one host, never spoken", &mut || open(false))?;
     add("endpoint by node, one host, warm", &mut || open(true))?;
     compare(&mut rows);
