@@ -205,6 +205,13 @@ impl Membership {
         happened
     }
 
+    /// Whoever polls is about to sleep: others do what polling did.
+    pub(crate) fn rest(&mut self) {
+        let Some(own) = self.own.as_ref().filter(|_| self.process == std::process::id()) else { return };
+        own.member.rest();
+        self.at_once.rest();
+    }
+
     /// When [`Self::tend`] is to be called if nothing happens.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         self.lookout.next().into_iter().chain(self.at_once.next_look()).min()

@@ -36,6 +36,10 @@ impl Fabric {
 
     /// Prepares rails for sleep, after everything that is known to have happened was handled.
     pub(crate) fn arm(&mut self) -> Armed {
+        // Before the look: what comes after it wakes somebody.
+        if let Some(membership) = &mut self.membership {
+            membership.rest();
+        }
         if self.maintain() + self.engine.progress() > 0 {
             return Armed::Busy;
         }

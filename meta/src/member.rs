@@ -379,7 +379,8 @@ async fn be_member(
         let live = async {
             tokio::join!(
                 uplink::run(shared.clone(), leaving.clone()),
-                post::look_after(shared.clone(), leaving),
+                post::look_after(shared.clone(), leaving.clone()),
+                lines::attended::look(&shared, leaving),
                 last
             )
         };

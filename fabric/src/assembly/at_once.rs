@@ -101,6 +101,11 @@ impl AtOnce {
         self.0.iter().filter_map(|one| one.pending.next_look()).min()
     }
 
+    /// Whoever polls goes to sleep.
+    pub(crate) fn rest(&mut self) {
+        self.0.iter_mut().for_each(|one| one.pending.rest());
+    }
+
     /// Ends all.
     pub(crate) fn clear(&mut self) {
         self.0.clear();

@@ -210,7 +210,7 @@ pub enum Need {
 pub struct Pending {
     caller: Caller,
     actions: VecDeque<Action>,
-    _alarm: Option<Alarm>,
+    alarm: Option<Alarm>,
 }
 
 /// Rings when a time has come: who sleeps on nothing but the bell learns it, too.
@@ -230,15 +230,18 @@ impl std::fmt::Debug for Pending {
 
 impl Pending {
     pub(super) fn new(caller: Caller, actions: Vec<Action>) -> Pending {
-        let _alarm = caller.bell.clone().map(|bell| {
-            let until = caller.deadline;
-            let rings = async move {
-                tokio::time::sleep_until(until.into()).await;
-                bell();
-            };
-            Alarm(caller.shared.lines.handle().spawn(rings).abort_handle())
-        });
-        Pending { caller, actions: actions.into(), _alarm }
+        Pending { caller, actions: actions.into(), alarm: None }
+    }
+
+    /// Whoever asks goes to sleep: from now on the bell rings at the deadline, too, as who sleeps on nothing else has to be woken.
+    pub fn rest(&mut self) {
+        let (None, Some(bell)) = (&self.alarm, self.caller.bell.clone()) else { return };
+        let until = self.caller.deadline;
+        let rings = async move {
+            tokio::time::sleep_until(until.into()).await;
+            bell();
+        };
+        self.alarm = Some(Alarm(self.caller.shared.lines.handle().spawn(rings).abort_handle()));
     }
 
     /// What is wanted now, if anything. To be asked until it is nothing.
@@ -285,7 +288,7 @@ impl Pending {
     /// # Errors
     /// As [`Assembler::agree`](super::Assembler::agree).
     pub fn run(self, first: Path) -> Result<Agreed, NoPath> {
-        let Pending { mut caller, actions, _alarm } = self;
+        let Pending { mut caller, actions, alarm: _alarm } = self;
         caller.bell = None;
         caller.run([Action::Connect(first)].into_iter().chain(actions).collect())
     }

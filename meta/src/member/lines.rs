@@ -15,7 +15,7 @@
 //! | `direct.rs`, `attended.rs` | a line within a host that stands; those that polling looks at |
 
 mod agree;
-mod attended;
+pub(super) mod attended;
 mod dial;
 mod direct;
 mod door;
@@ -168,7 +168,7 @@ pub(super) struct Lines {
     /// None before they are known: then there is no line.
     rules: Mutex<Option<Arc<Rules>>>,
     handle: Handle,
-    attended: Attended,
+    pub(super) attended: Attended,
     /// As if nobody got in within the host.
     #[cfg(test)]
     blocked: std::sync::atomic::AtomicBool,
@@ -186,7 +186,7 @@ impl Lines {
             asks: Mutex::new(Rates::new(ASKS_PER_SECOND)),
             rules: Mutex::default(),
             handle,
-            attended: Attended::default(),
+            attended: Attended::new(),
             #[cfg(test)]
             blocked: Default::default(),
         }

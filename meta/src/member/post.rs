@@ -75,6 +75,11 @@ impl Post {
         self.office.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Has it looked at what is due.
+    pub(super) fn look_soon(&self) {
+        self.due.notify_one();
+    }
+
     fn handlers(&self) -> MutexGuard<'_, HashMap<u16, Service>> {
         self.handlers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -258,7 +263,10 @@ impl Shared {
             }
         }
         drop(sending);
-        self.post.due.notify_one();
+        // Else it is looked at within some milliseconds, and no thread is woken for it now.
+        if !self.lines.attended.looks_after() {
+            self.post.look_soon();
+        }
     }
 
     /// Puts a packet into the queue of the next hop.

@@ -58,7 +58,7 @@ struct Marks {
 
 /// What there may be more to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
+pub(super) enum Left {
     Nothing,
     More,
     /// It says more than it may.
@@ -89,6 +89,13 @@ impl Direct {
     /// What is readable when something has come.
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.packets.as_fd()
+    }
+
+    /// Whether [`run`] is woken when something comes; else others take it. Only in turns.
+    pub(super) fn watch(&self, is_watched: bool) {
+        if let Err(e) = self.packets.watch(is_watched) {
+            self.end(crate::channel::broken(&e));
+        }
     }
 
     // What is there is whole, whoever has panicked.
@@ -130,6 +137,15 @@ impl Direct {
             self.end(why);
         }
         taken
+    }
+
+    /// Waits until something may have come, and takes it; nothing when others have.
+    pub(super) async fn when_come(
+        &self,
+        shared: &Arc<Shared>,
+    ) -> std::io::Result<Option<Result<Left, Error>>> {
+        let take = || Some(self.take(shared).1).filter(|left| !matches!(left, Ok(Left::Nothing)));
+        self.packets.when_come(take).await
     }
 
     fn take(&self, shared: &Arc<Shared>) -> (usize, Result<Left, Error>) {
@@ -237,9 +253,8 @@ pub(super) async fn run(direct: &Direct, shared: &Arc<Shared>, mut wanted: Recei
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let why = loop {
-        let take = || Some(direct.take(shared).1).filter(|left| !matches!(left, Ok(Left::Nothing)));
         let ended = tokio::select! {
-            taken = direct.packets.when_come(take) => match taken {
+            taken = direct.when_come(shared) => match taken {
                 Ok(Some(Ok(Left::TooMuch))) => {
                     sleep(CALM).await;
                     None

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{getsockopt, recv, send, MsgFlags};
 use serde::{Deserialize, Serialize};
@@ -74,12 +75,49 @@ impl Listener {
     }
 }
 
-/// One end of a connection. It waits as a `UnixDatagram` does: the type has no part in what that asks of the system.
-pub(super) struct Packets(UnixDatagram);
+/// One end of a connection.
+pub(super) struct Packets {
+    waker: Waker,
+    socket: OwnedFd,
+}
+
+/// What wakes the thread of the member when something has come: that thread watches this set, and the socket is in it only as long as the
+/// thread is to be woken.
+struct Waker {
+    /// Another descriptor of the set, which waits as a `UnixDatagram` does: the type has no part in what that asks of the system.
+    watched: UnixDatagram,
+    set: Epoll,
+}
+
+impl Waker {
+    /// An empty one. Within the runtime.
+    fn new() -> io::Result<Waker> {
+        let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let watched = std::os::unix::net::UnixDatagram::from(set.0.try_clone()?);
+        // Nobody reads it, but it is asked for.
+        watched.set_nonblocking(true)?;
+        Ok(Waker { watched: UnixDatagram::from_std(watched)?, set })
+    }
+}
 
 impl Packets {
+    /// Within the runtime.
     fn new(socket: OwnedFd) -> io::Result<Packets> {
-        UnixDatagram::from_std(socket.into()).map(Packets)
+        let packets = Packets { waker: Waker::new()?, socket };
+        packets.watch(true)?;
+        Ok(packets)
+    }
+
+    /// Whether the thread of the member is woken from now on when something comes. When something is there already, it is woken at
+    /// once. Only in turns.
+    pub(super) fn watch(&self, is_watched: bool) -> io::Result<()> {
+        let set = &self.waker.set;
+        // It goes, and comes anew: the system would not look again at one that is only changed, and was ready before.
+        match is_watched {
+            true => set.add(&self.socket, EpollEvent::new(EpollFlags::EPOLLIN, 0))?,
+            false => set.delete(&self.socket)?,
+        }
+        Ok(())
     }
 
     /// Calls who listens at a name. Within the runtime.
@@ -92,7 +130,7 @@ impl Packets {
 
     /// Who is at the other end: who has called, or listens.
     pub(super) fn peer(&self) -> io::Result<Process> {
-        let peer = getsockopt(&self.0, PeerCredentials)?;
+        let peer = getsockopt(&self.socket, PeerCredentials)?;
         // Of another process namespace it is 0.
         Ok(Process { uid: peer.uid(), pid: u32::try_from(peer.pid()).unwrap_or(0) })
     }
@@ -100,7 +138,7 @@ impl Packets {
     /// Says something, if there is room; whether there was.
     pub(super) fn try_say(&self, packet: &[u8]) -> io::Result<bool> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match send(self.0.as_raw_fd(), packet, flags) {
+        match send(self.socket.as_raw_fd(), packet, flags) {
             Ok(_) => Ok(true),
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => Ok(false),
             Err(e) => Err(e.into()),
@@ -110,7 +148,7 @@ impl Packets {
     /// What has come, if anything: how many bytes it has, of which those are in `room` for which there is some. 0: the other end is
     /// closed.
     pub(super) fn try_hear(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
-        match recv(self.0.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
+        match recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
             Ok(len) => Ok(Some(len)),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(e) => Err(e.into()),
@@ -122,9 +160,9 @@ impl Packets {
         &self,
         mut hear: impl FnMut() -> Option<Out>,
     ) -> io::Result<Option<Out>> {
-        self.0.readable().await?;
-        let heard = self.0.try_io(Interest::READABLE, || hear().ok_or(io::ErrorKind::WouldBlock.into()));
-        match heard {
+        let watched = &self.waker.watched;
+        watched.readable().await?;
+        match watched.try_io(Interest::READABLE, || hear().ok_or(io::ErrorKind::WouldBlock.into())) {
             Ok(heard) => Ok(Some(heard)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(e) => Err(e),
@@ -147,7 +185,7 @@ impl Packets {
 
 impl AsFd for Packets {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
