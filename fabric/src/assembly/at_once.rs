@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gridnet_assembly::call::Path;
+use gridnet_assembly::Builder;
 use gridnet_core::endpoint::Engine;
 use gridnet_core::rail::PeerId;
 use gridnet_meta::member::{Assembler, Bell, LineState, Member, Need, Pending};
@@ -54,7 +55,9 @@ impl AtOnce {
         wish: Wish,
     ) -> Option<Wish> {
         let is_near = |state| matches!(state, LineState::Up { stack: "unix", .. });
-        if !matches!(wish.asked_by, AskedBy::Program(..)) || !is_near(member.line(wish.node)) {
+        // Rules of another host's file are looked at by a thread that may wait.
+        let is_quick = Builder::is_quick(&**desk) && matches!(wish.asked_by, AskedBy::Program(..));
+        if !is_quick || !is_near(member.line(wish.node)) {
             return Some(wish);
         }
         let (Some(wanted), of_bell) = (wanted(), desk.clone()) else { return Some(wish) };

@@ -18,6 +18,7 @@ use gridnet_core::wire::{Address, NetAddresses, NodeId, ADDRESS_BYTES};
 use gridnet_uring_tcp::MAX_PATHS;
 
 use super::desk::{Call, Desk};
+use super::rules_file::RulesFile;
 use super::{PLAIN, RELAY, TCP};
 use crate::config::Config;
 
@@ -123,7 +124,7 @@ impl Builder for Desk {
     }
 
     fn is_quick(&self) -> bool {
-        self.is_open()
+        self.is_open() && self.rules().is_none_or(RulesFile::is_near)
     }
 
     /// Endpoints have no first data: what is said over them are messages.

@@ -5,19 +5,35 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use gridnet_core::sync::{AtomicU32, Ordering};
+
 use gridnet_assembly::rules::Rules;
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
+use nix::sys::statfs::{self, statfs, FsType};
 
 use super::builder::check_streams;
 
 /// What changes with the file: inode, length, and when it was written to and made (seconds and nanoseconds).
 type Stamp = (u64, u64, (i64, i64), (i64, i64));
 
+/// File systems of this host alone: others may wait for a host that does not answer.
+const LOCAL: [FsType; 6] = [
+    statfs::EXT4_SUPER_MAGIC,
+    statfs::XFS_SUPER_MAGIC,
+    statfs::BTRFS_SUPER_MAGIC,
+    statfs::F2FS_SUPER_MAGIC,
+    statfs::TMPFS_MAGIC,
+    // Of containers.
+    statfs::OVERLAYFS_SUPER_MAGIC,
+];
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct RulesFile {
     path: PathBuf,
+    /// 1 when to look at it takes no time.
+    is_near: AtomicU32,
     last: Mutex<Last>,
 }
 
@@ -39,7 +55,14 @@ impl RulesFile {
         let stamp = stamp(path);
         let rules = read(path).map_err(|why| Refusal::new(Error::Config, why))?;
         let last = Mutex::new(Last { stamp, rules: rules.clone() });
-        Ok((RulesFile { path: path.to_owned(), last }, rules))
+        let is_near = AtomicU32::new(u32::from(is_near(path)));
+        Ok((RulesFile { path: path.to_owned(), is_near, last }, rules))
+    }
+
+    /// Whether to look at it takes no time: a file of another host is not looked at where nothing may wait.
+    pub(super) fn is_near(&self) -> bool {
+        // Relaxed: nothing else is said by it.
+        self.is_near.load(Ordering::Relaxed) != 0
     }
 
     /// The rules that are there by now, if they are others. A file that makes no sense is a line of the log, once, and changes nothing.
@@ -51,6 +74,7 @@ impl RulesFile {
             return None;
         }
         last.stamp = now;
+        self.is_near.store(u32::from(is_near(&self.path)), Ordering::Relaxed);
         match read_again(&self.path) {
             Ok(rules) if rules == last.rules => None,
             Ok(rules) => {
@@ -79,6 +103,10 @@ fn read_again(path: &Path) -> Result<Rules, String> {
 }
 
 fn text(path: &Path) -> Result<String, String> {
+    // Others may wait for whoever writes.
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(wrong(path, &"it is no file"));
+    }
     std::fs::read_to_string(path).map_err(|e| wrong(path, &e))
 }
 
@@ -95,6 +123,12 @@ fn wrong(path: &Path, why: &dyn Display) -> String {
     format!("GRIDNET_SESSION_RULES: {}: {why}", path.display())
 }
 
+/// Whether it, and all on the way to it, is of this host.
+fn is_near(path: &Path) -> bool {
+    let is_local = |path: &Path| statfs(path).is_ok_and(|of| LOCAL.contains(&of.filesystem_type()));
+    std::path::absolute(path).is_ok_and(|path| path.ancestors().all(is_local))
+}
+
 fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.ino(), meta.len(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())))
@@ -103,6 +137,30 @@ fn stamp(path: &Path) -> Option<Stamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_files_of_this_host_are_near_and_nobody_waits_for_a_pipe() {
+        assert!(!is_near(Path::new("/proc/self/status")), "what is not known to be near");
+        let dir = std::env::temp_dir().join(format!("gridnet-rules-near-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("rules");
+        std::fs::write(&path, "").unwrap();
+        let (file, _) = RulesFile::open(&path).unwrap();
+        match statfs(&dir).is_ok_and(|of| LOCAL.contains(&of.filesystem_type())) {
+            true => assert!(file.is_near()),
+            false => println!("SKIPPED: a file that is near: {} is on no such file system", dir.display()),
+        }
+        std::os::unix::fs::symlink("/proc/self", dir.join("away")).unwrap();
+        assert!(!is_near(&dir.join("away/status")), "on the way to it");
+        // A file that leads elsewhere by now.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/proc/self/status", &path).unwrap();
+        assert!(file.changed().is_none() && !file.is_near());
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(file.changed().is_none() && read(&path).unwrap_err().contains("no file"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn what_is_written_is_read_once_and_nonsense_changes_nothing() {
