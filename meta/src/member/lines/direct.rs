@@ -3,9 +3,10 @@
 //! Any thread may say something, or take what has come, and so do those that poll a fabric: nothing waits for the thread of the member.
 //! That one ([`run`]) takes what nobody else does, and ends the line when it is time.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
 use tokio::sync::mpsc::Receiver;
@@ -24,6 +25,10 @@ use crate::rendezvous::LONGEST_OF_MEMBER;
 
 /// Messages that are taken at a time; others of this process have their turn then.
 const TAKEN_MAX: usize = 64;
+/// Messages that wait for room: more are dropped, and said again in time.
+const UNSAID_MAX: usize = 128;
+/// How soon it is looked whether there is room.
+const ROOM_INTERVAL: Duration = Duration::from_millis(2);
 
 /// See the [module](self).
 pub(super) struct Direct {
@@ -38,6 +43,10 @@ pub(super) struct Direct {
     marks: Mutex<Marks>,
     /// Whoever takes what has come. Nothing is done with it while this is held.
     room: Mutex<Vec<u8>>,
+    /// What has found no room, in its order.
+    unsaid: Mutex<VecDeque<Vec<u8>>>,
+    /// There is something of that.
+    is_full: Notify,
     /// It is over: see [`Marks::over`].
     ended: Notify,
 }
@@ -83,7 +92,8 @@ impl Direct {
         };
         let room = Mutex::new(vec![0; LENGTH_BYTES + LONGEST_OF_MEMBER]);
         let (marks, ended) = (Mutex::new(marks), Notify::new());
-        Direct { packets, line, until, pid, has_called, marks, room, ended }
+        let (unsaid, is_full) = (Mutex::default(), Notify::new());
+        Direct { packets, line, until, pid, has_called, marks, room, unsaid, is_full, ended }
     }
 
     /// What is readable when something has come.
@@ -103,8 +113,8 @@ impl Direct {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says a request or an answer, as [`Message::encode`] gave it; whether the line stands. What finds no room is lost, and said
-    /// again in time.
+    /// Says a request or an answer, as [`Message::encode`] gave it; whether the line stands. What finds no room waits for it, or is lost
+    /// where much waits, and said again in time.
     pub(super) fn say(&self, bytes: &[u8]) -> bool {
         let now = Instant::now();
         {
@@ -112,11 +122,56 @@ impl Direct {
             marks.used = now;
             marks.waits.get_or_insert(now);
         }
-        let said = self.packets.try_say(bytes);
+        let said = self.say_in_turn(bytes);
         if let Err(e) = &said {
             self.end(crate::channel::broken(e));
         }
         said.is_ok()
+    }
+
+    // What is there is whole, whoever has panicked.
+    fn unsaid(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        self.unsaid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Behind what waits already.
+    fn say_in_turn(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut unsaid = self.unsaid();
+        if unsaid.is_empty() && self.packets.try_say(bytes)? {
+            return Ok(());
+        }
+        if unsaid.len() < UNSAID_MAX {
+            unsaid.push_back(bytes.to_vec());
+            self.is_full.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Says what waits, as far as there is room; whether that was all.
+    fn say_waiting(&self) -> std::io::Result<bool> {
+        let mut unsaid = self.unsaid();
+        while let Some(first) = unsaid.front() {
+            if !self.packets.try_say(first)? {
+                return Ok(false);
+            }
+            unsaid.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// Says what waits, as soon as there is room; why that is over.
+    async fn say_in_time(&self) -> std::io::Error {
+        loop {
+            self.is_full.notified().await;
+            loop {
+                sleep(ROOM_INTERVAL).await;
+                match self.say_waiting() {
+                    Ok(true) => break,
+                    Ok(false) => (),
+                    Err(e) => return e,
+                }
+            }
+        }
     }
 
     /// Has whoever runs it end it.
@@ -252,8 +307,11 @@ impl Direct {
 pub(super) async fn run(direct: &Direct, shared: &Arc<Shared>, mut wanted: Receiver<Vec<u8>>) -> Error {
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let says = direct.say_in_time();
+    tokio::pin!(says);
     let why = loop {
         let ended = tokio::select! {
+            e = &mut says => Some(crate::channel::broken(&e)),
             taken = direct.when_come(shared) => match taken {
                 Ok(Some(Ok(Left::TooMuch))) => {
                     sleep(CALM).await;

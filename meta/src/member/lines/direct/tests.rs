@@ -124,3 +124,40 @@ fn one_that_says_too_much_is_heard_more_slowly() {
         assert!(taken >= MESSAGES_PER_SECOND as usize, "{taken}");
     });
 }
+
+#[test]
+fn what_finds_no_room_is_said_in_its_order_when_there_is() {
+    let parties = Parties::new();
+    in_runtime(async {
+        let (_driver, shared, direct, theirs) = line(&parties, never()).await;
+        let (_wants, wanted) = mpsc::channel(1);
+        let ask = |id| {
+            let request = Request { id, done: 0, service: ECHO, left_ms: 1000, body: vec![1; 20_000] };
+            direct.say(&Message::Request(request).encode().unwrap())
+        };
+        assert!((0..UNSAID_MAX as u64).all(ask));
+        assert!(!direct.unsaid().is_empty(), "there is room for all");
+        let hears = async {
+            let mut room = vec![0; LENGTH_BYTES + LONGEST_OF_MEMBER];
+            let mut next = 0;
+            while next < UNSAID_MAX as u64 {
+                let heard = theirs.when_come(|| theirs.try_hear(&mut room).transpose()).await.unwrap();
+                let Some(len) = heard.transpose().unwrap() else { continue };
+                // It is asked now and then whether it is there.
+                if let Some(Message::Request(request)) = Message::decode(&room[LENGTH_BYTES..len]).unwrap() {
+                    assert_eq!(request.id, next);
+                    next += 1;
+                }
+            }
+        };
+        tokio::select! {
+            why = run(&direct, &shared, wanted) => panic!("{why}"),
+            heard = timeout(LONG, hears) => heard.unwrap(),
+        }
+        assert!(direct.unsaid().is_empty());
+        // Who never hears anything costs so much and no more.
+        assert!((0..10 * UNSAID_MAX as u64).all(ask) && direct.unsaid().len() == UNSAID_MAX);
+        drop(theirs);
+        assert!(!direct.say_waiting().is_ok_and(|all| all), "nobody is there");
+    });
+}
