@@ -444,8 +444,14 @@ impl Office {
             Message::Request(Request { id, done, service, left_ms, body }) => {
                 let deadline = now + Duration::from_millis(left_ms.into()).min(LIMIT_MAX);
                 let call = Call { way, from, id, service, body, deadline };
+                if self.asked.is_busy(from, id, now) {
+                    return;
+                }
                 match self.asked.judge(from, id, done, now) {
-                    Judged::New => calls.push(call),
+                    Judged::New => {
+                        self.asked.begun(from, id, deadline);
+                        calls.push(call);
+                    }
                     Judged::Answered(answer) => self.say(way, Message::Answer(answer), now),
                     Judged::Known => (),
                     Judged::Full => {

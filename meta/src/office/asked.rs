@@ -53,6 +53,8 @@ struct Asker {
     /// Requests below have been answered, and the other side knows; or they were forgotten, and are not done any more.
     floor: u64,
     answers: BTreeMap<u64, Option<Answer>>,
+    /// Requests that are being done, whatever the other side says that it knows of, and until when they are.
+    doing: BTreeMap<u64, Instant>,
     used: Instant,
 }
 
@@ -101,7 +103,7 @@ impl Asked {
                 return Judged::Full;
             }
         }
-        let new = || Asker { floor: 0, answers: BTreeMap::new(), used: now };
+        let new = || Asker { floor: 0, answers: BTreeMap::new(), doing: BTreeMap::new(), used: now };
         let asker = self.askers.entry(from).or_insert_with(new);
         asker.used = now;
         self.bytes -= asker.raise(done);
@@ -119,9 +121,28 @@ impl Asked {
         }
     }
 
+    /// Whether so much is being done for it that nothing else is begun, as only one has that is not honest: what it has asked is not
+    /// remembered.
+    pub(super) fn is_busy(&mut self, from: NodeId, id: u64, now: Instant) -> bool {
+        let Some(asker) = self.askers.get_mut(&from) else { return false };
+        if (asker.doing.len() as u64) < OPEN_MAX || asker.answers.contains_key(&id) {
+            return false;
+        }
+        asker.doing.retain(|_, until| *until > now);
+        asker.doing.len() as u64 >= OPEN_MAX
+    }
+
+    /// A request that is new is being done, until then at most.
+    pub(super) fn begun(&mut self, from: NodeId, id: u64, until: Instant) {
+        if let Some(asker) = self.askers.get_mut(&from) {
+            asker.doing.insert(id, until);
+        }
+    }
+
     pub(super) fn answered(&mut self, from: NodeId, answer: Answer, now: Instant) {
         let Some(asker) = self.askers.get_mut(&from) else { return };
         asker.used = now;
+        asker.doing.remove(&answer.id);
         if let Some(place) = asker.answers.get_mut(&answer.id) {
             self.bytes += bytes_of(&answer);
             self.bytes -= place.replace(answer).as_ref().map_or(0, bytes_of);

@@ -469,3 +469,24 @@ fn an_answer_goes_another_way_where_its_own_is_over() {
     scene.run(|_| Fate::Arrives);
     assert_eq!((body_of(&told), scene.done[&b"cd"[..]]), (b"dc".to_vec(), 1));
 }
+
+#[test]
+fn so_many_requests_of_one_are_done_at_a_time_whatever_it_says_of_them() {
+    let mut scene = Scene::new();
+    scene.join(5);
+    let one = scene.offices[0].node;
+    let ask = |scene: &mut Scene, id| {
+        // As if it knew of all that it has asked before.
+        let request = Request { id, done: id, service: 7, left_ms: 1000, body: vec![1] };
+        scene.offices[1].hear_line((one, 5), Message::Request(request), scene.now)
+    };
+    let mut calls: Vec<Call> = (1..=4 * OPEN_MAX).flat_map(|id| ask(&mut scene, id)).collect();
+    assert_eq!(calls.len(), OPEN_MAX as usize);
+    let (first, next) = (calls.remove(0), 4 * OPEN_MAX + 1);
+    scene.answer(1, vec![first]);
+    assert_eq!((ask(&mut scene, next).len(), ask(&mut scene, next + 1).len()), (1, 0), "in the place of one");
+    // Nobody answers what nobody waits for any more.
+    scene.now += SECOND;
+    let later: Vec<Call> = (next + 2..next + 2 + 2 * OPEN_MAX).flat_map(|id| ask(&mut scene, id)).collect();
+    assert_eq!(later.len(), OPEN_MAX as usize);
+}
