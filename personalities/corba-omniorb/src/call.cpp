@@ -1,6 +1,7 @@
 #include "call.h"
 
 #include "log.h"
+#include "strangers.h"
 #include "stream.h"
 
 #include <algorithm>
@@ -107,14 +108,22 @@ gridnet_stream *Call::by_node(const gridnet_node &node, Fault &fault)
 {
     auto since = std::chrono::steady_clock::now();
     auto limit = std::min<std::chrono::nanoseconds>(UNKNOWN_LIMIT, std::chrono::nanoseconds(left_ns(end_) / 2));
+    if (strangers().has(node))
+        limit = limit.zero();
     for (;;) {
         gridnet_endpoint *endpoint;
         gridnet_status status = open_node(node, &endpoint, fault);
-        if (status >= 0)
+        if (status >= 0) {
+            strangers().remove(node);
             return service_of(endpoint, fault);
+        }
         bool may_come = status == GRIDNET_ERR_NOT_FOUND && std::chrono::steady_clock::now() - since < limit;
-        if (!may_come || left_ns(end_) == 0)
+        if (!may_come || left_ns(end_) == 0) {
+            /* Less time says less. */
+            if (status == GRIDNET_ERR_NOT_FOUND && limit >= UNKNOWN_LIMIT)
+                strangers().add(node);
             return nullptr;
+        }
         std::this_thread::sleep_for(UNKNOWN_PAUSE);
     }
 }

@@ -6,7 +6,7 @@
  * | `options.h`, `rules.h` | configuration; transport rules |
  * | `place.h` | hosts and ports, and how they are written |
  * | `component.h` | what references say |
- * | `address.h`, `call.h` | calling a server |
+ * | `address.h`, `call.h`, `strangers.h` | calling a server |
  * | `endpoint.h`, `acceptor.h`, `greeting.h` | being called |
  * | `connection.h`, `collection.h` | connections, and those of callers together |
  * | `stream.h` | bytes, with deadlines |

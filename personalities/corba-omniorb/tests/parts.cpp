@@ -3,6 +3,7 @@
 
 #include "../src/connection.h"
 #include "../src/fabric.h"
+#include "../src/strangers.h"
 
 #include <chrono>
 #include <cstdlib>
@@ -225,10 +226,34 @@ void who_needs_the_watch_wakes_it(Scene &scene)
     a_watch_that_sleeps_is_woken(scene, call, "the watch sleeps on while there are calls");
 }
 
+gridnet_node node_of(std::size_t number)
+{
+    return gridnet_node{{static_cast<std::uint8_t>(number), static_cast<std::uint8_t>(number >> 8), 1}};
+}
+
+void strangers_are_remembered_for_a_while()
+{
+    Strangers all;
+    auto now = Strangers::Clock::now();
+    auto second = std::chrono::seconds(1);
+    check(!all.has(node_of(1), now), "a stranger nobody has looked for");
+    all.add(node_of(1), now);
+    check(all.has(node_of(1), now + Strangers::MEMORY - second) && !all.has(node_of(2), now), "a stranger that is forgotten");
+    check(!all.has(node_of(1), now + Strangers::MEMORY), "a stranger for ever");
+    all.add(node_of(1), now + second);
+    check(all.has(node_of(1), now + Strangers::MEMORY), "looked for again, and forgotten");
+    all.remove(node_of(1));
+    check(!all.has(node_of(1), now), "one that was found is a stranger");
+    for (std::size_t number = 0; number <= Strangers::MOST; number++)
+        all.add(node_of(number), now);
+    check(!all.has(node_of(0), now) && all.has(node_of(1), now) && all.has(node_of(Strangers::MOST), now), "not the last ones");
+}
+
 } // namespace
 
 int main()
 {
+    strangers_are_remembered_for_a_while();
     Scene scene;
     what_another_reads_is_not_told_again(scene);
     who_peeks_has_it_alone(scene);
