@@ -74,6 +74,16 @@ fn room_wakes_a_sender_that_sleeps() {
     assert!(a.has_room(to_b));
 }
 
+/// One thread sleeps, and another looks: peers do not wake the first from then on, until it is armed again.
+#[test]
+fn a_look_uses_up_an_arming() {
+    let mut port = ShmPort::open().expect("a port");
+    assert!(port.arm() && port.is_armed());
+    assert_eq!(port.receive(&mut Vec::new()), Received::Nothing);
+    assert!(!port.is_armed());
+    assert!(port.arm() && port.is_armed());
+}
+
 #[test]
 fn packets_for_nobody_are_lost() {
     let mut port = ShmPort::open().expect("a port");
