@@ -115,7 +115,7 @@ fn connect(qp: &Qp) {
 /// Something of each kind.
 fn post(qp: &Qp, mr: &Mr) {
     for id in 0..8 {
-        qp.post_recv(RecvWr { wr_id: id, sges: vec![mr.sge(id * 300, 300)] }).expect("posted");
+        qp.post_recv(RecvWr { wr_id: id, sges: mr.sge(id * 300, 300).into() }).expect("posted");
     }
     let remote = mr.remote(0);
     let ops = [
@@ -126,7 +126,7 @@ fn post(qp: &Qp, mr: &Mr) {
         (SendOp::RdmaRead(remote), 5),
     ];
     for (op, len) in ops {
-        qp.post_send(SendWr::new(1, op, Data::Sges(vec![mr.sge(64, len)]))).expect("posted");
+        qp.post_send(SendWr::new(1, op, Data::Sges(mr.sge(64, len).into()))).expect("posted");
     }
 }
 

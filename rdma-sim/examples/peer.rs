@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr, RtsAttr};
 use gridnet_rdma_sim::wire::{Psn, QpNum, RnrTimer, PORT};
-use gridnet_rdma_sim::wr::{Data, RecvWr, Remote, Rkey, SendOp, SendWr, Wc, WcStatus};
+use gridnet_rdma_sim::wr::{Data, RecvWr, Remote, Rkey, SendOp, SendWr, Sges, Wc, WcStatus};
 use gridnet_rdma_sim::{Cq, Device, Mr, Qp, QpShape, UdpPort, UdpWaiter};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
@@ -210,7 +210,7 @@ impl Peer {
 
     /// Does one operation with the first `len` bytes of the region here.
     fn transfer(&self, op: SendOp, len: u32) -> Outcome<()> {
-        let wr = SendWr::new(7, op, Data::Sges(vec![self.mr.sge(0, len)]));
+        let wr = SendWr::new(7, op, Data::Sges(self.mr.sge(0, len).into()));
         self.qp.post_send(wr).map_err(|error| format!("{op:?}: {error:?}"))?;
         match self.completion()?.status {
             WcStatus::Success => Ok(()),
@@ -312,7 +312,7 @@ impl Peer {
     }
 
     fn receive(&self, at: u64, len: u32) -> Outcome<String> {
-        let sges = if len > 0 { vec![self.mr.sge(at, len)] } else { Vec::new() };
+        let sges = if len > 0 { self.mr.sge(at, len).into() } else { Sges::default() };
         self.qp.post_recv(RecvWr { wr_id: 8, sges }).map_err(|error| format!("receive: {error:?}"))?;
         Ok("ok".to_owned())
     }

@@ -254,7 +254,7 @@ impl Side {
     }
 
     fn post_recv(&self) {
-        self.qp.post_recv(RecvWr { wr_id: 0, sges: vec![self.mr.sge(0, 64)] }).expect("posted");
+        self.qp.post_recv(RecvWr { wr_id: 0, sges: self.mr.sge(0, 64).into() }).expect("posted");
     }
 
     /// Sends 8 bytes; each 16th has a completion.
@@ -325,7 +325,7 @@ fn write(ports: Ports, mtu: Mtu) -> f64 {
             if id == WRITES / 4 {
                 start = Instant::now();
             }
-            let data = Data::Sges(vec![a.mr.sge(0, LEN)]);
+            let data = Data::Sges(a.mr.sge(0, LEN).into());
             a.qp.post_send(SendWr::new(id.into(), SendOp::RdmaWrite(remote), data)).expect("posted");
             while a.cq.poll().expect("no overrun").is_none() {
                 a.progress();

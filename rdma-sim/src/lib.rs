@@ -26,7 +26,7 @@ mod engine;
 #[expect(unsafe_code)] // The one place that touches memory of the user.
 mod memory;
 mod mr;
-mod number;
+pub mod number;
 mod port;
 mod shm;
 #[cfg(feature = "testing")]

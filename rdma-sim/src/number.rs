@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// See the file.
-pub(crate) type ByNumber<N, T> = HashMap<N, T, BuildHasherDefault<Spread>>;
+pub type ByNumber<N, T> = HashMap<N, T, BuildHasherDefault<Spread>>;
 
 /// Spreads a number over all bits, by multiplication with an odd one (2^64 divided by the golden ratio).
-#[derive(Default)]
-pub(crate) struct Spread(u64);
+#[derive(Debug, Default, Clone)]
+pub struct Spread(u64);
 
 impl Hasher for Spread {
     fn finish(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! Work requests, and what their completions say.
 
+use std::ops::Deref;
+
 use crate::wire::QpNum;
 
 /// Key by which this side names a memory region.
@@ -19,6 +21,52 @@ pub struct Sge {
     pub length: u32,
     /// The key of its region.
     pub lkey: Lkey,
+}
+
+/// Pieces of registered memory, in order. A single one, which most work requests have, takes no memory of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sges(Pieces);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pieces {
+    One(Sge),
+    Any(Vec<Sge>),
+}
+
+impl Deref for Sges {
+    type Target = [Sge];
+
+    fn deref(&self) -> &[Sge] {
+        match &self.0 {
+            Pieces::One(sge) => std::slice::from_ref(sge),
+            Pieces::Any(sges) => sges,
+        }
+    }
+}
+
+impl Default for Sges {
+    /// None.
+    fn default() -> Sges {
+        Vec::new().into()
+    }
+}
+
+impl From<Sge> for Sges {
+    fn from(sge: Sge) -> Sges {
+        Sges(Pieces::One(sge))
+    }
+}
+
+impl From<Vec<Sge>> for Sges {
+    fn from(sges: Vec<Sge>) -> Sges {
+        Sges(Pieces::Any(sges))
+    }
+}
+
+impl FromIterator<Sge> for Sges {
+    fn from_iter<I: IntoIterator<Item = Sge>>(sges: I) -> Sges {
+        Vec::from_iter(sges).into()
+    }
 }
 
 /// Memory of a peer.
@@ -77,7 +125,7 @@ impl SendOp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Data {
     /// Registered memory, which nobody changes before the completion.
-    Sges(Vec<Sge>),
+    Sges(Sges),
     /// Inline: bytes that were copied when the request was made.
     Inline(Vec<u8>),
 }
@@ -112,7 +160,7 @@ pub struct RecvWr {
     /// Comes back in the completion.
     pub wr_id: u64,
     /// Where a message goes.
-    pub sges: Vec<Sge>,
+    pub sges: Sges,
 }
 
 /// How a work request ended. Numbers as in verbs; those that no reliable connection of this device has are left out.

@@ -90,7 +90,7 @@ impl Script {
                 SendOp::RdmaRead(_) => results = to + u64::from(len),
                 _ => inbox = to + u64::from(len),
             }
-            let mut wr = SendWr::new(id, op, Data::Sges(vec![local]));
+            let mut wr = SendWr::new(id, op, Data::Sges(local.into()));
             wr.fence = random.next_u32().is_multiple_of(8);
             // Of each four in a row one has a completion, and the last.
             wr.signaled = id % 4 == 3 || id + 1 == count as u64 || random.next_u32().is_multiple_of(2);

@@ -10,7 +10,7 @@ use common::{address, connect, Options, Side, Two};
 use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr, RtsAttr, State};
 use gridnet_rdma_sim::testing::{Faults, Net};
 use gridnet_rdma_sim::wire::{Packet, Psn, RnrTimer};
-use gridnet_rdma_sim::wr::{Data, RecvWr, Rkey, SendOp, SendWr, Wc, WcStatus};
+use gridnet_rdma_sim::wr::{Data, RecvWr, Rkey, SendOp, SendWr, Sges, Wc, WcStatus};
 use gridnet_rdma_sim::{
     CompletionChannel, Cq, Device, Error, Event, Overrun, Pd, Port, QpEvent, QpShape, Received, Srq,
 };
@@ -107,7 +107,7 @@ fn what_can_be_posted_when() {
     let net = Net::new(1, Faults::NONE);
     let side = Side::new(&net, address(1), &Options::default());
     let send = || side.qp.post_send(SendWr::new(1, SendOp::Send, Data::Inline(vec![1])));
-    let recv = || side.qp.post_recv(RecvWr { wr_id: 2, sges: Vec::new() });
+    let recv = || side.qp.post_recv(RecvWr { wr_id: 2, sges: Sges::default() });
     assert_eq!((send(), recv()), (Err(Error::State), Err(Error::State)));
     side.qp.change(Change::Init(INIT)).expect("INIT");
     assert_eq!((send(), recv()), (Err(Error::State), Ok(())));
@@ -144,7 +144,7 @@ fn queues_that_do_not_belong_together() {
     assert_eq!(make(&a.send_cq, &a.recv_cq, Some(&srq(&a.pd))), Ok(()));
     assert_eq!(make(&a.send_cq, &a.recv_cq, Some(&srq(&b.pd))), Err(Error::Invalid));
     assert_eq!(make(&a.send_cq, &a.recv_cq, Some(&srq(&a.device.alloc_pd()))), Err(Error::Invalid));
-    let long = RecvWr { wr_id: 1, sges: vec![a.mr.sge(0, 1 << 30); 3] };
+    let long = RecvWr { wr_id: 1, sges: vec![a.mr.sge(0, 1 << 30); 3].into() };
     assert_eq!(a.qp.post_recv(long.clone()), Err(Error::Invalid), "above 2 GiB");
     assert_eq!(srq(&a.pd).post_recv(long), Err(Error::Invalid));
 }
@@ -162,20 +162,20 @@ fn requests_that_cannot_be() {
     let remote = two.b.mr.remote(0);
     let read = SendOp::RdmaRead(remote);
     assert_eq!(post(read, Data::Inline(vec![0; 8])), Err(Error::Invalid), "nowhere to put it");
-    assert_eq!(post(read, Data::Sges(vec![mr.sge(0, 8)])), Err(Error::Invalid), "none were agreed");
+    assert_eq!(post(read, Data::Sges(mr.sge(0, 8).into())), Err(Error::Invalid), "none were agreed");
     assert_eq!(post(SendOp::Send, Data::Inline(vec![0; 257])), Err(Error::Invalid));
-    assert_eq!(post(SendOp::Send, Data::Sges(vec![mr.sge(0, 1); 5])), Err(Error::Invalid));
+    assert_eq!(post(SendOp::Send, Data::Sges(vec![mr.sge(0, 1); 5].into())), Err(Error::Invalid));
     assert_eq!(
-        post(SendOp::Send, Data::Sges(vec![mr.sge(0, 1 << 30); 3])),
+        post(SendOp::Send, Data::Sges(vec![mr.sge(0, 1 << 30); 3].into())),
         Err(Error::Invalid),
         "above 2 GiB"
     );
     let add = SendOp::FetchAdd { remote, add: 1 };
-    assert_eq!(post(add, Data::Sges(vec![mr.sge(0, 4)])), Err(Error::Invalid));
+    assert_eq!(post(add, Data::Sges(mr.sge(0, 4).into())), Err(Error::Invalid));
     let add = SendOp::FetchAdd { remote: two.b.mr.remote(4), add: 1 };
-    assert_eq!(post(add, Data::Sges(vec![mr.sge(0, 8)])), Err(Error::Invalid), "not aligned");
+    assert_eq!(post(add, Data::Sges(mr.sge(0, 8).into())), Err(Error::Invalid), "not aligned");
     for _ in 0..2 {
-        post(SendOp::RdmaWrite(remote), Data::Sges(vec![mr.sge(0, 8)])).expect("room");
+        post(SendOp::RdmaWrite(remote), Data::Sges(mr.sge(0, 8).into())).expect("room");
     }
     assert_eq!(post(SendOp::RdmaWrite(remote), Data::Inline(vec![])), Err(Error::Full));
     two.settle();
@@ -205,7 +205,7 @@ fn memory_of_the_program() {
     let mr = unsafe { two.b.pd.register(bytes.as_mut_ptr(), bytes.len(), Access::ALL) }.expect("a region");
     assert_eq!(mr.read(0, 1), Err(Error::Invalid), "it is read where it is");
     two.a.mr.write(0, b"scattered and gathered").expect("room");
-    let pieces = Data::Sges(vec![two.a.mr.sge(14, 8), two.a.mr.sge(9, 5), two.a.mr.sge(0, 9)]);
+    let pieces = Data::Sges(vec![two.a.mr.sge(14, 8), two.a.mr.sge(9, 5), two.a.mr.sge(0, 9)].into());
     two.a.qp.post_send(SendWr::new(1, SendOp::RdmaWrite(mr.remote(3)), pieces)).expect("posted");
     two.settle();
     assert_eq!(statuses(&two.a.drain().0), [(1, WcStatus::Success)]);
@@ -239,7 +239,7 @@ fn deregistered_here() {
     let mr = two.a.pd.allocate(256 << 10, Access::ALL).expect("memory");
     let write = |wr_id, data| SendWr::new(wr_id, SendOp::RdmaWrite(two.b.mr.remote(0)), data);
     two.a.qp.post_send(write(1, Data::Inline(vec![1]))).expect("posted");
-    two.a.qp.post_send(write(2, Data::Sges(vec![mr.sge(0, 256 << 10)]))).expect("posted");
+    two.a.qp.post_send(write(2, Data::Sges(mr.sge(0, 256 << 10).into()))).expect("posted");
     two.a.qp.post_send(write(3, Data::Inline(vec![1]))).expect("posted");
     for _ in 0..6 {
         two.step();
@@ -260,7 +260,7 @@ fn wrong_local_keys() {
     for sge in [wrong, outside] {
         let two = self::two();
         two.a.post(1, SendOp::RdmaRead(two.b.mr.remote(0)), 0, 5000);
-        let wr = SendWr::new(2, SendOp::RdmaWrite(two.b.mr.remote(0)), Data::Sges(vec![sge]));
+        let wr = SendWr::new(2, SendOp::RdmaWrite(two.b.mr.remote(0)), Data::Sges(sge.into()));
         two.a.qp.post_send(wr).expect("posted");
         two.settle();
         assert_eq!(statuses(&two.a.drain().0), [(1, WcStatus::Success), (2, WcStatus::LocProtErr)]);
@@ -407,7 +407,7 @@ fn channels() {
     connect(&qp, address(1), &a.qp, &options);
     let two = Two { net, a, b };
     let send = |solicited| {
-        qp.post_recv(RecvWr { wr_id: 1, sges: Vec::new() }).expect("posted");
+        qp.post_recv(RecvWr { wr_id: 1, sges: Sges::default() }).expect("posted");
         let mut wr = SendWr::new(1, SendOp::Send, Data::Inline(Vec::new()));
         wr.solicited = solicited;
         two.a.qp.post_send(wr).expect("posted");
@@ -430,7 +430,7 @@ fn channels() {
     assert_eq!(channel.event(), Some(cq.id()), "who asks for less keeps what was asked for");
     // Failures wake those, too, who wait for solicited events.
     cq.request_notify(true);
-    qp.post_recv(RecvWr { wr_id: 1, sges: Vec::new() }).expect("posted");
+    qp.post_recv(RecvWr { wr_id: 1, sges: Sges::default() }).expect("posted");
     qp.change(Change::Err).expect("ERR");
     assert_eq!(channel.event(), Some(cq.id()));
 }
@@ -451,7 +451,7 @@ fn shared_receives() {
         connect(peer, address(1), qp, &options);
     }
     let two = Two { net, a, b };
-    let receive = |wr_id| RecvWr { wr_id, sges: vec![two.b.mr.sge(8 * wr_id, 8)] };
+    let receive = |wr_id| RecvWr { wr_id, sges: two.b.mr.sge(8 * wr_id, 8).into() };
     assert_eq!(shared[0].post_recv(receive(0)), Err(Error::Invalid), "it has none of its own");
     (0..3).for_each(|wr_id| srq.post_recv(receive(wr_id)).expect("room"));
     assert_eq!(srq.post_recv(receive(3)), Err(Error::Full));

@@ -111,7 +111,7 @@ impl Line<'_> {
 
     /// Does one request; how it ended.
     fn attempt(&self, op: SendOp, offset: u64, len: u32) -> WcStatus {
-        let data = Data::Sges(vec![self.process.mr.sge(offset, len)]);
+        let data = Data::Sges(self.process.mr.sge(offset, len).into());
         self.qp.post_send(SendWr::new(1, op, data)).expect("posted");
         let mut wc: Option<Wc> = None;
         self.process.drive("a completion", || {
@@ -164,7 +164,7 @@ fn is_child() -> bool {
     let (Ok(wire), Ok(part)) = (std::env::var(WIRE), std::env::var(PART)) else { return false };
     let process = Process::new(&wire);
     let line = process.line();
-    line.qp.post_recv(RecvWr { wr_id: 1, sges: vec![process.mr.sge(0, 5)] }).expect("posted");
+    line.qp.post_recv(RecvWr { wr_id: 1, sges: process.mr.sge(0, 5).into() }).expect("posted");
     println!("card {}", line.card());
     let mut card = String::new();
     std::io::stdin().read_line(&mut card).expect("the parent's card");
@@ -251,7 +251,11 @@ fn a_peer_that_is_killed() {
             line.perform(SendOp::RdmaRead(remote), LEN as u64 / 2, 60_000);
         }
         line.qp
-            .post_send(SendWr::new(2, SendOp::RdmaRead(remote), Data::Sges(vec![process.mr.sge(0, 500_000)])))
+            .post_send(SendWr::new(
+                2,
+                SendOp::RdmaRead(remote),
+                Data::Sges(process.mr.sge(0, 500_000).into()),
+            ))
             .expect("posted");
         process.device.progress(process.start.elapsed());
         other.child.kill().expect("killed");

@@ -241,7 +241,7 @@ fn a_message_that_is_longer_than_its_receive() {
 fn a_receive_whose_memory_is_gone() {
     let mut rogue = rogue();
     let mr = rogue.side.pd.allocate(64, Access::LOCAL_WRITE).expect("memory");
-    let wr = gridnet_rdma_sim::wr::RecvWr { wr_id: 1, sges: vec![mr.sge(0, 64)] };
+    let wr = gridnet_rdma_sim::wr::RecvWr { wr_id: 1, sges: mr.sge(0, 64).into() };
     rogue.side.qp.post_recv(wr).expect("posted");
     drop(mr);
     rogue.send(Header::SendOnly, b"hello");

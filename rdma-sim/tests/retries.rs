@@ -55,7 +55,7 @@ impl Listener {
     fn unsignaled() -> Listener {
         let mut listener = Listener::new();
         for id in 0..3 {
-            let data = Data::Sges(vec![listener.side.mr.sge(0, 4)]);
+            let data = Data::Sges(listener.side.mr.sge(0, 4).into());
             let wr = SendWr { signaled: false, ..SendWr::new(id, SendOp::Send, data) };
             listener.side.qp.post_send(wr).expect("posted");
         }
@@ -262,7 +262,7 @@ fn half_gone() -> (Listener, Mr) {
     let mut listener = Listener::new();
     let other = listener.side.pd.allocate(4096, Access::ALL).expect("memory");
     for (id, sge) in [listener.side.mr.sge(0, 4), other.sge(0, 4)].into_iter().enumerate() {
-        let wr = SendWr { signaled: false, ..SendWr::new(id as u64, SendOp::Send, Data::Sges(vec![sge])) };
+        let wr = SendWr { signaled: false, ..SendWr::new(id as u64, SendOp::Send, Data::Sges(sge.into())) };
         listener.side.qp.post_send(wr).expect("posted");
     }
     assert_eq!(listener.requests(20), [(0, false), (1, false)]);

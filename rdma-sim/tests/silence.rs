@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{address, Options, Side, Two};
-use gridnet_rdma_sim::wr::{Data, SendOp, SendWr};
+use gridnet_rdma_sim::testing::{Faults, Net};
+use gridnet_rdma_sim::wr::{Data, SendOp, SendWr, WcStatus};
+use gridnet_rdma_sim::Device;
 
 /// A timeout of 67 ms, which is far away.
-const OPTIONS: fn() -> Options = || Options { timeout: 14, ..Options::default() };
-/// Of so many messages one asks for a completion: the one whose number asks for an acknowledgement, too.
+const OPTIONS: fn() -> Options = || Options { timeout: 14, psn: 0xff_ffe5, ..Options::default() };
+/// Of so many messages one asks for a completion: before so many went without a question that one has to ask.
 const SIGNAL_EACH: u64 = 16;
 
 /// Sends 8 bytes, which arrive.
 fn send(two: &Two, from: &Side, to: &Side, id: u64) {
     to.post_recv(id, 0, 8);
-    let data = Data::Sges(vec![from.mr.sge(0, 8)]);
+    let data = Data::Sges(from.mr.sge(0, 8).into());
     let signaled = id.is_multiple_of(SIGNAL_EACH);
     from.qp.post_send(SendWr { signaled, ..SendWr::new(id, SendOp::Send, data) }).expect("posted");
     while to.drain().1.is_empty() {
@@ -117,4 +119,40 @@ fn a_loss_among_reads_is_over_when_they_are_answered() {
     two.net.set_filter(|_, _| true);
     two.settle();
     assert_eq!(two.a.drain().0.len(), 1);
+}
+
+/// A device that has a clock asks it for what a timer needs, and in one of four calls whether one is due.
+#[test]
+fn a_clock_is_asked_when_the_time_is_needed() {
+    let net = Net::new(1, Faults::NONE);
+    let asked = Arc::new(AtomicU32::new(0));
+    let clock = {
+        let (net, asked) = (net.clone(), asked.clone());
+        move || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            net.now()
+        }
+    };
+    let device = Device::open_with_clock(net.port(address(1)), clock).expect("random numbers");
+    let (a, b) = (Side::on(device, &OPTIONS()), Side::new(&net, address(2), &OPTIONS()));
+    a.connect(&b, &OPTIONS());
+    let asks_of = |calls: u32| {
+        let before = asked.load(Ordering::Relaxed);
+        (0..calls).for_each(|_| assert_eq!(a.device.work(), 0));
+        asked.load(Ordering::Relaxed) - before
+    };
+    assert_eq!(asks_of(80), 0, "no timer runs");
+    // The other side is no peer of this one, and says nothing.
+    let data = Data::Sges(a.mr.sge(0, 8).into());
+    a.qp.send_now(SendWr::new(1, SendOp::Send, data)).expect("posted");
+    assert_eq!(a.device.counters().sent, 1, "it has left");
+    assert_eq!(asks_of(80), 20);
+    assert!(a.device.arm());
+    assert_eq!((asks_of(1), asks_of(3)), (1, 0), "who has slept looks at once");
+    let mut ended = Vec::new();
+    for _ in 0..10_000 {
+        net.set_now(net.now() + Duration::from_millis(1));
+        a.device.work_and_poll(&a.send_cq, 4, |wc| ended.push(wc)).expect("no overrun");
+    }
+    assert_eq!(ended.iter().map(|wc| wc.status).collect::<Vec<_>>(), [WcStatus::RetryExcErr]);
 }

@@ -277,7 +277,7 @@ pub trait Device: Debug + Send {
         Err(Failure::Invalid)
     }
 
-    /// Posts a read.
+    /// Posts a read, which leaves likewise.
     ///
     /// # Errors
     /// Why it was not taken.
@@ -304,7 +304,7 @@ pub trait Device: Debug + Send {
     /// Destroys a queue pair: nothing comes through it any more. What it has completed can still be polled.
     fn destroy_qp(&mut self, qp: QpNum);
 
-    /// Posts sends, in order.
+    /// Posts sends, in order. They leave at once, as far as there is room.
     ///
     /// # Errors
     /// How many were taken, and why the next one was not.
@@ -343,6 +343,15 @@ pub trait Device: Debug + Send {
     /// The work of a software device: returns how much it did. Adapters do theirs by themselves.
     fn progress(&mut self) -> usize {
         0
+    }
+
+    /// [`progress`](Self::progress), then [`poll_cq`](Self::poll_cq).
+    ///
+    /// # Errors
+    /// As `poll_cq`.
+    fn progress_and_poll(&mut self, into: &mut Vec<Wc>) -> Result<(), Failure> {
+        self.progress();
+        self.poll_cq(into)
     }
 
     /// How long until a software device has something to do though nothing comes.

@@ -21,6 +21,7 @@ use gridnet_core::rail::{
 };
 use gridnet_core::time::Time;
 use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
+use gridnet_rdma_sim::number::ByNumber;
 
 use crate::call::Side;
 use crate::config::{Ports, Security, VerbsConfig};
@@ -54,7 +55,7 @@ pub struct VerbsRail {
     links: Vec<Link>,
     /// Links that are neither broken nor over.
     by_node: HashMap<NodeId, u32>,
-    by_qp: HashMap<QpNum, u32>,
+    by_qp: ByNumber<QpNum, u32>,
     /// Nodes whose device did not answer the last call of this side, though their host did.
     deaf: HashSet<NodeId>,
     /// Links with a bound in time: that are being made, or come to their end.
@@ -105,7 +106,7 @@ impl VerbsRail {
             device: config.device,
             links: Vec::new(),
             by_node: HashMap::new(),
-            by_qp: HashMap::new(),
+            by_qp: ByNumber::default(),
             deaf: HashSet::new(),
             timed: Vec::new(),
             ended: Vec::new(),
@@ -169,23 +170,20 @@ impl VerbsRail {
     /// Lets the device work, and takes what it has completed; how many frames were delivered.
     fn look<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize {
         let mut frames = 0;
-        self.device.progress();
+        let mut completions = std::mem::take(&mut self.completions);
+        let mut polled = self.device.progress_and_poll(&mut completions);
         loop {
-            let mut completions = std::mem::take(&mut self.completions);
-            if completions.is_empty() && self.device.poll_cq(&mut completions).is_err() {
+            if polled.is_err() {
                 self.lose_all();
             }
             let count = completions.len();
             frames += completions.drain(..).map(|wc| self.complete(&wc, sink)).sum::<usize>();
-            self.completions = completions;
             if count < COMPLETIONS || frames >= budget {
                 break;
             }
+            polled = self.device.poll_cq(&mut completions);
         }
-        // What was told to peers leaves now.
-        if frames > 0 {
-            self.device.progress();
-        }
+        self.completions = completions;
         frames
     }
 
@@ -292,13 +290,7 @@ impl Rail for VerbsRail {
 
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
         match self.links.get_mut(link.0 as usize).map(|link| &mut link.state) {
-            Some(State::Live(conn)) => {
-                let posted = conn.post(&mut *self.device, frame);
-                if posted == Posted::Done {
-                    self.device.progress();
-                }
-                posted
-            }
+            Some(State::Live(conn)) => conn.post(&mut *self.device, frame),
             Some(State::Calling(_) | State::Awaiting | State::Settling(_)) => Posted::NoResource,
             _ => Posted::Down,
         }
@@ -384,10 +376,7 @@ impl Rail for VerbsRail {
         };
         self.fetches += 1;
         match conn.reach.get(&mut *self.device, from, to, self.fetches) {
-            Ok(()) => {
-                self.device.progress();
-                Posted::Accepted(self.fetches)
-            }
+            Ok(()) => Posted::Accepted(self.fetches),
             Err(Failure::Full) => Posted::NoResource,
             // In pieces it goes, too.
             Err(_) => Posted::Failed(Error::Unsupported),

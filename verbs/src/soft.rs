@@ -1,6 +1,5 @@
 //! The software device behind the seam.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -10,8 +9,11 @@ use std::time::{Duration, Instant};
 use gridnet_rdma_sim::attr::{
     Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr, RtsAttr, RNR_RETRY_FOREVER,
 };
+use gridnet_rdma_sim::number::ByNumber;
 use gridnet_rdma_sim::wire::{Psn, QpNum as SimQpNum, RnrTimer};
-use gridnet_rdma_sim::wr::{Data, RecvWr as SimRecvWr, Remote, Rkey, SendOp, SendWr as SimSendWr, WcStatus};
+use gridnet_rdma_sim::wr::{
+    Data, RecvWr as SimRecvWr, Remote, Rkey, SendOp, SendWr as SimSendWr, Sges, WcStatus,
+};
 use gridnet_rdma_sim::{Cq, Error, Mr, Pd, Port, Qp, QpShape, ShmPort, UdpPort, XdpPort};
 
 use crate::arena::Arena;
@@ -38,7 +40,7 @@ pub struct SoftDevice {
     device: gridnet_rdma_sim::Device,
     domain: Pd,
     queue: Cq,
-    pairs: HashMap<QpNum, Pair>,
+    pairs: ByNumber<QpNum, Pair>,
     /// What is readable when packets are there.
     waiter: Option<Box<dyn AsFd + Send>>,
     start: Instant,
@@ -137,15 +139,16 @@ impl SoftDevice {
     /// When the system gives no random numbers.
     pub fn over(port: impl Port + 'static, wire: &'static str) -> io::Result<SoftDevice> {
         let refused = |_| io::Error::other("the software device cannot be opened");
-        let device = gridnet_rdma_sim::Device::open(port).map_err(refused)?;
+        let start = Instant::now();
+        let device =
+            gridnet_rdma_sim::Device::open_with_clock(port, move || start.elapsed()).map_err(refused)?;
         let domain = device.alloc_pd();
         let queue = device.create_cq(CQ_CAPACITY, None).map_err(refused)?;
-        let start = Instant::now();
         Ok(SoftDevice {
             device,
             domain,
             queue,
-            pairs: HashMap::new(),
+            pairs: ByNumber::default(),
             waiter: None,
             start,
             max_mtu: 4096,
@@ -224,8 +227,8 @@ impl Device for SoftDevice {
 
     fn post_read(&mut self, qp: QpNum, wr: &ReadWr) -> Result<(), Failure> {
         let remote = Remote { address: wr.remote, rkey: Rkey(wr.rkey) };
-        let data = Data::Sges(vec![sge(&wr.sge)]);
-        self.pair(qp)?.post_send(SimSendWr::new(wr.wr_id, SendOp::RdmaRead(remote), data)).map_err(failure)
+        let data = Data::Sges(sge(&wr.sge).into());
+        self.pair(qp)?.send_now(SimSendWr::new(wr.wr_id, SendOp::RdmaRead(remote), data)).map_err(failure)
     }
 
     fn create_qp(&mut self, depth: Depth) -> Result<QpNum, Failure> {
@@ -272,10 +275,10 @@ impl Device for SoftDevice {
     fn post_send(&mut self, qp: QpNum, list: &[SendWr]) -> Result<(), (usize, Failure)> {
         let qp = self.pair(qp).map_err(|failure| (0, failure))?;
         for (taken, wr) in list.iter().enumerate() {
-            let data = Data::Sges(wr.sge.iter().map(sge).collect());
+            let data = Data::Sges(wr.sge.as_ref().map_or_else(Sges::default, |piece| sge(piece).into()));
             let mut request = SimSendWr::new(wr.wr_id, SendOp::SendWithImm(wr.imm), data);
             request.signaled = wr.signaled;
-            qp.post_send(request).map_err(|error| (taken, failure(error)))?;
+            qp.send_now(request).map_err(|error| (taken, failure(error)))?;
         }
         Ok(())
     }
@@ -283,20 +286,21 @@ impl Device for SoftDevice {
     fn post_recv(&mut self, qp: QpNum, list: &[RecvWr]) -> Result<(), (usize, Failure)> {
         let qp = self.pair(qp).map_err(|failure| (0, failure))?;
         for (taken, wr) in list.iter().enumerate() {
-            let request = SimRecvWr { wr_id: wr.wr_id, sges: vec![sge(&wr.sge)] };
+            let request = SimRecvWr { wr_id: wr.wr_id, sges: sge(&wr.sge).into() };
             qp.post_recv(request).map_err(|error| (taken, failure(error)))?;
         }
         Ok(())
     }
 
     fn poll_cq(&mut self, into: &mut Vec<Wc>) -> Result<(), Failure> {
-        while into.len() < into.capacity() {
-            let Some(wc) = self.queue.poll().map_err(|_| Failure::Full)? else { break };
-            let qp = QpNum(wc.qp.value());
-            let (wr_id, byte_len, imm) = (wc.wr_id, wc.byte_len, wc.imm);
-            into.push(Wc { wr_id, status: status(wc.status), byte_len, imm, qp });
-        }
-        Ok(())
+        let polled = self.queue.poll_many(into.capacity() - into.len(), |wc| into.push(completion(&wc)));
+        polled.map(drop).map_err(|_| Failure::Full)
+    }
+
+    fn progress_and_poll(&mut self, into: &mut Vec<Wc>) -> Result<(), Failure> {
+        let room = into.capacity() - into.len();
+        let polled = self.device.work_and_poll(&self.queue, room, |wc| into.push(completion(&wc)));
+        polled.map(drop).map_err(|_| Failure::Full)
     }
 
     fn arm(&mut self) -> bool {
@@ -312,12 +316,17 @@ impl Device for SoftDevice {
     }
 
     fn progress(&mut self) -> usize {
-        self.device.progress(self.start.elapsed())
+        self.device.work()
     }
 
     fn next_work(&self) -> Option<Duration> {
         self.device.deadline().map(|at| at.saturating_sub(self.start.elapsed()))
     }
+}
+
+fn completion(wc: &gridnet_rdma_sim::wr::Wc) -> Wc {
+    let qp = QpNum(wc.qp.value());
+    Wc { wr_id: wc.wr_id, status: status(wc.status), byte_len: wc.byte_len, imm: wc.imm, qp }
 }
 
 fn sge(sge: &Sge) -> gridnet_rdma_sim::wr::Sge {

@@ -1,15 +1,16 @@
 //! Everything that a device has, and its work: packets in, timers, packets out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::cq::{CqId, CqState};
-use crate::engine::{Effects, Engine, Host, QpEvent, Receives};
+use super::cq::{CqId, CqState, Overrun};
+use crate::engine::{Clock, Effects, Engine, Error, Host, QpEvent, Receives};
 use crate::mr::{PdId, Regions};
 use crate::number::ByNumber;
 use crate::port::{Port, Received};
 use crate::wire::{Packet, QpNum};
+use crate::wr::{RecvWr, SendWr, Wc};
 
 /// Packets that are taken from the port at a time: acknowledgements for them become one.
 const RECEIVE_BATCH: usize = 64;
@@ -17,6 +18,8 @@ const RECEIVE_BATCH: usize = 64;
 const TURN: usize = 16;
 /// Packets that are sent at a time.
 const SEND_BATCH: usize = 128;
+/// Calls of `progress` of which one asks the clock whether a timer is due: few, as for who calls seldom timers are late by so many.
+const ASK_EACH: u32 = 4;
 /// Events that are kept for who does not ask; the oldest are dropped.
 const MAX_EVENTS: usize = 1024;
 
@@ -76,16 +79,28 @@ pub(super) enum Source {
     Shared(SrqId),
 }
 
+impl Source {
+    /// The receives; none of a shared queue that is gone.
+    fn receives<'a>(&'a mut self, srqs: &'a mut ByNumber<u32, Receives>) -> Option<&'a mut Receives> {
+        match self {
+            Source::Own(receives) => Some(receives),
+            Source::Shared(id) => srqs.get_mut(&id.0),
+        }
+    }
+}
+
 /// The state of a device.
 pub(super) struct Core {
     pub(super) port: Box<dyn Port>,
     pub(super) regions: Regions,
     pub(super) cqs: ByNumber<u32, CqState>,
     pub(super) srqs: ByNumber<u32, Receives>,
-    pub(super) pairs: BTreeMap<u32, Pair>,
+    pub(super) pairs: ByNumber<u32, Pair>,
     pub(super) events: VecDeque<Event>,
     pub(super) counters: Counters,
-    pub(super) now: Duration,
+    clock: Clock,
+    /// Calls since the clock was asked whether a timer is due.
+    unasked: u32,
     /// Last number that was given to something.
     last_id: u32,
     /// Last number of a protection domain; none has that of another one, ever.
@@ -104,16 +119,17 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(port: Box<dyn Port>, first_id: u32) -> Core {
+    pub(super) fn new(port: Box<dyn Port>, first_id: u32, clock: Clock) -> Core {
         Core {
             port,
             regions: Regions::default(),
             cqs: ByNumber::default(),
             srqs: ByNumber::default(),
-            pairs: BTreeMap::new(),
+            pairs: ByNumber::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
-            now: Duration::ZERO,
+            clock,
+            unasked: 0,
             last_id: first_id,
             last_pd: 0,
             active: VecDeque::new(),
@@ -148,47 +164,83 @@ impl Core {
         }
     }
 
-    /// Lets a queue pair work, and tells the user what came of it. From here on it may have something to send, too. None when there is
-    /// no such queue pair.
+    /// Lets a queue pair work, and tells the user what came of it. If it has something to send then, its turn will come. None when there
+    /// is no such queue pair.
     pub(super) fn run<R>(
         &mut self,
         num: QpNum,
         work: impl FnOnce(&mut Engine, &mut Host<'_>, &mut Vec<u8>) -> R,
     ) -> Option<R> {
-        let Core { pairs, active, .. } = self;
+        let Core { pairs, srqs, regions, effects, outgoing, clock, quiet_until, active, .. } = self;
         let pair = pairs.get_mut(&num.value())?;
-        if !std::mem::replace(&mut pair.is_active, true) {
+        let receives = pair.source.receives(srqs)?;
+        let result = work(&mut pair.engine, &mut Host { clock, regions, receives, effects }, outgoing);
+        *quiet_until = earlier(*quiet_until, pair.engine.deadline());
+        if !pair.is_active && pair.engine.may_send() {
+            pair.is_active = true;
             active.push_back(num.value());
         }
-        self.work(num, work)
-    }
-
-    fn work<R>(
-        &mut self,
-        num: QpNum,
-        work: impl FnOnce(&mut Engine, &mut Host<'_>, &mut Vec<u8>) -> R,
-    ) -> Option<R> {
-        let Core { pairs, srqs, regions, effects, events, outgoing, now, quiet_until, .. } = self;
-        let pair = pairs.get_mut(&num.value())?;
-        let receives = match &mut pair.source {
-            Source::Own(receives) => receives,
-            Source::Shared(id) => srqs.get_mut(&id.0)?,
-        };
-        let mut host = Host { now: *now, regions, receives, effects };
-        let result = work(&mut pair.engine, &mut host, outgoing);
-        *quiet_until = earlier(*quiet_until, pair.engine.deadline());
-        if let (true, Source::Shared(id)) = (receives.take_limit_reached(), &pair.source) {
-            push_event(events, Event::SrqLimitReached(*id));
-        }
-        let queues = (pair.send_cq, pair.recv_cq);
-        self.settle(num, queues);
+        self.settle(num);
         Some(result)
     }
 
-    /// Completions and events go to where the user finds them.
-    fn settle(&mut self, num: QpNum, (send_cq, recv_cq): (CqId, CqId)) {
-        let Core { effects, cqs, events, .. } = self;
-        if effects.sent.is_empty() && effects.received.is_empty() && effects.events.is_empty() {
+    /// A work request for the send queue. No timer begins with it: the first packet starts that.
+    pub(super) fn post_send(&mut self, num: QpNum, wr: SendWr) -> Result<(), Error> {
+        let Core { pairs, srqs, regions, effects, clock, active, .. } = self;
+        let pair = pairs.get_mut(&num.value()).ok_or(Error::State)?;
+        let receives = pair.source.receives(srqs).ok_or(Error::State)?;
+        let posted = pair.engine.post_send(wr, &mut Host { clock, regions, receives, effects });
+        if !pair.is_active && pair.engine.may_send() {
+            pair.is_active = true;
+            active.push_back(num.value());
+        }
+        if !effects.is_empty() {
+            self.settle(num);
+        }
+        posted
+    }
+
+    /// A receive: nothing is to be sent for it.
+    pub(super) fn post_recv(&mut self, num: QpNum, wr: RecvWr) -> Result<(), Error> {
+        let Core { pairs, srqs, regions, effects, clock, .. } = self;
+        let pair = pairs.get_mut(&num.value()).ok_or(Error::State)?;
+        let receives = pair.source.receives(srqs).ok_or(Error::State)?;
+        let posted = pair.engine.post_recv(wr, &mut Host { clock, regions, receives, effects });
+        if !effects.is_empty() {
+            self.settle(num);
+        }
+        posted
+    }
+
+    /// Hands out completions of a queue, as [`Cq::poll_many`](super::Cq::poll_many) says.
+    pub(super) fn poll_many(
+        &mut self,
+        id: CqId,
+        most: usize,
+        mut each: impl FnMut(Wc),
+    ) -> Result<usize, Overrun> {
+        let Some(queue) = self.cqs.get_mut(&id.0) else { return Ok(0) };
+        for count in 0..most {
+            match queue.poll() {
+                Ok(Some(wc)) => each(wc),
+                // What was handed out before counts; the next call says that something was lost.
+                Err(overrun) if count == 0 => return Err(overrun),
+                _ => return Ok(count),
+            }
+        }
+        Ok(most)
+    }
+
+    /// Completions and events of a queue pair that has worked go to where the user finds them.
+    fn settle(&mut self, num: QpNum) {
+        let Core { effects, cqs, events, pairs, srqs, .. } = self;
+        let Some(pair) = pairs.get_mut(&num.value()) else { return };
+        if let Source::Shared(id) = &pair.source {
+            if srqs.get_mut(&id.0).is_some_and(Receives::take_limit_reached) {
+                push_event(events, Event::SrqLimitReached(*id));
+            }
+        }
+        if effects.is_empty() {
             return;
         }
         let mut full = Vec::new();
@@ -197,8 +249,12 @@ impl Core {
                 full.push(id);
             }
         };
-        effects.sent.drain(..).for_each(|wc| push(send_cq, wc, wc.status != crate::wr::WcStatus::Success));
-        effects.received.drain(..).for_each(|(wc, solicited)| push(recv_cq, wc, solicited));
+        for wc in effects.sent.drain(..) {
+            push(pair.send_cq, wc, wc.status != crate::wr::WcStatus::Success);
+        }
+        for (wc, solicited) in effects.received.drain(..) {
+            push(pair.recv_cq, wc, solicited);
+        }
         effects.events.drain(..).for_each(|event| push_event(events, Event::Qp(num, event)));
         for id in full {
             push_event(&mut self.events, Event::CqErr(id));
@@ -229,9 +285,28 @@ impl Core {
         }
     }
 
-    /// Does what can be done at `now`; returns how many packets came or left.
-    pub(super) fn progress(&mut self, now: Duration) -> usize {
-        self.now = self.now.max(now);
+    /// It is so late.
+    pub(super) fn tell_time(&mut self, now: Duration) {
+        self.clock.tell(now);
+        // Whoever tells the time has looked already.
+        self.unasked = ASK_EACH;
+    }
+
+    /// What was posted leaves, as far as there is room.
+    pub(super) fn flush(&mut self) {
+        self.clock.pass();
+        self.transmit();
+    }
+
+    /// The caller waits now: the next call asks the clock.
+    pub(super) fn arm(&mut self) -> bool {
+        self.unasked = ASK_EACH;
+        self.port.arm()
+    }
+
+    /// Does what can be done now; returns how many packets came or left.
+    pub(super) fn progress(&mut self) -> usize {
+        self.clock.pass();
         // What was posted since the last call need not wait for a look at the port, which may be a system call.
         let posted = self.transmit();
         let came = self.receive();
@@ -275,13 +350,22 @@ impl Core {
         self.counters.strange += u64::from(is_peers != Some(true));
     }
 
+    /// Timers are far longer than some calls, of which the others need not look at the clock.
     fn expire(&mut self) {
-        let now = self.now;
-        if self.quiet_until.is_none_or(|until| until > now) {
+        let Some(until) = self.quiet_until else { return };
+        self.unasked += 1;
+        if self.unasked < ASK_EACH {
+            return;
+        }
+        self.unasked = 0;
+        let now = self.clock.now();
+        if until > now {
             return;
         }
         let is_due = |pair: &Pair| pair.engine.deadline().is_some_and(|deadline| deadline <= now);
-        let due: Vec<u32> = self.pairs.iter().filter(|(_, pair)| is_due(pair)).map(|(num, _)| *num).collect();
+        let mut due: Vec<u32> =
+            self.pairs.iter().filter(|(_, pair)| is_due(pair)).map(|(num, _)| *num).collect();
+        due.sort_unstable();
         for num in due {
             self.run(QpNum::new(num), |engine, host, _| engine.handle_timer(host));
         }
@@ -295,13 +379,16 @@ impl Core {
     /// The next moment at which [`progress`](Self::progress) has something to do though no packet comes.
     pub(super) fn deadline(&self) -> Option<Duration> {
         if self.held.is_some() || self.is_stuck {
-            return Some(self.now);
+            return Some(self.clock.seen());
         }
         self.first_deadline()
     }
 
     /// Sends what can be sent, and lets it leave.
     fn transmit(&mut self) -> usize {
+        if self.active.is_empty() && self.held.is_none() && !self.is_stuck {
+            return 0;
+        }
         let sent = self.send();
         if sent > 0 || self.is_stuck {
             self.is_stuck = !self.port.flush();
@@ -342,17 +429,23 @@ impl Core {
     /// A queue pair sends up to `most` packets.
     fn turn(&mut self, num: u32, most: usize) -> Turn {
         for sent in 0..most {
-            let Some(pair) = self.pairs.get_mut(&num) else { return Turn::Gone };
+            let Core { pairs, srqs, regions, effects, outgoing, clock, quiet_until, port, .. } = self;
+            let Some(pair) = pairs.get_mut(&num) else { return Turn::Gone };
             let Some(to) = pair.engine.remote().filter(|_| pair.engine.may_send()) else {
                 pair.is_active = false;
                 return Turn::Idle(sent);
             };
-            if !self.port.has_room(to) {
+            if !port.has_room(to) {
                 return Turn::More(sent);
             }
-            self.outgoing.clear();
-            let made = self.work(QpNum::new(num), |engine, host, out| engine.next_packet(host, out));
-            if made != Some(true) {
+            let Some(receives) = pair.source.receives(srqs) else { return Turn::Gone };
+            outgoing.clear();
+            let made = pair.engine.next_packet(&mut Host { clock, regions, receives, effects }, outgoing);
+            *quiet_until = earlier(*quiet_until, pair.engine.deadline());
+            if !effects.is_empty() {
+                self.settle(QpNum::new(num));
+            }
+            if !made {
                 return self.idle(num, sent);
             }
             self.held = Some(to);

@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::core::Core;
-use crate::engine::Error;
+use crate::engine::{Clock, Error};
 use crate::port::Port;
+use crate::wr::Wc;
 
 pub use self::core::{Counters, Event, SrqId};
 pub use self::cq::{CompletionChannel, CqId, Overrun};
@@ -36,8 +37,23 @@ impl Device {
     /// [`Error::System`] when the system gives no random numbers: queue pairs of a device that was opened before must not be
     /// taken for those of this one.
     pub fn open(port: impl Port + 'static) -> Result<Device, Error> {
+        Device::with(Box::new(port), Clock::new(None))
+    }
+
+    /// A device that asks this clock for the time, where it needs it, instead of being told: for [`work`](Self::work).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with_clock(
+        port: impl Port + 'static,
+        clock: impl Fn() -> Duration + Send + 'static,
+    ) -> Result<Device, Error> {
+        Device::with(Box::new(port), Clock::new(Some(Box::new(clock))))
+    }
+
+    fn with(port: Box<dyn Port>, clock: Clock) -> Result<Device, Error> {
         let first = getrandom::u32().map_err(|_| Error::System)?;
-        Ok(Device { core: Arc::new(Mutex::new(Core::new(Box::new(port), first))) })
+        Ok(Device { core: Arc::new(Mutex::new(Core::new(port, first, clock))) })
     }
 
     /// Where peers send to.
@@ -49,7 +65,25 @@ impl Device {
     /// many packets came or left. Never blocks. What it does in one call is bounded: 0 says that there was nothing to do, or that the
     /// port has no room, and then [`deadline`](Self::deadline) says "now".
     pub fn progress(&self, now: Duration) -> usize {
-        self.lock().progress(now)
+        let mut core = self.lock();
+        core.tell_time(now);
+        core.progress()
+    }
+
+    /// As [`progress`](Self::progress), for a device that has a [clock](Self::open_with_clock).
+    pub fn work(&self) -> usize {
+        self.lock().progress()
+    }
+
+    /// [Works](Self::work), then hands out the oldest completions of `cq`, which is of this device, at most so many; how many there
+    /// were.
+    ///
+    /// # Errors
+    /// As [`Cq::poll`].
+    pub fn work_and_poll(&self, cq: &Cq, most: usize, each: impl FnMut(Wc)) -> Result<usize, Overrun> {
+        let mut core = self.lock();
+        core.progress();
+        core.poll_many(cq.id(), most, each)
     }
 
     /// The next moment at which [`progress`](Self::progress) is to be called even if no packet comes. While a packet waits for
@@ -62,7 +96,7 @@ impl Device {
     /// to wake this side. False when something has come meanwhile: then [`progress`](Self::progress) is next, not sleep. Ends with
     /// the next call of `progress`.
     pub fn arm(&self) -> bool {
-        self.lock().port.arm()
+        self.lock().arm()
     }
 
     /// Whether [`arm`](Self::arm) still holds: another thread may have called [`progress`](Self::progress) since, and it has to be done again.

@@ -270,6 +270,14 @@ impl Cq {
         self.0.device.lock().cqs.get_mut(&self.0.id.0).map_or(Ok(None), CqState::poll)
     }
 
+    /// Hands out the oldest completions, at most so many; how many there were.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn poll_many(&self, most: usize, each: impl FnMut(Wc)) -> Result<usize, Overrun> {
+        self.0.device.lock().poll_many(self.0.id, most, each)
+    }
+
     /// Tells the channel of the next completion, or of the next that is solicited or a failure; once. What was in the queue
     /// before tells nothing: poll after this call, before waiting.
     pub fn request_notify(&self, solicited_only: bool) {
@@ -372,8 +380,18 @@ impl Qp {
     /// # Errors
     /// [`Error::State`] before RTS, [`Error::Full`], [`Error::Invalid`].
     pub fn post_send(&self, wr: SendWr) -> Result<(), Error> {
+        self.0.device.lock().post_send(self.0.num, wr)
+    }
+
+    /// Posts a request, and lets it leave as far as it can: what a doorbell does. Looks at nothing that comes.
+    ///
+    /// # Errors
+    /// As [`post_send`](Self::post_send).
+    pub fn send_now(&self, wr: SendWr) -> Result<(), Error> {
         let mut core = self.0.device.lock();
-        core.run(self.0.num, |engine, host, _| engine.post_send(wr, host)).unwrap_or(Err(Error::State))
+        core.post_send(self.0.num, wr)?;
+        core.flush();
+        Ok(())
     }
 
     /// Posts a receive.
@@ -385,8 +403,7 @@ impl Qp {
         if self.0.srq.is_some() {
             return Err(Error::Invalid);
         }
-        let mut core = self.0.device.lock();
-        core.run(self.0.num, |engine, host, _| engine.post_recv(wr, host)).unwrap_or(Err(Error::State))
+        self.0.device.lock().post_recv(self.0.num, wr)
     }
 }
 

@@ -63,9 +63,55 @@ pub enum QpEvent {
     LastWqeReached,
 }
 
+/// The time, asked for when it is needed: most packets need none, and a look at the clock costs as much as some of them.
+pub(crate) struct Clock {
+    /// The last look.
+    seen: Duration,
+    /// What is later than that is no affair of this call: it was told, or has looked.
+    is_fresh: bool,
+    read: Option<Box<dyn Fn() -> Duration + Send>>,
+}
+
+impl Clock {
+    /// One that `read` looks at, or else one that is told.
+    pub(crate) fn new(read: Option<Box<dyn Fn() -> Duration + Send>>) -> Clock {
+        Clock { seen: Duration::ZERO, is_fresh: true, read }
+    }
+
+    /// It is so late, or later.
+    pub(crate) fn tell(&mut self, now: Duration) {
+        self.seen = self.seen.max(now);
+        self.is_fresh = true;
+    }
+
+    /// Time has passed.
+    pub(crate) fn pass(&mut self) {
+        self.is_fresh = self.read.is_none();
+    }
+
+    /// The time. Does not change until that has [passed](Self::pass).
+    pub(crate) fn now(&mut self) -> Duration {
+        if !self.is_fresh {
+            self.look();
+        }
+        self.seen
+    }
+
+    #[cold]
+    fn look(&mut self) {
+        let now = self.read.as_ref().map_or(self.seen, |read| read());
+        self.tell(now);
+    }
+
+    /// The last look.
+    pub(crate) fn seen(&self) -> Duration {
+        self.seen
+    }
+}
+
 /// What a queue pair reaches while it works.
 pub(crate) struct Host<'a> {
-    pub(crate) now: Duration,
+    pub(crate) clock: &'a mut Clock,
     pub(crate) regions: &'a Regions,
     pub(crate) receives: &'a mut Receives,
     pub(crate) effects: &'a mut Effects,
@@ -79,6 +125,12 @@ pub(crate) struct Effects {
     /// For the receive queue's; true is a solicited event.
     pub(crate) received: Vec<(Wc, bool)>,
     pub(crate) events: Vec<QpEvent>,
+}
+
+impl Effects {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sent.is_empty() && self.received.is_empty() && self.events.is_empty()
+    }
 }
 
 /// What both halves of a queue pair know about it.

@@ -173,25 +173,25 @@ impl Requester {
     /// # Errors
     /// How the work request at the head has failed.
     pub(super) fn timer(&mut self, host: &mut Host<'_>) -> Result<(), WcStatus> {
-        if self.rnr_until.is_some_and(|until| until <= host.now) {
+        if self.rnr_until.is_some_and(|until| until <= host.clock.now()) {
             self.rnr_until = None;
         }
-        if self.ack_deadline.is_some_and(|deadline| deadline <= host.now) {
+        if self.ack_deadline.is_some_and(|deadline| deadline <= host.clock.now()) {
             self.ack_deadline = None;
             self.recovering = false;
             if !self.is_asked() {
                 // Once: whether the question could leave or not, the next silence is a retry, and those are counted.
                 self.ask();
                 self.asked_psn = self.sent_psn;
-                self.wait_for_answer(host.now);
+                self.wait_for_answer(host.clock.now());
                 return Ok(());
             }
             return self.retry();
         }
         // Where nothing was asked for, no answer is late.
         let is_waiting = self.ack_deadline.is_some() && self.is_asked();
-        if is_waiting && self.probe.at.is_some_and(|at| at <= host.now) {
-            self.probe(host.now);
+        if is_waiting && self.probe.at.is_some_and(|at| at <= host.clock.now()) {
+            self.probe(host.clock.now());
         }
         Ok(())
     }
@@ -267,7 +267,7 @@ impl Requester {
         let mut bth = Bth::new(dest_qp, psn);
         bth.ack_request = (end && self.is_awaited(wqe))
             || self.asks_always
-            || psn.value().is_multiple_of(ACK_EACH)
+            || self.is_due(psn, step)
             || under_way + step >= self.window.size()
             // The last that was ever sent comes again: what is missing behind it would not be noticed.
             || self.sent_psn == psn.plus(step);
@@ -288,7 +288,7 @@ impl Requester {
         if next.ahead_of(self.sent_psn) > 0 {
             self.sent_psn = next;
             if asks {
-                self.probe.sent(next, host.now);
+                self.probe.sent(next, host.clock.now());
             }
         }
         let is_first_question = asks && !self.is_asked();
@@ -297,9 +297,18 @@ impl Requester {
         }
         // The time before the first question was no time in which the peer had to answer.
         if self.ack_deadline.is_none() || is_first_question {
-            self.wait_for_answer(host.now);
+            self.wait_for_answer(host.clock.now());
         }
         Ok(true)
+    }
+
+    /// Whether so many packets went without a question that this one has to ask.
+    fn is_due(&self, psn: Psn, step: u32) -> bool {
+        if psn.ahead_of(self.sent_psn) < 0 {
+            // It was asked about when it was sent first, and that may have been lost.
+            return psn.value().is_multiple_of(ACK_EACH);
+        }
+        psn.plus(step).ahead_of(self.asked_psn) >= ACK_EACH as i32
     }
 
     /// Whether somebody waits for the end of a request: the program for its completion, a send queue that is half full for
@@ -436,23 +445,32 @@ impl Requester {
 
     /// Takes everything before `end` for done, up to a read or atomic operation whose answer is missing: then false.
     fn advance(&mut self, end: Psn, host: &mut Host<'_>) -> bool {
-        loop {
-            let left = end.since(self.una());
-            let Some(head) = self.queue.front().filter(|_| left > 0) else { return true };
-            if head.wr.op.needs_response() {
-                return false;
+        let all = end.since(self.una());
+        let mut left = all;
+        let mut is_missing = false;
+        while let Some(head) = self.queue.front().filter(|_| left > 0) {
+            is_missing = head.wr.op.needs_response();
+            if is_missing {
+                break;
             }
             let step = left.min(head.packets - head.acked);
-            self.done(step, host);
+            left -= step;
+            self.finish(step, host.effects);
         }
+        if left < all {
+            self.progressed(host);
+        }
+        !is_missing
     }
 
-    /// So many more packets of the head are done.
+    /// So many more packets of the head are done, and nothing else for now.
     fn done(&mut self, packets: u32, host: &mut Host<'_>) {
+        self.finish(packets, host.effects);
+        self.progressed(host);
+    }
+
+    fn finish(&mut self, packets: u32, effects: &mut Effects) {
         self.window.acknowledged(packets);
-        self.retries = self.attr.retry_cnt;
-        self.rnr_retries = self.attr.rnr_retry;
-        self.recovering = false;
         let Some(head) = self.queue.front_mut() else { return };
         head.acked += packets;
         head.sent = head.sent.max(head.acked);
@@ -461,15 +479,22 @@ impl Requester {
             self.cursor = 1;
         }
         if complete {
-            self.complete_head(host.effects);
+            self.complete_head(effects);
         }
+    }
+
+    /// What follows when anything is done.
+    fn progressed(&mut self, host: &mut Host<'_>) {
+        self.retries = self.attr.retry_cnt;
+        self.rnr_retries = self.attr.rnr_retry;
+        self.recovering = false;
         self.after_progress();
         // What is to be sent again, and was not yet, is not waited for.
         let is_under_way = self.cursor_psn() != self.una() && self.rnr_until.is_none();
         self.ack_deadline = None;
-        self.probe.answered(self.una(), host.now);
+        self.probe.answered(self.una(), host.clock.now());
         if is_under_way {
-            self.wait_for_answer(host.now);
+            self.wait_for_answer(host.clock.now());
         }
     }
 
@@ -520,7 +545,7 @@ impl Requester {
         self.go_back();
         self.end_recovery();
         self.ack_deadline = None;
-        self.rnr_until = Some(host.now + timer.time());
+        self.rnr_until = Some(host.clock.now() + timer.time());
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod segment;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -31,13 +32,11 @@ use crate::wire::PORT;
 
 /// The upper half of addresses: a prefix that no router forwards (RFC 6666), so that nobody takes them for those of hosts.
 const PREFIX: u64 = 0x0100_0000_0000_0000;
-/// Calls of `receive` between two looks at the sockets, which cost a system call, while packets come: a new peer waits some
-/// microseconds for it.
-const LOOK_EACH: u32 = 256;
-/// After so many calls in a row that found nothing
-const IDLE: u32 = 32;
-/// a look comes after fewer: the caller may give its core away between two calls, which takes milliseconds on a busy machine.
-const LOOK_EACH_IDLE: u32 = 4;
+/// The sockets are looked at, which costs a system call, when so much time has passed since the last look: a new peer waits so long,
+const LOOK_EACH: Duration = Duration::from_micros(50);
+/// and of so many calls of `receive` one asks for the time. Few, as the caller may give its core away between two calls, which takes
+/// milliseconds on a busy machine.
+const ASK_EACH: u32 = 8;
 /// Packets of one peer before the next has its turn.
 const RUN: u32 = 16;
 /// Connections that have not said who they are.
@@ -61,9 +60,9 @@ pub struct ShmPort {
     /// The link whose turn it is, and packets that it had in this turn.
     turn: usize,
     run: u32,
-    /// Calls since the last look at the sockets, and since the last packet.
-    quiet: u32,
-    empty: u32,
+    /// The last look at the sockets, and calls since the clock was asked.
+    looked: Instant,
+    unasked: u32,
     /// Peers were told that this side sleeps.
     asleep: bool,
 }
@@ -87,8 +86,8 @@ impl ShmPort {
             by_peer: ByNumber::default(),
             turn: 0,
             run: 0,
-            quiet: 0,
-            empty: 0,
+            looked: Instant::now(),
+            unasked: 0,
             asleep: false,
         })
     }
@@ -109,7 +108,6 @@ impl ShmPort {
 
     /// Looks at the sockets: new peers, wake-ups, peers that have gone.
     fn look_around(&mut self) {
-        self.quiet = 0;
         let mut events = [EpollEvent::empty(); EVENTS];
         // What goes wrong now is seen by the next look.
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
@@ -219,6 +217,20 @@ impl ShmPort {
         self.look_around();
     }
 
+    fn is_time_to_look(&mut self) -> bool {
+        self.unasked += 1;
+        if self.unasked < ASK_EACH {
+            return false;
+        }
+        self.unasked = 0;
+        let now = Instant::now();
+        let is_time = now.duration_since(self.looked) >= LOOK_EACH;
+        if is_time {
+            self.looked = now;
+        }
+        is_time
+    }
+
     fn next_turn(&mut self) {
         self.run = 0;
         self.turn = if self.turn + 1 < self.links.len() { self.turn + 1 } else { 0 };
@@ -236,11 +248,9 @@ impl Port for ShmPort {
     }
 
     fn receive(&mut self, packet: &mut Vec<u8>) -> Received {
-        self.quiet += 1;
-        self.empty = self.empty.saturating_add(1);
         if self.asleep {
             self.wake();
-        } else if self.quiet >= if self.empty < IDLE { LOOK_EACH } else { LOOK_EACH_IDLE } {
+        } else if self.is_time_to_look() {
             self.look_around();
         }
         for _ in 0..self.links.len() {
@@ -248,7 +258,6 @@ impl Port for ShmPort {
             match link.take(packet) {
                 Taken::Packet => {
                     let from = address_of(link.peer());
-                    self.empty = 0;
                     self.run += 1;
                     if self.run >= RUN {
                         self.next_turn();

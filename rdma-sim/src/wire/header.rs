@@ -124,10 +124,10 @@ impl Header {
             Header::WriteFirst(reth) | Header::WriteOnly(reth) | Header::ReadRequest(reth) => reth.write(out),
             Header::WriteOnlyImm(reth, imm) => {
                 reth.write(out);
-                out.extend(imm.to_be_bytes());
+                out.extend_from_slice(&imm.to_be_bytes());
             }
             Header::SendLastImm(imm) | Header::SendOnlyImm(imm) | Header::WriteLastImm(imm) => {
-                out.extend(imm.to_be_bytes());
+                out.extend_from_slice(&imm.to_be_bytes());
             }
             Header::ReadResponseFirst(aeth)
             | Header::ReadResponseLast(aeth)

@@ -102,12 +102,13 @@ impl<'a> Packet<'a> {
     /// Appends BTH and extended headers of a packet whose payload has `len` bytes, for who writes these in place.
     pub fn encode_head(bth: &Bth, header: &Header, len: usize, out: &mut Vec<u8>) {
         let bit = |on: bool, mask: u8| if on { mask } else { 0 };
-        out.push(header.opcode());
-        out.push(bit(bth.solicited, SOLICITED) | bit(bth.migration, MIGRATION) | (padding(len) as u8) << 4);
-        out.extend(bth.pkey.to_be_bytes());
         let congestion = bit(bth.fecn, FECN) | bit(bth.becn, BECN);
-        out.extend((u32::from(congestion) << 24 | bth.dest_qp.value()).to_be_bytes());
-        out.extend((u32::from(bit(bth.ack_request, ACK_REQUEST)) << 24 | bth.psn.value()).to_be_bytes());
+        let [_, q2, q1, q0] = bth.dest_qp.value().to_be_bytes();
+        let [_, p2, p1, p0] = bth.psn.value().to_be_bytes();
+        let [k1, k0] = bth.pkey.to_be_bytes();
+        let flags = bit(bth.solicited, SOLICITED) | bit(bth.migration, MIGRATION) | (padding(len) as u8) << 4;
+        let ack = bit(bth.ack_request, ACK_REQUEST);
+        out.extend_from_slice(&[header.opcode(), flags, k1, k0, congestion, q2, q1, q0, ack, p2, p1, p0]);
         header.write(out);
     }
 

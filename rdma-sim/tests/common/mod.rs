@@ -61,7 +61,10 @@ pub struct Side {
 
 impl Side {
     pub fn new(net: &Net, address: SocketAddr, options: &Options) -> Side {
-        let device = Device::open(net.port(address)).expect("random numbers");
+        Side::on(Device::open(net.port(address)).expect("random numbers"), options)
+    }
+
+    pub fn on(device: Device, options: &Options) -> Side {
         let pd = device.alloc_pd();
         let mr = pd.allocate(options.memory, Access::ALL).expect("memory");
         let send_cq = device.create_cq(options.cq, None).expect("a queue");
@@ -76,12 +79,12 @@ impl Side {
     }
 
     pub fn post(&self, wr_id: u64, op: SendOp, offset: u64, length: u32) {
-        let data = Data::Sges(vec![self.mr.sge(offset, length)]);
+        let data = Data::Sges(self.mr.sge(offset, length).into());
         self.qp.post_send(SendWr::new(wr_id, op, data)).expect("posted");
     }
 
     pub fn post_recv(&self, wr_id: u64, offset: u64, length: u32) {
-        self.qp.post_recv(RecvWr { wr_id, sges: vec![self.mr.sge(offset, length)] }).expect("posted");
+        self.qp.post_recv(RecvWr { wr_id, sges: self.mr.sge(offset, length).into() }).expect("posted");
     }
 
     /// All completions that are there: of the send queue, of the receive queue.

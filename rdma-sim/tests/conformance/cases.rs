@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use gridnet_rdma_sim::attr::{Access, State};
-use gridnet_rdma_sim::wr::{Data, RecvWr, Remote, SendOp, SendWr, Sge, Wc, WcOpcode, WcStatus};
+use gridnet_rdma_sim::wr::{Data, RecvWr, Remote, SendOp, SendWr, Sge, Sges, Wc, WcOpcode, WcStatus};
 
 use crate::end::{Bed, End};
 
@@ -16,7 +16,7 @@ fn pattern(seed: u32, len: u32) -> Vec<u8> {
 }
 
 fn wr(wr_id: u64, op: SendOp, sge: Sge) -> SendWr {
-    SendWr::new(wr_id, op, Data::Sges(vec![sge]))
+    SendWr::new(wr_id, op, Data::Sges(sge.into()))
 }
 
 /// Waits for a completion of one of the four queues.
@@ -57,7 +57,7 @@ pub fn sends_of_all_sizes(bed: &mut dyn Bed) {
     for (id, len) in (0..).zip(SIZES) {
         let (a, b) = bed.ends();
         a.fill(at_a, 0, &pattern(len, len));
-        b.post_recv(RecvWr { wr_id: id, sges: vec![b.sge(at_b, 0, MOST as u32)] }).expect("posted");
+        b.post_recv(RecvWr { wr_id: id, sges: b.sge(at_b, 0, MOST as u32).into() }).expect("posted");
         let op = if id % 2 == 0 { SendOp::Send } else { SendOp::SendWithImm(len ^ 0xdead_beef) };
         a.post_send(wr(id, op, a.sge(at_a, 0, len))).expect("posted");
         let came = received(bed);
@@ -89,7 +89,7 @@ pub fn writes_with_immediate_data(bed: &mut dyn Bed) {
     for (id, len) in (0..).zip(SIZES) {
         let (a, b) = bed.ends();
         a.fill(at_a, 0, &pattern(len, len));
-        b.post_recv(RecvWr { wr_id: id, sges: Vec::new() }).expect("posted");
+        b.post_recv(RecvWr { wr_id: id, sges: Sges::default() }).expect("posted");
         let op = SendOp::RdmaWriteWithImm(b.remote(at_b, 0), len);
         a.post_send(wr(id, op, a.sge(at_a, 0, len))).expect("posted");
         let came = received(bed);
@@ -145,9 +145,10 @@ pub fn pieces_and_inline_data(bed: &mut dyn Bed) {
     let (a, b) = bed.ends();
     a.fill(at_a, 0, b"one two three");
     let pieces = vec![a.sge(at_a, 8, 5), a.sge(at_a, 3, 1), a.sge(at_a, 4, 3)];
-    b.post_recv(RecvWr { wr_id: 1, sges: vec![b.sge(at_b, 100, 2), b.sge(at_b, 0, 50)] }).expect("posted");
-    a.post_send(SendWr::new(1, SendOp::Send, Data::Sges(pieces))).expect("posted");
-    b.post_recv(RecvWr { wr_id: 2, sges: vec![b.sge(at_b, 200, 50)] }).expect("posted");
+    b.post_recv(RecvWr { wr_id: 1, sges: vec![b.sge(at_b, 100, 2), b.sge(at_b, 0, 50)].into() })
+        .expect("posted");
+    a.post_send(SendWr::new(1, SendOp::Send, Data::Sges(pieces.into()))).expect("posted");
+    b.post_recv(RecvWr { wr_id: 2, sges: b.sge(at_b, 200, 50).into() }).expect("posted");
     a.post_send(SendWr::new(2, SendOp::Send, Data::Inline(b"inline".to_vec()))).expect("posted");
     a.post_send(SendWr::new(3, SendOp::RdmaWrite(b.remote(at_b, 300)), Data::Inline(b"too".to_vec())))
         .expect("posted");
@@ -213,7 +214,7 @@ pub fn a_receive_that_is_late(bed: &mut dyn Bed) {
     }
     let (a, b) = bed.ends();
     assert_eq!(a.poll_send(), None);
-    b.post_recv(RecvWr { wr_id: 2, sges: vec![b.sge(at_b, 0, 5000)] }).expect("posted");
+    b.post_recv(RecvWr { wr_id: 2, sges: b.sge(at_b, 0, 5000).into() }).expect("posted");
     assert_eq!(received(bed).byte_len, 5000);
     assert_sent(bed, &[(1, WcStatus::Success)]);
     assert!(bed.ends().1.bytes(at_b, 0, 5000) == pattern(1, 5000));
@@ -222,8 +223,8 @@ pub fn a_receive_that_is_late(bed: &mut dyn Bed) {
 /// A request that fails, between one that was done and one that is flushed; with what B's receive, if any, says.
 fn fails(bed: &mut dyn Bed, at: (usize, usize), bad: SendWr, status: WcStatus, receive: Option<WcStatus>) {
     let (a, b) = bed.ends();
-    b.post_recv(RecvWr { wr_id: 70, sges: vec![b.sge(at.1, 0, 10)] }).expect("posted");
-    a.post_recv(RecvWr { wr_id: 80, sges: Vec::new() }).expect("posted");
+    b.post_recv(RecvWr { wr_id: 70, sges: b.sge(at.1, 0, 10).into() }).expect("posted");
+    a.post_recv(RecvWr { wr_id: 80, sges: Sges::default() }).expect("posted");
     let write = SendOp::RdmaWrite(b.remote(at.1, 0));
     a.post_send(wr(1, write, a.sge(at.0, 0, 2000))).expect("posted");
     a.post_send(SendWr { wr_id: 2, ..bad }).expect("posted");
@@ -341,11 +342,11 @@ pub fn flushes(bed: &mut dyn Bed) {
     let (at_a, _) = regions(bed);
     let (a, _) = bed.ends();
     for id in 0..3 {
-        a.post_recv(RecvWr { wr_id: id, sges: Vec::new() }).expect("posted");
+        a.post_recv(RecvWr { wr_id: id, sges: Sges::default() }).expect("posted");
     }
     a.fail();
     a.post_send(wr(5, SendOp::Send, a.sge(at_a, 0, 8))).expect("posted");
-    a.post_recv(RecvWr { wr_id: 3, sges: Vec::new() }).expect("posted");
+    a.post_recv(RecvWr { wr_id: 3, sges: Sges::default() }).expect("posted");
     assert_sent(bed, &[(5, WcStatus::WrFlushErr)]);
     for id in 0..4 {
         let wc = wait(bed, "A's receive queue", |a, _| a.poll_recv());

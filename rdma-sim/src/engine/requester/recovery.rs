@@ -182,7 +182,7 @@ impl Requester {
         if next.ahead_of(self.asked_psn) > 0 {
             self.asked_psn = next;
         }
-        self.wait_for_answer(host.now);
+        self.wait_for_answer(host.clock.now());
         Ok(true)
     }
 }
