@@ -119,9 +119,14 @@ impl Responder {
     fn ahead(&mut self, packet: &Packet<'_>, peer: &RtrAttr) {
         let is_new = self.refused || self.parked.keep(packet, self.expected, peer.path_mtu.bytes());
         if !self.told || (!is_new && packet.bth.ack_request) {
-            self.told = true;
-            self.replies.push(Reply::Nak(self.expected, NakCode::PsnSequence));
+            self.tell_missing();
         }
+    }
+
+    /// Says that the next packet is missing.
+    fn tell_missing(&mut self) {
+        self.told = true;
+        self.replies.push(Reply::Nak(self.expected, NakCode::PsnSequence));
     }
 
     /// Does what was kept behind a gap that is closed now. What is done then is acknowledged, so that the peer knows where the next
@@ -139,10 +144,7 @@ impl Responder {
             _ if self.told => {}
             Some(header) if is_message(header) => self.replies.acknowledge(self.expected.minus(1)),
             // An acknowledgement would be one of an answer that was not given yet.
-            Some(_) if !self.parked.is_empty() => {
-                self.told = true;
-                self.replies.push(Reply::Nak(self.expected, NakCode::PsnSequence));
-            }
+            Some(_) if !self.parked.is_empty() => self.tell_missing(),
             _ => {}
         }
         Ok(())
