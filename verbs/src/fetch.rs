@@ -38,6 +38,12 @@ impl Reach {
         Ok(Reach { qp, exposed: HashMap::new(), fetching: HashMap::new() })
     }
 
+    /// Fetches that have begun and not ended.
+    #[cfg(feature = "testing")]
+    pub(crate) fn under_way(&self) -> usize {
+        self.fetching.len()
+    }
+
     /// The queue pair for reads, as long as there is one.
     pub(crate) fn reader(&self) -> Option<QpNum> {
         self.qp
@@ -147,4 +153,103 @@ fn single(memory: &Gather<'_>) -> Option<(*mut u8, usize)> {
     let mut pieces = memory.pieces();
     let first = pieces.next()?;
     pieces.next().is_none().then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use gridnet_core::mem::Iov;
+    use gridnet_rdma_sim::testing::{Faults, Net};
+
+    use super::*;
+    use crate::soft::SoftDevice;
+
+    const LEN: usize = 100;
+
+    /// Two devices on one network, with a connection for reads from the first to the second.
+    struct Two {
+        net: Net,
+        devices: [SoftDevice; 2],
+        reaches: [Reach; 2],
+    }
+
+    impl Two {
+        fn new() -> Two {
+            let net = Net::new(7, Faults::NONE);
+            let open = |port| SoftDevice::over(net.port(([127, 0, 0, 1], port).into()), "net").unwrap();
+            let mut devices = [open(1), open(2)];
+            let mut reaches = devices.each_mut().map(|device| Reach::open(device).unwrap());
+            let pairs = reaches.each_ref().map(|reach| reach.reader().unwrap());
+            let gids = devices.each_ref().map(|device| device.gid());
+            for (side, (device, reach)) in devices.iter_mut().zip(&mut reaches).enumerate() {
+                let (remote, dest_qp) = (gids[1 - side], pairs[1 - side]);
+                let route = Route { remote, dest_qp, mtu: 1024, rq_psn: 0, sq_psn: 0 };
+                reach.connect(device, Some(&route)).unwrap();
+            }
+            Two { net, devices, reaches }
+        }
+
+        /// Fetches with the first side; how that ends.
+        fn fetch(&mut self, source: RemoteSource, to: &mut [u8; LEN]) -> Vec<Fetched> {
+            // SAFETY: the array outlives the fetch, whose end is waited for, and is not looked at before.
+            let iov = unsafe { Iov::new(to.as_mut_ptr(), LEN) };
+            let [here, there] = &mut self.devices;
+            self.reaches[0].get(here, source, &Gather::one(&iov), 1).unwrap();
+            let mut done = Vec::with_capacity(1);
+            for micros in 0_u64.. {
+                assert!(micros < 10_000_000, "it does not end");
+                self.net.set_now(std::time::Duration::from_micros(micros));
+                there.progress();
+                here.progress_and_poll(&mut done).unwrap();
+                if !done.is_empty() {
+                    break;
+                }
+            }
+            self.reaches[0].take(here, &done[0]).unwrap()
+        }
+
+        fn expose(&mut self, from: &mut [u8; LEN]) -> RemoteSource {
+            // SAFETY: the array outlives this, and is not written.
+            let iov = unsafe { Iov::new(from.as_mut_ptr(), LEN) };
+            self.reaches[1].expose(&mut self.devices[1], &Gather::one(&iov)).unwrap()
+        }
+    }
+
+    /// What comes of a fetch when the source is changed like this, and whether anything came.
+    fn fetch_from(change: impl Fn(&mut Reach, RemoteSource) -> RemoteSource) -> (Vec<Fetched>, bool, bool) {
+        let (mut two, mut from, mut to) = (Two::new(), [7; LEN], [0; LEN]);
+        let source = two.expose(&mut from);
+        let source = change(&mut two.reaches[1], source);
+        let ended = two.fetch(source, &mut to);
+        let still_reads = two.reaches[0].reader().is_some();
+        drop(two);
+        (ended, to == from, still_reads)
+    }
+
+    #[test]
+    fn only_the_key_that_was_given_opens_the_memory() {
+        assert_eq!(fetch_from(|_, source| source), (vec![(1, Ok(()))], true, true));
+        let refused = (vec![(1, Err(Error::Access))], false, false);
+        let other_key =
+            |_: &mut Reach, source: RemoteSource| RemoteSource { rkey: source.rkey ^ 1, ..source };
+        assert_eq!(fetch_from(other_key), refused);
+        let behind_its_end =
+            |_: &mut Reach, source: RemoteSource| RemoteSource { address: source.address + 1, ..source };
+        assert_eq!(fetch_from(behind_its_end), refused);
+        let concealed = |reach: &mut Reach, source: RemoteSource| {
+            reach.conceal(source);
+            source
+        };
+        assert_eq!(fetch_from(concealed), refused);
+    }
+
+    #[test]
+    fn keys_of_more_than_32_bits_are_no_keys() {
+        let (mut two, mut from, mut to) = (Two::new(), [7; LEN], [0; LEN]);
+        let source = two.expose(&mut from);
+        // SAFETY: nothing is fetched.
+        let iov = unsafe { Iov::new(to.as_mut_ptr(), LEN) };
+        let wide = RemoteSource { rkey: source.rkey | 1 << 32, ..source };
+        let refused = two.reaches[0].get(&mut two.devices[0], wide, &Gather::one(&iov), 1);
+        assert_eq!(refused, Err(Failure::Invalid));
+    }
 }

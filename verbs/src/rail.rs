@@ -149,6 +149,16 @@ impl VerbsRail {
         self.fetches
     }
 
+    /// Fetches of this side that have begun and not ended.
+    #[cfg(feature = "testing")]
+    pub fn fetches_under_way(&self) -> usize {
+        let of = |link: &Link| match &link.state {
+            State::Live(conn) => conn.reach.under_way(),
+            _ => 0,
+        };
+        self.links.iter().map(of).sum()
+    }
+
     /// Ends the connection beside a link.
     #[cfg(feature = "testing")]
     pub fn cut_wire(&mut self, node: NodeId) {

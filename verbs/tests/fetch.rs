@@ -78,3 +78,38 @@ fn a_read_that_fails_ends_nothing_but_reads() {
     let (to_a, to_b) = (pair.to_a, pair.to_b);
     assert_eq!((pair.a.engine().breaks(to_b).0, pair.b.engine().breaks(to_a).0), (0, 0));
 }
+
+/// The device takes 16 reads at a time: what is more waits for its turn, and comes.
+#[test]
+fn more_fetches_than_the_device_takes_at_a_time() {
+    const MESSAGES: u64 = 40;
+    const LEN: usize = 50_000;
+    let mut pair = Pair::new(Verbs::net(Faults::NONE));
+    let net = pair.fixture.net_of().expect("it is one");
+    let waits = Arc::new(AtomicBool::new(true));
+    let does_wait = waits.clone();
+    // No answer to a read leaves before as many have been asked for as may be.
+    net.set_filter(move |_, packet| {
+        let is_response = matches!(packet.first(), Some(0x0d..=0x10));
+        !(is_response && does_wait.load(Ordering::Relaxed))
+    });
+    let messages: Vec<Vec<u8>> = (0..MESSAGES).map(|tag| Random::new(tag).bytes(LEN)).collect();
+    let receives: Vec<_> = (0..MESSAGES).map(|tag| pair.b.receive(exactly(pair.to_a, tag), LEN)).collect();
+    let sends: Vec<_> =
+        (0..MESSAGES).map(|tag| pair.a.send(pair.to_b, &messages[tag as usize], tag)).collect();
+    assert!(pair.run_until(|pair| under_way(pair) == 16), "{} reads are under way", under_way(&mut pair));
+    waits.store(false, Ordering::Relaxed);
+    for (receive, bytes) in receives.into_iter().zip(&messages) {
+        let outcome = pair.finish_b(receive);
+        assert_eq!(outcome.status, Ok(()));
+        assert!(outcome.bytes[..LEN] == *bytes, "the message is another");
+    }
+    for send in sends {
+        assert_eq!(pair.finish_a(send).status, Ok(()));
+    }
+    assert_eq!(under_way(&mut pair), 0);
+}
+
+fn under_way(pair: &mut Pair<Verbs>) -> usize {
+    pair.b.engine().rails_mut()[0].fetches_under_way()
+}
