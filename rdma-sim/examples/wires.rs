@@ -1,10 +1,9 @@
 //! How fast two devices are over each wire, beside what the machine does without them: `cargo run --release -p gridnet-rdma-sim
-//! --example wires [ROUNDS [PART-OF-A-NAME]]`. Needs two cores, and for wires between hosts namespaces; for AF_XDP, root. All subjects take turns in each round, and the medians of the rounds are printed: other
-//! load, and cores that the hypervisor moves, meet all of them.
+//! --example wires [ROUNDS [PART-OF-A-NAME]]`. Needs two cores, and for wires between hosts namespaces; for AF_XDP, root.
 
 use std::net::{SocketAddrV4, UdpSocket};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,8 @@ use gridnet_rdma_sim::attr::{Access, AckTimeout, Change, InitAttr, Mtu, RtrAttr,
 use gridnet_rdma_sim::wire::{Psn, RnrTimer, PORT};
 use gridnet_rdma_sim::wr::{Data, RecvWr, SendOp, SendWr};
 use gridnet_rdma_sim::{Cq, Device, Mr, Port, Qp, QpShape, ShmPort, UdpPort, XdpPort};
+use gridnet_testbed::measure::{self, beside, canary, in_turns, one_way, Subject};
 use gridnet_testbed::{sandbox, Lab, LinkSpec, Topology};
-use nix::sched::{sched_setaffinity, CpuSet};
-use nix::unistd::Pid;
 
 /// Round trips of one measurement.
 const TRIPS: u32 = 5000;
@@ -24,11 +22,7 @@ const LEN: u32 = 1 << 20;
 /// Receives that are posted.
 const DEPTH: u64 = 64;
 
-/// What is measured, with its unit, and how.
-type Subject = (&'static str, fn() -> f64);
-
 fn main() {
-    let rounds = std::env::args().nth(1).map_or(15, |word| word.parse().expect("a number of rounds"));
     if !sandbox::is_inside() {
         // A network of its own, for the cable between two hosts.
         let again = || {
@@ -56,80 +50,7 @@ fn main() {
         ("shm: WRITE 1 MiB, GB/s, MTU 4096", || write(shm(), Mtu::B4096)),
         ("canary again", canary),
     ];
-    let wanted = std::env::args().nth(2).unwrap_or_default();
-    let subjects: Vec<Subject> = subjects.into_iter().filter(|(name, _)| name.contains(&wanted)).collect();
-    let mut results = vec![Vec::new(); subjects.len()];
-    for _ in 0..rounds {
-        for ((_, measure), results) in subjects.iter().zip(&mut results) {
-            results.push(measure());
-        }
-    }
-    for ((name, _), mut results) in subjects.iter().zip(results) {
-        results.sort_by(f64::total_cmp);
-        let at = |part: usize| results[(results.len() - 1) * part / 4];
-        println!(
-            "{name:50} median {:9.2}   quarters {:9.2} {:9.2}   least {:9.2}",
-            at(2),
-            at(1),
-            at(3),
-            at(0)
-        );
-    }
-}
-
-fn pin(core: usize) {
-    let mut set = CpuSet::new();
-    // Where there is no such core, the figures say so.
-    let _ = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-}
-
-/// Runs `other` on another core until `own` is through; what that says.
-fn beside<R>(other: impl FnOnce(&AtomicBool) + Send, own: impl FnOnce() -> R) -> R {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            pin(1);
-            other(&stop);
-        });
-        pin(0);
-        let result = own();
-        stop.store(true, Ordering::Relaxed);
-        result
-    })
-}
-
-/// Nanoseconds of one way.
-fn timed(trips: u32, mut trip: impl FnMut()) -> f64 {
-    (0..trips / 10).for_each(|_| trip());
-    let start = Instant::now();
-    (0..trips).for_each(|_| trip());
-    start.elapsed().as_nanos() as f64 / f64::from(trips) / 2.0
-}
-
-#[repr(align(128))]
-#[derive(Default)]
-struct Flag(AtomicU64);
-
-fn canary() -> f64 {
-    let (ping, pong) = (Flag::default(), Flag::default());
-    let answer = |stop: &AtomicBool| {
-        let mut last = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let now = ping.0.load(Ordering::Acquire);
-            if now != last {
-                last = now;
-                pong.0.store(now, Ordering::Release);
-            }
-        }
-    };
-    let mut count = 0;
-    beside(answer, || {
-        timed(4 * TRIPS, || {
-            count += 1;
-            ping.0.store(count, Ordering::Release);
-            while pong.0.load(Ordering::Acquire) != count {}
-        })
-    })
+    in_turns(&subjects, 15);
 }
 
 /// Where two ports are.
@@ -165,28 +86,8 @@ fn both<R: Send>(place: Place, make: impl Fn(SocketAddrV4) -> R + Sync) -> Optio
 }
 
 fn raw_udp(place: Place) -> f64 {
-    let sockets = both(place, |at| {
-        let socket = UdpSocket::bind(at).expect("a socket");
-        socket.set_nonblocking(true).expect("an option");
-        (socket.local_addr().expect("an address"), socket)
-    });
-    let Some(((at_a, a), (at_b, b))) = sockets else { return f64::NAN };
-    let answer = move |stop: &AtomicBool| {
-        let mut bytes = [0; 64];
-        while !stop.load(Ordering::Relaxed) {
-            if let Ok((len, from)) = b.recv_from(&mut bytes) {
-                b.send_to(&bytes[..len], from).expect("sent");
-            }
-        }
-    };
-    assert_ne!(at_a, at_b);
-    beside(answer, || {
-        let mut bytes = [0; 64];
-        timed(TRIPS, || {
-            a.send_to(&bytes[..8], at_b).expect("sent");
-            while a.recv_from(&mut bytes).is_err() {}
-        })
-    })
+    let sockets = both(place, |at| UdpSocket::bind(at).expect("a socket"));
+    sockets.map_or(f64::NAN, |(near, far)| measure::raw_udp(&near, &far, TRIPS))
 }
 
 type Ports = Option<(Box<dyn Port>, Box<dyn Port>)>;
@@ -212,7 +113,6 @@ fn shm() -> Ports {
 }
 
 struct Side {
-    start: Instant,
     device: Device,
     cq: Cq,
     recv_cq: Cq,
@@ -222,13 +122,14 @@ struct Side {
 
 impl Side {
     fn new(port: Box<dyn Port>) -> Side {
-        let device = Device::open(port).expect("random numbers");
+        let start = Instant::now();
+        let device = Device::open_with_clock(port, move || start.elapsed()).expect("random numbers");
         let pd = device.alloc_pd();
         let mr = pd.allocate(LEN as usize, Access::ALL).expect("memory");
         let cq = device.create_cq(256, None).expect("a queue");
         let recv_cq = device.create_cq(256, None).expect("a queue");
         let qp = pd.create_qp(&cq, &recv_cq, None, QpShape::default()).expect("a queue pair");
-        Side { start: Instant::now(), device, cq, recv_cq, qp, mr }
+        Side { device, cq, recv_cq, qp, mr }
     }
 
     fn connect(&self, peer: &Side, path_mtu: Mtu) {
@@ -261,11 +162,11 @@ impl Side {
     fn send(&self, number: u64) {
         let mut wr = SendWr::new(number, SendOp::Send, Data::Inline(number.to_ne_bytes().to_vec()));
         wr.signaled = number.is_multiple_of(16);
-        self.qp.post_send(wr).expect("posted");
+        self.qp.send_now(wr).expect("posted");
     }
 
     fn progress(&self) {
-        self.device.progress(self.start.elapsed());
+        self.device.work();
     }
 
     /// Whether a message has come; its receive is posted anew.
@@ -296,13 +197,12 @@ fn pingpong(ports: Ports, mtu: Mtu) -> f64 {
             if b.came() {
                 count += 1;
                 b.send(count);
-                b.progress();
             }
         }
     };
     let mut count = 0;
     beside(answer, || {
-        timed(TRIPS, || {
+        one_way(TRIPS, || {
             count += 1;
             a.send(count);
             while !a.came() {}

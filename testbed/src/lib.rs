@@ -19,6 +19,7 @@
 //! | `line`, `wire`, `relay` | a link through user space: the model, the sockets, the threads |
 //! | `proxy` | the way out of sites that have no other |
 //! | `check` | measures links and probes sites |
+//! | `measure` | figures that can be compared, of programs that measure |
 
 #![deny(unsafe_code)]
 
@@ -34,6 +35,7 @@ mod impairment;
 mod lab;
 mod line;
 mod link;
+pub mod measure;
 #[expect(unsafe_code, reason = "what runs between fork and exec")]
 mod namespace;
 mod plan;

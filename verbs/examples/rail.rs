@@ -1,9 +1,8 @@
 //! How fast two engines are over the rail verbs, within a host, beside what the machine does without them: `cargo run --release -p
-//! gridnet-verbs --example rail [ROUNDS [PART-OF-A-NAME]]`. Two threads on two cores, without sleep. All subjects take turns in each
-//! round, and the medians of the rounds are printed: other load, and cores that the hypervisor moves, meet all of them.
+//! gridnet-verbs --example rail [ROUNDS [PART-OF-A-NAME]]`. Two threads on two cores, without sleep.
 
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gridnet_core::endpoint::{CqId, Engine, Limits, SendArgs};
@@ -13,21 +12,15 @@ use gridnet_core::rail::PeerId;
 use gridnet_core::testing::pair::address_of;
 use gridnet_core::time::Time;
 use gridnet_core::wire::Address;
+use gridnet_testbed::measure::{self, beside, canary, in_turns, one_way, Subject};
 use gridnet_verbs::{Security, SoftDevice, VerbsConfig, VerbsRail};
-use nix::sched::{sched_setaffinity, CpuSet};
-use nix::unistd::Pid;
 
 /// Round trips of one measurement, and large ones.
 const TRIPS: u32 = 5000;
 const LARGE_TRIPS: u32 = 60;
 const LARGE: usize = 1 << 20;
 
-/// What is measured, with its unit, and how.
-type Subject = (&'static str, fn() -> f64);
-
 fn main() {
-    let rounds = std::env::args().nth(1).map_or(11, |word| word.parse().expect("a number of rounds"));
-    let wanted = std::env::args().nth(2).unwrap_or_default();
     let subjects: [Subject; 7] = [
         ("canary: one line each way, ns", canary),
         ("raw UDP, busy, 8 B one way, ns", raw_udp),
@@ -37,18 +30,7 @@ fn main() {
         ("shm: messages of 1 MiB there and back, GB/s", || bandwidth(shm)),
         ("canary again, ns", canary),
     ];
-    let subjects: Vec<Subject> = subjects.into_iter().filter(|(name, _)| name.contains(&wanted)).collect();
-    let mut results = vec![Vec::new(); subjects.len()];
-    for _ in 0..rounds {
-        for ((_, measure), results) in subjects.iter().zip(&mut results) {
-            results.push(measure());
-        }
-    }
-    for ((name, _), mut results) in subjects.iter().zip(results) {
-        results.sort_by(f64::total_cmp);
-        let at = |part: usize| results[(results.len() - 1) * part / 4];
-        println!("{name:45} median {:9.2}   quarters {:9.2} {:9.2}", at(2), at(1), at(3));
-    }
+    in_turns(&subjects, 11);
 }
 
 fn udp() -> SoftDevice {
@@ -59,84 +41,9 @@ fn shm() -> SoftDevice {
     SoftDevice::over_shm().expect("a device")
 }
 
-fn pin(core: usize) {
-    let mut set = CpuSet::new();
-    // Where there is no such core, the figures say so.
-    let _ = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-}
-
-/// Runs `other` on another core until `own` is through; what that says.
-fn beside<R>(other: impl FnOnce(&AtomicBool) + Send, own: impl FnOnce() -> R) -> R {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            pin(1);
-            other(&stop);
-        });
-        pin(0);
-        let result = own();
-        stop.store(true, Ordering::Relaxed);
-        result
-    })
-}
-
-/// Nanoseconds of one way.
-fn timed(trips: u32, mut trip: impl FnMut()) -> f64 {
-    (0..trips / 10).for_each(|_| trip());
-    let start = Instant::now();
-    (0..trips).for_each(|_| trip());
-    start.elapsed().as_nanos() as f64 / f64::from(trips) / 2.0
-}
-
-#[repr(align(128))]
-#[derive(Default)]
-struct Flag(AtomicU64);
-
-fn canary() -> f64 {
-    let (ping, pong) = (Flag::default(), Flag::default());
-    let answer = |stop: &AtomicBool| {
-        let mut last = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let now = ping.0.load(Ordering::Acquire);
-            if now != last {
-                last = now;
-                pong.0.store(now, Ordering::Release);
-            }
-        }
-    };
-    let mut number = 0;
-    beside(answer, || {
-        timed(TRIPS * 20, || {
-            number += 1;
-            ping.0.store(number, Ordering::Release);
-            while pong.0.load(Ordering::Acquire) != number {
-                std::hint::spin_loop();
-            }
-        })
-    })
-}
-
 fn raw_udp() -> f64 {
     let open = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let (near, far) = (open(), open());
-    for (socket, other) in [(&near, &far), (&far, &near)] {
-        socket.connect(other.local_addr().expect("an address")).expect("it is there");
-        socket.set_nonblocking(true).expect("it is a socket");
-    }
-    let answer = |stop: &AtomicBool| {
-        let mut bytes = [0; 8];
-        while !stop.load(Ordering::Relaxed) {
-            if far.recv(&mut bytes).is_ok() {
-                far.send(&bytes).expect("there is room");
-            }
-        }
-    };
-    beside(answer, || {
-        timed(TRIPS, || {
-            near.send(&[7; 8]).expect("there is room");
-            while near.recv(&mut [0; 8]).is_err() {}
-        })
-    })
+    measure::raw_udp(&open(), &open(), TRIPS)
 }
 
 /// One fabric.
@@ -231,7 +138,7 @@ fn trips(device: fn() -> SoftDevice, len: usize, count: u32) -> f64 {
     };
     beside(answer, || {
         let (mut bytes, mut out) = (vec![0; len], vec![0; len]);
-        timed(count, || {
+        one_way(count, || {
             near.receive(&mut bytes);
             near.send(&mut out);
             let mut left = 2;
