@@ -68,6 +68,19 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.poll(budget, sink))
         }
 
+        fn ahead_len(&mut self, link: $crate::rail::LinkId) -> usize {
+            $each!(self, rail => rail.ahead_len(link))
+        }
+
+        fn post_ahead(
+            &mut self,
+            link: $crate::rail::LinkId,
+            announcement: &$crate::wire::Frame<'_>,
+            segment: &$crate::wire::Frame<'_>,
+        ) -> $crate::rail::Posted {
+            $each!(self, rail => rail.post_ahead(link, announcement, segment))
+        }
+
         fn favourite(&self) -> Option<&std::sync::Arc<$crate::ring::lane::Lane>> {
             $each!(self, rail => rail.favourite())
         }
@@ -103,6 +116,19 @@ macro_rules! forward_rail {
         }
     };
     (@short_ways $each:ident) => {
+        fn ahead_len(&mut self, _link: $crate::rail::LinkId) -> usize {
+            0
+        }
+
+        fn post_ahead(
+            &mut self,
+            _link: $crate::rail::LinkId,
+            _announcement: &$crate::wire::Frame<'_>,
+            _segment: &$crate::wire::Frame<'_>,
+        ) -> $crate::rail::Posted {
+            $crate::rail::Posted::NoResource
+        }
+
         fn post_message(
             &mut self,
             link: $crate::rail::LinkId,

@@ -350,6 +350,35 @@ impl Rail for LoopbackRail {
         }
     }
 
+    fn ahead_len(&mut self, link: LinkId) -> usize {
+        let Some(link) = self.links.get(link.0 as usize).filter(|link| link.up && !link.over) else {
+            return 0;
+        };
+        let shared = self.hub.lock();
+        let has_room =
+            shared.under_way.get(&(self.local.node, link.node)).is_none_or(|count| *count + 2 <= DEPTH);
+        if self.hub.goes_ahead && has_room {
+            self.capabilities.max_segment
+        } else {
+            0
+        }
+    }
+
+    fn post_ahead(&mut self, link: LinkId, announcement: &Frame<'_>, segment: &Frame<'_>) -> Posted {
+        if self.ahead_len(link) < segment.payload.len() {
+            return Posted::NoResource;
+        }
+        match self.post(link, announcement) {
+            Posted::Done => {}
+            other => return other,
+        }
+        // What is asked for anew when a link breaks need not be kept, and room for it there was.
+        if let Some((link, bytes)) = self.links.get(link.0 as usize).zip(encoded(segment)) {
+            self.hub.send(self.local.node, link.node, link.connection, Parcel::Frame(bytes));
+        }
+        Posted::Done
+    }
+
     fn post_segment(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
         self.post_on(path, frame)
     }

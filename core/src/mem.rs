@@ -322,13 +322,21 @@ impl<'a> PeerBytes<'a> {
 
     /// Copies the bytes into a new vector.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.len());
-        // SAFETY: the vector has room for `len` bytes, all of which are written before its length says so.
-        unsafe {
-            self.copy_range(0, self.len(), bytes.as_mut_ptr());
-            bytes.set_len(self.len());
-        }
+        let mut bytes = Vec::new();
+        bytes.reserve_exact(self.len());
+        self.append_to(&mut bytes);
         bytes
+    }
+
+    /// A copy behind what is in `bytes`.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        bytes.reserve(self.len());
+        // SAFETY: the vector has room for as many bytes behind `start`, all of which are written before its length says so.
+        unsafe {
+            self.copy_range(0, self.len(), bytes.as_mut_ptr().add(start));
+            bytes.set_len(start + self.len());
+        }
     }
 
     fn scatter(&self, to: &Gather<'_>, len: usize) {

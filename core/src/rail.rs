@@ -253,6 +253,20 @@ pub trait Rail {
         Posted::Failed(Error::PeerMisbehaved)
     }
 
+    /// How many first bytes of a large message may go with its announcement now, by [`Self::post_ahead`]: as many as are worth a round
+    /// trip. 0 for a rail, a peer or a moment without.
+    fn ahead_len(&mut self, link: LinkId) -> usize {
+        let _ = link;
+        0
+    }
+
+    /// Hands over an announcement, and right behind it a segment with the first bytes of the message, of at most [`Self::ahead_len`]
+    /// bytes: both or none.
+    fn post_ahead(&mut self, link: LinkId, announcement: &Frame<'_>, segment: &Frame<'_>) -> Posted {
+        let _ = (link, announcement, segment);
+        Posted::NoResource
+    }
+
     /// Delivers at most about `budget` frames; returns how many. No system call.
     fn poll<S: Sink>(&mut self, budget: usize, sink: &mut S) -> usize;
 

@@ -243,7 +243,7 @@ impl Misuse {
     /// The node has a receive for a message that the peer announces; what it asks for: path, operation, offset, length.
     fn announce(&mut self, len: u64) -> Vec<(u32, u64, u64, u64)> {
         self.pair.a.receive(anything(), len as usize);
-        let rts = Message::Rts { tag: 1, len, op: 77, immediate: None, source: None };
+        let rts = Message::Rts { tag: 1, len, op: 77, immediate: None, source: None, ahead: 0 };
         assert!(self.raw.post(&RawFrame::of(&rts.frame(Gather::EMPTY))));
         self.run(5);
         let asked =

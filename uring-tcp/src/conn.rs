@@ -67,6 +67,8 @@ pub(crate) struct Conn {
     pub(crate) calm: u32,
     /// How much of large messages is on its way.
     shallow: Shallow,
+    /// The other side takes bytes that it has not asked for.
+    pub(crate) takes_ahead: bool,
     /// It is looked at in each round, and watched by nothing.
     pub(crate) is_hot: bool,
     /// It is in the rail's list of those with something to send.
@@ -111,6 +113,7 @@ impl Conn {
             peer_core: None,
             calm: 0,
             shallow: Shallow::default(),
+            takes_ahead: false,
             is_hot: false,
             is_dirty: false,
             is_owing: false,
@@ -136,6 +139,30 @@ impl Conn {
         }
         tell(told, inbox, &mut out, enough);
         let posted = post_segment(&mut out, &line.stream, frame, broken);
+        Outcome { posted, waits: waits(&out, broken.is_some()) }
+    }
+
+    /// Whether the first bytes of a message may go unasked: they had better leave at once.
+    pub(crate) fn may_go_ahead(&self) -> bool {
+        let out = self.line.out();
+        self.takes_ahead && self.broken.is_none() && out.is_ready() && out.has_room()
+    }
+
+    /// Takes an announcement and what goes behind it.
+    pub(crate) fn post_ahead(&mut self, announcement: &Frame<'_>, segment: &Frame<'_>) -> Outcome {
+        let enough = self.enough();
+        let Conn { line, inbox, told, broken, .. } = self;
+        let mut out = line.out();
+        tell(told, inbox, &mut out, enough);
+        let posted = match out.send_ahead(&line.stream, announcement, segment) {
+            Ok(Taken::Yes) => Posted::Done,
+            Ok(Taken::No) => Posted::NoResource,
+            Err(e) => {
+                // The announcement is kept: it is repeated over the next link.
+                *broken = Some(e);
+                Posted::Done
+            }
+        };
         Outcome { posted, waits: waits(&out, broken.is_some()) }
     }
 

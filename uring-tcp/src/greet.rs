@@ -6,11 +6,11 @@
 use gridnet_core::error::Error;
 use gridnet_core::rail::{LinkId, PeerId, Refusal, Sign, Sink};
 use gridnet_core::time::Time;
-use gridnet_core::wire::Address;
+use gridnet_core::wire::{Address, NetAddresses};
 
 use crate::call::{say, Call, Progress};
 use crate::conn::Conn;
-use crate::handshake::{welcome, Purpose, Stranger};
+use crate::handshake::{welcome, Agreed, Purpose, Stranger};
 use crate::link::{Link, State};
 use crate::rail::{TcpRail, CROSSING_NS};
 use crate::socket::{accept_next, Stream};
@@ -113,8 +113,16 @@ impl TcpRail {
         if let Some((stream, rest, agreed)) = call.into_parts() {
             self.establish(index, stream, &rest, sink);
             self.expect_pulse(index);
-            self.expect_paths(index, agreed, Some(there));
+            self.expect_more(index, agreed, Some(there));
         }
+    }
+
+    /// What both sides of a link know beside frames.
+    fn expect_more(&mut self, index: u32, agreed: Option<Agreed>, there: Option<NetAddresses>) {
+        if let (Some(conn), Some(agreed)) = (self.conn(index), &agreed) {
+            conn.takes_ahead = agreed.takes_ahead;
+        }
+        self.expect_paths(index, agreed, there);
     }
 
     /// Frames flow from now on.
@@ -215,7 +223,7 @@ impl TcpRail {
                         return self.finish(index, why, false, sink);
                     }
                     self.establish(index, stream, &rest, sink);
-                    self.expect_paths(index, agreed, None);
+                    self.expect_more(index, agreed, None);
                     self.stay_awake();
                 }
                 Err(refusal) => visitor.refuse_after(&bytes, &refusal),

@@ -14,7 +14,8 @@
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{
-    Address, Extension, Hello, NetAddresses, NodeId, EXTENSION_CRITICAL, FEATURE_PATHS, MAX_HELLO_BYTES,
+    Address, Extension, Hello, NetAddresses, NodeId, EXTENSION_CRITICAL, FEATURE_AHEAD, FEATURE_PATHS,
+    MAX_HELLO_BYTES,
 };
 
 use crate::auth::{nonce, Key, Role, Security, NONCE_BYTES, PROOF_BYTES};
@@ -154,6 +155,8 @@ pub(crate) struct Agreed {
     pub(crate) secret: Key,
     /// The other side knows what further paths are.
     pub(crate) takes_paths: bool,
+    /// It knows what bytes are that come unasked.
+    pub(crate) takes_ahead: bool,
 }
 
 impl Agreed {
@@ -163,7 +166,8 @@ impl Agreed {
             hello.extension(TCP_OFFER).and_then(Offer::parse).map(|offer| offer.nonce)
         };
         let secret = Key::new(&[number(caller)?, number(called)?].concat()).ok()?;
-        Some(Agreed { secret, takes_paths: theirs.features & FEATURE_PATHS != 0 })
+        let has = |feature| theirs.features & feature != 0;
+        Some(Agreed { secret, takes_paths: has(FEATURE_PATHS), takes_ahead: has(FEATURE_AHEAD) })
     }
 }
 

@@ -185,6 +185,32 @@ impl Out {
         }
     }
 
+    /// The kernel takes more, as far as one knows, and hardly anything waits for that.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.is_full && self.rest.is_empty() && self.bytes.len() - self.sent <= SPARE_BYTES
+    }
+
+    /// Sends what waits, an announcement, and the first bytes of the message behind it: these are taken together, or not at all.
+    ///
+    /// # Errors
+    /// When the connection is broken, after the announcement was taken.
+    pub(crate) fn send_ahead(
+        &mut self,
+        stream: &Stream,
+        announcement: &Frame<'_>,
+        segment: &Frame<'_>,
+    ) -> Result<Taken, std::io::Error> {
+        let Ok(header) = Header::of(segment) else { return Ok(Taken::No) };
+        if !self.is_ready() || self.append(announcement).is_err() {
+            return Ok(Taken::No);
+        }
+        if self.send_segment(stream, &header, &segment.payload)? == Taken::No {
+            // The kernel did not even take all that was before: what belongs behind it goes there.
+            self.append(segment).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+        }
+        Ok(Taken::Yes)
+    }
+
     /// Sends what waits and a segment behind it, all of which is taken or nothing.
     ///
     /// # Errors

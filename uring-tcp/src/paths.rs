@@ -181,7 +181,7 @@ impl TcpRail {
         let is_alike = matches!(multirail, Multirail::Alike(_));
         let of_hosts = |addresses: NetAddresses| addresses.iter().filter(|at| !at.ip().is_loopback()).count();
         let several = |addresses: NetAddresses| is_alike || of_hosts(addresses) > 1;
-        let Some(Agreed { secret, takes_paths: true }) = agreed else { return };
+        let Some(Agreed { secret, takes_paths: true, .. }) = agreed else { return };
         // What leads to another way's peer may lead nowhere.
         if self.conn(index).is_some_and(|conn| conn.line.stream.way().is_some()) {
             return;

@@ -315,6 +315,31 @@ impl Rail for TcpRail {
         }
     }
 
+    fn ahead_len(&mut self, link: LinkId) -> usize {
+        let may = self.conn(link.0).is_some_and(|conn| conn.may_go_ahead());
+        if may {
+            MAX_SEGMENT
+        } else {
+            0
+        }
+    }
+
+    fn post_ahead(&mut self, link: LinkId, announcement: &Frame<'_>, segment: &Frame<'_>) -> Posted {
+        let Some(conn) = self.conn(link.0).filter(|conn| conn.may_go_ahead()) else {
+            return Posted::NoResource;
+        };
+        let is_hot = conn.is_hot;
+        let Outcome { posted, waits } = conn.post_ahead(announcement, segment);
+        let changes = waits != conn.is_dirty || conn.is_broken();
+        if !is_hot {
+            self.stalls.want_look();
+        }
+        if changes {
+            self.note_sent(link.0);
+        }
+        posted
+    }
+
     fn post_segment(&mut self, path: PathId, frame: &Frame<'_>) -> Posted {
         self.post_on(path, frame)
     }

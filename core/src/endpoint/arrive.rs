@@ -1,6 +1,7 @@
 //! What the frames of peers do. Nothing in a frame is believed: operations are looked up, offsets and lengths
 //! compared with what was asked for; what does not fit cuts the peer off.
 
+use super::ahead::UNASKED;
 use super::op::{Early, EarlyBody, Incoming, IovList, OpId, Piece, Stage, MAX_PIECES};
 use super::peer::PeerState;
 use super::receive::receive_completion;
@@ -90,13 +91,15 @@ impl State {
                 self.take_flagged_eager(peer, tag, immediate, sync, &frame.payload);
                 Ok(())
             }
-            Message::Rts { tag, len, op, immediate, source } => {
+            Message::Rts { tag, len, op, immediate, source, ahead } => {
+                self.expect_ahead(peer, (op, len), ahead)?;
                 self.take_rts(peer, tag, (len, op), immediate, source);
                 Ok(())
             }
             Message::Rtr { op, receiver_op, offset, len, path } => {
                 self.take_rtr(peer, (op, path), receiver_op, offset, len)
             }
+            Message::Segment { op: UNASKED, offset } => self.take_ahead(peer, offset, &frame.payload),
             Message::Segment { op, offset } => self.take_segment(peer, 0, op, offset, &frame.payload),
             Message::Fin { op, status } => self.take_fin(peer, op, status),
             Message::Matched { op } => self.take_matched(peer, op),
@@ -196,11 +199,12 @@ impl State {
                     source,
                     fetching: None,
                 };
-                self.begin_incoming(incoming, Some(OpId::Receive(key).to_bits()));
+                self.begin_incoming(incoming, Some(OpId::Receive(key).to_bits()), &[]);
             }
             None => {
-                let body = EarlyBody::Announced { sender_op, source };
-                self.store_early(peer, tag, Early { len, immediate, body });
+                let body = self.early_body(peer, sender_op, source);
+                let key = self.store_early(peer, tag, Early { len, immediate, body });
+                self.keep_ahead(peer, key);
             }
         }
     }
@@ -275,7 +279,7 @@ impl State {
     }
 
     /// So many bytes of an awaited segment are where they belong.
-    fn note_segment(&mut self, peer: PeerId, (path, op): (u32, u64), offset: u64, len: usize) {
+    pub(super) fn note_segment(&mut self, peer: PeerId, (path, op): (u32, u64), offset: u64, len: usize) {
         let key = Key::from_bits(op);
         let Some(incoming) = self.incoming.get_mut(key) else { return };
         incoming.received += len as u64;
@@ -300,6 +304,9 @@ impl State {
         offset: u64,
         len: usize,
     ) -> Option<Gather<'_>> {
+        if (path, op) == (0, UNASKED) {
+            return self.place_ahead(peer, offset, len);
+        }
         let incoming = self.awaited(peer, (path, op), offset, len)?;
         let place = Gather::all(incoming.receive.iov.as_slice()).window(offset as usize, len);
         (place.len() == len).then_some(place)
@@ -314,6 +321,9 @@ impl State {
         offset: u64,
         len: usize,
     ) -> Result<(), Error> {
+        if (path, op) == (0, UNASKED) {
+            return self.take_ahead_placed(peer, offset, len);
+        }
         self.awaited(peer, (path, op), offset, len).ok_or(Error::PeerMisbehaved)?;
         self.note_segment(peer, (path, op), offset, len);
         Ok(())

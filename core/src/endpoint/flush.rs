@@ -128,8 +128,15 @@ impl<R: Rail> Engine<R> {
         if op.is_lent() {
             return self.flush_loan(peer, key);
         }
-        let rail = &mut self.rails[p.rail];
         let whole = usize::try_from(op.len).is_ok_and(|len| len <= p.eager_max);
+        if !whole {
+            if let Some(step) = self.flush_ahead(peer, key) {
+                return step;
+            }
+        }
+        let p = &mut self.state.peers[peer.index()];
+        let Some(op) = self.state.sends.get_mut(key) else { return Step::Idle };
+        let rail = &mut self.rails[p.rail];
         let gather = Gather::all(op.iov.as_slice());
         let posted = if whole {
             let sync = op.sync.then(|| super::op::OpId::Send(key).to_bits());
@@ -138,11 +145,11 @@ impl<R: Rail> Engine<R> {
         } else {
             let source = rail.capabilities().get.then(|| rail.expose(p.link, &gather)).flatten();
             kill_point!("rendezvous.expose");
-            let posted = rail.post(p.link, &announcement(key, op, source).frame(Gather::EMPTY));
+            let posted = rail.post(p.link, &announcement(key, op, source, 0).frame(Gather::EMPTY));
             match (posted, source) {
                 (Posted::Done | Posted::Accepted(_), _) => {
                     kill_point!("rendezvous.rts");
-                    op.stage = Stage::Announced { pieces: Default::default(), source };
+                    op.stage = Stage::Announced { pieces: Default::default(), source, ahead: 0 };
                 }
                 (_, Some(source)) => rail.conceal(p.link, source),
                 (_, None) => {}
@@ -292,13 +299,20 @@ impl State {
     }
 }
 
-fn announcement(key: Key, op: &SendOp, source: Option<crate::rail::RemoteSource>) -> Message {
+/// What announces a message, of which so many bytes follow at once.
+pub(super) fn announcement(
+    key: Key,
+    op: &SendOp,
+    source: Option<crate::rail::RemoteSource>,
+    ahead: u64,
+) -> Message {
     Message::Rts {
         tag: op.tag,
         len: op.len,
         op: super::op::OpId::Send(key).to_bits(),
         immediate: op.immediate,
         source,
+        ahead,
     }
 }
 

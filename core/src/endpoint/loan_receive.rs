@@ -171,7 +171,7 @@ impl State {
                 self.complete(receive.cq, received(receive.context, 0, what, len, len));
             }
             // These are not there yet, or never.
-            EarlyBody::Announced { .. } | EarlyBody::Lost => {}
+            EarlyBody::Announced { .. } | EarlyBody::Begun { .. } | EarlyBody::Lost => {}
         }
     }
 

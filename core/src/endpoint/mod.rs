@@ -34,6 +34,7 @@
 //! | `streams.rs` | byte streams |
 //! | `publish.rs` | what the ledger is told |
 
+mod ahead;
 mod answer;
 mod arrive;
 mod assembled;

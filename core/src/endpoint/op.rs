@@ -152,7 +152,12 @@ pub(super) enum Stage {
     /// Eager and delivered to the rail; waits for the match.
     AwaitsMatch,
     /// Announced; the receiver asks for pieces and says when it is finished.
-    Announced { pieces: VecDeque<Piece>, source: Option<RemoteSource> },
+    Announced {
+        pieces: VecDeque<Piece>,
+        source: Option<RemoteSource>,
+        /// First bytes that went right behind the announcement.
+        ahead: usize,
+    },
 }
 
 /// A send that was not done at once.
@@ -230,6 +235,8 @@ pub(super) enum EarlyBody {
     Sync { bytes: Box<[u8]>, sender_op: u64 },
     /// Announced by the sender.
     Announced { sender_op: u64, source: Option<RemoteSource> },
+    /// The same, with the first bytes, as far as they have come; there is `room` for those that come unasked.
+    Begun { sender_op: u64, bytes: Vec<u8>, room: usize },
     /// Lent by the sender under this number; the memory stays readable until the rail is told.
     Loan { loan: u64, message: Iov },
     /// Announced by a sender that has gone since.
@@ -239,7 +246,7 @@ pub(super) enum EarlyBody {
 impl Early {
     /// True when its bytes can be read.
     pub(super) fn is_here(&self) -> bool {
-        !matches!(self.body, EarlyBody::Announced { .. } | EarlyBody::Lost)
+        !matches!(self.body, EarlyBody::Announced { .. } | EarlyBody::Begun { .. } | EarlyBody::Lost)
     }
 
     /// An announced message has to be asked for in pieces.
@@ -253,6 +260,7 @@ impl Early {
     pub(super) fn cost(&self) -> usize {
         match &self.body {
             EarlyBody::Bytes(bytes) | EarlyBody::Sync { bytes, .. } => bytes.len(),
+            EarlyBody::Begun { room, .. } => *room,
             _ => 0,
         }
     }

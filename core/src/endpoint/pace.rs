@@ -59,11 +59,16 @@ impl Pace {
             self.left = (self.left + MEMORY).min(2 * MEMORY);
         }
         let has_looked = std::mem::take(&mut self.has_looked);
-        match self.left > MEMORY {
-            false => Measure::Alone,
-            true if has_looked => Measure::Short,
-            true => Measure::Nothing,
+        match (self.is_alone(), has_looked) {
+            (true, _) => Measure::Alone,
+            (false, true) => Measure::Short,
+            (false, false) => Measure::Nothing,
         }
+    }
+
+    /// No small messages come and go beside large ones.
+    pub(super) fn is_alone(&self) -> bool {
+        self.left <= MEMORY
     }
 
     /// No large message is under way.

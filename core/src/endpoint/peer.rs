@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::ahead::Ahead;
 use super::bulk::{Bulk, Lead};
 use super::loan_table::NO_HOLD;
 use super::outlet::Outlet;
@@ -92,6 +93,10 @@ pub(super) struct Peer {
     pub(super) outlets: Vec<Outlet>,
     /// Its messages that this side fetches, in turn.
     pub(super) fetches: VecDeque<Key>,
+    /// Bytes that come from it unasked,
+    pub(super) ahead: Option<Ahead>,
+    /// and those that went to it so, of messages that it has not finished.
+    pub(super) ahead_out: usize,
     /// What it was asked for in pieces, once its link has several paths.
     pub(super) stripes: Option<Box<Stripes>>,
     /// Operations on its regions, and its own on ours.
@@ -149,6 +154,8 @@ impl Peer {
             lead: Lead::default(),
             outlets: Vec::new(),
             fetches: VecDeque::new(),
+            ahead: None,
+            ahead_out: 0,
             stripes: None,
             remote: RemoteLine::default(),
             scheduled: false,

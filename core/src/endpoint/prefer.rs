@@ -262,7 +262,7 @@ mod tests {
             tag: 0,
             immediate: None,
             sync: false,
-            stage: Stage::Announced { pieces: VecDeque::new(), source: Some(source) },
+            stage: Stage::Announced { pieces: VecDeque::new(), source: Some(source), ahead: 0 },
         });
         state.link_up(peer, BETTER.0);
         assert_eq!(state.concealed, [(PRESENT.0, PRESENT.1, source)]);

@@ -9,7 +9,7 @@ use crate::completion::{Completion, OpKind, HAS_IMMEDIATE};
 use crate::error::Error;
 use crate::matching::{Key, Pattern, Source, ANY};
 use crate::mem::{Gather, Iov, PeerBytes};
-use crate::rail::{PeerId, Rail};
+use crate::rail::{PeerId, Rail, RemoteSource};
 use crate::sync::AtomicU64;
 use crate::wire::Message;
 
@@ -250,27 +250,30 @@ impl State {
     }
 
     /// A receive whose message was announced: asks for it.
-    pub(super) fn begin_incoming(&mut self, mut incoming: Incoming, number: Option<u64>) -> u64 {
+    /// Of it, the bytes that have `come` were kept.
+    pub(super) fn begin_incoming(&mut self, mut incoming: Incoming, number: Option<u64>, come: &[u8]) -> u64 {
         if let Err(error) = self.make_room(&mut incoming) {
             return self.refuse_incoming(incoming, number, error);
         }
         let capacity = Gather::all(incoming.receive.iov.as_slice()).len() as u64;
         incoming.wanted = incoming.total.min(capacity);
-        let (peer, sender_op, wanted, source) =
-            (incoming.peer, incoming.sender_op, incoming.wanted, incoming.source);
+        let kept = PeerBytes::from_slice(come).copy_to(&Gather::all(incoming.receive.iov.as_slice()));
+        incoming.received = incoming.wanted.min(kept as u64);
+        let (peer, sender_op, source) = (incoming.peer, incoming.sender_op, incoming.source);
+        let is_whole = incoming.received == incoming.wanted;
         let key = self.incoming.insert(incoming);
         self.engine.incoming_now.set(self.incoming.len() as u64);
         let number = number.unwrap_or(OpId::Incoming(key).to_bits());
         if let Some(incoming) = self.incoming.get_mut(key) {
             incoming.op = number;
         }
-        if wanted == 0 {
+        if is_whole {
             self.say(peer, Message::Fin { op: sender_op, status: Ok(()) });
             self.complete_incoming(key, Ok(()));
         } else if source.is_some() {
             self.join_fetches(peer, key);
         } else {
-            self.ask(key);
+            self.ask_behind(key);
         }
         number
     }
@@ -311,23 +314,16 @@ impl State {
                 self.say(peer, Message::Matched { op: sender_op });
                 0
             }
-            EarlyBody::Announced { sender_op, source } => self.begin_incoming(
-                Incoming {
-                    receive,
-                    op: 0,
-                    peer,
-                    sender_op,
-                    tag,
-                    immediate: early.immediate,
-                    total: early.len,
-                    wanted: 0,
-                    received: 0,
-                    missing: None,
-                    source,
-                    fetching: None,
-                },
-                None,
-            ),
+            EarlyBody::Announced { sender_op, source } => {
+                self.begin_early((sender_op, source), (what, early.len), receive, &[])
+            }
+            EarlyBody::Begun { bytes, .. } if self.is_lost(peer, early.len, &bytes) => {
+                self.complete_receive_failed(receive, 0, peer, Error::PeerGone);
+                0
+            }
+            EarlyBody::Begun { sender_op, bytes, .. } => {
+                self.begin_early((sender_op, None), (what, early.len), receive, &bytes)
+            }
             EarlyBody::Loan { loan, message } => {
                 self.copy_early_loan(what, (loan, message), &receive);
                 0
@@ -339,13 +335,36 @@ impl State {
         }
     }
 
+    /// A receive has found a message that was announced before.
+    fn begin_early(
+        &mut self,
+        (sender_op, source): (u64, Option<RemoteSource>),
+        ((peer, tag, immediate), total): ((PeerId, u64, Option<u64>), u64),
+        receive: RecvOp,
+        come: &[u8],
+    ) -> u64 {
+        let incoming = Incoming {
+            receive,
+            op: 0,
+            peer,
+            sender_op,
+            tag,
+            immediate,
+            total,
+            wanted: 0,
+            received: 0,
+            missing: None,
+            source,
+            fetching: None,
+        };
+        self.begin_incoming(incoming, None, come)
+    }
+
     /// Adds a message to the store; when the store or the peer's share is full, the peer is told to stop. What
     /// it has sent until it hears of that is still taken: so much, and no more, goes beyond the bound.
-    pub(super) fn store_early(&mut self, peer: PeerId, tag: u64, early: Early) {
+    pub(super) fn store_early(&mut self, peer: PeerId, tag: u64, early: Early) -> Option<Key> {
         let cost = early.cost();
-        let Some(p) = self.peers.get_mut(peer.index()) else {
-            return;
-        };
+        let p = self.peers.get_mut(peer.index())?;
         p.counts.cells.unexpected_total.add(1);
         crate::probes::message_unexpected(peer, tag, early.len);
         p.early_messages += 1;
@@ -354,7 +373,7 @@ impl State {
             self.orphans.add(1, cost);
         }
         self.unexpected_bytes += cost;
-        self.unexpected.insert(peer, tag, early);
+        let key = self.unexpected.insert(peer, tag, early);
         let full = self.unexpected_bytes > self.limits.unexpected_bytes
             || self.unexpected.len() > self.limits.unexpected_messages;
         // A quarter for one peer, so that others are heard while it floods.
@@ -375,6 +394,7 @@ impl State {
             self.say(peer, Message::Stop);
         }
         self.publish_unexpected(peer);
+        Some(key)
     }
 
     /// Takes a message out of the store; lets peers go on when there is room again.

@@ -424,7 +424,7 @@ impl State {
     /// The link to a peer has broken: of what it asked for, nothing more comes, and what was asked of it is asked again.
     pub(super) fn forget_pieces(&mut self, peer: PeerId, (rail, link): (usize, LinkId)) {
         for op in self.sends.values_mut().filter(|op| op.peer == peer) {
-            if let Stage::Announced { pieces, source } = &mut op.stage {
+            if let Stage::Announced { pieces, source, .. } = &mut op.stage {
                 pieces.clear();
                 self.concealed.extend(source.take().map(|source| (rail, link, source)));
             }
@@ -451,6 +451,7 @@ impl State {
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.bulk.clear();
             p.outlets.clear();
+            p.ahead = None;
             p.publish();
         }
     }
@@ -465,10 +466,10 @@ impl State {
             .iter()
             .filter(|(_, incoming)| incoming.peer == peer && incoming.source.is_none())
             .filter(|(_, incoming)| incoming.missing.is_none())
-            .map(|(key, incoming)| {
-                let (op, offset) = (incoming.sender_op, incoming.received);
-                let len = incoming.wanted - offset;
-                Message::Rtr { op, receiver_op: key.to_bits(), offset, len, path: 0 }
+            .filter_map(|(key, incoming)| {
+                let (op, offset) = (incoming.sender_op, self.first_to_ask_for(key, incoming));
+                let len = incoming.wanted.checked_sub(offset).filter(|len| *len > 0)?;
+                Some(Message::Rtr { op, receiver_op: key.to_bits(), offset, len, path: 0 })
             })
             .collect();
         for message in missing {

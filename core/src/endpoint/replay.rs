@@ -7,7 +7,9 @@ use super::op::{CqId, IovList, OpId, SendOp, Stage};
 use super::Engine;
 use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{LinkId, PeerId, Posted, Rail};
-use crate::wire::{extension_words, Frame, Incoming, Kind, Message, FLAG_LAST, FLAG_SOURCE, MAX_EXTENSION};
+use crate::wire::{
+    extension_words, Frame, Incoming, Kind, Message, FLAG_AHEAD, FLAG_LAST, FLAG_SOURCE, MAX_EXTENSION,
+};
 
 /// A copy of a frame.
 #[derive(Debug)]
@@ -24,8 +26,8 @@ impl LostFrame {
     /// Copies a frame of our own that a rail hands out; `None` for one that no engine has posted.
     pub(super) fn of(frame: &Incoming<'_>) -> Option<LostFrame> {
         let kind = Kind::from_number(frame.kind)?;
-        // What the lost link let the peer fetch it has to ask for.
-        let flags = if kind == Kind::Rts { frame.flags & !FLAG_SOURCE } else { frame.flags };
+        // What the lost link let the peer fetch it has to ask for, and what came behind the announcement there.
+        let flags = if kind == Kind::Rts { frame.flags & !(FLAG_SOURCE | FLAG_AHEAD) } else { frame.flags };
         Some(LostFrame {
             kind,
             flags,
@@ -129,10 +131,10 @@ impl<R: Rail> Engine<R> {
             tag,
             immediate,
             sync: false,
-            stage: Stage::Announced { pieces: VecDeque::new(), source: None },
+            stage: Stage::Announced { pieces: VecDeque::new(), source: None, ahead: 0 },
         });
         self.state.engine.sends_now.set(self.state.sends.len() as u64);
         let op = OpId::Send(key).to_bits();
-        Some(LostFrame::of_message(&Message::Rts { tag, len, op, immediate, source: None }, &[]))
+        Some(LostFrame::of_message(&Message::Rts { tag, len, op, immediate, source: None, ahead: 0 }, &[]))
     }
 }

@@ -254,6 +254,9 @@ impl State {
         if matches!(op.stage, super::op::Stage::Announced { .. }) {
             crate::probes::rendezvous_ended(op.peer, key.to_bits(), status);
         }
+        if let super::op::Stage::Announced { ahead, .. } = op.stage {
+            self.ahead_ended(op.peer, ahead);
+        }
         if let super::op::Stage::Announced { source: Some(source), .. } = op.stage {
             let link = self.peers.get(op.peer.index()).map(|p| (p.rail, p.link));
             self.concealed.extend(link.map(|(rail, link)| (rail, link, source)));

@@ -22,6 +22,7 @@ pub struct Hub {
     pub(super) without_get: bool,
     pub(super) is_late: bool,
     pub(super) places: bool,
+    pub(super) goes_ahead: bool,
     pub(super) retains: bool,
     pub(super) proves: bool,
     /// Longest segment and longest whole message, where that is not what is usual.
@@ -91,6 +92,11 @@ impl Hub {
     /// The same hub, whose rails put segments straight to their place, in parts, as rails over byte streams do.
     pub fn placing(self) -> Hub {
         Hub { places: true, ..self }
+    }
+
+    /// The same hub, whose rails send the first bytes of large messages with the announcement.
+    pub fn going_ahead(self) -> Hub {
+        Hub { goes_ahead: true, ..self }
     }
 
     /// The same hub, whose connections can be [cut](Self::cut); its rails retain, and reach no memory of peers.

@@ -50,6 +50,12 @@ impl Loopback {
         Loopback { hub: self.hub.placing(), ..self }
     }
 
+    /// The same, with rails that send the first bytes of large messages with the announcement.
+    #[must_use]
+    pub fn going_ahead(self) -> Loopback {
+        Loopback { hub: self.hub.going_ahead(), ..self }
+    }
+
     fn latency_steps(&self) -> usize {
         (self.latency_ns / self.step_ns) as usize + 1
     }

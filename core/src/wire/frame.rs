@@ -32,6 +32,9 @@ pub const FLAG_SOURCE: u8 = 4;
 pub const FLAG_LAST: u8 = 8;
 /// The piece is to come over another path of the link than the first; its number is an extension word.
 pub const FLAG_PATH: u8 = 16;
+/// The first bytes of the announced message come right behind the announcement, without being asked for; how many is an extension
+/// word.
+pub const FLAG_AHEAD: u8 = 32;
 
 /// Kinds of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,6 +135,7 @@ pub fn extension_words(kind: u8, flags: u8) -> Result<usize, Malformed> {
     }
     let (base, allowed) = match Kind::from_number(kind).ok_or(Malformed("unknown kind of frame"))? {
         Kind::Eager => (0, FLAG_IMMEDIATE | FLAG_SYNC),
+        Kind::Rts if flags & FLAG_AHEAD != 0 => (3, FLAG_IMMEDIATE | FLAG_AHEAD),
         Kind::Rts => (2, FLAG_IMMEDIATE | FLAG_SOURCE),
         Kind::Rtr => (3, FLAG_PATH),
         Kind::Segment => (1, 0),
@@ -304,7 +308,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip(kind in 1..=20u8, flags in 0..32u8, word: u64, ext: [u64; MAX_EXTENSION], payload_len: u32) {
+        fn headers_round_trip(kind in 1..=20u8, flags in 0..64u8, word: u64, ext: [u64; MAX_EXTENSION], payload_len: u32) {
             let Ok(words) = extension_words(kind, flags) else { return Ok(()) };
             let mut extension = ext;
             extension[words..].fill(0);

@@ -32,8 +32,10 @@ pub const VERSION_MAX: u16 = 1;
 pub const BYTE_ORDER: u8 = if cfg!(target_endian = "little") { 1 } else { 2 };
 /// A link may have several paths: pieces are asked for over the one that the receiver chooses.
 pub const FEATURE_PATHS: u64 = 1;
+/// Announced messages may have their first bytes right behind the announcement.
+pub const FEATURE_AHEAD: u64 = 2;
 /// Features that this library understands.
-const FEATURES: u64 = FEATURE_PATHS;
+const FEATURES: u64 = FEATURE_PATHS | FEATURE_AHEAD;
 /// Extensions with this bit in their type must be understood.
 pub const EXTENSION_CRITICAL: u16 = 0x8000;
 
@@ -233,8 +235,8 @@ mod tests {
         theirs.extensions.push(Extension { kind: EXTENSION_CRITICAL | 1, bytes: vec![] });
         assert_eq!(theirs.agree(&[]), Err(Rejection::Extension(EXTENSION_CRITICAL | 1)));
         assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Ok(1));
-        theirs.required = 2;
-        assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Err(Rejection::Features(2)));
+        theirs.required = 4;
+        assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Err(Rejection::Features(4)));
         theirs.required = 0;
         theirs.byte_order = 3 - BYTE_ORDER;
         assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Err(Rejection::ByteOrder));

@@ -1,7 +1,7 @@
 //! The meaning of a frame.
 
 use super::frame::{extension_words, Frame, Incoming, Kind, MAX_EXTENSION};
-use super::frame::{FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC};
+use super::frame::{FLAG_AHEAD, FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC};
 use super::said::Said;
 use super::Malformed;
 use crate::error::Error;
@@ -33,6 +33,8 @@ pub enum Message {
         immediate: Option<u64>,
         /// Where the receiver may fetch it from.
         source: Option<RemoteSource>,
+        /// So many of its first bytes come right behind this, in one segment; 0 where all have to be asked for. Not with a source.
+        ahead: u64,
     },
     /// The receiver asks for a piece.
     Rtr {
@@ -192,6 +194,7 @@ impl Message {
                 immediate: has(FLAG_IMMEDIATE).then(&mut next),
                 len: next(),
                 op: next(),
+                ahead: if has(FLAG_AHEAD) { parse_ahead(next())? } else { 0 },
                 source: has(FLAG_SOURCE).then(|| RemoteSource { rkey: next(), address: next() }),
             },
             Kind::Rtr => {
@@ -243,11 +246,12 @@ impl Message {
                 push_flagged(&mut frame, FLAG_IMMEDIATE, immediate);
                 push_flagged(&mut frame, FLAG_SYNC, sync);
             }
-            Message::Rts { tag, len, op, immediate, source } => {
+            Message::Rts { tag, len, op, immediate, source, ahead } => {
                 (frame.kind, frame.word) = (Kind::Rts, tag);
                 push_flagged(&mut frame, FLAG_IMMEDIATE, immediate);
                 push(&mut frame, &[len, op]);
-                if let Some(source) = source {
+                push_flagged(&mut frame, FLAG_AHEAD, (ahead != 0).then_some(ahead));
+                if let Some(source) = source.filter(|_| ahead == 0) {
                     frame.flags |= FLAG_SOURCE;
                     push(&mut frame, &[source.rkey, source.address]);
                 }
@@ -311,6 +315,10 @@ fn parse_path(word: u64) -> Result<u32, Malformed> {
     u32::try_from(word).ok().filter(|path| *path != 0).ok_or(Malformed("number of a path that cannot be"))
 }
 
+fn parse_ahead(word: u64) -> Result<u64, Malformed> {
+    Some(word).filter(|bytes| *bytes != 0).ok_or(Malformed("announcement of no bytes that follow"))
+}
+
 fn status_word(error: Error) -> u64 {
     i64::from(error.code()) as u64
 }
@@ -370,8 +378,11 @@ mod tests {
                 immediate,
                 sync
             }),
-            (any::<(u64, u64, u64, Option<u64>)>(), source).prop_map(
-                |((tag, len, op, immediate), source)| { Message::Rts { tag, len, op, immediate, source } }
+            (any::<(u64, u64, u64, Option<u64>)>(), source, any::<u64>()).prop_map(
+                |((tag, len, op, immediate), source, ahead)| {
+                    let ahead = if source.is_some() { 0 } else { ahead };
+                    Message::Rts { tag, len, op, immediate, source, ahead }
+                }
             ),
             any::<(u64, u64, u32, u32, u32)>().prop_map(|(op, receiver_op, offset, len, path)| {
                 Message::Rtr { op, receiver_op, offset: offset.into(), len: len.into(), path }

@@ -12,10 +12,10 @@ mod said;
 
 pub use address::{Address, KnownPeer, ADDRESS_BYTES};
 pub use frame::{extension_words, is_sequenced, Frame, Header, Incoming, Kind, HEADER_BYTES, MAX_EXTENSION};
-pub use frame::{FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC};
+pub use frame::{FLAG_AHEAD, FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC};
 pub use hello::{
-    Extension, Hello, Rejection, BYTE_ORDER, EXTENSION_CRITICAL, FEATURE_PATHS, MAX_HELLO_BYTES, VERSION_MAX,
-    VERSION_MIN,
+    Extension, Hello, Rejection, BYTE_ORDER, EXTENSION_CRITICAL, FEATURE_AHEAD, FEATURE_PATHS,
+    MAX_HELLO_BYTES, VERSION_MAX, VERSION_MIN,
 };
 pub use message::Message;
 pub use network::NetAddresses;

@@ -138,7 +138,7 @@ fn a_pair_has_a_segment_of_its_own_and_nothing_else() {
 #[test]
 fn what_is_for_one_user_only_is_misbehaviour() {
     let source = Some(RemoteSource { rkey: 0, address: 4096 });
-    let rts = Message::Rts { tag: 1, len: 9000, op: 1, immediate: None, source };
+    let rts = Message::Rts { tag: 1, len: 9000, op: 1, immediate: None, source, ahead: 0 };
     let inside = crate::layout::ARENA_OFFSET as u64;
     for case in 0..5 {
         let mut scene = Scene::linked();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use gridnet_core::testing::random::Random;
 use gridnet_core::testing::raw::RawFrame;
 use gridnet_core::wire::{
-    extension_words, FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC, MAX_EXTENSION,
+    extension_words, FLAG_AHEAD, FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC, MAX_EXTENSION,
 };
 
 use crate::tap::{RECORDS, RECORD_ACK, RECORD_BYE};
@@ -117,8 +117,14 @@ impl Forge {
             0 => {}
             1 => frame.kind = self.random.pick(&KINDS),
             2 => {
-                frame.flags ^=
-                    self.random.pick(&[FLAG_IMMEDIATE, FLAG_SYNC, FLAG_SOURCE, FLAG_LAST, FLAG_PATH])
+                frame.flags ^= self.random.pick(&[
+                    FLAG_IMMEDIATE,
+                    FLAG_SYNC,
+                    FLAG_SOURCE,
+                    FLAG_LAST,
+                    FLAG_PATH,
+                    FLAG_AHEAD,
+                ])
             }
             3 | 4 if !frame.payload.is_empty() => self.change_payload(&mut frame.payload),
             _ => {
