@@ -1,14 +1,23 @@
 //! What programs say: their output, within a time, and what of it comes from the provider.
 
 use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{channel, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{kill_process, kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions};
+
 use crate::failure::Failure;
+use crate::signals;
 
 /// Most that is kept of an output.
 const MOST_BYTES: u64 = 1 << 20;
+/// How long a launcher that was asked to end has to end its ranks.
+const GRACE: Duration = Duration::from_secs(5);
+/// Between two looks whether this program was asked to end.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How a program ended, and what it said on both of its outputs.
 #[derive(Debug)]
@@ -20,10 +29,15 @@ pub(super) struct Output {
 /// Runs a program to its end.
 ///
 /// # Errors
-/// That it does not start, or does not end in time: then it is killed.
+/// That it does not start, or does not end in time, or that this program was asked to end: then it is asked to end, and killed with
+/// all of its group if it does not.
 pub(super) fn output_of(command: &mut Command, patience: Duration) -> Result<Output, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    // Of its own group, so that nothing of it is left; what a terminal tells this program is not told to that one.
+    let asked = signals::ending()?;
+    asked.set_nonblocking(true)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let started = command.spawn();
     let mut child = started.map_err(|error| Failure::Run(format!("{name}: {error}")))?;
     let (sender, receiver) = channel();
     let mut streams = 0;
@@ -42,12 +56,17 @@ pub(super) fn output_of(command: &mut Command, patience: Duration) -> Result<Out
             let _ = sender.send(bytes);
         });
     }
-    let end = Instant::now() + patience;
+    let started_at = Instant::now();
+    let end = started_at + patience;
     let mut text = String::new();
-    for _ in 0..streams {
-        match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
-            Err(_) => return Err(give_up(&mut child, &name, patience)),
+    while streams > 0 {
+        match receiver.recv_timeout(LOOK) {
+            Ok(bytes) => {
+                text.push_str(&String::from_utf8_lossy(&bytes));
+                streams -= 1;
+            }
+            Err(RecvTimeoutError::Timeout) if Instant::now() < end && !was_asked(&asked) => {}
+            Err(_) => return Err(give_up(&mut child, &name, started_at.elapsed(), GRACE)),
         }
     }
     // Its outputs are closed: it ends, or does not mean to.
@@ -55,17 +74,32 @@ pub(super) fn output_of(command: &mut Command, patience: Duration) -> Result<Out
         if let Some(status) = child.try_wait()? {
             return Ok(Output { text, succeeded: status.success() });
         }
-        if Instant::now() >= end {
-            return Err(give_up(&mut child, &name, patience));
+        if Instant::now() >= end || was_asked(&asked) {
+            return Err(give_up(&mut child, &name, started_at.elapsed(), GRACE));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-fn give_up(child: &mut Child, name: &str, patience: Duration) -> Failure {
-    let _ = child.kill();
+/// Whether this program was asked to end.
+fn was_asked(mut asked: &UnixStream) -> bool {
+    asked.read(&mut [0]).is_ok_and(|read| read > 0)
+}
+
+/// Ends a launcher: it is asked first, since it knows where its ranks are.
+fn give_up(child: &mut Child, name: &str, after: Duration, grace: Duration) -> Failure {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::TERM);
+        let end = Instant::now() + grace;
+        // It stays a zombie, and with it the number of the group, until all of that is killed.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while matches!(waitid(WaitId::Pid(pid), look), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
     let _ = child.wait();
-    Failure::Run(format!("{name}: not at its end after {} s", patience.as_secs()))
+    Failure::Run(format!("{name}: not at its end after {} s", after.as_secs()))
 }
 
 /// What an endpoint of the provider wrote to its log.
@@ -161,5 +195,64 @@ mod tests {
             output_of(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 3"]), Duration::from_secs(60));
         let output = output.unwrap();
         assert!(!output.succeeded && output.text.contains('a') && output.text.contains('b'));
+    }
+
+    /// A place for what a program writes, which is gone at the end.
+    struct File(std::path::PathBuf);
+
+    impl File {
+        fn new(name: &str) -> File {
+            File(std::env::temp_dir().join(format!("gridnet-{name}-{}", std::process::id())))
+        }
+
+        fn text(&self) -> String {
+            std::fs::read_to_string(&self.0).unwrap_or_default()
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    /// Starts a launcher, which gets the name of a file; waits until it has written there.
+    fn launch(script: &str, said: &File) -> Child {
+        let mut launcher = Command::new("sh");
+        let child = launcher.args(["-c", script]).arg(&said.0).process_group(0).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while !said.text().ends_with('\n') {
+            assert!(Instant::now() < end, "the launcher says nothing");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child
+    }
+
+    #[test]
+    fn a_launcher_is_asked_before_it_is_killed() {
+        let said = File::new("asked");
+        let script =
+            "trap 'kill $!; wait; echo told >\"$0\"; exit' TERM; sleep 1000 & echo here >\"$0\"; wait";
+        let mut child = launch(script, &said);
+        give_up(&mut child, "sh", Duration::ZERO, Duration::from_secs(60));
+        assert_eq!(said.text(), "told\n");
+    }
+
+    #[test]
+    fn what_a_launcher_leaves_is_killed() {
+        let said = File::new("left");
+        let mut child = launch("trap '' TERM; sleep 1000 & echo $! >\"$0\"; wait", &said);
+        give_up(&mut child, "sh", Duration::ZERO, Duration::from_millis(1));
+        let rank: i32 = said.text().trim().parse().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        // Killed, and perhaps not collected yet.
+        let is_alive = || {
+            let stat = std::fs::read_to_string(format!("/proc/{rank}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+        };
+        while is_alive() {
+            assert!(Instant::now() < end, "a rank is left");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
