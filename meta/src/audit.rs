@@ -1,7 +1,7 @@
 //! Refusals, as those who run a session see them: a line of the log each, and the last ones kept.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,19 @@ impl Audit {
         }
     }
 
+    /// Notes a refusal of a process of this host of which nothing more is known, unless there are too many lines of such.
+    pub(crate) fn refused_here(
+        &mut self,
+        who: String,
+        refusal: Refusal,
+        why: &str,
+        (now, clock): (Instant, Moment),
+    ) {
+        if let Some(rest) = self.limit.next(Ipv4Addr::LOCALHOST.into(), now) {
+            self.note(who, refusal, &format!("{why}{rest}"), clock, true);
+        }
+    }
+
     fn note(&mut self, who: String, refusal: Refusal, why: &str, now: Moment, is_anybody: bool) {
         let why: String = why.chars().filter(|c| !c.is_control()).take(TEXT_BYTES_MAX).collect();
         let name = refusal.name();
@@ -90,6 +103,17 @@ mod tests {
         audit.refused_at(SocketAddr::from(([10, 0, 0, 9], 1)), Refusal::Stranger, "no TLS", now);
         let whys: Vec<&str> = audit.lines().map(|line| line.why.as_str()).collect();
         assert_eq!((whys.len(), whys[10], whys[11]), (12, "no TLS (989 more had no line)", "before"));
+    }
+
+    #[test]
+    fn processes_of_this_host_have_so_many_lines_too() {
+        let (mut audit, now) = (Audit::default(), (Instant::now(), Moment::from_unix(0)));
+        for pid in 1..1000 {
+            audit.refused_here(format!("process {pid}"), Refusal::Stranger, "no proof", now);
+        }
+        audit.refused_at(SocketAddr::from(([10, 0, 0, 9], 1)), Refusal::Stranger, "no TLS", now);
+        let whys: Vec<&str> = audit.lines().map(|line| line.why.as_str()).collect();
+        assert_eq!((whys.len(), whys[0], whys[10]), (11, "no proof", "no TLS (989 more had no line)"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! each shows by a proof of the secret, compared in constant time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
 use serde::{Deserialize, Serialize};
@@ -136,7 +136,8 @@ async fn greet(shared: Arc<Shared>, caller: Packets, pact: Pact) -> Option<(Pack
         Err(why) => why,
     };
     let why = format!("at the door of a line with node {}: {denied}", pact.nodes[0]);
-    shared.refused_one(format!("process {}", process.pid), Refusal::Stranger, &why);
+    let (who, now) = (format!("process {}", process.pid), (Instant::now(), Moment::now()));
+    shared.lock().audit.refused_here(who, Refusal::Stranger, &why, now);
     None
 }
 
