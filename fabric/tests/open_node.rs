@@ -175,6 +175,44 @@ fn over_a_line_within_the_host_who_asks_wakes_a_thread_that_sleeps() {
     });
 }
 
+/// The thread of the other member answers, but nobody looks after its rails.
+#[test]
+fn over_a_line_within_the_host_it_ends_in_the_time_given_however_one_waits() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let (a, b) = two(&scene, ["", ""]);
+        warm(&a, &b);
+        let node = b.address().node;
+        let begin = || a.enter().open_node(a.cq, node, Duration::from_millis(300), CONTEXT).unwrap();
+        let ends = |how: &str| {
+            let ended = a.wait(PATIENCE).unwrap_or_else(|why| panic!("{how}: {why:?}"));
+            assert_eq!(Error::from_code(ended.status), Some(Error::Timeout), "{how}: {}", story(&a, node));
+        };
+        begin();
+        ends("in a call");
+        begin();
+        let start = Instant::now();
+        while a.enter().completions(a.cq) == 0 && start.elapsed() < PATIENCE {
+            a.enter().poll_round();
+        }
+        ends("by polling");
+        let descriptor = a.enter().cq_descriptor(a.cq).unwrap();
+        // SAFETY: the fabric keeps it open.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        begin();
+        let patience = PollTimeout::try_from(PATIENCE).unwrap();
+        while a.enter().completions(a.cq) == 0 {
+            // It is busy as long as there is something to do.
+            if a.enter().arm_cq(a.cq) == Ok(Armed::Yes) {
+                let woken = poll(&mut [PollFd::new(descriptor, PollFlags::POLLIN)], patience);
+                assert_eq!(woken, Ok(1), "who sleeps is woken");
+            }
+            a.enter().poll_round();
+        }
+        ends("on a descriptor");
+    });
+}
+
 #[test]
 fn over_a_line_within_the_host_a_thread_goes_on_where_memory_in_common_does_not_do() {
     within(8 * PATIENCE, || {
