@@ -488,10 +488,10 @@ fn drive_until<F: Fixture>(
     node: &mut Node<F::Rail>,
     mut done: impl FnMut(&mut Node<F::Rail>) -> bool,
 ) {
-    let mut idle = 0;
+    let (mut idle, most) = (0, pair.fixture.patience().max(10_000));
     while !done(node) {
         let now = pair.fixture.tick();
         idle = if pair.step() + node.drive(now) == 0 { idle + 1 } else { 0 };
-        assert!(idle <= 10_000, "what a third node waits for does not happen");
+        assert!(idle <= most, "what a third node waits for does not happen");
     }
 }
