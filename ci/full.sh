@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long run: ci/full.sh [PART...]. Everything of test.sh with full counts, soaks and big files, or these parts of it.
 # What came out of each part goes to ci/results/full-last.txt as soon as it has ended, with the commit; results of other parts
-# stay there if they are of the same machine. No times are kept.
+# stay there if they are of the same machine. Of times only the seconds of `members` are kept.
 FUZZ_SECONDS=900
 . "$(dirname "$0")/lib.sh"
 
