@@ -42,6 +42,8 @@ pub(crate) unsafe fn piece(base: *const c_void, len: usize) -> Result<Iov, i32> 
         return Ok(Iov::EMPTY);
     }
     if base.is_null() || len > isize::MAX as usize {
+        // Who does not look at the answer waits for ever.
+        tracing::error!(?base, len, "the program gives memory that cannot be");
         return Err(libc::EINVAL);
     }
     // SAFETY: the caller's promise.
