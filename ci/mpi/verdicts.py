@@ -1,8 +1,9 @@
 """What came of a run of `tests.py`, and whether it is as good as another.
 
-    verdicts.py FILE RANKS SECONDS [OTHER]
+    verdicts.py FILE RANKS SECONDS [OTHER [NAME...]]
 
-Fails when a rank did not come to its end, or a test failed that passed in OTHER; without OTHER, when any test failed.
+Fails when a rank did not come to its end, or a test failed that passed in OTHER; without OTHER, when any test failed. Tests of
+these names are not asked for.
 """
 
 import collections
@@ -35,7 +36,8 @@ def main():
         for name in known:
             print(f"failed there, too: {name}")
         failed = [name for name in failed if name not in known]
-        failed += sorted(name for name, verdict in other.items() if verdict == "passed" and name not in table)
+        missing = (name for name, verdict in other.items() if verdict == "passed" and name not in table)
+        failed += sorted(name for name in missing if name.rpartition(".")[2] not in sys.argv[5:])
     for name in failed[:MOST_NAMES]:
         print(f"failed, or was not run: {name}")
     if len(failed) > MOST_NAMES:
