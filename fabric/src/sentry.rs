@@ -125,7 +125,12 @@ impl Guard<'_> {
     fn is_quiet(&mut self, cq: Option<CqId>, duty: Duty) -> bool {
         let happened = match duty {
             Duty::Watch => self.arm() == Armed::Busy,
-            Duty::Doze | Duty::Nothing => self.maintain() + self.engine.progress() > 0,
+            Duty::Doze | Duty::Nothing => {
+                if duty == Duty::Nothing && self.inner().company.polling() == 0 {
+                    self.rest();
+                }
+                self.maintain() + self.engine.progress() > 0
+            }
         };
         let is_quiet = !happened && cq.is_none_or(|cq| self.completions(cq) == 0);
         if !is_quiet && duty == Duty::Watch {

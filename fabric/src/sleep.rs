@@ -34,12 +34,16 @@ impl Fabric {
         self.engine.disarm();
     }
 
-    /// Prepares rails for sleep, after everything that is known to have happened was handled.
-    pub(crate) fn arm(&mut self) -> Armed {
-        // Before the look: what comes after it wakes somebody.
+    /// Nobody polls from now on: what comes for this member wakes somebody. To be said before the last look.
+    pub(crate) fn rest(&mut self) {
         if let Some(membership) = &mut self.membership {
             membership.rest();
         }
+    }
+
+    /// Prepares rails for sleep, after everything that is known to have happened was handled.
+    pub(crate) fn arm(&mut self) -> Armed {
+        self.rest();
         if self.maintain() + self.engine.progress() > 0 {
             return Armed::Busy;
         }

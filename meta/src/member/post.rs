@@ -99,6 +99,8 @@ impl Member {
     pub fn ask(&self, to: NodeId, service: u16, body: &[u8], limit: Duration) -> Result<Answered, Error> {
         let (tell, told) = std::sync::mpsc::sync_channel::<Told>(1);
         self.begin_to_ask(to, (service, body), limit, Box::new(move |outcome| drop(tell.send(outcome))))?;
+        // Nobody may poll meanwhile.
+        self.rest();
         // The office ends what is late; this is for one whose thread has ended.
         match told.recv_timeout(limit + Duration::from_secs(1)) {
             Ok(Told { outcome, trail }) => outcome.map(|body| Answered { body, trail }),

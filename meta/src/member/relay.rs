@@ -315,6 +315,8 @@ impl Member {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let relay = self.open(to, about, limit, move |opened| drop(tell.send(opened)))?;
         let gone = |_| Error::Refused(Refusal::Late, "this member has ended".into());
+        // Nobody may poll meanwhile.
+        self.rest();
         told.recv_timeout(limit + Duration::from_secs(1)).map_err(gone)?.map(|()| relay)
     }
 

@@ -114,6 +114,8 @@ fn who_polls_has_it_alone_and_who_goes_to_sleep_leaves_it() {
     for _ in 0..5 {
         scene.ask();
         until("the thread answers", || scene.is_answered());
+        // And has looked for more.
+        scene.turns();
         scene.poll();
         scene.ask();
         scene.turns();
@@ -121,6 +123,7 @@ fn who_polls_has_it_alone_and_who_goes_to_sleep_leaves_it() {
         scene.attended().polls.rest();
         scene.attended().leave(false);
         until("the thread answers what had come", || scene.is_answered());
+        scene.turns();
         scene.poll();
         scene.ask();
         let came = scene.attended().come();
@@ -137,6 +140,8 @@ fn who_does_not_poll_any_more_is_found_out() {
         scene.poll();
         scene.ask();
         until("the thread answers", || scene.is_answered());
+        // And has looked for more.
+        scene.turns();
         assert!(!scene.attended().is_left());
     }
     // And so is that the other one has gone.
