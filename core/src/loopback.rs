@@ -368,9 +368,8 @@ impl Rail for LoopbackRail {
         if self.ahead_len(link) < segment.payload.len() {
             return Posted::NoResource;
         }
-        match self.post(link, announcement) {
-            Posted::Done => {}
-            other => return other,
+        if self.post(link, announcement) != Posted::Done {
+            return Posted::NoResource;
         }
         // What is asked for anew when a link breaks need not be kept, and room for it there was.
         if let Some((link, bytes)) = self.links.get(link.0 as usize).zip(encoded(segment)) {

@@ -261,7 +261,8 @@ pub trait Rail {
     }
 
     /// Hands over an announcement, and right behind it a segment with the first bytes of the message, of at most [`Self::ahead_len`]
-    /// bytes: both or none.
+    /// bytes: both, [`Posted::Done`], or none, [`Posted::NoResource`], and nothing else; of a link that breaks meanwhile the engine hears
+    /// as ever. The memory of both is not read any more after the call: the rail copies what the network has not taken.
     fn post_ahead(&mut self, link: LinkId, announcement: &Frame<'_>, segment: &Frame<'_>) -> Posted {
         let _ = (link, announcement, segment);
         Posted::NoResource

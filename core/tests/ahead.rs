@@ -1,13 +1,14 @@
 //! The first bytes of large messages come right behind the announcement.
 
 use gridnet_core::endpoint::Limits;
+use gridnet_core::error::Error;
 use gridnet_core::mem::Gather;
 use gridnet_core::testing::conformance::reliability;
 use gridnet_core::testing::loopback::Loopback;
 use gridnet_core::testing::node::{anything, exactly};
 use gridnet_core::testing::pair::{Fixture, Pair, Setup};
 use gridnet_core::testing::raw::{RawFrame, RawPeer};
-use gridnet_core::wire::Message;
+use gridnet_core::wire::{Kind, Message};
 
 #[test]
 fn a_cut_at_any_step_delays_a_transfer() {
@@ -82,6 +83,33 @@ fn what_nobody_waits_for_is_kept_within_the_bound() {
     }
 }
 
+/// What is kept of large messages makes way for small ones: no peer is told to stop for it.
+#[test]
+fn what_comes_ahead_stops_nobody() {
+    let limits = Limits { unexpected_bytes: 16 * LEN, ..Limits::default() };
+    let setup = Setup { limits, ..Setup::default() };
+    let mut pair = Pair::with(Loopback::new(0, false).placing().going_ahead(), setup);
+    let large = [1, 2, 3, 4].map(|tag| pair.a.send(pair.to_b, &bytes(LEN), tag));
+    pair.run_until_quiet();
+    assert_eq!(
+        pair.b.engine().counters().unexpected_bytes_now as usize,
+        4 * LEN,
+        "all that one peer may bring"
+    );
+    let small = [5, 6].map(|tag| pair.a.send(pair.to_b, &bytes(100), tag));
+    let receive = pair.b.receive(exactly(pair.to_a, 6), 100);
+    assert_eq!(pair.finish_b(receive).bytes, bytes(100));
+    let counters = pair.b.engine().counters();
+    assert_eq!((counters.peers.backpressure_stops, counters.unexpected_bytes_now), (0, 100));
+    for (tag, len) in [(3, LEN), (1, LEN), (5, 100), (4, LEN), (2, LEN)] {
+        let receive = pair.b.receive(exactly(pair.to_a, tag), len);
+        assert_eq!(pair.finish_b(receive).bytes, bytes(len));
+    }
+    for send in large.into_iter().chain(small) {
+        assert_eq!(pair.finish_a(send).status, Ok(()));
+    }
+}
+
 /// A matched probe takes a message of which not all has come: what comes meanwhile has no place, and is asked for.
 #[test]
 fn a_message_is_held_while_it_comes() {
@@ -119,7 +147,6 @@ type Case<'a> = (&'a str, bool, &'a [(Message, usize)]);
 /// What a peer may say of bytes that come unasked, and what ends it.
 #[test]
 fn bytes_that_do_not_follow_their_announcement_end_the_peer() {
-    let announced = |len, ahead| Message::Rts { tag: 1, len, op: 77, immediate: None, source: None, ahead };
     let segment = |offset| Message::Segment { op: 0, offset };
     let cases: [Case<'_>; 8] = [
         ("in two parts", true, &[(announced(9000, 900), 0), (segment(0), 400), (segment(400), 500)]),
@@ -133,28 +160,99 @@ fn bytes_that_do_not_follow_their_announcement_end_the_peer() {
     ];
     for (what, is_fine, frames) in cases {
         for has_receive in [true, false] {
-            let mut pair = Pair::new(Loopback::new(0, false).placing().going_ahead());
-            let rail = pair.open_rail(3);
-            let address = *pair.a.address();
-            let mut raw = RawPeer::connect(rail, &address).expect("the rail leads there");
-            let run = |raw: &mut RawPeer<_>, pair: &mut Pair<Loopback>| {
-                for _ in 0..10 {
-                    let now = pair.fixture.tick();
-                    raw.drive(now);
-                    pair.a.drive(now);
-                }
-            };
-            run(&mut raw, &mut pair);
+            let mut stranger = Stranger::new();
             if has_receive {
-                pair.a.receive(anything(), 9000);
+                stranger.pair.a.receive(anything(), 9000);
             }
-            for (message, len) in frames {
-                let mut frame = RawFrame::of(&message.frame(Gather::EMPTY));
-                frame.payload = vec![7; *len];
-                raw.post(&frame);
+            stranger.say(frames);
+            assert_eq!(stranger.raw.is_down(), !is_fine, "{what}, {has_receive}");
+        }
+    }
+}
+
+/// What was asked for is behind what comes unasked. Who sends the first bytes of a message twice, by both ways, does not make it whole.
+#[test]
+fn a_segment_that_was_asked_for_takes_no_place_of_those_ahead() {
+    type Segments = &'static [(bool, u64, usize)];
+    let cases: [(&str, Segments); 3] = [
+        ("asked for, unasked", &[(true, 0, 900), (false, 0, 900)]),
+        ("unasked, asked for, unasked", &[(false, 0, 400), (true, 400, 500), (false, 400, 500)]),
+        ("unasked, asked for", &[(false, 0, 400), (true, 400, 1400)]),
+    ];
+    for (what, segments) in cases {
+        let mut stranger = Stranger::new();
+        let receive = stranger.pair.a.receive(anything(), 1800);
+        stranger.say(&[(announced(1800, 900), 0)]);
+        let asked = stranger.raw.frames.iter().find(|frame| frame.kind == Kind::Rtr as u8).expect("it asks");
+        let (op, offset) = (asked.extension[0], asked.extension[1]);
+        assert_eq!(offset, 900, "{what}");
+        for (is_asked_for, offset, len) in segments {
+            let op = if *is_asked_for { op } else { 0 };
+            stranger.say(&[(Message::Segment { op, offset: *offset }, *len)]);
+        }
+        assert!(stranger.raw.is_down(), "{what}");
+        assert!(stranger.pair.finish_a(receive).status.is_err(), "{what}");
+    }
+}
+
+/// Of a message whose sender goes in its midst nothing is kept, and no room is counted for it; one that is here stays.
+#[test]
+fn what_never_comes_whole_takes_no_room() {
+    for (len, kept) in [(9000, 0), (900, 900)] {
+        for come in [400, 900] {
+            let kept = if come == 900 { kept } else { 0 };
+            let mut stranger = Stranger::new();
+            stranger.say(&[(announced(len, 900), 0), (Message::Segment { op: 0, offset: 0 }, come)]);
+            let now = |stranger: &mut Stranger| stranger.pair.a.engine().counters();
+            assert_eq!(now(&mut stranger).unexpected_bytes_now, 900);
+            // It breaks the protocol.
+            stranger.say(&[(Message::Segment { op: 0, offset: 7 }, 1)]);
+            assert!(stranger.raw.is_down());
+            let counters = now(&mut stranger);
+            assert_eq!((counters.unexpected_now, counters.unexpected_bytes_now), (1, kept), "{len}, {come}");
+            let receive = stranger.pair.a.receive(anything(), 900);
+            let outcome = stranger.pair.finish_a(receive);
+            if kept > 0 {
+                assert_eq!((outcome.status, outcome.bytes), (Ok(()), vec![7; 900]));
+            } else {
+                assert_eq!(outcome.status, Err(Error::PeerGone), "{len}, {come}");
             }
-            run(&mut raw, &mut pair);
-            assert_eq!(raw.is_down(), !is_fine, "{what}, {has_receive}");
+            assert_eq!(now(&mut stranger).unexpected_bytes_now, 0);
+        }
+    }
+}
+
+fn announced(len: u64, ahead: u64) -> Message {
+    Message::Rts { tag: 1, len, op: 77, immediate: None, source: None, ahead }
+}
+
+/// Somebody who says anything, and whom he talks to: the first of a pair.
+struct Stranger {
+    raw: RawPeer<<Loopback as Fixture>::Rail>,
+    pair: Pair<Loopback>,
+}
+
+impl Stranger {
+    fn new() -> Stranger {
+        let mut pair = Pair::new(Loopback::new(0, false).placing().going_ahead());
+        let rail = pair.open_rail(3);
+        let address = *pair.a.address();
+        let raw = RawPeer::connect(rail, &address).expect("the rail leads there");
+        let mut stranger = Stranger { raw, pair };
+        stranger.say(&[]);
+        stranger
+    }
+
+    fn say(&mut self, frames: &[(Message, usize)]) {
+        for (message, len) in frames {
+            let mut frame = RawFrame::of(&message.frame(Gather::EMPTY));
+            frame.payload = vec![7; *len];
+            self.raw.post(&frame);
+        }
+        for _ in 0..10 {
+            let now = self.pair.fixture.tick();
+            self.raw.drive(now);
+            self.pair.a.drive(now);
         }
     }
 }

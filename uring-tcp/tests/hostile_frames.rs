@@ -12,7 +12,7 @@ use gridnet_core::error::Error;
 use gridnet_core::testing::node::anything;
 use gridnet_core::testing::pair::{address_of, Fixture, Pair, Setup};
 use gridnet_core::testing::random::Random;
-use gridnet_core::wire::{Address, Extension, Hello, NetAddresses, NodeId};
+use gridnet_core::wire::{Address, Extension, Hello, NetAddresses, NodeId, FLAG_AHEAD};
 use gridnet_uring_tcp::Engine;
 
 /// Frames of one peer at most.
@@ -117,6 +117,48 @@ fn lengths_that_cannot_be_are_not_waited_for() {
         peer.say(&bytes, &mut pair);
         assert!(peer.is_hung_up(&mut pair), "kind {kind} with {len} bytes");
         check_friend(&mut pair, &mut tag);
+    }
+}
+
+/// The first bytes of a large message go ahead only to peers that know of that: to those with an older library they are nonsense.
+#[test]
+fn nothing_goes_ahead_to_peers_that_do_not_know_of_it() {
+    let mut pair = Pair::new(Tcp::new(Engine::Auto));
+    for (number, (features, goes_ahead)) in
+        [(0, false), (1, false), (2, true), (3, true)].into_iter().enumerate()
+    {
+        let node = node(number as u64 + 1);
+        let mut peer = Peer::greet_as(&mut pair, Hello { features, ..Hello::new(node, 1, 1) });
+        assert!(peer.say(&resume(), &mut pair));
+        let to = pair.a.peer_of(node).expect("it has come");
+        let start = Instant::now();
+        while pair.a.state(to) != PeerState::Up {
+            pair.step();
+            assert!(start.elapsed() < PATIENCE, "it is not let in");
+        }
+        pair.a.send(to, &[7; 100_000], 1);
+        let mut heard = Vec::new();
+        let flags = loop {
+            pair.step();
+            assert!(read(&mut peer.0, &mut heard) && start.elapsed() < PATIENCE, "nothing is announced");
+            if let Some(flags) = announcement_in(&heard) {
+                break flags;
+            }
+        };
+        assert_eq!(flags & FLAG_AHEAD != 0, goes_ahead, "features {features}");
+    }
+}
+
+/// The flags of the announcement among frames, once it has come.
+fn announcement_in(mut heard: &[u8]) -> Option<u8> {
+    loop {
+        let header: [u8; 16] = heard.get(..16)?.try_into().ok()?;
+        let [a, b, c, d, kind, flags, words, ..] = header;
+        if kind == 2 {
+            return Some(flags);
+        }
+        let len = 16 + 8 * usize::from(words) + u32::from_le_bytes([a, b, c, d]) as usize;
+        heard = heard.get(len..)?;
     }
 }
 

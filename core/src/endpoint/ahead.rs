@@ -2,7 +2,8 @@
 //!
 //! They lie in the sender's memory, as all of the message does until the receiver has finished with it. So nothing is kept for
 //! another link, and whoever has no place for them drops them, and asks for them later. What a receiver keeps of messages that nobody
-//! waits for is within the bounds of the unexpected store, and a sender goes ahead of its peer by a few hundred KiB at most.
+//! waits for is within the bounds of the unexpected store, and makes way before a peer is told to stop; a sender goes ahead of its
+//! peer by a few hundred KiB at most.
 //!
 //! Only who is alone goes ahead: while other large messages, or small ones beside them, are under way, it is the receiver who says
 //! what comes when.
@@ -107,9 +108,11 @@ impl State {
     /// In what form an announced message is stored for which there is no receive: with what comes unasked, if there is room.
     pub(super) fn early_body(&self, peer: PeerId, sender_op: u64, source: Option<RemoteSource>) -> EarlyBody {
         let p = self.peers.get(peer.index());
-        let coming = p.and_then(|p| Some((p, p.ahead.as_ref()?.end as usize)));
+        let coming =
+            p.filter(|p| p.error().is_none()).and_then(|p| Some((p, p.ahead.as_ref()?.end as usize)));
         let has_room = |early_bytes: usize, room: usize| {
-            self.unexpected_bytes + room <= self.limits.unexpected_bytes
+            self.stopping.is_empty()
+                && self.unexpected_bytes + room <= self.limits.unexpected_bytes
                 && early_bytes + room <= self.limits.unexpected_bytes / 4
         };
         match coming.filter(|(p, room)| has_room(p.early_bytes, *room)) {
@@ -122,6 +125,18 @@ impl State {
     pub(super) fn keep_ahead(&mut self, peer: PeerId, stored: Option<Key>) {
         let Some(ahead) = self.peers.get_mut(peer.index()).and_then(|p| p.ahead.as_mut()) else { return };
         ahead.place = stored.map_or(Place::Nowhere, Place::Store);
+    }
+
+    /// Drops what is kept of announced messages: it is asked for anew, and so keeps nobody from speaking. While a peer is told to
+    /// stop, none is kept.
+    pub(super) fn drop_begun(&mut self) {
+        for key in self.unexpected.keys_where(|_, early| matches!(early.body, EarlyBody::Begun { .. })) {
+            self.change_early(key, |early| {
+                if let EarlyBody::Begun { sender_op, .. } = early.body {
+                    early.body = EarlyBody::Announced { sender_op, source: None };
+                }
+            });
+        }
     }
 
     /// Asks for what does not come by itself of a message that has found its receive.
@@ -190,7 +205,7 @@ impl State {
         if offset != ahead.next || len as u64 > ahead.end - ahead.next {
             return None;
         }
-        let incoming = self.incoming.get(key)?;
+        let incoming = self.incoming.get(key).filter(|incoming| incoming.received == offset)?;
         let place = Gather::all(incoming.receive.iov.as_slice()).window(offset as usize, len);
         (place.len() == len && len as u64 <= incoming.wanted - incoming.received).then_some(place)
     }
@@ -206,19 +221,19 @@ impl State {
         Ok(())
     }
 
-    /// So many of the bytes that are announced have come.
+    /// So many of the bytes that are announced have come. Of a message that has its receive nothing else came before them: a segment
+    /// that was asked for belongs behind all of them.
     fn pass_ahead(&mut self, peer: PeerId, offset: u64, len: usize) -> Result<Place, Error> {
         let ahead = self.peers.get_mut(peer.index()).and_then(|p| p.ahead.as_mut());
         let is_next =
             |ahead: &&mut Ahead| offset == ahead.next && len != 0 && len as u64 <= ahead.end - ahead.next;
         let ahead = ahead.filter(is_next).ok_or(Error::PeerMisbehaved)?;
         ahead.next += len as u64;
-        Ok(ahead.place)
-    }
-
-    /// Whether a message can never come whole of which these bytes have come: its sender has gone.
-    pub(super) fn is_lost(&self, peer: PeerId, len: u64, come: &[u8]) -> bool {
-        let has_gone = self.peers.get(peer.index()).is_none_or(|p| p.error().is_some());
-        has_gone && (come.len() as u64) < len
+        match ahead.place {
+            Place::Receive(key) if self.incoming.get(key).is_some_and(|i| i.received != offset) => {
+                Err(Error::PeerMisbehaved)
+            }
+            place => Ok(place),
+        }
     }
 }

@@ -274,7 +274,9 @@ impl State {
         }
         // Rails here keep the order, and one piece is asked for: segments follow one another.
         let left = incoming.wanted - incoming.received;
-        let is_next = path == 0 && offset == incoming.received;
+        let is_next = path == 0
+            && offset == incoming.received
+            && offset == self.first_to_ask_for(Key::from_bits(op), incoming);
         (is_next && len != 0 && len as u64 <= left).then_some(incoming)
     }
 

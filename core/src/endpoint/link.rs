@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::op::{EarlyBody, OpId};
+use super::op::OpId;
 use super::orphans::Caller;
 use super::peer::{Candidate, Peer, PeerState, ACCEPTED};
 use super::recover::{LinkEvent, Recovery};
@@ -378,7 +378,6 @@ impl State {
         p.outlets.clear();
         p.fetches.clear();
         p.remote.clear();
-        self.orphans.add(p.early_messages, p.early_bytes);
         // Nothing is asked of it any more while its operations end.
         p.stripes = None;
         let who = (p.node, p.user);
@@ -396,19 +395,7 @@ impl State {
             self.loans.end_holds_of(peer, &mut p.first_hold);
         }
         self.announce_gone(peer);
-        for key in self
-            .unexpected
-            .keys_where(|source, early| source == peer && matches!(early.body, EarlyBody::Announced { .. }))
-        {
-            if let Some(early) = self.unexpected.get_mut(key) {
-                early.body = EarlyBody::Lost;
-            }
-        }
-        for held in self.held.values_mut().filter(|held| held.source == peer) {
-            if matches!(held.early.body, EarlyBody::Announced { .. }) {
-                held.early.body = EarlyBody::Lost;
-            }
-        }
+        self.orphan_early(peer);
     }
 
     fn fail_operations(&mut self, peer: PeerId, error: Error) {

@@ -256,6 +256,17 @@ impl Early {
         }
     }
 
+    /// Its sender has gone: what is not here whole never comes.
+    pub(super) fn lose(&mut self) {
+        self.body = match std::mem::replace(&mut self.body, EarlyBody::Lost) {
+            EarlyBody::Begun { bytes, .. } if bytes.len() as u64 == self.len => {
+                EarlyBody::Bytes(bytes.into_boxed_slice())
+            }
+            EarlyBody::Announced { .. } | EarlyBody::Begun { .. } => EarlyBody::Lost,
+            other => other,
+        };
+    }
+
     /// Bytes of memory that it takes, for the bound on the store.
     pub(super) fn cost(&self) -> usize {
         match &self.body {

@@ -317,10 +317,6 @@ impl State {
             EarlyBody::Announced { sender_op, source } => {
                 self.begin_early((sender_op, source), (what, early.len), receive, &[])
             }
-            EarlyBody::Begun { bytes, .. } if self.is_lost(peer, early.len, &bytes) => {
-                self.complete_receive_failed(receive, 0, peer, Error::PeerGone);
-                0
-            }
             EarlyBody::Begun { sender_op, bytes, .. } => {
                 self.begin_early((sender_op, None), (what, early.len), receive, &bytes)
             }
@@ -374,27 +370,69 @@ impl State {
         }
         self.unexpected_bytes += cost;
         let key = self.unexpected.insert(peer, tag, early);
-        let full = self.unexpected_bytes > self.limits.unexpected_bytes
-            || self.unexpected.len() > self.limits.unexpected_messages;
-        // A quarter for one peer, so that others are heard while it floods.
-        let share_full = p.early_bytes > self.limits.unexpected_bytes / 4
-            || p.early_messages > self.limits.unexpected_messages / 4;
         if p.stopping {
             p.since_stop += 1;
             if p.since_stop > MAX_AFTER_STOP {
                 self.links.push_back(LinkEvent::flooding(peer));
             }
-        }
-        if (full || share_full) && !p.stopping {
-            p.since_stop = 0;
-            p.stopping = true;
-            p.publish();
-            p.counts.cells.backpressure_stops.add(1);
-            self.stopping.push(peer);
-            self.say(peer, Message::Stop);
+        } else if self.is_full_for(peer) {
+            self.stop(peer);
         }
         self.publish_unexpected(peer);
         Some(key)
+    }
+
+    /// Whether the store holds more than it should, of all or of this peer: a quarter is for one, so that others are heard while it
+    /// floods.
+    fn is_full_for(&self, peer: PeerId) -> bool {
+        let is_above = |bytes: usize, messages: usize, parts: usize| {
+            bytes > self.limits.unexpected_bytes / parts || messages > self.limits.unexpected_messages / parts
+        };
+        is_above(self.unexpected_bytes, self.unexpected.len(), 1)
+            || self.peers.get(peer.index()).is_some_and(|p| is_above(p.early_bytes, p.early_messages, 4))
+    }
+
+    /// Makes room, or tells the peer to stop.
+    #[cold]
+    fn stop(&mut self, peer: PeerId) {
+        self.drop_begun();
+        if !self.is_full_for(peer) {
+            return;
+        }
+        let Some(p) = self.peers.get_mut(peer.index()) else { return };
+        p.since_stop = 0;
+        p.stopping = true;
+        p.publish();
+        p.counts.cells.backpressure_stops.add(1);
+        self.stopping.push(peer);
+        self.say(peer, Message::Stop);
+    }
+
+    /// Changes what is kept of a message in the store, whose peer's are not counted as orphans yet; it costs no more than before.
+    pub(super) fn change_early(&mut self, key: Key, change: impl FnOnce(&mut Early)) {
+        let Some((peer, ..)) = self.unexpected.get(key) else { return };
+        let Some(early) = self.unexpected.get_mut(key) else { return };
+        let before = early.cost();
+        change(early);
+        let freed = before.saturating_sub(early.cost());
+        self.unexpected_bytes -= freed;
+        if let Some(p) = self.peers.get_mut(peer.index()) {
+            p.early_bytes -= freed;
+        }
+        self.publish_unexpected(peer);
+    }
+
+    /// A peer goes: what it has only announced never comes, and what is here stays for whoever receives it.
+    pub(super) fn orphan_early(&mut self, peer: PeerId) {
+        for key in self.unexpected.keys_where(|source, early| source == peer && !early.is_here()) {
+            self.change_early(key, Early::lose);
+        }
+        for held in self.held.values_mut().filter(|held| held.source == peer) {
+            held.early.lose();
+        }
+        if let Some(p) = self.peers.get(peer.index()) {
+            self.orphans.add(p.early_messages, p.early_bytes);
+        }
     }
 
     /// Takes a message out of the store; lets peers go on when there is room again.

@@ -8,7 +8,7 @@ use crate::testing::node::{exactly, SendOptions, Ticket};
 use crate::testing::pair::{Fixture, Pair, Setup};
 use crate::testing::random::Random;
 use crate::testing::raw::{RawFrame, RawPeer};
-use crate::wire::{extension_words, Kind, FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC, MAX_EXTENSION};
+use crate::wire::{extension_words, Kind, FLAG_AHEAD, FLAG_IMMEDIATE, FLAG_SOURCE, FLAG_SYNC, MAX_EXTENSION};
 
 /// Peers that forge, one after the other.
 const FORGERS: u64 = 60;
@@ -284,8 +284,8 @@ impl<F: Fixture> Scene<F> {
         known.extend(self.forger.frames.iter().flat_map(|frame| frame.extension).filter(|word| *word != 0));
         let kinds = [1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14];
         let kind = Kind::from_number(random.pick(&kinds)).expect("these are kinds");
-        let flags =
-            random.pick(&[0, 0, 0, FLAG_IMMEDIATE, FLAG_SYNC, FLAG_SOURCE, FLAG_IMMEDIATE | FLAG_SYNC, 0x40]);
+        let both = FLAG_IMMEDIATE | FLAG_SYNC;
+        let flags = random.pick(&[0, 0, 0, FLAG_IMMEDIATE, FLAG_SYNC, FLAG_SOURCE, FLAG_AHEAD, both, 0x40]);
         // Mostly flags that the kind has: others are refused before anybody looks at the words.
         let allowed = extension_words(kind as u8, flags).is_ok() || random.chance(0.05);
         let mut frame = plain(kind, if allowed { flags } else { 0 });
