@@ -128,7 +128,7 @@ struct Inner {
     over: Option<Refusal>,
     /// Until when what was sent before may come, although it is over.
     comes_until: Option<Instant>,
-    /// Whether the other side has said so.
+    /// Whether the other side has said so, or is told in another way.
     is_told: bool,
     ended: Option<Result<(), Refusal>>,
     /// Whether the other side has taken it.
@@ -406,10 +406,11 @@ impl Shared {
         Ok(relay)
     }
 
-    /// A pipe did not come about.
+    /// A pipe did not come about, of which whoever asked hears by the answer, with the reason: to say that it is over might be heard before.
     fn forget(&self, key: Key) {
-        let end = self.relays.remove(key);
-        end.into_iter().for_each(|end| end.end(Refusal::Ended));
+        let Some(end) = self.relays.remove(key) else { return };
+        end.lock().is_told = true;
+        end.end(Refusal::Ended);
     }
 
     fn say_over(&self, (to, of): Key, number: u64, why: Refusal) {
