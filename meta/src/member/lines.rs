@@ -304,9 +304,9 @@ impl Shared {
         let taken = self.lines.stages().stands(line, (at, has_called), direct, Instant::now());
         let Some(queue) = taken else { return };
         tracing::debug!("session: a line to node {} stands, {at}", line.0);
+        self.post.office().line_stands(line, Instant::now());
         let shared = self.clone();
         drop(self.lines.handle.spawn(async move {
-            shared.post.office().line_stands(line, Instant::now());
             shared.send_all();
             let why = match made {
                 Made::Sealed(stood) => run::run(&shared, line, *stood, queue).await,
