@@ -21,7 +21,7 @@ use gridnet::core::time::Time;
 use gridnet::core::wire::{Address, NetAddresses, NodeId};
 #[allow(clippy::wildcard_imports, reason = "the list of cases names all of them")]
 use gridnet_core::testing::conformance::*;
-use gridnet_core::{conformance_call_each, conformance_cases, fault_call_each};
+use gridnet_core::{conformance_call_each, conformance_cases, fault_call_each, fault_suite_cases};
 use gridnet_meta::credentials::{fabric_id, Credentials};
 use gridnet_meta::directory::Entry;
 use gridnet_meta::member::{About, Fate, Member};
@@ -320,22 +320,8 @@ fn cases_of_faults_pass_over_pipes() {
     }
     let tree = Tree::new();
     let plan = FaultPlan { lose: 0.0, refuse: 0.0, ..FaultPlan::ALLOWED };
+    fault_suite_cases! { [conformance_call_each] Faults::new(Relayed::on(&tree), plan) }
     conformance_call_each! { Faults::new(Relayed::on(&tree), plan);
-        transfer::immediates_arrive
-        transfer::both_directions_at_once
-        transfer::many_large_messages_share_the_link
-        matching::any_source_takes_from_all
-        matching::synchronous_sends_end_with_the_match
-        matching::probes_look_and_matched_probes_take
-        cancel::only_the_named_operation_is_cancelled
-        pressure::other_peers_are_heard_during_a_flood
-        regions::bytes_go_in_and_out_at_every_size
-        regions::atomics_do_what_they_say
-        regions::operations_take_effect_in_order
-        numbers::elements_are_changed_once_under_a_number
-        loans::loans_keep_their_order
-        ends::operations_end_when_the_peer_closes
-        ends::sends_before_the_link_is_up_arrive
         reliability::a_cut_at_any_step_delays_a_transfer
         reliability::two_that_call_each_other_again_have_one_link
         reliability::operations_on_regions_happen_once

@@ -95,14 +95,13 @@ macro_rules! fault_tests {
     };
 }
 
-/// Hands the lists of cases over rails with faults to two other macros: those of the suite, and those that are about faults.
+/// Hands the cases of the suite that go over rails with faults to another macro: what shows each kind of operation. What sends forged
+/// frames counts on there being room for them.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! fault_cases {
-    ([$($each:tt)*] [$($each_fault:tt)*] $fixture:expr) => {
-        // Of the suite, what shows each kind of operation. What sends forged frames counts on there being room for them.
-        $($each)*! {
-            $crate::testing::fault::Faults::new($fixture, $crate::testing::fault::FaultPlan::ALLOWED);
+macro_rules! fault_suite_cases {
+    ([$($each:tt)*] $fixture:expr) => {
+        $($each)*! { $fixture;
             transfer::immediates_arrive
             transfer::both_directions_at_once
             transfer::many_large_messages_share_the_link
@@ -118,6 +117,17 @@ macro_rules! fault_cases {
             loans::loans_keep_their_order
             ends::operations_end_when_the_peer_closes
             ends::sends_before_the_link_is_up_arrive
+        }
+    };
+}
+
+/// Hands the lists of cases over rails with faults to two other macros: those of the suite, and those that are about faults.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! fault_cases {
+    ([$($each:tt)*] [$($each_fault:tt)*] $fixture:expr) => {
+        $crate::fault_suite_cases! {
+            [$($each)*] $crate::testing::fault::Faults::new($fixture, $crate::testing::fault::FaultPlan::ALLOWED)
         }
 
         $($each_fault)*! { $fixture;
