@@ -13,7 +13,7 @@ use crate::args::OpenedArgs;
 use crate::cores;
 use crate::failure::Failure;
 use gridnet::config::Config;
-use gridnet::core::completion::Completion;
+use gridnet::core::completion::{Completion, OpKind};
 use gridnet::core::endpoint::{CqId, SendArgs};
 use gridnet::core::matching::{Pattern, Source};
 use gridnet::core::mem::Iov;
@@ -21,9 +21,12 @@ use gridnet::core::rail::{PeerId, Refusal};
 use gridnet::core::wire::NodeId;
 use gridnet::{Shared, ThreadLevel};
 use gridnet_meta::member::LineState;
+use rustix::time::{clock_gettime, ClockId};
 
 /// How long both poll before it is measured: some turns of the scheduler.
 const SETTLES: Duration = Duration::from_millis(30);
+/// How long they poll between two endpoints that are opened one after the other.
+const BETWEEN: Duration = Duration::from_millis(1);
 
 /// One fabric, which opens endpoints to those of other processes.
 pub(super) struct Fabrics {
@@ -51,25 +54,40 @@ impl Fabrics {
         Ok(Fabrics { own, cq, core, other: Other::start(&ticket, others)? })
     }
 
-    /// How long it takes until a first word has come and was answered, by an endpoint to a fabric with which nothing was ever agreed
-    /// on; where it is `warm`, the two have a line already over which they ask each other.
-    pub(super) fn open_other(&mut self, warm: bool) -> Result<Duration, Failure> {
-        let node = self.other.next()?;
-        self.knows(node)?;
-        if warm {
-            self.warm(node)?;
+    /// An endpoint to a fabric with which nothing was ever agreed on; where it is `warm`, the two have a line already over which they
+    /// ask each other.
+    pub(super) fn open_other(&mut self, warm: bool) -> Result<Took, Failure> {
+        self.open_others(b"1", warm)
+    }
+
+    /// The same just after one to another fabric: what that has used is in the caches.
+    pub(super) fn open_again(&mut self) -> Result<Took, Failure> {
+        self.open_others(b"2", true)
+    }
+
+    /// Endpoints to so many fabrics, one after the other; how long the last one has taken.
+    fn open_others(&mut self, count: &[u8; 1], warm: bool) -> Result<Took, Failure> {
+        let nodes = self.other.next(count)?;
+        for node in &nodes {
+            self.knows(*node)?;
+            if warm {
+                self.warm(*node)?;
+            }
         }
         // The threads of the member stay where the system has them.
         let before = cores::allowed()?;
         if let Some(core) = self.core {
             cores::pin(core)?;
         }
-        self.settle();
-        let begun = Instant::now();
-        let heard = self.talk(node);
-        let took = begun.elapsed();
+        self.settle(SETTLES);
+        let took = nodes.iter().map(|node| {
+            let took = self.talk(*node);
+            self.settle(BETWEEN);
+            took
+        });
+        let took: Result<Vec<Took>, Failure> = took.collect();
         cores::allow(&before)?;
-        heard.map(|()| took)
+        took?.pop().ok_or_else(|| Failure::Run("the other process has no fabric".into()))
     }
 
     /// Waits until the directory has it, where it stays: below the leader of this host.
@@ -101,9 +119,9 @@ impl Fabrics {
     }
 
     /// Polls for a moment, so that both do, each where it stays.
-    fn settle(&self) {
+    fn settle(&self, long: Duration) {
         let begun = Instant::now();
-        while begun.elapsed() < SETTLES {
+        while begun.elapsed() < long {
             if let Ok(mut fabric) = self.own.enter() {
                 fabric.poll_round();
             }
@@ -111,9 +129,10 @@ impl Fabrics {
     }
 
     /// Opens an endpoint, says one word and hears one.
-    fn talk(&self, node: NodeId) -> Result<(), Failure> {
+    fn talk(&self, node: NodeId) -> Result<Took, Failure> {
+        let begun = now();
         self.own.enter().map_err(unusable)?.open_node(self.cq, node, LIMIT, 0).map_err(refused)?;
-        let completion = poll(&self.own, self.cq, || false)?;
+        let completion = poll(&self.own, self.cq)?;
         let peer = {
             let mut fabric = self.own.enter().map_err(unusable)?;
             match completion.status {
@@ -122,17 +141,35 @@ impl Fabrics {
             }
         };
         receive(&self.own, self.cq)?;
-        say(&self.own, self.cq, peer)?;
+        say(&self.own, self.cq, peer, Duration::ZERO)?;
         // The own word, and the other's.
+        let mut arrived = Duration::ZERO;
         for _ in 0..2 {
-            poll(&self.own, self.cq, || false)?;
+            let completion = poll(&self.own, self.cq)?;
+            if completion.kind == OpKind::Receive as u32 {
+                arrived = Duration::from_nanos(completion.immediate);
+            }
         }
+        let echoed = now().saturating_sub(begun);
         self.own.enter().map_err(unusable)?.engine.close(peer);
-        Ok(())
+        Ok(Took { arrived: arrived.saturating_sub(begun), echoed })
     }
 }
 
-/// The process at the other end, which opens a fabric after the other. It ends when this is dropped.
+/// How long it took from asking for an endpoint
+pub(super) struct Took {
+    /// until the first word was there,
+    pub(super) arrived: Duration,
+    /// and until it has come back.
+    pub(super) echoed: Duration,
+}
+
+/// The time by the clock that all processes of a host share.
+fn now() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
+}
+
+/// The process at the other end, which opens fabrics, some after the others. It ends when this is dropped.
 struct Other {
     child: Child,
     says: BufReader<ChildStdout>,
@@ -152,14 +189,15 @@ impl Other {
         Ok(Other { child, says })
     }
 
-    /// Has it open another fabric, in the place of the one before: its node.
-    fn next(&mut self) -> Result<NodeId, Failure> {
+    /// Has it open so many other fabrics, in the place of those before: their nodes.
+    fn next(&mut self, count: &[u8; 1]) -> Result<Vec<NodeId>, Failure> {
         if let Some(to) = &mut self.child.stdin {
-            to.write_all(b"\n")?;
+            to.write_all(count)?;
         }
         let mut said = String::new();
         self.says.read_line(&mut said)?;
-        said.trim().parse().map_err(|_| Failure::Run("the other process has no fabric".into()))
+        let nodes = said.split_whitespace().map(str::parse).collect::<Result<Vec<NodeId>, _>>();
+        nodes.map_err(|_| Failure::Run("the other process has no fabric".into()))
     }
 }
 
@@ -170,39 +208,63 @@ impl Drop for Other {
     }
 }
 
-/// The other process: with each byte that comes it opens another fabric, which polls all the time and answers the first word.
+/// The other process: with each byte that comes it opens so many other fabrics as that says, which poll all the time and answer the
+/// first word.
 pub(crate) fn be_opened(args: &OpenedArgs) -> Result<(), Failure> {
     let rounds = Arc::new(AtomicUsize::new(0));
     let (counts, (tell, told)) = (rounds.clone(), channel());
     std::thread::spawn(move || {
         let mut byte = [0];
-        while std::io::stdin().read_exact(&mut byte).is_ok() && tell.send(()).is_ok() {
+        while std::io::stdin().read_exact(&mut byte).is_ok() && tell.send(byte[0]).is_ok() {
             counts.fetch_add(1, Ordering::Relaxed);
         }
         counts.store(usize::MAX, Ordering::Relaxed);
     });
     let all = cores::allowed()?;
     for round in 1.. {
-        if told.recv().is_err() {
-            break;
-        }
-        // Its threads stay where the system has them.
+        let Ok(count) = told.recv() else { break };
+        // Their threads stay where the system has them.
         cores::allow(&all)?;
-        let own = open(&args.ticket)?;
-        let cq = own.enter().map_err(unusable)?.engine.create_cq(4);
-        receive(&own, cq)?;
-        let node = own.enter().map_err(unusable)?.address().node;
-        writeln!(std::io::stdout(), "{node}")?;
+        let fabrics = (0..count.saturating_sub(b'0')).map(|_| Opened::open(&args.ticket));
+        let mut fabrics = fabrics.collect::<Result<Vec<_>, _>>()?;
+        let nodes = fabrics.iter().map(|opened| Ok(opened.own.enter()?.address().node.to_string()));
+        let nodes: Vec<String> = nodes.collect::<Result<_, _>>().map_err(unusable)?;
+        writeln!(std::io::stdout(), "{}", nodes.join(" "))?;
         if let Some(core) = args.core {
             cores::pin(core)?;
         }
-        let is_over = || rounds.load(Ordering::Relaxed) > round;
-        let Ok(word) = poll(&own, cq, is_over) else { continue };
-        let peer = own.enter().map_err(unusable)?.engine.open_known(PeerId::new(word.source));
-        say(&own, cq, peer.map_err(unusable)?)?;
-        while poll(&own, cq, is_over).is_ok() {}
+        while rounds.load(Ordering::Relaxed) <= round {
+            fabrics.iter_mut().try_for_each(Opened::poll)?;
+        }
     }
     Ok(())
+}
+
+/// A fabric that others open.
+struct Opened {
+    own: Arc<Shared>,
+    cq: CqId,
+    has_heard: bool,
+}
+
+impl Opened {
+    fn open(ticket: &Path) -> Result<Opened, Failure> {
+        let own = open(ticket)?;
+        let cq = own.enter().map_err(unusable)?.engine.create_cq(4);
+        receive(&own, cq)?;
+        Ok(Opened { own, cq, has_heard: false })
+    }
+
+    /// One round; the first word is answered, and when it was there.
+    fn poll(&mut self) -> Result<(), Failure> {
+        let Some(word) = poll_once(&self.own, self.cq)? else { return Ok(()) };
+        if std::mem::replace(&mut self.has_heard, true) {
+            return Ok(());
+        }
+        let arrived = now();
+        let peer = self.own.enter().map_err(unusable)?.engine.open_known(PeerId::new(word.source));
+        say(&self.own, self.cq, peer.map_err(unusable)?, arrived)
+    }
 }
 
 /// Wants one word.
@@ -211,28 +273,32 @@ fn receive(fabric: &Shared, cq: CqId) -> Result<(), Failure> {
     fabric.enter().map_err(unusable)?.engine.receive(cq, &any, Iov::EMPTY, 0).map_err(unusable).map(drop)
 }
 
-/// Says one word.
-fn say(fabric: &Shared, cq: CqId, peer: PeerId) -> Result<(), Failure> {
-    let (immediate, sync, always_complete) = (Some(1), false, true);
+/// Says one word: a time.
+fn say(fabric: &Shared, cq: CqId, peer: PeerId, time: Duration) -> Result<(), Failure> {
+    let immediate = Some(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    let (sync, always_complete) = (false, true);
     let args = SendArgs { cq, owner: 0, context: 0, tag: 0, immediate, sync, always_complete };
     fabric.enter().map_err(unusable)?.engine.send_iov(peer, &[], &args).map_err(unusable).map(drop)
 }
 
-/// Polls until something has completed, or it is over.
-fn poll(fabric: &Shared, cq: CqId, is_over: impl Fn() -> bool) -> Result<Completion, Failure> {
-    let mut ended = None;
-    while !is_over() {
-        let mut fabric = fabric.enter().map_err(unusable)?;
-        fabric.poll_round();
-        fabric.take(cq, |completion| {
-            ended = Some(completion);
-            true
-        });
-        if let Some(completion) = ended.take() {
+/// Polls until something has completed.
+fn poll(fabric: &Shared, cq: CqId) -> Result<Completion, Failure> {
+    loop {
+        if let Some(completion) = poll_once(fabric, cq)? {
             return Ok(completion);
         }
     }
-    Err(Failure::Run("nothing has come".into()))
+}
+
+fn poll_once(fabric: &Shared, cq: CqId) -> Result<Option<Completion>, Failure> {
+    let mut ended = None;
+    let mut fabric = fabric.enter().map_err(unusable)?;
+    // It polls where nothing has completed; no more than one is taken, as others are waited for, too.
+    fabric.take(cq, |completion| {
+        ended = Some(completion);
+        false
+    });
+    Ok(ended)
 }
 
 fn open(ticket: &Path) -> Result<Arc<Shared>, Failure> {

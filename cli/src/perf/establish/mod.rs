@@ -4,6 +4,7 @@
 //! node may be anywhere; and in one process, but for endpoints of fabrics, of which each has one. Table 1 of the paper on component-based meta-communication compares the same ways.
 
 mod fabric;
+mod first;
 mod node;
 
 use super::plan::placement;
@@ -72,12 +73,32 @@ pub(super) fn run(args: &PerfArgs) -> Result<(), Failure> {
     add("in the cluster, later", &mut || here.assembled(&beside))?;
     let mut fabric = fabric::Fabrics::open(&session.ticket_file, [places.parent, places.peer])?;
     // On a busy machine one may be lost by its leader just now.
-    let mut open = |warm| {
-        let first = fabric.open_other(warm);
-        (1..TRIES).fold(first, |took, _| took.or_else(|_| fabric.open_other(warm)))
+    let mut tried = |open: &mut dyn FnMut(&mut fabric::Fabrics) -> Result<fabric::Took, Failure>| {
+        let first = open(&mut fabric);
+        (1..TRIES).fold(first, |took, _| took.or_else(|_| open(&mut fabric)))
     };
-    add("endpoint by node, one host, never spoken", &mut || open(false))?;
-    add("endpoint by node, one host, warm", &mut || open(true))?;
+    let mut echoed = Vec::new();
+    let mut until_there = |took: fabric::Took| {
+        echoed.push(took.echoed);
+        took.arrived
+    };
+    add("endpoint by node, one host, never spoken", &mut || {
+        Ok(tried(&mut |all| all.open_other(false))?.arrived)
+    })?;
+    add("endpoint by node, one host, warm", &mut || {
+        tried(&mut |all| all.open_other(true)).map(&mut until_there)
+    })?;
+    add("the same, 1 ms after another", &mut || {
+        tried(&mut fabric::Fabrics::open_again).map(&mut until_there)
+    })?;
+    let again = echoed.split_off(rounds.min(echoed.len()));
+    rows.push(Row::new("warm, until it has come back", echoed));
+    rows.push(Row::new("the same, 1 ms after another, until it has come back", again));
+    // Nobody else is to poll.
+    drop(fabric);
+    let first = first::First::open(&session.ticket, [places.parent, places.peer])?;
+    let taken = (0..rounds).map(|_| first.begin()).collect::<Result<Vec<_>, _>>()?;
+    rows.push(Row::new("bytes in the request, one host, warm", taken));
     compare(&mut rows);
     print(&rows, args.format)
 }
