@@ -212,6 +212,11 @@ impl Call {
         self.to
     }
 
+    /// The stack that is asked for first, of those that are left.
+    pub fn first_choice(&self) -> Option<&Stack> {
+        self.candidates.first().map(|one| &one.stack)
+    }
+
     /// What did not do so far, and what was left out.
     pub fn failure(&self) -> &Failure {
         &self.failure

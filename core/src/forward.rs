@@ -198,6 +198,10 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.deadline())
         }
 
+        fn foresee(&mut self, node: $crate::wire::NodeId) {
+            $each!(self, rail => rail.foresee(node));
+        }
+
         #[inline]
         fn is_connecting(&self) -> bool {
             $each!(self, rail => rail.is_connecting())

@@ -230,6 +230,12 @@ pub trait Rail {
     /// Why this rail does not lead there.
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal>;
 
+    /// Whoever has this rail may want a link to the fabric of a node of this host and this user in a moment, and asks it by another way
+    /// whether it may: what takes time and binds nobody may be done meanwhile. [`Self::connect`] may come for it, or not.
+    fn foresee(&mut self, node: NodeId) {
+        let _ = node;
+    }
+
     /// Hands a frame over.
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted;
 

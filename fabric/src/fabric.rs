@@ -32,6 +32,9 @@ const ROUNDS_WHILE_IDLE: u32 = 64;
 /// The same while a link is being made, when somebody waits for its descriptor.
 const ROUNDS_WHILE_CONNECTING: u32 = 32;
 
+/// The same where nothing else moves, and something has just happened or is waited for: whoever is at the other end waits, too.
+const ROUNDS_WHILE_AWAITED: u32 = 4;
+
 /// Operations on regions that are done at once between two looks at the peers: some microseconds, as above.
 const DIRECT_PER_LOOK: u32 = 256;
 
@@ -278,9 +281,12 @@ impl Fabric {
         self.count_polls();
         let idle = self.events() == self.events_before;
         self.events_before = self.events();
+        let is_connecting = self.engine.is_connecting();
+        let is_awaited = happened > 0 || is_connecting || self.is_agreeing();
         self.rounds = match idle {
-            _ if self.engine.is_connecting() => ROUNDS_WHILE_CONNECTING,
+            true if is_awaited => ROUNDS_WHILE_AWAITED,
             true => ROUNDS_WHILE_IDLE,
+            false if is_connecting => ROUNDS_WHILE_CONNECTING,
             false => ROUNDS_PER_MAINTENANCE,
         };
         self.rounds_given = self.rounds;
@@ -290,6 +296,16 @@ impl Fabric {
         }
         self.show_pulse();
         happened
+    }
+
+    /// Has the next round look at descriptors.
+    pub(crate) fn look_soon(&mut self) {
+        self.count_polls();
+        (self.rounds, self.rounds_given) = (1, 1);
+    }
+
+    fn is_agreeing(&self) -> bool {
+        self.membership.as_ref().is_some_and(Membership::is_agreeing)
     }
 
     /// Polls until there is a completion, at most `rounds` times; whether there is.

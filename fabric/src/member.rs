@@ -193,9 +193,11 @@ impl Membership {
     /// Does for those who agree what only the fabric can do; how much happened.
     #[inline]
     pub(crate) fn tend(&mut self, engine: &mut Engine<AnyRail>) -> usize {
-        let (taken, ended) = self.attend(engine);
-        let parts = (&mut self.lookout, &mut self.edges);
-        let happened = taken + tend(engine, &self.desk, &mut self.calling, parts, ended);
+        let mut happened = self.tend_once(engine);
+        if happened > 0 && self.is_agreeing() {
+            // What has just come up may be what is waited for.
+            happened += self.tend_once(engine);
+        }
         for wish in self.lookout.due(engine) {
             let node = wish.node;
             if self.want(wish).is_err() {
@@ -203,6 +205,17 @@ impl Membership {
             }
         }
         happened
+    }
+
+    fn tend_once(&mut self, engine: &mut Engine<AnyRail>) -> usize {
+        let (taken, ended) = self.attend(engine);
+        let parts = (&mut self.lookout, &mut self.edges);
+        taken + tend(engine, &self.desk, &mut self.calling, parts, ended)
+    }
+
+    /// Whether something is being agreed on by whoever polls.
+    pub(crate) fn is_agreeing(&self) -> bool {
+        !self.at_once.is_empty()
     }
 
     /// Whoever polls is about to sleep: others do what polling did.

@@ -6,12 +6,15 @@ use gridnet_core::error::Error;
 use gridnet_core::kill_point;
 use gridnet_core::rail::{LinkId, Refusal, Sink};
 use gridnet_core::time::Time;
+use gridnet_core::wire::{Hello, NodeId};
 
+use crate::doorbell::Doorbell;
 use crate::foreign::introduce;
-use crate::handshake::{hear_as, Greeting, Heard};
+use crate::handshake::{hear_as, Brought, Greeting, Heard};
 use crate::link::Live;
 use crate::poller::Watched;
 use crate::rail::{Link, ShmRail, GREETING_NS};
+use crate::segment::PeerSegment;
 use crate::socket::{self, Packet};
 use crate::users::User;
 
@@ -23,6 +26,34 @@ const MOST_WORDS: usize = 4;
 const MAX_GREETINGS: usize = 1024;
 /// Those of other users are among the first so many, and so leave room.
 const MAX_FOREIGN_GREETINGS: usize = 64;
+
+/// Most of them whose segments are mapped: those beyond bring them again when they call.
+const MAX_EARLY: usize = 64;
+
+/// A connection that is no link yet.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    stream: OwnedFd,
+    pub(crate) since: Time,
+    /// What it has brought before it calls.
+    early: Option<Box<Early>>,
+}
+
+#[cfg(test)]
+impl Awaited {
+    pub(crate) fn has_brought(&self) -> bool {
+        self.early.is_some()
+    }
+}
+
+/// Segment and doorbell of one that may call later, and who that is.
+#[derive(Debug)]
+struct Early {
+    node: NodeId,
+    incarnation: u64,
+    segment: PeerSegment,
+    bell: OwnedFd,
+}
 
 impl ShmRail {
     pub(crate) fn accept_all<S: Sink>(&mut self, now: Time, sink: &mut S) {
@@ -51,44 +82,77 @@ impl ShmRail {
 
     /// A connection that is not yet a link has something to say.
     pub(crate) fn greet<S: Sink>(&mut self, place: u32, sink: &mut S) {
-        if let Some((stream, since)) = self.greetings.get_mut(place as usize).and_then(Option::take) {
-            self.poller.forget(&stream);
-            self.hear_greeting(stream, since, sink);
+        if let Some(awaited) = self.greetings.get_mut(place as usize).and_then(Option::take) {
+            self.poller.forget(&awaited.stream);
+            self.hear_awaited(awaited, sink);
         }
     }
 
     pub(crate) fn hear_greeting<S: Sink>(&mut self, stream: OwnedFd, since: Time, sink: &mut S) {
+        self.hear_awaited(Awaited { stream, since, early: None }, sink);
+    }
+
+    fn hear_awaited<S: Sink>(&mut self, awaited: Awaited, sink: &mut S) {
+        let Awaited { stream, since, early } = awaited;
         let heard = self.user_of(&stream).and_then(|user| hear_as(user, &stream));
         match heard {
             Ok(Heard::Greeting(greeting)) => self.answer(stream, greeting, sink),
-            Ok(Heard::Other(Packet::Nothing)) => self.await_greeting(stream, since),
+            Ok(Heard::Other(Packet::Nothing)) => self.await_greeting(Awaited { stream, since, early }),
+            Ok(Heard::Early(hello, segment, bell)) if early.is_none() => {
+                match self.look_at_early(&hello, &segment, bell) {
+                    // By now it may have called. Nobody brings twice, and so this goes no deeper.
+                    Ok(early) => self.hear_awaited(Awaited { stream, since, early: Some(early) }, sink),
+                    Err(refusal) => refuse(&stream, &refusal),
+                }
+            }
+            Ok(Heard::Call(hello)) => match early {
+                Some(early) if (early.node, early.incarnation) == (hello.node, hello.incarnation) => {
+                    let Early { segment, bell, .. } = *early;
+                    let (segment, bell) = (Brought::Mapped(segment), Doorbell::Event(bell));
+                    self.answer(stream, Greeting { user: None, hello, segment, bell }, sink);
+                }
+                _ => refuse(&stream, &misbehaved("it calls, and has not brought its segment")),
+            },
+            Ok(Heard::Early(..)) => refuse(&stream, &misbehaved("it brings two segments")),
             // Somebody only looked whether we live.
             Ok(Heard::Other(_)) => {}
             Err(refusal) => refuse(&stream, &refusal),
         }
     }
 
-    /// Watches a connection until it says who it is.
-    fn await_greeting(&mut self, stream: OwnedFd, since: Time) {
+    /// Maps what one has brought that may call later.
+    fn look_at_early(&self, hello: &Hello, segment: &OwnedFd, bell: OwnedFd) -> Result<Box<Early>, Refusal> {
+        if self.greetings.iter().flatten().filter(|one| one.early.is_some()).count() >= MAX_EARLY {
+            return Err(Refusal::new(Error::Again, "too many have brought what they do not use"));
+        }
+        self.check_parted()?;
+        let (node, incarnation) = (hello.node, hello.incarnation);
+        let segment = self.look_at_brought(segment, &bell, (node.bytes(), incarnation))?;
+        Ok(Box::new(Early { node, incarnation, segment, bell }))
+    }
+
+    /// Watches a connection until it says who it is, or that it calls.
+    fn await_greeting(&mut self, awaited: Awaited) {
+        let stream = &awaited.stream;
         let place = self.greetings.iter().position(Option::is_none).unwrap_or(self.greetings.len());
-        let is_own = self.user_of(&stream) == Ok(User::Own);
+        let is_own = self.user_of(stream) == Ok(User::Own);
         if place >= if is_own { MAX_GREETINGS } else { MAX_FOREIGN_GREETINGS } {
             tracing::warn!(limit = MAX_GREETINGS, "connection refused: too many have not said who they are");
             return;
         }
-        if self.poller.watch(&stream, Watched::Greeting(place as u32)).is_ok() {
+        if self.poller.watch(stream, Watched::Greeting(place as u32)).is_ok() {
             if place == self.greetings.len() {
                 self.greetings.push(None);
             }
-            self.greetings[place] = Some((stream, since));
+            self.greetings[place] = Some(awaited);
         }
     }
 
     /// Drops connections that did not say in time who they are.
     pub(crate) fn drop_silent(&mut self, now: Time) {
         for entry in &mut self.greetings {
-            if let Some((stream, _)) = entry.take_if(|(_, since)| now.since(*since) > GREETING_NS) {
-                self.poller.forget(&stream);
+            if let Some(awaited) = entry.take_if(|one| now.since(one.since) > GREETING_NS) {
+                self.poller.forget(&awaited.stream);
                 tracing::warn!("connection dropped: it did not say who it is within 5 s");
             }
         }
@@ -191,6 +255,10 @@ impl ShmRail {
             Some(_) => Err(Refusal::new(Error::InUse, "the two nodes have a link, or are making one")),
         }
     }
+}
+
+fn misbehaved(why: &str) -> Refusal {
+    Refusal::new(Error::PeerMisbehaved, why)
 }
 
 fn refuse(stream: &OwnedFd, refusal: &Refusal) {

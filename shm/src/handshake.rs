@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use gridnet_core::error::Error;
 use gridnet_core::kill_point;
 use gridnet_core::rail::{PeerId, Refusal, Sink};
-use gridnet_core::wire::{Address, Extension, Hello};
+use gridnet_core::wire::{Address, Extension, Hello, NodeId};
 
 use crate::arena::Arena;
 use crate::doorbell::Doorbell;
@@ -29,8 +29,16 @@ pub(crate) struct Greeting {
     /// The user that it runs as, when it is another.
     pub(crate) user: Option<u32>,
     pub(crate) hello: Box<Hello>,
-    segment: OwnedFd,
-    bell: Doorbell,
+    pub(crate) segment: Brought,
+    pub(crate) bell: Doorbell,
+}
+
+/// The segment of one that wants a link.
+pub(crate) enum Brought {
+    /// As it has come.
+    File(OwnedFd),
+    /// It has come before, and was looked at with its doorbell.
+    Mapped(PeerSegment),
 }
 
 /// The own end of a link that is being made.
@@ -52,16 +60,20 @@ impl ShmRail {
     /// Calls the fabric at `address`; the index of the link.
     pub(crate) fn call(&mut self, peer: PeerId, address: &Address) -> Result<u32, Refusal> {
         let user = self.check_reachable(address)?;
-        let stream = match user {
-            None => socket::connect_to(&self.dir.socket_of(address.node))?,
-            Some(_) => self.reach_foreign(address)?,
+        let early = self.take_early(address.node).filter(|_| user.is_none());
+        let was_early = early.is_some();
+        let stream = match (user, early) {
+            (None, Some(stream)) => stream,
+            (None, None) => self.connect_to(address.node)?,
+            (Some(_), _) => self.reach_foreign(address)?,
         };
         kill_point!("connect.socket");
-        if user.is_none() {
-            socket::check_user(&stream)?;
-        }
         let block = self.take_block(user)?;
-        if let Err(refusal) = self.say_hello(&stream, block.line, block.pair.as_deref()) {
+        let said = match was_early {
+            true => socket::send_call(&stream, &self.hello(block.line)),
+            false => self.say_hello(&stream, block.line, block.pair.as_deref()),
+        };
+        if let Err(refusal) = said {
             self.give_block(block);
             return Err(refusal_heard(&stream, refusal));
         }
@@ -78,6 +90,13 @@ impl ShmRail {
             return Err(refusal);
         }
         Ok(index)
+    }
+
+    /// Connects to the fabric of a node, which must be of the own user.
+    pub(crate) fn connect_to(&self, node: NodeId) -> Result<OwnedFd, Refusal> {
+        let stream = socket::connect_to(&self.dir.socket_of(node))?;
+        socket::check_user(&stream)?;
+        Ok(stream)
     }
 
     /// The user of a fabric that can be called, when it is another.
@@ -139,6 +158,12 @@ impl ShmRail {
         }
     }
 
+    /// Sends what a handshake brings, to one that may be called later.
+    pub(crate) fn say_early(&self, stream: &OwnedFd) -> Result<(), Refusal> {
+        let hello = Hello::new(self.config.local.node, self.config.local.incarnation, 1);
+        socket::send_early(stream, &hello, [self.arena.segment().file(), self.bell_file.as_fd()])
+    }
+
     fn offer(&self, block: u32) -> LinkOffer {
         LinkOffer {
             block,
@@ -160,18 +185,35 @@ impl ShmRail {
         hello.agree(&[LINK_OFFER]).map_err(|why| Refusal::new(Error::Version, why.to_string()))?;
         let (node, incarnation) = (hello.node.bytes(), hello.incarnation);
         let misbehaved = |why: &str| Refusal::new(Error::PeerMisbehaved, why);
-        let segment = match &bell {
-            Doorbell::Event(_) => PeerSegment::map(&segment, node, incarnation)?,
-            Doorbell::Socket(_) => PeerSegment::map_foreign(&segment, node, incarnation)?,
+        let segment = match (segment, &bell) {
+            (Brought::Mapped(segment), _) => segment,
+            (Brought::File(file), Doorbell::Event(bell)) => {
+                self.look_at_brought(&file, bell, (node, incarnation))?
+            }
+            (Brought::File(file), Doorbell::Socket(_)) => PeerSegment::map_foreign(&file, node, incarnation)?,
         };
-        if matches!(&bell, Doorbell::Event(file) if !socket::is_doorbell(file, self.doorbell_kind)) {
-            return Err(misbehaved("the doorbell is no eventfd, or one that blocks"));
-        }
         kill_point!("connect.mapped");
         let offer =
             hello.extension(LINK_OFFER).ok_or_else(|| misbehaved("handshake without a link offer"))?;
         let offer = LinkOffer::parse(offer, segment.len()).map_err(|e| misbehaved(e.0))?;
         Ok(Live::new(arena, &self.offer(block), &offer, segment, bell))
+    }
+
+    /// Maps the segment of a fabric of the own user, and looks at its doorbell.
+    pub(crate) fn look_at_brought(
+        &self,
+        segment: &OwnedFd,
+        bell: &OwnedFd,
+        (node, incarnation): (&[u8; 16], u64),
+    ) -> Result<PeerSegment, Refusal> {
+        let segment = PeerSegment::map(segment, node, incarnation)?;
+        match socket::is_doorbell(bell, self.doorbell_kind) {
+            true => Ok(segment),
+            false => {
+                let why = "the doorbell is no eventfd, or one that blocks";
+                Err(Refusal::new(Error::PeerMisbehaved, why))
+            }
+        }
     }
 
     /// Drops the connection of an own call, in favour of the peer's.
@@ -240,7 +282,9 @@ impl ShmRail {
                 }
                 return;
             }
-            Ok(Heard::Greeting(_)) => Err(Refusal::new(Error::PeerMisbehaved, "second handshake on a link")),
+            Ok(Heard::Greeting(_) | Heard::Early(..) | Heard::Call(_)) => {
+                Err(Refusal::new(Error::PeerMisbehaved, "second handshake on a link"))
+            }
             Ok(Heard::Other(packet)) => Ok(packet),
             Err(refusal) => Err(refusal),
         };
@@ -268,7 +312,7 @@ impl ShmRail {
                 self.finish(index, refusal, sink);
             }
             // `hear_as` has made greetings of these.
-            Ok(Packet::Hello(..) | Packet::Foreign(..)) => {}
+            Ok(Packet::Hello(..) | Packet::Foreign(..) | Packet::Early(..) | Packet::Call(_)) => {}
             Err(refusal) => self.finish(index, refusal, sink),
         }
     }
@@ -299,6 +343,10 @@ impl ShmRail {
 pub(crate) enum Heard {
     /// A handshake.
     Greeting(Greeting),
+    /// Segment and doorbell of one that may call later.
+    Early(Box<Hello>, OwnedFd, OwnedFd),
+    /// The handshake of one that has brought them before.
+    Call(Box<Hello>),
     /// Any other.
     Other(Packet),
 }
@@ -311,13 +359,17 @@ pub(crate) fn hear_as(user: User, stream: &OwnedFd) -> Result<Heard, Refusal> {
     };
     Ok(match (packet, user) {
         (Packet::Hello(hello, segment, bell), User::Own) => {
+            let segment = Brought::File(segment);
             Heard::Greeting(Greeting { user: None, hello, segment, bell: Doorbell::Event(bell) })
         }
+        (Packet::Early(hello, segment, bell), User::Own) => Heard::Early(hello, segment, bell),
+        (Packet::Call(hello), User::Own) => Heard::Call(hello),
         (Packet::Foreign(hello, segment), User::Other(user)) => {
             let bell = stream.try_clone().map_err(|e| Refusal::new(Error::System, format!("dup: {e}")))?;
+            let segment = Brought::File(segment);
             Heard::Greeting(Greeting { user: Some(user), hello, segment, bell: Doorbell::Socket(bell) })
         }
-        (Packet::Hello(..) | Packet::Heap(_), User::Other(_))
+        (Packet::Hello(..) | Packet::Early(..) | Packet::Call(_) | Packet::Heap(_), User::Other(_))
         | (Packet::Foreign(..) | Packet::Wake, User::Own) => {
             let why = "packet that is not for processes of one user, or of two";
             return Err(Refusal::new(Error::PeerMisbehaved, why));
@@ -327,7 +379,7 @@ pub(crate) fn hear_as(user: User, stream: &OwnedFd) -> Result<Heard, Refusal> {
 }
 
 impl Link {
-    pub(crate) fn new(peer: PeerId, node: gridnet_core::wire::NodeId, Block { line, pair }: Block) -> Link {
+    pub(crate) fn new(peer: PeerId, node: NodeId, Block { line, pair }: Block) -> Link {
         Link {
             peer,
             node,
@@ -353,7 +405,6 @@ mod tests {
     use crate::segment::OwnSegment;
     use gridnet_core::rail::Rail;
     use gridnet_core::time::Time;
-    use gridnet_core::wire::NodeId;
     use nix::sys::eventfd::{EfdFlags, EventFd};
 
     /// Calls `rail` as a stranger whose doorbell is `bell`: what it answers.

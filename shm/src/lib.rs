@@ -30,6 +30,7 @@
 //! | `rail.rs` | all links of a fabric; `rail/polling.rs`, which are polled when; `rail/room.rs`, when the segment is full |
 //! | `ends.rs` | how links end, and the rail |
 //! | `handshake.rs`, `called.rs` | how links are made; how calls are answered |
+//! | `early.rs` | connections to those that may be called soon |
 //! | `users.rs` | which users' processes may be peers |
 //! | `foreign.rs` | peers of other users: a segment for each pair |
 //! | `socket.rs` | Unix sockets and process descriptors |
@@ -52,6 +53,7 @@ mod config;
 mod copy_choice;
 mod cpu;
 mod doorbell;
+mod early;
 mod ends;
 mod exposure;
 mod foreign;

@@ -25,8 +25,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::arena::{Arena, MAX_STAGING};
 use crate::barrier;
+use crate::called::Awaited;
 use crate::config::{ShmConfig, SingleCopy};
 use crate::cpu::core_stamp;
+use crate::early::Early;
 use crate::exposure::{self, Exposures};
 use crate::foreign::{Foreign, Pair};
 use crate::heap::OwnHeap;
@@ -126,7 +128,10 @@ pub struct ShmRail {
     /// Links to other users that are not over.
     pub(crate) pairs: usize,
     pub(crate) poller: Poller,
-    pub(crate) greetings: Vec<Option<(OwnedFd, Time)>>,
+    /// Connections that have not said yet who they are, or that they call.
+    pub(crate) greetings: Vec<Option<Awaited>>,
+    /// Connections to those that may be called soon.
+    pub(crate) early: Vec<Early>,
     /// Links that we have called and that have not answered.
     pub(crate) calls: usize,
     /// Those of them that had a link before.
@@ -166,12 +171,9 @@ impl ShmRail {
         let header = Header::new(config.segment_size, *config.local.node.bytes(), config.local.incarnation);
         let segment = OwnSegment::create(config.segment_size, &header, config.huge_pages)?;
         let bell_file = new_bell()?;
-        let poller = Poller::new()?;
         let listener = socket::listen_at(&dir.socket_of(config.local.node))?;
-        poller.watch(&listener, Watched::Listener)?;
-        poller.watch(&bell_file, Watched::Bell)?;
         let vigil = Vigil::new()?;
-        poller.watch(vigil.clock(), Watched::Clock)?;
+        let poller = watch_all(&listener, &bell_file, &vigil)?;
         let users = Users::new(config.allow_uids.clone());
         let foreign = if users.has_others() { Some(Foreign::open(&config.local, &poller)?) } else { None };
         let registered = barrier::register();
@@ -198,6 +200,7 @@ impl ShmRail {
             pairs: 0,
             poller,
             greetings: Vec::new(),
+            early: Vec::new(),
             calls: 0,
             repeats: Vec::new(),
             listen_again: None,
@@ -256,6 +259,10 @@ impl Rail for ShmRail {
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
         self.call(peer, address).map(LinkId)
+    }
+
+    fn foresee(&mut self, node: NodeId) {
+        self.connect_early(node);
     }
 
     #[inline(always)]
@@ -369,6 +376,7 @@ impl Rail for ShmRail {
             }
         }
         self.drop_silent(now);
+        self.end_early(now);
         happened += self.end_late_calls(now, sink);
         self.cool_silent();
         self.stamp_hot();
@@ -380,9 +388,10 @@ impl Rail for ShmRail {
     }
 
     fn deadline(&self) -> Option<Time> {
-        let greetings = self.greetings.iter().flatten().map(|(_, since)| since.after(GREETING_NS));
+        let greetings = self.greetings.iter().flatten().map(|one| one.since.after(GREETING_NS));
         let repeats = self.repeats.iter().map(Repeat::deadline);
-        greetings.chain(repeats).chain(self.listen_again).min()
+        let early = self.early.iter().map(Early::deadline);
+        greetings.chain(repeats).chain(early).chain(self.listen_again).min()
     }
 
     #[inline]
@@ -553,6 +562,15 @@ impl Rail for ShmRail {
     fn disconnect(&mut self, link: LinkId) {
         self.release(link.0);
     }
+}
+
+/// What is watched of a rail without links.
+fn watch_all(listener: &OwnedFd, bell: &OwnedFd, vigil: &Vigil) -> Result<Poller, Refusal> {
+    let poller = Poller::new()?;
+    poller.watch(listener, Watched::Listener)?;
+    poller.watch(bell, Watched::Bell)?;
+    poller.watch(vigil.clock(), Watched::Clock)?;
+    Ok(poller)
 }
 
 fn new_bell() -> Result<OwnedFd, Refusal> {

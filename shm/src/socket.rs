@@ -27,6 +27,8 @@ const TYPE_REJECT: u8 = b'R';
 const TYPE_HEAP: u8 = b'M';
 const TYPE_FOREIGN: u8 = b'F';
 const TYPE_WAKE: u8 = b'W';
+const TYPE_EARLY: u8 = b'E';
+const TYPE_CALL: u8 = b'C';
 /// Packets that are thrown away in one go, so that nobody who sends on and on keeps anybody waiting.
 const MOST_UNHEARD: usize = 16;
 /// Descriptors that a connection brings: segment and doorbell.
@@ -38,6 +40,10 @@ const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
 pub enum Packet {
     /// Its handshake, its segment and its doorbell.
     Hello(Box<Hello>, OwnedFd, OwnedFd),
+    /// The same of one that may call later.
+    Early(Box<Hello>, OwnedFd, OwnedFd),
+    /// The handshake of one whose segment and doorbell have come before.
+    Call(Box<Hello>),
     /// The handshake and the segment of a fabric of another user.
     Foreign(Box<Hello>, OwnedFd),
     /// A peer of another user wants to be looked at.
@@ -271,9 +277,25 @@ pub fn doorbell_kind(own: &OwnedFd) -> Option<(u64, u64)> {
 /// # Errors
 /// When the other end is closed.
 pub fn send_hello(stream: &OwnedFd, hello: &Hello, files: [BorrowedFd<'_>; 2]) -> Result<(), Refusal> {
-    let body = hello.encode();
     let fds = files.map(|f| f.as_raw_fd());
-    send(stream, TYPE_HELLO, &body, &[ControlMessage::ScmRights(&fds)])
+    send(stream, TYPE_HELLO, &hello.encode(), &[ControlMessage::ScmRights(&fds)])
+}
+
+/// Sends what a handshake brings, before it is known whether there will be one.
+///
+/// # Errors
+/// When the other end is closed.
+pub fn send_early(stream: &OwnedFd, hello: &Hello, files: [BorrowedFd<'_>; 2]) -> Result<(), Refusal> {
+    let fds = files.map(|f| f.as_raw_fd());
+    send(stream, TYPE_EARLY, &hello.encode(), &[ControlMessage::ScmRights(&fds)])
+}
+
+/// Sends a handshake to one who has been sent all that it brings.
+///
+/// # Errors
+/// When the other end is closed.
+pub fn send_call(stream: &OwnedFd, hello: &Hello) -> Result<(), Refusal> {
+    send(stream, TYPE_CALL, &hello.encode(), &[])
 }
 
 /// Sends a handshake with the segment for this pair, to another user.
@@ -313,6 +335,12 @@ pub fn is_heap_next(stream: &OwnedFd) -> bool {
     let mut kind = [0u8];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
     nix::sys::socket::recv(stream.as_raw_fd(), &mut kind, flags) == Ok(1) && kind == [TYPE_HEAP]
+}
+
+/// Whether a connection stands over which the other end has said nothing.
+pub fn is_silent(stream: &OwnedFd) -> bool {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    nix::sys::socket::recv(stream.as_raw_fd(), &mut [0u8], flags) == Err(Errno::EAGAIN)
 }
 
 /// Whether the process of such a descriptor has ended. A look that a signal cuts short says nothing: the next one will.
@@ -391,11 +419,18 @@ pub(crate) fn parse_packet(bytes: &[u8], files: Vec<OwnedFd>) -> Result<Packet, 
     let misbehaved = |why: String| Refusal::new(Error::PeerMisbehaved, why);
     match bytes.split_first() {
         None => Ok(Packet::Closed),
-        Some((&TYPE_HELLO, body)) => {
+        Some((kind @ (&TYPE_HELLO | &TYPE_EARLY), body)) => {
             let hello = Hello::parse(body).map_err(|e| misbehaved(format!("handshake is malformed: {e}")))?;
             let [segment, doorbell] = <[OwnedFd; 2]>::try_from(files)
                 .map_err(|files| misbehaved(format!("handshake with {} descriptors, not 2", files.len())))?;
-            Ok(Packet::Hello(Box::new(hello), segment, doorbell))
+            Ok(match *kind {
+                TYPE_HELLO => Packet::Hello(Box::new(hello), segment, doorbell),
+                _ => Packet::Early(Box::new(hello), segment, doorbell),
+            })
+        }
+        Some((&TYPE_CALL, body)) => {
+            let hello = Hello::parse(body).map_err(|e| misbehaved(format!("handshake is malformed: {e}")))?;
+            Ok(Packet::Call(Box::new(hello)))
         }
         Some((&TYPE_FOREIGN, body)) => {
             let hello = Hello::parse(body).map_err(|e| misbehaved(format!("handshake is malformed: {e}")))?;
@@ -467,7 +502,7 @@ mod tests {
 
     #[test]
     fn strange_packets_are_refused() {
-        for bytes in [&b"X"[..], b"H", b"HGNET", b"R", b"R12", b"M", b"Mx"] {
+        for bytes in [&b"X"[..], b"H", b"HGNET", b"E", b"C", b"CGNET", b"R", b"R12", b"M", b"Mx"] {
             assert_eq!(
                 parse_packet(bytes, Vec::new()).unwrap_err().error,
                 Error::PeerMisbehaved,

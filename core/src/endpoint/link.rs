@@ -33,6 +33,17 @@ impl<R: Rail> Engine<R> {
         self.open_by(address, Some(rail))
     }
 
+    /// A peer of this host and this user may be [opened over](Self::open_over) the rail of this name in a moment, if it lets us: see
+    /// [`Rail::foresee`]. Nothing happens for one that is known.
+    pub fn foresee(&mut self, node: NodeId, rail: &str) {
+        if self.state.by_node.contains_key(&(node, None)) {
+            return;
+        }
+        if let Some(rail) = self.rails.iter_mut().find(|one| one.name() == rail) {
+            rail.foresee(node);
+        }
+    }
+
     fn open_by(&mut self, address: &Address, only: Option<&str>) -> Result<PeerId, Refusal> {
         let user = (address.uid != self.state.local.uid).then_some(address.uid);
         if let Some(peer) = self.known_at(address, user) {

@@ -13,6 +13,7 @@ use gridnet_core::endpoint::Engine;
 use gridnet_core::rail::PeerId;
 use gridnet_meta::member::{Assembler, Bell, LineState, Member, Need, Pending};
 
+use super::builder::rail_of;
 use super::desk::{AskedBy, Call, Desk, Ended, Wish};
 use super::opening::{open_call, Calling};
 use super::worker::{settle, wanted};
@@ -36,6 +37,8 @@ struct One {
     making: Option<(Path, Told)>,
     /// The one that stands.
     stands: Option<Path>,
+    /// The other side was asked, and what can be done meanwhile was begun.
+    is_foreseen: bool,
 }
 
 /// How far one is.
@@ -65,7 +68,7 @@ impl AtOnce {
         let limit = wish.deadline.saturating_duration_since(Instant::now());
         match assembler.begin(wish.node, wanted, limit, bell) {
             Ok(pending) => {
-                self.0.push(One { wish, pending, making: None, stands: None });
+                self.0.push(One { wish, pending, making: None, stands: None, is_foreseen: false });
                 // A thread that sleeps is to go on with it, and to know its times.
                 desk.ring();
                 None
@@ -120,7 +123,10 @@ impl One {
         loop {
             self.hear(desk);
             match self.pending.need() {
-                None => return Step::Waits,
+                None => {
+                    self.foresee(engine);
+                    return Step::Waits;
+                }
                 Some(Need::Connect(path)) => match desk.way(self.wish.node, &path) {
                     Ok((rail @ "shm", address)) if self.making.is_none() => {
                         let (tell, told) = std::sync::mpsc::channel();
@@ -141,6 +147,16 @@ impl One {
                     return Step::Ended(Ended { wish, outcome });
                 }
             }
+        }
+    }
+
+    /// Begins what needs no answer, while that is on its way.
+    fn foresee(&mut self, engine: &mut Engine<AnyRail>) {
+        if std::mem::replace(&mut self.is_foreseen, true) || self.making.is_some() {
+            return;
+        }
+        if self.pending.first_choice().is_some_and(|stack| rail_of(stack) == Ok("shm")) {
+            engine.foresee(self.wish.node, "shm");
         }
     }
 

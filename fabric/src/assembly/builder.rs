@@ -83,7 +83,7 @@ pub(crate) fn offer(config: &Config, local: &Address) -> Offer {
 }
 
 /// The rail that a stack means.
-fn rail_of(stack: &Stack) -> Result<&'static str, String> {
+pub(super) fn rail_of(stack: &Stack) -> Result<&'static str, String> {
     check_streams(stack)?;
     match (stack.method(), stack.filters()) {
         (Method::Shm, []) => Ok("shm"),

@@ -75,6 +75,8 @@ impl Fabric {
             Some(membership) => membership.want(wish).inspect(|()| membership.edges.begun(node)),
             None => Ok(()),
         };
+        // What there is to be asked is asked with the next round.
+        self.look_soon();
         begun.inspect_err(|_| {
             if let Some(queue) = self.engine.cq(cq) {
                 queue.unreserve();

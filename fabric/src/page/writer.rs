@@ -81,6 +81,8 @@ impl Page {
         };
         let page = Page { map, file, place, process: std::process::id() };
         page.write_head(&head(who));
+        // Mapped now, so that nobody who connects waits for it.
+        (0..ROWS_AT_A_TIME).for_each(|row| page.row(row).turn.store(0, Ordering::Relaxed));
         page.live().pulse.looked_ns.set(now_ns());
         Ok(Arc::new(page))
     }

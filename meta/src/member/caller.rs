@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use gridnet_assembly::call::{Action, Call, Path};
+use gridnet_assembly::stack::Stack;
 use gridnet_assembly::Builder;
 use gridnet_core::sync::Ordering;
 use gridnet_core::wire::NodeId;
@@ -270,6 +271,11 @@ impl Pending {
                 Action::Failed(why) => Need::Nothing(Err(NoPath::Stacks(why))),
             });
         }
+    }
+
+    /// The stack that is asked for first.
+    pub fn first_choice(&self) -> Option<&Stack> {
+        self.caller.call.first_choice()
     }
 
     /// How the path of this number went.
