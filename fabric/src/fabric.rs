@@ -34,6 +34,8 @@ const ROUNDS_WHILE_CONNECTING: u32 = 32;
 
 /// The same where nothing else moves, and something has just happened or is waited for: whoever is at the other end waits, too.
 const ROUNDS_WHILE_AWAITED: u32 = 4;
+/// So long it is waited for as closely, from the last that happened.
+const QUICK_NS: u64 = 1_000_000;
 
 /// Operations on regions that are done at once between two looks at the peers: some microseconds, as above.
 const DIRECT_PER_LOOK: u32 = 256;
@@ -82,6 +84,10 @@ pub struct Fabric {
     pub(crate) quick_left: u32,
     /// What `rounds` was when they were last counted.
     rounds_given: u32,
+    /// Until when what is waited for is looked for closely.
+    quick_until: Time,
+    /// Something was waited for at the last look.
+    waited: bool,
     /// Rounds of polling,
     polls: u64,
     /// those that found something,
@@ -164,6 +170,8 @@ impl Fabric {
             rounds: 1,
             quick_left: QUICK_TURNS,
             rounds_given: 1,
+            quick_until: Time(0),
+            waited: false,
             direct_left: DIRECT_PER_LOOK,
             counters: WaitCounters::default(),
             fruitful_polls: 0,
@@ -282,11 +290,11 @@ impl Fabric {
         let idle = self.events() == self.events_before;
         self.events_before = self.events();
         let is_connecting = self.engine.is_connecting();
-        let is_awaited = happened > 0 || is_connecting || self.is_agreeing();
+        let is_awaited = self.is_awaited(now, happened, is_connecting);
         self.rounds = match idle {
             true if is_awaited => ROUNDS_WHILE_AWAITED,
+            _ if is_connecting => ROUNDS_WHILE_CONNECTING,
             true => ROUNDS_WHILE_IDLE,
-            false if is_connecting => ROUNDS_WHILE_CONNECTING,
             false => ROUNDS_PER_MAINTENANCE,
         };
         self.rounds_given = self.rounds;
@@ -302,6 +310,16 @@ impl Fabric {
     pub(crate) fn look_soon(&mut self) {
         self.count_polls();
         (self.rounds, self.rounds_given) = (1, 1);
+    }
+
+    /// Whether somebody is likely to answer in a moment. Who has not for a while may be busy, or stopped.
+    fn is_awaited(&mut self, now: Time, happened: usize, is_connecting: bool) -> bool {
+        let waits = is_connecting || self.is_agreeing();
+        if happened > 0 || waits && !self.waited {
+            self.quick_until = now.after(QUICK_NS);
+        }
+        self.waited = waits;
+        happened > 0 || waits && now < self.quick_until
     }
 
     fn is_agreeing(&self) -> bool {

@@ -27,8 +27,8 @@ const MAX_GREETINGS: usize = 1024;
 /// Those of other users are among the first so many, and so leave room.
 const MAX_FOREIGN_GREETINGS: usize = 64;
 
-/// Most of them whose segments are mapped: those beyond bring them again when they call.
-const MAX_EARLY: usize = 64;
+/// Most of them whose segments are mapped: those beyond are refused, and call in the usual way.
+pub(crate) const MAX_EARLY: usize = 64;
 
 /// A connection that is no link yet.
 #[derive(Debug)]
@@ -37,6 +37,12 @@ pub(crate) struct Awaited {
     pub(crate) since: Time,
     /// What it has brought before it calls.
     early: Option<Box<Early>>,
+}
+
+impl Awaited {
+    pub(crate) fn stream(&self) -> &OwnedFd {
+        &self.stream
+    }
 }
 
 #[cfg(test)]
@@ -100,8 +106,10 @@ impl ShmRail {
             Ok(Heard::Other(Packet::Nothing)) => self.await_greeting(Awaited { stream, since, early }),
             Ok(Heard::Early(hello, segment, bell)) if early.is_none() => {
                 match self.look_at_early(&hello, &segment, bell) {
-                    // By now it may have called. Nobody brings twice, and so this goes no deeper.
-                    Ok(early) => self.hear_awaited(Awaited { stream, since, early: Some(early) }, sink),
+                    Ok(early) => {
+                        socket::send_ready(&stream);
+                        self.await_greeting(Awaited { stream, since, early: Some(early) });
+                    }
                     Err(refusal) => refuse(&stream, &refusal),
                 }
             }

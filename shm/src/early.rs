@@ -1,5 +1,6 @@
 //! Connections to fabrics that may be called soon: who asks another one by another way whether it may call it connects meanwhile, and brings
-//! its segment and its doorbell, which the other side looks at and maps. It calls when it may: until then there is no link.
+//! its segment and its doorbell, which the other side looks at and maps, and says so. It calls when it may: until then there is no link. Where
+//! the other side has not said so by then, as it was busy, or is one that knows nothing of this, it calls over another connection.
 
 use std::os::fd::OwnedFd;
 
@@ -26,6 +27,10 @@ pub(crate) struct Early {
 }
 
 impl Early {
+    pub(crate) fn stream(&self) -> &OwnedFd {
+        &self.stream
+    }
+
     /// When it has to be looked at.
     pub(crate) fn deadline(&self) -> Time {
         self.since.map_or(Time(0), |since| since.after(EARLY_NS + 1))
@@ -52,11 +57,20 @@ impl ShmRail {
         }
     }
 
-    /// The connection to a node that was made so, unless the other side has ended it.
+    /// The connection to a node that was made so, if the other side is ready for a call over it.
     pub(crate) fn take_early(&mut self, node: NodeId) -> Option<OwnedFd> {
         let at = self.early.iter().position(|one| one.node == node)?;
         let Early { stream, .. } = self.early.swap_remove(at);
-        socket::is_silent(&stream).then_some(stream)
+        let is_ready = socket::take_ready(&stream);
+        if !is_ready {
+            socket::hang_up(&stream);
+        }
+        is_ready.then_some(stream)
+    }
+
+    /// Ends the connection to a node that was made so: there is a link.
+    pub(crate) fn drop_early(&mut self, node: NodeId) {
+        self.early.extract_if(.., |one| one.node == node).for_each(|one| socket::hang_up(&one.stream));
     }
 
     /// Ends connections of which nothing has come.
@@ -82,7 +96,7 @@ mod tests {
     use nix::sys::eventfd::{EfdFlags, EventFd};
 
     use super::*;
-    use crate::called::Awaited;
+    use crate::called::{Awaited, MAX_EARLY};
     use crate::layout::Header;
     use crate::open::{address, open_rail, Open, Scratch, SEGMENT};
     use crate::segment::OwnSegment;
@@ -119,8 +133,8 @@ mod tests {
         assert!(a.early.is_empty(), "there is a link");
     }
 
-    /// What `rail` says to a stranger of this node that has said these packets.
-    fn answer_to(rail: &mut ShmRail, say: impl FnOnce(&OwnedFd)) -> Packet {
+    /// What `rail` says to a stranger that has said these packets, and whether it said before that it is ready.
+    fn answer_to(rail: &mut ShmRail, say: impl FnOnce(&OwnedFd)) -> (bool, Packet) {
         let stream = socket::connect_to(&rail.dir.socket_of(rail.config.local.node)).unwrap();
         say(&stream);
         let mut sink = Open::default();
@@ -128,7 +142,14 @@ mod tests {
             rail.maintain(Time(0), &mut sink);
         }
         assert_eq!(sink.up, 0);
-        socket::receive(&stream).unwrap()
+        match socket::receive(&stream) {
+            Ok(packet) => (false, packet),
+            // That it is ready is said to who calls so, and is no packet that others know.
+            Err(refusal) => {
+                assert!(refusal.reason.contains("unknown type"), "{}", refusal.reason);
+                (true, socket::receive(&stream).unwrap())
+            }
+        }
     }
 
     #[test]
@@ -146,25 +167,77 @@ mod tests {
         };
         let call = |stream: &OwnedFd, hello: &Hello| socket::send_call(stream, hello).unwrap();
         let mut refuses = |say: &dyn Fn(&OwnedFd)| match answer_to(&mut rail, say) {
-            Packet::Reject(why) => why.error,
+            (is_ready, Packet::Reject(why)) => (is_ready, why.error),
             other => panic!("{other:?}"),
         };
-        assert_eq!(refuses(&|stream| call(stream, &one)), Error::PeerMisbehaved, "it has brought nothing");
-        assert_eq!(refuses(&|stream| early(stream, &other, &bell)), Error::Segment, "that of another");
-        assert_eq!(refuses(&|stream| early(stream, &one, &blocks)), Error::PeerMisbehaved, "the doorbell");
+        let unready = |error| (false, error);
+        let ready = |error| (true, error);
+        assert_eq!(
+            refuses(&|stream| call(stream, &one)),
+            unready(Error::PeerMisbehaved),
+            "it has brought nothing"
+        );
+        assert_eq!(
+            refuses(&|stream| early(stream, &other, &bell)),
+            unready(Error::Segment),
+            "that of another"
+        );
+        assert_eq!(
+            refuses(&|stream| early(stream, &one, &blocks)),
+            unready(Error::PeerMisbehaved),
+            "the doorbell"
+        );
         let twice = |stream: &OwnedFd| (0..2).for_each(|_| early(stream, &one, &bell));
-        assert_eq!(refuses(&twice), Error::PeerMisbehaved, "twice");
+        assert_eq!(refuses(&twice), ready(Error::PeerMisbehaved), "twice");
         let as_other = |stream: &OwnedFd| {
             early(stream, &one, &bell);
             call(stream, &other);
         };
-        assert_eq!(refuses(&as_other), Error::PeerMisbehaved, "another calls");
+        assert_eq!(refuses(&as_other), ready(Error::PeerMisbehaved), "another calls");
         let offers_nothing = |stream: &OwnedFd| {
             early(stream, &one, &bell);
             call(stream, &one);
         };
-        assert_eq!(refuses(&offers_nothing), Error::PeerMisbehaved, "a call without a block");
-        assert!(matches!(answer_to(&mut rail, |stream| early(stream, &one, &bell)), Packet::Nothing));
+        assert_eq!(refuses(&offers_nothing), ready(Error::PeerMisbehaved), "a call without a block");
+        assert!(matches!(answer_to(&mut rail, |stream| early(stream, &one, &bell)), (true, Packet::Nothing)));
+    }
+
+    #[test]
+    fn who_is_not_ready_in_time_is_called_in_the_usual_way() {
+        let dir = Scratch::new("early-busy");
+        let (mut a, mut b) = (open_rail(&dir.0, 1), open_rail(&dir.0, 2));
+        let (mut of_a, mut of_b) = (Open::default(), Open::default());
+        let address = b.config.local;
+        a.foresee(address.node);
+        let early = a.early[0].stream.try_clone().unwrap();
+        a.connect(PeerId::new(0), &address).unwrap();
+        assert!(a.early.is_empty());
+        assert_eq!(turn([&mut a, &mut b], [&mut of_a, &mut of_b], Time(0)), 0);
+        assert_eq!((of_a.up, of_b.up), (1, 1));
+        assert!(socket::has_left(&early), "nobody waits for more over the other one");
+    }
+
+    #[test]
+    fn more_than_may_bring_their_segments_call_in_the_usual_way() {
+        let dir = Scratch::new("early-many");
+        let mut rail = open_rail(&dir.0, 1);
+        let mut callers: Vec<ShmRail> = (2..70).map(|number| open_rail(&dir.0, number)).collect();
+        let (mut of_rail, mut sinks) =
+            (Open::default(), callers.iter().map(|_| Open::default()).collect::<Vec<_>>());
+        let address = rail.config.local;
+        callers.iter_mut().for_each(|caller| caller.foresee(address.node));
+        for _ in 0..100 {
+            rail.maintain(Time(0), &mut of_rail);
+        }
+        assert_eq!(rail.greetings.iter().flatten().count(), MAX_EARLY);
+        for caller in &mut callers {
+            caller.connect(PeerId::new(0), &address).unwrap();
+        }
+        for (caller, sink) in callers.iter_mut().zip(&mut sinks) {
+            turn([caller, &mut rail], [sink, &mut of_rail], Time(0));
+        }
+        assert!(sinks.iter().all(|sink| sink.up == 1));
+        assert_eq!(of_rail.up, callers.len());
     }
 
     #[test]

@@ -196,6 +196,8 @@ impl Drop for ShmRail {
         kill_point!("close.unregistered");
         // A forked child may hold copies of these: closing ours would not end them.
         self.links.iter().filter_map(|link| link.socket.as_ref()).for_each(socket::hang_up);
+        self.early.iter().for_each(|one| socket::hang_up(one.stream()));
+        self.greetings.iter().flatten().for_each(|one| socket::hang_up(one.stream()));
         kill_point!("close.links");
         socket::hang_up(&self.listener);
         kill_point!("close.listener");

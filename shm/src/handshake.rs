@@ -226,6 +226,7 @@ impl ShmRail {
     /// Enters a link that is being made.
     pub(crate) fn enter(&mut self, link: Link) {
         let index = self.links.len() as u32;
+        self.drop_early(link.node);
         match (&link.pair, &mut self.foreign) {
             (Some(pair), Some(foreign)) => {
                 foreign.enter(pair.user, link.node, index);

@@ -29,6 +29,7 @@ const TYPE_FOREIGN: u8 = b'F';
 const TYPE_WAKE: u8 = b'W';
 const TYPE_EARLY: u8 = b'E';
 const TYPE_CALL: u8 = b'C';
+const TYPE_READY: u8 = b'Y';
 /// Packets that are thrown away in one go, so that nobody who sends on and on keeps anybody waiting.
 const MOST_UNHEARD: usize = 16;
 /// Descriptors that a connection brings: segment and doorbell.
@@ -290,7 +291,13 @@ pub fn send_early(stream: &OwnedFd, hello: &Hello, files: [BorrowedFd<'_>; 2]) -
     send(stream, TYPE_EARLY, &hello.encode(), &[ControlMessage::ScmRights(&fds)])
 }
 
-/// Sends a handshake to one who has been sent all that it brings.
+/// Says to one who has brought all that a handshake brings that it may call here.
+pub fn send_ready(stream: &OwnedFd) {
+    // Who has gone meanwhile does not call.
+    let _ = send(stream, TYPE_READY, &[], &[]);
+}
+
+/// Sends a handshake to one who has been sent all that it brings, and has said that it is [ready](send_ready).
 ///
 /// # Errors
 /// When the other end is closed.
@@ -337,10 +344,14 @@ pub fn is_heap_next(stream: &OwnedFd) -> bool {
     nix::sys::socket::recv(stream.as_raw_fd(), &mut kind, flags) == Ok(1) && kind == [TYPE_HEAP]
 }
 
-/// Whether a connection stands over which the other end has said nothing.
-pub fn is_silent(stream: &OwnedFd) -> bool {
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
-    nix::sys::socket::recv(stream.as_raw_fd(), &mut [0u8], flags) == Err(Errno::EAGAIN)
+/// Takes the next packet, if one has come; whether it says that the other end is [ready](send_ready) for a call, which is still there.
+pub fn take_ready(stream: &OwnedFd) -> bool {
+    let mut kind = [0u8];
+    let mut receive =
+        |flags| nix::sys::socket::recv(stream.as_raw_fd(), &mut kind, flags | MsgFlags::MSG_DONTWAIT);
+    let is_one = receive(MsgFlags::empty()) == Ok(1);
+    let is_silent = receive(MsgFlags::MSG_PEEK) == Err(Errno::EAGAIN);
+    is_one && is_silent && kind == [TYPE_READY]
 }
 
 /// Whether the process of such a descriptor has ended. A look that a signal cuts short says nothing: the next one will.
