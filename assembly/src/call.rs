@@ -21,6 +21,9 @@ use crate::stack::{Security, Stack};
 const AGAIN: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
 /// One that was put off is said again after so long, and then after twice that.
 const AGAIN_SOON: Duration = Duration::from_millis(100);
+/// A path that was made at once, and has failed sooner than that, is made once more when the answer leads there: it may have come there
+/// before the request did, and have been refused. One that nobody answers takes longer.
+const TOO_EARLY: Duration = Duration::from_secs(2);
 
 /// For so long a node without the service is asked again: it may be just starting.
 const STARTING: Duration = Duration::from_secs(2);
@@ -127,7 +130,7 @@ enum Tie {
     Connecting(Path),
     Up(Path),
     /// It failed before the other side has answered.
-    Broken(Path, String),
+    Broken(Path),
 }
 
 /// See the [module](self).
@@ -145,6 +148,8 @@ pub struct Call {
     again: Option<Agreed>,
     first: Data,
     begun: Instant,
+    /// When this try began.
+    asked_at: Instant,
     deadline: Instant,
     failure: Failure,
     tie: Tie,
@@ -190,6 +195,7 @@ impl Call {
             again,
             first,
             begun: now,
+            asked_at: now,
             deadline,
             failure,
             tie: Tie::None,
@@ -328,11 +334,14 @@ impl Call {
                 self.tie = Tie::Up(path);
                 Vec::new()
             }
+            (Err(_), true) if path.again.is_some() && now < self.asked_at + TOO_EARLY => {
+                vec![self.connect_now(path)]
+            }
             (Err(why), true) => self.failed(path, why, cache, now),
-            (Err(why), false) => {
+            (Err(_), false) => {
                 // The answer may lead elsewhere.
                 cache.forget(self.to);
-                self.tie = Tie::Broken(path, why);
+                self.tie = Tie::Broken(path);
                 Vec::new()
             }
         }
@@ -390,7 +399,7 @@ impl Call {
             return self.end(is_none.then(|| (None, None, "no stack is allowed".to_owned())));
         }
         (self.is_answered, self.pause, self.put_off) = (false, AGAIN.0, None);
-        self.asks_at = now + self.pause;
+        (self.asked_at, self.asks_at) = (now, now + self.pause);
         let mut actions = self.say(now);
         if let (Some(agreed), false) = (&self.again, self.is_over) {
             let (stack, security, place) = (agreed.stack.clone(), agreed.security, agreed.place.clone());
@@ -431,6 +440,11 @@ impl Call {
         Action::Connect(path)
     }
 
+    /// Makes a path once more, now that the other side knows of it.
+    fn connect_now(&mut self, path: Path) -> Action {
+        self.connect(path.stack, path.security, path.place, None)
+    }
+
     fn built(
         &mut self,
         Candidate { stack, security }: Candidate,
@@ -457,7 +471,7 @@ impl Call {
                 self.tie = Tie::Connecting(path);
                 Vec::new()
             }
-            Tie::Broken(path, why) if is_same(&path) => self.failed(path, why, cache, now),
+            Tie::Broken(path) if is_same(&path) => vec![self.connect_now(path)],
             Tie::Up(path) | Tie::Connecting(path) => {
                 vec![Action::Close(path.number), self.connect(stack, security, place, None)]
             }

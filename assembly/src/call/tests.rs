@@ -288,14 +288,33 @@ fn another_place_or_a_refusal_ends_the_path_that_was_made_at_once() {
 }
 
 #[test]
-fn a_path_that_fails_before_the_answer_counts_when_the_answer_leads_there() {
+fn a_path_that_fails_before_the_answer_is_made_once_more_when_the_answer_leads_there() {
+    for is_answered in [false, true] {
+        let (mut scene, actions) = Scene::begin("", warm());
+        let first = path(&actions);
+        // Perhaps it came there before the request.
+        let again = match is_answered {
+            false => {
+                assert_eq!(scene.connected(&first, Err("refused")), []);
+                scene.hear_built(0, 0, b"there")
+            }
+            true => {
+                assert_eq!(scene.hear_built(0, 0, b"there"), []);
+                scene.connected(&first, Err("refused"))
+            }
+        };
+        let second = path(&again);
+        assert_eq!((again.len(), &second.place, second.again), (1, &first.place, None));
+        let actions = scene.connected(&second, Err("nobody there"));
+        let (ask, stacks) = asked(&actions);
+        assert_eq!((ask.attempt, ask.again, stacks), (1, None, vec!["tls/relay".to_owned()]));
+    }
+    // One that nobody answers is not tried for twice as long.
     let (mut scene, actions) = Scene::begin("", warm());
-    let first = path(&actions);
-    assert_eq!(scene.connected(&first, Err("nobody there")), []);
-    let actions = scene.hear_built(0, 0, b"there");
-    let (ask, stacks) = asked(&actions);
-    assert_eq!((ask.attempt, ask.again, stacks), (1, None, vec!["tls/relay".to_owned()]));
-    // When the other side has moved, it does not.
+    scene.hear_built(0, 0, b"there");
+    scene.now += TOO_EARLY;
+    assert_eq!(asked(&scene.connected(&path(&actions), Err("nobody there"))).1, ["tls/relay"]);
+    // When the other side has moved, it does not count.
     let (mut scene, actions) = Scene::begin("", warm());
     scene.connected(&path(&actions), Err("nobody there"));
     assert_eq!(path(&scene.hear_built(0, 0, b"elsewhere")).place, b"elsewhere");
