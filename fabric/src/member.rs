@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use gridnet_assembly::audit::Line;
@@ -74,7 +74,7 @@ impl Membership {
         let Some(path) = ticket(config) else { return Ok(None) };
         check_alone(config)?;
         let (about, (file, rules)) = (about(config, local)?, rules(config)?);
-        let desk = Arc::new(Desk::new()?.with_rules(file));
+        let desk = Arc::new(Desk::new()?.with_rules(file, &rules));
         let may_be_plain = rules.may_lead_to(Method::Tcp, &[]);
         let ticket = Ticket::read(path).map_err(refusal)?;
         let service = SERVICE.parse().map_err(|why: String| Refusal::new(Error::Internal, why))?;
@@ -133,6 +133,14 @@ impl Membership {
     /// By which the rail tcp knows its peers.
     pub(crate) fn members(&self) -> &Arc<Members> {
         &self.members
+    }
+
+    /// By whose rules it goes.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child.
+    pub(crate) fn assembler(&self) -> Result<Weak<Assembler>, Refusal> {
+        Ok(Arc::downgrade(&self.own()?.assembler))
     }
 
     /// How the member asks another one.

@@ -1,19 +1,22 @@
 //! A session, as the rail tcp knows its peers by it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{Address, NodeId};
 use gridnet_meta::credentials::Credentials;
+use gridnet_meta::member::Assembler;
 use gridnet_uring_tcp::{Session, Way};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConnection, ServerConnection};
 
 use crate::assembly::{Desk, PLAIN, TCP};
 use crate::config::Config;
+use crate::member::Membership;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -55,22 +58,49 @@ impl Session for Members {
 
 /// The same for a rail of which something is agreed on with each peer: whether it is for that one, for as long as this stands, and over
 /// how many connections its links go.
-#[derive(Debug)]
 pub(crate) struct Agreeing {
     rail: &'static str,
     members: Arc<Members>,
     desk: Arc<Desk>,
+    /// Has rules looked at that may have changed. It ends with the membership.
+    assembler: Weak<Assembler>,
+}
+
+impl fmt::Debug for Agreeing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Agreeing({})", self.rail)
+    }
 }
 
 impl Agreeing {
-    pub(crate) fn new(rail: &'static str, members: Arc<Members>, desk: Arc<Desk>) -> Agreeing {
-        Agreeing { rail, members, desk }
+    /// # Errors
+    /// [`Error::Forked`] in a child.
+    pub(crate) fn new(rail: &'static str, membership: &Membership) -> Result<Agreeing, Refusal> {
+        let (members, desk) = (membership.members().clone(), membership.desk().clone());
+        Ok(Agreeing { rail, members, desk, assembler: membership.assembler()? })
     }
 
-    fn not_agreed(&self) -> &'static str {
+    /// Whether this rail is for a fabric.
+    fn allows(&self, fabric: NodeId) -> bool {
+        if self.rail == TCP && self.desk.has_rules_near() {
+            // Of those who come by address nobody asks first, which would have them looked at.
+            self.assembler.upgrade().iter().for_each(|assembler| assembler.look_for_rules());
+        }
+        self.desk.allows(self.rail, fabric)
+    }
+
+    /// Why it is not.
+    fn not_agreed(&self) -> String {
         match self.rail {
-            PLAIN => "no plain connection was agreed on",
-            _ => "no stack was agreed on that goes over this rail",
+            PLAIN => "no plain connection was agreed on".to_owned(),
+            TCP => {
+                let file = self.desk.rules_path().unwrap_or("".as_ref()).display();
+                format!(
+                    "by the rules of GRIDNET_SESSION_RULES ({file}) members are reached by node id \
+                     (gridnet_endpoint_open_node), not by address"
+                )
+            }
+            _ => "no stack was agreed on that goes over this rail".to_owned(),
         }
     }
 }
@@ -86,12 +116,13 @@ impl Session for Agreeing {
 
     fn check(&self, shown: &[CertificateDer<'_>], fabric: NodeId) -> Result<(), Refusal> {
         self.members.check(shown, fabric)?;
-        match self.desk.allows(self.rail, fabric) {
-            true => Ok(()),
-            false => {
-                Err(Refusal::new(Error::Permission, format!("{} with node {fabric}", self.not_agreed())))
-            }
-        }
+        let why = match self.rail {
+            _ if self.allows(fabric) => return Ok(()),
+            // Where its rules are is nobody else's business.
+            TCP => "by rules (GRIDNET_SESSION_RULES) members are let in by node id, not by address: nothing was agreed on".into(),
+            _ => self.not_agreed(),
+        };
+        Err(Refusal::new(Error::Permission, format!("{why} with node {fabric}")))
     }
 
     fn revoked_of(&self, fabrics: &[NodeId]) -> Vec<NodeId> {
@@ -134,8 +165,9 @@ impl Way for Agreeing {
     }
 
     fn connect(&self, address: &Address) -> Option<Result<OwnedFd, Refusal>> {
-        let is_agreed = self.desk.allows(self.rail, address.node);
-        (!is_agreed).then(|| Err(Refusal::new(Error::Unreachable, self.not_agreed())))
+        // "Not there" is what others say of it that have nothing to do with the address.
+        let error = if self.rail == TCP { Error::Permission } else { Error::Unreachable };
+        (!self.allows(address.node)).then(|| Err(Refusal::new(error, self.not_agreed())))
     }
 }
 

@@ -27,8 +27,9 @@ pub(crate) fn open(
     single_thread: bool,
     membership: Option<&Membership>,
 ) -> Result<TcpRail, Refusal> {
-    let security = match membership {
-        Some(membership) => Security::Session(agreeing(TCP, membership)),
+    let known = membership.map(|membership| agreeing(TCP, membership)).transpose()?;
+    let security = match &known {
+        Some(known) => Security::Session(known.clone()),
         None => {
             let known = Known::of(config)?;
             if let Known::ByASession(members) = &known {
@@ -37,7 +38,7 @@ pub(crate) fn open(
             known.into_security()
         }
     };
-    TcpRail::open(TcpConfig {
+    let mut rail = TcpRail::open(TcpConfig {
         local: *local,
         interfaces: config.net_interfaces.clone(),
         ports: config.net_ports,
@@ -48,7 +49,10 @@ pub(crate) fn open(
         multirail: config.multirail,
         window: Window { bytes: config.net_window, ..Window::default() },
         retains: config.reliability,
-    })
+    })?;
+    // Whom rules keep from being called.
+    known.into_iter().for_each(|known| rail.lead_by(known));
+    Ok(rail)
 }
 
 /// Opens the rail for plain connections between members with whom that was agreed on.
@@ -61,7 +65,7 @@ pub(crate) fn open_plain(
     single_thread: bool,
     membership: &Membership,
 ) -> Result<TcpRail, Refusal> {
-    let known = agreeing(PLAIN, membership);
+    let known = agreeing(PLAIN, membership)?;
     let settings = TcpConfig {
         local: *local,
         interfaces: config.net_interfaces.clone(),
@@ -94,7 +98,7 @@ pub(crate) fn open_relay(
         local: Address { network: NetAddresses::NONE, ..*local },
         interfaces: config.net_interfaces.clone(),
         ports: None,
-        security: Security::Session(agreeing(RELAY, membership)),
+        security: Security::Session(agreeing(RELAY, membership)?),
         // Pipes are sockets of the host, and slow: a ring is worth nothing to them.
         engine: NetEngine::Epoll,
         single_thread,
@@ -109,8 +113,8 @@ pub(crate) fn open_relay(
 }
 
 /// How a rail knows the members of a session, and what was agreed on with each.
-fn agreeing(rail: &'static str, membership: &Membership) -> Arc<Agreeing> {
-    Arc::new(Agreeing::new(rail, membership.members().clone(), membership.desk().clone()))
+fn agreeing(rail: &'static str, membership: &Membership) -> Result<Arc<Agreeing>, Refusal> {
+    Agreeing::new(rail, membership).map(Arc::new)
 }
 
 /// What the rail needs: what it is called, whether it cannot do without, and what is there or is missing.

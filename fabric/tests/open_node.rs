@@ -4,14 +4,16 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::scene::{converse, Scene};
 use common::{from_any, within, Buffer, Party, Scratch, PATIENCE, RECEIVE};
 use gridnet::core::completion::{Completion, OpKind};
+use gridnet::core::endpoint::PeerState;
 use gridnet::core::error::Error;
-use gridnet::core::rail::{Armed, PeerId, Rail};
+use gridnet::core::rail::{Armed, PeerId, Rail, Refusal};
 use gridnet::core::wire::NodeId;
 use gridnet::page;
 use gridnet::{AnyRail, ThreadLevel, Verdict};
@@ -453,6 +455,91 @@ fn a_conversation_that_is_sealed_stays_so_and_one_that_is_plain_is_no_sealed_one
         let (_, why) = open(&d, &c, LONG).unwrap_err();
         assert!(why.contains("there is a conversation with it already, over rail tcp-plain"), "{why}");
     });
+}
+
+/// Rules bind those, too, who have the address of a fabric: on both sides nobody comes by that alone.
+#[test]
+fn where_there_are_rules_members_are_reached_by_node_id_and_not_by_address() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let tcp = [("GRIDNET_RAILS", "tcp,self")];
+        // The first rules are none: it is as without a file.
+        let rules = ["scheme = 'direct'", "[[rule]]\nservice = 'meta'\nscheme = 'relay-only'"];
+        let [a, b] = [("a", rules[0]), ("b", rules[1])].map(|(name, rules)| party(&scene, name, rules, &tcp));
+        know(&a, &b);
+        know(&b, &a);
+        let why = refused_by(&a, &b);
+        assert!(why.error == Error::Permission && why.reason.contains("let in by node id"), "{why:?}");
+        assert_eq!(b.enter().refusals(), Some(1), "it is noted");
+        let file = scene.scratch.0.join("b.toml");
+        let why = b.enter().engine.open(&a.address()).unwrap_err();
+        assert_eq!(why.error, Error::Permission, "{why:?}");
+        for part in [file.to_str().unwrap(), "GRIDNET_SESSION_RULES", "gridnet_endpoint_open_node"] {
+            assert!(why.reason.contains(part), "{why:?}");
+        }
+        // What was agreed on comes in, also when its link is made anew, by either side.
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            let peer = open(from, to, LONG).unwrap();
+            converse(from, peer, to, 4);
+            for party in [&a, &b] {
+                let other = if party.address() == a.address() { &b } else { &a };
+                cut(party, "tcp", other.address().node);
+                converse(from, peer, to, 4);
+            }
+        }
+        // Nobody who was let in is noted: neither at first, nor later.
+        assert_eq!([a.enter().refusals(), b.enter().refusals()], [Some(0), Some(1)]);
+    });
+}
+
+/// Opens an address, while the other side looks after its rails, and is refused.
+fn refused_by(a: &Party, b: &Party) -> Refusal {
+    let (to, start) = (a.connect(&b.address()), Instant::now());
+    loop {
+        let _ = (a.wait(Duration::from_millis(2)), b.wait(Duration::from_millis(2)));
+        match a.enter().engine.peer(to).unwrap().2.clone() {
+            PeerState::Gone(why) => return why,
+            state => assert!(start.elapsed() < LONG, "{state:?}"),
+        }
+    }
+}
+
+/// Without a request that would have them read; what stands stays.
+#[test]
+fn rules_that_come_bind_those_who_have_an_address() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let tcp = [("GRIDNET_RAILS", "tcp,self")];
+        let [a, b, c] = ["a", "b", "c"].map(|name| party(&scene, name, "", &tcp));
+        let to = a.connect(&b.address());
+        converse(&a, to, &b, 4);
+        std::fs::write(scene.scratch.0.join("b.toml"), "[[rule]]\nuse = ['tls/tcp']").unwrap();
+        let mut refused = None;
+        if is_near(&scene) {
+            refused = Some(refused_by(&c, &b).reason).filter(|why| why.contains("let in by node id"));
+            assert!(refused.is_some());
+        } else {
+            println!(
+                "SKIPPED: rules that are read without a request: {} is on no near file system",
+                scene.scratch.0.display()
+            );
+        }
+        cut(&a, "tcp", b.address().node);
+        converse(&a, to, &b, 4);
+        assert_eq!(b.enter().refusals(), Some(u64::from(refused.is_some())));
+        know(&c, &b);
+        know(&b, &c);
+        let to = open(&c, &b, LONG).unwrap();
+        converse(&c, to, &b, 4);
+    });
+}
+
+/// Whether rules are on a file system that is looked at where nothing may wait.
+fn is_near(scene: &Scene) -> bool {
+    use nix::sys::statfs::{statfs, BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC};
+    let near = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC];
+    let is_near = |path: &Path| statfs(path).is_ok_and(|of| near.contains(&of.filesystem_type()));
+    scene.scratch.0.ancestors().all(is_near)
 }
 
 fn rails(party: &Party) -> Vec<&'static str> {

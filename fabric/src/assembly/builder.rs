@@ -128,7 +128,11 @@ impl Builder for Desk {
     }
 
     /// Endpoints have no first data: what is said over them are messages.
-    fn begin(&self, _: &Order, _: Vec<u8>) {}
+    fn begin(&self, order: &Order, _: Vec<u8>) {
+        if let Ok(rail) = rail_of(&order.stack) {
+            self.agreed(rail, order.key.from);
+        }
+    }
 
     /// Nothing was built for this try alone; but pipes may have been allowed for it, or plain connections.
     fn close(&self, key: &Key) {
@@ -157,11 +161,11 @@ impl Builder for Desk {
     }
 
     fn new_rules(&self) -> Option<Rules> {
-        self.rules()?.changed()
+        self.rules()?.changed().inspect(|rules| self.go_by(rules))
     }
 
     /// Who connects again goes where everybody connects, and proves there who it is; but pipes and plain
-    /// connections are to be agreed on anew.
+    /// connections are to be agreed on anew, and so are all where there are rules.
     fn revoke_grants(&self) {
         self.revoke_permits();
     }

@@ -7,6 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gridnet_assembly::call::Path;
+use gridnet_assembly::rules::Rules;
 use gridnet_assembly::stack::{Security, Stack};
 use gridnet_core::endpoint::CqId;
 use gridnet_core::error::Error;
@@ -20,7 +21,7 @@ use super::builder::Here;
 use super::permits::{Permits, Try, NODES_MAX};
 use super::rules_file::RulesFile;
 use super::stories::Stories;
-use super::{PLAIN, RELAY};
+use super::{PLAIN, RELAY, TCP};
 
 /// Somebody wants an endpoint to a node.
 #[derive(Debug)]
@@ -96,8 +97,8 @@ struct State {
     work: Work,
     stood: BTreeMap<PathKey, PeerId>,
     stories: Stories,
-    /// By rail, of those that are not for everybody.
-    permits: [(&'static str, Permits); 2],
+    /// By rail, of those that are not for everybody; the rail tcp is not, where there are rules.
+    permits: [(&'static str, Permits); 3],
     /// Over how many connections of the rail tcp the stack goes that was agreed on last, where it says so.
     streams: BTreeMap<NodeId, u8>,
 }
@@ -113,7 +114,7 @@ impl Default for State {
             work: Work::default(),
             stood: BTreeMap::new(),
             stories: Stories::default(),
-            permits: [RELAY, PLAIN].map(|rail| (rail, Permits::default())),
+            permits: [(RELAY, Permits::default()), (PLAIN, Permits::default()), (TCP, Permits::by_address())],
             streams: BTreeMap::new(),
         }
     }
@@ -148,8 +149,27 @@ impl Desk {
     }
 
     /// The same, for rules that come from this file, if they do.
-    pub(crate) fn with_rules(self, rules: Option<RulesFile>) -> Desk {
-        Desk { rules, ..self }
+    pub(crate) fn with_rules(self, file: Option<RulesFile>, rules: &Rules) -> Desk {
+        let desk = Desk { rules: file, ..self };
+        desk.go_by(rules);
+        desk
+    }
+
+    /// These rules are in force: where they are not those that are built in, nobody comes by an address alone.
+    pub(super) fn go_by(&self, rules: &Rules) {
+        if let Some(permits) = self.lock().permits_of(TCP) {
+            permits.bind(*rules != Rules::default());
+        }
+    }
+
+    /// The file of rules, for people, if there is one.
+    pub(crate) fn rules_path(&self) -> Option<&std::path::Path> {
+        self.rules.as_ref().map(RulesFile::path)
+    }
+
+    /// Whether there is a file of rules that can be looked at where nothing may wait.
+    pub(crate) fn has_rules_near(&self) -> bool {
+        self.rules.as_ref().is_some_and(RulesFile::is_near)
     }
 
     pub(super) fn rules(&self) -> Option<&RulesFile> {
@@ -304,6 +324,13 @@ impl Desk {
     pub(super) fn keep(&self, rail: &str, node: NodeId, of: Try) {
         if let Some(permits) = self.lock().permits_of(rail) {
             permits.keep(node, of);
+        }
+    }
+
+    /// The other side has the answer to what it has asked for.
+    pub(super) fn agreed(&self, rail: &str, node: NodeId) {
+        if let Some(permits) = self.lock().permits_of(rail) {
+            permits.agreed(node);
         }
     }
 

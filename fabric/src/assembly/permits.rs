@@ -1,5 +1,5 @@
 //! With which nodes a rail is allowed that is there for those only with which its stack was agreed on, by a try that has not come to
-//! nothing: pipes (`relay`), and plain connections (`tcp`).
+//! nothing: pipes (`relay`), plain connections (`tcp`), and where there are rules the sealed ones of the rail tcp.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -41,9 +41,40 @@ pub(super) struct Permits {
     tries: BTreeMap<NodeId, BTreeMap<Try, Option<Instant>>>,
     /// With whom a link has come up, until the conversation is over.
     linked: BTreeSet<NodeId>,
+    /// Of a rail that may be there for everybody.
+    address: Option<ByAddress>,
+}
+
+/// What there is beside tries where who has an address may come, unless rules say otherwise.
+#[derive(Debug, Default)]
+struct ByAddress {
+    /// There are rules: to have the address is not enough.
+    is_bound: bool,
+    /// With whom a connection was agreed on since the rules came into force. It may be made anew, without being asked for before, as the
+    /// grant says that goes with it; it is forgotten as that is.
+    agreed: BTreeSet<NodeId>,
 }
 
 impl Permits {
+    /// Of a rail that everybody may come by, until [`Self::bind`].
+    pub(super) fn by_address() -> Permits {
+        Permits { address: Some(ByAddress::default()), ..Permits::default() }
+    }
+
+    /// From now on those only may come with whom it was agreed on, and those between whom it stands; or everybody again.
+    pub(super) fn bind(&mut self, is_bound: bool) {
+        if let Some(address) = &mut self.address {
+            address.is_bound = is_bound;
+        }
+    }
+
+    /// The other side has its answer, and may connect by it until the rules change.
+    pub(super) fn agreed(&mut self, node: NodeId) {
+        if let Some(ByAddress { agreed, .. }) = &mut self.address {
+            insert(agreed, node);
+        }
+    }
+
     /// The rail is allowed until then, or for as long as the try stands.
     pub(super) fn allow(&mut self, node: NodeId, of: Try, until: Instant, now: Instant) {
         if self.tries.len() >= NODES_MAX && !self.tries.contains_key(&node) {
@@ -64,6 +95,7 @@ impl Permits {
         }
         if let Some(until) = self.tries.get_mut(&node).and_then(|tries| tries.get_mut(&of)) {
             *until = None;
+            self.agreed(node);
         }
     }
 
@@ -92,24 +124,36 @@ impl Permits {
             tries.retain(|_, until| until.is_none());
             !tries.is_empty()
         });
+        self.address.iter_mut().for_each(|address| address.agreed.clear());
     }
 
     /// Whether the rail is allowed. Asking changes nothing: who is greeted and goes has no more time for it.
     pub(super) fn allows(&self, node: NodeId, now: Instant) -> bool {
-        self.tries.get(&node).is_some_and(|tries| tries.values().any(|until| is_live(*until, now)))
+        let is_tried =
+            self.tries.get(&node).is_some_and(|tries| tries.values().any(|until| is_live(*until, now)));
+        is_tried
+            || self.address.as_ref().is_some_and(|address| {
+                // What stands need not have been agreed on: it may be older than the rules.
+                !address.is_bound || address.agreed.contains(&node) || self.linked.contains(&node)
+            })
     }
 
     /// A link with the node has come up: what it was agreed on by stands. Of tries of this side [`Self::keep`] says so.
     pub(super) fn linked(&mut self, node: NodeId, now: Instant) {
-        if self.linked.len() >= NODES_MAX && !self.linked.contains(&node) {
-            self.linked.pop_first();
-        }
-        self.linked.insert(node);
+        insert(&mut self.linked, node);
         let asked = self.tries.get_mut(&node).into_iter().flatten();
         for (_, until) in asked.filter(|(of, until)| matches!(of, Try::Asked(..)) && is_live(**until, now)) {
             *until = None;
         }
     }
+}
+
+/// Adds a node; beyond the bound another one goes.
+fn insert(nodes: &mut BTreeSet<NodeId>, node: NodeId) {
+    if nodes.len() >= NODES_MAX && !nodes.contains(&node) {
+        nodes.pop_first();
+    }
+    nodes.insert(node);
 }
 
 fn is_live(until: Option<Instant>, now: Instant) -> bool {
@@ -198,5 +242,48 @@ mod tests {
             now += LATER;
         }
         assert!(permits.allows(node(1), now + LATER));
+    }
+
+    #[test]
+    fn who_has_an_address_may_come_until_there_are_rules() {
+        let (mut permits, now) = (Permits::by_address(), Instant::now());
+        assert!(permits.allows(node(1), now), "there are none");
+        permits.linked(node(1), now);
+        permits.bind(true);
+        assert!(permits.allows(node(1), now + LATER), "it stands");
+        assert!(!permits.allows(node(2), now) && !permits.allows(node(3), now));
+        permits.gone(node(1));
+        assert!(!permits.allows(node(1), now), "it has never been agreed on");
+        permits.bind(false);
+        assert!(permits.allows(node(2), now));
+    }
+
+    #[test]
+    fn who_was_agreed_with_may_come_again_until_rules_change() {
+        let (mut permits, now) = (Permits::by_address(), Instant::now());
+        permits.bind(true);
+        let [asking, asked] = [Try::Asking(1, 0, 1), Try::Asked(1, 1, 0)];
+        permits.allow(node(1), asking, now + LATER, now);
+        permits.allow(node(2), asked, now + LATER, now);
+        permits.agreed(node(2));
+        for number in [1, 2] {
+            permits.linked(node(number), now);
+            permits.keep(node(number), asking);
+            permits.gone(node(number));
+            assert!(
+                permits.allows(node(number), now + LATER),
+                "the conversation {number} is over, and may begin anew"
+            );
+            permits.linked(node(number), now);
+        }
+        permits.revoke();
+        assert!(permits.allows(node(1), now) && permits.allows(node(2), now), "what stands stays");
+        permits.gone(node(1));
+        assert!(!permits.allows(node(1), now) && permits.allows(node(2), now));
+        // Nobody was agreed with who never came up on this side.
+        permits.allow(node(3), asking, now + LATER, now);
+        permits.keep(node(3), asking);
+        permits.withdraw(node(3), asking);
+        assert!(!permits.allows(node(3), now));
     }
 }

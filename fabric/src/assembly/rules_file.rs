@@ -59,6 +59,11 @@ impl RulesFile {
         Ok((RulesFile { path: path.to_owned(), is_near, last }, rules))
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether to look at it takes no time: a file of another host is not looked at where nothing may wait.
     pub(super) fn is_near(&self) -> bool {
         // Relaxed: nothing else is said by it.

@@ -157,6 +157,11 @@ impl Assembler {
         self.inner.change_rules(rules);
     }
 
+    /// Takes other rules, if [`Builder::new_rules`] has some: for one who is about to go by them without a request.
+    pub fn look_for_rules(&self) {
+        self.inner.look_for_rules();
+    }
+
     /// A path to a node has broken: nothing that was agreed with it is taken for granted.
     pub fn broken(&self, node: NodeId) {
         self.inner.cache().forget(node);
