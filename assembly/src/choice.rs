@@ -150,15 +150,16 @@ pub fn line(rules: &Rules, one: &Facts, other: &Facts, service: &Name) -> Span {
     both.into_iter().min().unwrap_or(Span::Nowhere)
 }
 
-/// Whether rules allow two processes of one user of one host a line without TLS: where they lead to memory in common in both
-/// directions, and ask for no more than that is between such two.
+/// Whether rules allow two processes of one user of one host a line without TLS: where they lead to memory in common before anything
+/// else, in both directions, and ask for no more than that is between such two.
 pub fn line_inside(rules: &Rules, one: &Facts, other: &Facts, service: &Name) -> bool {
     let shm = Stack::bare(Method::Shm);
     let is_allowed = |(from, to)| {
         let policy = rules.policy(&Pair { from, to, service });
         let leads_there = match &policy.means {
             Means::Scheme(scheme) => scheme.allows(Method::Shm, from, to),
-            Means::Stacks(stacks) => stacks.iter().any(|stack| stack.is_like(&shm)),
+            // None that is too weak is named: such rules are refused.
+            Means::Stacks(stacks) => stacks.first().is_some_and(|stack| stack.is_like(&shm)),
         };
         leads_there && shm.security(Reach::SameUser) >= policy.min_security
     };
@@ -305,6 +306,18 @@ mod tests {
         assert_eq!((span(shielded, apart), span(shielded, ["b@y", "a@x"])), (Span::Nowhere, Span::Nowhere));
         let only = "scheme = 'relay-only'\n[[rule]]\nservice = 'meta'\nscheme = 'direct'";
         assert_eq!(span(only, apart), Span::Network, "of the service meta");
+    }
+
+    #[test]
+    fn a_line_is_without_tls_where_memory_in_common_comes_first() {
+        let is = |rules: &str| {
+            let (rules, service) = (rules.parse().unwrap(), "meta".parse().unwrap());
+            line_inside(&rules, &facts("a@x/h"), &facts("b@x/h"), &service)
+        };
+        assert!(is("") && is("scheme = 'cluster'") && !is("scheme = 'relay-only'"));
+        assert!(is("[[rule]]\nuse = ['shm', 'tls/tcp']") && !is("[[rule]]\nuse = ['tls/tcp', 'shm']"));
+        let one_way = "[[rule]]\nfrom.node = 'b'\nuse = ['tls/tcp', 'shm']";
+        assert!(!is(one_way), "both ways");
     }
 
     fn any_rules() -> impl Strategy<Value = Rules> {

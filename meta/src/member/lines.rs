@@ -41,6 +41,7 @@ use crate::message::Message;
 use crate::rate::Rates;
 use attended::Attended;
 use direct::Direct;
+use packets::knows_users;
 use run::Stood;
 use stages::{Side, Stages};
 
@@ -373,7 +374,7 @@ impl Shared {
     fn may_be_inside(&self, node: NodeId) -> bool {
         let (rules, other) = (self.lines.rules().clone(), self.facts(node));
         let (Some(rules), Some(other), Ok(service)) = (rules, other, META.parse()) else { return false };
-        self.about.lines && choice::line_inside(&rules, &self.own_facts(), &other, &service)
+        self.about.lines && knows_users() && choice::line_inside(&rules, &self.own_facts(), &other, &service)
     }
 
     /// Whether a member says of itself that it is of this host, and of this user where it says of which.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::runtime::Handle;
 use tokio::sync::{watch, Notify};
 use tokio::time::sleep;
 
@@ -213,6 +214,12 @@ impl Attended {
     }
 }
 
+/// Whether this thread has ended what it keeps for the runtime: handlers of `exit` run behind that, and whatever begins something there
+/// would panic.
+fn is_thread_ending() -> bool {
+    Handle::try_current().is_err_and(|why| why.is_thread_local_destroyed())
+}
+
 /// Tells one that is watched from others.
 fn mark(direct: &Direct) -> u64 {
     u64::try_from(direct.socket().as_raw_fd()).unwrap_or(u64::MAX)
@@ -248,20 +255,7 @@ impl Member {
     /// Takes what has come over lines within the host, and answers it, as its thread does that nobody need wait for then; how much.
     /// For those who poll: it does not wait.
     pub fn attend(&self) -> usize {
-        let shared: &Arc<Shared> = &self.shared;
-        let attended = &shared.lines.attended;
-        if attended.is_empty() {
-            return 0;
-        }
-        attended.poll(Instant::now());
-        let come = attended.come();
-        // In a child of fork nobody goes on with what is begun.
-        if come.is_empty() || !attended.is_home() {
-            return 0;
-        }
-        // What is answered may begin something that the thread of the member goes on with.
-        let _here = shared.lines.handle.enter();
-        come.iter().map(|direct| direct.take_some(shared)).sum()
+        attend(&self.shared)
     }
 
     /// Whoever has [attended](Self::attend) goes to sleep: what comes from now on is taken by the member's thread.
@@ -270,6 +264,27 @@ impl Member {
         attended.polls.rest();
         attended.leave(false);
     }
+}
+
+fn attend(shared: &Arc<Shared>) -> usize {
+    let attended = &shared.lines.attended;
+    if attended.is_empty() {
+        return 0;
+    }
+    if is_thread_ending() {
+        // The thread of the member takes it.
+        attended.leave(false);
+        return 0;
+    }
+    attended.poll(Instant::now());
+    let come = attended.come();
+    // In a child of fork nobody goes on with what is begun.
+    if come.is_empty() || !attended.is_home() {
+        return 0;
+    }
+    // What is answered may begin something that the thread of the member goes on with.
+    let _here = shared.lines.handle.enter();
+    come.iter().map(|direct| direct.take_some(shared)).sum()
 }
 
 #[cfg(test)]

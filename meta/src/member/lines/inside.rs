@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::direct::Direct;
 use super::door::{DOOR_LIMIT, STRANGERS_MAX};
-use super::packets::{own_uid, Listener, Name, Packets, Process};
+use super::packets::{knows_users, own_uid, Listener, Name, Packets, Process};
 use crate::clock::Moment;
 use crate::error::Refusal;
 use crate::member::state::Shared;
@@ -23,6 +23,12 @@ use crate::secret::{JoinSecret, SECRET_BYTES};
 const LABEL: &[u8] = b"gridnet line inside 1";
 /// How long a proof may take that was not said yet.
 const PROOF_LIMIT: Duration = Duration::from_secs(5);
+
+/// Callers that are not the one, all in all; when there were so many the gate is shut, and the two meet in another way.
+const DENIED_MAX: usize = 64;
+/// Why not, where the kernel cannot say who is there.
+const NO_USERS: &str =
+    "users are not mapped here (user namespaces), so that nobody is known to be of this one";
 
 /// What the one that is asked answers: where to call, and how to prove it. `Debug` does not show the secret.
 #[derive(Clone, Serialize, Deserialize)]
@@ -85,6 +91,9 @@ pub(super) struct Gate {
 /// # Errors
 /// What the system says.
 pub(super) fn open(own: NodeId, (node, number): (NodeId, u64)) -> Result<(Gate, Entry), String> {
+    if !knows_users() {
+        return Err(NO_USERS.to_owned());
+    }
     let mut secret = [0; SECRET_BYTES];
     crate::random::fill(&mut secret).map_err(|e| e.to_string())?;
     let (listener, name) = Listener::open().map_err(|e| format!("listening within the host: {e}"))?;
@@ -99,27 +108,31 @@ pub(super) async fn wait(
     until: Moment,
 ) -> Result<Direct, String> {
     let mut guests = JoinSet::new();
+    let mut denied = 0;
     let called = async {
-        loop {
+        while denied < DENIED_MAX {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     // It goes again: more than a few call only to shut the door.
-                    Ok(_) if guests.len() >= STRANGERS_MAX => (),
+                    Ok(_) if guests.len() >= STRANGERS_MAX => denied += 1,
                     Ok(caller) => drop(guests.spawn(greet(shared.clone(), caller, pact.clone()))),
                     // Descriptors may have run out.
                     Err(_) => sleep(Duration::from_millis(100)).await,
                 },
                 guest = guests.join_next(), if !guests.is_empty() => {
                     if let Some(Ok(Some(stood))) = guest {
-                        return stood;
+                        return Ok(stood);
                     }
+                    denied += 1;
                 }
             }
         }
+        Err(format!("{denied} have called who are not the one"))
     };
     // With it go the listener, and all other guests.
     let called = timeout(DOOR_LIMIT, called).await;
-    let (packets, process) = called.map_err(|_| format!("it has not called within {DOOR_LIMIT:?}"))?;
+    let (packets, process) =
+        called.unwrap_or_else(|_| Err(format!("it has not called within {DOOR_LIMIT:?}")))?;
     let line = (pact.nodes[0], pact.number);
     Ok(Direct::new(packets, line, until, (process.pid, false)))
 }
@@ -162,6 +175,9 @@ pub(super) async fn call(
 ) -> Result<Direct, String> {
     let pact = Pact { number, nodes: [own, node], secret: JoinSecret::from_bytes(secret) };
     let failed = |e: std::io::Error| format!("calling within the host: {e}");
+    if !knows_users() {
+        return Err(NO_USERS.to_owned());
+    }
     let packets = Packets::connect(name).map_err(failed)?;
     let process = packets.peer().map_err(failed)?;
     // Before anything is said.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -45,6 +46,16 @@ pub(super) struct Process {
 /// The user of this process, as the kernel shows it to others.
 pub(super) fn own_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
+}
+
+/// Whether the kernel tells this process of which user others are: those that are not mapped in its namespace all look like one.
+pub(super) fn knows_users() -> bool {
+    static UNMAPPED: OnceLock<u32> = OnceLock::new();
+    let unmapped = UNMAPPED.get_or_init(|| {
+        let said = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+        said.and_then(|said| said.trim().parse().ok()).unwrap_or(65_534)
+    });
+    own_uid() != *unmapped
 }
 
 fn open() -> io::Result<Socket> {

@@ -1,5 +1,8 @@
 //! What comes while a program polls, and after it has stopped.
 
+use std::cell::RefCell;
+use std::sync::mpsc::{channel, Sender};
+
 use tokio::task::JoinHandle;
 
 use super::super::packets::{Listener, Packets};
@@ -166,6 +169,31 @@ fn a_line_that_comes_to_stand_meanwhile_is_left_to_who_polls_too() {
     assert!(!other.takes.is_finished(), "the thread was woken");
     scene.attended().leave(false);
     until("the thread takes it", || other.takes.is_finished());
+}
+
+/// As in a handler of `exit`, which runs when what threads keep has ended.
+#[test]
+fn who_polls_when_the_thread_ends_leaves_it() {
+    struct AtEnd(Arc<Shared>, Sender<usize>);
+    impl Drop for AtEnd {
+        fn drop(&mut self) {
+            let _ = self.1.send(attend(&self.0));
+        }
+    }
+    thread_local!(static AT_END: RefCell<Option<AtEnd>> = const { RefCell::new(None) });
+    let mut scene = Scene::new(false);
+    scene.poll();
+    scene.ask();
+    let (tell, told) = channel();
+    let (handle, at_end) = (scene.driver.common().handle, AtEnd(scene.shared.clone(), tell));
+    let thread = std::thread::spawn(move || {
+        // What is used first ends last.
+        AT_END.with(|end| *end.borrow_mut() = Some(at_end));
+        drop(handle.enter());
+    });
+    thread.join().unwrap();
+    assert_eq!(told.recv(), Ok(0));
+    until("the thread answers what had come", || scene.is_answered());
 }
 
 #[test]

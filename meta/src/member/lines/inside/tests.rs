@@ -1,5 +1,7 @@
 //! Who gets in at the door of a line within a host.
 
+use std::io::BufRead;
+
 use super::*;
 use crate::driver::Driver;
 use crate::member::About;
@@ -53,6 +55,58 @@ fn only_who_has_the_secret_gets_in_and_it_is_good_for_one_line() {
     assert!(lines.iter().any(|(_, why)| why.ends_with("does not prove to be it")), "{lines:#?}");
 }
 
+/// Nobody has to be heard again and again: the gate is shut, and whoever is waited for goes another way.
+#[test]
+fn a_gate_is_shut_when_too_many_have_called_who_are_not_the_one() {
+    let parties = Parties::new();
+    let (_driver, shared) = listening(&parties);
+    let (own, other) = (parties.node(0), parties.node(1));
+    in_runtime(async {
+        let (gate, entry) = open(own, (other, 7)).unwrap();
+        let waits = tokio::spawn({
+            let shared = shared.clone();
+            async move { wait(&shared, gate, never()).await.map(drop) }
+        });
+        for called in 0..DENIED_MAX {
+            assert!(!waits.is_finished(), "after {called}");
+            let stranger = Packets::connect(entry.name).unwrap();
+            stranger.try_say(b"GET / HTTP/1.0").unwrap();
+            assert!(stranger.hear::<SECRET_BYTES>().await.is_err());
+        }
+        let why = waits.await.unwrap().unwrap_err();
+        assert!(why.contains("64 have called"), "{why}");
+        let called = call(other, (own, 7), entry, never()).await;
+        assert!(called.is_err_and(|why| why.contains("refused")), "nobody listens any more");
+    });
+}
+
+/// In a namespace without users everybody looks like one: the kernel's word for it is worth nothing.
+#[test]
+fn where_users_are_not_mapped_there_is_no_line_without_tls() {
+    const CHILD: &str = "LINES_WITHOUT_USERS";
+    if std::env::var_os(CHILD).is_some() {
+        let (own, other) = (NodeId::new([1; 16]).unwrap(), NodeId::new([2; 16]).unwrap());
+        return in_runtime(async {
+            assert_ne!(own_uid(), 0);
+            let entry =
+                Entry { uid: own_uid(), name: Listener::open().unwrap().1, secret: [1; SECRET_BYTES] };
+            assert!(open(own, (other, 7)).is_err_and(|why| why.contains("not mapped")));
+            let called = call(other, (own, 7), entry, never()).await;
+            assert!(called.is_err_and(|why| why.contains("not mapped")));
+        });
+    }
+    let name = "member::lines::inside::tests::where_users_are_not_mapped_there_is_no_line_without_tls";
+    let mut child = std::process::Command::new("unshare");
+    child.args(["--user", "--"]).arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+    match child.env(CHILD, "1").output() {
+        Ok(said) if String::from_utf8_lossy(&said.stderr).contains("unshare failed") => {
+            println!("SKIPPED: users that are not mapped: the system gives no user namespace");
+        }
+        Ok(said) => assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout)),
+        Err(_) => println!("SKIPPED: users that are not mapped: there is no unshare"),
+    }
+}
+
 #[test]
 fn who_listens_proves_it_too() {
     let parties = Parties::new();
@@ -72,6 +126,37 @@ fn who_listens_proves_it_too() {
         let called = call(other, (own, 7), elsewhere, never()).await;
         assert!(called.is_err_and(|why| why.contains("of user")));
     });
+}
+
+/// Whoever listens there: before anything is said the kernel is asked who it is.
+#[test]
+fn a_process_of_another_user_that_listens_hears_nothing() {
+    const LISTEN: &str = "import os, socket, sys\n\
+        os.setgid(65534); os.setuid(65534)\n\
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
+        s.settimeout(float(sys.argv[2]))\n\
+        s.bind('\\0gridnet-line-' + sys.argv[1]); s.listen()\n\
+        print('listens', flush=True)\n\
+        print(len(s.accept()[0].recv(4096)))\n";
+    if own_uid() != 0 {
+        return println!("SKIPPED: a process of another user that listens: only root can start one");
+    }
+    let name = in_runtime(async { Listener::open().unwrap().1 });
+    let mut python = std::process::Command::new("python3");
+    python
+        .args(["-c", LISTEN, &name.hex(), &LONG.as_secs().to_string()])
+        .stdout(std::process::Stdio::piped());
+    let Ok(mut other) = python.spawn() else {
+        return println!("SKIPPED: a process of another user that listens: there is no python3");
+    };
+    let mut said = std::io::BufReader::new(other.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "listens");
+    let [own, to] = [1, 2].map(|number| NodeId::new([number; 16]).unwrap());
+    let entry = Entry { uid: own_uid(), name, secret: [1; SECRET_BYTES] };
+    let called = in_runtime(async { call(own, (to, 7), entry, never()).await.map(drop) });
+    assert!(called.is_err_and(|why| why.contains("is of user 65534")));
+    assert_eq!(said.next().unwrap().unwrap(), "0", "nothing was said");
+    assert!(other.wait().unwrap().success());
 }
 
 /// A process of another user calls, by a program that is there anyway.
