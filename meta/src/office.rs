@@ -196,9 +196,12 @@ impl Office {
     /// The way to a member has changed (to all of them, for `None`): what was on it may be lost, so what was not answered is said again.
     /// A conversation that had not come about yet is begun anew. What goes over lines does not go that way. Whether there is something.
     pub(crate) fn moved(&mut self, peer: Option<NodeId>, now: Instant) -> bool {
-        let is_meant = |to: &NodeId| peer.is_none_or(|peer| peer == *to) && !self.lines.contains_key(to);
-        let open = self.asking.iter().filter(|(to, asking)| is_meant(to) && asking.has_open());
-        let open: Vec<NodeId> = open.map(|(to, _)| *to).collect();
+        let is_open =
+            |to: &NodeId| !self.lines.contains_key(to) && self.asking.get(to).is_some_and(Asking::has_open);
+        let open: Vec<NodeId> = match peer {
+            Some(peer) => Some(peer).filter(is_open).into_iter().collect(),
+            None => self.asking.keys().copied().filter(is_open).collect(),
+        };
         for to in &open {
             self.talks.retain(|key, kept| key.0 != *to || !key.1.is_mine || kept.talk.is_open());
             self.again(*to, None, now);
