@@ -187,7 +187,7 @@ pub struct Offered {
     pub base: *mut u8,
     /// Its length in bytes.
     pub len: u64,
-    /// What peers may do.
+    /// What peers may do, and whether they name places by offsets or by addresses ([`Access::offset_of`]).
     pub access: Access,
     /// The token of the memory, when the rail that is told has lent it.
     pub token: Option<u64>,

@@ -94,7 +94,7 @@ impl Record {
             2 => RecordPlace::Address(words[2]),
             _ => return None,
         };
-        let access = Access::from_bits(u32::try_from(words[4]).ok()?)?;
+        let access = Access::parse(u32::try_from(words[4]).ok()?)?;
         words[2].checked_add(words[3])?;
         (words[0] != 0).then_some(Record { number: words[0], place, len: words[3], access })
     }

@@ -228,6 +228,7 @@ impl ShmRail {
         if !record.access.allows(right) {
             return Some(Err(Error::Access));
         }
+        let offset = record.access.offset_of(offset, base);
         let process = Process::new(pid, live.segment().header());
         let watch = live.watch(key.number, &words[0]);
         let done = check_bounds(offset, here.len(), record.len).and_then(|()| {

@@ -30,7 +30,7 @@ impl<R: Rail> Engine<R> {
     }
 
     /// Registers as [`Self::register`] does, under a number that peers know: [`Self::import_number`]. Who can guess the number needs no
-    /// key.
+    /// key. With [`Access::BY_ADDRESS`], for which there are no keys, peers name places by their addresses here.
     ///
     /// # Errors
     /// As [`Self::register`]; [`Error::InUse`] when a region has the number, [`Error::Invalid`] for 0.
@@ -168,7 +168,7 @@ impl<R: Rail> Engine<R> {
     /// The key of a region, to be handed to peers.
     ///
     /// # Errors
-    /// [`Error::Key`] when there is no such region.
+    /// [`Error::Key`] when there is no such region, [`Error::Unsupported`] for one of [`Access::BY_ADDRESS`].
     pub fn region_key(&self, key: Key) -> Result<[u8; KEY_BYTES], Error> {
         Ok(self.state.remote.regions.remote_key(key, self.state.local.node)?.pack())
     }

@@ -103,7 +103,9 @@ impl Memory {
     }
 
     pub(super) fn window(&mut self, node: NodeId, number: u64) -> Option<Window> {
-        let shown = self.regions.get_mut(&(node, number))?;
+        // Windows have offsets only.
+        let shown =
+            self.regions.get_mut(&(node, number)).filter(|shown| !shown.access.allows(Access::BY_ADDRESS))?;
         let announced = Arc::new(AtomicU64::new(0));
         shown.announced.push(announced.clone());
         let keep = Arc::new((shown.live.clone(), announced.clone()));

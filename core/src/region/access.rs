@@ -15,6 +15,8 @@ impl Access {
     pub const REMOTE_ATOMIC: Access = Access(8);
     /// Everything.
     pub const ALL: Access = Access(15);
+    /// No right, but how places are named: peers give addresses of the owner's, not offsets. Of regions that are reached by number.
+    pub const BY_ADDRESS: Access = Access(16);
 
     /// The rights of these bits; none when a bit means nothing.
     pub const fn from_bits(bits: u32) -> Option<Access> {
@@ -22,6 +24,24 @@ impl Access {
             Some(Access(bits | Access::LOCAL.0))
         } else {
             None
+        }
+    }
+
+    /// Reads what [`Self::bits`] has written for a peer, with how places are named.
+    pub const fn parse(bits: u32) -> Option<Access> {
+        match Access::from_bits(bits & !Access::BY_ADDRESS.0) {
+            Some(access) => Some(access.and(Access(bits & Access::BY_ADDRESS.0))),
+            None => None,
+        }
+    }
+
+    /// The offset of a place that a peer has named, in a region at `base`: beyond all bounds for an address before it.
+    #[inline(always)]
+    pub const fn offset_of(self, place: u64, base: u64) -> u64 {
+        if self.allows(Access::BY_ADDRESS) {
+            place.wrapping_sub(base)
+        } else {
+            place
         }
     }
 
@@ -54,5 +74,10 @@ mod tests {
         assert!(!both.allows(Access::REMOTE_WRITE));
         assert_eq!(Access::from_bits(both.bits()), Some(both.and(Access::LOCAL)));
         assert_eq!(Access::from_bits(16), None);
+        let named = both.and(Access::BY_ADDRESS);
+        assert_eq!(Access::parse(named.bits()), Some(named.and(Access::LOCAL)));
+        assert_eq!(Access::parse(32), None);
+        assert_eq!((named.offset_of(110, 100), both.offset_of(10, 100)), (10, 10));
+        assert_eq!(named.offset_of(99, 100), u64::MAX);
     }
 }

@@ -126,14 +126,15 @@ impl Regions {
         self.slab.iter()
     }
 
-    /// Where a peer may access `len` bytes at `offset` of the region `number`, and whether the memory may be gone.
+    /// Where a peer may access `len` bytes at `place` of the region `number`, an offset or an address, and whether the memory may
+    /// be gone.
     ///
     /// # Errors
     /// [`Error::Key`], [`Error::Access`], [`Error::Bounds`], in this order.
     pub fn place(
         &self,
         number: u64,
-        offset: u64,
+        place: u64,
         len: usize,
         access: Access,
     ) -> Result<(*mut u8, bool), Error> {
@@ -143,6 +144,7 @@ impl Regions {
         if !region.access.allows(access) {
             return Err(Error::Access);
         }
+        let offset = region.access.offset_of(place, region.base as u64);
         check_bounds(offset, len, region.len)?;
         Ok((region.base.wrapping_add(offset as usize), region.may_fault()))
     }
@@ -150,9 +152,13 @@ impl Regions {
     /// The key of a region, for peers.
     ///
     /// # Errors
-    /// [`Error::Key`] when there is no such region, or it is being closed.
+    /// [`Error::Key`] when there is no such region, or it is being closed; [`Error::Unsupported`] when its places are addresses, which
+    /// keys do not say.
     pub fn remote_key(&self, key: Key, node: NodeId) -> Result<RemoteKey, Error> {
         let region = self.slab.get(key).filter(|region| !region.closing).ok_or(Error::Key)?;
+        if region.access.allows(Access::BY_ADDRESS) {
+            return Err(Error::Unsupported);
+        }
         Ok(RemoteKey {
             node,
             number: self.number(key),

@@ -204,6 +204,7 @@ macro_rules! conformance_cases {
             numbers::elements_are_changed_once_under_a_number
             numbers::a_number_names_one_region_at_a_time
             numbers::a_number_that_has_moved_is_found_again
+            numbers::places_may_be_addresses
             regions::atomics_do_what_they_say
             regions::counters_of_many_add_up
             regions::operations_take_effect_in_order

@@ -108,3 +108,33 @@ pub fn a_number_that_has_moved_is_found_again<F: Fixture>(fixture: F) {
     }
     assert_eq!(memories.map(|memory| memory[0].to_ne_bytes()), [[1; 8], [0; 8], [2; 8]]);
 }
+
+/// Peers may name places by their addresses at the owner: by messages and, where the rail can, by itself.
+pub fn places_may_be_addresses<F: Fixture>(fixture: F) {
+    let mut pair = Pair::new(fixture);
+    let to_b = pair.to_b;
+    let mut memory = vec![0u64; 4];
+    let (base, access) = (memory.as_mut_ptr().cast::<u8>(), Access::ALL.and(Access::BY_ADDRESS));
+    let region =
+        pair.b.engine().register_as(base, 32, access, MEMORY_HOST, Some(NUMBER)).expect("it is mapped");
+    assert_eq!(pair.b.engine().region_key(region).err(), Some(Error::Unsupported));
+    let rkey = pair.a.engine().import_number(to_b, NUMBER).expect("the peer is there");
+    let start = base as u64;
+    let add = Element::new(ElementType::U64, ElementOp::Sum, 1, 0).expect("a sum");
+    for round in 1..4u8 {
+        let put = pair.a.put(to_b, rkey, start + 3, &[round; 8]);
+        assert_eq!(finish(&mut pair, put), Ok(Vec::new()));
+        let get = pair.a.get(to_b, rkey, start + 3, 8);
+        assert_eq!(finish(&mut pair, get), Ok(vec![round; 8]));
+        let before = pair.a.element(to_b, rkey, start + 24, &add);
+        assert_eq!(finish(&mut pair, before), Ok(u64::from(round - 1).to_ne_bytes().to_vec()));
+        for beyond in [start - 1, start + 25, 0, 3, u64::MAX] {
+            let put = pair.a.put(to_b, rkey, beyond, &[9; 8]);
+            assert_eq!(finish(&mut pair, put), Err(Error::Bounds), "{round}: {beyond:x} of {start:x}");
+            let get = pair.a.get(to_b, rkey, beyond, 8);
+            assert_eq!(finish(&mut pair, get), Err(Error::Bounds), "{round}: {beyond:x} of {start:x}");
+        }
+    }
+    assert_eq!(pair.b.engine().close_region(region), Ok(()));
+    assert_eq!(memory.iter().flat_map(|word| word.to_ne_bytes()).filter(|byte| *byte == 3).count(), 9);
+}
