@@ -6,12 +6,15 @@ use gridnet::core::matching::Key;
 use gridnet::core::wire::{Address, NodeId, ADDRESS_BYTES};
 
 use crate::abi::{FiAddr, ADDR_UNSPEC};
+use crate::rank;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     all: Vec<Option<Address>>,
     by_node: HashMap<NodeId, FiAddr>,
+    /// Ranks of those that say theirs.
+    ranks: HashMap<FiAddr, u32>,
     /// Numbers that are free again.
     free: Vec<FiAddr>,
     /// Endpoints that it is bound to.
@@ -30,6 +33,7 @@ impl Addresses {
             None => self.all.push(Some(address)),
         }
         self.by_node.entry(address.node).or_insert(number);
+        self.ranks.extend(rank::read(bytes).map(|rank| (number, rank)));
         self.changes += 1;
         Some(number)
     }
@@ -46,6 +50,7 @@ impl Addresses {
                 self.by_node.insert(address.node, other as FiAddr);
             }
         }
+        self.ranks.remove(&number);
         self.free.push(number);
         self.changes += 1;
         true
@@ -54,6 +59,18 @@ impl Addresses {
     /// The address of this number.
     pub(crate) fn get(&self, number: FiAddr) -> Option<&Address> {
         self.all.get(usize::try_from(number).ok()?)?.as_ref()
+    }
+
+    /// Which rank has this number, if it has said so.
+    pub(crate) fn rank(&self, number: FiAddr) -> Option<u32> {
+        self.ranks.get(&number).copied()
+    }
+
+    /// The bytes that were inserted as this number.
+    pub(crate) fn name(&self, number: FiAddr) -> Option<[u8; ADDRESS_BYTES]> {
+        let mut bytes = self.get(number)?.to_bytes();
+        rank::write(&mut bytes, self.rank(number));
+        Some(bytes)
     }
 
     /// The number of a node, or `FI_ADDR_NOTAVAIL`.

@@ -12,7 +12,7 @@ use gridnet::core::error::Error;
 use gridnet::core::matching::{Key, Slab};
 use gridnet::core::rail::{Armed, PeerId, Refusal};
 use gridnet::core::stats::PeerCounters;
-use gridnet::core::wire::Address;
+use gridnet::core::wire::{Address, ADDRESS_BYTES};
 use gridnet::{Shared, ThreadLevel};
 
 use crate::abi::errno;
@@ -23,6 +23,7 @@ use crate::info::INJECT_SIZE;
 use crate::op::{Kind, Op};
 use crate::peers::Peers;
 use crate::quick::Transfer;
+use crate::rank;
 use crate::remote::Remote;
 use crate::state::{Reports, Side};
 
@@ -41,6 +42,8 @@ pub(crate) struct Endpoint {
     pub(super) shared: Arc<Shared>,
     pub(super) cq: CqId,
     name: Address,
+    /// Which rank this process is.
+    rank: Option<u32>,
     pub(crate) vector: Option<Key>,
     pub(crate) tx: Side,
     pub(crate) rx: Side,
@@ -104,6 +107,7 @@ impl Endpoint {
             shared,
             cq,
             name,
+            rank: rank::own(),
             vector: None,
             tx: Side { op_flags: tx_flags, ..Side::default() },
             rx: Side { op_flags: rx_flags, ..Side::default() },
@@ -130,6 +134,13 @@ impl Endpoint {
     /// The address of the endpoint.
     pub(crate) fn name(&self) -> &Address {
         &self.name
+    }
+
+    /// The same as bytes, with the rank of this process.
+    pub(crate) fn name_bytes(&self) -> [u8; ADDRESS_BYTES] {
+        let mut bytes = self.name.to_bytes();
+        rank::write(&mut bytes, self.rank);
+        bytes
     }
 
     /// The sides that flags name: that which sends, that which receives.

@@ -153,11 +153,14 @@ impl Offer {
             echo(&mut self.data_progress, (*domain).data_progress);
             echo(&mut self.av_type, (*domain).av_type);
             // Modes are what a program can live with. Of those it needs not, some are kept: keys that are chosen here are harder to
-            // guess.
             let mr_mode = (*domain).mr_mode;
-            self.mr_mode = mr_mode & (MR_SCALABLE | MR_PROV_KEY);
-            mr_mode & MR_BASIC == 0
-                && is_ours((*domain).name)
+            // guess, and many programs give addresses, whatever they are told.
+            self.mr_mode = match mr_mode & (MR_BASIC | MR_SCALABLE) {
+                0 => mr_mode & (MR_VIRT_ADDR | MR_PROV_KEY),
+                MR_SCALABLE => mr_mode & (MR_SCALABLE | MR_PROV_KEY),
+                _ => MR_BASIC,
+            };
+            is_ours((*domain).name)
                 && (*domain).av_type <= AV_TABLE
                 && (*domain).mr_key_size <= KEY_BYTES
                 && (*domain).mr_iov_limit <= 1

@@ -32,6 +32,7 @@ mod op;
 mod peers;
 mod queue;
 mod quick;
+mod rank;
 mod receive;
 mod remote;
 mod send;

@@ -35,9 +35,9 @@ pub(crate) struct Registered {
 }
 
 impl Memory {
-    /// Memory with libfabric's rights.
-    pub(crate) fn new(base: usize, len: usize, rights: u64) -> Memory {
-        let mut access = Access::LOCAL;
+    /// Memory with libfabric's rights, of which peers name places by offsets or by addresses.
+    pub(crate) fn new(base: usize, len: usize, rights: u64, by_address: bool) -> Memory {
+        let mut access = if by_address { Access::BY_ADDRESS.and(Access::LOCAL) } else { Access::LOCAL };
         if rights & REMOTE_READ != 0 {
             access = access.and(Access::REMOTE_READ);
         }

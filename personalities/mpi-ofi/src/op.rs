@@ -121,7 +121,7 @@ impl Endpoint {
             return self.end_remote(vectors, reports, key, end, failure);
         }
         if let Kind::Opening { .. } = op.kind {
-            return self.node_opened(key, end);
+            return self.node_opened(vectors, key, end);
         }
         if let Kind::Send { .. } = op.kind {
             let report = op.reports;
@@ -129,7 +129,7 @@ impl Endpoint {
             return match failure {
                 None => reports.done(&self.tx, report.then_some(event)),
                 Some(failure) => {
-                    self.complain(end);
+                    self.complain(vectors, end);
                     reports.failed(&self.tx, event, failure);
                 }
             };
@@ -144,7 +144,7 @@ impl Endpoint {
         event.tag = end.tag & !UNTAGGED;
         self.end_receive(reports, key, event, failure);
         if end.status != 0 {
-            self.complain(end);
+            self.complain(vectors, end);
         }
     }
 
@@ -160,7 +160,7 @@ impl Endpoint {
         match self.ops.remove(key).map(|op| op.kind) {
             Some(Kind::Step(errand)) => {
                 if let Some(failure) = failure {
-                    self.complain(end);
+                    self.complain(vectors, end);
                     self.fail_errand(errand, failure);
                 }
                 self.step_ended(reports, errand);
@@ -232,17 +232,19 @@ impl Endpoint {
 
     /// Says in the log why a peer cannot be used, which completions have no room for.
     #[cold]
-    fn complain(&mut self, end: &Completion) {
+    fn complain(&mut self, vectors: &Slab<Addresses>, end: &Completion) {
         let silent = [Error::Canceled.code(), Error::Truncated.code()];
         if silent.contains(&end.status) || self.complaints == MOST_COMPLAINTS {
             return;
         }
         self.complaints += 1;
+        let number = self.source(vectors, end.source);
+        let who = self.describe(vectors, number);
         let Ok(guard) = self.shared.enter() else { return };
         let peer = PeerId::new(end.source);
         let rail = guard.engine.rail_name(peer).unwrap_or("none");
         let Ok((node, _, state, _)) = guard.engine.peer(peer) else { return };
         let error = Error::from_code(end.status).map_or("", Error::text);
-        tracing::warn!(%node, rail, ?state, error, "an operation with a rank failed");
+        tracing::warn!(rank = who.rank, host = who.host, %node, rail, ?state, error, "an operation with a rank failed");
     }
 }

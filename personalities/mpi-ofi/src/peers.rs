@@ -8,7 +8,6 @@ use gridnet::core::completion::Completion;
 use gridnet::core::error::Error;
 use gridnet::core::matching::{Key, Slab};
 use gridnet::core::rail::{PeerId, Refusal};
-use gridnet::core::wire::Address;
 use gridnet::{Fabric, Outlet};
 
 use crate::abi::{FiAddr, ADDR_UNSPEC};
@@ -42,6 +41,13 @@ struct Call {
     state: Progress,
 }
 
+/// Who an operation was with, for the log.
+pub(super) struct Who {
+    /// In the job that its launcher has started.
+    pub(super) rank: String,
+    pub(super) host: String,
+}
+
 enum Progress {
     /// The fabric will say how it went.
     UnderWay,
@@ -73,17 +79,18 @@ impl Endpoint {
         let mut guard = self.shared.enter()?;
         if address.host != self.name().host && guard.is_member() {
             drop(guard);
-            return self.open_node(address, number);
+            return self.open_node(vector, number);
         }
         let opened = guard.engine.open(address);
         drop(guard);
-        let peer = opened.map_err(|refusal| no_path(address, &refusal))?;
+        let peer = opened.map_err(|refusal| no_path(vector, number, &refusal))?;
         self.note_peer(number, peer);
         Ok(peer)
     }
 
     /// Begins to open the node of an address, or says how far that is.
-    fn open_node(&mut self, address: &Address, number: FiAddr) -> Result<PeerId, Error> {
+    fn open_node(&mut self, vector: &Addresses, number: FiAddr) -> Result<PeerId, Error> {
+        let address = vector.get(number).ok_or(Error::NotFound)?;
         let now = Instant::now();
         let since = match self.peers.calls.get(&number) {
             None => now,
@@ -104,19 +111,20 @@ impl Endpoint {
         drop(guard);
         if let Err(refusal) = begun {
             self.drop_op(key);
-            return Err(no_path(address, &refusal));
+            return Err(no_path(vector, number, &refusal));
         }
         self.peers.calls.insert(number, Call { since, state: Progress::UnderWay });
         Err(Error::Again)
     }
 
     /// A node is open, or not.
-    pub(crate) fn node_opened(&mut self, key: Key, end: &Completion) {
+    pub(crate) fn node_opened(&mut self, vectors: &Slab<Addresses>, key: Key, end: &Completion) {
         let Some(Op { kind: Kind::Opening { number, changes }, .. }) = self.ops.remove(key) else { return };
         if changes != self.peers.changes {
             // The address vector has changed meanwhile: the number may be another's.
             return;
         }
+        let Who { rank, host } = self.describe(vectors, number);
         let Some(call) = self.peers.calls.get_mut(&number) else { return };
         let opened = match Error::from_code(end.status) {
             Some(error) => Err(error),
@@ -131,12 +139,26 @@ impl Endpoint {
                 call.state = Progress::Unknown(Instant::now() + UNKNOWN_PAUSE);
             }
             Err(error) => {
-                tracing::warn!(address = number, error = error.text(), "no path to a rank of the session");
+                tracing::warn!(rank, host, error = error.text(), "no path to a rank of the session");
                 // A number that is not there is the program's mistake; a rank that has left is not.
                 let error = if error == Error::NotFound { Error::Unreachable } else { error };
                 call.state = Progress::Over(error);
             }
         }
+    }
+
+    /// Who has a number of the address vector, in the words of people.
+    #[cold]
+    pub(super) fn describe(&self, vectors: &Slab<Addresses>, number: FiAddr) -> Who {
+        let vector = self.vector.and_then(|key| vectors.get(key));
+        let rank = vector.and_then(|vector| vector.rank(number));
+        let rank = rank.map_or_else(|| "unknown".to_owned(), |rank| rank.to_string());
+        let host = match vector.and_then(|vector| vector.get(number)) {
+            Some(address) if address.host == self.name().host => "this one".to_owned(),
+            Some(address) => format!("{:x} {:?}", address.host, address.network),
+            None => "unknown".to_owned(),
+        };
+        Who { rank, host }
     }
 
     /// Forgets what the address vector may have changed.
@@ -207,11 +229,15 @@ fn put<T>(list: &mut Vec<Option<T>>, index: usize, value: T) {
     list[index] = Some(value);
 }
 
-fn no_path(address: &Address, refusal: &Refusal) -> Error {
+fn no_path(vector: &Addresses, number: FiAddr, refusal: &Refusal) -> Error {
     if refusal.error == Error::Again {
         // The program will ask again, perhaps at once.
         return refusal.error;
     }
-    tracing::warn!(node = %address.node, reason = %refusal.reason, "no path to a rank");
+    let rank = vector.rank(number).map_or_else(|| "unknown".to_owned(), |rank| rank.to_string());
+    let address = vector.get(number);
+    let node = address.map_or_else(String::new, |address| address.node.to_string());
+    let network = address.map_or_else(String::new, |address| format!("{:?}", address.network));
+    tracing::warn!(rank, network, node, reason = %refusal.reason, "no path to a rank");
     refusal.error
 }

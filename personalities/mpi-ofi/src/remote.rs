@@ -80,6 +80,8 @@ pub(crate) struct Remote {
     errands: Slab<Errand>,
     /// Steps that the engine had no room for, in their order.
     stalled: std::collections::VecDeque<(Key, Step)>,
+    /// Errands whose peers are to be told, by peers, in their order.
+    to_tell: HashMap<u32, std::collections::VecDeque<Key>>,
     /// The engine's keys, by peers and the program's keys.
     keys: HashMap<(u32, u64), Key>,
 }
@@ -128,13 +130,20 @@ impl Endpoint {
         };
         // One more than there are, so that it does not end before its last step was started.
         let errand = Errand { peer, order, left: 1, failure: None, copy };
+        let tells = errand.order.data.is_some();
         let id = self.remote.errands.insert(errand);
+        if tells {
+            self.remote.to_tell.entry(peer.number()).or_default().push_back(id);
+        }
         let mut is_first = true;
         for step in steps {
             match self.take_step(id, &step) {
                 Err(error) if is_first && (error == Error::Again || is_misuse(error)) => {
                     if let Some(errand) = self.remote.errands.remove(id) {
                         self.give_spare(errand.copy);
+                    }
+                    if let Some(line) = self.remote.to_tell.get_mut(&peer.number()).filter(|_| tells) {
+                        line.pop_back();
                     }
                     return Err(errno::of(error));
                 }
@@ -175,7 +184,7 @@ impl Endpoint {
         let (peer, order) = (errand.peer, errand.order);
         let rkey = match step.act {
             Act::Tell(_) => None,
-            _ => Some(self.remote_key(peer, step.key)?),
+            _ => Some(self.remote_key(peer, step)?),
         };
         let (context, flags) = (order.context, order.kind);
         let op = self.ops.insert(Op { context, flags, reports: false, number: 0, kind: Kind::Step(id) });
@@ -195,8 +204,9 @@ impl Endpoint {
         given
     }
 
-    /// The engine's key for a key of the program's.
-    fn remote_key(&mut self, peer: PeerId, key: u64) -> Result<Key, Error> {
+    /// The engine's key for the program's key of a step.
+    fn remote_key(&mut self, peer: PeerId, step: &Step) -> Result<Key, Error> {
+        let key = step.key;
         if let Some(known) = self.remote.keys.get(&(peer.number(), key)) {
             return Ok(*known);
         }
@@ -210,7 +220,7 @@ impl Endpoint {
         let op = Op { context: 0, flags: 0, reports: false, number: 0, kind: Kind::Question };
         let op = self.ops.insert(op);
         let args = RemoteArgs { cq: self.cq, owner: 0, context: op.to_bits() };
-        let asked = guard.engine.get(peer, rkey, 0, Iov::EMPTY, &args);
+        let asked = guard.engine.get(peer, rkey, step.addr, Iov::EMPTY, &args);
         if !matches!(asked, Ok(Sent::InProgress(_))) {
             self.ops.remove(op);
         }
@@ -259,12 +269,35 @@ impl Endpoint {
     pub(crate) fn step_ended(&mut self, reports: &mut Reports, id: Key) {
         let Some(errand) = self.remote.errands.get_mut(id) else { return };
         errand.left -= 1;
-        if errand.left > 0 {
-            return;
+        let (left, tells, peer) = (errand.left, errand.order.data.is_some(), errand.peer);
+        match left {
+            0 if tells => self.tell_in_order(reports, peer),
+            0 => self.errand_ended(reports, id),
+            _ => {}
         }
-        if let (Some(data), None) = (errand.order.data.take(), errand.failure) {
-            return self.tell(reports, id, data);
+    }
+
+    /// Tells a peer of what has ended, in the order in which it was begun: errands that the kernel does may end before those that go by
+    /// messages.
+    fn tell_in_order(&mut self, reports: &mut Reports, peer: PeerId) {
+        loop {
+            let Some(line) = self.remote.to_tell.get_mut(&peer.number()) else { return };
+            let Some(id) = line.front().copied() else { return };
+            let first = self.remote.errands.get_mut(id).map(|errand| (errand.left, errand));
+            let told = match first {
+                Some((0, errand)) => errand.order.data.take().filter(|_| errand.failure.is_none()),
+                Some(_) => return,
+                None => None,
+            };
+            line.pop_front();
+            match told {
+                Some(data) => self.tell(reports, id, data),
+                None => self.errand_ended(reports, id),
+            }
         }
+    }
+
+    fn errand_ended(&mut self, reports: &mut Reports, id: Key) {
         let Some(Errand { order, failure, copy, peer, .. }) = self.remote.errands.remove(id) else { return };
         self.give_spare(copy);
         if failure.is_some_and(|failure| failure.errno == errno::ENOKEY) {

@@ -109,6 +109,8 @@ pub(crate) struct Wishes {
     pub(crate) automatic: bool,
     /// Keys of registrations are chosen here, and not by the program.
     pub(crate) chooses_keys: bool,
+    /// Places in memory of peers are addresses, not offsets.
+    pub(crate) by_address: bool,
     /// The calls of the program do not overlap (`FI_THREAD_DOMAIN`).
     pub(crate) serialized: bool,
 }

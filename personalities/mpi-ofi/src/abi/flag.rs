@@ -44,10 +44,12 @@ pub(crate) const ORDER_SAS: u64 = 1 << 8;
 /// the eight that say the same of a part of them.
 pub(crate) const ORDER_REGIONS: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 0xff << 32;
 
-/// Modes of registration: the provider chooses keys; what programs of old say for offsets and keys of their own.
-pub(crate) const MR_SCALABLE: i32 = 1 << 1;
+/// Modes of registration: peers name places by addresses; the provider chooses keys.
+pub(crate) const MR_VIRT_ADDR: i32 = 1 << 4;
 pub(crate) const MR_PROV_KEY: i32 = 1 << 6;
+/// What programs of old say for both, and for neither.
 pub(crate) const MR_BASIC: i32 = 1 << 0;
+pub(crate) const MR_SCALABLE: i32 = 1 << 1;
 
 pub(crate) const EP_RDM: u32 = 3;
 pub(crate) const AV_TABLE: u32 = 2;

@@ -126,9 +126,9 @@ unsafe extern "C" fn lookup(av: *mut FidAv, number: FiAddr, out: *mut c_void, le
         let object = unsafe { Object::<FidAv>::of(av) }?;
         let state = object.domain.enter();
         let vector = state.vectors.get(object.key).ok_or(libc::EINVAL)?;
-        let address = vector.get(number).ok_or(libc::EINVAL)?;
+        let name = vector.name(number).ok_or(libc::EINVAL)?;
         // SAFETY: libfabric's promise: room for `len` bytes.
-        unsafe { write_address(address, out, len) };
+        unsafe { write_address(&name, out, len) };
         Ok(())
     })
 }
@@ -137,8 +137,7 @@ unsafe extern "C" fn lookup(av: *mut FidAv, number: FiAddr, out: *mut c_void, le
 ///
 /// # Safety
 /// `len` is valid, and `out` for writes of as many bytes.
-pub(crate) unsafe fn write_address(address: &Address, out: *mut c_void, len: *mut usize) -> bool {
-    let bytes = address.to_bytes();
+pub(crate) unsafe fn write_address(bytes: &[u8; ADDRESS_BYTES], out: *mut c_void, len: *mut usize) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         let room = *len;

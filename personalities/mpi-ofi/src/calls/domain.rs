@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gridnet::core::matching::Key;
 
-use crate::abi::flag::{MR_PROV_KEY, PROGRESS_AUTO, THREAD_DOMAIN};
+use crate::abi::flag::{MR_BASIC, MR_PROV_KEY, MR_VIRT_ADDR, PROGRESS_AUTO, THREAD_DOMAIN};
 use crate::abi::info::Info;
 use crate::abi::object::{missing, DomainOps, Fid, FidDomain, FidOps, CLASS_DOMAIN};
 use crate::boundary::guarded_int;
@@ -54,7 +54,8 @@ pub(crate) unsafe fn open(api: u32, info: &Info, context: *mut c_void) -> Result
     let domain = Domain::new(Wishes {
         api,
         automatic: progress == PROGRESS_AUTO,
-        chooses_keys: mr_mode & MR_PROV_KEY != 0,
+        chooses_keys: mr_mode & (MR_PROV_KEY | MR_BASIC) != 0,
+        by_address: mr_mode & (MR_VIRT_ADDR | MR_BASIC) != 0,
         // Where operations go on without calls, those may overlap with that.
         serialized: threading == THREAD_DOMAIN && progress != PROGRESS_AUTO,
     });

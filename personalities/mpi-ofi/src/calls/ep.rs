@@ -315,7 +315,7 @@ unsafe extern "C" fn getname(fid: *mut Fid, out: *mut c_void, len: *mut usize) -
         let state = object.domain.enter();
         let endpoint = state.endpoints.get(object.key).ok_or(libc::EINVAL)?;
         // SAFETY: libfabric's promise: room for `len` bytes.
-        match unsafe { write_address(endpoint.name(), out, len) } {
+        match unsafe { write_address(&endpoint.name_bytes(), out, len) } {
             true => Ok(()),
             false => Err(errno::ETOOSMALL),
         }

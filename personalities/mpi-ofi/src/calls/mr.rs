@@ -50,7 +50,7 @@ unsafe fn register(fid: *mut Fid, wanted: &Wanted, flags: u64, mr_out: *mut *mut
     if wanted.base.is_null() && wanted.len != 0 {
         return Err(libc::EFAULT);
     }
-    let memory = Memory::new(wanted.base as usize, wanted.len, wanted.access);
+    let memory = Memory::new(wanted.base as usize, wanted.len, wanted.access, domain.wishes.by_address);
     let key = domain.register(memory, (!domain.wishes.chooses_keys).then_some(wanted.key))?;
     let fid = FidMr { fid: head(CLASS_MR, wanted.context, &FID), desc: std::ptr::null_mut(), key };
     // SAFETY: the caller's promise.

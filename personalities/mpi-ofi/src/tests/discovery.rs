@@ -54,12 +54,31 @@ fn what_is_asked_for_in_other_words_is_echoed() {
 }
 
 #[test]
+fn of_modes_of_registration_those_stay_that_make_a_difference() {
+    const LOCAL: i32 = 1 << 2;
+    const ALLOCATED: i32 = 1 << 5;
+    const ENDPOINT: i32 = 1 << 9;
+    for (asked, kept) in [
+        (LOCAL | ALLOCATED | ENDPOINT, 0),
+        (MR_VIRT_ADDR | ALLOCATED | MR_PROV_KEY, MR_VIRT_ADDR | MR_PROV_KEY),
+        (MR_BASIC, MR_BASIC),
+        (MR_SCALABLE | MR_VIRT_ADDR, MR_SCALABLE),
+    ] {
+        let answer = ask(|hints| part!(hints, domain_attr).mr_mode = asked).unwrap();
+        // SAFETY: an answer of the provider's.
+        let info = unsafe { &mut *answer };
+        assert_eq!(part!(info, domain_attr).mr_mode, kept, "{asked:x}");
+        // SAFETY: as above; not used any more.
+        unsafe { release(answer) };
+    }
+}
+
+#[test]
 fn what_there_is_not_is_not_offered() {
     let refused = |what: &str, change: &dyn Fn(&mut Info)| {
         assert_eq!(ask(change).err(), Some(libc::ENODATA), "{what}");
     };
     refused("events of operations of peers", &|hints| hints.caps |= RMA_EVENT);
-    refused("registration as of old", &|hints| part!(hints, domain_attr).mr_mode = MR_BASIC);
     refused("wide keys", &|hints| part!(hints, domain_attr).mr_key_size = 16);
     refused("memory of devices", &|hints| hints.caps |= HMEM);
     refused("connected endpoints", &|hints| part!(hints, ep_attr).kind = 1);
@@ -92,6 +111,11 @@ fn names_have_64_bytes_and_come_back_from_the_vector() {
     let (mut out, mut len) = ([0u8; 64], 64usize);
     assert_eq!(call!(a.av, lookup, 0, out.as_mut_ptr().cast(), &mut len), 0);
     assert_eq!((out, len), (b.name(), 64));
+    let mut ranked = b.name();
+    crate::rank::write(&mut ranked, Some(7));
+    assert_eq!(a.insert(&ranked), (1, 1));
+    assert_eq!(call!(a.av, lookup, 1, out.as_mut_ptr().cast(), &mut len), 0);
+    assert_eq!(out, ranked, "with the rank of who has it");
     let (mut little, mut len) = ([0u8; 8], 8usize);
     // SAFETY: room for 8 bytes.
     let result = unsafe { ((*(*a.ep).cm).getname)(a.ep.cast(), little.as_mut_ptr().cast(), &mut len) };

@@ -1,5 +1,7 @@
 //! Reads and writes of peers' memory.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
 use super::party::{call, close, Party, Setup};
 use crate::abi::errno;
 use crate::abi::flag::*;
@@ -243,6 +245,92 @@ fn keys_are_chosen_here_when_the_program_can_live_with_it_and_new_endpoints_show
 }
 
 #[test]
+fn places_are_addresses_where_the_program_says_so() {
+    for mr_mode in [MR_VIRT_ADDR, MR_BASIC] {
+        let (a, b) = Party::pair(Setup { mr_mode, ..Setup::default() });
+        let mut memory = [0u8; 64];
+        let start = memory.as_ptr() as u64;
+        let mr = b.register(&mut memory, BOTH, KEY).unwrap();
+        // SAFETY: an open registration.
+        let key = unsafe { (*mr).key };
+        assert_eq!(key == KEY, mr_mode == MR_VIRT_ADDR, "who chooses keys");
+        // By messages first, then by the rail itself where it can.
+        for round in 1..4 {
+            let mut back = [0u8; 8];
+            assert_eq!(write(&a, &[round; 8], start + 5, key, 1), 0);
+            assert_eq!(end_of_next(&a, &b), 0);
+            assert_eq!(read(&a, &mut back, start + 5, key, 1), 0);
+            assert_eq!(end_of_next(&a, &b), 0);
+            assert_eq!(back, [round; 8]);
+            for beyond in [start - 1, start + 57, 0, 5, u64::MAX] {
+                assert_eq!(write(&a, &[9; 8], beyond, key, 1), 0);
+                assert_eq!(end_of_next(&a, &b), libc::EOVERFLOW, "{beyond:x} of {start:x}");
+            }
+        }
+        assert_eq!(close(mr), 0);
+        assert_eq!(memory.iter().filter(|byte| **byte == 3).count(), 8);
+        assert_eq!(memory.iter().filter(|byte| **byte == 0).count(), 56);
+    }
+}
+
+/// A peer reads and writes by the kernel, over and over; once the registration has ended, it does neither.
+#[test]
+fn peers_come_out_of_memory_before_its_registration_ends() {
+    const LEN: usize = 4 << 20;
+    const ROUNDS: u8 = 8;
+    let (a, b) = Party::pair(Setup { serialized: false, ..Setup::default() });
+    let mut memory = vec![0; LEN];
+    for round in 0..ROUNDS {
+        memory.fill(1);
+        let mr = b.register(&mut memory, BOTH, KEY).unwrap();
+        let (count, over) = (AtomicU32::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let peer = Movable(&a);
+            let (count, over) = (&count, &over);
+            let peer = scope.spawn(move || {
+                let peer = peer;
+                let (mut to, from) = (vec![1; LEN], vec![1; LEN]);
+                loop {
+                    let is_read = (count.load(Ordering::Relaxed) + u32::from(round)).is_multiple_of(2);
+                    let begun = if is_read {
+                        read(peer.0, &mut to, 0, KEY, 1)
+                    } else {
+                        write(peer.0, &from, 0, KEY, 1)
+                    };
+                    assert_eq!(begun, 0);
+                    // The other thread drives the owner.
+                    let error = end_of_next(peer.0, peer.0);
+                    assert!(to.iter().all(|byte| *byte == 1), "bytes of after the end were read");
+                    if error != 0 {
+                        over.store(true, Ordering::Release);
+                        return error;
+                    }
+                    count.fetch_add(1, Ordering::Release);
+                }
+            });
+            let drive_until = |is_there: &dyn Fn() -> bool| {
+                let end = std::time::Instant::now() + super::party::PATIENCE;
+                while !is_there() {
+                    b.drive();
+                    assert!(std::time::Instant::now() < end);
+                }
+            };
+            drive_until(&|| count.load(Ordering::Acquire) > 2);
+            assert_eq!(close(mr), 0);
+            memory.fill(2);
+            drive_until(&|| over.load(Ordering::Acquire));
+            assert_eq!(peer.join().ok(), Some(errno::ENOKEY));
+        });
+        assert!(memory.iter().all(|byte| *byte == 2), "written after the end");
+    }
+}
+
+/// For tests that call for a party by another thread than the one that made it, with a lock or one at a time.
+struct Movable<'a>(&'a Party);
+// SAFETY: the tests see to what is said above.
+unsafe impl Send for Movable<'_> {}
+
+#[test]
 fn who_writes_to_a_peer_that_has_gone_is_told() {
     let (a, mut b) = Party::pair(Setup::default());
     let mut memory = [0u8; 8];
@@ -292,10 +380,6 @@ fn without_room_nothing_is_lost_and_what_is_refused_has_not_happened() {
 
 #[test]
 fn a_closed_endpoint_has_written_what_it_was_given() {
-    struct Movable<'a>(&'a Party);
-    // SAFETY: one thread at a time calls for a party.
-    unsafe impl Send for Movable<'_> {}
-
     // Few enough for a slow machine: they have 5 s.
     let count = 200u64;
     let (mut a, b) = Party::pair(Setup::default());
