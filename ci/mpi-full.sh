@@ -5,6 +5,7 @@
 
 ci/mpi.sh
 ci/mpi-debian.sh
+ci/mpi-hosts.sh --spawn
 RESULTS=ci/results/mpi-last.txt
 failed=0
 
