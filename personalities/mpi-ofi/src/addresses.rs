@@ -26,14 +26,15 @@ pub(crate) struct Addresses {
 impl Addresses {
     /// Adds an address; `None` when the bytes are none.
     pub(crate) fn insert(&mut self, bytes: &[u8; ADDRESS_BYTES]) -> Option<FiAddr> {
-        let address = Address::parse(bytes).ok()?;
+        let (plain, rank) = rank::split(bytes);
+        let address = Address::parse(&plain).ok()?;
         let number = self.free.pop().unwrap_or(self.all.len() as FiAddr);
         match self.all.get_mut(number as usize) {
             Some(place) => *place = Some(address),
             None => self.all.push(Some(address)),
         }
         self.by_node.entry(address.node).or_insert(number);
-        self.ranks.extend(rank::read(bytes).map(|rank| (number, rank)));
+        self.ranks.extend(rank.map(|rank| (number, rank)));
         self.changes += 1;
         Some(number)
     }

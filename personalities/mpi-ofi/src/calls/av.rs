@@ -158,7 +158,7 @@ unsafe extern "C" fn straddr(
     guarded(|| {
         // SAFETY: libfabric's promise: an address of the provider's length.
         let bytes = unsafe { *address.cast::<[u8; ADDRESS_BYTES]>() };
-        let text = match Address::parse(&bytes) {
+        let text = match Address::parse(&crate::rank::split(&bytes).0) {
             Ok(address) => format!("fi_addr_gridnet://{}/{:?}", address.node, address.network),
             Err(_) => "fi_addr_gridnet://(no address)".to_owned(),
         };
