@@ -14,7 +14,7 @@ use gridnet_uring_tcp::{Session, Way};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConnection, ServerConnection};
 
-use crate::assembly::{Desk, PLAIN, TCP};
+use crate::assembly::{Desk, Direction, PLAIN, TCP};
 use crate::config::Config;
 use crate::member::Membership;
 
@@ -81,12 +81,12 @@ impl Agreeing {
     }
 
     /// Whether this rail is for a fabric.
-    fn allows(&self, fabric: NodeId) -> bool {
+    fn allows(&self, fabric: NodeId, direction: Direction) -> bool {
         if self.rail == TCP && self.desk.has_rules_near() {
             // Of those who come by address nobody asks first, which would have them looked at.
             self.assembler.upgrade().iter().for_each(|assembler| assembler.look_for_rules());
         }
-        self.desk.allows(self.rail, fabric)
+        self.desk.allows(self.rail, fabric, direction)
     }
 
     /// Why it is not.
@@ -117,9 +117,9 @@ impl Session for Agreeing {
     fn check(&self, shown: &[CertificateDer<'_>], fabric: NodeId) -> Result<(), Refusal> {
         self.members.check(shown, fabric)?;
         let why = match self.rail {
-            _ if self.allows(fabric) => return Ok(()),
+            _ if self.allows(fabric, Direction::IsCalled) => return Ok(()),
             // Where its rules are is nobody else's business.
-            TCP => "by rules (GRIDNET_SESSION_RULES) members are let in by node id, not by address: nothing was agreed on".into(),
+            TCP => "by the rules of who is called members are let in by node id, not by address: nothing was agreed on".into(),
             _ => self.not_agreed(),
         };
         Err(Refusal::new(Error::Permission, format!("{why} with node {fabric}")))
@@ -167,7 +167,7 @@ impl Way for Agreeing {
     fn connect(&self, address: &Address) -> Option<Result<OwnedFd, Refusal>> {
         // "Not there" is what others say of it that have nothing to do with the address.
         let error = if self.rail == TCP { Error::Permission } else { Error::Unreachable };
-        (!self.allows(address.node)).then(|| Err(Refusal::new(error, self.not_agreed())))
+        (!self.allows(address.node, Direction::Calls)).then(|| Err(Refusal::new(error, self.not_agreed())))
     }
 }
 

@@ -536,9 +536,16 @@ fn rules_that_come_bind_those_who_have_an_address() {
 
 /// Whether rules are on a file system that is looked at where nothing may wait.
 fn is_near(scene: &Scene) -> bool {
-    use nix::sys::statfs::{statfs, BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC};
-    let near = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC];
-    let is_near = |path: &Path| statfs(path).is_ok_and(|of| near.contains(&of.filesystem_type()));
+    use nix::sys::statfs as fs;
+    let near = [
+        fs::EXT4_SUPER_MAGIC,
+        fs::XFS_SUPER_MAGIC,
+        fs::BTRFS_SUPER_MAGIC,
+        fs::F2FS_SUPER_MAGIC,
+        fs::TMPFS_MAGIC,
+        fs::OVERLAYFS_SUPER_MAGIC,
+    ];
+    let is_near = |path: &Path| fs::statfs(path).is_ok_and(|of| near.contains(&of.filesystem_type()));
     scene.scratch.0.ancestors().all(is_near)
 }
 

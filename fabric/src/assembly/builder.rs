@@ -130,7 +130,7 @@ impl Builder for Desk {
     /// Endpoints have no first data: what is said over them are messages.
     fn begin(&self, order: &Order, _: Vec<u8>) {
         if let Ok(rail) = rail_of(&order.stack) {
-            self.agreed(rail, order.key.from);
+            self.agreed(rail, order.key.from, (&order.key).into());
         }
     }
 
@@ -222,7 +222,7 @@ fn read_place(place: &[u8], to: NodeId) -> Result<Address, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::permits::Try;
+    use super::super::permits::{Direction, Try};
     use super::super::SERVICE;
     use super::*;
 
@@ -319,13 +319,13 @@ mod tests {
             {
                 let order = order(stack, deadline);
                 desk.build(&order).unwrap();
-                assert_eq!(desk.allows(rail, node), allows, "{stack}");
+                assert_eq!(desk.allows(rail, node, Direction::IsCalled), allows, "{stack}");
             }
             Builder::close(&desk, &order(stack, later).key);
-            assert!(!desk.allows(rail, node), "nothing has come of it");
+            assert!(!desk.allows(rail, node, Direction::IsCalled), "nothing has come of it");
         }
         desk.build(&order("tls/tcp", later)).unwrap();
-        assert!(!desk.allows(PLAIN, node), "sealed is not plain");
+        assert!(!desk.allows(PLAIN, node, Direction::IsCalled), "sealed is not plain");
         for (stack, streams) in [("tls/tcp(streams=3)", Some(3)), ("shm", Some(3)), ("tls/tcp", None)] {
             desk.build(&order(stack, later)).unwrap();
             assert_eq!(desk.streams(node), streams, "{stack}");
@@ -346,11 +346,17 @@ mod tests {
             while !desk.is_busy() {
                 std::thread::yield_now();
             }
-            assert!(desk.allows(RELAY, node) || Instant::now() >= deadline, "it is tried");
+            assert!(
+                desk.allows(RELAY, node, Direction::IsCalled) || Instant::now() >= deadline,
+                "it is tried"
+            );
             assert!(tried.join().unwrap().is_err());
         });
         desk.allow(RELAY, address(8).node, Try::from(&path), later);
         desk.disconnect(address(8).node, &path);
-        assert!(!desk.allows(RELAY, node) && !desk.allows(RELAY, address(8).node));
+        assert!(
+            !desk.allows(RELAY, node, Direction::IsCalled)
+                && !desk.allows(RELAY, address(8).node, Direction::IsCalled)
+        );
     }
 }

@@ -18,7 +18,7 @@ use gridnet_meta::member::Pending;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::builder::Here;
-use super::permits::{Permits, Try, NODES_MAX};
+use super::permits::{Direction, Permits, Try, NODES_MAX};
 use super::rules_file::RulesFile;
 use super::stories::Stories;
 use super::{PLAIN, RELAY, TCP};
@@ -328,9 +328,9 @@ impl Desk {
     }
 
     /// The other side has the answer to what it has asked for.
-    pub(super) fn agreed(&self, rail: &str, node: NodeId) {
+    pub(super) fn agreed(&self, rail: &str, node: NodeId, of: Try) {
         if let Some(permits) = self.lock().permits_of(rail) {
-            permits.agreed(node);
+            permits.agreed(node, of);
         }
     }
 
@@ -349,9 +349,9 @@ impl Desk {
         self.lock().permits.iter_mut().for_each(|(_, permits)| permits.revoke());
     }
 
-    /// Whether a rail is allowed to and from a node; those that are for everybody are.
-    pub(crate) fn allows(&self, rail: &str, node: NodeId) -> bool {
-        self.lock().permits_of(rail).is_none_or(|permits| permits.allows(node, Instant::now()))
+    /// Whether a rail is allowed to or from a node; those that are for everybody are.
+    pub(crate) fn allows(&self, rail: &str, node: NodeId, direction: Direction) -> bool {
+        self.lock().permits_of(rail).is_none_or(|permits| permits.allows(node, direction, Instant::now()))
     }
 
     /// A link with a node has come up over a rail.

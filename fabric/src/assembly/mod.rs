@@ -32,6 +32,7 @@ pub(crate) use desk::{Desk, Ended, Wish};
 pub(crate) use edges::Edges;
 pub(crate) use lookout::Lookout;
 pub(crate) use opening::{tend, Calling};
+pub(crate) use permits::Direction;
 pub(crate) use pipes::{take_pipes, Pipes};
 pub(crate) use rules_file::RulesFile;
 pub(crate) use worker::Workers;

@@ -34,6 +34,22 @@ impl From<&Path> for Try {
     }
 }
 
+/// Which of two connects: rules have a direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// This side.
+    Calls,
+    /// The other side.
+    IsCalled,
+}
+
+impl Direction {
+    /// Whether it is that of whoever has asked.
+    fn is_of(self, of: Try) -> bool {
+        matches!((self, of), (Direction::Calls, Try::Asking(..)) | (Direction::IsCalled, Try::Asked(..)))
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Permits {
@@ -50,8 +66,8 @@ pub(super) struct Permits {
 struct ByAddress {
     /// There are rules: to have the address is not enough.
     is_bound: bool,
-    /// With whom a connection was agreed on since the rules came into force. It may be made anew, without being asked for before, as the
-    /// grant says that goes with it; it is forgotten as that is.
+    /// Who has asked for a connection, and has got it, since the rules came into force. They may call anew before they ask again, as the
+    /// grant says that goes with the answer; it is forgotten as that is.
     agreed: BTreeSet<NodeId>,
 }
 
@@ -68,9 +84,11 @@ impl Permits {
         }
     }
 
-    /// The other side has its answer, and may connect by it until the rules change.
-    pub(super) fn agreed(&mut self, node: NodeId) {
-        if let Some(ByAddress { agreed, .. }) = &mut self.address {
+    /// The other side has the answer to what it has asked for, and may connect by it until the rules change. Not when the try is over,
+    /// as by rules that have changed meanwhile.
+    pub(super) fn agreed(&mut self, node: NodeId, of: Try) {
+        let goes_on = self.tries.get(&node).is_some_and(|tries| tries.contains_key(&of));
+        if let Some(ByAddress { agreed, .. }) = self.address.as_mut().filter(|_| goes_on) {
             insert(agreed, node);
         }
     }
@@ -95,7 +113,6 @@ impl Permits {
         }
         if let Some(until) = self.tries.get_mut(&node).and_then(|tries| tries.get_mut(&of)) {
             *until = None;
-            self.agreed(node);
         }
     }
 
@@ -128,14 +145,15 @@ impl Permits {
     }
 
     /// Whether the rail is allowed. Asking changes nothing: who is greeted and goes has no more time for it.
-    pub(super) fn allows(&self, node: NodeId, now: Instant) -> bool {
-        let is_tried =
-            self.tries.get(&node).is_some_and(|tries| tries.values().any(|until| is_live(*until, now)));
-        is_tried
-            || self.address.as_ref().is_some_and(|address| {
-                // What stands need not have been agreed on: it may be older than the rules.
-                !address.is_bound || address.agreed.contains(&node) || self.linked.contains(&node)
-            })
+    pub(super) fn allows(&self, node: NodeId, direction: Direction, now: Instant) -> bool {
+        let mut tries =
+            self.tries.get(&node).into_iter().flatten().filter(|(_, until)| is_live(**until, now));
+        let Some(ByAddress { is_bound, agreed }) = &self.address else { return tries.next().is_some() };
+        // What stands need not have been agreed on: it may be older than the rules.
+        !is_bound
+            || self.linked.contains(&node)
+            || tries.any(|(of, _)| direction.is_of(*of))
+            || direction == Direction::IsCalled && agreed.contains(&node)
     }
 
     /// A link with the node has come up: what it was agreed on by stands. Of tries of this side [`Self::keep`] says so.
@@ -164,6 +182,7 @@ fn is_live(until: Option<Instant>, now: Instant) -> bool {
 mod tests {
     use std::time::Duration;
 
+    use super::Direction::{Calls, IsCalled};
     use super::*;
 
     const LATER: Duration = Duration::from_secs(1);
@@ -178,21 +197,21 @@ mod tests {
         let (first, second) = (Try::Asked(1, 1, 0), Try::Asked(1, 2, 0));
         permits.allow(node(1), first, now + LATER, now);
         permits.allow(node(1), second, now + LATER, now);
-        assert!(permits.allows(node(1), now) && !permits.allows(node(2), now));
+        assert!(permits.allows(node(1), IsCalled, now) && !permits.allows(node(2), IsCalled, now));
         permits.withdraw(node(1), second);
-        assert!(permits.allows(node(1), now), "the other one goes on");
+        assert!(permits.allows(node(1), IsCalled, now), "the other one goes on");
         permits.withdraw(node(1), first);
-        assert!(!permits.allows(node(1), now) && permits.tries.is_empty());
+        assert!(!permits.allows(node(1), IsCalled, now) && permits.tries.is_empty());
         permits.allow(node(1), first, now + LATER, now);
         permits.revoke();
-        assert!(!permits.allows(node(1), now) && permits.tries.is_empty());
+        assert!(!permits.allows(node(1), IsCalled, now) && permits.tries.is_empty());
         permits.allow(node(1), first, now + LATER, now);
         permits.linked(node(1), now);
         permits.allow(node(1), second, now + LATER, now);
         permits.revoke();
-        assert!(permits.allows(node(1), now + LATER), "what stands stays");
+        assert!(permits.allows(node(1), IsCalled, now + LATER), "what stands stays");
         permits.withdraw(node(1), first);
-        assert!(!permits.allows(node(1), now), "and nothing else does");
+        assert!(!permits.allows(node(1), IsCalled, now), "and nothing else does");
     }
 
     #[test]
@@ -203,15 +222,18 @@ mod tests {
             permits.allow(node(number), of, late, now);
         }
         // Who is greeted is asked for again and again, and has no more time for it.
-        assert!((1..4).all(|number| permits.allows(node(number), now)));
-        assert!((1..4).all(|number| !permits.allows(node(number), late)));
+        assert!((1..4).all(|number| permits.allows(node(number), IsCalled, now)));
+        assert!((1..4).all(|number| !permits.allows(node(number), IsCalled, late)));
         permits.linked(node(1), now);
         permits.linked(node(3), late);
         permits.linked(node(2), now);
-        assert!(!permits.allows(node(2), late), "the try of this side says itself how it has gone");
+        assert!(!permits.allows(node(2), IsCalled, late), "the try of this side says itself how it has gone");
         permits.keep(node(2), asking);
-        assert!(permits.allows(node(1), late) && permits.allows(node(2), late), "what stands may come again");
-        assert!(!permits.allows(node(3), late), "too late");
+        assert!(
+            permits.allows(node(1), IsCalled, late) && permits.allows(node(2), IsCalled, late),
+            "what stands may come again"
+        );
+        assert!(!permits.allows(node(3), IsCalled, late), "too late");
     }
 
     #[test]
@@ -222,13 +244,13 @@ mod tests {
         permits.linked(node(1), now);
         permits.keep(node(1), stands);
         permits.gone(node(2));
-        assert!(permits.allows(node(1), now + LATER));
+        assert!(permits.allows(node(1), IsCalled, now + LATER));
         permits.allow(node(1), goes_on, now + LATER, now);
         permits.gone(node(1));
-        assert!(permits.allows(node(1), now), "it is being tried again");
+        assert!(permits.allows(node(1), IsCalled, now), "it is being tried again");
         // It is heard only now that the link had come up, which is over.
         permits.keep(node(1), goes_on);
-        assert!(!permits.allows(node(1), now + LATER) && permits.linked.is_empty());
+        assert!(!permits.allows(node(1), IsCalled, now + LATER) && permits.linked.is_empty());
     }
 
     #[test]
@@ -241,49 +263,67 @@ mod tests {
             assert!(permits.tries[&node(1)].len() <= TRIES_MAX);
             now += LATER;
         }
-        assert!(permits.allows(node(1), now + LATER));
+        assert!(permits.allows(node(1), IsCalled, now + LATER));
     }
 
     #[test]
     fn who_has_an_address_may_come_until_there_are_rules() {
         let (mut permits, now) = (Permits::by_address(), Instant::now());
-        assert!(permits.allows(node(1), now), "there are none");
+        assert!(permits.allows(node(1), IsCalled, now), "there are none");
         permits.linked(node(1), now);
         permits.bind(true);
-        assert!(permits.allows(node(1), now + LATER), "it stands");
-        assert!(!permits.allows(node(2), now) && !permits.allows(node(3), now));
+        assert!(permits.allows(node(1), IsCalled, now + LATER), "it stands");
+        assert!(!permits.allows(node(2), IsCalled, now) && !permits.allows(node(3), IsCalled, now));
         permits.gone(node(1));
-        assert!(!permits.allows(node(1), now), "it has never been agreed on");
+        assert!(!permits.allows(node(1), IsCalled, now), "it has never been agreed on");
         permits.bind(false);
-        assert!(permits.allows(node(2), now));
+        assert!(permits.allows(node(2), IsCalled, now));
     }
 
     #[test]
-    fn who_was_agreed_with_may_come_again_until_rules_change() {
+    fn who_has_asked_may_come_again_until_rules_change() {
         let (mut permits, now) = (Permits::by_address(), Instant::now());
         permits.bind(true);
-        let [asking, asked] = [Try::Asking(1, 0, 1), Try::Asked(1, 1, 0)];
-        permits.allow(node(1), asking, now + LATER, now);
-        permits.allow(node(2), asked, now + LATER, now);
-        permits.agreed(node(2));
-        for number in [1, 2] {
-            permits.linked(node(number), now);
-            permits.keep(node(number), asking);
-            permits.gone(node(number));
-            assert!(
-                permits.allows(node(number), now + LATER),
-                "the conversation {number} is over, and may begin anew"
-            );
-            permits.linked(node(number), now);
-        }
-        permits.revoke();
-        assert!(permits.allows(node(1), now) && permits.allows(node(2), now), "what stands stays");
+        let asked = Try::Asked(1, 1, 0);
+        permits.allow(node(1), asked, now + LATER, now);
+        assert!(
+            permits.allows(node(1), IsCalled, now) && !permits.allows(node(1), Calls, now),
+            "it has asked"
+        );
+        permits.agreed(node(1), asked);
+        permits.linked(node(1), now);
+        assert!(permits.allows(node(1), Calls, now), "what stands is made anew by either side");
         permits.gone(node(1));
-        assert!(!permits.allows(node(1), now) && permits.allows(node(2), now));
-        // Nobody was agreed with who never came up on this side.
-        permits.allow(node(3), asking, now + LATER, now);
-        permits.keep(node(3), asking);
-        permits.withdraw(node(3), asking);
-        assert!(!permits.allows(node(3), now));
+        assert!(permits.allows(node(1), IsCalled, now + LATER), "it is over, and may begin anew");
+        assert!(!permits.allows(node(1), Calls, now + LATER), "for who has asked");
+        permits.linked(node(1), now);
+        permits.revoke();
+        assert!(permits.allows(node(1), IsCalled, now), "what stands stays");
+        permits.gone(node(1));
+        assert!(!permits.allows(node(1), IsCalled, now));
+        // The rules have changed while it was answered.
+        permits.allow(node(2), asked, now + LATER, now);
+        permits.revoke();
+        permits.agreed(node(2), asked);
+        assert!(!permits.allows(node(2), IsCalled, now));
+    }
+
+    #[test]
+    fn who_was_asked_may_come_while_it_stands() {
+        let (mut permits, now) = (Permits::by_address(), Instant::now());
+        permits.bind(true);
+        let asking = Try::Asking(1, 0, 1);
+        permits.allow(node(1), asking, now + LATER, now);
+        assert!(
+            permits.allows(node(1), Calls, now) && !permits.allows(node(1), IsCalled, now),
+            "this side asks"
+        );
+        permits.linked(node(1), now);
+        permits.keep(node(1), asking);
+        assert!(
+            permits.allows(node(1), Calls, now + LATER) && permits.allows(node(1), IsCalled, now + LATER)
+        );
+        permits.gone(node(1));
+        assert!([Calls, IsCalled].iter().all(|direction| !permits.allows(node(1), *direction, now)));
     }
 }

@@ -11,6 +11,7 @@ use gridnet_meta::member::Member;
 use gridnet_uring_tcp::{Adopter, Way};
 
 use super::desk::Desk;
+use super::permits::Direction;
 use super::{RELAY, SERVICE};
 
 /// How long the other side may take to answer whether it takes a pipe: as long as the rail waits for it.
@@ -31,7 +32,7 @@ impl Pipes {
 
     fn begin(&self, node: NodeId) -> Result<OwnedFd, Refusal> {
         let refused = |why: String| Refusal::new(Error::Unreachable, why);
-        if !self.desk.allows(RELAY, node) {
+        if !self.desk.allows(RELAY, node, Direction::Calls) {
             return Err(refused("no stack was agreed on that goes through the bootstrap channel".to_owned()));
         }
         let member = self.member.upgrade().ok_or_else(|| refused("the session is over".to_owned()))?;
@@ -58,7 +59,7 @@ pub(crate) fn take_pipes(member: &Member, desk: &Arc<Desk>, adopter: Adopter) {
         if about != SERVICE.as_bytes() {
             return Err("there is no such service".to_owned());
         }
-        if !desk.allows(RELAY, from) {
+        if !desk.allows(RELAY, from, Direction::IsCalled) {
             return Err("it was not agreed on".to_owned());
         }
         adopter.adopt(from, pipe.into_parts().0.into()).map_err(|why| why.reason)

@@ -71,8 +71,15 @@ gridnet_stream *Call::connect(const std::optional<gridnet_address> &known, Fault
     }
     if (where.flags & GRIDNET_LOCATION_HERE) {
         gridnet_stream *stream = by_address(*known, fault);
+        bool gone = is_gone(fault.status);
+        if (stream == nullptr && fault.status == GRIDNET_ERR_PERMISSION) {
+            /* Where a session has rules, an address leads to processes of this user only: others are reached as nodes. */
+            Fault other;
+            stream = by_node(where.node, other);
+            gone = other.status == GRIDNET_ERR_NOT_FOUND;
+        }
         /* Started again it has the same name. Who refuses is there: the name could be that of another one, of this user. */
-        if (stream != nullptr || !is_gone(fault.status))
+        if (stream != nullptr || !gone)
             return stream;
         std::string before = fault.text;
         stream = by_name(fault);
