@@ -392,6 +392,18 @@ fn reads_that_were_there() {
     assert_eq!(rogue.side.qp.state(), State::Rts);
 }
 
+/// A part of an answer that still waits is asked for: all of it comes, once.
+#[test]
+fn reads_that_wait_are_not_cut_short() {
+    let mut rogue = rogue();
+    let (whole, tail) = (rogue.reth(0, 3000), rogue.reth(1024, 1024));
+    rogue.send(Header::ReadRequest(whole), b"");
+    rogue.psn = Psn::new(PSN + 1);
+    rogue.send(Header::ReadRequest(tail), b"");
+    let numbers: Vec<_> = rogue.answers().iter().map(|(psn, _)| psn.value() - PSN).collect();
+    assert_eq!(numbers, [0, 1, 2]);
+}
+
 /// The network repeats the request of a read that is done, and whose memory is gone since: that breaks nothing.
 #[test]
 fn a_read_that_was_there_of_memory_that_is_gone() {

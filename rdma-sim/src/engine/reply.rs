@@ -156,13 +156,19 @@ impl Replies {
         if !known {
             return;
         }
-        // The answer may still be under way: then it begins anew, instead of going on to be followed by another one.
+        // The answer may still be under way: then it goes on, or begins anew from there, instead of being followed by another one. What
+        // is asked for may be a part, as when the peer only looks whether somebody is there: the rest of the answer comes as well.
         let waiting = self.queue.iter_mut().find_map(|reply| match reply {
             Reply::Read(read) if is_part(read.psn, &read.reth) || read.psn == psn => Some(read),
             _ => None,
         });
         match waiting {
-            Some(read) => *read = ReadReply { psn, reth, sent: 0, again: read.again },
+            Some(read) if read.comes_to(psn, &reth, mtu) => {}
+            Some(read) => {
+                let length = read.end().saturating_sub(reth.address).max(reth.length.into());
+                let reth = Reth { length: u32::try_from(length).unwrap_or(reth.length), ..reth };
+                *read = ReadReply { psn, reth, sent: 0, again: read.again };
+            }
             None => self.push(Reply::Read(ReadReply { psn, reth, sent: 0, again: true })),
         }
     }
@@ -208,6 +214,18 @@ impl Replies {
 }
 
 impl ReadReply {
+    /// Where its last byte ends.
+    fn end(&self) -> u64 {
+        self.reth.address.saturating_add(self.reth.length.into())
+    }
+
+    /// Whether what is still to be said of it has all of this answer.
+    fn comes_to(&self, psn: Psn, reth: &Reth, mtu: Mtu) -> bool {
+        let ahead = psn.since(self.psn);
+        (self.sent..mtu.packets(self.reth.length)).contains(&ahead)
+            && reth.address.saturating_add(reth.length.into()) <= self.end()
+    }
+
     /// Appends the next answer; false when the peer must not have it any more.
     fn encode_next(
         &mut self,
