@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-use common::process::{command, descriptors, role, start, start_by, Peer};
+use common::process::{command, descriptors, role, start_by, Peer};
 use common::{echo, exactly, from_any, within, Buffer, Party, Scratch, PATIENCE};
 use gridnet::core::error::Error;
 use gridnet::core::rail::PeerId;
@@ -16,6 +16,9 @@ use nix::unistd::Pid;
 const LO: (&str, &str) = ("GRIDNET_NET_INTERFACES", "127.0.0.1");
 const INSECURE: (&str, &str) = ("GRIDNET_NET_INSECURE", "1");
 const VERBS: (&str, &str) = ("GRIDNET_RAILS", "verbs,self");
+const WIRE: &str = "GRIDNET_VERBS_WIRE";
+/// Less than the slots of a connection take.
+const CONNECTION_PAGES: usize = 512;
 const ECHOES: usize = 20;
 const LARGE: usize = 1_000_000;
 
@@ -23,7 +26,9 @@ const LARGE: usize = 1_000_000;
 #[ignore = "a role that the other tests start"]
 fn child() {
     let Some((role, dir)) = role() else { return };
-    let party = Party::open(&dir, Some("echo"), ThreadLevel::Serialized, &[VERBS, LO, INSECURE]);
+    let wire = std::env::var(WIRE).unwrap_or_else(|_| "udp".into());
+    let options = [VERBS, LO, INSECURE, (WIRE, wire.as_str())];
+    let party = Party::open(&dir, Some("echo"), ThreadLevel::Serialized, &options);
     println!("ready {}", std::process::id());
     match role.as_str() {
         "echo" => echo(&party, ECHOES, LARGE),
@@ -55,20 +60,26 @@ fn ask(party: &Party, to: PeerId, len: usize, byte: u8) {
 
 #[test]
 fn two_processes_talk_and_find_each_other_by_name() {
-    within(4 * PATIENCE, || {
+    talk("udp", "link verbs from 127.0.0.1:");
+}
+
+#[test]
+fn two_processes_talk_through_shared_memory() {
+    talk("shm", "link verbs from [100::");
+}
+
+fn talk(wire: &'static str, way: &'static str) {
+    within(4 * PATIENCE, move || {
         let scratch = Scratch::new();
-        let _peer = start("echo", &scratch.0);
-        let party = open(&scratch, &[]);
+        let _peer = start_over(wire, "echo", &scratch);
+        let party = open(&scratch, &[(WIRE, wire)]);
         let to = find(&party);
         for i in 0..ECHOES {
             ask(&party, to, [0, 8, 5000, 100_000, LARGE][i % 5], i as u8);
         }
         let why = party.enter().explain(to).unwrap();
         assert!(why.contains("rail verbs in use"), "{why}");
-        assert!(
-            why.contains("link verbs from 127.0.0.1:") && why.contains("neither sealed nor signed"),
-            "{why}"
-        );
+        assert!(why.contains(way) && why.contains("neither sealed nor signed"), "{why}");
         party.send(to, b"!", 3, false).unwrap();
     });
 }
@@ -76,23 +87,49 @@ fn two_processes_talk_and_find_each_other_by_name() {
 /// Also one that says nothing: what is waited for ends, and nothing of it stays here.
 #[test]
 fn killed_processes_are_noticed_and_leave_nothing() {
-    within(8 * PATIENCE, || {
+    leave_nothing("udp");
+}
+
+#[test]
+fn killed_processes_leave_nothing_in_shared_memory() {
+    leave_nothing("shm");
+}
+
+fn leave_nothing(wire: &'static str) {
+    within(8 * PATIENCE, move || {
         let mut before = None;
         let scratch = Scratch::new();
-        let party = open(&scratch, &[]);
+        let party = open(&scratch, &[(WIRE, wire)]);
         for _ in 0..4 {
-            let mut peer = start("victim", &scratch.0);
+            let mut peer = start_over(wire, "victim", &scratch);
             let to = find(&party);
-            ask(&party, to, 100, 7);
+            for len in [100, LARGE] {
+                ask(&party, to, len, 7);
+            }
             party.receive(exactly(to, 9), Buffer::new(8)).unwrap();
             peer.kill();
             assert_eq!(party.wait(PATIENCE).unwrap().status, Error::PeerGone.code());
             drop(peer);
             // The first one leaves what the process has opened for good.
-            let found = descriptors();
-            assert!(found <= *before.get_or_insert(found), "{found} descriptors, {before:?} before");
+            let found = (descriptors(), pages());
+            let (files, most) = *before.get_or_insert((found.0, found.1 + CONNECTION_PAGES));
+            assert!(found.0 <= files, "{} descriptors, {files} before", found.0);
+            assert!(found.1 < most, "{} pages are mapped, {most} would be one connection more", found.1);
         }
     });
+}
+
+/// Pages that this process has mapped.
+fn pages() -> usize {
+    let said = std::fs::read_to_string("/proc/self/statm").expect("there is procfs");
+    said.split(' ').next().and_then(|word| word.parse().ok()).expect("a number of pages")
+}
+
+/// Starts a child whose device has this wire.
+fn start_over(wire: &str, role: &str, scratch: &Scratch) -> Peer {
+    let mut command = command(role, &scratch.0);
+    command.env(WIRE, wire);
+    start_by(command)
 }
 
 /// Its device does not answer; when it goes on, so does the conversation.
