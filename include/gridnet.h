@@ -1737,6 +1737,21 @@ gridnet_status gridnet_stream_write(struct gridnet_stream *stream,
                                     size_t *count_out);
 
 /**
+ * Writes all of `size` bytes within `timeout_ns` nanoseconds (negative: for ever, 0: at once), or ends the stream as gridnet_stream_abort
+ * does: how many bytes the peer has read is not known then. Long parts for which the peer has no room may stay in `data`, where the rail can
+ * do without a copy: the peer fetches them, and the call waits until it has. The memory may be reused afterwards.
+ *
+ * Errors: GRIDNET_ERR_AGAIN, GRIDNET_ERR_TIMEOUT: not all could be written in time; the others of gridnet_stream_write.
+ *
+ * # Safety
+ * `stream` is NULL or a stream, `data` points to `size` bytes.
+ */
+gridnet_status gridnet_stream_write_all(struct gridnet_stream *stream,
+                                        const void *data,
+                                        size_t size,
+                                        int64_t timeout_ns);
+
+/**
  * Says that no bytes follow: the peer reads the end of the stream behind the last one. Reading goes on.
  *
  * Errors: GRIDNET_ERR_AGAIN before the peer has answered, GRIDNET_ERR_PEER_GONE; what gridnet_stream_connect says, when

@@ -192,6 +192,36 @@ pub unsafe extern "C" fn gridnet_stream_write(
     })
 }
 
+/// Writes all of `size` bytes within `timeout_ns` nanoseconds (negative: for ever, 0: at once), or ends the stream as gridnet_stream_abort
+/// does: how many bytes the peer has read is not known then. Long parts for which the peer has no room may stay in `data`, where the rail can
+/// do without a copy: the peer fetches them, and the call waits until it has. The memory may be reused afterwards.
+///
+/// Errors: GRIDNET_ERR_AGAIN, GRIDNET_ERR_TIMEOUT: not all could be written in time; the others of gridnet_stream_write.
+///
+/// # Safety
+/// `stream` is NULL or a stream, `data` points to `size` bytes.
+#[no_mangle]
+pub unsafe extern "C" fn gridnet_stream_write_all(
+    stream: *mut gridnet_stream,
+    data: *const c_void,
+    size: usize,
+    timeout_ns: i64,
+) -> gridnet_status {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let object = unsafe { stream_of(stream)? };
+        if data.is_null() {
+            // As for reading.
+            drop(object.owner.shared.enter()?);
+        }
+        let data = bytes_at(data.cast_mut(), size, "data")?;
+        // SAFETY: `size` bytes by the caller's promise, which nobody writes during the call.
+        let data = unsafe { std::slice::from_raw_parts(data.as_ptr(), size) };
+        object.stream.write_all(data, duration_of(timeout_ns))?;
+        Ok(GRIDNET_OK)
+    })
+}
+
 /// Says that no bytes follow: the peer reads the end of the stream behind the last one. Reading goes on.
 ///
 /// Errors: GRIDNET_ERR_AGAIN before the peer has answered, GRIDNET_ERR_PEER_GONE; what gridnet_stream_connect says, when

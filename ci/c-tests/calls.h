@@ -162,6 +162,7 @@ static inline void stream_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_stream_source(h.stream, &out.source));
     CHECK_STATUS(expected, gridnet_stream_read(h.stream, buffer, sizeof buffer, 0, &out.size));
     CHECK_STATUS(expected, gridnet_stream_write(h.stream, buffer, sizeof buffer, 0, &out.size));
+    CHECK_STATUS(expected, gridnet_stream_write_all(h.stream, buffer, sizeof buffer, 1000000));
     CHECK_STATUS(expected, gridnet_stream_shutdown(h.stream));
     CHECK_STATUS(expected, gridnet_stream_wait(h.stream, GRIDNET_STREAM_READABLE, 0, &out.events));
     CHECK_STATUS(expected, gridnet_stream_abort(h.stream));

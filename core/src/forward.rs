@@ -227,6 +227,10 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.abort_get(link, token));
         }
 
+        fn pulls(&self, link: $crate::rail::LinkId) -> bool {
+            $each!(self, rail => rail.pulls(link))
+        }
+
         fn prefers_get(&mut self, link: $crate::rail::LinkId, len: u64) -> bool {
             $each!(self, rail => rail.prefers_get(link, len))
         }

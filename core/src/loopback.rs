@@ -426,6 +426,10 @@ impl Rail for LoopbackRail {
         }
     }
 
+    fn pulls(&self, _link: LinkId) -> bool {
+        self.capabilities.get && !self.hub.is_late
+    }
+
     fn abort_get(&mut self, _link: LinkId, token: u64) {
         self.late.abort(token);
     }

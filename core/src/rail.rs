@@ -331,6 +331,13 @@ pub trait Rail {
         Posted::Down
     }
 
+    /// Whether bytes of streams may be fetched over this link, in either direction: what one side exposes the other gets at once, without
+    /// [`Posted::Accepted`], and both know [`crate::wire::Kind::Pull`]. Only for rails whose capabilities say `get`.
+    fn pulls(&self, link: LinkId) -> bool {
+        let _ = link;
+        false
+    }
+
     /// Ends a fetch that was accepted under this token, if it is under way: nothing is written into its memory any more, whatever
     /// that costs the link, and [`Sink::fetched`] is not called for it.
     fn abort_get(&mut self, link: LinkId, token: u64) {

@@ -4,7 +4,7 @@
 use gridnet_core::endpoint::{Limits, PeerState};
 use gridnet_core::error::Error;
 use gridnet_core::loopback::LoopbackRail;
-use gridnet_core::mem::Gather;
+use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::stream::{ListenerId, Ready, StreamId};
 use gridnet_core::testing::loopback::Loopback;
 use gridnet_core::testing::node::Node;
@@ -98,6 +98,135 @@ fn every_byte_comes_once_over_links_that_break() {
             assert_eq!(counted, [1, LEN as u64, LEN as u64], "bytes that were sent again count once");
         }
     }
+}
+
+/// A writer that shows what it writes, in long parts and short ones.
+struct Shower<'a> {
+    bytes: &'a [u8],
+    written: usize,
+    /// How many bytes are shown, and how many were read so.
+    shown: usize,
+    read_there: usize,
+}
+
+impl Shower<'_> {
+    fn go_on(&mut self, node: &mut Node<LoopbackRail>, stream: StreamId, random: &mut Random) {
+        if self.shown > 0 {
+            match node.engine().stream_shown(stream) {
+                Ok(len) => {
+                    assert!(len <= self.shown);
+                    (self.written, self.read_there, self.shown) =
+                        (self.written + len, self.read_there + len, 0);
+                }
+                Err(error) => return assert_eq!(error, Error::Again),
+            }
+        }
+        let left = &self.bytes[self.written..];
+        if left.is_empty() {
+            // Once more does nothing.
+            return assert_eq!(node.engine().stream_shut_down(stream), Ok(()));
+        }
+        let part = &left[..(1 + random.below(900_000) as usize).min(left.len())];
+        // SAFETY: nobody writes the bytes, and they outlive the engine's interest: the test runs until all were read.
+        let memory = unsafe { Iov::new(part.as_ptr().cast_mut(), part.len()) };
+        if node.engine().stream_show(stream, &memory) {
+            self.shown = part.len();
+            assert_eq!(node.engine().stream_write(stream, part), Err(Error::Again), "nothing passes it");
+            return;
+        }
+        match node.engine().stream_write(stream, part) {
+            Ok(len) => self.written += len,
+            Err(error) => assert_eq!(error, Error::Again),
+        }
+    }
+}
+
+/// What is shown comes once and in its place among what is written, by whatever link there is: one that breaks, over which it has to be
+/// sent after all, or one that cannot fetch.
+#[test]
+fn bytes_that_are_fetched_come_once_and_in_order() {
+    const WHOLE: usize = 3_000_000;
+    let bytes = text(0, WHOLE);
+    let mut read_there = [0; 3];
+    for seed in 0..12 {
+        let mut random = Random::new(seed);
+        let way = seed as usize % 3;
+        let mut pair = Pair::new(match way {
+            0 => Loopback::new(0, true),
+            1 => Loopback::cutting(0).fetching(),
+            _ => Loopback::new(0, true).fetching_late(),
+        });
+        let [ours, theirs] = connect(&mut pair);
+        let mut shower = Shower { bytes: &bytes, written: 0, shown: 0, read_there: 0 };
+        let (mut read, mut cuts, mut ended) = (0, 0, false);
+        let mut to = vec![0; 700_000];
+        for round in 0.. {
+            assert!(round < 200_000, "no end");
+            shower.go_on(&mut pair.a, ours, &mut random);
+            let len = 1 + random.below(to.len() as u64) as usize;
+            match pair.b.engine().stream_read(theirs, &mut to[..len]) {
+                Ok(0) => ended = true,
+                Ok(len) => {
+                    assert!(to[..len] == text(read, len), "other bytes");
+                    read += len;
+                }
+                Err(error) => assert_eq!(error, Error::Again),
+            }
+            if way == 1 && cuts < 10 && random.chance(0.2) {
+                pair.cut(&mut random);
+                cuts += 1;
+            }
+            pair.step();
+            if ended {
+                break;
+            }
+        }
+        assert_eq!((shower.written, read), (WHOLE, WHOLE));
+        read_there[way] += shower.read_there;
+        let counters = pair.b.engine().peer_counters(pair.to_a).expect("it is there");
+        assert_eq!(counters.stream_bytes_received, WHOLE as u64);
+        let counters = pair.a.engine().peer_counters(pair.to_b).expect("it is there");
+        assert_eq!(counters.stream_bytes_sent, WHOLE as u64);
+    }
+    assert!(read_there[0] > WHOLE / 2 && read_there[1] > 0, "most of it was to be fetched: {read_there:?}");
+    assert_eq!(read_there[2], 0, "a rail that takes its time is not asked");
+}
+
+/// A part that is taken back cannot be fetched any more, and ends the stream for both.
+#[test]
+fn what_is_taken_back_is_not_fetched() {
+    let bytes = text(0, 1 << 20);
+    // SAFETY: as above.
+    let memory = unsafe { Iov::new(bytes.as_ptr().cast_mut(), bytes.len()) };
+    let mut to = vec![0; 1 << 20];
+    for reads_first in [false, true] {
+        let mut pair = Pair::new(Loopback::new(0, true));
+        let [ours, theirs] = connect(&mut pair);
+        assert!(pair.a.engine().stream_show(ours, &memory));
+        assert!(pair.run_until(|pair| pair.b.engine().stream_ready(theirs).is_ok_and(|ready| ready.input)));
+        if reads_first {
+            assert_eq!(pair.b.engine().stream_read(theirs, &mut to[..1000]), Ok(1000));
+        }
+        pair.a.engine().stream_hide(ours);
+        assert_eq!(pair.a.engine().stream_shown(ours), Err(Error::Canceled));
+        assert_eq!(pair.b.engine().stream_read(theirs, &mut to), Err(Error::Again), "it is out of reach");
+        pair.run_until_quiet();
+        // What the two say of it has crossed: nobody is cut off.
+        assert_eq!(pair.b.engine().stream_read(theirs, &mut to), Ok(0));
+        let (to_a, to_b) = (pair.to_a, pair.to_b);
+        assert_eq!((pair.a.state(to_b), pair.b.state(to_a)), (PeerState::Up, PeerState::Up));
+        assert_eq!(pair.a.engine().bytes_under_way(), 0);
+    }
+    // A reader that goes says so, and the writer is told.
+    let mut pair = Pair::new(Loopback::new(0, true));
+    let [ours, theirs] = connect(&mut pair);
+    assert!(pair.a.engine().stream_show(ours, &memory));
+    pair.run_until_quiet();
+    pair.b.engine().stream_close(theirs);
+    pair.run_until_quiet();
+    assert_eq!(pair.a.engine().stream_shown(ours), Err(Error::Closed));
+    pair.a.engine().stream_hide(ours);
+    assert_eq!(pair.a.engine().bytes_under_way(), 0);
 }
 
 /// Messages that nobody receives stop messages, and nothing else.

@@ -53,6 +53,7 @@ mod tcp;
 mod until;
 mod verbs;
 mod verdict;
+mod way;
 pub mod words;
 
 pub use assembly::SERVICE;

@@ -4,8 +4,8 @@
 //! same time where the thread level of the fabric allows it: one reads and one writes, or several accept.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use gridnet_core::endpoint::CqId;
 use gridnet_core::error::Error;
@@ -15,6 +15,7 @@ use gridnet_core::stream::{Bells, ListenerId, Ready, StreamId};
 
 use crate::fabric::Fabric;
 use crate::shared::Shared;
+use crate::way::{Way, Ways};
 
 /// Takes calls for a service.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Stream {
     input: CqId,
     output: CqId,
     peer: PeerId,
+    /// For long writes; one thread writes at a time.
+    ways: Mutex<Ways>,
 }
 
 impl Listener {
@@ -124,7 +127,7 @@ impl Stream {
 
     fn new(shared: &Arc<Shared>, id: StreamId, bells: Bells, peer: PeerId) -> Result<Stream, Refusal> {
         let (Some(input), Some(output)) = (bells.input, bells.output) else { return Err(no_bell()) };
-        Ok(Stream { shared: shared.clone(), id, input, output, peer })
+        Ok(Stream { shared: shared.clone(), id, input, output, peer, ways: Mutex::default() })
     }
 
     /// Waits until the peer has accepted.
@@ -186,6 +189,53 @@ impl Stream {
             Err(error) if written == 0 => Err(error),
             _ => Ok(written),
         }
+    }
+
+    /// Writes all of `bytes`, or ends the stream as [`Self::abort`] does: nobody can say then how many of them the peer has read. A long part
+    /// for which the peer has no room may not be copied here: the peer fetches it from this memory, where the rail can and that was
+    /// faster lately, and this waits until it has.
+    ///
+    /// # Errors
+    /// As [`Self::write`]; [`Error::Again`] and [`Error::Timeout`]: not all could be written in time.
+    pub fn write_all(&self, bytes: &[u8], timeout: Option<Duration>) -> Result<(), Error> {
+        let window = self.shared.enter()?.config().stream_window;
+        let Some(by_frames) = bytes.len().checked_sub(2 * window) else {
+            return self.write_by(Way::Frames, bytes, timeout);
+        };
+        let way = self.ways.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let began = Instant::now();
+        self.write_by(way, bytes, timeout)?;
+        // Of frames the last ones, as many as the peer has room for, may not have been read.
+        let read = if way == Way::Shown { bytes.len() } else { by_frames + window };
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).learn(way, read, began.elapsed());
+        Ok(())
+    }
+
+    fn write_by(&self, way: Way, bytes: &[u8], timeout: Option<Duration>) -> Result<(), Error> {
+        let (mut written, mut is_shown) = (0, false);
+        let ended = self.shared.until(self.output, timeout, |fabric| loop {
+            if is_shown {
+                written += fabric.engine.stream_shown(self.id)?;
+                is_shown = false;
+            }
+            let left = &bytes[written..];
+            // SAFETY: the memory is borrowed, and nobody writes it, until the peer has answered, or it is hidden below: then a copy that
+            // comes too late is thrown away.
+            let memory = unsafe { Iov::new(left.as_ptr().cast_mut(), left.len()) };
+            is_shown = way == Way::Shown && fabric.engine.stream_show(self.id, &memory);
+            if is_shown {
+                continue;
+            }
+            written += fabric.engine.stream_write(self.id, left)?;
+            return if written < bytes.len() { Err(Error::Again) } else { Ok(()) };
+        });
+        if ended.is_err() {
+            // An error says that the fabric cannot be used any more: peers only read, and what they have read goes nowhere.
+            let mut guard = self.shared.enter()?;
+            guard.engine.stream_hide(self.id);
+            guard.engine.stream_abort(self.id)?;
+        }
+        ended
     }
 
     /// Says that no bytes follow: the peer reads the end of the stream behind the last one. Reading goes on.

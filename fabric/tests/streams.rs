@@ -24,6 +24,8 @@ const TCP: &[(&str, &str)] =
     &[("GRIDNET_RAILS", "tcp"), ("GRIDNET_NET_INTERFACES", "127.0.0.1"), ("GRIDNET_NET_INSECURE", "1")];
 const BOTH: &[(&str, &str)] =
     &[("GRIDNET_RAILS", "shm,tcp"), ("GRIDNET_NET_INTERFACES", "127.0.0.1"), ("GRIDNET_NET_INSECURE", "1")];
+/// What is longer than any window.
+const LONG_BYTES: usize = 4 << 20;
 const NOW: Option<Duration> = Some(Duration::ZERO);
 const LONG: Option<Duration> = Some(PATIENCE);
 const LEVELS: [ThreadLevel; 2] = [ThreadLevel::Serialized, ThreadLevel::Multiple];
@@ -76,13 +78,19 @@ fn child() {
         return converse_without_descriptors(&dir);
     }
     let rails = match role.as_str() {
-        "shm" => SHM,
+        "shm" | "tells" => SHM,
         "tcp" => TCP,
         _ => BOTH,
     };
     let party = Party::open(&dir, Some("peer"), ThreadLevel::Serialized, rails);
     let listener = Listener::open(&party.shared, "echo", 16).unwrap();
     println!("ready");
+    if role == "tells" {
+        let stream = listener.accept(LONG).unwrap();
+        // The other side kills this one.
+        let _ = stream.write_all(&text(0, LONG_BYTES), LONG);
+        return;
+    }
     echo(&listener);
 }
 
@@ -436,6 +444,115 @@ fn a_peer_that_is_killed_is_an_error_after_what_it_wrote() {
             assert_eq!(refused.error, Error::PeerGone);
         });
     }
+}
+
+/// Bytes for which the peer has no room are read where they lie, all in one where the reader has room for all.
+#[test]
+fn what_is_long_is_read_where_it_lies() {
+    for (rails, in_one) in [(SHM, true), (TCP, false)] {
+        within(4 * PATIENCE, move || {
+            let local = Local::new(rails);
+            let [ours, theirs] = local.connect();
+            let all = text(0, LONG_BYTES);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // The first is shown; the next ones go both ways in turn.
+                    assert_eq!(ours.write_all(&all, LONG), Ok(()));
+                    let mut random = Random::new(4);
+                    let mut at = 0;
+                    while at < all.len() {
+                        let len = (1 + random.below(500_000) as usize).min(all.len() - at);
+                        assert_eq!(ours.write_all(&all[at..at + len], LONG), Ok(()));
+                        at += len;
+                    }
+                    ours.shut_down().unwrap();
+                });
+                let mut bytes = vec![0; LONG_BYTES + 1];
+                let first = theirs.read(&mut bytes, LONG).unwrap();
+                assert_eq!(first == LONG_BYTES, in_one, "{first} bytes came in one");
+                assert!(bytes[..first] == all[..first], "other bytes");
+                assert!(read_exactly(&theirs, LONG_BYTES - first) == all[first..], "other bytes");
+                // Parts that end elsewhere.
+                assert!(read_exactly(&theirs, 1000) == all[..1000], "other bytes");
+                assert!(read_exactly(&theirs, LONG_BYTES - 1000) == all[1000..], "other bytes");
+                assert_eq!(theirs.read(&mut bytes, LONG), Ok(0));
+            });
+        });
+    }
+}
+
+/// Who waits for a reader of what is long is told of its own end, and of the time; the reader hears the end behind what came before.
+#[test]
+fn what_is_long_is_taken_back_by_the_end() {
+    for rails in [SHM, TCP] {
+        within(4 * PATIENCE, move || {
+            let local = Local::new(rails);
+            let all = text(0, LONG_BYTES);
+            for ends in [Error::Canceled, Error::Timeout, Error::Closed] {
+                let [ours, theirs] = local.connect();
+                write_all(&ours, b"before");
+                let timeout = if ends == Error::Timeout { Some(Duration::from_millis(1)) } else { LONG };
+                let theirs = std::thread::scope(|scope| {
+                    let writer = scope.spawn(|| ours.write_all(&all, timeout));
+                    let theirs = match ends {
+                        Error::Timeout => Some(theirs),
+                        _ => {
+                            local.await_sleepers(1);
+                            if ends == Error::Canceled {
+                                ours.abort().unwrap();
+                            }
+                            Some(theirs).filter(|_| ends == Error::Canceled)
+                        }
+                    };
+                    assert_eq!(writer.join().unwrap(), Err(ends));
+                    theirs
+                });
+                assert_eq!(ours.write(b"?", LONG), Err(Error::Canceled), "the stream is over");
+                let Some(theirs) = theirs else { continue };
+                let mut bytes = vec![0; LONG_BYTES];
+                let mut read = 0;
+                while read < LONG_BYTES {
+                    match theirs.read(&mut bytes[read..], LONG) {
+                        Ok(0) => break,
+                        Ok(len) => read += len,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+                assert!(
+                    read < LONG_BYTES && bytes.starts_with(b"before") && bytes[6..read] == all[..read - 6]
+                );
+            }
+        });
+    }
+}
+
+/// Killed in the middle of what is long, on either side of it.
+#[test]
+fn who_is_killed_in_the_middle_of_what_is_long_has_gone() {
+    within(6 * PATIENCE, || {
+        let options = [SHM, &[("GRIDNET_PEER_TIMEOUT", "200ms")]].concat();
+        let scratch = Scratch::new();
+        let mut peer = start("shm", &scratch.0);
+        let (party, to) = caller(&scratch, ThreadLevel::Multiple, &options);
+        let stream = connect(&party.shared, to);
+        let all = text(0, LONG_BYTES);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| stream.write_all(&all, LONG));
+            // It has read a part, and waits for who reads what it gives back.
+            assert!(read_exactly(&stream, 50_000) == all[..50_000], "other bytes");
+            peer.kill();
+            assert_eq!(writer.join().unwrap(), Err(Error::PeerGone));
+        });
+        let scratch = Scratch::new();
+        let mut peer = start("tells", &scratch.0);
+        let (party, to) = caller(&scratch, ThreadLevel::Serialized, &options);
+        let stream = connect(&party.shared, to);
+        assert!(read_exactly(&stream, 50_000) == all[..50_000], "other bytes");
+        peer.kill();
+        let mut bytes = vec![0; 50_000];
+        let gone = (0..).find_map(|_| stream.read(&mut bytes, LONG).err());
+        assert_eq!(gone, Some(Error::PeerGone));
+    });
 }
 
 /// A loop that sleeps on descriptors only: nothing wakes it up but what happens.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use gridnet_core::error::Error;
 use gridnet_core::kill_point;
 use gridnet_core::rail::{PeerId, Refusal, Sink};
-use gridnet_core::wire::{Address, Extension, Hello, NodeId};
+use gridnet_core::wire::{Address, Extension, Hello, NodeId, FEATURE_PULL};
 
 use crate::arena::Arena;
 use crate::doorbell::Doorbell;
@@ -196,7 +196,9 @@ impl ShmRail {
         let offer =
             hello.extension(LINK_OFFER).ok_or_else(|| misbehaved("handshake without a link offer"))?;
         let offer = LinkOffer::parse(offer, segment.len()).map_err(|e| misbehaved(e.0))?;
-        Ok(Live::new(arena, &self.offer(block), &offer, segment, bell))
+        let mut live = Live::new(arena, &self.offer(block), &offer, segment, bell);
+        live.knows_pulls = hello.features & FEATURE_PULL != 0;
+        Ok(live)
     }
 
     /// Maps the segment of a fabric of the own user, and looks at its doorbell.

@@ -68,6 +68,8 @@ pub struct Live {
     taken_before: u32,
     /// Which way the peer's long messages take.
     pub choice: CopyChoice,
+    /// Whether the peer knows that bytes of streams may be fetched.
+    pub knows_pulls: bool,
     /// Loans of the peer that are read in its segment, or in those of links before.
     loans_read: u32,
     older_segments: Vec<Arc<PeerSegment>>,
@@ -122,6 +124,7 @@ impl Live {
             refused_at: 0,
             taken_before: 0,
             choice: CopyChoice::default(),
+            knows_pulls: false,
             loans_read: 0,
             older_segments: Vec::new(),
             has_lent: false,

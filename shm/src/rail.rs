@@ -463,6 +463,12 @@ impl Rail for ShmRail {
         live.is_some_and(|live| live.choice.is_single(usize::try_from(len).unwrap_or(usize::MAX)) || always)
     }
 
+    fn pulls(&self, link: LinkId) -> bool {
+        let link =
+            self.links.get(link.0 as usize).filter(|link| link.reach != Reach::No && link.pair.is_none());
+        link.and_then(|link| link.live.as_ref()).is_some_and(|live| live.knows_pulls)
+    }
+
     fn get(&mut self, link: LinkId, from: RemoteSource, to: &Gather<'_>) -> Posted {
         let Some(link) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
         let Some(live) = &mut link.live else { return Posted::Down };

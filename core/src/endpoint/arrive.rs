@@ -132,6 +132,11 @@ impl State {
                 self.peers[peer.index()].counts.cells.stream_bytes_received.add(frame.payload.len() as u64);
                 taken
             }
+            Message::Pull { stream, len, source } => {
+                let taken = self.streams.take_pull(peer, stream, len, source);
+                self.settle_streams();
+                taken
+            }
             Message::Stream { stream, said } => {
                 let taken = self.streams.take_said(peer, stream, said, &frame.payload);
                 self.settle_streams();

@@ -57,6 +57,7 @@ mod pace;
 mod peer;
 mod prefer;
 mod publish;
+mod pull;
 mod quick;
 mod receive;
 mod recover;

@@ -448,6 +448,8 @@ impl State {
         for held in self.held.values_mut().filter(|held| held.source == peer) {
             held.early.forget_source();
         }
+        self.streams.forget_exposed(peer);
+        self.settle_streams();
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.bulk.clear();
             p.outlets.clear();

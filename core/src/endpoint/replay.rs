@@ -27,7 +27,10 @@ impl LostFrame {
     pub(super) fn of(frame: &Incoming<'_>) -> Option<LostFrame> {
         let kind = Kind::from_number(frame.kind)?;
         // What the lost link let the peer fetch it has to ask for, and what came behind the announcement there.
-        let flags = if kind == Kind::Rts { frame.flags & !(FLAG_SOURCE | FLAG_AHEAD) } else { frame.flags };
+        let flags = match kind {
+            Kind::Rts | Kind::Pull => frame.flags & !(FLAG_SOURCE | FLAG_AHEAD),
+            _ => frame.flags,
+        };
         Some(LostFrame {
             kind,
             flags,

@@ -223,7 +223,7 @@ impl State {
         let announced = |op: &SendOp| matches!(op.stage, super::op::Stage::Announced { .. });
         let out = self.sends.iter().take(LOOKS).filter(|(_, op)| announced(op)).map(|(_, op)| op.len);
         let incoming = self.incoming.iter().take(LOOKS).map(|(_, i)| i.wanted.saturating_sub(i.received));
-        out.chain(incoming).fold(0, u64::saturating_add)
+        out.chain(incoming).fold(self.streams.bytes_shown, u64::saturating_add)
     }
 
     /// To be called when queues have come or gone: whether all that they admit together is within the limit.

@@ -108,7 +108,10 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// [`Error::Again`] when nothing has come; the peer's error when it has gone, after what has come.
     pub fn stream_read(&mut self, id: StreamId, to: &mut [u8]) -> Result<usize, Error> {
-        let len = self.state.streams.read(id, to)?;
+        let len = match self.state.streams.read(id, to) {
+            Err(Error::Again) => return self.stream_pull(id, to),
+            read => read?,
+        };
         if self.state.streams.has_work() {
             self.settle_and_flush();
         }
@@ -261,7 +264,7 @@ impl<R: Rail> Engine<R> {
         }
     }
 
-    fn settle_and_flush(&mut self) {
+    pub(super) fn settle_and_flush(&mut self) {
         self.state.settle_streams();
         if self.state.has_deferred_work() {
             self.flush();
@@ -347,6 +350,7 @@ impl<R: Rail> Engine<R> {
 impl State {
     /// Passes on what streams want said, and wakes who waits for them.
     pub(super) fn settle_streams(&mut self) {
+        self.concealed.append(&mut self.streams.concealed);
         while let Some(say) = self.streams.says.pop_front() {
             match say {
                 Say::Now(peer, message) => self.say(peer, message),
@@ -377,7 +381,7 @@ impl State {
 }
 
 /// Whether nothing stands before bytes of a stream, and they are done when posted.
-fn may_go_now(p: &Peer) -> bool {
+pub(super) fn may_go_now(p: &Peer) -> bool {
     p.state == PeerState::Up
         && !p.keeps_memory
         && p.urgent.is_empty()

@@ -43,12 +43,15 @@ impl Streams {
             Said::Accept { stream: remote, window } => {
                 return self.take_acceptance(peer, stream, (remote, window));
             }
+            Said::Pulled { bytes } if own(&mut self.streams, peer, stream)?.is_some() => {
+                return self.take_pulled(StreamId(Key::from_bits(stream)), bytes);
+            }
             _ => {}
         }
         let Some(one) = own(&mut self.streams, peer, stream)? else { return Ok(()) };
         let bells = one.bells;
         match said {
-            Said::Open { .. } | Said::Accept { .. } => {}
+            Said::Open { .. } | Said::Accept { .. } | Said::Pulled { .. } => {}
             Said::Refuse { error } => {
                 if one.remote.is_some() {
                     return Err(Error::PeerMisbehaved);
@@ -125,7 +128,7 @@ impl Streams {
 ///
 /// # Errors
 /// [`Error::PeerMisbehaved`] when it is another peer's.
-fn own(
+pub(super) fn own(
     streams: &mut crate::matching::Slab<One>,
     peer: PeerId,
     number: u64,

@@ -9,10 +9,12 @@
 //! | `one.rs` | one stream |
 //! | `arrive.rs` | what peers say |
 //! | `buffer.rs` | bytes that wait to be read |
+//! | `pull.rs` | bytes that wait in their writer's memory |
 
 mod arrive;
 mod buffer;
 mod one;
+mod pull;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -25,6 +27,7 @@ use crate::mem::Iov;
 use crate::rail::PeerId;
 use crate::wire::{Message, Said, MAX_SERVICE_BYTES};
 use one::One;
+pub(crate) use pull::Exposed;
 
 /// A stream, as its fabric knows it. One that was closed names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,6 +105,10 @@ pub(crate) struct Streams {
     pub(crate) says: VecDeque<Say>,
     /// Queues that are to get an entry.
     pub(crate) rings: Vec<CqId>,
+    /// Exposures that are over.
+    pub(crate) concealed: Vec<Exposed>,
+    /// Bytes that peers are to fetch from the own memory.
+    pub(crate) bytes_shown: u64,
 }
 
 impl Streams {
@@ -113,12 +120,14 @@ impl Streams {
             services: HashMap::new(),
             says: VecDeque::new(),
             rings: Vec::new(),
+            concealed: Vec::new(),
+            bytes_shown: 0,
         }
     }
 
     /// Something is to be said, or somebody to be woken.
     pub(crate) fn has_work(&self) -> bool {
-        !self.says.is_empty() || !self.rings.is_empty()
+        !self.says.is_empty() || !self.rings.is_empty() || !self.concealed.is_empty()
     }
 
     /// Begins to take calls for a service; at most `most` streams wait for [`Self::accept`].
@@ -257,6 +266,7 @@ impl Streams {
     pub(crate) fn close(&mut self, id: StreamId) -> Option<(PeerId, Bells)> {
         // Before the peer has accepted, and when it has gone, nothing can be said.
         let _ = self.shut_down(id);
+        self.hide(id);
         let one = self.streams.remove(id.0)?;
         if let (Some(stream), None, false) = (one.remote, one.failed, one.in_ended) {
             self.says.push_back(Say::Now(one.peer, Message::Stream { stream, said: Said::Stop }));

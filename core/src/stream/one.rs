@@ -1,6 +1,7 @@
 //! One stream, as one of its sides sees it.
 
 use super::buffer::Buffer;
+use super::pull::{Pulling, Shown};
 use super::{ring, Bells, Ready, Room};
 use crate::endpoint::CqId;
 use crate::error::Error;
@@ -37,6 +38,10 @@ pub(super) struct One {
     pub(super) out_ended: bool,
     /// The peer reads no more.
     out_stopped: bool,
+    /// Behind the buffer: what is read from the peer's memory.
+    pub(super) pulling: Option<Pulling>,
+    /// What the peer reads from the own memory.
+    pub(super) shown: Shown,
 }
 
 impl One {
@@ -57,6 +62,8 @@ impl One {
             in_line: 0,
             out_ended: false,
             out_stopped: false,
+            pulling: None,
+            shown: Shown::default(),
         }
     }
 
@@ -68,10 +75,11 @@ impl One {
     /// Bytes have come.
     ///
     /// # Errors
-    /// [`Error::PeerMisbehaved`] for none, and for those that the peer may not send.
+    /// [`Error::PeerMisbehaved`] for none, and for those that the peer may not send, now or ever.
     pub(super) fn take(&mut self, bytes: &PeerBytes<'_>) -> Result<(), Error> {
         let len = u32::try_from(bytes.len()).ok().filter(|len| (1..=self.granted).contains(len));
-        let len = len.filter(|_| self.remote.is_some() && !self.in_ended).ok_or(Error::PeerMisbehaved)?;
+        let may = self.remote.is_some() && !self.in_ended && self.pulling.is_none();
+        let len = len.filter(|_| may).ok_or(Error::PeerMisbehaved)?;
         self.granted -= len;
         // Of a stream that was aborted nobody reads any more.
         if self.failed.is_none() && !self.fill(bytes) {
@@ -135,11 +143,22 @@ impl One {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        if self.out_ended || self.out_stopped {
+        if self.is_output_over() {
             return Err(Error::Closed);
         }
-        let remote = self.remote.filter(|_| self.credit > 0 && self.in_line == 0).ok_or(Error::Again)?;
+        let may = self.credit > 0 && self.in_line == 0 && !self.shown.is_pending();
+        let remote = self.remote.filter(|_| may).ok_or(Error::Again)?;
         Ok(Room { peer: self.peer, remote, most: usize::try_from(self.credit).unwrap_or(usize::MAX) })
+    }
+
+    /// Nothing is written any more.
+    pub(super) fn is_output_over(&self) -> bool {
+        self.out_ended || self.out_stopped
+    }
+
+    /// The peer has room for less than `len` bytes, and nothing stands in line before them.
+    pub(super) fn has_room_below(&self, len: usize) -> bool {
+        self.in_line == 0 && self.credit < len as u64
     }
 
     pub(super) fn wrote(&mut self, len: usize, in_line: bool) {
@@ -169,6 +188,8 @@ impl One {
         if self.remote.is_none() || std::mem::replace(&mut self.in_ended, true) {
             return Err(Error::PeerMisbehaved);
         }
+        // What was shown before is taken back with that.
+        self.pulling = None;
         Ok(())
     }
 
@@ -182,7 +203,7 @@ impl One {
 
     /// Nobody reads or writes any more; who waits is told.
     pub(super) fn abort(&mut self, rings: &mut Vec<CqId>) {
-        self.buffer = Buffer::default();
+        (self.buffer, self.pulling) = (Buffer::default(), None);
         if let Some((_, filled)) = &mut self.lent {
             *filled = 0;
         }
@@ -209,7 +230,8 @@ impl One {
     }
 
     pub(super) fn ready(&self) -> Ready {
-        let input = self.buffer.len() > 0 || self.in_ended || self.failed.is_some();
+        let is_there = self.buffer.len() > 0 || self.pulling.is_some();
+        let input = is_there || self.in_ended || self.failed.is_some();
         Ready { input, output: !matches!(self.room(), Err(Error::Again)) }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::mem::{Iov, PeerBytes};
+use crate::rail::{LinkId, RemoteSource};
 use crate::testing::random::Random;
 
 const PEER: PeerId = PeerId::new(0);
@@ -338,6 +339,58 @@ fn words_that_do_not_fit_cut_the_peer_off() {
         let told = streams.take_said(PEER, early.0.to_bits(), said, &PeerBytes::EMPTY);
         assert_eq!(told, Err(Error::PeerMisbehaved), "{why}");
     }
+}
+
+#[test]
+fn parts_to_be_fetched_that_do_not_fit_cut_the_peer_off() {
+    let source = Some(RemoteSource { rkey: 1, address: 2 });
+    let misbehaved = Err(Error::PeerMisbehaved);
+    let show = |streams: &mut Streams, id: StreamId| streams.take_pull(PEER, id.0.to_bits(), 1000, source);
+    let (mut streams, id) = met(100);
+    let early = streams.connect(PEER, SERVICE, Bells::default()).unwrap();
+    assert_eq!(show(&mut streams, early), misbehaved, "no stream yet");
+    assert_eq!(streams.take_pull(PeerId::new(1), id.0.to_bits(), 9, source), misbehaved, "another's stream");
+    assert_eq!(streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(b"first")), Ok(()));
+    assert_eq!(show(&mut streams, id), Ok(()));
+    assert_eq!(show(&mut streams, id), misbehaved, "a second one");
+    assert_eq!(
+        streams.take_bytes(PEER, id.0.to_bits(), &PeerBytes::from_slice(b"x")),
+        misbehaved,
+        "bytes behind it"
+    );
+    assert_eq!(streams.read(id, &mut [0; 9]), Ok(5));
+    assert_eq!(streams.pulling(id), Some((PEER, source, 1000)));
+    streams.pulled(id, Some(400));
+    assert_eq!(streams.pulling(id), Some((PEER, Some(RemoteSource { rkey: 1, address: 402 }), 600)));
+    streams.says.clear();
+    streams.pulled(id, None);
+    assert_eq!(streams.says.pop_front().and_then(said_of), Some(Said::Pulled { bytes: 400 }));
+    assert_eq!(streams.take_said(PEER, id.0.to_bits(), Said::End, &PeerBytes::EMPTY), Ok(()));
+    assert_eq!(show(&mut streams, id), misbehaved, "after the end");
+}
+
+#[test]
+fn answers_to_what_was_not_shown_cut_the_peer_off() {
+    let misbehaved = Err(Error::PeerMisbehaved);
+    let exposed = (0, LinkId(1), RemoteSource { rkey: 1, address: 2 });
+    let answer = |streams: &mut Streams, id: StreamId, bytes| {
+        streams.take_said(PEER, id.0.to_bits(), Said::Pulled { bytes }, &PeerBytes::EMPTY)
+    };
+    let (mut streams, id) = met(100);
+    assert_eq!(answer(&mut streams, id, 0), misbehaved, "nothing was shown");
+    assert_eq!(streams.place_to_show(id, 10), None, "there is room");
+    assert_eq!(streams.place_to_show(id, 11), Some((PEER, 77)));
+    streams.show(id, 11, exposed);
+    assert_eq!(streams.place_to_show(id, 11), None, "one at a time");
+    assert_eq!(streams.room(id).map(|room| room.most), Err(Error::Again));
+    assert_eq!(answer(&mut streams, id, 12), misbehaved, "more than there was");
+    assert_eq!(streams.shown(id), Err(Error::Again));
+    assert_eq!(answer(&mut streams, id, 5), Ok(()));
+    assert_eq!((streams.concealed.pop(), streams.bytes_shown), (Some(exposed), 0));
+    assert_eq!(answer(&mut streams, id, 5), misbehaved, "twice");
+    assert_eq!(streams.shown(id), Ok((PEER, 5)));
+    assert_eq!(streams.place_to_show(id, 11), None, "the peer cannot fetch");
+    assert_eq!(streams.room(id).map(|room| room.most), Ok(10), "the rest is written");
 }
 
 #[test]

@@ -33,6 +33,12 @@ impl Loopback {
         Loopback { hub: Hub::with_latency(latency_ns).retaining(), latency_ns, step_ns: CUTTING_STEP_NS }
     }
 
+    /// The same, with rails that fetch.
+    #[must_use]
+    pub fn fetching(self) -> Loopback {
+        Loopback { hub: self.hub.with_get(), ..self }
+    }
+
     /// The same, with rails that take some polls to fetch.
     #[must_use]
     pub fn fetching_late(self) -> Loopback {

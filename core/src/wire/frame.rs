@@ -76,6 +76,8 @@ pub enum Kind {
     Bytes = 13,
     /// What is said about a stream. Word: the receiver's stream; when one is asked for, the sender's.
     Stream = 14,
+    /// Bytes of a stream that the receiver may fetch from the sender's memory. Word: the receiver's stream.
+    Pull = 15,
     /// The first frame of a link over a rail that retains: how far the conversation has come. Word: sequenced frames that
     /// have come over earlier links.
     Resume = 12,
@@ -105,6 +107,7 @@ impl Kind {
             12 => Kind::Resume,
             13 => Kind::Bytes,
             14 => Kind::Stream,
+            15 => Kind::Pull,
             _ => return None,
         })
     }
@@ -150,6 +153,7 @@ pub fn extension_words(kind: u8, flags: u8) -> Result<usize, Malformed> {
         Kind::Resume => (2, 0),
         Kind::Bytes => (0, 0),
         Kind::Stream => (3, 0),
+        Kind::Pull => (1, FLAG_SOURCE),
     };
     if flags & !allowed != 0 {
         return Err(Malformed("flag that this kind of frame does not have"));
@@ -334,7 +338,8 @@ mod tests {
     #[test]
     fn unknown_kinds_and_flags_are_refused() {
         assert!(extension_words(0, 0).is_err());
-        assert!(extension_words(15, 0).is_err());
+        assert!(extension_words(21, 0).is_err());
+        assert!(extension_words(Kind::Pull as u8, FLAG_LAST).is_err());
         assert!(extension_words(Kind::Bytes as u8, FLAG_SYNC).is_err());
         assert!(extension_words(Kind::Eager as u8, FLAG_SOURCE).is_err());
         assert!(extension_words(Kind::Fin as u8, FLAG_IMMEDIATE).is_err());

@@ -34,8 +34,10 @@ pub const BYTE_ORDER: u8 = if cfg!(target_endian = "little") { 1 } else { 2 };
 pub const FEATURE_PATHS: u64 = 1;
 /// Announced messages may have their first bytes right behind the announcement.
 pub const FEATURE_AHEAD: u64 = 2;
+/// Long parts of streams may be fetched from their writer's memory.
+pub const FEATURE_PULL: u64 = 4;
 /// Features that this library understands.
-const FEATURES: u64 = FEATURE_PATHS | FEATURE_AHEAD;
+const FEATURES: u64 = FEATURE_PATHS | FEATURE_AHEAD | FEATURE_PULL;
 /// Extensions with this bit in their type must be understood.
 pub const EXTENSION_CRITICAL: u16 = 0x8000;
 
@@ -235,8 +237,8 @@ mod tests {
         theirs.extensions.push(Extension { kind: EXTENSION_CRITICAL | 1, bytes: vec![] });
         assert_eq!(theirs.agree(&[]), Err(Rejection::Extension(EXTENSION_CRITICAL | 1)));
         assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Ok(1));
-        theirs.required = 4;
-        assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Err(Rejection::Features(4)));
+        theirs.required = 1 << 63;
+        assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Err(Rejection::Features(1 << 63)));
         theirs.required = 0;
         theirs.byte_order = 3 - BYTE_ORDER;
         assert_eq!(theirs.agree(&[EXTENSION_CRITICAL | 1]), Err(Rejection::ByteOrder));

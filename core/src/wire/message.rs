@@ -167,6 +167,15 @@ pub enum Message {
         /// What is said.
         said: Said,
     },
+    /// Bytes of a stream, which stay with their sender until [`Said::Pulled`].
+    Pull {
+        /// The receiver's stream.
+        stream: u64,
+        /// How many, not 0.
+        len: u64,
+        /// Where the receiver may fetch them from; none when it has to ask for them.
+        source: Option<RemoteSource>,
+    },
 }
 
 impl Message {
@@ -217,12 +226,7 @@ impl Message {
             }
             Kind::Get => Message::Get { region: frame.word, op: next(), offset: next(), len: next() },
             Kind::Data => Message::Data { op: frame.word, offset: next() },
-            Kind::Atomic => {
-                let (op, offset) = (next(), next());
-                let update = Update::from_words([next(), next(), next()]);
-                let update = update.ok_or(Malformed("unknown atomic operation"))?;
-                Message::Atomic { region: frame.word, op, offset, update }
-            }
+            Kind::Atomic => parse_atomic(frame.word, [next(), next()], [next(), next(), next()])?,
             Kind::Answer => Message::Answer { op: frame.word, status: parse_status(next())?, value: next() },
             Kind::Loan => {
                 let immediate = has(FLAG_IMMEDIATE).then(&mut next);
@@ -234,6 +238,7 @@ impl Message {
             Kind::Resume => parse_resume(frame.word, next(), next())?,
             Kind::Bytes => Message::Bytes { stream: frame.word },
             Kind::Stream => parse_stream(frame.word, [next(), next(), next()], frame.payload.len())?,
+            Kind::Pull => parse_pull(frame.word, next(), has(FLAG_SOURCE).then(|| [next(), next()]))?,
         })
     }
 
@@ -295,6 +300,7 @@ impl Message {
             }
             Message::Bytes { stream } => (frame.kind, frame.word) = (Kind::Bytes, stream),
             Message::Stream { stream, said } => set(&mut frame, Kind::Stream, stream, &said.words()),
+            Message::Pull { stream, len, source } => set_pull(&mut frame, stream, len, source),
         }
         frame
     }
@@ -309,6 +315,17 @@ fn parse_resume(delivered: u64, conversation: u64, yours: u64) -> Result<Message
 
 fn parse_stream(stream: u64, words: [u64; 3], payload: usize) -> Result<Message, Malformed> {
     Ok(Message::Stream { stream, said: Said::parse(words, payload)? })
+}
+
+fn parse_atomic(region: u64, [op, offset]: [u64; 2], words: [u64; 3]) -> Result<Message, Malformed> {
+    let update = Update::from_words(words).ok_or(Malformed("unknown atomic operation"))?;
+    Ok(Message::Atomic { region, op, offset, update })
+}
+
+fn parse_pull(stream: u64, len: u64, source: Option<[u64; 2]>) -> Result<Message, Malformed> {
+    let len = Some(len).filter(|len| *len != 0).ok_or(Malformed("no bytes of a stream to be fetched"))?;
+    let source = source.map(|[rkey, address]| RemoteSource { rkey, address });
+    Ok(Message::Pull { stream, len, source })
 }
 
 fn parse_path(word: u64) -> Result<u32, Malformed> {
@@ -345,6 +362,14 @@ fn push(frame: &mut Frame<'_>, words: &[u64]) {
     }
 }
 
+fn set_pull(frame: &mut Frame<'_>, stream: u64, len: u64, source: Option<RemoteSource>) {
+    set(frame, Kind::Pull, stream, &[len]);
+    if let Some(source) = source {
+        frame.flags = FLAG_SOURCE;
+        push(frame, &[source.rkey, source.address]);
+    }
+}
+
 fn push_flagged(frame: &mut Frame<'_>, flag: u8, word: Option<u64>) {
     if let Some(word) = word {
         frame.flags |= flag;
@@ -364,6 +389,7 @@ mod tests {
             any::<(u64, u32)>().prop_map(|(stream, window)| Said::Accept { stream, window }),
             prop::sample::select(Error::ALL.to_vec()).prop_map(|error| Said::Refuse { error }),
             any::<u32>().prop_map(|bytes| Said::Credit { bytes }),
+            any::<u64>().prop_map(|bytes| Said::Pulled { bytes }),
             Just(Said::End),
             Just(Said::Stop),
         ]
@@ -377,6 +403,11 @@ mod tests {
                 tag,
                 immediate,
                 sync
+            }),
+            (any::<u64>(), 1..u64::MAX, source.clone()).prop_map(|(stream, len, source)| Message::Pull {
+                stream,
+                len,
+                source
             }),
             (any::<(u64, u64, u64, Option<u64>)>(), source, any::<u64>()).prop_map(
                 |((tag, len, op, immediate), source, ahead)| {

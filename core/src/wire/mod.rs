@@ -14,7 +14,7 @@ pub use address::{Address, KnownPeer, ADDRESS_BYTES};
 pub use frame::{extension_words, is_sequenced, Frame, Header, Incoming, Kind, HEADER_BYTES, MAX_EXTENSION};
 pub use frame::{FLAG_AHEAD, FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC};
 pub use hello::{
-    Extension, Hello, Rejection, BYTE_ORDER, EXTENSION_CRITICAL, FEATURE_AHEAD, FEATURE_PATHS,
+    Extension, Hello, Rejection, BYTE_ORDER, EXTENSION_CRITICAL, FEATURE_AHEAD, FEATURE_PATHS, FEATURE_PULL,
     MAX_HELLO_BYTES, VERSION_MAX, VERSION_MIN,
 };
 pub use message::Message;

@@ -36,6 +36,11 @@ pub enum Said {
     End,
     /// What still comes is not read.
     Stop,
+    /// Of the bytes that could be fetched so many were; those behind them are to be sent.
+    Pulled {
+        /// How many.
+        bytes: u64,
+    },
 }
 
 impl Said {
@@ -48,6 +53,7 @@ impl Said {
             Said::Credit { bytes } => [4, bytes.into(), 0],
             Said::End => [5, 0, 0],
             Said::Stop => [6, 0, 0],
+            Said::Pulled { bytes } => [7, bytes, 0],
         }
     }
 
@@ -61,6 +67,7 @@ impl Said {
             4 => Said::Credit { bytes: number()? },
             5 => Said::End,
             6 => Said::Stop,
+            7 => Said::Pulled { bytes: value },
             _ => return Err(Malformed("unknown word about a stream")),
         };
         if said.words() != [what, value, stream] {

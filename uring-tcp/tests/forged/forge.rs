@@ -19,7 +19,7 @@ const BYTES: usize = 9000;
 /// Values that are wrong at the edges.
 const ODD: [u64; 9] = [0, 1, 8, 4096, 1 << 31, 1 << 32, i64::MAX as u64, u64::MAX - 1, u64::MAX];
 /// All kinds that there are, those of the rail last.
-const KINDS: [u8; 21] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 0xf0, 0xf2];
+const KINDS: [u8; 22] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 0xf0, 0xf2];
 
 /// What was forged, by kind.
 #[derive(Debug, Default, Clone, Copy)]
@@ -257,8 +257,8 @@ fn name_in(frame: &RawFrame) -> (&'static [u8], u64) {
         3 => (&[4, 9], words[0]),
         16 | 17 | 19 => (&[18, 20], words[0]),
         // A stream that is asked for, and one that is accepted.
-        14 if words[0] == 1 => (&[13, 14], frame.word),
-        14 if words[0] == 2 => (&[13, 14], words[2]),
+        14 if words[0] == 1 => (&[13, 14, 15], frame.word),
+        14 if words[0] == 2 => (&[13, 14, 15], words[2]),
         _ => (&[], 0),
     }
 }

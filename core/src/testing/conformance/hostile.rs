@@ -282,7 +282,7 @@ impl<F: Fixture> Scene<F> {
     fn forge(&mut self, random: &mut Random) -> RawFrame {
         let mut known: Vec<u64> = self.forger.frames.iter().map(|frame| frame.word).collect();
         known.extend(self.forger.frames.iter().flat_map(|frame| frame.extension).filter(|word| *word != 0));
-        let kinds = [1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14];
+        let kinds = [1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15];
         let kind = Kind::from_number(random.pick(&kinds)).expect("these are kinds");
         let both = FLAG_IMMEDIATE | FLAG_SYNC;
         let flags = random.pick(&[0, 0, 0, FLAG_IMMEDIATE, FLAG_SYNC, FLAG_SOURCE, FLAG_AHEAD, both, 0x40]);
@@ -301,7 +301,7 @@ impl<F: Fixture> Scene<F> {
             frame.extension[0] = i64::from(random.pick(&Error::ALL).code()) as u64;
         }
         if kind == Kind::Stream {
-            frame.extension[0] = random.below(8);
+            frame.extension[0] = random.below(9);
         }
         if matches!(kind, Kind::Eager | Kind::Segment | Kind::Bytes) || random.chance(0.02) {
             let len = random.pick(&[0, 1, 8, 40, 48, 49, 1000, 8192]);
