@@ -103,7 +103,6 @@ calls() {
     said=$(client "$file" echo)
     went "$said" 3000000
     client "$file" tell 1000 >/dev/null
-    silent "$file"
     said=$(client "$file" threads 4 "$CALLS")
     went "$said" $((4 * CALLS * 20))
     client "$file" back 100 -ORBendPoint giop:gridnet: >/dev/null
@@ -116,18 +115,6 @@ calls() {
     client "$file" stop >/dev/null
     ended "$file"
     echo "calls: sums, sequences, calls without an answer, 4 threads x $CALLS, call back; linked and preloaded"
-}
-
-# silent FILE: what a client has said last arrives, though it says and asks nothing more.
-silent() {
-    local caller
-    mkfifo "$WORK/quiet"
-    client "$1" last 20 <"$WORK/quiet" >"$WORK/silent" &
-    caller=$!
-    exec 8>"$WORK/quiet"
-    await "$1.log" 'the last was told'
-    exec 8>&-
-    wait $caller || { cat "$WORK/silent"; die "the silent client failed"; }
 }
 
 # Few threads for many connections: omniORB watches them in its poll().
@@ -214,6 +201,17 @@ ends() {
     kill -STOP $SERVER
     said=$(client "$file" add 1 -ORBclientCallTimeOutPeriod 500 || true)
     says "$said" 'exception T'
+    kill -CONT $SERVER
+    # One that stops between two calls: the second is longer than what ever waits on its way.
+    mkfifo "$WORK/go"
+    client "$file" stall <"$WORK/go" >"$WORK/stalled" &
+    caller=$!
+    exec 8>"$WORK/go"
+    await "$WORK/stalled" ready
+    kill -STOP $SERVER
+    exec 8>&-
+    wait $caller && die "the long call came back"
+    says "$(cat "$WORK/stalled")" 'exception TIMEOUT'
     kill -CONT $SERVER
     said=$(client "$file" hold 60000 -ORBclientCallTimeOutPeriod 300 || true)
     says "$said" 'exception TIMEOUT'
@@ -332,12 +330,20 @@ bad() {
         says "$said" 'component of .* bytes for gridnet that cannot be read'
         says "$said" 'exception TRANSIENT'
     done
+    # Callers of another version, of another protocol, and with a header of GIOP that a kill has cut off, or that is none.
+    for text in 'GNGP\x02\x01a' 'HTTP/1' 'GNGP\x01\x01aGIOP\x01\x02\x01' 'GNGP\x01\x01aGIOPGIOPGIOPGIOP'; do
+        "$BUILT/bin/stranger" 4712 "$text" >"$file.stranger" 2>&1 || true
+        [ ! -s "$file.stranger" ] || { cat "$file.stranger"; die "the stranger could not call"; }
+    done
+    await "$file.log" 'another protocol, or another version than 1: 47 4e 47 50 02'
+    await "$file.log" 'another protocol, or another version than 1: 48 54'
+    client "$file" add 10 >/dev/null
     said=$(GRIDNET_SESSION=$WORK/nothing client "$file" add 1 -ORBtraceLevel 5 || true)
     says "$said" 'exception TRANSIENT'
     says "$said" 'GRIDNET_ERR_CONFIG: session: '
     client "$file" stop >/dev/null
     ended "$file"
-    echo "bad: endpoints, a port in use, references, a session that is not there"
+    echo "bad: endpoints, a port in use, references, callers, a session that is not there"
 }
 
 # A port is free again when its endpoint has ended, though the ORB has not.

@@ -11,6 +11,8 @@ namespace gridnet_giop {
 namespace {
 
 constexpr std::int64_t NS_PER_S = 1000000000;
+/* From here on the peer may read it from the caller's memory. */
+constexpr std::size_t LONG = 64 << 10;
 
 struct Counters {
     std::atomic<std::uint64_t> connections{0}, accepted{0}, bytes_sent{0}, bytes_received{0};
@@ -61,12 +63,25 @@ int Stream::write(const void *data, std::size_t size, const omni_time_t &deadlin
     std::size_t count = 0;
     if (size > INT_MAX)
         size = INT_MAX;
+    if (size >= LONG && timeout != 0)
+        return write_all(data, size, timeout);
     gridnet_status status = timeout == 0 ? GRIDNET_ERR_TIMEOUT : gridnet_stream_write(stream_, data, size, timeout, &count);
     fabric_->watch().busy();
     if (status < 0)
         return outcome(status, "send");
     counters().bytes_sent.fetch_add(count, std::memory_order_relaxed);
     return static_cast<int>(count);
+}
+
+/* As omniORB gives up a connection over which not all of a message went in time, it may as well be over then. */
+int Stream::write_all(const void *data, std::size_t size, std::int64_t timeout_ns)
+{
+    gridnet_status status = gridnet_stream_write_all(stream_, data, size, timeout_ns);
+    fabric_->watch().busy();
+    if (status < 0)
+        return outcome(status, "send");
+    counters().bytes_sent.fetch_add(size, std::memory_order_relaxed);
+    return static_cast<int>(size);
 }
 
 int Stream::read(void *data, std::size_t size, const omni_time_t &deadline)

@@ -43,6 +43,8 @@ public:
     Fabric &fabric() { return *fabric_; }
 
 private:
+    int write_all(const void *data, std::size_t size, std::int64_t timeout_ns);
+
     std::shared_ptr<Fabric> fabric_;
     gridnet_stream *stream_;
 };

@@ -197,7 +197,6 @@ public:
     CORBA::Long add(CORBA::Long a, CORBA::Long b) override { return a + b; }
     Trial::Bytes *echo(const Trial::Bytes &data) override { return new Trial::Bytes(data); }
     void tell(CORBA::Long) override {}
-    void pour(const Trial::Bytes &) override {}
     CORBA::Long told() override { return 0; }
     void call_back(Trial::Listener_ptr, CORBA::Long) override {}
     void hold(CORBA::ULong) override {}

@@ -108,15 +108,16 @@ void tell(Call &call)
         check(tries < 100000, "calls were lost");
 }
 
-/* More than the server reads at a time, then a last word, then nothing, not even progress, until the input ends. */
-void last(Call &call)
+/* A long call with a time limit, when the input has ended. */
+void stall(Call &call)
 {
-    Trial::Bytes data(300000);
-    data.length(300000);
-    for (long i = 0; i < call.first; i++)
-        call.server->pour(data);
-    call.server->tell(-1);
+    check(call.server->add(1, 1) == 2, "sum");
+    omniORB::setClientCallTimeout(300);
+    Trial::Bytes data(2000000);
+    data.length(2000000);
+    std::cout << "ready" << std::endl;
     std::cin.ignore(std::numeric_limits<std::streamsize>::max());
+    Trial::Bytes_var back = call.server->echo(data);
 }
 
 class Listener : public POA_Trial::Listener {
@@ -146,7 +147,7 @@ const std::map<std::string, std::function<void(Call &)>> TRIALS = {
     {"echo", echo},
     {"threads", threads},
     {"tell", tell},
-    {"last", last},
+    {"stall", stall},
     {"back", call_back},
     {"hold", [](Call &call) { call.server->hold(static_cast<CORBA::ULong>(call.first)); }},
     {"stop", [](Call &call) { call.server->stop(); }},

@@ -11,6 +11,7 @@
 #include <iostream>
 #include <thread>
 #include <utility>
+#include <vector>
 
 using namespace gridnet_giop;
 
@@ -94,6 +95,23 @@ public:
 
 private:
     std::atomic<long> count_{0};
+};
+
+/* Holds the watch as long as it is there: nobody moves what is on its way to this fabric. */
+class Holding : public Watched {
+public:
+    bool look() override
+    {
+        is_held = true;
+        while (!is_over)
+            std::this_thread::yield();
+        return false;
+    }
+    bool is_waited_for() override { return false; }
+    bool arm() override { return true; }
+    int fd() override { return -1; }
+
+    std::atomic<bool> is_held{false}, is_over{false};
 };
 
 struct Scene {
@@ -226,6 +244,30 @@ void who_needs_the_watch_wakes_it(Scene &scene)
     a_watch_that_sleeps_is_woken(scene, call, "the watch sleeps on while there are calls");
 }
 
+/* What found no room on its way leaves later, though the client calls nothing any more: its watch sees to it. */
+void what_waits_in_a_silent_client_leaves(Scene &scene)
+{
+    auto holding = std::make_shared<Holding>();
+    scene.server->watch().add(holding);
+    while (!holding->is_held)
+        std::this_thread::yield();
+    long said = 0;
+    std::size_t count;
+    while (gridnet_stream_write(scene.caller, "x", 1, 0, &count) >= 0)
+        said++;
+    /* The stream itself has room for more: it is the path that is full, and the last word waits behind it. */
+    check(said < 100000, "the path is never full");
+    holding->is_over = true;
+    unsigned long s, ns;
+    omni_thread::get_time(&s, &ns, PATIENCE.count(), 0);
+    omni_time_t deadline(s, ns);
+    std::vector<char> bytes(said);
+    for (int len; said > 0; said -= len) {
+        len = scene.connection->Recv(bytes.data(), bytes.size(), deadline);
+        check(len > 0, "the last word of a silent client has not come");
+    }
+}
+
 gridnet_node node_of(std::size_t number)
 {
     return gridnet_node{{static_cast<std::uint8_t>(number), static_cast<std::uint8_t>(number >> 8), 1}};
@@ -260,6 +302,7 @@ int main()
     a_notice_that_is_late_is_taken_back(scene);
     what_omniorb_has_read_is_told_without_the_stream(scene);
     who_needs_the_watch_wakes_it(scene);
+    what_waits_in_a_silent_client_leaves(scene);
     std::cout << "parts right" << std::endl;
     /* What is left goes with the process, threads and all. */
     std::_Exit(0);
