@@ -217,6 +217,10 @@ impl Stream {
             if is_shown {
                 written += fabric.engine.stream_shown(self.id)?;
                 is_shown = false;
+                // Whatever the peer has done since, it has all of them. A part is never empty.
+                if written == bytes.len() {
+                    return Ok(());
+                }
             }
             let left = &bytes[written..];
             // SAFETY: the memory is borrowed, and nobody writes it, until the peer has answered, or it is hidden below: then a copy that

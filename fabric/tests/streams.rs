@@ -25,7 +25,7 @@ const TCP: &[(&str, &str)] =
 const BOTH: &[(&str, &str)] =
     &[("GRIDNET_RAILS", "shm,tcp"), ("GRIDNET_NET_INTERFACES", "127.0.0.1"), ("GRIDNET_NET_INSECURE", "1")];
 /// What is longer than any window.
-const LONG_BYTES: usize = 4 << 20;
+const LONG_BYTES: usize = 2 << 20;
 const NOW: Option<Duration> = Some(Duration::ZERO);
 const LONG: Option<Duration> = Some(PATIENCE);
 const LEVELS: [ThreadLevel; 2] = [ThreadLevel::Serialized, ThreadLevel::Multiple];
@@ -479,6 +479,27 @@ fn what_is_long_is_read_where_it_lies() {
             });
         });
     }
+}
+
+/// What the peer has read was written, whatever it does next; what it has said before it went is there.
+#[test]
+fn who_has_read_what_is_long_may_answer_and_go() {
+    within(4 * PATIENCE, || {
+        let local = Local::new(SHM);
+        let all = text(0, LONG_BYTES);
+        for _ in 0..20 {
+            let [ours, theirs] = local.connect();
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| ours.write_all(&all, LONG));
+                local.await_sleepers(1);
+                assert!(read_exactly(&theirs, LONG_BYTES) == all, "other bytes");
+                write_all(&theirs, b"thanks");
+                drop(theirs);
+                assert_eq!(writer.join().unwrap(), Ok(()));
+            });
+            assert_eq!(read_exactly(&ours, 6), b"thanks");
+        }
+    });
 }
 
 /// Who waits for a reader of what is long is told of its own end, and of the time; the reader hears the end behind what came before.

@@ -13,8 +13,6 @@ use crate::wire::Message;
 
 /// Shorter parts go by frames: two of them are copied as fast as the peer finds out where they are.
 const SHORTEST: usize = 64 << 10;
-/// Most bytes that are fetched in one go: others wait meanwhile.
-const LONGEST_FETCH: usize = 4 << 20;
 
 impl<R: Rail> Engine<R> {
     /// Lets the peer fetch bytes of a stream where they lie, as all that is written next: until [`Self::stream_shown`] says how many it has
@@ -66,7 +64,9 @@ impl<R: Rail> Engine<R> {
     /// Reads what the peer shows.
     pub(super) fn stream_pull(&mut self, id: StreamId, to: &mut [u8]) -> Result<usize, Error> {
         let (peer, source, left) = self.state.streams.pulling(id).ok_or(Error::Again)?;
-        let most = to.len().min(LONGEST_FETCH);
+        let p = self.state.peers.get(peer.index()).ok_or(Error::Again)?;
+        // Others wait while they are copied.
+        let most = to.len().min(self.rails[p.rail].capabilities().max_get);
         let to = &mut to[..usize::try_from(left).map_or(most, |left| left.min(most))];
         // SAFETY: the memory is borrowed for the call, and nobody else touches it. A rail that would write there later is not asked.
         let memory = unsafe { Iov::new(to.as_mut_ptr(), to.len()) };

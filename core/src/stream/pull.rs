@@ -40,7 +40,7 @@ pub(super) struct Shown {
     taken_back: bool,
     /// The peer's answer, until the writer has it.
     answer: Option<u64>,
-    /// The peer cannot fetch over the present link.
+    /// The peer cannot fetch over the present link, though it was told where the bytes are.
     refused: bool,
 }
 
@@ -74,7 +74,7 @@ impl One {
             return if was_taken_back { Ok(None) } else { Err(Error::PeerMisbehaved) };
         };
         self.shown.answer = Some(bytes);
-        self.shown.refused |= bytes < showing.len;
+        self.shown.refused |= bytes < showing.len && showing.exposed.is_some();
         Ok(showing.exposed)
     }
 }
@@ -104,6 +104,8 @@ impl Streams {
     pub(crate) fn shown(&mut self, id: StreamId) -> Result<(PeerId, usize), Error> {
         let one = self.streams.get_mut(id.0).ok_or(Error::Handle)?;
         if let Some(bytes) = one.shown.answer.take() {
+            // Others may have been woken by the answer, and have found that nothing may be written yet.
+            ring(&mut self.rings, one.bells.output, one.bells.any);
             return Ok((one.peer, usize::try_from(bytes).unwrap_or(usize::MAX)));
         }
         match one.failed {

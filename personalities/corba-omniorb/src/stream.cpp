@@ -11,7 +11,7 @@ namespace gridnet_giop {
 namespace {
 
 constexpr std::int64_t NS_PER_S = 1000000000;
-/* From here on the peer may read it from the caller's memory. */
+/* So long ones go in one call, in which the peer may read them from the caller's memory. */
 constexpr std::size_t LONG = 64 << 10;
 
 struct Counters {
