@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(Record::parse(&words), None, "not live");
         words[0] = 9;
         assert_eq!(Record::parse(&words), Some(record));
-        for (word, value) in [(1, 0), (1, 3), (2, u64::MAX), (3, u64::MAX), (4, 16), (4, 1 << 40)] {
+        for (word, value) in [(1, 0), (1, 3), (2, u64::MAX), (3, u64::MAX), (4, 32), (4, 1 << 40)] {
             let mut forged = words;
             forged[word] = value;
             assert_eq!(Record::parse(&forged), None, "word {word} is {value}");

@@ -22,6 +22,7 @@ use crate::host;
 use crate::info::INJECT_SIZE;
 use crate::op::{Kind, Op};
 use crate::peers::Peers;
+use crate::queue::Failure;
 use crate::quick::Transfer;
 use crate::rank;
 use crate::remote::Remote;
@@ -256,6 +257,10 @@ impl Endpoint {
                 });
                 self.drop_op(key);
                 if let Some(errand) = step {
+                    // Nobody is told of a write that was refused.
+                    if let Some(error) = Error::from_code(completion.status) {
+                        self.fail_errand(errand, Failure::of(error));
+                    }
                     self.step_ended(&mut nowhere, errand);
                 }
             }

@@ -152,8 +152,8 @@ impl Offer {
             echo(&mut self.control_progress, (*domain).control_progress);
             echo(&mut self.data_progress, (*domain).data_progress);
             echo(&mut self.av_type, (*domain).av_type);
-            // Modes are what a program can live with. Of those it needs not, some are kept: keys that are chosen here are harder to
             let mr_mode = (*domain).mr_mode;
+            // Modes are what a program can live with. Of those it needs not, some are kept: keys that are chosen here are harder to
             // guess, and many programs give addresses, whatever they are told.
             self.mr_mode = match mr_mode & (MR_BASIC | MR_SCALABLE) {
                 0 => mr_mode & (MR_VIRT_ADDR | MR_PROV_KEY),
