@@ -16,6 +16,7 @@ PARTS+=(
     "members cargo test --release -p gridnet-meta --test many -- --nocapture"
     "hosts cargo test -p gridnet --test lab -- --nocapture"
     "copier ci/copier.sh 1000000000"
+    "corba-all ci/corba.sh"
     "peers ci/peers.sh"
     "roce-guest ci/roce-guest.sh"
 )
