@@ -65,17 +65,17 @@ impl<R: Rail> Engine<R> {
     pub(super) fn stream_pull(&mut self, id: StreamId, to: &mut [u8]) -> Result<usize, Error> {
         let (peer, source, left) = self.state.streams.pulling(id).ok_or(Error::Again)?;
         let p = self.state.peers.get(peer.index()).ok_or(Error::Again)?;
+        let rail = &mut self.rails[p.rail];
+        let capabilities = rail.capabilities();
         // Others wait while they are copied.
-        let most = to.len().min(self.rails[p.rail].capabilities().max_get);
+        let most = to.len().min(capabilities.max_get);
         let to = &mut to[..usize::try_from(left).map_or(most, |left| left.min(most))];
         // SAFETY: the memory is borrowed for the call, and nobody else touches it. A rail that would write there later is not asked.
         let memory = unsafe { Iov::new(to.as_mut_ptr(), to.len()) };
-        let fetched = source.is_some_and(|source| {
-            let Some(p) = self.state.peers.get(peer.index()) else { return false };
-            let rail = &mut self.rails[p.rail];
-            let pulls = rail.capabilities().get && rail.pulls(p.link);
-            pulls && rail.get(p.link, source, &Gather::one(&memory)) == Posted::Done
-        });
+        let pulls = capabilities.get && rail.pulls(p.link);
+        let source = source.filter(|_| pulls);
+        let fetched =
+            source.is_some_and(|source| rail.get(p.link, source, &Gather::one(&memory)) == Posted::Done);
         self.state.streams.pulled(id, fetched.then_some(to.len()));
         if self.state.streams.has_work() {
             self.settle_and_flush();
