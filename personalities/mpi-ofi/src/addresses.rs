@@ -63,8 +63,13 @@ impl Addresses {
     }
 
     /// Which rank has this number, if it has said so.
-    pub(crate) fn rank(&self, number: FiAddr) -> Option<u32> {
+    fn rank(&self, number: FiAddr) -> Option<u32> {
         self.ranks.get(&number).copied()
+    }
+
+    /// The same for people.
+    pub(crate) fn rank_in_words(&self, number: FiAddr) -> String {
+        self.rank(number).map_or_else(|| "unknown".to_owned(), |rank| rank.to_string())
     }
 
     /// The bytes that were inserted as this number.

@@ -124,8 +124,7 @@ impl Endpoint {
             // The address vector has changed meanwhile: the number may be another's.
             return;
         }
-        let Who { rank, host } = self.describe(vectors, number);
-        let Some(call) = self.peers.calls.get_mut(&number) else { return };
+        let Some(since) = self.peers.calls.get(&number).map(|call| call.since) else { return };
         let opened = match Error::from_code(end.status) {
             Some(error) => Err(error),
             None => {
@@ -133,26 +132,27 @@ impl Endpoint {
                 self.shared.enter().and_then(|mut guard| guard.engine.open_known(peer))
             }
         };
-        match opened {
-            Ok(peer) => self.note_peer(number, peer),
-            Err(Error::NotFound) if call.since.elapsed() < UNKNOWN_LIMIT => {
-                call.state = Progress::Unknown(Instant::now() + UNKNOWN_PAUSE);
+        let state = match opened {
+            Ok(peer) => return self.note_peer(number, peer),
+            Err(Error::NotFound) if since.elapsed() < UNKNOWN_LIMIT => {
+                Progress::Unknown(Instant::now() + UNKNOWN_PAUSE)
             }
             Err(error) => {
+                let Who { rank, host } = self.describe(vectors, number);
                 tracing::warn!(rank, host, error = error.text(), "no path to a rank of the session");
                 // A number that is not there is the program's mistake; a rank that has left is not.
                 let error = if error == Error::NotFound { Error::Unreachable } else { error };
-                call.state = Progress::Over(error);
+                Progress::Over(error)
             }
-        }
+        };
+        self.peers.calls.insert(number, Call { since, state });
     }
 
     /// Who has a number of the address vector, in the words of people.
     #[cold]
     pub(super) fn describe(&self, vectors: &Slab<Addresses>, number: FiAddr) -> Who {
         let vector = self.vector.and_then(|key| vectors.get(key));
-        let rank = vector.and_then(|vector| vector.rank(number));
-        let rank = rank.map_or_else(|| "unknown".to_owned(), |rank| rank.to_string());
+        let rank = vector.map_or_else(|| "unknown".to_owned(), |vector| vector.rank_in_words(number));
         let host = match vector.and_then(|vector| vector.get(number)) {
             Some(address) if address.host == self.name().host => "this one".to_owned(),
             Some(address) => format!("{:x} {:?}", address.host, address.network),
@@ -234,7 +234,7 @@ fn no_path(vector: &Addresses, number: FiAddr, refusal: &Refusal) -> Error {
         // The program will ask again, perhaps at once.
         return refusal.error;
     }
-    let rank = vector.rank(number).map_or_else(|| "unknown".to_owned(), |rank| rank.to_string());
+    let rank = vector.rank_in_words(number);
     let address = vector.get(number);
     let node = address.map_or_else(String::new, |address| address.node.to_string());
     let network = address.map_or_else(String::new, |address| format!("{:?}", address.network));
