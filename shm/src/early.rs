@@ -102,7 +102,7 @@ mod tests {
     use crate::segment::OwnSegment;
     use crate::socket::Packet;
 
-    /// Polls both until each has `up` links; the descriptors of connections that wait at the second one.
+    /// Has both look around often enough; how many connections wait at the second one then.
     fn turn(rails: [&mut ShmRail; 2], sinks: [&mut Open; 2], now: Time) -> usize {
         let ([a, b], [of_a, of_b]) = (rails, sinks);
         for _ in 0..100 {

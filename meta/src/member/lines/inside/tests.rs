@@ -15,6 +15,21 @@ fn listening(parties: &Parties) -> (Driver, Arc<Shared>) {
     (driver, Arc::new(shared))
 }
 
+/// Waits at a gate; who has come in.
+fn waiting(shared: &Arc<Shared>, gate: Gate) -> tokio::task::JoinHandle<Result<(u32, bool), String>> {
+    let shared = shared.clone();
+    tokio::spawn(
+        async move { wait(&shared, gate, never()).await.map(|direct| (direct.pid, direct.has_called)) },
+    )
+}
+
+/// Calls a gate, and says nonsense: it hears nothing.
+async fn call_as_stranger(name: Name) {
+    let stranger = Packets::connect(name).unwrap();
+    stranger.try_say(b"GET / HTTP/1.0").unwrap();
+    assert!(stranger.hear::<SECRET_BYTES>().await.is_err());
+}
+
 fn never() -> Moment {
     Moment::from_unix(i64::MAX)
 }
@@ -26,14 +41,9 @@ fn only_who_has_the_secret_gets_in_and_it_is_good_for_one_line() {
     let (own, other) = (parties.node(0), parties.node(1));
     in_runtime(async {
         let (gate, entry) = open(own, (other, 7)).unwrap();
-        let waits = tokio::spawn({
-            let shared = shared.clone();
-            async move { wait(&shared, gate, never()).await.map(|direct| (direct.pid, direct.has_called)) }
-        });
+        let waits = waiting(&shared, gate);
         // Nonsense, another node, another line, another secret.
-        let stranger = Packets::connect(entry.name).unwrap();
-        stranger.try_say(b"GET / HTTP/1.0").unwrap();
-        assert!(stranger.hear::<SECRET_BYTES>().await.is_err());
+        call_as_stranger(entry.name).await;
         for (node, number, secret) in
             [(parties.node(2), 7, entry.secret), (other, 8, entry.secret), (other, 7, [1; SECRET_BYTES])]
         {
@@ -63,15 +73,10 @@ fn a_gate_is_shut_when_too_many_have_called_who_are_not_the_one() {
     let (own, other) = (parties.node(0), parties.node(1));
     in_runtime(async {
         let (gate, entry) = open(own, (other, 7)).unwrap();
-        let waits = tokio::spawn({
-            let shared = shared.clone();
-            async move { wait(&shared, gate, never()).await.map(drop) }
-        });
+        let waits = waiting(&shared, gate);
         for called in 0..DENIED_MAX {
             assert!(!waits.is_finished(), "after {called}");
-            let stranger = Packets::connect(entry.name).unwrap();
-            stranger.try_say(b"GET / HTTP/1.0").unwrap();
-            assert!(stranger.hear::<SECRET_BYTES>().await.is_err());
+            call_as_stranger(entry.name).await;
         }
         let why = waits.await.unwrap().unwrap_err();
         assert!(why.contains("64 have called"), "{why}");
