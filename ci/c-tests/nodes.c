@@ -1,57 +1,7 @@
-/* Two processes join a session with its ticket, find each other by node id, talk, and see each other go; two are a group. */
-#include "test.h"
-
-#include <poll.h>
-#include <signal.h>
-#include <sys/stat.h>
+/* Two processes join a session with its ticket, see each other come, talk by node id, and see each other go; two are a group. */
+#include "session.h"
 
 #define TAG 7
-
-static char dir[64], ticket[96];
-
-/* The command, which lies beside the library; none may be installed. */
-static bool have_session(void)
-{
-    return system("gridnet session --help >/dev/null 2>&1") == 0;
-}
-
-/* A rendez-vous node at some port of this host. */
-static pid_t serve(void)
-{
-    char command[256];
-    pid_t server;
-    int port = 20000 + (int)(getpid() % 12000), tries = 0;
-    snprintf(dir, sizeof dir, "/tmp/gridnet-c-nodes-%d", (int)getpid());
-    do {
-        CHECK(tries++ < 100);
-        snprintf(command, sizeof command, "rm -rf %s; gridnet session new --dir %s --listen 127.0.0.1:%d >/dev/null", dir,
-                 dir, port++);
-        CHECK(system(command) == 0);
-        server = fork();
-        CHECK(server >= 0);
-        if (server == 0) {
-            execlp("gridnet", "gridnet", "session", "serve", "--dir", dir, (char *)NULL);
-            _exit(127);
-        }
-        snprintf(command, sizeof command, "gridnet session join %s/ticket --timeout 20s >/dev/null 2>&1", dir);
-    } while (system(command) != 0 && (kill(server, SIGKILL), waitpid(server, NULL, 0) == server));
-    snprintf(ticket, sizeof ticket, "%s/ticket", dir);
-    return server;
-}
-
-static void join_session(gridnet_fabric **fabric, gridnet_cq **cq)
-{
-    CHECK(setenv("GRIDNET_SESSION", ticket, 1) == 0);
-    CHECK(setenv("GRIDNET_NET_INTERFACES", "127.0.0.1", 1) == 0);
-    CHECK_OK(gridnet_fabric_open(NULL, fabric));
-    CHECK_OK(gridnet_cq_create(*fabric, 0, cq));
-}
-
-static void join_as(const char *label, gridnet_fabric **fabric, gridnet_cq **cq)
-{
-    CHECK(setenv("GRIDNET_SESSION_LABEL", label, 1) == 0);
-    join_session(fabric, cq);
-}
 
 /* A word there and back. */
 static void hello(gridnet_cq *cq, gridnet_endpoint *endpoint)
@@ -80,33 +30,19 @@ static void give_back(gridnet_fabric *fabric, gridnet_cq *cq, gridnet_endpoint *
     exit(EXIT_SUCCESS);
 }
 
-/* Waits for one message, and gives it back. */
-static void echo(int until)
+/* Joins when it is told to, waits for one message, and gives it back. */
+static void echo(int begin, int until)
 {
-    gridnet_fabric *fabric;
-    gridnet_cq *cq;
+    struct node node;
     gridnet_completion entry;
     gridnet_endpoint *back;
     char word[16];
-    join_session(&fabric, &cq);
-    CHECK(gridnet_tag_recv(cq, NULL, word, sizeof word, TAG, 0, NULL) >= 0);
-    CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
-    CHECK_OK(gridnet_endpoint_open_source(cq, entry.source, &back));
-    give_back(fabric, cq, back, word, (size_t)entry.length, until);
-}
-
-/* Another node than `own`, once there is one. */
-static gridnet_node find_other(gridnet_fabric *fabric, const char *own)
-{
-    gridnet_node_info nodes[4];
-    size_t count = 0, i;
-    for (;;) {
-        CHECK_OK(gridnet_nodes(fabric, nodes, 4, &count));
-        for (i = 0; i < count; i++)
-            if (strcmp(nodes[i].label, own) != 0)
-                return nodes[i].node;
-        poll(NULL, 0, 1);
-    }
+    CHECK(read(begin, word, 1) == 1);
+    node = session_join("child");
+    CHECK(gridnet_tag_recv(node.cq, NULL, word, sizeof word, TAG, 0, NULL) >= 0);
+    entry = node_wait(&node);
+    CHECK_OK(gridnet_endpoint_open_source(node.cq, entry.source, &back));
+    give_back(node.fabric, node.cq, back, word, (size_t)entry.length, until);
 }
 
 static gridnet_endpoint *open_other(gridnet_fabric *fabric, gridnet_cq *cq, const gridnet_node *other)
@@ -150,30 +86,49 @@ static void wait_until_gone(gridnet_fabric *fabric, const gridnet_node *node)
     }
 }
 
-/* Two processes talk over an endpoint that one of them opens by node id, and the one sees the other go. */
+/* Waits for the event that tells of a node of this name. */
+static gridnet_node wait_until_joined(gridnet_fabric *fabric, const char *label)
+{
+    gridnet_node_event event;
+    for (;;) {
+        gridnet_status taken = gridnet_node_events(fabric, &event, 1);
+        CHECK(taken >= 0);
+        if (taken == 1 && event.kind == GRIDNET_NODE_JOINED && strcmp(event.info.label, label) == 0)
+            return event.info.node;
+        poll(NULL, 0, 1);
+    }
+}
+
+/* Two processes talk over an endpoint that one of them opens by node id, and the one sees the other come and go. */
 static void talk(void)
 {
-    gridnet_fabric *fabric;
-    gridnet_cq *cq;
+    struct node node;
     gridnet_endpoint *endpoint;
-    gridnet_node other;
+    gridnet_node other, found;
+    gridnet_node_info alone[2];
+    size_t count;
     pid_t child;
-    int until[2];
-    CHECK(pipe(until) == 0);
+    int begin[2], until[2];
+    CHECK(pipe(begin) == 0 && pipe(until) == 0);
     child = fork();
     CHECK(child >= 0);
     if (child == 0) {
         close(until[1]);
-        echo(until[0]);
+        echo(begin[0], until[0]);
     }
-    join_as("parent", &fabric, &cq);
-    other = find_other(fabric, "parent");
-    endpoint = open_other(fabric, cq, &other);
-    hello(cq, endpoint);
+    node = session_join("parent");
+    while (gridnet_nodes(node.fabric, alone, 2, &count) != GRIDNET_OK || count != 1)
+        poll(NULL, 0, 1);
+    CHECK(write(begin[1], "", 1) == 1);
+    other = wait_until_joined(node.fabric, "child");
+    found = session_find(node.fabric, "child");
+    CHECK(memcmp(&other, &found, sizeof other) == 0 && memcmp(&other, &alone[0].node, sizeof other) != 0);
+    endpoint = open_other(node.fabric, node.cq, &other);
+    hello(node.cq, endpoint);
     close(until[1]);
-    wait_until_gone(fabric, &other);
+    wait_until_gone(node.fabric, &other);
     CHECK(waitpid(child, NULL, 0) == child);
-    CHECK_OK(gridnet_fabric_close(fabric));
+    node_close(&node);
 }
 
 /* The ids of two nodes, by id, as soon as they are all that there are; the rank of the one with this label. */
@@ -191,23 +146,21 @@ static size_t two_nodes(gridnet_fabric *fabric, gridnet_node nodes[2], const cha
 /* The other side has opened the edge: here it is there. */
 static void answer_in_group(int until)
 {
-    gridnet_fabric *fabric;
-    gridnet_cq *cq;
+    struct node node = session_join("child");
     gridnet_completion entry;
     gridnet_group *group;
     gridnet_endpoint *back;
     gridnet_node nodes[2];
     size_t own, rank;
     char word[16];
-    join_as("child", &fabric, &cq);
-    own = two_nodes(fabric, nodes, "child");
-    CHECK_OK(gridnet_group_create_nodes(cq, nodes, 2, NULL, &group));
-    CHECK(gridnet_tag_recv(cq, NULL, word, sizeof word, TAG, 0, NULL) >= 0);
-    CHECK_STATUS(1, gridnet_cq_wait(cq, &entry, 1, WAIT_NS));
+    own = two_nodes(node.fabric, nodes, "child");
+    CHECK_OK(gridnet_group_create_nodes(node.cq, nodes, 2, NULL, &group));
+    CHECK(gridnet_tag_recv(node.cq, NULL, word, sizeof word, TAG, 0, NULL) >= 0);
+    entry = node_wait(&node);
     CHECK_OK(gridnet_group_rank(group, entry.source, &rank));
     CHECK(rank == 1 - own);
     CHECK_OK(gridnet_group_endpoint(group, rank, &back));
-    give_back(fabric, cq, back, word, (size_t)entry.length, until);
+    give_back(node.fabric, node.cq, back, word, (size_t)entry.length, until);
 }
 
 /* What is refused, and what makes none. */
@@ -224,6 +177,7 @@ static void no_groups(gridnet_cq *cq, const gridnet_node *nodes)
 /* Two processes are a group of nodes, of which the edge is opened at its first use. */
 static void group(void)
 {
+    struct node node;
     gridnet_fabric *fabric;
     gridnet_cq *cq;
     gridnet_group *group;
@@ -242,7 +196,9 @@ static void group(void)
         close(until[1]);
         answer_in_group(until[0]);
     }
-    join_as("parent", &fabric, &cq);
+    node = session_join("parent");
+    fabric = node.fabric;
+    cq = node.cq;
     own = two_nodes(fabric, nodes, "parent");
     no_groups(cq, nodes);
     CHECK_OK(gridnet_group_create_nodes(cq, nodes, 2, &params, &group));
@@ -272,18 +228,13 @@ static void group(void)
 
 int main(void)
 {
-    pid_t server;
-    char command[128];
-    if (!have_session()) {
+    if (!session_can()) {
         printf("SKIPPED nodes: no gridnet in PATH\n");
         return 0;
     }
     test_limit(100);
-    server = serve();
+    session_serve();
     talk();
     group();
-    kill(server, SIGTERM);
-    waitpid(server, NULL, 0);
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return session_end();
 }
