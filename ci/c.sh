@@ -4,6 +4,8 @@
 
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK" "$LOGS"' EXIT
+# Where ordinary users do not look, and hosts of the lab need something.
+PATH=$PATH:/usr/sbin:/sbin
 PREFIX=$WORK/prefix
 BIN=$WORK/bin
 ran=0 broken=()
