@@ -192,23 +192,23 @@ fn what_was_sent_last_comes_when_the_fabric_closes() {
 
 /// Each scheme, without and with an exception: by label, by cluster.
 #[test]
-fn schemes_and_exceptions_decide_which_rail_it_is() {
+fn schemes_and_exceptions_decide_which_stack_it_is() {
     within(8 * PATIENCE, || {
         let scene = Scene::new();
         let b = other(&scene, ("b", "y"), "");
-        let by_label = "[[rule]]\nto.node = 'b'\nuse = ['tls/tcp']";
+        let by_label = "[[rule]]\nto.node = 'b'\nuse = ['tls/tcp(streams=1)']";
         let by_cluster = "[[rule]]\nto.cluster = 'y'\nscheme = 'relay-only'";
         let of_another = "[[rule]]\nto.cluster = 'z'\nuse = ['tls/tcp']";
-        for (number, (scheme, exception, rail)) in [
+        for (number, (scheme, exception, stack)) in [
             ("direct", "", "shm"),
-            ("direct", by_label, "tcp"),
-            ("direct", by_cluster, "relay"),
+            ("direct", by_label, "tls/tcp(streams=1)"),
+            ("direct", by_cluster, "tls/relay"),
             ("direct", of_another, "shm"),
-            ("cluster", "", "relay"),
-            ("cluster", by_label, "tcp"),
-            ("relay-only", "", "relay"),
-            ("relay-only", by_label, "tcp"),
-            ("relay-only", of_another, "relay"),
+            ("cluster", "", "tls/relay"),
+            ("cluster", by_label, "tls/tcp(streams=1)"),
+            ("relay-only", "", "tls/relay"),
+            ("relay-only", by_label, "tls/tcp(streams=1)"),
+            ("relay-only", of_another, "tls/relay"),
         ]
         .into_iter()
         .enumerate()
@@ -217,7 +217,15 @@ fn schemes_and_exceptions_decide_which_rail_it_is() {
             let label = format!("a{number}");
             let a = party(&scene, (&label, "x"), &rules, &[]);
             let to = open(&a, &b);
-            assert_eq!(a.enter().engine.rail_name(to), Some(rail), "{rules}: {}", explain(&a, to));
+            let why = explain(&a, to);
+            assert!(
+                why.contains(&format!(" in use: stack {stack}, encrypted, was agreed on\n")),
+                "{rules}: {why}"
+            );
+            assert!(
+                story(&b, a.address().node).contains(&format!("stack {stack}: encrypted")),
+                "both name it"
+            );
             converse(&a, to, &b, 2);
         }
     });
