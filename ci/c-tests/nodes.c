@@ -226,6 +226,42 @@ static void group(void)
     CHECK_OK(gridnet_fabric_close(fabric));
 }
 
+/* A fabric that is not opened, for its ticket; the log has this word of the audit. */
+static void refused(const char *change, const char *word)
+{
+    static char log[4096];
+    gridnet_fabric *fabric;
+    char command[512], path[128];
+    int to, own;
+    ssize_t length;
+    snprintf(path, sizeof path, "%s/log", session_dir);
+    snprintf(command, sizeof command, "cp -p %s %s/own; %s %s", session_ticket, session_dir, change, session_ticket);
+    CHECK(system(command) == 0);
+    CHECK(setenv("GRIDNET_SESSION", session_ticket, 1) == 0);
+    own = dup(2);
+    to = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    CHECK(own >= 0 && to >= 0 && dup2(to, 2) == 2);
+    gridnet_status status = gridnet_fabric_open(NULL, &fabric);
+    CHECK(dup2(own, 2) == 2);
+    CHECK_STATUS(GRIDNET_ERR_PERMISSION, status);
+    length = pread(to, log, sizeof log - 1, 0);
+    CHECK(length >= 0);
+    log[length] = 0;
+    if (strstr(log, "gridnet::audit") == NULL || strstr(log, word) == NULL)
+        test_failed(__FILE__, __LINE__, log, "has no such word");
+    snprintf(command, sizeof command, "mv %s/own %s", session_dir, session_ticket);
+    CHECK(system(command) == 0 && close(own) == 0 && close(to) == 0);
+}
+
+/* Tickets that are refused before anybody is asked: who, what, why. */
+static void refused_tickets(void)
+{
+    char word[256];
+    snprintf(word, sizeof word, "refused ticket %s: %s can be read by others", session_ticket, session_ticket);
+    refused("chmod 640", word);
+    refused("sed -i 's/^expires = .*/expires = 2020-01-01T00:00:00Z/'", " expired: the ticket expired at 2020-01-01T00:00:00Z");
+}
+
 int main(void)
 {
     if (!session_can()) {
@@ -234,6 +270,7 @@ int main(void)
     }
     test_limit(100);
     session_serve();
+    refused_tickets();
     talk();
     group();
     return session_end();

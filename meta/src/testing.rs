@@ -60,9 +60,14 @@ impl Session {
     }
 
     pub(crate) fn identity(&self, node: NodeId, lifetime: Duration) -> Identity {
+        self.identity_of(node, Moment::now(), lifetime)
+    }
+
+    /// One that was certified then.
+    pub(crate) fn identity_of(&self, node: NodeId, then: Moment, lifetime: Duration) -> Identity {
         let key = NodeKey::create().unwrap();
         let authority = self.store.authority().unwrap();
-        let certificate = authority.certify(node, key.request(), Moment::now(), lifetime).unwrap();
+        let certificate = authority.certify(node, key.request(), then, lifetime).unwrap();
         key.certified(node, &certificate).unwrap()
     }
 

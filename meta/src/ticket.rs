@@ -69,12 +69,16 @@ struct File {
 }
 
 impl Ticket {
-    /// Reads a ticket file.
+    /// Reads a ticket file. One that others can read is refused, which is a line of the audit.
     ///
     /// # Errors
     /// [`Error::Permission`] when others can read it, [`Error::Config`] when it is no ticket, with the line.
     pub fn read(path: &Path) -> Result<Ticket, Error> {
-        let text = private::read(path)?;
+        let text = private::read(path).inspect_err(|e| {
+            if let Error::Permission(why) = e {
+                tracing::warn!(target: "gridnet::audit", "refused ticket {}: {why}", path.display());
+            }
+        })?;
         Ticket::parse(&text).map_err(|e| Error::Config(format!("ticket {}: {e}", path.display())))
     }
 

@@ -182,6 +182,11 @@ fn an_expired_ticket_is_refused_by_both_sides() {
     scene.start();
     let forged = Ticket { expires: Moment::now().after(DAY), ..made };
     assert!(matches!(join(&forged, "x"), Err(Error::Refused(Refusal::Expired, _))));
+    // Who had called, what it was refused for, and why.
+    let status = scene.rendezvous().status();
+    assert_eq!(status.refusals.get("expired"), Some(&1), "{:?}", status.refusals);
+    let line = status.refused.iter().find(|line| line.refusal == "expired").unwrap();
+    assert!(line.who.starts_with("127.0.0.1:") && line.why.starts_with("the ticket expired at "), "{line:?}");
 }
 
 #[test]

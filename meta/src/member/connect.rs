@@ -103,6 +103,7 @@ async fn join(ticket: &Ticket) -> Result<(Identity, CertificateDer<'static>), Er
     let now = Moment::now();
     if now >= ticket.expires {
         let why = format!("the ticket expired at {}; it is {now}", ticket.expires);
+        tracing::warn!(target: "gridnet::audit", "refused ticket {} expired: {why}", ticket.id);
         return Err(Error::Refused(crate::error::Refusal::Expired, why));
     }
     let key = NodeKey::create()?;

@@ -226,3 +226,34 @@ fn a_plain_connection_is_given_no_certificate_whatever_others_its_node_has() {
         assert!(matches!(renew(false), Said::Answer(Message::Renewed(_))));
     });
 }
+
+#[test]
+fn who_shows_a_certificate_that_has_ended_is_refused_and_audited() {
+    let scene = Scene::new("ended");
+    let past = Moment::now().before(48 * 60 * LONG);
+    let identity = scene.identity_of(id(0), past, 60 * LONG);
+    let tls = crate::tls::member(scene.store.authority().unwrap().certificate(), &identity).unwrap();
+    let from = in_runtime(async {
+        let stream = tokio::net::TcpStream::connect(scene.rendezvous.listening()[0]).await.unwrap();
+        let from = stream.local_addr().unwrap();
+        let connector = tokio_rustls::TlsConnector::from(tls);
+        // In TLS 1.3 a caller is through before it is judged.
+        if let Ok(stream) = connector.connect(crate::tls::rendezvous().unwrap(), stream).await {
+            let mut inbox = crate::channel::Inbox::new(stream, 4096);
+            assert!(timeout(LONG, inbox.next()).await.unwrap().is_err());
+        }
+        from
+    });
+    // The line is written when both have hung up.
+    let deadline = Instant::now() + LONG;
+    let status = || scene.rendezvous.status();
+    while status().refused.is_empty() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    let status = status();
+    assert_eq!((status.refusals.get("stranger"), status.nodes.len()), (Some(&1), 0));
+    let line = &status.refused[0];
+    assert_eq!((line.who.clone(), line.refusal.as_str()), (from.to_string(), "stranger"));
+    assert!(line.why.contains("certificate expired"), "{line:?}");
+}
