@@ -128,7 +128,8 @@ class Scene:
         rules.write_text("[[rule]]\nmin_security = 'plain'\nuse = ['tcp', 'tls/tcp']\n")
         # The rail tcp listens, too; by an address nobody is reached over it where there are rules.
         self.run("perf-plain", "perf", "--rails", "shm,tcp", *short, env={**member, "GRIDNET_SESSION_RULES": str(rules)})
-        self.line()
+        self.line("line")
+        self.line("tcp-line", "[[rule]]\nservice = 'meta'\nuse = ['tls/tcp']\n")
         members.extend(self.passing())
         lo = {"GRIDNET_NET_INTERFACES": "127.0.0.1"}
         self.run("session-quick", "session", "quick", "--", self.gridnet, "perf", "--rails", "tcp", *short, env=lo)
@@ -140,14 +141,18 @@ class Scene:
         member.line()
         return member
 
-    def line(self):
-        """Two members of which one asks the other something again and again, until they have a line."""
-        called, caller = [self.start_role("child_line", f"line-{label}", label) for label in ("called", "caller")]
-        caller.end()
+    def line(self, what, rules=None):
+        """Two members of which one asks the other something again and again, until they have a line; it goes by these rules."""
+        called, caller = [self.start_role("child_line", f"{what}-{label}", label, rules) for label in ("called", "caller")]
+        said = caller.end()
+        if f"line over {'tls/tcp' if rules else 'unix'}" not in said:
+            sys.exit(f"FAILED: {what}: the line is another one: {said}")
         called.end()
 
-    def start_role(self, role, what, label):
+    def start_role(self, role, what, label, rules):
         env = {"SESSION_TEST_TICKET": self.ticket, "SESSION_TEST_LABEL": label, "SESSION_TEST_CLUSTER": label}
+        if rules:
+            env["SESSION_TEST_RULES"] = rules
         return Run(self, what, [role, "--exact", "--ignored", "--nocapture"], env, self.roles)
 
     def passing(self):

@@ -5,6 +5,9 @@ mod common;
 
 use common::stalls::Stalls;
 use common::{calm, LONG};
+use gridnet_assembly::call::Path as Agreed;
+use gridnet_assembly::called::{Key, Order};
+use gridnet_assembly::Builder;
 use gridnet_core::wire::NodeId;
 use gridnet_meta::clock::Moment;
 use gridnet_meta::cluster::Will;
@@ -493,6 +496,10 @@ fn child_line() {
         ["CLUSTER", "LABEL"].map(|name| std::env::var(format!("SESSION_TEST_{name}")).unwrap());
     let about = About { cluster: Some(cluster.parse().unwrap()), ..About::new(label.parse().unwrap()) };
     let member = Member::join(Ticket::read(path.as_ref()).unwrap(), about, LONG).unwrap();
+    // Where rules are given, lines go by them.
+    let rules = std::env::var("SESSION_TEST_RULES").ok();
+    let _assembler =
+        rules.map(|rules| member.assemble(rules.parse().unwrap(), std::sync::Arc::new(NoStacks)));
     println!("\njoined");
     let is_other =
         |entry: &Entry| ["called", "caller"].contains(&entry.label.as_str()) && entry.node != member.node();
@@ -507,10 +514,33 @@ fn child_line() {
         assert_eq!(member.ask(other, ECHO, NONCE, LONG).unwrap().body, NONCE);
         matches!(member.line(other), LineState::Up { .. })
     });
+    let LineState::Up { stack, .. } = member.line(other) else { panic!("it has gone") };
+    println!("line over {stack}");
     // It may stand a moment before it is used.
     common::until("the line is used", || {
         member.ask(other, ECHO, NONCE, LONG).unwrap().trail.nodes().is_empty()
     });
+}
+
+/// What builds no stack: the rules of a member that has it are about lines only.
+struct NoStacks;
+
+impl Builder for NoStacks {
+    fn build(&self, _: &Order) -> Result<Vec<u8>, String> {
+        Err("none".into())
+    }
+
+    fn begin(&self, _: &Order, _: Vec<u8>) {}
+
+    fn close(&self, _: &Key) {}
+
+    fn connect(&self, _: NodeId, _: &Agreed, _: Instant) -> Result<(), String> {
+        Err("none".into())
+    }
+
+    fn disconnect(&self, _: NodeId, _: &Agreed) {}
+
+    fn revoke_grants(&self) {}
 }
 
 /// All nodes, in order.
