@@ -75,7 +75,13 @@ fn is_there(pair: &mut Pair<Faults<Tcp>>, further: usize, is_received: bool) -> 
 #[test]
 fn sealed_links_get_over_faults() {
     faults::what_a_rail_may_do_loses_nothing(sealed);
-    transfer::many_large_messages_share_the_link(with_faults(sealed()));
+    conformance_call_each! { with_faults(sealed());
+        transfer::many_large_messages_share_the_link
+        regions::operations_take_effect_in_order
+        reliability::a_cut_at_any_step_delays_a_transfer
+        reliability::operations_on_regions_happen_once
+    }
+    faults::everything_at_once_delivers_nothing_wrong(sealed);
 }
 
 #[test]
