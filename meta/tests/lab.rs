@@ -18,7 +18,9 @@ use gridnet_meta::rendezvous::Rendezvous;
 use gridnet_meta::store::{NewSession, NewTicket, Store};
 use gridnet_meta::ticket::Ticket;
 use gridnet_meta::Rules;
-use gridnet_testbed::{lab_test, Host, HostSpec, Impairment, Lab, Running, Site, SiteKind, Topology};
+use gridnet_testbed::{
+    lab_test, Host, HostSpec, Impairment, Lab, LinkSpec, Running, Site, SiteKind, Topology,
+};
 use nix::sys::socket::{recv, socket, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -368,6 +370,37 @@ lab_test! {
             assert!(!passed.windows(secret.len()).any(|part| part == secret), "the leader's host sees ciphertext");
         }
         drop((member, leader, _second, rendezvous));
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+
+    /// How long it takes is printed, and not judged: 20 ms are asked for.
+    fn who_joins_over_a_wire_is_there_at_once() {
+        const TIMES: usize = 25;
+        let topology = Topology::new().host("p").host("x").link(LinkSpec::between("p", "x"));
+        let lab = Lab::open_unchecked(topology).unwrap();
+        let [p, x] = ["p", "x"].map(|name| lab.host(name).unwrap());
+        let dir = std::env::temp_dir().join(format!("gridnet-lab-session-wire-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let ticket = NewTicket { lifetime: common::DAY, uses: None };
+        let listen = vec![(p.address().unwrap(), PORT).into()];
+        let new = NewSession { listen, addresses: Vec::new(), insecure: false, ticket };
+        let (store, ticket) = Store::create(&dir, &new, Moment::now()).unwrap();
+        let rendezvous = p.run(|| Rendezvous::start(store, calm()).unwrap()).unwrap();
+        let join = |number: usize| {
+            // Nobody has a leader to move to.
+            let about = About { cluster: Some(format!("c{number}").parse().unwrap()), ..About::new("x".parse().unwrap()) };
+            let begun = Instant::now();
+            let member = Member::join(ticket.clone(), about, LONG).unwrap();
+            (begun.elapsed(), member)
+        };
+        let (mut took, members): (Vec<Duration>, Vec<Member>) = x.run(|| (0..TIMES).map(join).unzip()).unwrap();
+        took.sort();
+        println!("RESULT join over a wire: median {:?}, least {:?}, most {:?}", took[TIMES / 2], took[0], took[TIMES - 1]);
+        common::until("all are there", || rendezvous.status().links.len() == TIMES);
+        let (status, from) = (rendezvous.status(), format!("{}:", x.address().unwrap()));
+        assert_eq!((status.joined, status.nodes.len()), (TIMES as u64, TIMES));
+        assert!(status.links.iter().all(|link| link.from.starts_with(&from)), "{status:#?}");
+        drop((members, rendezvous));
         let _ = std::fs::remove_dir_all(&dir);
     }
 
