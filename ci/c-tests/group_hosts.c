@@ -11,6 +11,7 @@ static const char *const places[RANKS] = {"a1", "a1", "a2", "b1"};
 struct member {
     struct node node;
     gridnet_group *group;
+    gridnet_node nodes[RANKS];
     gridnet_endpoint *peers[RANKS];
     size_t own;
     unsigned char heard[RANKS][BYTES];
@@ -18,7 +19,7 @@ struct member {
 };
 
 /* The ids of all, in the order of their ranks. */
-static void find_all(struct member *m, gridnet_node nodes[RANKS])
+static void find_all(struct member *m)
 {
     char label[8];
     gridnet_node_info infos[RANKS];
@@ -27,8 +28,19 @@ static void find_all(struct member *m, gridnet_node nodes[RANKS])
         poll(NULL, 0, 5);
     for (size_t rank = 0; rank < RANKS; rank++) {
         snprintf(label, sizeof label, "r%d", (int)rank);
-        nodes[rank] = session_find(m->node.fabric, label);
+        m->nodes[rank] = session_find(m->node.fabric, label);
     }
+}
+
+/* While one of both is on its way to the leader of its site, nobody knows where it is, and what is under way to it is lost: the next use
+ * of the edge begins anew. What stands in the log of this rank says why. */
+static void begin_anew(struct member *m, const gridnet_completion *entry)
+{
+    static char why[4096];
+    CHECK(entry->status == GRIDNET_ERR_NOT_FOUND || entry->status == GRIDNET_ERR_UNREACHABLE);
+    if (gridnet_node_explain(m->node.fabric, &m->nodes[entry->tag], why, sizeof why, NULL) >= 0)
+        fputs(why, stderr);
+    poll(NULL, 0, 10);
 }
 
 /* One completion, whatever it is of. */
@@ -36,9 +48,8 @@ static void step(struct member *m)
 {
     gridnet_completion entry = node_wait(&m->node);
     size_t rank;
-    /* One of both may be on its way to the leader of its site: then nobody knows where it is, and the next use begins anew. */
-    if (entry.op_kind == GRIDNET_OP_OPEN && entry.status == GRIDNET_ERR_NOT_FOUND) {
-        poll(NULL, 0, 10);
+    if (entry.op_kind == GRIDNET_OP_OPEN && entry.status != GRIDNET_OK) {
+        begin_anew(m, &entry);
         return;
     }
     CHECK_OK(entry.status);
@@ -127,7 +138,6 @@ static void part(struct member *m)
 static int be_member(size_t own, const char *ticket)
 {
     static struct member m;
-    gridnet_node nodes[RANKS];
     gridnet_group_params params = {sizeof params, 2 * WAIT_NS, NULL};
     char label[8];
     test_limit(110);
@@ -136,8 +146,8 @@ static int be_member(size_t own, const char *ticket)
     CHECK(setenv("GRIDNET_SESSION_TIMEOUT", "60s", 1) == 0);
     m.node = node_open(NULL);
     m.own = own;
-    find_all(&m, nodes);
-    CHECK_OK(gridnet_group_create_nodes(m.node.cq, nodes, RANKS, &params, &m.group));
+    find_all(&m);
+    CHECK_OK(gridnet_group_create_nodes(m.node.cq, m.nodes, RANKS, &params, &m.group));
     for (size_t rank = 0; rank < RANKS; rank++) {
         hear(&m, rank, ALL, m.heard[rank], BYTES);
         if (own == 0 && rank != 0)

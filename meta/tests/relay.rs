@@ -249,7 +249,7 @@ fn what_has_come_is_read_although_the_member_has_left_long_ago() {
 #[test]
 fn shares_are_kept_and_others_join_meanwhile() {
     const SHARE: u64 = 512 << 10;
-    const JOINS: usize = 100;
+    const JOINS: usize = 50;
     let relay = Shares { member_bytes_per_second: SHARE, ..Shares::default() };
     let scene = Scene::with("pipe-share", Rules { relay, ..calm() }, None);
     let [a, b] = two_clusters(&scene);

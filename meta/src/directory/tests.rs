@@ -369,6 +369,8 @@ fn what_one_connection_says_is_not_blamed_on_another() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("TEST_SOAK").is_some() { 1000 } else { 60 }))]
+
     /// Whatever is lost, late or comes twice: a follower is never wrong about a version, and catches up.
     #[test]
     fn followers_catch_up(
