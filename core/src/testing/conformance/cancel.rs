@@ -1,6 +1,6 @@
 //! Operations are cancelled, and both sides hear of it.
 
-use super::{assert_received, content};
+use super::{assert_received, content, moments};
 use crate::error::Error;
 use crate::rail::Rail;
 use crate::testing::node::{anything, exactly, SendOptions};
@@ -63,10 +63,10 @@ pub fn an_announced_send_is_cancelled<F: Fixture>(fixture: F) {
 pub fn a_send_in_transfer_is_cancelled<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     let bytes = content(1 << 20, 0);
-    for steps in 0..40 {
+    for steps in moments(&pair.fixture, 40) {
         let receive = pair.b.receive(exactly(pair.to_a, 1), 1 << 20);
         let send = pair.a.send(pair.to_b, &bytes, 1);
-        pair.run_steps(steps);
+        pair.run_steps(steps.into());
         let cancelled = pair.a.cancel(send).is_ok();
         let sent = pair.finish_a(send).status;
         assert_eq!(sent, if cancelled { Err(Error::Canceled) } else { Ok(()) });

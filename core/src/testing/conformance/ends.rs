@@ -1,6 +1,6 @@
 //! Links begin and end.
 
-use super::{assert_received, content};
+use super::{assert_received, content, moments};
 use crate::endpoint::PeerState;
 use crate::error::Error;
 use crate::testing::node::{anything, exactly, from_any, Outcome, SendOptions};
@@ -115,7 +115,7 @@ fn check_announced(outcome: &Outcome, tag: u64, bytes: &[u8]) {
 pub fn a_peer_that_closes_in_transfer_is_gone<F: Fixture>(fixture: F) {
     let bytes = content(1 << 20, 3);
     let mut pair = Pair::new(fixture);
-    for steps in 0..25 {
+    for steps in moments(&pair.fixture, 25) {
         let receive = pair.a.receive(exactly(pair.to_b, 1), 1 << 20);
         pair.b.receive(exactly(pair.to_a, 1), 1 << 20);
         let send = pair.a.send(pair.to_b, &bytes, 1);

@@ -287,6 +287,12 @@ macro_rules! fault_call_each {
     };
 }
 
+/// Steps after which something happens: each of the first `all`, or as many as the fixture has time for, spread evenly.
+fn moments<F: Fixture>(fixture: &F, all: u8) -> impl Iterator<Item = u8> {
+    let count = fixture.times(u64::from(all)).max(4);
+    (0..all).step_by((usize::from(all) / count as usize).max(1))
+}
+
 /// Bytes that tell at each place whether they are the right ones.
 fn content(len: usize, seed: u64) -> Vec<u8> {
     Random::new(seed ^ len as u64).bytes(len)

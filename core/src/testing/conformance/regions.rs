@@ -1,6 +1,6 @@
 //! Regions: put, get, atomic operations; by the rail itself and by messages.
 
-use super::content;
+use super::{content, moments};
 use crate::endpoint::PeerState;
 use crate::error::Error;
 use crate::matching::Key;
@@ -511,7 +511,7 @@ pub fn overlapping_regions_keep_their_own_bounds<F: Fixture>(fixture: F) {
 pub fn operations_end_when_the_owner_goes<F: Fixture>(fixture: F) {
     let mut pair = Pair::new(fixture);
     let bytes = content(1 << 20, 0);
-    for steps in 0..10 {
+    for steps in moments(&pair.fixture, 10) {
         let to_b = pair.to_b;
         let shared = BOTH.map(|of| Shared::new(&mut pair, of, 1 << 20, Access::ALL));
         let mut tickets = Vec::new();
