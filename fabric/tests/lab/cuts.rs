@@ -41,7 +41,7 @@ lab_test! {
     fn messages_survive_resets() {
         let Some(lab) = two(200) else { return };
         let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
-        let messages = 10_000_u64;
+        let messages = if is_long() { 10_000_u64 } else { 5_000 };
         let receiver = b.test("cuts::receives").unwrap().env(COUNT, messages.to_string()).spawn().unwrap();
         let (address, is_over) = (address_of(&receiver), AtomicBool::new(false));
         let mut resets = 0;
