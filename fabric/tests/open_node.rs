@@ -32,8 +32,10 @@ fn party(scene: &Scene, name: &str, rules: &str, options: &[(&str, &str)]) -> Pa
     scene.party(ThreadLevel::Serialized, &[&own, options].concat())
 }
 
+/// Two that know each other, in clusters of their own: who moves to a leader is in no directory for a moment.
 fn two(scene: &Scene, rules: [&str; 2]) -> (Party, Party) {
-    let (a, b) = (party(scene, "a", rules[0], &[]), party(scene, "b", rules[1], &[]));
+    let of = |name| [("GRIDNET_SESSION_CLUSTER", name)];
+    let (a, b) = (party(scene, "a", rules[0], &of("a")), party(scene, "b", rules[1], &of("b")));
     know(&a, &b);
     know(&b, &a);
     (a, b)
