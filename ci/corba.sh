@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Unmodified CORBA programs over gridnet, by the omniORB transport of personalities/corba-omniorb: ci/corba.sh [--short]
-# --short: fewer calls, and without omniORB's own examples.
+# Unmodified CORBA programs over gridnet, by the omniORB transport of personalities/corba-omniorb: ci/corba.sh [--short] [PART...]
+# --short: fewer calls, and of omniORB's own examples two. PART: one of those below.
 . "$(dirname "$0")/lib.sh"
 . ci/corba/transport.sh
+. ci/corba/bad.sh
+. ci/corba/examples.sh
+. ci/corba/page.sh
 
 SHORT=
-[ "${1:-}" != --short ] || SHORT=1
+[ "${1:-}" != --short ] || { SHORT=1; shift; }
+PARTS=(parts calls pool bidir names fallback ends freed hosts joining bad resets cycles page examples)
+[ $# = 0 ] || PARTS=("$@")
 WORK=$(mktemp -d)
 SERVERS=()
 trap 'stop_all; rm -rf "$WORK" "$LOGS"' EXIT
@@ -185,9 +190,25 @@ fallback() {
     echo "fallback: IIOP without the transport, and where rules say so"
 }
 
+# stalled FILE BYTES: a client is between two calls when the server stops; the next call, with so many bytes, ends with its time.
+stalled() {
+    local caller
+    rm -f "$WORK/go"
+    mkfifo "$WORK/go"
+    client "$1" stall "$2" <"$WORK/go" >"$WORK/stalled" &
+    caller=$!
+    exec 8>"$WORK/go"
+    await "$WORK/stalled" ready
+    kill -STOP $SERVER
+    exec 8>&-
+    wait $caller && die "the call of $2 bytes came back"
+    says "$(cat "$WORK/stalled")" 'exception TIMEOUT'
+    kill -CONT $SERVER
+}
+
 # A server that ends, and one that stops.
 ends() {
-    local file=$WORK/ends said caller
+    local file=$WORK/ends said caller bytes
     server "$file" -ORBendPoint giop:gridnet:
     env LD_PRELOAD="$TRANSPORT" timeout -k 5 100 "$BUILT/bin/trial_client" "$file" hold 60000 >"$WORK/held" 2>&1 &
     caller=$!
@@ -202,17 +223,10 @@ ends() {
     said=$(client "$file" add 1 -ORBclientCallTimeOutPeriod 500 || true)
     says "$said" 'exception T'
     kill -CONT $SERVER
-    # One that stops between two calls: the second is longer than what ever waits on its way.
-    mkfifo "$WORK/go"
-    client "$file" stall <"$WORK/go" >"$WORK/stalled" &
-    caller=$!
-    exec 8>"$WORK/go"
-    await "$WORK/stalled" ready
-    kill -STOP $SERVER
-    exec 8>&-
-    wait $caller && die "the long call came back"
-    says "$(cat "$WORK/stalled")" 'exception TIMEOUT'
-    kill -CONT $SERVER
+    # One that stops between two calls: the second is longer than what ever waits on its way, by frames, and shown to the reader.
+    for bytes in 400000 2000000; do
+        stalled "$file" $bytes
+    done
     said=$(client "$file" hold 60000 -ORBclientCallTimeOutPeriod 300 || true)
     says "$said" 'exception TIMEOUT'
     kill -KILL $SERVER
@@ -228,122 +242,6 @@ ends() {
     client "$file" stop >/dev/null
     ended "$file"
     echo "ends: killed, stopped, started again"
-}
-
-# fetch: omniORB's own source, for its examples; by a list of our own, since most systems have none for sources.
-fetch() {
-    local at=$WORK/source suite options
-    have dpkg-source || { skipped "omniORB's examples" "no dpkg-source (package dpkg-dev)"; return 1; }
-    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    mkdir -p "$at"/{lists/partial,cache/archives/partial}
-    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$at/list"
-    options=(-o "Dir::Etc::sourcelist=$at/list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$at/lists" -o "Dir::Cache=$at/cache")
-    (timeout 60 apt-get "${options[@]}" update && cd "$at" && timeout 60 apt-get "${options[@]}" source omniorb-dfsg) >"$at/log" 2>&1 || {
-        skipped "omniORB's examples" "their source cannot be had: $(tail -1 "$at/log")"
-        return 1
-    }
-    EXAMPLES=$(echo "$at"/omniorb-dfsg-*/src/examples)
-}
-
-# example FOLDER IDL PROGRAM...: builds programs of the examples, as they are.
-example() {
-    local folder=$1 idl=$2 at=$WORK/examples/$1 program flags=()
-    shift 2
-    mkdir -p "$at"
-    [ "$folder" != ami ] || flags=(-Wbami)
-    omniidl -bcxx "${flags[@]}" -C"$at" "$idl"
-    idl=$(basename "$idl" .idl)
-    for program in "$@"; do
-        # shellcheck disable=SC2046
-        g++ -w -DHAVE_STD -o "$at/$program" -I"$at" "$EXAMPLES/$folder/$program.cc" "$at/${idl}SK.cc" \
-            $(pkg-config --cflags --libs omniORB4) -lomniDynamic4 -lpthread
-    done
-}
-
-# reference LOG PROGRAM ARGUMENT...: starts a server that prints its reference, which is $REFERENCE then.
-reference() {
-    local log=$1 tries=0
-    shift
-    LD_PRELOAD=$TRANSPORT "$@" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: >"$log" 2>&1 &
-    SERVER=$!
-    SERVERS+=($SERVER)
-    until REFERENCE=$(grep -ao 'IOR:[0-9a-f]*' "$log" | head -1) && [ -n "$REFERENCE" ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 500 ] && kill -0 $SERVER 2>/dev/null || { cat "$log"; die "$1 did not start"; }
-        sleep 0.02
-    done
-}
-
-# omniORB's examples: what they print shows that they worked, and the report which way they went.
-examples() {
-    local at=$WORK/examples said way='connections made [1-9]'
-    fetch || return 0
-    example echo "$EXAMPLES/../../idl/echo.idl" eg2_impl eg2_clt
-    example call_back "$EXAMPLES/call_back/echo_callback.idl" cb_server cb_client cb_shutdown
-    example bidir "$EXAMPLES/bidir/echo_callback.idl" bd_server bd_client bd_shutdown
-    example ami "$EXAMPLES/ami/echo_ami.idl" echo_callback echo_poller
-    reference "$at/log" "$at/echo/eg2_impl"
-    listens $SERVER && die "eg2_impl listens for TCP"
-    said=$(with timeout 20 "$at/echo/eg2_clt" -ORBgridnetReport 1 "$REFERENCE" 2>&1)
-    [ "$(grep -c 'The Echo object replied, "Hello!"' <<<"$said")" = 10 ] || { echo "$said"; die "eg2_clt"; }
-    says "$said" "$way"
-    for program in echo_callback echo_poller; do
-        said=$(with timeout 20 "$at/ami/$program" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: "$REFERENCE" 2>&1)
-        says "$said" 'return'
-        says "$said" "$way"
-    done
-    kill $SERVER
-    reference "$at/log" "$at/call_back/cb_server"
-    said=$(with timeout 20 "$at/call_back/cb_client" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: "$REFERENCE" 1 3 2>&1)
-    says "$said" 'cb_client: call_back("Hello!")'
-    says "$said" "$way, accepted [1-9]"
-    with timeout 20 "$at/call_back/cb_shutdown" "$REFERENCE" >/dev/null
-    wait $SERVER || die "cb_server failed"
-    reference "$at/log" "$at/bidir/bd_server" -ORBacceptBiDirectionalGIOP 1 -ORBserverTransportRule '* gridnet,bidir'
-    said=$(with timeout 20 "$at/bidir/bd_client" -ORBgridnetReport 1 -ORBofferBiDirectionalGIOP 1 -ORBclientTransportRule '* gridnet,bidir' \
-        -ORBendPoint giop:gridnet: -ORBendPoint giop:tcp:127.0.0.1: "$REFERENCE" 1 3 2>&1)
-    says "$said" 'cb_client: call_back("Hello!")'
-    says "$said" "$way, accepted 0"
-    with timeout 20 "$at/bidir/bd_shutdown" "$REFERENCE" >/dev/null
-    wait $SERVER || die "bd_server failed"
-    echo "examples: echo, ami, call back and bidir, as omniORB has them"
-}
-
-# What is wrong is said.
-bad() {
-    local file=$WORK/bad said text
-    for text in host:0x7 host:70000 'ho st:1' '[::1:5'; do
-        said=$(with timeout 20 "$BUILT/bin/trial_server" "$file" -ORBendPoint "giop:gridnet:$text" || true)
-        says "$said" 'exception INITIALIZE'
-        says "$(with timeout 20 "$BUILT/bin/trial_server" "$file" -ORBendPoint "giop:gridnet:$text" 2>&1 || true)" 'not an endpoint'
-    done
-    server "$file" -ORBendPoint giop:gridnet::4712
-    said=$(with timeout 20 "$BUILT/bin/trial_server" "$file.2" -ORBendPoint giop:gridnet::4712 2>&1 || true)
-    says "$said" 'exception INITIALIZE'
-    says "$said" 'NAME_IN_USE'
-    # A component of another version, and one whose host is longer than all of it. Tag, length, byte order, version, padding, length of the host.
-    sed 's/01004e47\(.\{8\}\)0101/01004e47\1017f/' "$file" >"$file.version"
-    sed 's/01004e47\(.\{8\}\)0101\(.\{4\}\).\{8\}/01004e47\10101\2ffffff00/' "$file" >"$file.length"
-    for text in version length; do
-        cmp -s "$file" "$file.$text" && die "the reference was not changed"
-        said=$(client "$file.$text" add 1 || true)
-        says "$said" 'component of .* bytes for gridnet that cannot be read'
-        says "$said" 'exception TRANSIENT'
-    done
-    # Callers of another version, of another protocol, and with a header of GIOP that a kill has cut off, or that is none.
-    for text in 'GNGP\x02\x01a' 'HTTP/1' 'GNGP\x01\x01aGIOP\x01\x02\x01' 'GNGP\x01\x01aGIOPGIOPGIOPGIOP'; do
-        "$BUILT/bin/stranger" 4712 "$text" >"$file.stranger" 2>&1 || true
-        [ ! -s "$file.stranger" ] || { cat "$file.stranger"; die "the stranger could not call"; }
-    done
-    await "$file.log" 'another protocol, or another version than 1: 47 4e 47 50 02'
-    await "$file.log" 'another protocol, or another version than 1: 48 54'
-    client "$file" add 10 >/dev/null
-    said=$(GRIDNET_SESSION=$WORK/nothing client "$file" add 1 -ORBtraceLevel 5 || true)
-    says "$said" 'exception TRANSIENT'
-    says "$said" 'GRIDNET_ERR_CONFIG: session: '
-    client "$file" stop >/dev/null
-    ended "$file"
-    echo "bad: endpoints, a port in use, references, callers, a session that is not there"
 }
 
 # A port is free again when its endpoint has ended, though the ORB has not.
@@ -474,17 +372,6 @@ tools
 build
 export GRIDNET_RUN_DIR=$WORK/run
 mkdir -m 700 "$GRIDNET_RUN_DIR"
-parts
-calls
-pool
-bidir
-names
-fallback
-ends
-freed
-hosts
-joining
-bad
-resets
-cycles
-[ -n "$SHORT" ] || examples
+for part in "${PARTS[@]}"; do
+    "$part"
+done

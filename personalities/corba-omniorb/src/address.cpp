@@ -20,6 +20,12 @@ omni_time_t end_of_patience()
     return omni_time_t(s, ns);
 }
 
+/* Whether somebody has to set something else before calls can go this way: then it is said at omniORB's own level, too. */
+bool is_for_good(gridnet_status status)
+{
+    return status == GRIDNET_ERR_CONFIG || status == GRIDNET_ERR_INVALID || status == GRIDNET_ERR_VERSION;
+}
+
 /* A connection to the server whose fabric is `known`, greeted; null: `fault` says why. */
 omni::giopActiveConnection *connect(const Place &place, const Place &shown, const std::optional<gridnet_address> &known,
                                     const omni_time_t &end, Fault &fault)
@@ -50,7 +56,7 @@ omni::giopActiveConnection *Address::Connect(const omni_time_t &deadline, CORBA:
     if (connection != nullptr)
         return connection;
     timed_out = is_limited && left_ns(deadline) == 0;
-    log_line(5, "no connection to " + uri_ + ": " + fault.text);
+    log_line(is_for_good(fault.status) ? 1 : 5, "no connection to " + uri_ + ": " + fault.text);
     return nullptr;
 }
 

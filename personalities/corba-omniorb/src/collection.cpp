@@ -1,5 +1,8 @@
 #include "collection.h"
 
+#include "greeting.h"
+#include "log.h"
+
 namespace gridnet_giop {
 
 Collection &Collection::the()
@@ -64,6 +67,20 @@ ActiveConnection::~ActiveConnection()
 {
     if (watched_)
         Collection::the().leave();
+}
+
+int ActiveConnection::Recv(void *data, size_t size, const omni_time_t &deadline)
+{
+    int count = Connection::Recv(data, size, deadline);
+    if (heard_ || count <= 0)
+        return count;
+    heard_ = true;
+    std::optional<int> version = version_in_refusal(static_cast<const char *>(data), static_cast<std::size_t>(count));
+    if (!version)
+        return count;
+    log_line(1, std::string(peeraddress()) + " speaks version " + std::to_string(*version) + " of this transport; this is version " +
+                    std::to_string(GREETING_VERSION));
+    return -1;
 }
 
 omni::giopActiveCollection *ActiveConnection::registerMonitor()

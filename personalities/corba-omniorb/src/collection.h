@@ -41,7 +41,12 @@ public:
     omni::giopActiveCollection *registerMonitor() override;
     omni::giopConnection &getConnection() override { return *this; }
 
+    /* As that of all connections; a server of another version says so instead of its first answer. */
+    int Recv(void *data, size_t size, const omni_time_t &deadline) override;
+
 private:
+    /* Used by the thread that reads. */
+    bool heard_ = false;
     bool watched_ = false;
 };
 

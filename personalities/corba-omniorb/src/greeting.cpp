@@ -1,9 +1,11 @@
 #include "greeting.h"
 
 #include "log.h"
+#include "options.h"
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 namespace gridnet_giop {
 
@@ -11,10 +13,9 @@ namespace {
 
 constexpr char MAGIC[] = "GNGP";
 constexpr std::size_t MAGIC_BYTES = 4;
-constexpr char VERSION = 1;
+constexpr char VERSION = GREETING_VERSION;
 constexpr std::size_t HEAD_BYTES = 6;
-/* A caller sends its greeting in one piece, right after it was let in. */
-constexpr std::chrono::seconds PATIENCE(5);
+constexpr std::size_t REFUSAL_BYTES = 5;
 
 /* The bytes in a form that can be logged. */
 std::string hex(const std::string &bytes)
@@ -34,6 +35,13 @@ std::string greeting_of(const std::string &host)
 {
     std::string name = host.substr(0, UINT8_MAX);
     return std::string(MAGIC, MAGIC_BYTES) + VERSION + static_cast<char>(name.size()) + name;
+}
+
+std::optional<int> version_in_refusal(const char *data, std::size_t size)
+{
+    if (size < REFUSAL_BYTES || std::memcmp(data, MAGIC, MAGIC_BYTES) != 0)
+        return std::nullopt;
+    return static_cast<unsigned char>(data[MAGIC_BYTES]);
 }
 
 void Arrivals::put(Caller caller)
@@ -56,7 +64,8 @@ Caller Arrivals::take()
 }
 
 Greeting::Greeting(std::unique_ptr<Stream> stream, std::shared_ptr<Arrivals> arrivals)
-    : stream_(std::move(stream)), arrivals_(std::move(arrivals)), end_(std::chrono::steady_clock::now() + PATIENCE)
+    : stream_(std::move(stream)), arrivals_(std::move(arrivals)),
+      end_(std::chrono::steady_clock::now() + std::chrono::milliseconds(options().greeting_timeout_ms))
 {
 }
 
@@ -70,6 +79,17 @@ bool Greeting::is_wrong() const
 bool Greeting::is_whole() const
 {
     return said_.size() >= HEAD_BYTES && said_.size() == HEAD_BYTES + static_cast<unsigned char>(said_[5]);
+}
+
+/* Who speaks another version is told of this one; who speaks something else would not understand. */
+void Greeting::refuse()
+{
+    log_line(1, "a caller was sent away: it speaks another protocol, or another version than " + std::to_string(VERSION) + ": " +
+                    hex(said_));
+    if (said_.size() > MAGIC_BYTES && said_.compare(0, MAGIC_BYTES, MAGIC) == 0) {
+        std::string refusal = std::string(MAGIC, MAGIC_BYTES) + VERSION;
+        stream_->try_write(refusal.data(), refusal.size());
+    }
 }
 
 bool Greeting::look()
@@ -90,8 +110,7 @@ bool Greeting::look()
         }
         said_.append(part, static_cast<std::size_t>(count));
         if (is_wrong()) {
-            log_line(1, "a caller was sent away: it speaks another protocol, or another version than " +
-                            std::to_string(VERSION) + ": " + hex(said_));
+            refuse();
             return false;
         }
     }

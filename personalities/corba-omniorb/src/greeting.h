@@ -5,6 +5,7 @@
  *   5  1  length of the host's name, 1 to 255
  *   6     the name
  *
+ * A server that does not speak the version says "GNGP" and its own, and ends the stream; otherwise its first bytes are those of GIOP.
  * The watch of the server's fabric reads them as they come: whoever says nothing holds nobody up, and is sent away in the end. */
 
 #pragma once
@@ -14,12 +15,19 @@
 
 #include <chrono>
 #include <deque>
+#include <optional>
 #include <string>
 
 namespace gridnet_giop {
 
+/* The version of the greeting. */
+constexpr int GREETING_VERSION = 1;
+
 /* What a caller says first. */
 std::string greeting_of(const std::string &host);
+
+/* The server's version, if that is what it has said first instead of GIOP. */
+std::optional<int> version_in_refusal(const char *data, std::size_t size);
 
 /* A caller that has said who it is. */
 struct Caller {
@@ -56,6 +64,7 @@ public:
 private:
     bool is_wrong() const;
     bool is_whole() const;
+    void refuse();
 
     std::unique_ptr<Stream> stream_;
     std::shared_ptr<Arrivals> arrivals_;

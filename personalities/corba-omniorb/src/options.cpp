@@ -62,9 +62,12 @@ void register_options()
                       options().extend_rules);
     static Number timeout("gridnetConnectTimeOut", "gridnetConnectTimeOut = n > 0 in msecs",
                           "-ORBgridnetConnectTimeOut < n > 0 in msecs >", options().connect_timeout_ms);
+    static Number greeting("gridnetGreetingTimeOut", "gridnetGreetingTimeOut = n > 0 in msecs",
+                           "-ORBgridnetGreetingTimeOut < n > 0 in msecs >", options().greeting_timeout_ms);
     static Flag report("gridnetReport", "gridnetReport = 0 or 1", "-ORBgridnetReport < 0 | 1 >", options().report);
     orbOptions::singleton().registerHandler(rules);
     orbOptions::singleton().registerHandler(timeout);
+    orbOptions::singleton().registerHandler(greeting);
     orbOptions::singleton().registerHandler(report);
 }
 

@@ -107,6 +107,12 @@ int Stream::try_read(void *data, std::size_t size)
     return count == 0 ? -1 : static_cast<int>(count);
 }
 
+void Stream::try_write(const void *data, std::size_t size)
+{
+    std::size_t count;
+    gridnet_stream_write(stream_, data, size, 0, &count);
+}
+
 bool Stream::wait_readable(std::int64_t timeout_ns)
 {
     std::uint32_t events;

@@ -30,6 +30,9 @@ public:
     /* Reads without waiting: how many bytes, 0 when none have come, -1 as above. */
     int try_read(void *data, std::size_t size);
 
+    /* Writes what there is room for at once, if there is any. */
+    void try_write(const void *data, std::size_t size);
+
     /* Waits until there is something to be read, or the end. */
     bool wait_readable(std::int64_t timeout_ns);
 

@@ -200,6 +200,8 @@ public:
     CORBA::Long told() override { return 0; }
     void call_back(Trial::Listener_ptr, CORBA::Long) override {}
     void hold(CORBA::ULong) override {}
+    void mark() override {}
+    CORBA::ULongLong memory() override { return 0; }
     void stop() override {}
 };
 

@@ -1,6 +1,7 @@
 /* trial_client FILE WHAT [NUMBER [NUMBER]] [-ORB...]: calls the server whose reference is in FILE, and checks what it answers.
  * Exit code 0: all was right; 3: "exception NAME" was printed; 1: a wrong answer. */
 
+#include "memory.h"
 #include "poa.h"
 #include "trial.hh"
 
@@ -14,15 +15,25 @@
 #include <map>
 #include <string>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 namespace {
 
 struct Call {
     CORBA::ORB_var orb;
+    const char *file;
     Trial::Server_var server;
     long first, second;
 };
+
+Trial::Server_ptr server_of(CORBA::ORB_ptr orb, const char *file)
+{
+    std::string reference;
+    std::ifstream(file) >> reference;
+    CORBA::Object_var object = orb->string_to_object(reference.c_str());
+    return Trial::Server::_unchecked_narrow(object);
+}
 
 void check(bool right, const char *what)
 {
@@ -108,16 +119,44 @@ void tell(Call &call)
         check(tries < 100000, "calls were lost");
 }
 
-/* A long call with a time limit, when the input has ended. */
+/* A call of so many bytes with a time limit, when the input has ended. */
 void stall(Call &call)
 {
     check(call.server->add(1, 1) == 2, "sum");
     omniORB::setClientCallTimeout(300);
-    Trial::Bytes data(2000000);
-    data.length(2000000);
+    CORBA::ULong size = static_cast<CORBA::ULong>(call.first);
+    Trial::Bytes data(size);
+    data.length(size);
     std::cout << "ready" << std::endl;
     std::cin.ignore(std::numeric_limits<std::streamsize>::max());
     Trial::Bytes_var back = call.server->echo(data);
+}
+
+/* Rounds of so many calls, between marks for who traces the threads that make and serve them. */
+void marked(Call &call)
+{
+    for (long round = 0; round <= call.first; round++) {
+        call.server->mark();
+        getppid();
+        for (CORBA::Long i = 0; round < call.first && i < call.second; i++)
+            check(call.server->add(i, 1) == i + 1, "sum");
+    }
+}
+
+/* For each line of the input a call to the server whose reference is in the file then, which may be gone, and what memory is in use. */
+void again(Call &call)
+{
+    std::string line;
+    while (std::getline(std::cin, line)) {
+        const char *outcome = "right";
+        try {
+            call.server = server_of(call.orb, call.file);
+            check(call.server->add(1, 1) == 2, "sum");
+        } catch (const CORBA::SystemException &error) {
+            outcome = error._name();
+        }
+        std::cout << line << " " << outcome << " memory " << allocated_bytes() << std::endl;
+    }
 }
 
 class Listener : public POA_Trial::Listener {
@@ -149,6 +188,9 @@ const std::map<std::string, std::function<void(Call &)>> TRIALS = {
     {"tell", tell},
     {"stall", stall},
     {"back", call_back},
+    {"marked", marked},
+    {"again", again},
+    {"memory", [](Call &call) { std::cout << "memory " << call.server->memory() << std::endl; }},
     {"hold", [](Call &call) { call.server->hold(static_cast<CORBA::ULong>(call.first)); }},
     {"stop", [](Call &call) { call.server->stop(); }},
 };
@@ -161,11 +203,8 @@ int main(int argc, char **argv)
         CORBA::ORB_var orb = CORBA::ORB_init(argc, argv);
         if (argc < 3 || TRIALS.count(argv[2]) == 0)
             return 2;
-        std::string reference;
-        std::ifstream(argv[1]) >> reference;
-        CORBA::Object_var object = orb->string_to_object(reference.c_str());
         auto number = [&](int i) { return argc > i ? std::atol(argv[i]) : 1; };
-        Call call{orb, Trial::Server::_unchecked_narrow(object), number(3), number(4)};
+        Call call{orb, argv[1], server_of(orb, argv[1]), number(3), number(4)};
         TRIALS.at(argv[2])(call);
         call.server = Trial::Server::_nil();
         orb->destroy();

@@ -7,9 +7,13 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <iostream>
+#include <string>
+#include <sys/syscall.h>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -123,13 +127,15 @@ struct Scene {
 
     Scene()
     {
+        static int scenes = 0;
+        std::string name = "parts-" + std::to_string(++scenes);
         Fault fault;
         gridnet_address address;
         gridnet_listener *listener;
         gridnet_endpoint *endpoint;
         gridnet_stream *called;
-        server = Fabric::named("parts-server", fault);
-        client = Fabric::named("parts-client", fault);
+        server = Fabric::named(name + "-server", fault);
+        client = Fabric::named(name + "-client", fault);
         check(server != nullptr && client != nullptr, fault.text.c_str());
         check(gridnet_fabric_address(server->handle(), &address) >= 0, "address");
         check(gridnet_listener_open(server->handle(), "parts", 0, &listener) >= 0, "listener");
@@ -268,6 +274,60 @@ void what_waits_in_a_silent_client_leaves(Scene &scene)
     }
 }
 
+/* Whether a thread of this process sleeps in the system. */
+bool is_asleep(long thread)
+{
+    std::string text;
+    std::getline(std::ifstream("/proc/self/task/" + std::to_string(thread) + "/stat"), text);
+    std::size_t name = text.rfind(')');
+    return name != std::string::npos && text.size() > name + 2 && text[name + 2] == 'S';
+}
+
+/* Who waits without a deadline is told when another thread ends the connection. */
+void an_end_from_another_thread_is_told(const std::function<int(Connection &)> &wait, const char *what)
+{
+    Scene scene;
+    std::atomic<long> waiter{0};
+    std::atomic<bool> is_told{false};
+    int outcome = 0;
+    std::thread thread([&] {
+        waiter = syscall(SYS_gettid);
+        outcome = wait(*scene.connection);
+        is_told = true;
+    });
+    auto until = [](const std::function<bool()> &is_so) {
+        auto end = std::chrono::steady_clock::now() + PATIENCE;
+        while (!is_so() && std::chrono::steady_clock::now() < end)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return is_so();
+    };
+    check(until([&] { return waiter != 0 && is_asleep(waiter); }) && !is_told, "nobody waits");
+    scene.connection->Shutdown();
+    check(until([&] { return is_told.load(); }), what);
+    thread.join();
+    check(outcome == -1, "a connection that was ended goes on");
+}
+
+void an_end_from_another_thread_is_told_to_all()
+{
+    auto receive = [](Connection &connection) {
+        char byte;
+        return connection.Recv(&byte, 1, omni_time_t());
+    };
+    an_end_from_another_thread_is_told(receive, "who receives is not told of the end");
+    /* Nobody reads: first by frames, until the path is full, then as long ones go. */
+    for (std::size_t size : {std::size_t(1000), std::size_t(400000), std::size_t(2000000)}) {
+        std::vector<char> bytes(size);
+        auto send = [&](Connection &connection) {
+            int count;
+            while ((count = connection.Send(bytes.data(), bytes.size(), omni_time_t())) > 0)
+                ;
+            return count;
+        };
+        an_end_from_another_thread_is_told(send, "who sends is not told of the end");
+    }
+}
+
 gridnet_node node_of(std::size_t number)
 {
     return gridnet_node{{static_cast<std::uint8_t>(number), static_cast<std::uint8_t>(number >> 8), 1}};
@@ -303,6 +363,7 @@ int main()
     what_omniorb_has_read_is_told_without_the_stream(scene);
     who_needs_the_watch_wakes_it(scene);
     what_waits_in_a_silent_client_leaves(scene);
+    an_end_from_another_thread_is_told_to_all();
     std::cout << "parts right" << std::endl;
     /* What is left goes with the process, threads and all. */
     std::_Exit(0);

@@ -1,6 +1,7 @@
 /* trial_server FILE [linger] [-ORB...]: writes its reference to FILE, and serves until it is told to stop. With linger it says then that it is
  * over, and keeps its ORB until FILE is removed. */
 
+#include "memory.h"
 #include "poa.h"
 #include "trial.hh"
 
@@ -11,6 +12,7 @@
 #include <iostream>
 #include <string>
 #include <thread>
+#include <unistd.h>
 
 namespace {
 
@@ -34,6 +36,9 @@ public:
         std::cout << "holding" << std::endl;
         std::this_thread::sleep_for(std::chrono::milliseconds(ms));
     }
+
+    void mark() override { getppid(); }
+    CORBA::ULongLong memory() override { return allocated_bytes(); }
 
     void stop() override { orb_->shutdown(0); }
 
