@@ -4,12 +4,13 @@
 . "$(dirname "$0")/lib.sh"
 . ci/corba/transport.sh
 . ci/corba/bad.sh
+. ci/corba/traced.sh
 . ci/corba/examples.sh
 . ci/corba/page.sh
 
 SHORT=
 [ "${1:-}" != --short ] || { SHORT=1; shift; }
-PARTS=(parts calls pool bidir names fallback ends freed hosts joining bad resets cycles page examples)
+PARTS=(parts calls pool bidir names fallback ends full freed hosts joining bad resets traced cycles servers_gone page examples)
 [ $# = 0 ] || PARTS=("$@")
 WORK=$(mktemp -d)
 SERVERS=()
@@ -19,6 +20,8 @@ LIMIT=$([ -n "$SHORT" ] && echo 100 || echo 900)
 # Calls of each of four threads, and connections that are killed.
 CALLS=$([ -n "$SHORT" ] && echo 5000 || echo 100000)
 CYCLES=$([ -n "$SHORT" ] && echo 20 || echo 1000)
+# Bytes that a peer may leave: gridnet numbers peers and links for good, which takes 1 to 2 KiB for each. Few peers tell less exactly.
+MOST_LEFT=$([ -n "$SHORT" ] && echo 12000 || echo 3000)
 
 stop_all() {
     local pid
@@ -190,7 +193,7 @@ fallback() {
     echo "fallback: IIOP without the transport, and where rules say so"
 }
 
-# stalled FILE BYTES: a client is between two calls when the server stops; the next call, with so many bytes, ends with its time.
+# stalled FILE BYTES: a client is between two calls when the server stops; the next one, with so many bytes, ends with its time.
 stalled() {
     local caller
     rm -f "$WORK/go"
@@ -206,9 +209,23 @@ stalled() {
     kill -CONT $SERVER
 }
 
+# More bytes than may ever wait on their way to a server that stops, by frames, and as they are shown to the reader.
+full() {
+    local file=$WORK/full bytes
+    local -x GRIDNET_RAILS GRIDNET_NET_INSECURE=on GRIDNET_NET_INTERFACES=127.0.0.1
+    for GRIDNET_RAILS in shm,self tcp,self; do
+        server "$file" -ORBendPoint giop:gridnet:
+        for bytes in 400000 2000000; do
+            stalled "$file" $bytes
+        done
+        kill -KILL $SERVER
+    done
+    echo "full: calls that find no room end with their time, over shared memory and TCP"
+}
+
 # A server that ends, and one that stops.
 ends() {
-    local file=$WORK/ends said caller bytes
+    local file=$WORK/ends said caller
     server "$file" -ORBendPoint giop:gridnet:
     env LD_PRELOAD="$TRANSPORT" timeout -k 5 100 "$BUILT/bin/trial_client" "$file" hold 60000 >"$WORK/held" 2>&1 &
     caller=$!
@@ -221,12 +238,8 @@ ends() {
     server "$file" -ORBendPoint giop:gridnet:
     kill -STOP $SERVER
     said=$(client "$file" add 1 -ORBclientCallTimeOutPeriod 500 || true)
-    says "$said" 'exception T'
+    says "$said" 'exception TIMEOUT'
     kill -CONT $SERVER
-    # One that stops between two calls: the second is longer than what ever waits on its way, by frames, and shown to the reader.
-    for bytes in 400000 2000000; do
-        stalled "$file" $bytes
-    done
     said=$(client "$file" hold 60000 -ORBclientCallTimeOutPeriod 300 || true)
     says "$said" 'exception TIMEOUT'
     kill -KILL $SERVER
@@ -299,7 +312,7 @@ print('listening', flush=True); time.sleep(300)" >"$file.silent" 2>&1 &
     await "$file.silent" listening
     "$PREFIX/bin/gridnet" session new --dir "$file.session" --listen "127.0.0.1:$port" >/dev/null
     says "$(GRIDNET_SESSION=$file.session/ticket GRIDNET_SESSION_TIMEOUT=60s with timeout -k 5 30 "$BUILT/bin/trial_client" "$file" add 1 \
-        -ORBclientCallTimeOutPeriod 500 -ORBtraceLevel 5 2>&1 || true)" 'exception T'
+        -ORBclientCallTimeOutPeriod 500 -ORBtraceLevel 5 2>&1 || true)" 'exception TIMEOUT'
     kill $silent
     client "$file" stop >/dev/null
     ended "$file"
@@ -335,21 +348,32 @@ watched() {
         "$BUILT/bin/trial_server" "$file" "$@" -ORBgridnetReport 1
 }
 
-# Clients that are killed in the middle of calls leave nothing, neither descriptors nor memory.
-cycles() {
-    local file=$WORK/cycles i before after pid connected=1 accepted
-    watched "$file" -ORBendPoint giop:gridnet:
-    client "$file" add 10 >/dev/null
-    before=$(descriptors)
-    for i in $(seq "$CYCLES"); do
-        : >"$file.victim"
-        env LD_PRELOAD="$TRANSPORT" "$BUILT/bin/trial_client" "$file" steady >"$file.victim" 2>&1 &
+# left FILE: bytes of the heap that the server has in use.
+left() { client "$1" memory | sed -n 's/^memory \([0-9]*\)$/\1/p'; }
+
+# victims COUNT FILE: so many clients are killed, every fourth as it comes, the others while they call; CONNECTED counts those.
+victims() {
+    local i pid
+    for i in $(seq "$1"); do
+        : >"$2.victim"
+        env LD_PRELOAD="$TRANSPORT" "$BUILT/bin/trial_client" "$2" steady >"$2.victim" 2>&1 &
         pid=$!
-        # Every fourth is killed as it comes, the others while they call.
-        [ $((i % 4)) = 0 ] || { await "$file.victim" calling && connected=$((connected + 1)); }
+        [ $((i % 4)) = 0 ] || { await "$2.victim" calling && CONNECTED=$((CONNECTED + 1)); }
         kill -KILL $pid
         wait $pid 2>/dev/null || true
     done
+}
+
+# Clients that are killed in the middle of calls leave nothing, neither descriptors nor memory, whether lost or still known to somebody.
+cycles() {
+    local file=$WORK/cycles i before after memory more accepted
+    CONNECTED=4
+    watched "$file" -ORBendPoint giop:gridnet:
+    client "$file" add 10 >/dev/null
+    before=$(descriptors)
+    victims $((CYCLES / 5)) "$file"
+    memory=$(left "$file")
+    victims $((CYCLES - CYCLES / 5)) "$file"
     client "$file" add 10 >/dev/null
     # What threads that sleep at a time need stays with the fabric.
     for i in $(seq 1000); do
@@ -358,11 +382,39 @@ cycles() {
         sleep 0.01
     done
     [ "$after" -le $((before + 8)) ] || die "$CYCLES clients that were killed left $((after - before)) descriptors"
+    more=$((($(left "$file") - memory) / (CYCLES - CYCLES / 5)))
+    [ $more -le $MOST_LEFT ] || die "each client that was killed leaves $more bytes"
     client "$file" stop >/dev/null
     ended "$file"
     accepted=$(sed -n 's/.*accepted \([0-9]*\),.*/\1/p' "$file.log")
-    [ "$accepted" -ge $connected ] || die "of $connected clients only $accepted had a connection"
-    echo "cycles: $CYCLES clients killed, $connected of them in calls, descriptors before $before, after $after"
+    [ "$accepted" -ge $CONNECTED ] || die "of $CONNECTED clients only $accepted had a connection"
+    echo "cycles: $CYCLES clients killed, $CONNECTED of them with a connection, $more bytes left by each, descriptors before $before, after $after"
+}
+
+# The same of servers that one client calls.
+servers_gone() {
+    local file=$WORK/gone i memory=() caller more rounds=$((CYCLES / 2)) warm
+    mkfifo "$WORK/rounds"
+    warm=$((rounds / 5))
+    server "$file" -ORBendPoint giop:gridnet::4723
+    client "$file" again <"$WORK/rounds" >"$file.said" &
+    caller=$!
+    exec 9>"$WORK/rounds"
+    for i in $(seq $rounds); do
+        [ "$i" = 1 ] || server "$file" -ORBendPoint giop:gridnet::4723
+        echo "called $i" >&9
+        await "$file.said" "^called $i right"
+        kill -KILL $SERVER
+        wait $SERVER 2>/dev/null || true
+        echo "gone $i" >&9
+        await "$file.said" "^gone $i [CT]"
+    done
+    exec 9>&-
+    wait $caller || { cat "$file.said"; die "the client whose servers are killed failed"; }
+    mapfile -t memory < <(sed -n 's/^gone .* memory //p' "$file.said")
+    more=$(((memory[rounds - 1] - memory[warm]) / (rounds - 1 - warm)))
+    [ $more -le $MOST_LEFT ] || { cat "$file.said"; die "each server that was killed leaves $more bytes"; }
+    echo "servers gone: $rounds, $more bytes of a client left by each"
 }
 
 # descriptors: how many the server has.

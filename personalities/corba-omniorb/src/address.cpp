@@ -55,7 +55,7 @@ omni::giopActiveConnection *Address::Connect(const omni_time_t &deadline, CORBA:
     omni::giopActiveConnection *connection = connect(place_, shown_, known_, is_limited ? deadline : end_of_patience(), fault);
     if (connection != nullptr)
         return connection;
-    timed_out = is_limited && left_ns(deadline) == 0;
+    timed_out = is_limited && (fault.status == GRIDNET_ERR_TIMEOUT || left_ns(deadline) == 0);
     log_line(is_for_good(fault.status) ? 1 : 5, "no connection to " + uri_ + ": " + fault.text);
     return nullptr;
 }
