@@ -10,7 +10,7 @@
 
 SHORT=
 [ "${1:-}" != --short ] || { SHORT=1; shift; }
-PARTS=(parts calls pool bidir names fallback ends full freed hosts joining bad resets traced cycles servers_gone page examples)
+PARTS=(parts calls pool bidir names fallback ends full freed hosts outside joining bad resets traced cycles servers_gone page examples)
 [ $# = 0 ] || PARTS=("$@")
 WORK=$(mktemp -d)
 SERVERS=()
@@ -296,6 +296,20 @@ hosts() {
         client '$file.a' stop; client '$file.b' stop" >/dev/null
     wait $SERVER || die "the server on host b failed"
     echo "hosts: two of one name, each with a server at the same port"
+}
+
+# Who is in a session does not look there for a server that was in none when it made the reference.
+outside() {
+    local file=$WORK/outside network=(GRIDNET_NET_INSECURE=1 GRIDNET_NET_INTERFACES=127.0.0.1) port=$((20000 + $$ % 12000)) said
+    serve "$file" env "${network[@]}" GRIDNET_HOST_ID=a LD_PRELOAD="$TRANSPORT" "$BUILT/bin/trial_server" "$file" -ORBendPoint giop:gridnet:
+    "$PREFIX/bin/gridnet" session new --dir "$file.session" --listen "127.0.0.1:$port" >/dev/null
+    "$PREFIX/bin/gridnet" session serve --dir "$file.session" >"$file.serve" 2>&1 &
+    SERVERS+=($!)
+    says "$(GRIDNET_SESSION=$file.session/ticket GRIDNET_SESSION_TIMEOUT=60s GRIDNET_NET_INTERFACES=127.0.0.1 GRIDNET_HOST_ID=b \
+        client "$file" add 1 -ORBtraceLevel 5 || true)" 'this process is in a session, and the server was in none'
+    kill $!
+    kill $SERVER
+    echo "outside: a server that is in no session is not looked for there"
 }
 
 # Who joins a session with the first call joins it in the time of that call.

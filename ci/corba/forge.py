@@ -2,7 +2,7 @@
 """forge.py FILE HOW: prints the reference in FILE with another component of gridnet.
 
 HOW says what is done to it: `short` and `empty` (the component is cut off), `address BYTES` and `rubbish` (an address that is so long, or no
-address at all), `host TEXT`, `port NUMBER`."""
+address at all), `host TEXT`, `port NUMBER`. What follows the address is left out, as older libraries do not know it."""
 
 import struct
 import sys

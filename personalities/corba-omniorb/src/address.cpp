@@ -27,7 +27,7 @@ bool is_for_good(gridnet_status status)
 }
 
 /* A connection to the server whose fabric is `known`, greeted; null: `fault` says why. */
-omni::giopActiveConnection *connect(const Place &place, const Place &shown, const std::optional<gridnet_address> &known,
+omni::giopActiveConnection *connect(const Place &place, const Place &shown, const std::optional<Origin> &known,
                                     const omni_time_t &end, Fault &fault)
 {
     std::shared_ptr<Fabric> fabric = Fabric::any(left_ns(end), fault);

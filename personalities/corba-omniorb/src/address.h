@@ -4,7 +4,6 @@
 
 #include "place.h"
 
-#include <gridnet.h>
 #include <omniORB4/CORBA.h>
 #include <omniORB4/giopEndpoint.h>
 #include <optional>
@@ -13,8 +12,8 @@ namespace gridnet_giop {
 
 class Address : public omni::giopAddress {
 public:
-    /* `known` is the address of the server's fabric, if the reference had one. */
-    Address(const Place &place, const std::optional<gridnet_address> &known) : Address(place, place, known) {}
+    /* `known` is the server's fabric, if the reference says which. */
+    Address(const Place &place, const std::optional<Origin> &known) : Address(place, place, known) {}
 
     const char *type() const override { return TYPE; }
     const char *address() const override { return uri_.c_str(); }
@@ -25,13 +24,13 @@ public:
     omni::giopAddress *duplicate(const char *host) const override { return new Address(place_, Place{host, place_.port}, known_); }
 
 private:
-    Address(const Place &place, const Place &shown, const std::optional<gridnet_address> &known)
+    Address(const Place &place, const Place &shown, const std::optional<Origin> &known)
         : place_(place), shown_(shown), known_(known), uri_(uri_of(shown))
     {
     }
 
     Place place_, shown_;
-    std::optional<gridnet_address> known_;
+    std::optional<Origin> known_;
     std::string uri_;
 };
 

@@ -55,7 +55,7 @@ std::string way_of(gridnet_endpoint *endpoint)
 
 } // namespace
 
-gridnet_stream *Call::connect(const std::optional<gridnet_address> &known, Fault &fault)
+gridnet_stream *Call::connect(const std::optional<Origin> &known, Fault &fault)
 {
     if (!known) {
         if (is_own_host(place_.host))
@@ -64,13 +64,13 @@ gridnet_stream *Call::connect(const std::optional<gridnet_address> &known, Fault
         return nullptr;
     }
     gridnet_location where;
-    gridnet_status status = gridnet_fabric_locate(fabric_->handle(), &*known, &where);
+    gridnet_status status = gridnet_fabric_locate(fabric_->handle(), &known->address, &where);
     if (status < 0) {
         fault = fault_of(status);
         return nullptr;
     }
     if (where.flags & GRIDNET_LOCATION_HERE) {
-        gridnet_stream *stream = by_address(*known, fault);
+        gridnet_stream *stream = by_address(known->address, fault);
         bool gone = is_gone(fault.status);
         if (stream == nullptr && fault.status == GRIDNET_ERR_PERMISSION) {
             /* Where a session has rules, an address leads to processes of this user only: others are reached as nodes. */
@@ -86,9 +86,13 @@ gridnet_stream *Call::connect(const std::optional<gridnet_address> &known, Fault
         fault.text = before + "; by its name: " + fault.text;
         return stream;
     }
+    if (known->is_member == false && fabric_->is_member()) {
+        fault = Fault{GRIDNET_ERR_NOT_FOUND, "this process is in a session, and the server was in none when it made the reference"};
+        return nullptr;
+    }
     gridnet_stream *stream = by_node(where.node, fault);
     /* Where there is no session there are no nodes. What its rules have refused is not tried in another way. */
-    return stream != nullptr || fault.status != GRIDNET_ERR_CONFIG ? stream : by_address(*known, fault);
+    return stream != nullptr || fault.status != GRIDNET_ERR_CONFIG ? stream : by_address(known->address, fault);
 }
 
 gridnet_stream *Call::by_name(Fault &fault)

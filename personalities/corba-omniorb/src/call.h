@@ -22,7 +22,7 @@ public:
      * A reference of this host leads to the fabric that has made it, and when that is not there any more, to who has its port now. One of
      * another host, whatever that is called, leads there only: by node when both are in a session, wherever the server is, else by its
      * network addresses. Null: `fault` says why. */
-    gridnet_stream *connect(const std::optional<gridnet_address> &known, Fault &fault);
+    gridnet_stream *connect(const std::optional<Origin> &known, Fault &fault);
 
 private:
     gridnet_stream *by_name(Fault &fault);

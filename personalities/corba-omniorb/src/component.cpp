@@ -55,10 +55,12 @@ omni::giopAddress *address_in(const IOP::TaggedComponent &component)
     std::string text = std::string(host).find(':') == std::string::npos ? std::string(host) : "[" + std::string(host) + "]";
     if (version != VERSION || !parse_address((text + ":" + std::to_string(port)).c_str(), place))
         return nullptr;
-    std::optional<gridnet_address> known;
+    std::optional<Origin> known;
     if (bytes.length() == sizeof(gridnet_address)) {
         known.emplace();
-        std::memcpy(known->bytes, bytes.get_buffer(), sizeof known->bytes);
+        std::memcpy(known->address.bytes, bytes.get_buffer(), sizeof known->address.bytes);
+        if (data.checkInputOverrun(1, 1))
+            known->is_member = data.unmarshalOctet() != 0;
     } else if (bytes.length() != 0) {
         return nullptr;
     }
@@ -90,7 +92,7 @@ CORBA::Boolean decode(omni::omniInterceptors::decodeIOR_T::info_T &info)
 
 } // namespace
 
-void publish_component(const Place &place, const std::optional<gridnet_address> &address)
+void publish_component(const Place &place, const std::optional<Origin> &origin)
 {
     cdrEncapsulationStream data(CORBA::ULong(0), CORBA::Boolean(1));
     data.marshalOctet(VERSION);
@@ -98,11 +100,13 @@ void publish_component(const Place &place, const std::optional<gridnet_address> 
     CORBA::UShort port = place.port;
     port >>= data;
     _CORBA_Unbounded_Sequence_Octet bytes;
-    if (address) {
-        bytes.length(sizeof address->bytes);
-        std::memcpy(bytes.get_buffer(), address->bytes, sizeof address->bytes);
+    if (origin) {
+        bytes.length(sizeof origin->address.bytes);
+        std::memcpy(bytes.get_buffer(), origin->address.bytes, sizeof origin->address.bytes);
     }
     bytes >>= data;
+    if (origin && origin->is_member)
+        data.marshalOctet(*origin->is_member);
     _CORBA_Unbounded_Sequence_Octet component;
     data.setOctetSeq(component);
     std::lock_guard<std::mutex> guard(published().lock);

@@ -155,7 +155,7 @@ bool Endpoint::publish_as(const char *spec, omni::orbServer::EndpointList &publi
     CORBA::String_var uri = uri_of(place).c_str();
     if (omni::omniObjAdapter::endpointInList(uri, published))
         return true;
-    publish_component(place, fabric_->address());
+    publish_component(place, fabric_->origin());
     published.length(published.length() + 1);
     published[published.length() - 1] = uri._retn();
     return true;

@@ -94,6 +94,7 @@ gridnet_fabric *Fabric::open(const std::optional<std::string> &name)
     if (status >= 0)
         status = gridnet_cq_create(fabric_, 0, &queue_);
     Fault fault = status < 0 ? fault_of(status) : Fault{};
+    is_member_ = status >= 0 && gridnet_nodes(fabric_, nullptr, 0, nullptr) != GRIDNET_ERR_CONFIG;
     if (status >= 0)
         log_line(10, "fabric open, " + name.value_or("without a name"));
     std::lock_guard<std::mutex> guard(lock_);
@@ -153,12 +154,13 @@ Fabric::~Fabric()
         gridnet_fabric_close(fabric_);
 }
 
-std::optional<gridnet_address> Fabric::address() const
+std::optional<Origin> Fabric::origin() const
 {
-    gridnet_address address;
-    if (gridnet_fabric_address(fabric_, &address) < 0)
+    Origin origin;
+    if (gridnet_fabric_address(fabric_, &origin.address) < 0)
         return std::nullopt;
-    return address;
+    origin.is_member = is_member_;
+    return origin;
 }
 
 } // namespace gridnet_giop

@@ -46,8 +46,11 @@ public:
     gridnet_cq *queue() const { return queue_; }
     Watch &watch() { return *watch_; }
 
-    /* Its address; none when the fabric cannot be used any more. */
-    std::optional<gridnet_address> address() const;
+    /* What references say of it; nothing when the fabric cannot be used any more. */
+    std::optional<Origin> origin() const;
+
+    /* Whether it has joined a session: then it has all its life. */
+    bool is_member() const { return is_member_; }
 
 private:
     enum class State { Opening, Open, Failed };
@@ -62,6 +65,7 @@ private:
 
     gridnet_fabric *fabric_ = nullptr;
     gridnet_cq *queue_ = nullptr;
+    bool is_member_ = false;
     std::unique_ptr<Watch> watch_;
     /* How far it is; the others above stay as they are once it is open. */
     std::mutex lock_;

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <gridnet.h>
+#include <optional>
 #include <string>
 
 namespace gridnet_giop {
@@ -10,6 +12,13 @@ namespace gridnet_giop {
 struct Place {
     std::string host; /* in lower case, without the brackets of IPv6 */
     std::uint16_t port = 0;
+};
+
+/* What a reference says of the fabric that has made it. */
+struct Origin {
+    gridnet_address address;
+    /* Whether that was in a session; nothing is known where the reference is of an older library. */
+    std::optional<bool> is_member;
 };
 
 /* What transports are called in omniORB, and the action of transport rules. */
