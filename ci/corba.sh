@@ -339,7 +339,7 @@ resets() {
     [ "$(id -u)" = 0 ] && have ss || { skipped "resets of connections" "not root, or no ss"; return 0; }
     local network=(GRIDNET_RAILS=tcp,self GRIDNET_NET_INSECURE=on GRIDNET_NET_INTERFACES=127.0.0.1 GRIDNET_NET_PORTS=7200-7299)
     serve "$file" env "${network[@]}" LD_PRELOAD="$TRANSPORT" "$BUILT/bin/trial_server" "$file" -ORBendPoint giop:gridnet:
-    env "${network[@]}" LD_PRELOAD="$TRANSPORT" timeout -k 5 "$LIMIT" "$BUILT/bin/trial_client" "$file" during 4 >"$file.said" 2>&1 &
+    env "${network[@]}" LD_PRELOAD="$TRANSPORT" timeout -k 5 "$LIMIT" "$BUILT/bin/trial_client" "$file" during "$([ -n "$SHORT" ] && echo 2 || echo 4)" >"$file.said" 2>&1 &
     caller=$!
     while kill -0 $caller 2>/dev/null; do
         sleep 0.2

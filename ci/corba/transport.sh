@@ -19,6 +19,6 @@ build() {
     ci/install.sh "$PREFIX"
     export PKG_CONFIG_PATH=$PREFIX/lib/pkgconfig LD_LIBRARY_PATH=$PREFIX/lib
     make --quiet -j2 -C $SOURCE BUILD="$BUILT/transport" PREFIX="$PREFIX" install
-    make --quiet -j2 -C $SOURCE/tests BUILD="$BUILT/bin" TRANSPORT="$BUILT/transport"
-    make --quiet -j2 -C $SOURCE/tests BUILD="$BUILT/linked" LIBS="-L$PREFIX/lib -Wl,--no-as-needed -lomniGridnetTP $(pkg-config --libs omniORB4 gridnet)"
+    make --quiet -j2 -C $SOURCE/tests BUILD="$BUILT/bin" TRANSPORT="$BUILT/transport" LINKED="$BUILT/linked" \
+        LINKED_LIBS="-L$PREFIX/lib -Wl,--no-as-needed -lomniGridnetTP $(pkg-config --libs omniORB4 gridnet)"
 }
