@@ -352,14 +352,10 @@ resets() {
     echo "resets: $(grep '^calls' "$file.said"), right, over $count resets"
 }
 
-# watched FILE ARGUMENT...: a server whose transport is built for the address sanitizer, which sees the library's memory, too.
+# WATCHED COMMAND...: with a transport that is built for the address sanitizer, which sees the library's memory, too, and what is lost in the end.
 watched() {
-    local file=$1 runtime
-    shift
-    runtime=$(gcc -print-file-name=libasan.so)
     make --quiet -j2 -C $SOURCE BUILD="$BUILT/sanitized" CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address" LDFLAGS=-fsanitize=address
-    serve "$file" env LD_PRELOAD="$runtime $BUILT/sanitized/libomniGridnetTP.so" ASAN_OPTIONS=detect_leaks=1 \
-        "$BUILT/bin/trial_server" "$file" "$@" -ORBgridnetReport 1
+    WATCHED=(env "LD_PRELOAD=$(gcc -print-file-name=libasan.so) $BUILT/sanitized/libomniGridnetTP.so" ASAN_OPTIONS=detect_leaks=1)
 }
 
 # left FILE: bytes of the heap that the server has in use.
@@ -382,7 +378,8 @@ victims() {
 cycles() {
     local file=$WORK/cycles i before after memory more accepted
     CONNECTED=4
-    watched "$file" -ORBendPoint giop:gridnet:
+    watched
+    serve "$file" "${WATCHED[@]}" "$BUILT/bin/trial_server" "$file" -ORBendPoint giop:gridnet: -ORBgridnetReport 1
     client "$file" add 10 >/dev/null
     before=$(descriptors)
     victims $((CYCLES / 5)) "$file"
@@ -410,8 +407,9 @@ servers_gone() {
     local file=$WORK/gone i memory=() caller more rounds=$((CYCLES / 2)) warm
     mkfifo "$WORK/rounds"
     warm=$((rounds / 5))
+    watched
     server "$file" -ORBendPoint giop:gridnet::4723
-    client "$file" again <"$WORK/rounds" >"$file.said" &
+    timeout -k 5 "$LIMIT" "${WATCHED[@]}" "$BUILT/bin/trial_client" "$file" again <"$WORK/rounds" >"$file.said" 2>&1 &
     caller=$!
     exec 9>"$WORK/rounds"
     for i in $(seq $rounds); do
@@ -439,5 +437,6 @@ build
 export GRIDNET_RUN_DIR=$WORK/run
 mkdir -m 700 "$GRIDNET_RUN_DIR"
 for part in "${PARTS[@]}"; do
+    declare -F "$part" >/dev/null || die "no part $part"
     "$part"
 done
