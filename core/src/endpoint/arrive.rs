@@ -137,11 +137,7 @@ impl State {
                 self.settle_streams();
                 taken
             }
-            Message::Stream { stream, said } => {
-                let taken = self.streams.take_said(peer, stream, said, &frame.payload);
-                self.settle_streams();
-                taken
-            }
+            Message::Stream { stream, said } => self.take_said(peer, stream, said, &frame.payload),
         }
     }
 

@@ -3,6 +3,7 @@
 //! The engine seeks the way back to rails that have carried a conversation (`prefer.rs`). Which others may, and at which address, it
 //! is told: then it calls there while the present link goes on, and changes over in the same way, once frames flow.
 
+use super::confine::not_carried;
 use super::peer::PeerState;
 use super::recover::LinkEvent;
 use super::state::State;
@@ -18,13 +19,16 @@ impl<R: Rail> Engine<R> {
     ///
     /// # Errors
     /// [`Error::NotFound`] without such a peer or rail; [`Error::Invalid`] for the address of another one, or where conversations do
-    /// not survive their links; [`Error::Again`] while its link is not up, or another one is being made; why the rail does not lead
+    /// not survive their links; [`Error::Permission`] where the conversation is [confined](Self::confine) to others; [`Error::Again`] while its link is not up, or another one is being made; why the rail does not lead
     /// there.
     pub fn call_over(&mut self, peer: PeerId, rail: &str, address: &Address) -> Result<(), Refusal> {
         let refused = |error, why: &str| Refusal::new(error, why);
         let index = self.rails.iter().position(|one| one.name() == rail);
         let index = index.ok_or_else(|| refused(Error::NotFound, "there is no such rail"))?;
         let retains = self.state.retains.get(index).is_some_and(|retains| *retains);
+        if !self.state.may_carry(peer, index) {
+            return Err(Refusal { error: Error::Permission, ..not_carried() });
+        }
         let p = self.state.peers.get_mut(peer.index());
         let p = p.ok_or_else(|| refused(Error::NotFound, "there is no such peer"))?;
         if (address.node, address.incarnation) != (p.node, p.incarnation) {

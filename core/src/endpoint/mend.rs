@@ -127,14 +127,15 @@ impl<R: Rail> Engine<R> {
 
     fn call_again(&mut self, peer: PeerId) {
         let p = &mut self.state.peers[peer.index()];
-        let is_own = p.user.is_none();
+        let (is_own, allowed) = (p.user.is_none(), p.rails);
         let Some(recovery) = &mut p.recovery else { return };
         let Some(address) = &recovery.address else { return };
         let (first, count) = (recovery.next_rail, self.rails.len());
         for index in (first..first + count).map(|index| index % count) {
             // Rails tell users apart in different ways: one who was known to be another's is not, over another rail.
             let is_known = is_own || recovery.carried & rail_bit(index) != 0;
-            if !is_known || !self.state.retains.get(index).is_some_and(|retains| *retains) {
+            let may = is_known && allowed & rail_bit(index) != 0;
+            if !may || !self.state.retains.get(index).is_some_and(|retains| *retains) {
                 continue;
             }
             // If this does not come about, the others have their turn.

@@ -25,6 +25,7 @@
 //! | `link.rs` | peers coming and going |
 //! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
 //! | `prefer.rs`, `better.rs` | the way back to a rail that is preferred; the way to one that somebody else knows of |
+//! | `confine.rs` | rails that a conversation may not use |
 //! | `regions.rs` | own regions, and keys of peers' |
 //! | `onesided.rs` | operations on peers' regions |
 //! | `remote_op.rs`, `remote_line.rs`, `answer.rs` | the same by messages: how they go out, in which order, how they end |
@@ -40,6 +41,7 @@ mod arrive;
 mod assembled;
 mod better;
 mod bulk;
+mod confine;
 mod crossed;
 mod fetch;
 mod flush;

@@ -55,6 +55,8 @@ pub(super) struct Peer {
     /// Index of the rail in the engine.
     pub(super) rail: usize,
     pub(super) link: LinkId,
+    /// Rails that may carry the conversation, as bits.
+    pub(super) rails: u64,
     pub(super) candidates: Vec<Candidate>,
     /// Where its links lead, by the names of their rails, as told when they came up.
     pub(super) paths: Vec<(&'static str, Path)>,
@@ -135,6 +137,7 @@ impl Peer {
             state: PeerState::Connecting,
             rail,
             link,
+            rails: u64::MAX,
             candidates: Vec::new(),
             paths: Vec::new(),
             eager_max,

@@ -49,7 +49,8 @@ impl<R: Rail> Engine<R> {
         recovery.seek_pause_ns = (recovery.seek_pause_ns * 2).clamp(FIRST_PAUSE_NS, LONGEST_PAUSE_NS);
         let next = now.after(recovery.seek_pause_ns);
         recovery.seek_at = Some(next);
-        for rail in (0..p.rail).filter(|rail| recovery.carried & rail_bit(*rail) != 0) {
+        let possible = recovery.carried & p.rails;
+        for rail in (0..p.rail).filter(|rail| possible & rail_bit(*rail) != 0) {
             match self.rails[rail].connect(peer, address) {
                 Ok(link) => {
                     recovery.attempt = Some((rail, link));

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::confine::not_carried;
 use super::crossed::crossed;
 use super::op::Stage;
 use super::peer::{Peer, PeerState};
@@ -169,7 +170,14 @@ impl State {
         let Some(recovery) = &mut p.recovery else { return };
         let attempt = recovery.attempt.take_if(|(of, _)| *of == rail);
         let lane = recovery.lane.take();
+        let may = p.rails & rail_bit(rail) != 0;
         match (&p.state, attempt) {
+            // What may not go there was begun meanwhile.
+            (_, Some((rail, link))) if !may => {
+                recovery.better = None;
+                self.links.push_back(LinkEvent::Unused(rail, link));
+                self.look_after(peer);
+            }
             (PeerState::Up, Some(link)) => self.change_over(peer, link, lane),
             (PeerState::Broken(_), Some(link)) if !recovery.came_up => self.take_link(peer, link, lane),
             (PeerState::Connecting, None) if !recovery.came_up => self.begin(peer),
@@ -339,6 +347,9 @@ impl State {
         link: LinkId,
     ) -> Result<PeerId, Refusal> {
         let in_use = || Refusal::new(Error::InUse, "this node is connected already");
+        if !self.may_carry(peer, rail) {
+            return Err(not_carried());
+        }
         let p = self.peers.get_mut(peer.index()).ok_or_else(in_use)?;
         let Some(recovery) =
             p.recovery.as_mut().filter(|_| self.retains.get(rail).is_some_and(|retains| *retains))

@@ -19,7 +19,7 @@ use crate::mem::Iov;
 use crate::rail::{LinkId, PeerId, RemoteSource};
 use crate::ring::lane::Lane;
 use crate::stats::Counters;
-use crate::stream::{Line, Streams};
+use crate::stream::{Gate, Line, Streams};
 use crate::time::Time;
 use crate::wire::{Address, Message, NodeId};
 
@@ -121,6 +121,8 @@ pub(super) struct State {
     /// Regions, keys of peers' regions, and operations on them.
     pub(super) remote: RemoteState,
     pub(super) streams: Streams,
+    /// Who decides about streams, if somebody does.
+    pub(super) gate: Option<Box<dyn Gate>>,
     /// Most bytes of a stream in one frame.
     pub(super) stream_chunk: usize,
     /// Frames of streams whose memory a rail still reads.
@@ -182,6 +184,7 @@ impl State {
             mend_at: None,
             remote: RemoteState::default(),
             streams: Streams::new(limits.stream_window),
+            gate: None,
             stream_chunk: 1,
             lines_in_rail: HashMap::new(),
             ledger,

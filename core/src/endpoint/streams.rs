@@ -10,10 +10,10 @@ use super::peer::{Peer, PeerState};
 use super::state::State;
 use super::Engine;
 use crate::error::Error;
-use crate::mem::{Gather, Iov};
+use crate::mem::{Gather, Iov, PeerBytes};
 use crate::rail::{PeerId, Posted, Rail};
-use crate::stream::{Bells, Line, ListenerId, Ready, Room, Say, StreamId};
-use crate::wire::Message;
+use crate::stream::{is_service, Bells, Line, ListenerId, Ready, Room, Say, StreamId};
+use crate::wire::{Message, Said};
 
 /// Most bytes of a stream in one frame: others have their turn in between, and it stays in a cache.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -74,12 +74,17 @@ impl<R: Rail> Engine<R> {
     /// Asks a peer for a stream to a service; [`Self::stream_connected`] has the answer.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is no name; the peer's error when it has gone.
+    /// [`Error::Invalid`] for what is no name; [`Error::Permission`] where a [`Gate`](crate::stream::Gate) says no:
+    /// [`Self::stream_admitted`] has the reason; the peer's error when it has gone.
     pub fn stream_connect(&mut self, peer: PeerId, service: &str) -> Result<(StreamId, Bells), Error> {
         let p = self.state.peers.get(peer.index()).ok_or(Error::NotFound)?;
         if let Some(error) = p.error() {
             return Err(error);
         }
+        if !is_service(service) {
+            return Err(Error::Invalid);
+        }
+        self.state.admit_stream(peer, service, false).map_err(|refusal| refusal.error)?;
         let bells = self.new_bells();
         match self.state.streams.connect(peer, service, bells) {
             Ok(id) => {
@@ -367,6 +372,31 @@ impl State {
                 queue.ring();
             }
         }
+    }
+
+    /// Takes what a peer says about a stream.
+    ///
+    /// # Errors
+    /// [`Error::PeerMisbehaved`]: the peer is to be cut off.
+    pub(super) fn take_said(
+        &mut self,
+        peer: PeerId,
+        stream: u64,
+        said: Said,
+        payload: &PeerBytes<'_>,
+    ) -> Result<(), Error> {
+        let is_call = matches!(said, Said::Open { .. }) && self.gate.is_some();
+        let service = is_call.then(|| self.streams.listened_for(payload)).flatten();
+        let refused = service.and_then(|service| self.admit_stream(peer, &service, true).err());
+        let taken = match refused {
+            Some(_) => {
+                self.streams.refuse(peer, stream, Error::Permission);
+                Ok(())
+            }
+            None => self.streams.take_said(peer, stream, said, payload),
+        };
+        self.settle_streams();
+        taken
     }
 
     /// A peer has gone: so have its streams.

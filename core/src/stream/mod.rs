@@ -10,9 +10,11 @@
 //! | `arrive.rs` | what peers say |
 //! | `buffer.rs` | bytes that wait to be read |
 //! | `pull.rs` | bytes that wait in their writer's memory |
+//! | `gate.rs` | who decides whether a stream may be |
 
 mod arrive;
 mod buffer;
+mod gate;
 mod one;
 mod pull;
 #[cfg(all(test, not(loom)))]
@@ -23,9 +25,10 @@ use std::collections::{HashMap, VecDeque};
 use crate::endpoint::CqId;
 use crate::error::Error;
 use crate::matching::{Key, Slab};
-use crate::mem::Iov;
+use crate::mem::{Iov, PeerBytes};
 use crate::rail::PeerId;
 use crate::wire::{Message, Said, MAX_SERVICE_BYTES};
+pub use gate::{Gate, Sought};
 use one::One;
 pub(crate) use pull::Exposed;
 
@@ -167,6 +170,18 @@ impl Streams {
             self.close(stream);
         }
         listener.bells
+    }
+
+    /// The service that a peer asks for, if somebody listens for it.
+    pub(crate) fn listened_for(&self, asked: &PeerBytes<'_>) -> Option<String> {
+        let name = String::from_utf8(asked.to_vec()).ok()?;
+        self.services.contains_key(name.as_str()).then_some(name)
+    }
+
+    /// Tells a peer that it gets no stream, by its number.
+    pub(crate) fn refuse(&mut self, peer: PeerId, stream: u64, error: Error) {
+        let message = Message::Stream { stream, said: Said::Refuse { error } };
+        self.says.push_back(Say::Now(peer, message));
     }
 
     /// Asks a peer for a stream to a service.
