@@ -1,6 +1,7 @@
 //! What was refused, as those who run a node see it: a line of the log each, the last ones kept, and counters.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use gridnet_core::wire::NodeId;
 
@@ -8,6 +9,8 @@ use crate::message::{bounded, Refusal};
 
 /// Lines that are kept: beyond, the oldest goes of the node that has the most, so that no node pushes out those of others.
 const KEPT: usize = 256;
+/// The pause between two lines of a node about what it may ask without a bound.
+const LINE_EVERY: Duration = Duration::from_millis(100);
 
 /// One refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct Audit {
     /// How many lines are of each.
     of_node: HashMap<NodeId, usize>,
     counts: BTreeMap<Refusal, u64>,
+    /// When nodes have had their last line of what is noted now and then.
+    lined: HashMap<NodeId, Instant>,
 }
 
 impl Audit {
@@ -48,6 +53,23 @@ impl Audit {
             true => self.count(refusal),
             false => self.refused(who, refusal, why),
         }
+    }
+
+    /// The same, with a line only where that node has had none of this kind for [`LINE_EVERY`]: for what is asked without a bound.
+    pub(crate) fn refused_now_and_then(&mut self, who: NodeId, refusal: Refusal, why: &str, now: Instant) {
+        let is_due = |at: &Instant| now.saturating_duration_since(*at) >= LINE_EVERY;
+        if self.lined.get(&who).is_some_and(|at| !is_due(at)) {
+            return self.count(refusal);
+        }
+        if self.lined.len() >= KEPT {
+            self.lined.retain(|_, at| !is_due(at));
+        }
+        // So many nodes at a time are nobody's program: what is not noted is counted.
+        if self.lined.len() >= KEPT {
+            return self.count(refusal);
+        }
+        self.lined.insert(who, now);
+        self.refused(who, refusal, why);
     }
 
     fn drop_one(&mut self) {
@@ -84,6 +106,29 @@ mod tests {
 
     fn node(number: u16) -> NodeId {
         NodeId::new((u128::from(number) + 1).to_be_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_asked_without_a_bound_is_counted_and_noted_now_and_then() {
+        let (mut audit, start) = (Audit::default(), Instant::now());
+        let refused = |audit: &mut Audit, number, now| {
+            audit.refused_now_and_then(node(number), Refusal::Policy, &format!("{now:?}"), now);
+        };
+        for step in 0..1000 {
+            refused(&mut audit, 1, start + step * LINE_EVERY / 100);
+        }
+        refused(&mut audit, 2, start);
+        assert_eq!(
+            (audit.lines().len(), audit.refusals(Refusal::Policy)),
+            (11, 1001),
+            "the other one at once"
+        );
+        // Ever others: the memory is bounded, and so are the lines of a moment.
+        let later = start + 100 * LINE_EVERY;
+        for number in 0..3 * KEPT as u16 {
+            refused(&mut audit, number, later);
+        }
+        assert_eq!((audit.lined.len(), audit.refusals(Refusal::Policy)), (KEPT, 1001 + 3 * KEPT as u64));
     }
 
     #[test]

@@ -30,6 +30,9 @@ const STARTING: Duration = Duration::from_secs(2);
 /// For so long a stack that came up although it is not the best is taken at once: then better ones have their turn again.
 const SECOND_BEST: Duration = Duration::from_secs(30);
 
+/// What is said where there is nothing to be tried.
+const NONE_ALLOWED: &str = "no stack is allowed";
+
 /// A connection that somebody wants.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -97,11 +100,18 @@ pub struct Tried {
 pub struct Failure {
     /// Stacks that the rules of this side left out.
     pub left_out: Vec<(Stack, Reason)>,
+    /// The rule by which they were, for people; nothing when none matches.
+    pub by: String,
     /// Those that were tried.
     pub tried: Vec<Tried>,
 }
 
 impl Failure {
+    /// Whether the rules of this side, and what was asked for, have left nothing to be tried.
+    pub fn is_none_allowed(&self) -> bool {
+        matches!(&self.tried[..], [Tried { stack: None, refusal: None, why }] if why == NONE_ALLOWED)
+    }
+
     /// All reasons, each for itself: what the other side wrote cannot look like another one.
     pub fn reasons(&self) -> Vec<String> {
         let tried = self.tried.iter().map(|tried| {
@@ -110,7 +120,8 @@ impl Failure {
             let stack = tried.stack.as_ref().map_or(String::new(), |stack| format!("{stack}: "));
             format!("{stack}{refused}{}", tried.why)
         });
-        let left_out = self.left_out.iter().map(|(stack, reason)| format!("{stack} not tried: {reason}"));
+        let left_out =
+            self.left_out.iter().map(|(stack, reason)| format!("{stack} not tried: {reason}{}", self.by));
         tried.chain(left_out).collect()
     }
 }
@@ -182,7 +193,8 @@ impl Call {
         let again = known.filter(|agreed| agreed.security >= choice.least && is_one(agreed));
         let mut candidates = choice.candidates;
         candidates.truncate(CANDIDATES_MAX);
-        let failure = Failure { left_out: choice.left_out, tried: Vec::new() };
+        let by = choice.policy.behind();
+        let failure = Failure { left_out: choice.left_out, by, tried: Vec::new() };
         let mut call = Call {
             to,
             service,
@@ -396,7 +408,7 @@ impl Call {
     fn ask(&mut self, now: Instant) -> Vec<Action> {
         if self.candidates.is_empty() {
             let is_none = self.failure.tried.is_empty();
-            return self.end(is_none.then(|| (None, None, "no stack is allowed".to_owned())));
+            return self.end(is_none.then(|| (None, None, NONE_ALLOWED.to_owned())));
         }
         (self.is_answered, self.pause, self.put_off) = (false, AGAIN.0, None);
         (self.asked_at, self.asks_at) = (now, now + self.pause);

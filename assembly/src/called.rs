@@ -19,6 +19,7 @@ use crate::message::{Ask, Built, Failed, Grant, Outcome, Refusal, Reply, PLACE_B
 use crate::name::Name;
 use crate::rules::{Pair, Rules};
 use crate::stack::{Security, Stack};
+use crate::standing::Denied;
 
 use asker::{Asker, Known};
 
@@ -162,13 +163,19 @@ impl Called {
     /// There is no such service any more.
     pub fn end_service(&mut self, service: &Name) {
         self.services.remove(service);
-        self.askers.values_mut().for_each(|asker| asker.forget_grants());
+        self.askers.values_mut().for_each(|asker| asker.forget_grants_of(service));
     }
 
     /// Other rules are in force, or its own node can do something else: nobody connects any more without having asked.
     pub fn rules_changed(&mut self) {
         self.policy += 1;
         self.askers.values_mut().for_each(|asker| asker.forget_grants());
+    }
+
+    /// Refuses something that a node wants to go over a path that stands. It does not pass through [`Self::take`], which counts how often
+    /// it asks: so a line comes now and then only, and a count always.
+    pub fn refuse_on(&mut self, who: NodeId, denied: &Denied, now: Instant) {
+        self.audit.refused_now_and_then(who, denied.refusal, &denied.why, now);
     }
 
     /// What was refused.
@@ -423,9 +430,12 @@ fn judge(
     stack: &Stack,
     least: Security,
 ) -> Result<Security, (Refusal, String)> {
-    accept(rules, pair, stack, least).map_err(|reason| match reason {
-        Reason::TooWeak { .. } => (Refusal::Security, reason.to_string()),
-        _ => (Refusal::Policy, reason.to_string()),
+    accept(rules, pair, stack, least).map_err(|reason| {
+        let why = format!("{reason}{}", rules.policy(pair).behind());
+        match reason {
+            Reason::TooWeak { .. } => (Refusal::Security, why),
+            _ => (Refusal::Policy, why),
+        }
     })
 }
 

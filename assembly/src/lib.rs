@@ -10,6 +10,7 @@
 //! | `facts.rs` | what is known of a node |
 //! | `rules.rs`, `rules/file.rs` | which stacks may be used, as a TOML file says it |
 //! | `choice.rs` | the candidates of one connection, and why others are left out |
+//! | `standing.rs` | whether something else may go over a path that stands |
 //! | `message.rs` | request and answer |
 //! | `call.rs`, `cache.rs` | the node that asks, and what it has agreed before |
 //! | `called.rs`, `called/asker.rs` | the node that is asked, and what it remembers of each that asks |
@@ -32,5 +33,6 @@ pub mod name;
 mod record;
 pub mod rules;
 pub mod stack;
+pub mod standing;
 
 pub use builder::Builder;

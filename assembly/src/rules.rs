@@ -149,10 +149,10 @@ impl Rule {
         self.from.is_any() && self.to.is_any() && self.service.is_none()
     }
 
-    fn matches(&self, pair: &Pair<'_>) -> bool {
-        self.from.matches(pair.from)
-            && self.to.matches(pair.to)
-            && self.service.as_ref().is_none_or(|service| service == pair.service)
+    fn matches(&self, from: &Facts, to: &Facts, service: Option<&Name>) -> bool {
+        self.from.matches(from)
+            && self.to.matches(to)
+            && self.service.as_ref().is_none_or(|named| Some(named) == service)
     }
 }
 
@@ -167,12 +167,21 @@ pub struct Policy {
     pub min_security: Security,
 }
 
+impl Policy {
+    /// The exception that decides, for people.
+    pub fn origin(&self) -> String {
+        self.line.map_or_else(|| "no rule matches".to_owned(), |line| format!("the rule of line {line}"))
+    }
+
+    /// What is said behind a reason: the exception that decides, if one does.
+    pub(crate) fn behind(&self) -> String {
+        self.line.map_or_else(String::new, |_| format!(" ({})", self.origin()))
+    }
+}
+
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "the rule of line {line}: ")?,
-            None => f.write_str("no rule matches: ")?,
-        }
+        write!(f, "{}: ", self.origin())?;
         match &self.means {
             Means::Scheme(scheme) => write!(f, "scheme {}", scheme.name())?,
             Means::Stacks(stacks) => {
@@ -195,7 +204,12 @@ pub struct Rules {
 impl Rules {
     /// What they say of a connection.
     pub fn policy(&self, pair: &Pair<'_>) -> Policy {
-        let rule = self.rules.iter().find(|rule| rule.matches(pair));
+        self.policy_of(pair.from, pair.to, Some(pair.service))
+    }
+
+    /// The same, where the service may have a name that rules cannot have.
+    pub(crate) fn policy_of(&self, from: &Facts, to: &Facts, service: Option<&Name>) -> Policy {
+        let rule = self.rules.iter().find(|rule| rule.matches(from, to, service));
         Policy {
             line: rule.map(|rule| rule.line),
             means: rule.and_then(|rule| rule.means.clone()).unwrap_or(Means::Scheme(self.scheme)),

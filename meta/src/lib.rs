@@ -25,6 +25,7 @@
 //! | `member.rs`, `driver.rs`, `handlers.rs` | all others, the threads they live in, and whose turn it is to be answered |
 //! | `member/lines.rs` | ways of their own between two members, for requests |
 //! | `member/assemble.rs` | how members agree on stacks, by `gridnet-assembly` |
+//! | `member/admit.rs` | what may go over a path that stands |
 //! | `private.rs`, `clock.rs`, `name.rs`, `hex.rs`, `random.rs` | files, time, names, digits, random numbers |
 #![forbid(unsafe_code)]
 

@@ -3,6 +3,7 @@
 //! One thread does it, with all signals blocked. When the rendez-vous node is lost, what is known stays, and the member comes
 //! back by itself; its certificate is renewed in time. A member that is appointed leads its cluster: see `lead.rs`.
 
+mod admit;
 mod assemble;
 mod caller;
 mod connect;
@@ -44,6 +45,7 @@ use crate::name::Name;
 use crate::ticket::Ticket;
 use state::{Shared, State};
 
+pub use admit::Passage;
 pub use assemble::{Agreed, Assembler, NoPath, Wanted, ASSEMBLY};
 pub use caller::{Bell, Need, Pending};
 pub use keep::Keeper;

@@ -9,10 +9,11 @@ use gridnet_assembly::facts::Offer;
 use gridnet_assembly::message::Refusal as Reason;
 use gridnet_assembly::rules::Rules;
 use gridnet_assembly::stack::Security;
+use gridnet_assembly::standing::Standing;
 use gridnet_assembly::Builder;
 use gridnet_core::wire::NodeId;
 use gridnet_meta::error::{Error, Refusal};
-use gridnet_meta::member::{About, Assembler, Member, NoPath, Wanted};
+use gridnet_meta::member::{About, Assembler, Member, NoPath, Passage, Wanted};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -266,6 +267,26 @@ fn less_than_the_other_side_demands_is_refused_and_audited_there() {
     // When both allow less, it may be less.
     two.b.assembler.change_rules(weak.parse().unwrap());
     assert_eq!(two.a.connect(&two.b).unwrap().security, Security::Plain);
+}
+
+#[test]
+fn what_goes_over_a_path_that_stands_is_judged_by_direction_and_by_who_is_known() {
+    let rules = "[[rule]]\nfrom.cluster = 'a'\nservice = 'files'\nmin_security = 'plain'\nuse = ['tcp']";
+    let two = Two::new("standing", ["h1", "h2"], ["", rules]);
+    let plain = [Standing { name: "rail", stack: "tcp".parse().ok(), security: Security::Plain }];
+    let admit = |other, user, is_called, service| {
+        let passage = Passage { other, user, is_called, service, least: Security::Plain };
+        two.b.assembler.admit(&passage, &plain).remove(0).map_err(|denied| denied.refusal)
+    };
+    let (a, nobody) = (two.a.member.node(), NodeId::new([5; 16]).unwrap());
+    assert_eq!(admit(a, None, true, "files"), Ok(()));
+    assert_eq!(admit(a, None, false, "files"), Err(Reason::Security), "no rule is about that direction");
+    assert_eq!(admit(a, None, true, "secrets"), Err(Reason::Security));
+    // It has said that it is of user 0.
+    assert_eq!(admit(a, Some(0), true, "files"), Ok(()));
+    assert_eq!(admit(a, Some(7), true, "files"), Err(Reason::Policy));
+    assert_eq!(admit(nobody, None, true, "files"), Err(Reason::Unknown));
+    assert!(!two.a.assembler.has_rules() && two.b.assembler.has_rules());
 }
 
 #[test]

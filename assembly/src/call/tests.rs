@@ -362,7 +362,7 @@ fn nothing_is_asked_that_cannot_be() {
 fn a_reason_of_the_other_side_is_one_reason() {
     let why = "no; stack shm: encrypted, agreed on".to_owned();
     let tried = Tried { stack: None, refusal: Some(Refusal::Policy), why };
-    let failure = Failure { left_out: Vec::new(), tried: vec![tried] };
+    let failure = Failure { left_out: Vec::new(), by: String::new(), tried: vec![tried] };
     assert_eq!(failure.reasons(), ["refused (policy): no; stack shm: encrypted, agreed on"]);
     assert_eq!(failure.to_string(), failure.reasons()[0]);
 }

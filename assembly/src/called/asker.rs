@@ -277,6 +277,11 @@ impl Asker {
         found.map(|(_, _, stack)| stack.clone())
     }
 
+    /// There is no such service any more.
+    pub(super) fn forget_grants_of(&mut self, service: &Name) {
+        self.grants.retain(|(_, of, _)| of != service);
+    }
+
     pub(super) fn forget_grants(&mut self) {
         self.grants.clear();
     }

@@ -87,7 +87,7 @@ pub struct Agreed {
 
 /// A member's part in assembly: asks others for stacks, and answers them.
 pub struct Assembler {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {
@@ -218,7 +218,7 @@ impl Assembler {
 }
 
 impl Inner {
-    fn called(&self) -> MutexGuard<'_, Called> {
+    pub(super) fn called(&self) -> MutexGuard<'_, Called> {
         self.called.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -234,7 +234,7 @@ impl Inner {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rules(&self) -> RwLockReadGuard<'_, Rules> {
+    pub(super) fn rules(&self) -> RwLockReadGuard<'_, Rules> {
         self.rules.read().unwrap_or_else(PoisonError::into_inner)
     }
 
