@@ -160,6 +160,21 @@
 #define GRIDNET_ATOMIC_COMPARE_SWAP 6
 
 /**
+ * gridnet_open_node_params.min_security: what the rules ask for.
+ */
+#define GRIDNET_SECURITY_PLAIN 0
+
+/**
+ * gridnet_open_node_params.min_security: the peer is who it should be, and nobody changes what passes.
+ */
+#define GRIDNET_SECURITY_AUTHENTICATED 1
+
+/**
+ * gridnet_open_node_params.min_security: nobody but the two reads or changes what passes.
+ */
+#define GRIDNET_SECURITY_ENCRYPTED 2
+
+/**
  * gridnet_probe_info.flags: the field immediate is valid.
  */
 #define GRIDNET_PROBE_IMMEDIATE 1
@@ -627,6 +642,36 @@ typedef struct gridnet_atomic_params {
      */
     void *context;
 } gridnet_atomic_params;
+
+/**
+ * What an endpoint to a node is for, and what it has to be.
+ */
+typedef struct gridnet_open_node_params {
+    /**
+     * sizeof(gridnet_open_node_params).
+     */
+    size_t size;
+    /**
+     * How long it may take in nanoseconds; 0, negative and more than that: a minute.
+     */
+    int64_t timeout_ns;
+    /**
+     * The service of the node that the rules of both sides are asked for; NULL: that of all fabrics, "gridnet".
+     */
+    const char *service;
+    /**
+     * GRIDNET_SECURITY_*: the least that does; the rules may ask for more.
+     */
+    uint32_t min_security;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+    /**
+     * Given back with the completion.
+     */
+    void *context;
+} gridnet_open_node_params;
 
 /**
  * What a probe found.
@@ -1531,6 +1576,24 @@ gridnet_status gridnet_flush(struct gridnet_endpoint *endpoint,
                              void *context);
 
 /**
+ * Begins to open an endpoint to a node as gridnet_endpoint_open_node, for a service of it, and at least so safe: by the rules of both
+ * sides for that service. It stays so: whatever becomes of its link, the conversation goes on only where that is met.
+ *
+ * There is one conversation with a node. One that is there already, over less than is asked for here, is not used, and stays as it is: then
+ * the status of the completion is GRIDNET_ERR_UNREACHABLE. It is GRIDNET_ERR_NOT_FOUND also when the node has no such service: it
+ * has those for which it listens.
+ *
+ * Errors: as gridnet_endpoint_open_node; GRIDNET_ERR_INVALID for a service that rules cannot name (1 to 64 letters, digits, '.',
+ * '_' and '-', a letter, digit or '_' first), and for another level; GRIDNET_ERR_STRUCT_SIZE.
+ *
+ * # Safety
+ * `cq` is NULL or a completion queue, `node` and `params` NULL or valid, `service` in it NULL or a C string.
+ */
+gridnet_status gridnet_endpoint_open_nodex(struct gridnet_cq *cq,
+                                           const struct gridnet_node *node,
+                                           const struct gridnet_open_node_params *params);
+
+/**
  * Looks for a message that a receive with these arguments would take, without taking it.
  *
  * Errors: GRIDNET_ERR_NO_MESSAGE; GRIDNET_ERR_PEER_GONE when `source` has gone and none of its messages is left.
@@ -1679,6 +1742,7 @@ const char *gridnet_last_error(void);
  * answered. The stream stays when the endpoint is closed.
  *
  * Errors: GRIDNET_ERR_NOT_FOUND when the peer does not listen for the service, GRIDNET_ERR_LIMIT when too many wait there,
+ * GRIDNET_ERR_PERMISSION when the rules of either side do not allow it over the link that leads there,
  * GRIDNET_ERR_TIMEOUT, GRIDNET_ERR_PEER_GONE, GRIDNET_ERR_INVALID for what is no name.
  *
  * # Safety

@@ -15,7 +15,7 @@
 //! | `boundary.rs` | what each function does at its beginning and end |
 //! | `fabric.rs`, `cq.rs`, `endpoint.rs`, `group.rs` | one object each |
 //! | `ranks.rs` | what a group keeps of its ranks |
-//! | `node.rs` | nodes of the session |
+//! | `node.rs`, `open_node.rs` | nodes of the session, endpoints to them |
 //! | `location.rs` | what an address says |
 //! | `tag.rs` | tagged messages |
 //! | `probe.rs` | probes, and messages that they take |
@@ -42,6 +42,7 @@ pub mod loan;
 pub mod location;
 pub mod node;
 pub mod onesided;
+pub mod open_node;
 pub mod probe;
 mod ranks;
 pub mod region;
@@ -60,6 +61,7 @@ pub use loan::*;
 pub use location::*;
 pub use node::*;
 pub use onesided::*;
+pub use open_node::*;
 pub use probe::*;
 pub use region::*;
 pub use status::*;

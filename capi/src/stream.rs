@@ -50,6 +50,7 @@ pub(crate) fn new_stream(owner: &Arc<Owner>, stream: Stream) -> *mut gridnet_str
 /// answered. The stream stays when the endpoint is closed.
 ///
 /// Errors: GRIDNET_ERR_NOT_FOUND when the peer does not listen for the service, GRIDNET_ERR_LIMIT when too many wait there,
+/// GRIDNET_ERR_PERMISSION when the rules of either side do not allow it over the link that leads there,
 /// GRIDNET_ERR_TIMEOUT, GRIDNET_ERR_PEER_GONE, GRIDNET_ERR_INVALID for what is no name.
 ///
 /// # Safety

@@ -28,6 +28,8 @@ static void null_arguments(struct handles h)
     CHECK_NULL(gridnet_endpoint_open(h.cq, &h.address, NULL));
     CHECK_NULL(gridnet_endpoint_open_source(h.cq, 0, NULL));
     CHECK_NULL(gridnet_endpoint_open_node(h.cq, NULL, 0, NULL));
+    CHECK_NULL(gridnet_endpoint_open_nodex(h.cq, NULL, &some_wish));
+    CHECK_NULL(gridnet_endpoint_open_nodex(h.cq, &some_node, NULL));
     CHECK_NULL(gridnet_nodes(h.fabric, NULL, 1, &out.size));
     CHECK_NULL(gridnet_node_events(h.fabric, NULL, 1));
     CHECK_NULL(gridnet_node_explain(h.fabric, NULL, out.text, sizeof out.text, &out.size));
@@ -133,6 +135,8 @@ static void wrong_sources(struct handles h)
     CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_node_events(h.fabric, &out.event, 0));
     CHECK_STATUS(GRIDNET_ERR_CONFIG, gridnet_node_explain(h.fabric, &some_node, out.text, sizeof out.text, &out.size));
     CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_endpoint_open_node(h.cq, &no_node, 0, NULL));
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, gridnet_endpoint_open_nodex(h.cq, &some_node, &some_wish));
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_endpoint_open_nodex(h.cq, &no_node, &some_wish));
     outputs_untouched();
     node_close(&other);
 }

@@ -42,6 +42,33 @@ static void operation_sizes(void)
     node_close(&node);
 }
 
+/* What no service is called, no level, and no size; whatever else is wrong. */
+static void wishes(void)
+{
+    static char long_name[66];
+    const char *names[] = {"", " ", "a b", "-a", ".a", "a\n", "\xc3\xa4", "\xff", long_name};
+    const gridnet_node nobody = {{1}};
+    struct node node = node_open(NULL);
+    gridnet_open_node_params good = {sizeof good, 0, "secrets", GRIDNET_SECURITY_ENCRYPTED, 0, NULL}, params;
+    memset(long_name, 'n', sizeof long_name - 1);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        params = good;
+        params.service = names[i];
+        CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_endpoint_open_nodex(node.cq, &nobody, &params));
+    }
+    params = good;
+    params.min_security = GRIDNET_SECURITY_ENCRYPTED + 1;
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_endpoint_open_nodex(node.cq, &nobody, &params));
+    params = good;
+    params.reserved = 1;
+    CHECK_STATUS(GRIDNET_ERR_INVALID, gridnet_endpoint_open_nodex(node.cq, &nobody, &params));
+    params = good;
+    params.size -= 8;
+    CHECK_STATUS(GRIDNET_ERR_STRUCT_SIZE, gridnet_endpoint_open_nodex(node.cq, &nobody, &params));
+    CHECK_STATUS(GRIDNET_ERR_CONFIG, gridnet_endpoint_open_nodex(node.cq, &nobody, &good));
+    node_close(&node);
+}
+
 /* Structs of programs that are older or newer than the library. */
 static void other_versions(void)
 {
@@ -227,6 +254,7 @@ int main(void)
     fabric_sizes();
     operation_sizes();
     other_versions();
+    wishes();
     ranges();
     pieces();
     options();

@@ -56,6 +56,7 @@ static char buffer[64];
 /* Of no session. */
 static const gridnet_node some_node = {{1}};
 static const gridnet_node no_node = {{0}};
+static const gridnet_open_node_params some_wish = {sizeof some_wish, 0, NULL, GRIDNET_SECURITY_PLAIN, 0, NULL};
 
 static inline void outputs_reset(void)
 {
@@ -189,6 +190,7 @@ static inline void all_calls(struct handles h, gridnet_status expected)
     CHECK_STATUS(expected, gridnet_endpoint_open(h.cq, &h.address, &out.endpoint));
     CHECK_STATUS(expected, gridnet_endpoint_open_source(h.cq, 0, &out.endpoint));
     CHECK_STATUS(expected, gridnet_endpoint_open_node(h.cq, &some_node, 0, NULL));
+    CHECK_STATUS(expected, gridnet_endpoint_open_nodex(h.cq, &some_node, &some_wish));
     CHECK_STATUS(expected, gridnet_nodes(h.fabric, &out.node, 1, &out.size));
     CHECK_STATUS(expected, gridnet_node_events(h.fabric, &out.event, 1));
     CHECK_STATUS(expected, gridnet_node_explain(h.fabric, &some_node, out.text, sizeof out.text, &out.size));

@@ -156,8 +156,7 @@ impl Fabric {
         let ledger = ledger_of(page.as_ref(), &rails, &config);
         let mut engine = Engine::with_ledger(local, rails, limits, ledger);
         if let Some(membership) = &membership {
-            membership.open(local, plain, engine.rails().iter().map(AnyRail::name).collect());
-            engine.note_departures();
+            membership.open(&mut engine, plain)?;
         }
         engine.set_guard(Box::new(SelfGuard::new()));
         engine.mark_loans(NEXT_MARK.fetch_add(1, Ordering::Relaxed));

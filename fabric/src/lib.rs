@@ -56,8 +56,9 @@ mod verdict;
 mod way;
 pub mod words;
 
-pub use assembly::SERVICE;
+pub use assembly::{Requirements, SERVICE};
 pub use fabric::{Fabric, WaitCounters};
+pub use gridnet_assembly::stack::Security;
 pub use gridnet_core as core;
 pub use gridnet_shm::{is_valid_name, RunDir};
 pub use nodes::{Departure, Entry, NodeEvent};

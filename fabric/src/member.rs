@@ -6,11 +6,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use gridnet_assembly::audit::Line;
+use gridnet_assembly::message::Refusal as Reason;
+use gridnet_assembly::name::Name as Service;
 use gridnet_assembly::rules::Rules;
 use gridnet_assembly::stack::Method;
 use gridnet_core::endpoint::Engine;
 use gridnet_core::error::Error;
-use gridnet_core::rail::Refusal;
+use gridnet_core::rail::{Rail, Refusal};
 use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use gridnet_meta::directory::Entry;
 use gridnet_meta::error::{Error as Trouble, Refusal as Refused};
@@ -20,8 +22,8 @@ use gridnet_meta::ticket::Ticket;
 use gridnet_uring_tcp::Adopter;
 
 use crate::assembly::{
-    offer, take_pipes, tend, AtOnce, Calling, Desk, Edges, Ended, Here, Lookout, Pipes, RulesFile, Wish,
-    Workers, SERVICE,
+    offer, take_pipes, tend, AtOnce, Calling, Desk, Edges, Ended, Here, Lookout, Pipes, RulesFile,
+    StreamGate, Wish, Workers, SERVICE,
 };
 use crate::config::Config;
 use crate::fabric::Fabric;
@@ -103,9 +105,19 @@ impl Membership {
         }))
     }
 
-    /// The fabric is reached there from now on, by these rails.
-    pub(crate) fn open(&self, address: Address, plain: NetAddresses, rails: Vec<&'static str>) {
+    /// The fabric is reached where its engine is from now on, by its rails, and plainly there. Rules decide about its streams.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a child.
+    pub(crate) fn open(&self, engine: &mut Engine<AnyRail>, plain: NetAddresses) -> Result<(), Refusal> {
+        let (address, rails) = (*engine.local(), engine.rails().iter().map(AnyRail::name));
+        let rails: Vec<&'static str> = rails.collect();
+        let assembler = Arc::downgrade(&self.own()?.assembler);
+        let gate = StreamGate::new(address.node, rails.clone(), self.desk.clone(), assembler);
+        engine.set_gate(Box::new(gate));
+        engine.note_departures();
         self.desk.open(Here { address, plain, rails });
+        Ok(())
     }
 
     /// Whether the rules may lead to plain connections: else nothing listens for them.
@@ -141,6 +153,16 @@ impl Membership {
     /// [`Error::Forked`] in a child.
     pub(crate) fn assembler(&self) -> Result<Weak<Assembler>, Refusal> {
         Ok(Arc::downgrade(&self.own()?.assembler))
+    }
+
+    /// Others may ask for this service.
+    pub(crate) fn serve(&self, service: Service) {
+        self.own().iter().for_each(|own| own.assembler.serve(service.clone()));
+    }
+
+    /// They may not any more.
+    pub(crate) fn end_service(&self, service: &Service) {
+        self.own().iter().for_each(|own| own.assembler.end_service(service));
     }
 
     /// How the member asks another one.
@@ -189,9 +211,9 @@ impl Membership {
         let Some(own) = &mut self.own else { return (taken, Vec::new()) };
         let (mut ended, handed) = self.at_once.step(engine, &self.desk, &mut self.calling);
         for wish in handed {
-            let (node, deadline, asked_by) = (wish.node, wish.deadline, wish.asked_by);
+            let again = wish.anew();
             if let Err(refusal) = own.workers.begin(&self.desk, &own.assembler, wish) {
-                let wish = Wish { node, deadline, asked_by, begun: None };
+                let wish = again;
                 ended.push(Ended { wish, outcome: Err(refusal.error) });
             }
         }
@@ -217,7 +239,9 @@ impl Membership {
 
     fn tend_once(&mut self, engine: &mut Engine<AnyRail>) -> usize {
         let (taken, ended) = self.attend(engine);
-        let parts = (&mut self.lookout, &mut self.edges);
+        let own = self.own.as_ref().filter(|_| self.process == std::process::id());
+        let assembler = own.map(|own| &*own.assembler);
+        let parts = (assembler, &mut self.lookout, &mut self.edges);
         taken + tend(engine, &self.desk, &mut self.calling, parts, ended)
     }
 
@@ -291,12 +315,20 @@ impl Fabric {
         Ok(self.membership()?.own()?.member.lines())
     }
 
-    /// The last requests of other members for endpoints that the rules of this side have refused: who, which stack, why.
+    /// The last requests of other members for endpoints and streams that the rules of this side have refused: who, which stack, why.
     ///
     /// # Errors
     /// As [`Self::nodes`].
     pub fn refused_stacks(&self) -> Result<Vec<Line>, Refusal> {
         Ok(self.membership()?.own()?.assembler.refused())
+    }
+
+    /// How many of them were refused for this reason.
+    ///
+    /// # Errors
+    /// As [`Self::nodes`].
+    pub fn stack_refusals(&self, reason: Reason) -> Result<u64, Refusal> {
+        Ok(self.membership()?.own()?.assembler.refusals(reason))
     }
 
     /// See [`Membership::tend`].

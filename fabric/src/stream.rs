@@ -23,6 +23,7 @@ pub struct Listener {
     shared: Arc<Shared>,
     id: ListenerId,
     bell: CqId,
+    service: Box<str>,
 }
 
 /// Ordered bytes to and from a peer. It ends when it is dropped: what was written before still goes out while the fabric makes
@@ -48,7 +49,8 @@ impl Listener {
         let listening = shared.enter().and_then(|mut guard| guard.engine.stream_listen(service, backlog));
         let (id, bells) = listening.map_err(|error| Refusal::new(error, not_listening(error, service)))?;
         let bell = bells.input.ok_or_else(no_bell)?;
-        Ok(Listener { shared: shared.clone(), id, bell })
+        shared.enter().map_err(told)?.serve(service);
+        Ok(Listener { shared: shared.clone(), id, bell, service: service.into() })
     }
 
     /// Takes the stream of the oldest caller.
@@ -90,6 +92,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         // An error says that the fabric cannot be used any more, and with it the listener.
         if let Ok(mut guard) = self.shared.enter() {
+            guard.end_service(&self.service);
             let bells = guard.engine.stream_unlisten(self.id);
             guard.forget_bells(bells);
         }
@@ -100,8 +103,9 @@ impl Stream {
     /// Calls a service of a peer, and waits until the peer has answered.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when the peer has no such service, [`Error::Limit`] when too many wait there, [`Error::Timeout`], the
-    /// peer's error when it has gone, [`Error::Invalid`] for what is no name.
+    /// [`Error::NotFound`] when the peer has no such service, [`Error::Limit`] when too many wait there, [`Error::Permission`] when
+    /// the rules of either side do not allow it over the stack that leads there, [`Error::Timeout`], the peer's error when it has
+    /// gone, [`Error::Invalid`] for what is no name.
     pub fn connect(
         shared: &Arc<Shared>,
         peer: PeerId,
@@ -111,7 +115,7 @@ impl Stream {
         let stream = Stream::call(shared, peer, service)?;
         stream
             .await_answer(timeout)
-            .map_err(|error| Refusal::new(error, no_stream(error, service)))
+            .map_err(|error| Refusal::new(error, stream.not_answered(error, service)))
             .map(|()| stream)
     }
 
@@ -120,14 +124,31 @@ impl Stream {
     /// # Errors
     /// [`Error::Invalid`] for what is no name; the peer's error when it has gone.
     pub fn call(shared: &Arc<Shared>, peer: PeerId, service: &str) -> Result<Stream, Refusal> {
-        let called = shared.enter().and_then(|mut guard| guard.engine.stream_connect(peer, service));
-        let (id, bells) = called.map_err(|error| Refusal::new(error, no_stream(error, service)))?;
+        let mut guard = shared.enter().map_err(told)?;
+        let called = guard.engine.stream_connect(peer, service).map_err(|error| {
+            // The rules of this side have more to say.
+            let own = guard.engine.stream_admitted(peer, service).err().filter(|own| own.error == error);
+            own.unwrap_or_else(|| Refusal::new(error, no_stream(error, service)))
+        });
+        drop(guard);
+        let (id, bells) = called?;
         Stream::new(shared, id, bells, peer)
     }
 
     fn new(shared: &Arc<Shared>, id: StreamId, bells: Bells, peer: PeerId) -> Result<Stream, Refusal> {
         let (Some(input), Some(output)) = (bells.input, bells.output) else { return Err(no_bell()) };
         Ok(Stream { shared: shared.clone(), id, input, output, peer, ways: Mutex::default() })
+    }
+
+    /// Why the peer has not accepted.
+    fn not_answered(&self, error: Error, service: &str) -> String {
+        let rail = self.shared.enter().ok().and_then(|guard| guard.engine.rail_name(self.peer));
+        match (error, rail) {
+            (Error::Permission, Some(rail)) => {
+                format!("the rules of the peer allow no stream to {service:?} over the rail {rail}")
+            }
+            _ => no_stream(error, service),
+        }
     }
 
     /// Waits until the peer has accepted.

@@ -1,6 +1,8 @@
 //! Endpoints by node id: two fabrics of a session agree on a stack by the rules of both, and talk over it.
 
 mod common;
+#[path = "open_node/services.rs"]
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
@@ -11,12 +13,12 @@ use std::time::{Duration, Instant};
 use common::scene::{converse, Scene};
 use common::{from_any, within, Buffer, Party, Scratch, PATIENCE, RECEIVE};
 use gridnet::core::completion::{Completion, OpKind};
-use gridnet::core::endpoint::PeerState;
+use gridnet::core::endpoint::{CqId, PeerState};
 use gridnet::core::error::Error;
 use gridnet::core::rail::{Armed, PeerId, Rail, Refusal};
 use gridnet::core::wire::NodeId;
 use gridnet::page;
-use gridnet::{AnyRail, ThreadLevel, Verdict};
+use gridnet::{AnyRail, Fabric, ThreadLevel, Verdict};
 use gridnet_meta::member::{LineState, MetaLine};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
@@ -52,6 +54,15 @@ fn know(a: &Party, b: &Party) {
 
 /// Opens an endpoint, while the other side looks after its rails; the error and what is said of it when it fails.
 fn open(a: &Party, b: &Party, limit: Duration) -> Result<PeerId, (Error, String)> {
+    open_with(a, b, |fabric, cq, node| fabric.open_node(cq, node, limit, CONTEXT).unwrap())
+}
+
+/// As [`open`], which is begun so.
+fn open_with(
+    a: &Party,
+    b: &Party,
+    begin: impl FnOnce(&mut Fabric, CqId, NodeId),
+) -> Result<PeerId, (Error, String)> {
     let node = b.address().node;
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -60,7 +71,7 @@ fn open(a: &Party, b: &Party, limit: Duration) -> Result<PeerId, (Error, String)
                 let _ = b.wait(Duration::from_millis(5));
             }
         });
-        a.enter().open_node(a.cq, node, limit, CONTEXT).unwrap();
+        begin(&mut a.enter(), a.cq, node);
         let mut ended = a.wait_past_sends(PATIENCE);
         let start = Instant::now();
         // A busy machine: no wake-up is lost, or the wait would not end before.

@@ -16,7 +16,7 @@ use gridnet_meta::member::{Assembler, Bell, LineState, Member, Need, Pending};
 use super::builder::rail_of;
 use super::desk::{AskedBy, Call, Desk, Ended, Wish};
 use super::opening::{open_call, Calling};
-use super::worker::{settle, wanted};
+use super::worker::settle;
 use crate::rails::AnyRail;
 
 /// Hears how a call went: the peer, and the rail by which it is reached.
@@ -63,7 +63,7 @@ impl AtOnce {
         if !is_quick || !is_near(member.line(wish.node)) {
             return Some(wish);
         }
-        let (Some(wanted), of_bell) = (wanted(), desk.clone()) else { return Some(wish) };
+        let (wanted, of_bell) = (wish.wanted.clone(), desk.clone());
         let bell: Bell = Arc::new(move || of_bell.ring());
         let limit = wish.deadline.saturating_duration_since(Instant::now());
         match assembler.begin(wish.node, wanted, limit, bell) {
@@ -143,8 +143,7 @@ impl One {
                 Some(Need::Close(number)) => self.close(number, engine, desk),
                 Some(Need::Nothing(outcome)) => {
                     let outcome = settle(desk, &self.wish, outcome.map(|agreed| *agreed), Some(WAY));
-                    let wish = Wish { begun: None, ..self.wish };
-                    return Step::Ended(Ended { wish, outcome });
+                    return Step::Ended(Ended { wish: self.wish.anew(), outcome });
                 }
             }
         }

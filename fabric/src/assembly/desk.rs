@@ -14,7 +14,7 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Refusal};
 use gridnet_core::sync::{AtomicU32, Ordering};
 use gridnet_core::wire::{Address, NodeId};
-use gridnet_meta::member::Pending;
+use gridnet_meta::member::{Pending, Wanted};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::builder::Here;
@@ -27,10 +27,19 @@ use super::{PLAIN, RELAY, TCP};
 #[derive(Debug)]
 pub(crate) struct Wish {
     pub(crate) node: NodeId,
+    /// For what, and what it has to be.
+    pub(crate) wanted: Wanted,
     pub(crate) deadline: Instant,
     pub(crate) asked_by: AskedBy,
     /// What was begun, and is to go on with this path.
     pub(crate) begun: Option<Box<(Pending, Path)>>,
+}
+
+impl Wish {
+    /// The same, of which nothing was begun.
+    pub(crate) fn anew(&self) -> Wish {
+        Wish { wanted: self.wanted.clone(), begun: None, ..*self }
+    }
 }
 
 /// Who is to hear how a wish has ended.

@@ -8,6 +8,7 @@ use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Refusal};
 use gridnet_core::wire::NodeId;
 
+use super::requirements::Requirements;
 use crate::fabric::Fabric;
 
 /// Endpoints by node id that the program has asked for: how many are being agreed on, and the peers of those that came about.
@@ -67,7 +68,8 @@ impl Fabric {
             return Ok(Some(peer));
         }
         if !is_opening {
-            self.begin_to_open(cq, node, limit, (context, rank))?;
+            let wanted = Requirements::of_fabric()?.wanted();
+            self.begin_to_open(cq, (node, wanted), limit, (context, rank))?;
         }
         Ok(None)
     }

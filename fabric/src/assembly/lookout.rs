@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use gridnet_core::endpoint::{Engine, PeerState};
 use gridnet_core::rail::{PeerId, Rail};
 use gridnet_core::wire::NodeId;
+use gridnet_meta::member::Wanted;
 
 use super::desk::{AskedBy, Wish};
 use super::RELAY;
@@ -27,6 +28,8 @@ const LOOKS_MAX: usize = 4;
 struct Watched {
     peer: PeerId,
     node: NodeId,
+    /// For what.
+    wanted: Wanted,
     /// When to look; none while that goes on.
     at: Option<Instant>,
     pause: Duration,
@@ -87,11 +90,12 @@ pub(crate) struct Lookout(Vec<Watched>);
 
 impl Lookout {
     /// From now on looks for a better way to a peer that is reached by this rail, if that may be.
-    pub(super) fn add(&mut self, node: NodeId, peer: PeerId, rail: Option<&str>, now: Instant) {
+    pub(super) fn add(&mut self, wish: &Wish, peer: PeerId, rail: Option<&str>, now: Instant) {
         let is_known = self.0.iter().any(|watched| watched.peer == peer);
         if rail == Some(RELAY) && !is_known {
+            let (node, wanted) = (wish.node, wish.wanted.clone());
             let (at, pause) = (Some(now + FIRST_PAUSE), FIRST_PAUSE);
-            self.0.push(Watched { peer, node, at, pause, was_open: false });
+            self.0.push(Watched { peer, node, wanted, at, pause, was_open: false });
         }
     }
 
@@ -137,6 +141,7 @@ impl Lookout {
                 watched.at = None;
                 due.push(Wish {
                     node: watched.node,
+                    wanted: watched.wanted.clone(),
                     deadline: now + LIMIT,
                     asked_by: AskedBy::Lookout,
                     begun: None,
@@ -150,17 +155,23 @@ impl Lookout {
 
 #[cfg(test)]
 mod tests {
+    use super::super::requirements::Requirements;
     use super::*;
 
     fn node(number: usize) -> NodeId {
         NodeId::new([number as u8 + 1; 16]).unwrap()
     }
 
+    fn wish(number: usize, deadline: Instant) -> Wish {
+        let wanted = Requirements::of_fabric().unwrap().wanted();
+        Wish { node: node(number), wanted, deadline, asked_by: AskedBy::Lookout, begun: None }
+    }
+
     fn lookout(count: usize, now: Instant) -> Lookout {
         let mut lookout = Lookout::default();
         for number in 0..count {
             for rail in [Some("tcp"), None, Some(RELAY), Some(RELAY)] {
-                lookout.add(node(number), PeerId::new(number as u32), rail, now);
+                lookout.add(&wish(number, now), PeerId::new(number as u32), rail, now);
             }
         }
         lookout

@@ -8,6 +8,8 @@
 //! | `at_once.rs` | agreeing without them, within a host |
 //! | `opening.rs` | the fabric's part: opens addresses, and completes |
 //! | `edges.rs` | edges of groups of nodes, which are opened at their first use |
+//! | `requirements.rs` | what an endpoint is for, and what it has to be |
+//! | `gate.rs` | what may go over a link that stands: streams |
 //! | `stories.rs` | how endpoints came about, for people |
 //! | `pipes.rs` | connections through the bootstrap tree, where they were agreed on |
 //! | `permits.rs` | with which nodes that is, and with which plain connections are |
@@ -18,10 +20,12 @@ mod at_once;
 mod builder;
 mod desk;
 mod edges;
+mod gate;
 mod lookout;
 mod opening;
 mod permits;
 mod pipes;
+mod requirements;
 mod rules_file;
 mod stories;
 mod worker;
@@ -30,10 +34,12 @@ pub(crate) use at_once::AtOnce;
 pub(crate) use builder::{offer, Here};
 pub(crate) use desk::{Desk, Ended, Wish};
 pub(crate) use edges::Edges;
+pub(crate) use gate::StreamGate;
 pub(crate) use lookout::Lookout;
 pub(crate) use opening::{tend, Calling};
 pub(crate) use permits::Direction;
 pub(crate) use pipes::{take_pipes, Pipes};
+pub use requirements::Requirements;
 pub(crate) use rules_file::RulesFile;
 pub(crate) use worker::Workers;
 

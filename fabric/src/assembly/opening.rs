@@ -8,10 +8,13 @@ use gridnet_core::endpoint::{Candidate, CqId, Engine, PeerState, ACCEPTED};
 use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Rail, Refusal};
 use gridnet_core::wire::{Address, NodeId};
+use gridnet_meta::member::{Assembler, Passage, Wanted};
 
 use super::desk::{AskedBy, Call, Desk, Ended, Wish, Work};
 use super::edges::Edges;
+use super::gate::allowed;
 use super::lookout::Lookout;
+use super::requirements::{is_more, Requirements};
 use super::{PLAIN, RELAY};
 use crate::config::KNOWN_RAILS;
 use crate::fabric::Fabric;
@@ -48,14 +51,30 @@ impl Fabric {
         limit: Duration,
         context: u64,
     ) -> Result<(), Refusal> {
-        self.begin_to_open(cq, node, limit, (context, 0))
+        self.open_node_for(cq, node, &Requirements::of_fabric()?, limit, context)
+    }
+
+    /// As [`Self::open_node`], for a service of the node, and at least so safe, now and as long as the conversation lasts. One that is there
+    /// already over less is not used, nor replaced: it has to end before.
+    ///
+    /// # Errors
+    /// As [`Self::open_node`].
+    pub fn open_node_for(
+        &mut self,
+        cq: CqId,
+        node: NodeId,
+        requirements: &Requirements,
+        limit: Duration,
+        context: u64,
+    ) -> Result<(), Refusal> {
+        self.begin_to_open(cq, (node, requirements.wanted()), limit, (context, 0))
     }
 
     /// The same, with this context and this tag in the completion.
     pub(super) fn begin_to_open(
         &mut self,
         cq: CqId,
-        node: NodeId,
+        (node, wanted): (NodeId, Wanted),
         limit: Duration,
         (context, tag): (u64, u64),
     ) -> Result<(), Refusal> {
@@ -67,7 +86,7 @@ impl Fabric {
         }
         let asked_by = AskedBy::Program(cq, context, tag);
         let deadline = Instant::now() + limit.min(LIMIT_MAX);
-        let wish = Wish { node, deadline, asked_by, begun: None };
+        let wish = Wish { node, wanted, deadline, asked_by, begun: None };
         if node == self.engine.local().node {
             return self.open_own(&wish);
         }
@@ -111,7 +130,7 @@ pub(crate) fn tend(
     engine: &mut Engine<AnyRail>,
     desk: &Desk,
     calling: &mut Vec<Calling>,
-    (lookout, edges): (&mut Lookout, &mut Edges),
+    (assembler, lookout, edges): (Option<&Assembler>, &mut Lookout, &mut Edges),
     ended: Vec<Ended>,
 ) -> usize {
     for node in engine.take_departed() {
@@ -133,22 +152,50 @@ pub(crate) fn tend(
     for peer in work.unused {
         engine.close(peer);
     }
-    for ended in work.ended.into_iter().chain(ended) {
+    for mut ended in work.ended.into_iter().chain(ended) {
         let node = ended.wish.node;
         if matches!(ended.wish.asked_by, AskedBy::Program(..)) {
+            ended.outcome =
+                ended.outcome.and_then(|peer| confine(engine, assembler, (desk, &ended.wish), peer));
             edges.ended(node, ended.outcome);
         }
         match (ended.wish.asked_by, ended.outcome) {
             (AskedBy::Lookout, _) => lookout.ended(node, Instant::now()),
             // Where it ends with its link, there is nothing to be looked for.
             (AskedBy::Program(..), Ok(peer)) if engine.can_move(peer) => {
-                lookout.add(node, peer, engine.rail_name(peer), Instant::now());
+                lookout.add(&ended.wish, peer, engine.rail_name(peer), Instant::now());
             }
             (AskedBy::Program(..), _) => {}
         }
         complete(engine, &ended.wish, ended.outcome);
     }
     happened
+}
+
+/// An endpoint that was asked for with requirements goes on only where they are met, whatever becomes of its link.
+fn confine(
+    engine: &mut Engine<AnyRail>,
+    assembler: Option<&Assembler>,
+    (desk, wish): (&Desk, &Wish),
+    peer: PeerId,
+) -> Result<PeerId, Error> {
+    let Some(assembler) = assembler.filter(|_| is_more(&wish.wanted)) else { return Ok(peer) };
+    let (service, least) = (wish.wanted.service.as_str(), wish.wanted.min_security);
+    let rails: Vec<&'static str> = engine.rails().iter().map(|rail| rail.name()).collect();
+    let Some((user, present)) = engine.reached_by(peer) else { return Err(Error::NotFound) };
+    let passage = Passage { other: wish.node, user, is_called: false, service, least };
+    match allowed(assembler, &passage, &rails, present) {
+        Ok(rails) => {
+            engine.confine(peer, rails);
+            Ok(peer)
+        }
+        Err(denied) => {
+            let why = format!("service {service}, {} at least: {}", least.name(), denied.why);
+            desk.tell_of(wish.node, vec![format!("no endpoint to node {}:", wish.node), why]);
+            engine.close(peer);
+            Err(Error::Permission)
+        }
+    }
 }
 
 /// Opens an address; nothing when that cannot be, and who has asked knows.

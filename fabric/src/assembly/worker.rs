@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use gridnet_assembly::call::Failure;
+use gridnet_assembly::call::{Failure, Tried};
 use gridnet_assembly::message::Refusal as Reason;
-use gridnet_assembly::name::Name;
-use gridnet_assembly::stack::Security;
 use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Refusal};
 use gridnet_core::wire::NodeId;
@@ -16,7 +14,7 @@ use gridnet_meta::member::{Agreed, Assembler, NoPath, Wanted};
 use nix::sys::signal::{pthread_sigmask, SigSet, SigmaskHow};
 
 use super::desk::{AskedBy, Desk, Ended, Hand, Wish};
-use super::SERVICE;
+use super::requirements::is_more;
 
 /// Endpoints that are being agreed on at a time; more wait for their turn.
 const WORKERS_MAX: usize = 16;
@@ -74,7 +72,6 @@ fn spawn(body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>
 }
 
 fn work(desk: &Desk, assembler: &Assembler) {
-    let Some(wanted) = wanted() else { return };
     while let Some(mut wish) = desk.next() {
         if matches!(wish.asked_by, AskedBy::Lookout) {
             // What is known to do is there already.
@@ -83,17 +80,11 @@ fn work(desk: &Desk, assembler: &Assembler) {
         let limit = wish.deadline.saturating_duration_since(Instant::now());
         let outcome = match wish.begun.take() {
             Some(begun) => begun.0.run(begun.1),
-            None => assembler.agree(wish.node, wanted.clone(), limit),
+            None => assembler.agree(wish.node, wish.wanted.clone(), limit),
         };
         let outcome = settle(desk, &wish, outcome, None);
         desk.give(|work| work.ended.push(Ended { wish, outcome }));
     }
-}
-
-/// What endpoints ask for; what the rules ask for is added.
-pub(super) fn wanted() -> Option<Wanted> {
-    let service = SERVICE.parse::<Name>().ok()?;
-    Some(Wanted { service, min_security: Security::Plain, first: Vec::new() })
 }
 
 /// Ends wishes for which no thread has had time, as long as any wait.
@@ -123,13 +114,15 @@ pub(super) fn settle(
     let (story, outcome) = match outcome {
         Ok(Agreed { path, failure }) => {
             let (stack, security) = (&path.stack, path.security.name());
-            let mut story = vec![format!("stack {stack}: {security}, agreed on for service {SERVICE}")];
+            let service = &wish.wanted.service;
+            let mut story = vec![format!("stack {stack}: {security}, agreed on for service {service}")];
             story.extend(way.map(str::to_owned));
             story.extend(failure.reasons());
             (story, desk.take_path(wish.node, &path).ok_or(Error::Internal))
         }
         Err(NoPath::Stacks(failure)) => {
             let mut story = vec![failed(wish.node)];
+            story.extend(asked_for(&wish.wanted));
             story.extend(failure.reasons());
             (story, Err(error_of(&failure, wish.deadline)))
         }
@@ -150,6 +143,12 @@ pub(super) fn settle(
     outcome
 }
 
+/// What was wanted, where that is more than an endpoint of the fabric.
+fn asked_for(wanted: &Wanted) -> Option<String> {
+    let (service, least) = (&wanted.service, wanted.min_security.name());
+    is_more(wanted).then(|| format!("wanted: service {service}, {least} at least"))
+}
+
 fn failed(node: NodeId) -> String {
     format!("no endpoint to node {node}:")
 }
@@ -157,11 +156,12 @@ fn failed(node: NodeId) -> String {
 /// The class of all reasons together.
 fn error_of(failure: &Failure, deadline: Instant) -> Error {
     let is_policy = |reason| matches!(reason, Some(Reason::Policy | Reason::Security));
-    if failure.tried.iter().all(|tried| is_policy(tried.refusal)) {
-        // Also when the rules of this side leave nothing to be tried.
+    if failure.is_none_allowed() || failure.tried.iter().all(|tried| is_policy(tried.refusal)) {
         return Error::Permission;
     }
+    let is_unserved = |tried: &Tried| tried.refusal == Some(Reason::Service);
     match Instant::now() >= deadline {
+        _ if failure.tried.last().is_some_and(is_unserved) => Error::NotFound,
         true => Error::Timeout,
         false => Error::Unreachable,
     }
@@ -173,6 +173,7 @@ mod tests {
 
     use gridnet_core::endpoint::CqId;
 
+    use super::super::requirements::Requirements;
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -180,7 +181,25 @@ mod tests {
     fn wish(context: u64, limit: Duration) -> Wish {
         let node = NodeId::new([5; 16]).unwrap();
         let asked_by = AskedBy::Program(CqId::from_bits(1), context, 0);
-        Wish { node, deadline: Instant::now() + limit, asked_by, begun: None }
+        let wanted = Requirements::of_fabric().unwrap().wanted();
+        Wish { node, wanted, deadline: Instant::now() + limit, asked_by, begun: None }
+    }
+
+    #[test]
+    fn all_reasons_together_are_of_one_class() {
+        let failure = |tried: Vec<(Option<Reason>, &str)>| {
+            let tried = tried.into_iter();
+            let tried = tried.map(|(refusal, why)| Tried { stack: None, refusal, why: why.to_owned() });
+            Failure { left_out: Vec::new(), by: String::new(), tried: tried.collect() }
+        };
+        let later = Instant::now() + LONG;
+        let class = |tried| error_of(&failure(tried), later);
+        assert_eq!(class(vec![(None, "no stack is allowed")]), Error::Permission, "by the own rules");
+        assert_eq!(class(vec![(Some(Reason::Policy), ""), (Some(Reason::Security), "")]), Error::Permission);
+        assert_eq!(class(vec![(Some(Reason::Service), "")]), Error::NotFound);
+        assert_eq!(class(vec![(Some(Reason::Service), ""), (None, "")]), Error::Unreachable);
+        assert_eq!(class(vec![(Some(Reason::Policy), ""), (None, "")]), Error::Unreachable);
+        assert_eq!(error_of(&failure(vec![(None, "")]), Instant::now()), Error::Timeout);
     }
 
     #[test]
