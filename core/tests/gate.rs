@@ -1,13 +1,19 @@
 //! Who decides about streams, and over which rails a conversation goes on that has some, in virtual time.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use gridnet_core::endpoint::PeerState;
 use gridnet_core::error::Error;
+use gridnet_core::loopback::LoopbackRail;
+use gridnet_core::mem::Gather;
 use gridnet_core::rail::Refusal;
 use gridnet_core::stream::{Gate, ListenerId, Sought};
+use gridnet_core::testing::loopback::Loopback;
 use gridnet_core::testing::pair::Pair;
+use gridnet_core::testing::raw::{RawFrame, RawPeer};
 use gridnet_core::testing::two_rails::TwoRails;
+use gridnet_core::wire::{Kind, Message, Said, MAX_SERVICE_BYTES};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// The rails, as bits.
@@ -122,4 +128,78 @@ fn a_conversation_stays_where_it_is_confined_to() {
     assert!(on_far(&mut pair));
     let why = pair.a.engine().call_over(to_b, "near", &address).unwrap_err();
     assert_eq!(why.error, Error::Permission);
+}
+
+/// Refuses all, and notes what it was asked for.
+#[derive(Debug, Clone, Default)]
+struct Strict(Arc<Mutex<Vec<String>>>);
+
+impl Gate for Strict {
+    fn admit(&mut self, sought: &Sought<'_>) -> Result<u64, Refusal> {
+        assert!(sought.is_called);
+        self.0.lock().expect("nobody panics").push(sought.service.to_owned());
+        Err(Refusal::new(Error::Permission, "nothing"))
+    }
+}
+
+/// A frame that asks for a stream.
+fn asks(stream: u64, service: &[u8]) -> RawFrame {
+    let open = Message::Stream { stream, said: Said::Open { window: 100 } };
+    let mut frame = RawFrame::of(&open.frame(Gather::EMPTY));
+    frame.payload = service.to_vec();
+    frame
+}
+
+fn forger(pair: &mut Pair<Loopback>, number: u8) -> RawPeer<LoopbackRail> {
+    let rail = pair.open_rail(number);
+    let mut forger = RawPeer::connect(rail, pair.a.address()).expect("the rail leads to its peer");
+    step(pair, &mut forger);
+    forger
+}
+
+fn step(pair: &mut Pair<Loopback>, forger: &mut RawPeer<LoopbackRail>) {
+    for _ in 0..20 {
+        let now = pair.fixture.hub().advance(0);
+        pair.step();
+        forger.drive(now);
+    }
+}
+
+/// Each call of one that calls on and on has its answer, and leaves nothing; names that are none end it, before the gate hears of them.
+#[test]
+fn whoever_calls_for_anything_is_answered_or_cut_off() {
+    const CALLS: u64 = 1000;
+    let mut pair = Pair::new(Loopback::new(0, true));
+    let (listener, _) = pair.a.engine().stream_listen("secrets", 4).expect("the name is free");
+    let gate = Strict::default();
+    pair.a.engine().set_gate(Box::new(gate.clone()));
+    let mut caller = forger(&mut pair, 9);
+    for stream in 0..CALLS {
+        let service = if stream % 2 == 0 { &b"secrets"[..] } else { b"Secrets" };
+        assert!(caller.post(&asks(stream, service)));
+        step(&mut pair, &mut caller);
+    }
+    assert!(caller.is_up() && !caller.is_down());
+    let answers: Vec<_> = caller.frames.iter().filter(|frame| frame.kind == Kind::Stream as u8).collect();
+    let is_refused = |frame: &RawFrame, error: Error| {
+        // As the page of the wire format has it: what, and a status.
+        (frame.extension[0], frame.extension[1] as u32 as i32) == (3, error.code())
+    };
+    assert_eq!(answers.len() as u64, CALLS);
+    for (stream, answer) in (0..).zip(answers) {
+        let error = if stream % 2 == 0 { Error::Permission } else { Error::NotFound };
+        assert!(answer.word == stream && is_refused(answer, error), "{answer:?}");
+    }
+    assert!(!pair.a.engine().listener_ready(listener).expect("it listens").input);
+    let asked = std::mem::take(&mut *gate.0.lock().expect("nobody panics"));
+    assert_eq!(asked, vec!["secrets"; CALLS as usize / 2], "nobody listens for others");
+    let long = vec![b's'; MAX_SERVICE_BYTES + 1];
+    for (number, name) in (10..).zip([&b""[..], b"secrets\0", b"se\ncrets", b"\xff", &long]) {
+        let mut other = forger(&mut pair, number);
+        assert!(other.post(&asks(1, name)));
+        step(&mut pair, &mut other);
+        assert!(other.is_down(), "{name:?}");
+    }
+    assert!(gate.0.lock().expect("nobody panics").is_empty());
+    assert!(caller.is_up() && !caller.is_down(), "others are not concerned");
 }
