@@ -1,6 +1,6 @@
-//! Refusals, as those who run a session see them: a line of the log each, and the last ones kept.
+//! Refusals, as those who run a session see them: a line of the log each, the last ones kept, and counters.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
@@ -37,6 +37,7 @@ pub(crate) struct Audit {
     known: VecDeque<Line>,
     /// Lines of those of whom nothing is known.
     limit: Lines,
+    counts: BTreeMap<Refusal, u64>,
 }
 
 impl Audit {
@@ -53,9 +54,12 @@ impl Audit {
         why: &str,
         (now, clock): (Instant, Moment),
     ) {
-        if let Some(rest) = self.limit.next(from.ip(), now) {
-            let is_anybody = matches!(refusal, Refusal::Stranger | Refusal::Rate);
-            self.note(from.to_string(), refusal, &format!("{why}{rest}"), clock, is_anybody);
+        match self.limit.next(from.ip(), now) {
+            None => self.count(refusal),
+            Some(rest) => {
+                let is_anybody = matches!(refusal, Refusal::Stranger | Refusal::Rate);
+                self.note(from.to_string(), refusal, &format!("{why}{rest}"), clock, is_anybody);
+            }
         }
     }
 
@@ -67,12 +71,14 @@ impl Audit {
         why: &str,
         (now, clock): (Instant, Moment),
     ) {
-        if let Some(rest) = self.limit.next(Ipv4Addr::LOCALHOST.into(), now) {
-            self.note(who, refusal, &format!("{why}{rest}"), clock, true);
+        match self.limit.next(Ipv4Addr::LOCALHOST.into(), now) {
+            None => self.count(refusal),
+            Some(rest) => self.note(who, refusal, &format!("{why}{rest}"), clock, true),
         }
     }
 
     fn note(&mut self, who: String, refusal: Refusal, why: &str, now: Moment, is_anybody: bool) {
+        self.count(refusal);
         let why: String = why.chars().filter(|c| !c.is_control()).take(TEXT_BYTES_MAX).collect();
         let name = refusal.name();
         tracing::warn!(target: "gridnet::audit", "refused {who} {name}: {why}");
@@ -82,6 +88,15 @@ impl Audit {
             kept.pop_front();
         }
         kept.push_back(Line { at: now.to_string(), who, refusal: name.to_owned(), why });
+    }
+
+    fn count(&mut self, refusal: Refusal) {
+        *self.counts.entry(refusal).or_default() += 1;
+    }
+
+    /// How many were refused for each reason, with those of which there is no line.
+    pub(crate) fn counts(&self) -> &BTreeMap<Refusal, u64> {
+        &self.counts
     }
 
     pub(crate) fn lines(&self) -> impl Iterator<Item = &Line> {
@@ -103,6 +118,8 @@ mod tests {
         audit.refused_at(SocketAddr::from(([10, 0, 0, 9], 1)), Refusal::Stranger, "no TLS", now);
         let whys: Vec<&str> = audit.lines().map(|line| line.why.as_str()).collect();
         assert_eq!((whys.len(), whys[10], whys[11]), (12, "no TLS (989 more had no line)", "before"));
+        let counted = [(Refusal::Ticket, 1), (Refusal::Rate, 999), (Refusal::Stranger, 1)];
+        assert_eq!(*audit.counts(), counted.into(), "each, with a line or without");
     }
 
     #[test]
@@ -114,6 +131,7 @@ mod tests {
         audit.refused_at(SocketAddr::from(([10, 0, 0, 9], 1)), Refusal::Stranger, "no TLS", now);
         let whys: Vec<&str> = audit.lines().map(|line| line.why.as_str()).collect();
         assert_eq!((whys.len(), whys[0], whys[10]), (11, "no proof", "no TLS (989 more had no line)"));
+        assert_eq!(*audit.counts(), [(Refusal::Stranger, 1000)].into());
     }
 
     #[test]

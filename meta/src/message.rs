@@ -4,6 +4,7 @@
 //! [postcard](https://postcard.jamesmunns.com/wire-format) writes them. A kind with the bit [`MUST_KNOW`] ends the
 //! connection where it is not known; any other is skipped. Fields that are added later come last, and are skipped, too.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
@@ -279,6 +280,8 @@ messages! {
     0x0004 Uplink(bool),
     /// The directory is still so.
     0x0005 Still(Still),
+    /// So many were refused here since this leader began, by reason.
+    0x0006 Refusals(BTreeMap<Refusal, u64>),
 }
 
 impl Message {

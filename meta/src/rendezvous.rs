@@ -8,7 +8,7 @@ mod route;
 mod status;
 mod visit;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -86,6 +86,8 @@ struct Link {
     queue: Queue,
     /// Nothing protects what is said over it.
     is_plain: bool,
+    /// How many it has refused as a leader, as it says.
+    refusals: BTreeMap<Refusal, u64>,
 }
 
 impl Shared {

@@ -11,6 +11,8 @@ use gridnet_meta::error::{Error, Refusal};
 use gridnet_meta::member::{About, Connection, Member, ECHO};
 use gridnet_meta::Rules;
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -55,6 +57,32 @@ fn clusters_have_leaders_and_all_reach_all_by_them() {
     let session = scene.ticket.session;
     assert_eq!(ways(a[0], b[0]), [leaders[1], session, leaders[0]], "the answer comes back that way");
     assert!(scene.rendezvous().status().packets.passed_on > 0);
+}
+
+/// What leaders refuse is counted, and whoever runs the session sees it.
+#[test]
+fn strangers_at_the_doors_of_leaders_are_counted_in_the_status() {
+    let scene = Scene::without_lines("counted");
+    let clusters = two_clusters(&scene);
+    let status = scene.rendezvous().status();
+    assert!(status.leaders.iter().all(|leader| leader.refusals.is_empty()), "{:?}", status.leaders);
+    let (leader, address) = (&status.leaders[0].node, &status.leaders[0].addresses[0]);
+    let refused = |reason: &str| {
+        let status = scene.rendezvous().status();
+        let mut all = status.leaders.iter().map(|leader| (&leader.node, leader.refusals.get(reason)));
+        let of_it = all.find(|(node, _)| *node == leader).and_then(|(_, count)| count.copied());
+        let others = status.leaders.iter().filter(|other| other.node != *leader);
+        assert!(others.map(|other| other.refusals.len()).all(|reasons| reasons == 0));
+        of_it.unwrap_or(0)
+    };
+    for count in 1..=2 {
+        let mut stranger = TcpStream::connect(address).unwrap();
+        stranger.write_all(b"\x16\x03\x01\x00\x05hello").unwrap();
+        drop(stranger);
+        until("it is told", || refused("stranger") == count);
+    }
+    assert_eq!(scene.rendezvous().status().refusals.get("stranger"), None, "they were not refused there");
+    drop(clusters);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use gridnet_meta::rendezvous::{NodeStatus, Status};
 use gridnet_meta::store::Store;
 use gridnet_meta::ticket::Ticket;
 use serde_json::{json, Value};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -56,8 +57,10 @@ pub(super) fn status(out: &mut impl Write, status: &Status, json: bool) -> io::R
         writeln!(out)?;
         let leaders = status.leaders.iter();
         let leaders = leaders
-            .map(|l| vec![l.cluster.clone(), l.node.clone(), l.nodes.to_string(), l.addresses.join(", ")]);
-        text::columns(out, &["cluster", "leader", "nodes", "listens at"], &leaders.collect::<Vec<_>>())?;
+            .map(|l| (l, l.nodes.to_string(), l.addresses.join(", ")))
+            .map(|(l, nodes, at)| vec![l.cluster.clone(), l.node.clone(), nodes, counts(&l.refusals), at]);
+        let titles = ["cluster", "leader", "nodes", "refused", "listens at"];
+        text::columns(out, &titles, &leaders.collect::<Vec<_>>())?;
     }
     if !status.links.is_empty() {
         writeln!(out)?;
@@ -74,9 +77,7 @@ pub(super) fn status(out: &mut impl Write, status: &Status, json: bool) -> io::R
         text::columns(out, &["relayed of", "bytes", "parts refused"], &relayed.collect::<Vec<_>>())?;
     }
     if !status.refused.is_empty() {
-        let counts: Vec<String> =
-            status.refusals.iter().map(|(name, count)| format!("{count} {name}")).collect();
-        writeln!(out, "\nrefused: {}", if counts.is_empty() { "0".into() } else { counts.join(", ") })?;
+        writeln!(out, "\nrefused: {}", counts(&status.refusals))?;
         let lines: Vec<Vec<String>> = status
             .refused
             .iter()
@@ -85,6 +86,16 @@ pub(super) fn status(out: &mut impl Write, status: &Status, json: bool) -> io::R
         text::columns(out, &["at", "who", "reason", "what"], &lines)?;
     }
     Ok(())
+}
+
+/// How many were refused, by reason.
+fn counts(refusals: &BTreeMap<String, u64>) -> String {
+    let counts: Vec<String> = refusals.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    if counts.is_empty() {
+        "0".into()
+    } else {
+        counts.join(", ")
+    }
 }
 
 /// How a node is reached.

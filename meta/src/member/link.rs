@@ -78,6 +78,8 @@ pub(super) struct Link {
     pub(super) was_heard: bool,
     /// Since when the leader has no connection to the rendez-vous node.
     alone_since: Option<Instant>,
+    /// How many were refused here, as the rendez-vous node was told.
+    told: u64,
     /// The parts of an update that have come over it.
     pending: Pending,
     beside: JoinSet<Done>,
@@ -138,6 +140,7 @@ impl Link {
             renewed: None,
             was_heard: false,
             alone_since: None,
+            told: 0,
             pending: Pending::default(),
             beside: JoinSet::new(),
         })
@@ -183,6 +186,7 @@ impl Link {
                     if is_idle {
                         self.outbox.push(&Message::Ping(0))?;
                     }
+                    self.tell_refusals(shared)?;
                     self.renew_in_time(shared)?;
                     self.look_for_rendezvous(shared);
                 }
@@ -222,6 +226,23 @@ impl Link {
                 // That was all of them.
                 self.outbox.push(&Message::Leading(addresses))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Tells the rendez-vous node how many this leader has refused, if that has changed.
+    fn tell_refusals(&mut self, shared: &Shared) -> Result<(), Error> {
+        let counts = {
+            let state = shared.lock();
+            if self.follow.is_some() || state.leading.is_none() {
+                return Ok(());
+            }
+            state.audit.counts().clone()
+        };
+        let all = counts.values().fold(0, |all: u64, count| all.saturating_add(*count));
+        if all > self.told {
+            self.told = all;
+            self.outbox.push(&Message::Refusals(counts))?;
         }
         Ok(())
     }

@@ -48,8 +48,7 @@ pub(crate) fn some() -> Vec<Message> {
     let refused = Refused { refusal: Refusal::UsedUp, reason: "why".into() };
     let packet = Packet::new(node(1), node(2), 7, &Load::Undelivered { number: 3, why: Refusal::Hops });
     let of = Conversation { number: 5, is_mine: true };
-    let piped =
-        |part: packet::Part| Message::Packet(Packet::new(node(1), node(2), 7, &Load::Piped(of, part)));
+    let piped = |part| Message::Packet(Packet::new(node(1), node(2), 7, &Load::Piped(of, part)));
     vec![
         piped(packet::Part::Bytes { at: 0, bytes: vec![1; 40] }),
         piped(packet::Part::Room { received: 40, until: 1 << 18 }),
@@ -66,6 +65,7 @@ pub(crate) fn some() -> Vec<Message> {
         Message::Request(Request { id: 1, done: 1, service: 2, left_ms: 3, body: vec![4; 5] }),
         Message::Answer(Answer { id: 1, refusal: Some(Refusal::Other), body: vec![] }),
         Message::Uplink(true),
+        Message::Refusals([(Refusal::Stranger, 4), (Refusal::Rate, u64::MAX)].into()),
         Message::Still(Still::sign(version, Moment::from_unix(9), authority()).unwrap()),
         Message::Join(Join { ticket: node(1), proof: [7; 32], request: vec![1, 2] }),
         Message::Joined(Joined { node: node(1), certificate: vec![4], clock: -5 }),

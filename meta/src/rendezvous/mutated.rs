@@ -33,7 +33,10 @@ fn attached(
     let connection = {
         let mut state = shared.lock();
         let connection = state.register.attach(node, &attach, (Instant::now(), Moment::now())).ok()?;
-        state.links.insert(node, Link { connection, from, queue: sender, is_plain: false });
+        state.links.insert(
+            node,
+            Link { connection, from, queue: sender, is_plain: false, refusals: BTreeMap::new() },
+        );
         connection
     };
     shared.announce();

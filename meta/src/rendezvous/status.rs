@@ -8,6 +8,7 @@ use super::Shared;
 use crate::audit::Line;
 use crate::clock::Moment;
 use crate::directory::Entry;
+use crate::error::Refusal;
 use crate::freight::Carried;
 
 /// What `gridnet session status` shows.
@@ -69,6 +70,9 @@ pub struct LeaderStatus {
     pub addresses: Vec<String>,
     /// How many nodes are reached through it.
     pub nodes: usize,
+    /// How many it has refused since it began, by reason, as it says.
+    #[serde(default)]
+    pub refusals: BTreeMap<String, u64>,
 }
 
 /// A connection to the rendez-vous node, as [`Status`] shows it.
@@ -116,6 +120,10 @@ impl From<Entry> for NodeStatus {
     }
 }
 
+fn by_name(counts: &BTreeMap<Refusal, u64>) -> BTreeMap<String, u64> {
+    counts.iter().map(|(refusal, count)| (refusal.name().to_owned(), *count)).collect()
+}
+
 impl Shared {
     pub(super) fn status(&self) -> Status {
         let state = self.lock();
@@ -124,6 +132,10 @@ impl Shared {
             node: leader.node.to_string(),
             addresses: leader.addresses.iter().map(ToString::to_string).collect(),
             nodes,
+            refusals: state
+                .links
+                .get(&leader.node)
+                .map_or_else(BTreeMap::new, |link| by_name(&link.refusals)),
         });
         let mut links: Vec<LinkStatus> = state
             .links
@@ -135,7 +147,6 @@ impl Shared {
             })
             .collect();
         links.sort_by(|a, b| a.node.cmp(&b.node));
-        let refusals = state.register.refusals.iter();
         let carried = self.freight.carried().into_iter();
         let relayed = carried.map(|(node, Carried { bytes, refused })| RelayedStatus {
             node: node.to_string(),
@@ -152,7 +163,7 @@ impl Shared {
             relayed: relayed.collect(),
             joined: state.register.joined,
             revoked: state.register.revoked.keys().map(ToString::to_string).collect(),
-            refusals: refusals.map(|(refusal, count)| (refusal.name().to_owned(), *count)).collect(),
+            refusals: by_name(&state.register.refusals),
             refused: state.audit.lines().cloned().collect(),
         }
     }

@@ -1,5 +1,6 @@
 //! One connection to the rendez-vous node: somebody who joins, or a member.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -278,7 +279,8 @@ async fn attach_member(
         if let Ok(connection) = attached {
             // Before it is sent anywhere: by this one it knows how late words of others are.
             let _ = sender.try_send(state.still());
-            let link = Link { connection, from: visitor.from, queue: sender, is_plain: visitor.is_plain };
+            let (from, is_plain, refusals) = (visitor.from, visitor.is_plain, BTreeMap::new());
+            let link = Link { connection, from, queue: sender, is_plain, refusals };
             state.links.insert(visitor.node, link);
         }
         attached
@@ -297,6 +299,19 @@ async fn attach_member(
 
 impl Shared {
     /// A leader says that a node is below it. Whatever comes of it, a leader that says so too fast is slowed down.
+    /// A leader says how many it has refused. Reasons are few, whatever it has sent.
+    fn take_refusals(&self, visitor: &Visitor, counts: BTreeMap<Refusal, u64>, now: Instant) -> Said {
+        let mut state = self.lock();
+        let link = state.links.get_mut(&visitor.node);
+        if let Some(link) = link.filter(|link| link.connection == visitor.connection) {
+            link.refusals = counts;
+        }
+        match state.register.may_report(visitor.node, now) {
+            true => Said::Nothing,
+            false => Said::TooMuch(None),
+        }
+    }
+
     fn take_present(&self, visitor: &Visitor, present: &Present, now: (Instant, Moment)) -> Said {
         let node = present.node;
         let (denied, is_calm) = {
@@ -400,6 +415,7 @@ impl Hub for Arc<Shared> {
                 denied.map_or(Said::Nothing, Said::Denied)
             }
             Message::Present(present) => self.take_present(visitor, &present, now),
+            Message::Refusals(counts) => self.take_refusals(visitor, counts, now.0),
             Message::Absent(absent) => {
                 let is_calm = {
                     let mut state = self.lock();
