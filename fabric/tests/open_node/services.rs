@@ -121,6 +121,35 @@ fn an_endpoint_for_more_stays_so_before_anything_goes_over_it() {
     });
 }
 
+/// A better way is found, and is not for what goes over the present one: either side stays.
+#[test]
+fn what_may_only_be_relayed_is_not_moved_by_an_endpoint_for_something_else() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let rules = "[[rule]]\nservice = 'secrets'\nscheme = 'relay-only'\n";
+        let [a, b] = ["a", "b"].map(|name| party(&scene, name, rules, &TCP));
+        know_each_other(&[&a, &b]);
+        let secrets = Listener::open(&b.shared, "secrets", 4).unwrap();
+        let to = open_for(&a, &b, "secrets", Security::Plain).unwrap();
+        assert_eq!(call(&a, to, &b, &secrets, "secrets").unwrap(), b"a word");
+        for (from, other) in [(&a, &b), (&b, &a)] {
+            let to = open(from, other, LONG).unwrap();
+            assert_eq!(from.enter().engine.rail_name(to), Some("relay"), "{}", explain(from, to));
+            let why = story(from, other.address().node);
+            assert!(
+                why.contains("tls/tcp: what goes over the conversation may not go over this rail"),
+                "{why}"
+            );
+        }
+        assert_eq!(call(&a, to, &b, &secrets, "secrets").unwrap(), b"a word");
+        // Others go the better way.
+        let c = party(&scene, "c", rules, &TCP);
+        know_each_other(&[&b, &c]);
+        let to = open(&c, &b, LONG).unwrap();
+        assert_eq!(c.enter().engine.rail_name(to), Some("tcp"));
+    });
+}
+
 /// Rules are looked at with each stream: those that come bind it, and those that go do not.
 #[test]
 fn streams_are_judged_by_the_rules_of_now() {
