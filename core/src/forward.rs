@@ -34,6 +34,15 @@ macro_rules! forward_rail {
             $each!(self, rail => rail.connect(peer, address))
         }
 
+        fn connect_unheard(
+            &mut self,
+            peer: $crate::rail::PeerId,
+            address: &$crate::wire::Address,
+            preface: $crate::wire::Preface,
+        ) -> Result<$crate::rail::LinkId, $crate::rail::Refusal> {
+            $each!(self, rail => rail.connect_unheard(peer, address, preface))
+        }
+
         #[inline(always)]
         fn post(
             &mut self,

@@ -12,7 +12,7 @@ use crate::mem::{Gather, Iov, PeerBytes};
 use crate::region::{Access, RemoteKey, Window};
 use crate::ring::lane::Lane;
 use crate::time::Time;
-use crate::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
+use crate::wire::{Address, Frame, Incoming, NetAddresses, NodeId, Preface};
 
 /// Number of a peer in its fabric; small, never reused while the fabric is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -229,6 +229,21 @@ pub trait Rail {
     /// # Errors
     /// Why this rail does not lead there.
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal>;
+
+    /// As [`Self::connect`], for the first link of a conversation with one that was heard to say this of itself: where it says so, frames
+    /// may go to it before its handshake is there ([`Sink::up_unheard`]).
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    fn connect_unheard(
+        &mut self,
+        peer: PeerId,
+        address: &Address,
+        preface: Preface,
+    ) -> Result<LinkId, Refusal> {
+        let _ = preface;
+        self.connect(peer, address)
+    }
 
     /// Whoever has this rail may want a link to the fabric of a node of this host and this user in a moment, and asks it by another way
     /// whether it may: what takes time and binds nobody may be done meanwhile. [`Self::connect`] may come for it, or not.
@@ -661,6 +676,18 @@ pub trait Sink {
 
     /// The link takes frames.
     fn up(&mut self, peer: PeerId);
+
+    /// The same, before the peer has said that it takes the link: then comes [`Self::up`], or [`Self::refused`], or the link ends as any.
+    /// For links of [`Rail::connect_unheard`] on rails that retain.
+    fn up_unheard(&mut self, peer: PeerId) {
+        self.up(peer);
+    }
+
+    /// The peer has refused a link that was [up unheard](Self::up_unheard): it has taken nothing that came by it. The rail keeps what it
+    /// retains until [`Rail::disconnect`].
+    fn refused(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        self.down(peer, link, reason);
+    }
 
     /// Something is learnt of a peer.
     fn sign(&mut self, peer: PeerId, sign: Sign) {

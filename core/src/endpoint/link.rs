@@ -13,7 +13,7 @@ use crate::matching::Source;
 use crate::mem::{Gather, PeerBytes};
 use crate::rail::{LinkId, PathId, PeerId, Rail, Refusal, Sign, Sink};
 use crate::ring::lane::Lane;
-use crate::wire::{Address, Incoming, NodeId};
+use crate::wire::{Address, Incoming, NodeId, Preface};
 
 impl<R: Rail> Engine<R> {
     /// Finds or makes the peer at `address`: each rail is asked in order, the first that leads there carries the
@@ -22,7 +22,7 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// Why no rail leads there, with the reasons of all.
     pub fn open(&mut self, address: &Address) -> Result<PeerId, Refusal> {
-        self.open_by(address, None)
+        self.open_by(address, None, None)
     }
 
     /// As [`Self::open`], over the rail of this name alone: no other one is asked. A peer that is known stays as it is.
@@ -30,7 +30,20 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// Why that rail does not lead there.
     pub fn open_over(&mut self, address: &Address, rail: &str) -> Result<PeerId, Refusal> {
-        self.open_by(address, Some(rail))
+        self.open_by(address, Some(rail), None)
+    }
+
+    /// As [`Self::open_over`], for one that was heard to say this of itself: see [`Rail::connect_unheard`].
+    ///
+    /// # Errors
+    /// As [`Self::open_over`].
+    pub fn open_unheard(
+        &mut self,
+        address: &Address,
+        rail: &str,
+        preface: Preface,
+    ) -> Result<PeerId, Refusal> {
+        self.open_by(address, Some(rail), Some(preface))
     }
 
     /// A peer of this host and this user may be [opened over](Self::open_over) the rail of this name in a moment, if it lets us: see
@@ -44,7 +57,12 @@ impl<R: Rail> Engine<R> {
         }
     }
 
-    fn open_by(&mut self, address: &Address, only: Option<&str>) -> Result<PeerId, Refusal> {
+    fn open_by(
+        &mut self,
+        address: &Address,
+        only: Option<&str>,
+        preface: Option<Preface>,
+    ) -> Result<PeerId, Refusal> {
         let user = (address.uid != self.state.local.uid).then_some(address.uid);
         if let Some(peer) = self.known_at(address, user) {
             return Ok(peer);
@@ -57,8 +75,7 @@ impl<R: Rail> Engine<R> {
         for (index, rail) in self.rails.iter_mut().enumerate().filter(|(_, rail)| is_meant(rail)) {
             let verdict = match chosen {
                 Some((_, name)) => Err(format!("not needed: rail {name} leads there and is preferred")),
-                None => rail
-                    .connect(peer, address)
+                None => call(rail, peer, address, preface)
                     .map(|link| chosen = Some(((index, link), rail.name())))
                     .map_err(|refusal| {
                         // "Not there" is what a rail says that has nothing to do with the address.
@@ -149,6 +166,18 @@ impl<R: Rail> Engine<R> {
         let departed = self.state.departed.as_mut().map(std::mem::take).unwrap_or_default();
         let is_there = |node: &NodeId| self.state.by_node.keys().any(|(there, _)| there == node);
         departed.into_iter().filter(|node| !is_there(node)).collect()
+    }
+}
+
+fn call<R: Rail>(
+    rail: &mut R,
+    peer: PeerId,
+    address: &Address,
+    preface: Option<Preface>,
+) -> Result<LinkId, Refusal> {
+    match preface {
+        Some(preface) => rail.connect_unheard(peer, address, preface),
+        None => rail.connect(peer, address),
     }
 }
 
@@ -275,6 +304,14 @@ impl Sink for RailSink<'_> {
         }
     }
 
+    fn up_unheard(&mut self, peer: PeerId) {
+        self.state.link_up_unheard(peer, self.rail);
+    }
+
+    fn refused(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        self.state.link_refused(peer, (self.rail, link), &reason);
+    }
+
     fn down(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
         self.state.link_down(peer, (self.rail, link), &reason);
     }
@@ -352,7 +389,7 @@ impl State {
     }
 
     /// A rail says that a link is over, or has not come about.
-    fn link_down(&mut self, peer: PeerId, link: (usize, LinkId), reason: &Refusal) {
+    pub(super) fn link_down(&mut self, peer: PeerId, link: (usize, LinkId), reason: &Refusal) {
         if self.is_stale(peer, link) {
             // What was said over a link that was left counts as long as that is remembered.
             if reason.error == Error::PeerMisbehaved && self.is_previous(peer, link) {

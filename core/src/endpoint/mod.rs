@@ -23,6 +23,7 @@
 //! | `stripe.rs`, `outlet.rs` | several paths at a time: what the receiver asks for over which, and how it goes out |
 //! | `pace.rs` | how much of them moves at once |
 //! | `link.rs` | peers coming and going |
+//! | `unheard.rs` | first links over which frames go before the peer has answered |
 //! | `recover.rs`, `mend.rs`, `resume.rs`, `replay.rs` | links that break; new ones, and how they go on; what was lost |
 //! | `prefer.rs`, `better.rs` | the way back to a rail that is preferred; the way to one that somebody else knows of |
 //! | `confine.rs` | rails that a conversation may not use |
@@ -73,6 +74,7 @@ mod serve;
 mod state;
 mod streams;
 mod stripe;
+mod unheard;
 
 pub use onesided::RemoteArgs;
 pub use op::CqId;

@@ -39,14 +39,16 @@ pub(super) enum LinkEvent {
     Left(PeerId, usize, LinkId),
     /// The link is not needed any more.
     Over(usize, LinkId),
+    /// The peer has taken nothing of what went by this link: that is to go by the next one.
+    TakeBack(PeerId, usize, LinkId),
     /// Another link has taken the place of this one before anything was said over it: the peer is not to take that for the end.
     Unused(usize, LinkId),
 }
 
 impl LinkEvent {
-    /// What came over the link is to be counted.
+    /// What came over the link is to be counted, or what went is to be had back.
     pub(super) fn is_leave(&self) -> bool {
-        matches!(self, LinkEvent::Broken(..) | LinkEvent::Left(..))
+        matches!(self, LinkEvent::Broken(..) | LinkEvent::Left(..) | LinkEvent::TakeBack(..))
     }
 
     /// The peer sends on and on without listening, and is to be cut off.
@@ -77,6 +79,8 @@ pub(super) struct Recovery {
     pub(super) delivered: u64,
     /// The present link takes frames, or did.
     pub(super) came_up: bool,
+    /// The same, and it is the first one, and the peer has not said that it takes it (`unheard.rs`).
+    pub(super) is_unheard: bool,
     /// It was called for by the peer.
     pub(super) was_called: bool,
     /// Frames went to the peer before it had said its number.
@@ -146,12 +150,12 @@ impl Recovery {
 
     /// The new link carries what was lost.
     pub(super) fn is_replaying(&self) -> bool {
-        self.start.is_some() && !self.replay.is_empty()
+        self.greeted && self.start.is_some() && !self.replay.is_empty()
     }
 
     pub(super) fn begin_link(&mut self) {
         (self.came_up, self.greeted, self.heard, self.start) = (false, false, None, None);
-        (self.host_answers, self.up_since) = (false, None);
+        (self.host_answers, self.up_since, self.is_unheard) = (false, None, false);
     }
 }
 
@@ -169,6 +173,9 @@ impl State {
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         let Some(recovery) = &mut p.recovery else { return };
         let attempt = recovery.attempt.take_if(|(of, _)| *of == rail);
+        if attempt.is_none() && p.rail == rail {
+            recovery.is_unheard = false;
+        }
         let lane = recovery.lane.take();
         let may = p.rails & rail_bit(rail) != 0;
         match (&p.state, attempt) {
@@ -329,7 +336,8 @@ impl State {
         let was_proved = (0..self.proves.len()).any(|rail| proves(rail) && carried & rail_bit(rail) != 0);
         let is_proved = p.live_link().is_some_and(|(rail, _)| proves(rail));
         if is_proved || p.user.is_some() && was_proved {
-            if p.state == PeerState::Connecting {
+            let is_unheard = p.recovery.as_ref().is_some_and(|recovery| recovery.is_unheard);
+            if p.state == PeerState::Connecting || is_unheard {
                 return Err(crossed());
             }
             let why = "this node has a link over a rail that knows its process, and this one does not";
@@ -361,6 +369,8 @@ impl State {
             // It has lost that link, or prefers another rail.
             PeerState::Up if rail != p.rail && recovery.heard.is_some() => {}
             PeerState::Connecting if rail != p.rail => return self.cross_first_calls(peer, rail, link),
+            // It may have taken our own call. What it says to that comes first: then it calls again, or need not.
+            PeerState::Up if recovery.is_unheard => return Err(crossed()),
             PeerState::Connecting => return Err(in_use()),
             // No call of ours is under way that the caller could wait for.
             _ => return Err(Refusal::new(Error::Unreachable, "this node is connected already")),
@@ -410,6 +420,7 @@ impl State {
         conversation: u64,
         yours: u64,
     ) -> Result<(), Error> {
+        let is_known = yours == UNTOLD && self.has_had(peer);
         let recovery = self.peers.get_mut(peer.index()).and_then(|p| p.recovery.as_mut());
         let recovery = recovery.filter(|recovery| recovery.heard.is_none());
         let recovery = recovery.ok_or(Error::PeerMisbehaved)?;
@@ -420,7 +431,7 @@ impl State {
         // Who begins anew may have got what was said to it before.
         let began_anew = yours == 0 && !is_first && recovery.peers_number == 0 && recovery.spoke_first;
         let knows_another = ![0, UNTOLD, conversation_with(peer)].contains(&yours);
-        if began_anew || knows_another || is_first && (delivered != 0 || yours == UNTOLD) {
+        if began_anew || knows_another || is_first && (delivered != 0 || is_known) {
             let why = "the peer speaks of another conversation";
             self.links.push_back(LinkEvent::Cut(peer, Error::PeerGone, why));
             return Ok(());

@@ -36,6 +36,7 @@ impl<R: Rail> Engine<R> {
                     self.rails[rail].fence(link);
                     self.rails[rail].disconnect(link);
                 }
+                Some(LinkEvent::TakeBack(peer, rail, link)) => self.have_back(peer, (rail, link)),
                 Some(LinkEvent::Over(rail, link)) => self.rails[rail].disconnect(link),
                 None => break,
             }
@@ -89,7 +90,13 @@ impl<R: Rail> Engine<R> {
         }
         if is_first {
             recovery.spoke_first = recovery.heard.is_none();
-            self.state.set_up(peer);
+            if recovery.replay.is_empty() {
+                self.state.set_up(peer);
+            } else {
+                // It went to nobody by a link before.
+                self.fit_replay(peer);
+                self.flush_replay(peer);
+            }
         } else {
             self.go_on(peer);
         }

@@ -9,7 +9,7 @@ use crate::mem::{Gather, PeerBytes};
 use crate::rail::{Armed, Capabilities, LinkId, PeerId, Posted, Rail, Refusal, RemoteSource, Sign, Sink};
 use crate::ring::lane::Lane;
 use crate::time::Time;
-use crate::wire::{Address, Frame, Incoming, Kind, NodeId};
+use crate::wire::{Address, Frame, Incoming, Kind, NodeId, Preface};
 
 /// What can be said of a frame in one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +108,18 @@ impl<R: Rail> Rail for Traced<R> {
 
     fn connect(&mut self, peer: PeerId, address: &Address) -> Result<LinkId, Refusal> {
         let link = self.inner.connect(peer, address);
+        let told = link.as_ref().map(|link| *link).map_err(|refusal| refusal.error);
+        (self.tell)(&Event::Connecting(peer, address.node, told));
+        link
+    }
+
+    fn connect_unheard(
+        &mut self,
+        peer: PeerId,
+        address: &Address,
+        preface: Preface,
+    ) -> Result<LinkId, Refusal> {
+        let link = self.inner.connect_unheard(peer, address, preface);
         let told = link.as_ref().map(|link| *link).map_err(|refusal| refusal.error);
         (self.tell)(&Event::Connecting(peer, address.node, told));
         link
@@ -227,6 +239,16 @@ impl<S: Sink> Sink for TraceSink<'_, S> {
     fn up(&mut self, peer: PeerId) {
         self.sink.up(peer);
         (self.tell)(&Event::Up(peer));
+    }
+
+    fn up_unheard(&mut self, peer: PeerId) {
+        self.sink.up_unheard(peer);
+        (self.tell)(&Event::Up(peer));
+    }
+
+    fn refused(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        (self.tell)(&Event::Down(peer, link, reason.clone()));
+        self.sink.refused(peer, link, reason);
     }
 
     fn sign(&mut self, peer: PeerId, sign: Sign) {

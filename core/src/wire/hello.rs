@@ -36,8 +36,11 @@ pub const FEATURE_PATHS: u64 = 1;
 pub const FEATURE_AHEAD: u64 = 2;
 /// Long parts of streams may be fetched from their writer's memory.
 pub const FEATURE_PULL: u64 = 4;
+/// A caller may send frames before it has heard the other side's handshake, and so go on over a second link where nobody knows of a
+/// first one.
+pub const FEATURE_UNHEARD: u64 = 8;
 /// Features that this library understands.
-const FEATURES: u64 = FEATURE_PATHS | FEATURE_AHEAD | FEATURE_PULL;
+pub(super) const FEATURES: u64 = FEATURE_PATHS | FEATURE_AHEAD | FEATURE_PULL | FEATURE_UNHEARD;
 /// Extensions with this bit in their type must be understood.
 pub const EXTENSION_CRITICAL: u16 = 0x8000;
 

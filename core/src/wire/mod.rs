@@ -8,6 +8,7 @@ mod frame;
 mod hello;
 mod message;
 mod network;
+mod preface;
 mod said;
 
 pub use address::{Address, KnownPeer, ADDRESS_BYTES};
@@ -15,10 +16,11 @@ pub use frame::{extension_words, is_sequenced, Frame, Header, Incoming, Kind, HE
 pub use frame::{FLAG_AHEAD, FLAG_IMMEDIATE, FLAG_LAST, FLAG_PATH, FLAG_SOURCE, FLAG_SYNC};
 pub use hello::{
     Extension, Hello, Rejection, BYTE_ORDER, EXTENSION_CRITICAL, FEATURE_AHEAD, FEATURE_PATHS, FEATURE_PULL,
-    MAX_HELLO_BYTES, VERSION_MAX, VERSION_MIN,
+    FEATURE_UNHEARD, MAX_HELLO_BYTES, VERSION_MAX, VERSION_MIN,
 };
 pub use message::Message;
 pub use network::NetAddresses;
+pub use preface::{Preface, PREFACE_BYTES};
 pub use said::{Said, MAX_SERVICE_BYTES};
 
 /// A node: one fabric of one process. 128 random bits, never all zero.

@@ -29,7 +29,7 @@ use crate::forward_rail;
 use crate::mem::Gather;
 use crate::rail::{Armed, Capabilities, LinkId, PathId, PeerId, Posted, Rail, Refusal, RemoteSource, Sink};
 use crate::time::Time;
-use crate::wire::{Address, Frame, NodeId};
+use crate::wire::{Address, Frame, NodeId, Preface};
 
 /// Frames of one link that are held back at most; then there is no room.
 const MAX_HELD: usize = 256;
@@ -309,6 +309,10 @@ impl<R: Rail> Rail for Faulty<R> {
         let link = self.inner.connect(peer, address)?;
         self.lines.insert(link, Line::of(peer, address.node));
         Ok(link)
+    }
+
+    fn connect_unheard(&mut self, peer: PeerId, address: &Address, _: Preface) -> Result<LinkId, Refusal> {
+        self.connect(peer, address)
     }
 
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {

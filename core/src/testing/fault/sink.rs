@@ -106,6 +106,16 @@ impl<S: Sink> Sink for FaultSink<'_, S> {
         self.sink.up(peer);
     }
 
+    // Nobody is told here by `connect_unheard` that it may be.
+    fn up_unheard(&mut self, peer: PeerId) {
+        self.up(peer);
+    }
+
+    fn refused(&mut self, peer: PeerId, link: LinkId, reason: Refusal) {
+        self.lines.remove(&link);
+        self.sink.refused(peer, link, reason);
+    }
+
     fn sign(&mut self, peer: PeerId, sign: Sign) {
         self.sink.sign(peer, sign);
     }
