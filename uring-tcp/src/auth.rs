@@ -149,6 +149,11 @@ impl Security {
         }
     }
 
+    /// Whether peers are known by a session, and all that they say is sealed.
+    pub(crate) fn seals_all(&self) -> bool {
+        matches!(self, Security::Session(session) if !session.unseals())
+    }
+
     /// Readies a connection over which both have greeted one another for what follows.
     pub(crate) fn unseal(&self, mut stream: Stream) -> Result<Stream, Refusal> {
         match self {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use gridnet_core::error::Error;
 use gridnet_core::rail::{Path, Refusal};
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, NetAddresses, NodeId};
+use gridnet_core::wire::{Address, NetAddresses, NodeId, Preface};
 
 use crate::candidates::in_order;
 use crate::config::TcpConfig;
@@ -38,6 +38,8 @@ pub(crate) struct Call {
     is_known: bool,
     /// How long each address is tried.
     attempt_ns: u64,
+    /// What the peer has said of itself by another way, if frames may go before it says so here.
+    unheard: Option<Preface>,
     /// Whether the listener of the rail was told that the peer's host answers.
     told: bool,
     /// The address of this side, if that is not left to the system.
@@ -89,6 +91,8 @@ pub(crate) enum Progress {
     Waits(Want),
     /// The peer wants the link: [`Call::into_parts`].
     Linked,
+    /// The peer is who was called, and may be sent frames, whatever it says: [`Call::into_unheard`].
+    Unheard,
     /// The peer has called, too, and that call counts.
     Crossed,
     /// No address does.
@@ -100,6 +104,7 @@ pub(crate) enum Progress {
 enum Outcome {
     Waits(Want),
     Linked,
+    Unheard,
     Crossed,
     Failed(Refusal),
 }
@@ -156,6 +161,7 @@ impl Call {
             purpose,
             is_known: false,
             attempt_ns: ATTEMPT_NS,
+            unheard: None,
             told: false,
             from: None,
             there: NetAddresses::NONE,
@@ -165,6 +171,11 @@ impl Call {
             failures: Vec::new(),
             error: Error::Unreachable,
         }
+    }
+
+    /// Frames may go as soon as it is known that the peer is who was called. It has said this of itself.
+    pub(crate) fn go_unheard(&mut self, preface: Preface) {
+        self.unheard = Some(preface).filter(|preface| preface.may_go_unheard() && !self.is_known);
     }
 
     /// Whether the host of a known peer has answered, and nobody was told.
@@ -224,11 +235,13 @@ impl Call {
                 }
                 continue;
             };
-            match attempt.step(config, self.target, self.generation, self.purpose) {
+            let (said, may_go) = ((self.generation, self.purpose), self.unheard.is_some());
+            match attempt.step(config, self.target, said, may_go) {
                 Outcome::Waits(want) => return Progress::Waits(want),
                 Outcome::Crossed => return Progress::Crossed,
                 Outcome::Failed(refusal) => self.give_up(refusal),
                 Outcome::Linked => return Progress::Linked,
+                Outcome::Unheard => return Progress::Unheard,
             }
         }
     }
@@ -241,6 +254,16 @@ impl Call {
             return None;
         };
         Some((stream, inbox.into_rest(), caller.into_agreed()))
+    }
+
+    /// The same of a peer that has not answered: the connection, what is to be heard, and what the peer has said of itself.
+    pub(crate) fn into_unheard(self) -> Option<(Stream, (Caller, Inbox), Preface)> {
+        let Attempt { stream, handshake: Some(handshake), outcome: Some(Outcome::Unheard), .. } =
+            self.attempt?
+        else {
+            return None;
+        };
+        Some((stream, handshake, self.unheard?))
     }
 
     /// Gives an attempt up that takes too long; whether there was one.
@@ -325,25 +348,33 @@ impl Attempt {
         &mut self,
         config: &TcpConfig,
         target: (NodeId, u64),
-        generation: u32,
-        purpose: Purpose,
+        said: (u32, Purpose),
+        may_go_unheard: bool,
     ) -> Outcome {
         if let Some(outcome) = &self.outcome {
             return outcome.clone();
         }
-        let outcome = self.go_on(config, target, generation, purpose);
+        let outcome = match self.go_on(config, target, said) {
+            Outcome::Waits(_) if may_go_unheard && self.is_proved(config) => Outcome::Unheard,
+            outcome => outcome,
+        };
         if !matches!(outcome, Outcome::Waits(_)) {
             self.outcome = Some(outcome.clone());
         }
         outcome
     }
 
+    /// Whether TLS has shown that the peer is who was called, and seals all that follows.
+    fn is_proved(&self, config: &TcpConfig) -> bool {
+        let is_direct = matches!(self.to, Target::At(_)) && self.handshake.is_some();
+        is_direct && config.retains && config.security.seals_all() && self.stream.is_proved()
+    }
+
     fn go_on(
         &mut self,
         config: &TcpConfig,
         target: (NodeId, u64),
-        generation: u32,
-        purpose: Purpose,
+        (generation, purpose): (u32, Purpose),
     ) -> Outcome {
         if self.handshake.is_none() {
             match self.stream.is_connected() {

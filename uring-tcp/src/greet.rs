@@ -14,6 +14,7 @@ use crate::handshake::{welcome, Agreed, Purpose, Stranger};
 use crate::link::{Link, State};
 use crate::rail::{TcpRail, CROSSING_NS};
 use crate::socket::{accept_next, Stream};
+use crate::unheard::UNHEARD_NS;
 use crate::visitor::{Visit, Visitor, MAX_VISITORS, VISIT_NS};
 use crate::watch::{Watched, READING};
 
@@ -90,6 +91,7 @@ impl TcpRail {
                 }
             }
             Progress::Linked => self.establish_called(index, sink),
+            Progress::Unheard => self.begin_unheard(index, sink),
             Progress::Crossed => self.give_way(index),
             Progress::Failed(refusal) => self.finish(index, refusal, false, sink),
         }
@@ -118,7 +120,7 @@ impl TcpRail {
     }
 
     /// What both sides of a link know beside frames.
-    fn expect_more(&mut self, index: u32, agreed: Option<Agreed>, there: Option<NetAddresses>) {
+    pub(crate) fn expect_more(&mut self, index: u32, agreed: Option<Agreed>, there: Option<NetAddresses>) {
         if let (Some(conn), Some(agreed)) = (self.conn(index), &agreed) {
             conn.takes_ahead = agreed.takes_ahead;
         }
@@ -131,10 +133,24 @@ impl TcpRail {
             Ok(stream) => stream,
             Err(why) => return self.finish(index, why, false, sink),
         };
+        let Some(link) = self.links.get_mut(index as usize) else { return };
+        let conn = Conn::new(stream, self.config.window, self.config.retains);
+        let kept = link.whole_mut().and_then(|whole| whole.kept.take());
+        let has_kept = kept.is_some();
+        if let Some(kept) = kept {
+            *conn.line.out() = kept.anew();
+        }
+        self.begin_live(index, conn, rest, sink);
+        if has_kept {
+            self.note_sent(index);
+        }
+    }
+
+    /// Frames come over this connection from now on, first of all these.
+    pub(crate) fn begin_live<S: Sink>(&mut self, index: u32, mut conn: Conn, rest: &[u8], sink: &mut S) {
         self.calling.retain(|i| *i != index);
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let peer = link.peer;
-        let mut conn = Conn::new(stream, self.config.window, self.config.retains);
         self.config.security.note_linked(link.node);
         sink.up(peer);
         let begun = conn.begin(rest, peer, sink);
@@ -212,23 +228,31 @@ impl TcpRail {
             Visit::Known(visitor, who @ Stranger { purpose: Purpose::Path(ticket), .. }, bytes) => {
                 self.admit_path(visitor, &who, ticket, &bytes, sink);
             }
-            Visit::Known(visitor, who, bytes) => match self.admit(&who, sink) {
-                Ok(index) => {
-                    let agreed = visitor.agreed();
-                    self.tell_where(index, &visitor, &who, sink);
-                    let said = [bytes, welcome()].concat();
-                    let (stream, rest) = visitor.into_parts();
-                    if !say(&stream, &said) {
-                        let why = Refusal::new(Error::PeerGone, "the peer hung up during the handshake");
-                        return self.finish(index, why, false, sink);
-                    }
-                    self.establish(index, stream, &rest, sink);
-                    self.expect_more(index, agreed, None);
-                    self.stay_awake();
+            Visit::Known(visitor, who, bytes) => {
+                if let Some((visitor, who, bytes)) = self.have_wait(visitor, who, bytes) {
+                    self.decide(visitor, &who, bytes, sink);
                 }
-                Err(refusal) => visitor.refuse_after(&bytes, &refusal),
-            },
+            }
         }
+    }
+
+    /// Gives a caller a link, or says why not, behind these bytes of the handshake.
+    pub(crate) fn decide<S: Sink>(&mut self, visitor: Visitor, who: &Stranger, bytes: Vec<u8>, sink: &mut S) {
+        let index = match self.admit(who, sink) {
+            Ok(index) => index,
+            Err(refusal) => return visitor.refuse_after(&bytes, &refusal),
+        };
+        let agreed = visitor.agreed();
+        self.tell_where(index, &visitor, who, sink);
+        let said = [bytes, welcome()].concat();
+        let (stream, rest) = visitor.into_parts();
+        if !say(&stream, &said) {
+            let why = Refusal::new(Error::PeerGone, "the peer hung up during the handshake");
+            return self.finish(index, why, false, sink);
+        }
+        self.establish(index, stream, &rest, sink);
+        self.expect_more(index, agreed, None);
+        self.stay_awake();
     }
 
     /// Says where a caller can be called, if it calls from there: else it is behind a gateway, and others have its addresses here.
@@ -274,12 +298,13 @@ impl TcpRail {
                 return Err(Refusal::new(Error::Internal, "a link without its place"));
             };
             match &link.state {
-                State::Calling(_) | State::Awaiting(_) if link.incarnation != who.incarnation => {
+                State::Calling(_) | State::Unheard(_) | State::Awaiting(_)
+                    if link.incarnation != who.incarnation =>
+                {
                     return Err(Refusal::new(Error::Again, "another incarnation of this node is called"));
                 }
-                State::Calling(_) if local.node < who.node => {
-                    return Err(Refusal::new(Error::InUse, "calls have crossed, and the other one counts"));
-                }
+                State::Calling(_) if local.node < who.node => return Err(crossed()),
+                State::Unheard(_) => return Err(crossed()),
                 // Our own call gives way.
                 State::Calling(_) | State::Awaiting(_) => {
                     link.generation = who.generation;
@@ -324,6 +349,7 @@ impl TcpRail {
             let is_late = match self.links.get_mut(index as usize).map(|link| &mut link.state) {
                 Some(State::Calling(call)) => call.check_time(now),
                 Some(State::Awaiting(since)) => now.since(*since.get_or_insert(now)) > CROSSING_NS,
+                Some(State::Unheard(unheard)) => now.since(*unheard.since.get_or_insert(now)) > UNHEARD_NS,
                 _ => false,
             };
             if is_late {
@@ -344,6 +370,12 @@ impl TcpRail {
             self.finish(index, Refusal::new(Error::Timeout, why), false, sink);
             return 1;
         }
+        if let Some(Link { state: State::Unheard(_), .. }) = self.links.get(index as usize) {
+            // It may have taken all that went.
+            let why = "the peer has shown who it is, and does not greet";
+            self.finish(index, Refusal::new(Error::Timeout, why), true, sink);
+            return 1;
+        }
         let happened = self.go_on_calling(index, sink);
         self.watcher.submit();
         happened
@@ -356,10 +388,15 @@ impl TcpRail {
         let calls = self.calling.iter().filter_map(|index| match &self.links.get(*index as usize)?.state {
             State::Calling(call) => call.deadline(),
             State::Awaiting(since) => Some(since.map_or(Time(0), |since| since.after(CROSSING_NS + 1))),
+            State::Unheard(it) => Some(it.since.map_or(Time(0), |since| since.after(UNHEARD_NS + 1))),
             _ => None,
         });
         let health =
             self.pulses.next_time().into_iter().chain(self.stalls.next_time()).chain(self.next_review());
         visits.chain(calls).chain(self.relisten.next_time()).chain(health).chain(self.next_path_time()).min()
     }
+}
+
+fn crossed() -> Refusal {
+    Refusal::new(Error::InUse, "calls have crossed, and the other one counts")
 }

@@ -14,8 +14,8 @@
 use gridnet_core::error::Error;
 use gridnet_core::rail::Refusal;
 use gridnet_core::wire::{
-    Address, Extension, Hello, NetAddresses, NodeId, EXTENSION_CRITICAL, FEATURE_AHEAD, FEATURE_PATHS,
-    MAX_HELLO_BYTES,
+    Address, Extension, Hello, NetAddresses, NodeId, Preface, EXTENSION_CRITICAL, FEATURE_AHEAD,
+    FEATURE_PATHS, MAX_HELLO_BYTES,
 };
 
 use crate::auth::{nonce, Key, Role, Security, NONCE_BYTES, PROOF_BYTES};
@@ -157,6 +157,8 @@ pub(crate) struct Agreed {
     pub(crate) takes_paths: bool,
     /// It knows what bytes are that come unasked.
     pub(crate) takes_ahead: bool,
+    /// What it has said of itself.
+    pub(crate) preface: Preface,
 }
 
 impl Agreed {
@@ -167,7 +169,8 @@ impl Agreed {
         };
         let secret = Key::new(&[number(caller)?, number(called)?].concat()).ok()?;
         let has = |feature| theirs.features & feature != 0;
-        Some(Agreed { secret, takes_paths: has(FEATURE_PATHS), takes_ahead: has(FEATURE_AHEAD) })
+        let (takes_paths, takes_ahead) = (has(FEATURE_PATHS), has(FEATURE_AHEAD));
+        Some(Agreed { secret, takes_paths, takes_ahead, preface: Preface::of(theirs) })
     }
 }
 
@@ -303,6 +306,8 @@ pub(crate) struct Caller {
     target: (NodeId, u64),
     agreed: Option<Agreed>,
     standing: Standing,
+    /// The other side has said no.
+    was_refused: bool,
 }
 
 impl Caller {
@@ -324,12 +329,17 @@ impl Caller {
             Security::Insecure | Security::Session(_) => Standing::MayHaveTaken,
             Security::Key(_) => Standing::Stranger,
         };
-        Ok((Caller { own, target, agreed: None, standing }, bytes))
+        Ok((Caller { own, target, agreed: None, standing, was_refused: false }, bytes))
     }
 
     /// How far the other side has come.
     pub(crate) fn standing(&self) -> Standing {
         self.standing
+    }
+
+    /// The other side has said no: it has taken nothing.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.was_refused
     }
 
     /// The other side has ended the connection, and so knows that it is over.
@@ -352,7 +362,10 @@ impl Caller {
     fn hear(&mut self, inbox: &mut Inbox, security: &Security) -> Result<Step, Refusal> {
         match inbox.next()? {
             None => Ok(Step::Wait),
-            Some(Packet::Refuse(refusal)) => Err(refusal),
+            Some(Packet::Refuse(refusal)) => {
+                self.was_refused = true;
+                Err(refusal)
+            }
             Some(Packet::Welcome) if self.agreed.is_some() => Ok(Step::Done(Vec::new())),
             Some(Packet::Hello(theirs)) if self.agreed.is_none() => {
                 match self.hear_hello(&theirs, security)? {

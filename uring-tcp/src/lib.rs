@@ -51,6 +51,7 @@ mod stall;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
+mod unheard;
 mod visitor;
 mod watch;
 mod way;

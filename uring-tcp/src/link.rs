@@ -8,6 +8,7 @@ use crate::call::Call;
 use crate::conn::Conn;
 use crate::out::Out;
 use crate::paths::{PathOf, Paths};
+use crate::unheard::Unheard;
 
 /// A link, from the first call on.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Whole {
     pub(crate) silent_ns: u64,
     /// Its paths beside the first, where there may be some.
     pub(crate) paths: Option<Box<Paths>>,
+    /// What went by a call that has given way: it goes by the other's.
+    pub(crate) kept: Option<Box<Out>>,
 }
 
 impl Link {
@@ -101,6 +104,8 @@ pub(crate) enum State {
     Calling(Box<Call>),
     /// This side has given way to the other's call, since when.
     Awaiting(Option<Time>),
+    /// This side calls, and sends frames: the other one has said nothing yet.
+    Unheard(Box<Unheard>),
     /// Frames flow.
     Live(Box<Conn>),
     /// The connection broke: what the peer may not have, and frames that were delivered.

@@ -73,6 +73,11 @@ impl Out {
         }
     }
 
+    /// The same for another connection, by which all goes that went by this one: the peer has got nothing of it.
+    pub(crate) fn anew(self) -> Out {
+        Out { sent: self.head, rest: Vec::new(), rest_sent: 0, is_full: false, ..self }
+    }
+
     /// Bytes that were not sent.
     #[inline]
     pub(crate) fn unsent(&self) -> usize {

@@ -302,7 +302,10 @@ impl TcpRail {
                 let Some((stream, rest, _)) = call.into_parts() else { return };
                 return self.establish_path(place, of, stream, &rest, sink);
             }
-            Progress::Crossed => Refusal::new(Error::InUse, "the link is not there any more"),
+            // Only links are called so.
+            Progress::Crossed | Progress::Unheard => {
+                Refusal::new(Error::InUse, "the link is not there any more")
+            }
             Progress::Failed(refusal) => refusal,
         };
         self.end_path(place, &refusal, sink);

@@ -218,7 +218,8 @@ impl TcpRail {
                     return Ok((PulseState::Calling(call), want));
                 }
                 Progress::Failed(why) => return Err(why),
-                Progress::Crossed => {
+                // Only links are called so.
+                Progress::Crossed | Progress::Unheard => {
                     return Err(Refusal::new(Error::InUse, "the link is not there any more"))
                 }
                 Progress::Linked => call.into_parts().map(|(stream, ..)| stream).ok_or_else(ended)?,

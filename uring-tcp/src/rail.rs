@@ -21,7 +21,7 @@ use gridnet_core::error::Error;
 use gridnet_core::mem::{Gather, Iov};
 use gridnet_core::rail::{Armed, Capabilities, LinkId, Path, PathId, PeerId, Posted, Rail, Refusal, Sink};
 use gridnet_core::time::Time;
-use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId};
+use gridnet_core::wire::{Address, Frame, Incoming, NetAddresses, NodeId, Preface};
 
 use crate::auth::Security;
 use crate::bell::Alarm;
@@ -243,6 +243,15 @@ impl TcpRail {
         self.conn(link.0).is_some_and(|conn| conn.source == Source::Ring)
     }
 
+    /// The connection of a link that takes frames.
+    pub(crate) fn sender(&mut self, index: u32) -> Option<&mut Conn> {
+        match &mut self.links.get_mut(index as usize)?.state {
+            State::Live(conn) => Some(conn),
+            State::Unheard(unheard) => Some(&mut unheard.conn),
+            _ => None,
+        }
+    }
+
     pub(crate) fn conn(&mut self, index: u32) -> Option<&mut Conn> {
         match &mut self.links.get_mut(index as usize)?.state {
             State::Live(conn) => Some(conn),
@@ -278,12 +287,26 @@ impl Rail for TcpRail {
         self.call(peer, address).map(LinkId)
     }
 
+    fn connect_unheard(
+        &mut self,
+        peer: PeerId,
+        address: &Address,
+        preface: Preface,
+    ) -> Result<LinkId, Refusal> {
+        let index = self.call(peer, address)?;
+        if let Some(State::Calling(call)) = self.links.get_mut(index as usize).map(|link| &mut link.state) {
+            call.go_unheard(preface);
+        }
+        Ok(LinkId(index))
+    }
+
     #[inline]
     fn post(&mut self, link: LinkId, frame: &Frame<'_>) -> Posted {
         let Some(found) = self.links.get_mut(link.0 as usize) else { return Posted::Down };
         let State::Live(conn) = &mut found.state else {
             return match found.state {
                 State::Calling(_) | State::Awaiting(_) => Posted::NoResource,
+                State::Unheard(_) => self.post_unheard(link.0, frame),
                 _ => Posted::Down,
             };
         };
@@ -406,6 +429,7 @@ impl Rail for TcpRail {
                 Path { tried, moved, ..stream.path() }
             }
             State::Calling(call) => call.path(),
+            State::Unheard(unheard) => unheard.conn.line.stream.path(),
             _ => Path::default(),
         }
     }

@@ -256,6 +256,11 @@ impl Stream {
         self.tls().map_or(Vec::new(), |tls| tls.shown())
     }
 
+    /// Whether this side has heard, by what seals the connection, that the other one is who it says.
+    pub(crate) fn is_proved(&self) -> bool {
+        self.tls().is_some_and(|tls| tls.is_proved())
+    }
+
     /// Sends what was taken and is not under way yet, as far as the kernel takes it; whether something is left. Only where
     /// everything is sealed.
     ///
@@ -426,7 +431,6 @@ impl Stream {
     }
 
     /// Ends the connection in both directions; what is under way is lost.
-    #[cfg(feature = "testing")]
     pub(crate) fn reset(&self) {
         if self.way.is_some() {
             self.discard(usize::MAX);

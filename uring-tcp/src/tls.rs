@@ -323,6 +323,11 @@ impl Tls {
         let _ = self.push(socket);
     }
 
+    /// Whether this side has heard that the other one is who it says.
+    pub(crate) fn is_proved(&self) -> bool {
+        !self.connection.is_handshaking() && self.end.is_none()
+    }
+
     /// The certificates of the other side; none before the end of the handshake.
     pub(crate) fn shown(&self) -> Vec<CertificateDer<'static>> {
         match self.connection.is_handshaking() {

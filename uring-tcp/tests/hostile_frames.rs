@@ -120,6 +120,37 @@ fn lengths_that_cannot_be_are_not_waited_for() {
     }
 }
 
+/// Frames may come with the hello of who calls, before it has heard anything. They are judged as all others, and those of who is refused
+/// are heard by nobody.
+#[test]
+fn frames_that_come_with_the_hello_are_judged_as_all_others() {
+    let mut pair = Pair::new(Tcp::new(Engine::Auto));
+    let mut tag = 0;
+    let messages = [resume(), (0..200).flat_map(|_| frame(1, 7, &[9; 100], 0, &[])).collect()].concat();
+    let too_long = [&u32::MAX.to_le_bytes()[..], &frame(1, 1, &[], 0, &[])[4..]].concat();
+    for (number, behind, taken) in
+        [(1, Vec::new(), 200), (2, too_long, 200), (3, vec![0xff; 40], 200), (4, messages.clone(), 200)]
+    {
+        let ends = !behind.is_empty();
+        let hello = Hello::new(node(2000 + number), 1, 1);
+        let mut peer = Peer::call_and_say(&pair, hello, &[messages.as_slice(), &behind].concat());
+        let is_taken = pair.run_until(|pair| pair.a.engine().counters().unexpected_now == taken);
+        assert!(is_taken, "{number}: {} messages", pair.a.engine().counters().unexpected_now);
+        assert_eq!(peer.is_hung_up(&mut pair), ends, "{number}");
+        take_all(&mut pair);
+        check_friend(&mut pair, &mut tag);
+    }
+    // Another fabric is meant.
+    let hello = Hello::new(node(2010), 1, 1);
+    let victim = *pair.a.address();
+    let meant = Address { incarnation: victim.incarnation + 1, ..victim };
+    let said = [packet(hello, &meant, pair.fixture.uid()), messages].concat();
+    let mut peer = Peer::connect(&victim, &said);
+    assert!(peer.is_hung_up(&mut pair));
+    assert_eq!(pair.a.engine().counters().unexpected_now, 0);
+    check_friend(&mut pair, &mut tag);
+}
+
 /// The first bytes of a large message go ahead only to peers that know of that: to those with an older library they are nonsense.
 #[test]
 fn nothing_goes_ahead_to_peers_that_do_not_know_of_it() {
@@ -226,11 +257,20 @@ impl Peer {
 
     /// Calls the first node of the pair, and says that.
     fn call(pair: &Pair<Tcp>, hello: Hello) -> Peer {
+        Peer::call_and_say(pair, hello, &[])
+    }
+
+    /// The same, and this right behind it.
+    fn call_and_say(pair: &Pair<Tcp>, hello: Hello, more: &[u8]) -> Peer {
         let victim = *pair.a.address();
+        Peer::connect(&victim, &[packet(hello, &victim, pair.fixture.uid()).as_slice(), more].concat())
+    }
+
+    fn connect(victim: &Address, said: &[u8]) -> Peer {
         let at: SocketAddr = victim.network.iter().next().expect("it listens");
         let mut stream = TcpStream::connect(at).expect("somebody listens");
         stream.set_nodelay(true).unwrap();
-        stream.write_all(&packet(hello, &victim, pair.fixture.uid())).unwrap();
+        stream.write_all(said).unwrap();
         Peer(stream)
     }
 

@@ -68,6 +68,10 @@ impl TcpRail {
                 link.state = broken_off(*conn, self.config.window);
                 sink.broken(peer, LinkId(index), reason);
             }
+            State::Unheard(unheard) if is_broken => {
+                link.state = cut_off(unheard.conn, self.config.window);
+                sink.broken(peer, LinkId(index), reason);
+            }
             _ => sink.down(peer, LinkId(index), reason),
         }
     }
@@ -90,6 +94,9 @@ impl TcpRail {
         if matches!(state, State::Over | State::Broken(..)) {
             return None;
         }
+        if let Some(whole) = link.whole_mut() {
+            whole.kept = None;
+        }
         if self.by_node.get(&link.node) == Some(&index) {
             self.by_node.remove(&link.node);
         }
@@ -104,11 +111,20 @@ impl TcpRail {
 
     /// Ends a link as if it had broken.
     pub(super) fn break_off(&mut self, index: u32) {
-        if self.conn(index).is_none() {
+        let Some(link) = self.links.get_mut(index as usize) else { return };
+        let kept = link.whole_mut().and_then(|whole| whole.kept.take());
+        if self.sender(index).is_none() && kept.is_none() {
             return;
         }
-        if let Some(State::Live(conn)) = self.take_down(index) {
-            self.links[index as usize].state = broken_off(*conn, self.config.window);
+        let window = self.config.window;
+        let left = match (self.take_down(index), kept) {
+            (Some(State::Live(conn)), _) => broken_off(*conn, window),
+            (Some(State::Unheard(unheard)), _) => cut_off(unheard.conn, window),
+            (_, Some(kept)) => State::Broken(kept, 0),
+            _ => return,
+        };
+        if let Some(link) = self.links.get_mut(index as usize) {
+            link.state = left;
         }
     }
 
@@ -119,9 +135,17 @@ impl TcpRail {
                 found.state = State::Over;
             }
         }
-        if let Some(State::Live(mut conn)) = self.take_down(index) {
-            conn.hang_up(0);
+        match self.take_down(index) {
+            Some(State::Live(mut conn)) => conn.hang_up(0),
+            Some(State::Unheard(mut unheard)) => unheard.conn.hang_up(0),
+            _ => {}
         }
+    }
+
+    /// What went by a connection that ends: what the network still holds is dropped with the socket.
+    pub(crate) fn take_out(&self, conn: &Conn) -> Out {
+        conn.line.stream.end();
+        std::mem::replace(&mut *conn.line.out(), Out::new(self.config.window, true))
     }
 }
 
@@ -144,6 +168,11 @@ impl Drop for TcpRail {
                     conn.hang_up(0);
                     leaving.push(*conn);
                 }
+                State::Unheard(unheard) if !is_home => unheard.conn.line.stream.leave(),
+                State::Unheard(mut unheard) => {
+                    unheard.conn.hang_up(0);
+                    leaving.push(unheard.conn);
+                }
                 State::Calling(call) if !is_home => call.leave(),
                 _ => {}
             }
@@ -163,6 +192,12 @@ fn broken_off(conn: Conn, window: Window) -> State {
     line.stream.end();
     let out = std::mem::replace(&mut *line.out(), Out::new(window, true));
     State::Broken(Box::new(out), inbox.delivered)
+}
+
+/// The same of one of which the peer may not know: what is under way is not to come there later.
+fn cut_off(conn: Conn, window: Window) -> State {
+    conn.line.stream.reset();
+    broken_off(conn, window)
 }
 
 fn end_listening(socket: &socket2::Socket) {

@@ -34,6 +34,7 @@ impl TcpRail {
 
     /// Has a connection watched, or received by the ring where that is asked for.
     pub(super) fn watch(&mut self, index: u32, want: Want) {
+        self.watch_unheard(index, want);
         let Some(Link { state: State::Live(conn), .. }) = self.links.get_mut(index as usize) else { return };
         conn.is_hot = false;
         conn.line.out().trim();
@@ -114,7 +115,7 @@ impl TcpRail {
                 Watched::Listener(place) => self.accept_all(place, sink),
                 Watched::Visitor(number) => self.attend(number, sink),
                 Watched::Link(index) => {
-                    if let Some(conn) = self.conn(index) {
+                    if let Some(conn) = self.sender(index) {
                         conn.watched = None;
                     }
                     self.attend_link(index, sink)
@@ -148,6 +149,7 @@ impl TcpRail {
                 1
             }
             Some(State::Calling(_)) => self.go_on_calling(index, sink),
+            Some(State::Unheard(_)) => self.go_on_unheard(index, sink),
             Some(State::Live(conn)) if !conn.is_hot && conn.source == Source::Calls => {
                 self.heat(index);
                 let taken = self.receive(index, sink);

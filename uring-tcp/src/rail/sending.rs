@@ -9,7 +9,7 @@ impl TcpRail {
     pub(super) fn flush_dirty(&mut self, at_once: bool) {
         let (mut at, round) = (0, self.round);
         while let Some(&index) = self.dirty.get(at) {
-            let waits = self.conn(index).is_some_and(|conn| {
+            let waits = self.sender(index).is_some_and(|conn| {
                 if !at_once && conn.is_gathering(round) {
                     return true;
                 }
@@ -50,7 +50,7 @@ impl TcpRail {
     /// Something was given to a connection to be sent.
     #[inline]
     pub(crate) fn note_sent(&mut self, index: u32) {
-        let Some(conn) = self.conn(index) else { return };
+        let Some(conn) = self.sender(index) else { return };
         if conn.waits() && !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(index);
@@ -60,6 +60,11 @@ impl TcpRail {
             }
         }
         self.check_broken(index);
+    }
+
+    /// Nothing goes by the connection any more that a link had.
+    pub(crate) fn forget_dirty(&mut self, index: u32) {
+        self.dirty.retain(|i| *i != index);
     }
 
     /// A connection over which nothing can be sent is read until it says why.
