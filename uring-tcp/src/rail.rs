@@ -206,7 +206,7 @@ impl TcpRail {
     /// Breaks the connection of a link, as a network does: what was not read here is lost.
     #[cfg(feature = "testing")]
     pub fn cut(&mut self, link: LinkId) {
-        if let Some(conn) = self.conn(link.0) {
+        if let Some(conn) = self.sender(link.0) {
             conn.line.stream.reset();
         }
     }

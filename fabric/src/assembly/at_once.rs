@@ -134,7 +134,7 @@ impl One {
                         let deadline = self.wish.deadline;
                         calling.extend(open_call(
                             engine,
-                            Call { address, rail, stack, security, deadline, tell },
+                            Call { address, preface: None, rail, stack, security, deadline, tell },
                         ));
                         self.making = Some((path, told));
                     }

@@ -14,12 +14,12 @@ use gridnet_assembly::rules::Rules;
 use gridnet_assembly::stack::{Filter, Method, Security, Stack};
 use gridnet_assembly::Builder;
 use gridnet_core::rail::PeerId;
-use gridnet_core::wire::{Address, NetAddresses, NodeId, ADDRESS_BYTES};
+use gridnet_core::wire::{Address, NetAddresses, NodeId};
 use gridnet_uring_tcp::MAX_PATHS;
 
 use super::desk::{Call, Desk};
 use super::rules_file::RulesFile;
-use super::{PLAIN, RELAY, TCP};
+use super::{preface, PLAIN, RELAY, TCP};
 use crate::config::Config;
 
 /// How long somebody who asks while the fabric is being opened waits for that.
@@ -112,6 +112,10 @@ pub(super) fn check_streams(stack: &Stack) -> Result<(), String> {
 }
 
 impl Builder for Desk {
+    fn hint(&self, _: NodeId, stack: &Stack) -> Vec<u8> {
+        preface::hint(stack)
+    }
+
     fn build(&self, order: &Order) -> Result<Vec<u8>, String> {
         let here = self.here(OPENING_LIMIT).ok_or("the fabric is being opened")?;
         let rail = here.rail(&order.stack)?;
@@ -120,7 +124,10 @@ impl Builder for Desk {
         let (stack, security, service) = (&order.stack, order.security.name(), &order.service);
         let story = format!("stack {stack}: {security}, as the node has asked for service {service}");
         self.tell_asked(order.key.from, rail, story);
-        Ok(here.place(rail).to_bytes().to_vec())
+        let behind = preface::answer(rail, &order.hint);
+        let mut place = here.place(rail).to_bytes().to_vec();
+        place.extend(behind.into_iter().flatten());
+        Ok(place)
     }
 
     fn is_quick(&self) -> bool {
@@ -200,7 +207,9 @@ impl Desk {
     ) -> Result<(PeerId, &'static str), String> {
         let (tell, told) = std::sync::mpsc::channel();
         let (stack, security) = (path.stack.clone(), path.security);
-        self.give(|work| work.calls.push(Call { address, rail, stack, security, deadline, tell }));
+        let preface = preface::split(&path.place).and_then(|(_, preface)| preface).filter(|_| rail == TCP);
+        let call = Call { address, preface, rail, stack, security, deadline, tell };
+        self.give(|work| work.calls.push(call));
         told.recv_timeout(deadline.saturating_duration_since(Instant::now())).unwrap_or_else(|why| {
             Err(match why {
                 RecvTimeoutError::Timeout => "it did not come up in time".into(),
@@ -212,7 +221,7 @@ impl Desk {
 
 /// The address that the other side has written, which must be its own.
 fn read_place(place: &[u8], to: NodeId) -> Result<Address, String> {
-    let bytes: &[u8; ADDRESS_BYTES] = place.try_into().map_err(|_| "its place is no address")?;
+    let (bytes, _) = preface::split(place).ok_or("its place is no address")?;
     let address = Address::parse(bytes).map_err(|e| format!("its place: {e}"))?;
     match address.node == to {
         true => Ok(address),
@@ -224,6 +233,8 @@ fn read_place(place: &[u8], to: NodeId) -> Result<Address, String> {
 mod tests {
     use super::super::permits::{Direction, Try};
     use super::super::SERVICE;
+    use gridnet_core::wire::ADDRESS_BYTES;
+
     use super::*;
 
     fn address(node: u8) -> Address {

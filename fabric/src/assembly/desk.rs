@@ -13,7 +13,7 @@ use gridnet_core::endpoint::CqId;
 use gridnet_core::error::Error;
 use gridnet_core::rail::{PeerId, Refusal};
 use gridnet_core::sync::{AtomicU32, Ordering};
-use gridnet_core::wire::{Address, NodeId};
+use gridnet_core::wire::{Address, NodeId, Preface};
 use gridnet_meta::member::{Pending, Wanted};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -55,6 +55,8 @@ pub(crate) enum AskedBy {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(super) address: Address,
+    /// What the other fabric has said of itself with it, if it has.
+    pub(super) preface: Option<Preface>,
     pub(super) rail: &'static str,
     pub(super) stack: Stack,
     pub(super) security: Security,

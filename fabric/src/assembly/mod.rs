@@ -12,6 +12,7 @@
 //! | `gate.rs` | what may go over a link that stands: streams |
 //! | `stories.rs` | how endpoints came about, for people |
 //! | `pipes.rs` | connections through the bootstrap tree, where they were agreed on |
+//! | `preface.rs` | what the fabrics say of themselves meanwhile |
 //! | `permits.rs` | with which nodes that is, and with which plain connections are |
 //! | `rules_file.rs` | the file of rules, which may change |
 //! | `lookout.rs` | looks for better ways than that |
@@ -25,6 +26,7 @@ mod lookout;
 mod opening;
 mod permits;
 mod pipes;
+mod preface;
 mod requirements;
 mod rules_file;
 mod stories;

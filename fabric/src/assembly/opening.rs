@@ -200,11 +200,14 @@ fn confine(
 
 /// Opens an address; nothing when that cannot be, and who has asked knows.
 pub(super) fn open_call(engine: &mut Engine<AnyRail>, call: Call) -> Option<Calling> {
-    let Call { address, rail, stack, security, deadline, tell } = call;
+    let Call { address, preface, rail, stack, security, deadline, tell } = call;
     let opened = match sealed_peer(engine, &address).filter(|_| rail == PLAIN) {
         // Its link is not to be made again where frames are plain.
         Some(peer) => engine.open_known(peer).map_err(|error| Refusal::new(error, error.text())),
-        None => engine.open_over(&address, rail),
+        None => match preface {
+            Some(preface) => engine.open_unheard(&address, rail, preface),
+            None => engine.open_over(&address, rail),
+        },
     };
     let opened = opened.and_then(|peer| {
         // What others have agreed on for the same conversation may be safer than plain.

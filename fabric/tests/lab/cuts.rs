@@ -17,7 +17,7 @@ use crate::hosts::{
 const LARGE: &[usize] = &[10_000_000];
 
 /// Says so when it goes away, also by a panic.
-struct Over<'a>(&'a AtomicBool);
+pub struct Over<'a>(pub &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {

@@ -20,9 +20,9 @@ use gridnet_meta::ticket::Ticket;
 use gridnet_testbed::{lab_test, Change, Host, HostSpec, Impairment, Lab, Site, SiteKind, Span, Topology};
 use rustls::ClientConnection;
 
-use crate::cuts::Said;
+use crate::endpoints::endpoints;
 use crate::hosts::{is_long, open_lab, PATIENCE};
-use crate::members::{find, join, open, talk, Session, TICKET};
+use crate::members::Session;
 
 const SERVICE: &str = "first";
 const RULES: &str = "[[rule]]\nuse = ['tls/tcp']";
@@ -43,19 +43,19 @@ const MORE: usize = 20;
 
 /// When the first bytes came.
 #[derive(Default)]
-struct Arrival {
+pub struct Arrival {
     at: Mutex<Option<Instant>>,
     came: Condvar,
 }
 
 impl Arrival {
-    fn note(&self) {
+    pub fn note(&self) {
         self.at.lock().unwrap().get_or_insert_with(Instant::now);
         self.came.notify_all();
     }
 
     /// How long after `begun`; the next one is waited for from now on.
-    fn take(&self, begun: Instant) -> Duration {
+    pub fn take(&self, begun: Instant) -> Duration {
         let nothing = |at: &mut Option<Instant>| at.is_none();
         let (mut at, _) = self.came.wait_timeout_while(self.at.lock().unwrap(), PATIENCE, nothing).unwrap();
         at.take().expect("it arrives").duration_since(begun)
@@ -224,7 +224,7 @@ impl Node {
 }
 
 /// The best of several, and a line of the table.
-fn best(what: &str, count: usize, mut measure: impl FnMut() -> Duration) -> Duration {
+pub fn best(what: &str, count: usize, mut measure: impl FnMut() -> Duration) -> Duration {
     let mut taken: Vec<Duration> = (0..count).map(|_| measure()).collect();
     taken.sort();
     let [best, median] = [taken[0], taken[count / 2]].map(|took| took.as_secs_f64() * 1e3);
@@ -233,7 +233,7 @@ fn best(what: &str, count: usize, mut measure: impl FnMut() -> Duration) -> Dura
 }
 
 /// The same within a limit: repeated while all before took longer.
-fn best_within(what: &str, count: usize, limit: Duration, mut measure: impl FnMut() -> Duration) {
+pub fn best_within(what: &str, count: usize, limit: Duration, mut measure: impl FnMut() -> Duration) {
     let mut took = best(what, count, &mut measure);
     for _ in 0..MORE {
         if took <= limit {
@@ -252,8 +252,8 @@ fn topology() -> Topology {
         .site(Site::new("a", SiteKind::Open).hosts(2).uplink(arm))
 }
 
-/// Between hosts 100 ms apart, and as far from the rendez-vous node.
-fn far(lab: &Lab, passed_on: impl Fn() -> u64, near: &Node, peer: &Node, rounds: usize) {
+/// Between hosts 100 ms apart, and as far from the rendez-vous node; what it takes without assembly.
+fn far(lab: &Lab, passed_on: impl Fn() -> u64, near: &Node, peer: &Node, rounds: usize) -> Duration {
     let ask = |what: &str| {
         near.ask(peer);
         best(what, rounds, || near.ask(peer))
@@ -279,6 +279,7 @@ fn far(lab: &Lab, passed_on: impl Fn() -> u64, near: &Node, peer: &Node, rounds:
     ask("request over the bootstrap channel, rendez-vous node on the way");
     let what = "first connection by assembly, rendez-vous node on the way";
     best_within(what, rounds, direct + FAR + BUSY, || near.asking(peer));
+    direct
 }
 
 /// Between hosts of one network, 100 ms away from the rendez-vous node.
@@ -300,20 +301,6 @@ fn near(here: &Node, beside: &Node, apart: &Node, rounds: usize) {
     let first = best("on one network, two clusters: first, over a line", rounds, || here.asking(apart));
     let later = best("on one network, two clusters: later, over a line", rounds, || here.assembled(apart));
     assert!(first.max(later) <= far / 2, "{first:?} {later:?} {far:?}");
-}
-
-/// An endpoint of a fabric, from asking for it to the first echo, half a round trip later than the first byte has come there.
-fn fabric(session: &Session, b: Host<'_>) {
-    let echo = b.test("members::echoes").unwrap().env(TICKET, session.ticket()).spawn().unwrap();
-    let _said = Said(&echo);
-    let party = join(&session.scratch.0, &session.ticket(), "a");
-    let node = find(&party, "b");
-    let begun = Instant::now();
-    let to = open(&party, node);
-    let opened = begun.elapsed().as_secs_f64() * 1e3;
-    talk(&party, to, 0);
-    let took = begun.elapsed().as_secs_f64() * 1e3;
-    println!("RESULT endpoint of a fabric, the two have never spoken: up after {opened:.1} ms, first echo after {took:.1} ms");
 }
 
 lab_test! {
@@ -338,8 +325,13 @@ lab_test! {
         }
         a1.run(|| {
             near(here, beside, apart, rounds);
-            far(&lab, || serving.status().packets.passed_on, here, peer, rounds);
-            fabric(&session, b);
+            let direct = far(&lab, || serving.status().packets.passed_on, here, peer, rounds);
+            endpoints(&session, b, &[], [direct + FAR + BUSY, direct + BUSY], rounds);
+            if is_long() {
+                println!("RESULT the same, where greetings are waited for:");
+                let waits = [("GRIDNET_RELIABILITY", "off")];
+                endpoints(&session, b, &waits, [Duration::MAX; 2], rounds);
+            }
         })
         .unwrap();
     }

@@ -4,6 +4,7 @@
 mod common;
 mod cuts;
 mod doors;
+mod endpoints;
 mod ends;
 mod establish;
 mod gaps;
