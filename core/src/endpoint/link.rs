@@ -13,7 +13,7 @@ use crate::matching::Source;
 use crate::mem::{Gather, PeerBytes};
 use crate::rail::{LinkId, PathId, PeerId, Rail, Refusal, Sign, Sink};
 use crate::ring::lane::Lane;
-use crate::wire::{Address, Incoming, NodeId, Preface};
+use crate::wire::{Address, Incoming, Kind, NodeId, Preface};
 
 impl<R: Rail> Engine<R> {
     /// Finds or makes the peer at `address`: each rail is asked in order, the first that leads there carries the
@@ -202,7 +202,11 @@ impl Sink for RailSink<'_> {
     }
 
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
-        self.state.take_frame(peer, &frame)
+        let taken = self.state.take_frame(peer, &frame);
+        match frame.kind == Kind::Segment as u8 {
+            true => self.state.past_left(peer, self.rail, taken),
+            false => taken,
+        }
     }
 
     fn place(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Option<Gather<'_>> {
@@ -210,7 +214,8 @@ impl Sink for RailSink<'_> {
     }
 
     fn placed(&mut self, peer: PeerId, op: u64, offset: u64, len: usize) -> Result<(), Error> {
-        self.state.take_placed(peer, 0, op, offset, len)
+        let taken = self.state.take_placed(peer, 0, op, offset, len);
+        self.state.past_left(peer, self.rail, taken)
     }
 
     fn path_up(&mut self, peer: PeerId, path: PathId) {
@@ -561,6 +566,28 @@ mod tests {
         assert_eq!(state.departed, Some(vec![node]));
         state.abandon(peer);
         assert_eq!(state.links.len(), 1, "once");
+    }
+
+    /// The rails are polled one after the other: the link is fenced when all were.
+    #[test]
+    fn the_rest_of_a_segment_may_come_over_a_link_that_was_just_left() {
+        let (mut state, peer) = broken();
+        state.link_up(peer, 1);
+        let p = &mut state.peers[peer.index()];
+        p.state = PeerState::Up;
+        let recovery = p.recovery.as_mut().expect("the rail retains");
+        (recovery.heard, recovery.start, recovery.previous) = (Some(0), Some(0), None);
+        recovery.attempt = Some((0, LinkId(3)));
+        let come = |state: &mut State, rail: usize| {
+            let payload = crate::mem::PeerBytes::from_slice(b"rest");
+            let kind = Kind::Segment as u8;
+            let frame = Incoming { kind, flags: 0, word: 0, extension: [8, 0, 0, 0, 0], payload };
+            RailSink { state, rail }.frame(peer, frame)
+        };
+        assert_eq!(come(&mut state, 1), Err(Error::PeerMisbehaved), "nothing was announced");
+        state.link_up(peer, 0);
+        assert_eq!(state.peers[peer.index()].rail, 0);
+        assert_eq!((come(&mut state, 1), come(&mut state, 0)), (Ok(()), Err(Error::PeerMisbehaved)));
     }
 
     #[test]

@@ -108,6 +108,17 @@ impl State {
         self.take_link(peer, to, lane);
     }
 
+    /// What became of a part of a segment: one that comes over a link that was left in this round of polling, before that is fenced, is of a
+    /// message that was forgotten there, and is asked for anew.
+    pub(super) fn past_left(&self, peer: PeerId, rail: usize, taken: Result<(), Error>) -> Result<(), Error> {
+        let p = self.peers.get(peer.index()).filter(|p| taken.is_err() && p.rail != rail);
+        let previous = p.and_then(|p| p.recovery.as_ref()?.previous);
+        match previous.is_some_and(|previous| previous.rail == rail) {
+            true => Ok(()),
+            false => taken,
+        }
+    }
+
     /// Notes for [`Engine::peer`] why another rail carries the messages from now on.
     pub(super) fn note_change(&mut self, peer: PeerId, to: usize) {
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
