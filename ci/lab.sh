@@ -8,5 +8,5 @@ need ip iproute2 || exit $EXIT_SKIPPED
 need nft nftables || exit $EXIT_SKIPPED
 need ping iputils-ping || exit $EXIT_SKIPPED
 
+# The command's own tests (cli/tests/lab.rs) are in unit.sh.
 cargo_test -p gridnet-testbed
-cargo_test -p gridnet-cli --test lab

@@ -10,12 +10,15 @@ HOST=$(rustc -vV | sed -n 's/^host: //p')
 STD_SOURCE=$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library
 failed=0
 
+# Members with the same features in each call: otherwise each would build anew what the one before has built.
+export CARGO_RESOLVER_FEATURE_UNIFICATION=workspace
+
 # sanitize NAME FLAGS CARGO-ARGUMENT...: without documentation tests, which do not take the flags.
 sanitize() {
     local name=$1 flags=$2
     shift 2
     RUSTFLAGS=$flags CARGO_TARGET_DIR=$TARGET_DIR/san-$name \
-        cargo +nightly test --no-fail-fast --target "$HOST" "$@" || failed=1
+        cargo +nightly -Zfeature-unification test --no-fail-fast --target "$HOST" "$@" || failed=1
 }
 
 # tests_of FOLDER: the integration tests of a member, as cargo is told.

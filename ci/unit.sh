@@ -6,6 +6,7 @@
 PATH=$PATH:/usr/sbin:/sbin
 need ip iproute2 || true
 need nft nftables || true
+need ping iputils-ping || true
 need ethtool ethtool || true
 
 cargo_test --workspace --exclude gridnet-testbed
