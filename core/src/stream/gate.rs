@@ -20,7 +20,7 @@ pub struct Sought<'a> {
     pub is_called: bool,
 }
 
-/// See the [module](self). It is asked for each stream once, before anything of it is sent or answered.
+/// Decides whether a stream may be. It is asked for each one once, before anything of it is sent or answered.
 pub trait Gate: Debug + Send {
     /// Over which rails the conversation may go from now on, as bits by their index. Without the one that carries it now, the stream
     /// is refused.
