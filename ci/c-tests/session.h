@@ -58,13 +58,14 @@ static inline int session_end(void)
     return system(command) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-/* A fabric that joins by this name. */
+/* A fabric that joins by this name, in a cluster of its own: who moves to a leader is in no directory for a moment. */
 static inline struct node session_join(const char *label)
 {
     struct node node;
     CHECK(setenv("GRIDNET_SESSION", session_ticket, 1) == 0);
     CHECK(setenv("GRIDNET_NET_INTERFACES", "127.0.0.1", 1) == 0);
     CHECK(setenv("GRIDNET_SESSION_LABEL", label, 1) == 0);
+    CHECK(setenv("GRIDNET_SESSION_CLUSTER", label, 1) == 0);
     CHECK_OK(gridnet_fabric_open(NULL, &node.fabric));
     CHECK_OK(gridnet_cq_create(node.fabric, 0, &node.cq));
     return node;
