@@ -11,7 +11,7 @@ use super::hello::{Hello, FEATURES, FEATURE_UNHEARD, VERSION_MAX, VERSION_MIN};
 /// Length of a [`Preface`].
 pub const PREFACE_BYTES: usize = 12;
 
-/// See the [module](self).
+/// What a fabric says of itself in each of its handshakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preface {
     /// Lowest protocol version spoken.
