@@ -2,16 +2,7 @@
 
 #include "log.h"
 
-#include <algorithm>
-
 namespace gridnet_giop {
-
-namespace {
-
-/* So many callers may be about to say who they are. Each takes descriptors of the server; who comes later than a crowd is not to wait for it. */
-constexpr std::size_t MOST_SILENT = 64;
-
-} // namespace
 
 Acceptor::Acceptor(const std::shared_ptr<Fabric> &fabric, std::shared_ptr<Arrivals> arrivals)
     : fabric_(fabric), arrivals_(std::move(arrivals))
@@ -54,26 +45,13 @@ bool Acceptor::look()
     gridnet_status status;
     while ((status = gridnet_listener_accept(listener_, 0, &stream)) >= 0) {
         auto greeting = std::make_shared<Greeting>(std::make_unique<Stream>(fabric, stream), arrivals_);
-        if (greeting->look()) {
-            wait_for(greeting);
+        if (greeting->look())
             fabric->watch().add(greeting);
-        }
     }
     if (status == GRIDNET_ERR_AGAIN)
         return true;
     log_line(1, "no more callers are taken: " + fault_of(status).text);
     return false;
-}
-
-void Acceptor::wait_for(const std::shared_ptr<Greeting> &greeting)
-{
-    silent_.erase(std::remove_if(silent_.begin(), silent_.end(), [](auto &one) { return one.expired(); }), silent_.end());
-    silent_.push_back(greeting);
-    if (silent_.size() <= MOST_SILENT)
-        return;
-    if (std::shared_ptr<Greeting> oldest = silent_.front().lock())
-        oldest->hurry();
-    silent_.pop_front();
 }
 
 bool Acceptor::arm()

@@ -23,13 +23,10 @@ public:
 
 private:
     Acceptor(const std::shared_ptr<Fabric> &fabric, std::shared_ptr<Arrivals> arrivals);
-    void wait_for(const std::shared_ptr<Greeting> &greeting);
 
     /* The fabric owns its watch, which knows this: so not the other way round. */
     std::weak_ptr<Fabric> fabric_;
     std::shared_ptr<Arrivals> arrivals_;
-    /* Those that have not said who they are, the oldest first. */
-    std::deque<std::weak_ptr<Greeting>> silent_;
     std::mutex lock_;
     gridnet_listener *listener_ = nullptr;
 };

@@ -56,9 +56,6 @@ class Greeting : public Watched {
 public:
     Greeting(std::unique_ptr<Stream> stream, std::shared_ptr<Arrivals> arrivals);
 
-    /* Others are in line: what has come by now is all there is. */
-    void hurry() { end_ = std::chrono::steady_clock::time_point::min(); }
-
     bool look() override;
     bool is_waited_for() override { return true; }
     bool arm() override;

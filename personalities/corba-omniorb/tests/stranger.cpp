@@ -1,6 +1,5 @@
-/* stranger PORT BYTES [HOW [COUNT]]: calls the server of this port as the transport does, says BYTES (with \xHH for any byte), and is killed. HOW:
- *   stays    is not killed, says "there", and waits until it is sent away: then "told", and what it was told, in hex; with COUNT, more of its
- *            kind come when it has said BYTES, so many in all
+/* stranger PORT BYTES [HOW]: calls the server of this port as the transport does, says BYTES (with \xHH for any byte), and is killed. HOW:
+ *   stays    is not killed, says "there", and waits until it is sent away: then "told", and what it was told, in hex
  *   serves   is the server of this port instead: takes one caller, says BYTES when that has called, and is killed
  * Exit code 2: it could not. */
 
@@ -94,9 +93,8 @@ gridnet_stream *accept(gridnet_fabric *fabric, const std::string &name)
 int main(int argc, char **argv)
 {
     std::string how = argc > 3 ? argv[3] : "";
-    if (argc < 3 || argc > 5)
+    if (argc < 3 || argc > 4)
         return 2;
-    int count = argc > 4 ? std::atoi(argv[4]) : 1;
     std::string name = std::string("giop-") + argv[1], bytes = bytes_of(argv[2]);
     bool serves = how == "serves", ended;
     gridnet_fabric_params params = {};
@@ -108,8 +106,6 @@ int main(int argc, char **argv)
     if (!bytes.empty())
         check(gridnet_stream_write_all(stream, bytes.data(), bytes.size(), LONG_NS));
     if (how == "stays") {
-        for (int i = 1; i < count; i++)
-            call(fabric, name);
         std::cout << "there" << std::endl;
         std::string told = read_all(stream, LONG_NS, ended);
         if (!ended)
