@@ -11,7 +11,7 @@ use std::time::Duration;
 const SAMPLES: usize = 7;
 /// Writes of a trial.
 const TRIAL: u32 = SAMPLES as u32;
-/// Writes before the first trial: those of a young stream touch memory for the first time.
+/// Frames after the first trial, which begins a stream: they touch memory for the first time.
 const WARM_UP: u32 = 2 * TRIAL;
 /// Writes from one trial to the next: at first, and after many in vain.
 const LEAST_PAUSE: u32 = 32;
@@ -73,7 +73,7 @@ pub(crate) struct Ways {
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { best: Way::Frames, trial: 0, rest: WARM_UP, pause: LEAST_PAUSE, costs: Default::default() }
+        Self { best: Way::Frames, trial: TRIAL, rest: WARM_UP, pause: LEAST_PAUSE, costs: Default::default() }
     }
 }
 
@@ -98,13 +98,12 @@ impl Ways {
         self.costs[way as usize].add(time.as_nanos() as f32 * 1024.0 / bytes.max(1) as f32);
         let [best, other] = [self.best, self.best.other()].map(|way| self.costs[way as usize].median());
         let (Some(best), Some(other)) = (best, other) else { return };
+        let count = self.costs[way as usize].count;
         if way == self.best {
-            if best > CLEARLY * other {
+            if count >= SAMPLES && best > CLEARLY * other {
                 self.rest = 0;
             }
-        } else if self.costs[way as usize].count >= CLEAR && other > CLEARLY * best
-            || self.trial == 0 && other >= best
-        {
+        } else if count >= CLEAR && other > CLEARLY * best || self.trial == 0 && other >= best {
             self.trial = 0;
             self.pause = MOST_PAUSE.min(2 * self.pause);
         } else if self.trial == 0 {
@@ -134,8 +133,8 @@ mod tests {
     fn the_faster_way_is_taken_and_the_other_one_tried_now_and_then() {
         let mut ways = Ways::default();
         assert_eq!(
-            write(&mut ways, WARM_UP + CLEAR as u32, [60, 90]),
-            [WARM_UP, CLEAR as u32],
+            write(&mut ways, TRIAL + WARM_UP + CLEAR as u32, [60, 90]),
+            [WARM_UP, TRIAL + CLEAR as u32],
             "a trial ends when it is in vain"
         );
         let [frames, shown] = write(&mut ways, 5120, [60, 90]);

@@ -11,6 +11,8 @@ namespace gridnet_giop {
 namespace {
 
 constexpr unsigned long MS_PER_S = 1000, NS_PER_MS = 1000000;
+/* A call with less time left has none. */
+constexpr std::int64_t ALMOST_OVER_NS = 10000000;
 
 /* When a connection has to stand for calls that may take as long as they like. */
 omni_time_t end_of_patience()
@@ -23,7 +25,7 @@ omni_time_t end_of_patience()
 /* Whether somebody has to set something else before calls can go this way: then it is said at omniORB's own level, too. */
 bool is_for_good(gridnet_status status)
 {
-    return status == GRIDNET_ERR_CONFIG || status == GRIDNET_ERR_INVALID || status == GRIDNET_ERR_VERSION;
+    return status == GRIDNET_ERR_CONFIG || status == GRIDNET_ERR_INVALID || status == GRIDNET_ERR_VERSION || status == GRIDNET_ERR_PERMISSION;
 }
 
 /* A connection to the server whose fabric is `known`, greeted; null: `fault` says why. */
@@ -55,7 +57,8 @@ omni::giopActiveConnection *Address::Connect(const omni_time_t &deadline, CORBA:
     omni::giopActiveConnection *connection = connect(place_, shown_, known_, is_limited ? deadline : end_of_patience(), fault);
     if (connection != nullptr)
         return connection;
-    timed_out = is_limited && (fault.status == GRIDNET_ERR_TIMEOUT || left_ns(deadline) == 0);
+    /* Only the call's own time: of what has taken too long for another reason omniORB tries the next address. */
+    timed_out = is_limited && left_ns(deadline) < ALMOST_OVER_NS;
     log_line(is_for_good(fault.status) ? 1 : 5, "no connection to " + uri_ + ": " + fault.text);
     return nullptr;
 }

@@ -287,10 +287,11 @@ macro_rules! fault_call_each {
     };
 }
 
-/// Steps after which something happens: each of the first `all`, or as many as the fixture has time for, spread evenly.
+/// Steps after which something happens: each of the first `all` in a long run, otherwise as many as the fixture has time for, spread evenly.
 fn moments<F: Fixture>(fixture: &F, all: u8) -> impl Iterator<Item = u8> {
-    let count = fixture.times(u64::from(all)).max(4);
-    (0..all).step_by((usize::from(all) / count as usize).max(1))
+    let is_long = std::env::var_os("TEST_SOAK").is_some_and(|value| value == "1");
+    let count = if is_long { all } else { fixture.times(u64::from(all)).clamp(4, u64::from(all)) as u8 };
+    (0..count).map(move |i| (u16::from(i) * u16::from(all) / u16::from(count)) as u8)
 }
 
 /// Bytes that tell at each place whether they are the right ones.
