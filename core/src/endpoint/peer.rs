@@ -116,6 +116,8 @@ pub(super) struct Peer {
     pub(super) stalls: bool,
     /// Open endpoint handles.
     pub(super) handles: usize,
+    /// A link of a rail that retains has carried frames with it, or could have.
+    pub(super) has_begun: bool,
     /// Its process, once the rail knows.
     pub(super) process: Option<u32>,
     /// Where the ledger shows it, if it does.
@@ -168,6 +170,7 @@ impl Peer {
             recovery: None,
             stalls: false,
             handles: 0,
+            has_begun: false,
             process: None,
             row,
             counts,

@@ -225,6 +225,7 @@ impl State {
     fn begin(&mut self, peer: PeerId) {
         let Some(p) = self.peers.get_mut(peer.index()) else { return };
         let Some(recovery) = &mut p.recovery else { return };
+        p.has_begun = true;
         recovery.came_up = true;
         (recovery.since, recovery.host_answers) = (None, false);
         recovery.next_rail = p.rail;

@@ -53,10 +53,13 @@ impl State {
         true
     }
 
-    /// Whether there was a conversation before with the same life of a peer's fabric.
+    /// Whether there was a conversation before with the same life of a peer's fabric. One whose link never came up was none: nothing
+    /// came by it.
     pub(super) fn has_had(&self, peer: PeerId) -> bool {
         let Some(p) = self.peers.get(peer.index()) else { return true };
-        let is_same = |other: &super::peer::Peer| (other.node, other.incarnation) == (p.node, p.incarnation);
+        let is_same = |other: &super::peer::Peer| {
+            other.has_begun && (other.node, other.incarnation) == (p.node, p.incarnation)
+        };
         self.peers.iter().take(peer.index()).any(is_same)
     }
 }
@@ -149,11 +152,17 @@ mod tests {
     #[test]
     fn a_second_link_is_the_first_for_one_that_knows_of_none() {
         let caller = address(2);
-        for (other, is_taken) in [(None, true), (Some(1), false), (Some(2), true)] {
+        // Whether there was another peer before, of which life, and whether its link came up.
+        let cases =
+            [(None, true), (Some((1, true)), false), (Some((1, false)), true), (Some((2, true)), true)];
+        for (other, is_taken) in cases {
             let mut state = state(1);
-            if let Some(incarnation) = other {
+            if let Some((incarnation, came_up)) = other {
                 let before =
                     state.accept((caller.node, None), incarnation, RAIL, LinkId(1)).expect("it is let in");
+                if came_up {
+                    state.link_up(before, RAIL);
+                }
                 state.peer_down(before, &Refusal::new(Error::PeerGone, "it was given up"));
             }
             let peer = state.accept((caller.node, None), 1, RAIL, LinkId(2)).expect("it is let in");
@@ -161,7 +170,7 @@ mod tests {
             state.links.clear();
             assert_eq!(state.take_resume(peer, 0, 5, UNTOLD), Ok(()));
             let is_cut = state.links.iter().any(|event| matches!(event, LinkEvent::Cut(..)));
-            assert_eq!(is_cut, !is_taken, "a conversation with life {other:?} before");
+            assert_eq!(is_cut, !is_taken, "one with {other:?} before");
         }
     }
 }
