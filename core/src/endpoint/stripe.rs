@@ -351,7 +351,7 @@ impl State {
         is_present.then(|| self.place_segment(peer, path.number, op, offset, len)).flatten()
     }
 
-    /// The rail has put bytes there.
+    /// The rail has put bytes there. Of a link that was left everything is asked for again, as in [`Self::take_segment_on`].
     pub(super) fn take_placed_on(
         &mut self,
         peer: PeerId,
@@ -361,7 +361,7 @@ impl State {
         len: usize,
     ) -> Result<(), Error> {
         if !self.is_of_present_link(peer, rail, path.link) {
-            return Err(Error::PeerMisbehaved);
+            return Ok(());
         }
         self.take_placed(peer, path.number, op, offset, len)
     }
