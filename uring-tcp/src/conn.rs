@@ -409,5 +409,5 @@ fn post_segment(
     }
 }
 
-/// Bytes of a peer that are read to nowhere when its link ends.
-const DISCARD_BYTES: usize = 4 << 20;
+/// Bytes of a peer that are read to nowhere when its link ends, or when it is refused one.
+pub(crate) const DISCARD_BYTES: usize = 4 << 20;

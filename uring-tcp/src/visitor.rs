@@ -9,6 +9,7 @@ use gridnet_core::wire::NodeId;
 
 use crate::call::{say, HANDSHAKE_READ};
 use crate::config::TcpConfig;
+use crate::conn::DISCARD_BYTES;
 use crate::handshake::{refusal, Agreed, Called, Inbox, Step, Stranger};
 use crate::socket::{Moved, Stream};
 
@@ -129,7 +130,8 @@ impl Visitor {
         }
         say(&self.stream, &refusal(why));
         self.stream.end_sending();
-        self.stream.discard(HANDSHAKE_READ * 2);
+        // Callers may have sent frames behind their greeting.
+        self.stream.discard(DISCARD_BYTES);
     }
 
     /// What both sides know, once it is known who it is.
