@@ -55,6 +55,15 @@ enum Heard {
 }
 
 impl Unheard {
+    /// Leaves the connections to the process that this one was forked from.
+    pub(crate) fn leave(self) {
+        self.conn.line.stream.leave();
+        if let Some(crossing) = self.crossing {
+            let (visitor, ..) = *crossing;
+            visitor.leave();
+        }
+    }
+
     fn hear(&mut self, config: &TcpConfig) -> Heard {
         loop {
             match self.caller.step(&mut self.inbox, &config.security) {

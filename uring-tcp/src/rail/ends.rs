@@ -168,7 +168,7 @@ impl Drop for TcpRail {
                     conn.hang_up(0);
                     leaving.push(*conn);
                 }
-                State::Unheard(unheard) if !is_home => unheard.conn.line.stream.leave(),
+                State::Unheard(unheard) if !is_home => unheard.leave(),
                 State::Unheard(mut unheard) => {
                     unheard.conn.hang_up(0);
                     leaving.push(unheard.conn);
