@@ -52,7 +52,7 @@ pub trait Session: fmt::Debug + Send + Sync {
     fn refusals(&self) -> u64;
 
     /// Frames flow between this rail and the fabric of this node id, which was called or let in: a link has come of it. Said by the
-    /// thread that drives the rail, before anything is heard over the link.
+    /// thread that drives the rail, before anything is heard over the link; twice where frames went before the other side had greeted.
     fn linked(&self, fabric: NodeId) {
         let _ = fabric;
     }

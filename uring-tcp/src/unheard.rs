@@ -97,11 +97,12 @@ impl TcpRail {
         if let Some(whole) = link.whole_mut() {
             whole.tried = call.path().tried;
         }
-        let (peer, there) = (link.peer, call.there());
+        let (peer, node, there) = (link.peer, link.node, call.there());
         let Some((stream, (caller, inbox), preface)) = Call::into_unheard(*call) else { return };
         let conn = Conn::new(stream, self.config.window, self.config.retains);
         let unheard = Unheard { conn, caller, inbox, preface, there, crossing: None, since: None };
         link.state = State::Unheard(Box::new(unheard));
+        self.config.security.note_linked(node);
         sink.up_unheard(peer);
         self.watch_unheard(index, crate::watch::READING);
     }

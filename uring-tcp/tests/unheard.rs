@@ -219,7 +219,10 @@ fn both_call_at_a_time_and_all_comes_once() {
 fn a_caller_that_is_refused_is_told_why_and_nothing_of_it_is_taken() {
     let mut members = Members::of(&Authority::new());
     members.nobody = vec![Tcp::new(Engine::Auto).address(1).node];
-    let (mut pair, mut door) = opened(Security::Session(Arc::new(members)), false);
+    let members = Arc::new(members);
+    let (mut pair, mut door) = opened(Security::Session(members.clone()), false);
+    // What it was agreed on by stands for the caller from then on.
+    assert_eq!(*members.linked.lock().unwrap(), [pair.b.address().node]);
     door.open();
     let is_gone = |pair: &mut Pair<Tcp>| matches!(pair.a.state(pair.to_b), PeerState::Gone(_));
     assert!(run(&mut pair, &mut [&mut door], is_gone));
