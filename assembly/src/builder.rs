@@ -6,6 +6,7 @@ use gridnet_core::wire::NodeId;
 
 use crate::call::Path;
 use crate::called::{Key, Order};
+use crate::name::Name;
 use crate::rules::Rules;
 use crate::stack::Stack;
 
@@ -17,6 +18,11 @@ use crate::stack::Stack;
 /// Host and user of a node are what it says of itself. A path of `shm` has to make sure by the kernel that the other process is of the same
 /// user where its security is [`Encrypted`](crate::stack::Security::Encrypted), and fail otherwise.
 pub trait Builder: Send + Sync {
+    /// A path for one service is that of this one, too: its rules hold for all. `None`: each path is for its service alone.
+    fn shared(&self) -> Option<Name> {
+        None
+    }
+
     /// What the other side needs to know to build a stack, at most [`HINT_BYTES_MAX`](crate::message::HINT_BYTES_MAX) bytes.
     fn hint(&self, _to: NodeId, _stack: &Stack) -> Vec<u8> {
         Vec::new()

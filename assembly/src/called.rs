@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gridnet_core::wire::NodeId;
 
 use crate::audit::Audit;
-use crate::choice::{accept, Reason};
+use crate::choice::{accept, shares, Reason};
 use crate::data::{Data, Hidden};
 use crate::facts::Facts;
 use crate::message::{Ask, Built, Failed, Grant, Outcome, Refusal, Reply, PLACE_BYTES_MAX};
@@ -129,6 +129,8 @@ pub struct Called {
     last_token: u64,
     per_second: u32,
     services: BTreeSet<Name>,
+    /// What all services share, where they share something.
+    all: Option<Name>,
     askers: HashMap<NodeId, Asker>,
     audit: Audit,
     look_at: Option<Instant>,
@@ -143,6 +145,7 @@ impl Called {
             last_token: 0,
             per_second: PER_SECOND,
             services: BTreeSet::new(),
+            all: None,
             askers: HashMap::new(),
             audit: Audit::default(),
             look_at: None,
@@ -153,6 +156,12 @@ impl Called {
     #[must_use]
     pub fn with_rate(self, per_second: u32) -> Called {
         Called { per_second: per_second.max(1), ..self }
+    }
+
+    /// The same, where a path for one service is that of this one, too: its rules hold for all.
+    #[must_use]
+    pub fn sharing(self, all: Option<Name>) -> Called {
+        Called { all, ..self }
     }
 
     /// There is such a service from now on.
@@ -261,7 +270,7 @@ impl Called {
             None => Err((Refusal::Unknown, "this node does not know it any more".to_owned())),
             Some(from) => {
                 let pair = Pair { from, to: view.own, service: &service };
-                judge(view.rules, &pair, stack, least).map(drop)
+                judge(view.rules, &pair, self.all.as_ref(), stack, least).map(drop)
             }
         })
     }
@@ -336,7 +345,7 @@ impl Called {
             let judged = judged.and_then(|stack| {
                 let least =
                     least.ok_or_else(|| (Refusal::Security, "nothing is as safe as that".to_owned()))?;
-                let is = judge(view.rules, &pair, &stack, least)?;
+                let is = judge(view.rules, &pair, self.all.as_ref(), &stack, least)?;
                 Ok(asker::Accepted { index, stack, security: is, hint: wanted.hint.clone() })
             });
             match judged {
@@ -423,17 +432,20 @@ impl Called {
     }
 }
 
-/// Whether the rules accept a stack: how safe it is, or why not.
+/// Whether the rules accept a stack, for what all services share, too: how safe it is, or why not.
 fn judge(
     rules: &Rules,
     pair: &Pair<'_>,
+    all: Option<&Name>,
     stack: &Stack,
     least: Security,
 ) -> Result<Security, (Refusal, String)> {
-    accept(rules, pair, stack, least).map_err(|reason| {
+    let accepted = accept(rules, pair, stack, least)
+        .and_then(|is| all.map_or(Ok(()), |all| shares(rules, pair, all, stack, is)).map(|()| is));
+    accepted.map_err(|reason| {
         let why = format!("{reason}{}", rules.policy(pair).behind());
         match reason {
-            Reason::TooWeak { .. } => (Refusal::Security, why),
+            Reason::TooWeak { .. } | Reason::Shared { weak: Some(_), .. } => (Refusal::Security, why),
             _ => (Refusal::Policy, why),
         }
     })

@@ -4,8 +4,9 @@ use std::fmt;
 
 use crate::facts::Facts;
 use crate::name::Name;
-use crate::rules::{Means, Pair, Policy, Rules, Scheme};
+use crate::rules::{origin, Means, Pair, Policy, Rules, Scheme};
 use crate::stack::{Filter, Method, Reach, Security, Stack};
+use crate::standing::is_meant;
 
 /// Which of the two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +38,13 @@ pub enum Reason {
         /// What is asked for.
         least: Security,
     },
+    /// The rules for what all services share do not take it.
+    Shared {
+        /// The line of the exception that decides; `None`: no exception matches.
+        line: Option<usize>,
+        /// How safe it is between these two, and what is asked for; `None`: they do not lead there.
+        weak: Option<(Security, Security)>,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -53,6 +61,19 @@ impl fmt::Display for Reason {
             Reason::NoAddress => f.write_str("the node that is asked has told no address"),
             Reason::TooWeak { is, least } => {
                 write!(f, "it is {} between these two, {} is asked for", is.name(), least.name())
+            }
+            Reason::Shared { line, weak } => {
+                match weak {
+                    Some((is, least)) => {
+                        let (is, least) = (is.name(), least.name());
+                        write!(
+                            f,
+                            "it is {is} between these two, {least} is asked for of what all services share"
+                        )?;
+                    }
+                    None => f.write_str("it is no way for what all services share")?,
+                }
+                write!(f, ": {}", origin(*line))
             }
         }
     }
@@ -95,6 +116,18 @@ impl Choice {
         Choice { policy, least, candidates, left_out }
     }
 
+    /// The same, without what the rules do not take for the service that all share: see [`shares`].
+    #[must_use]
+    pub fn shared(mut self, rules: &Rules, pair: &Pair<'_>, all: &Name) -> Choice {
+        for candidate in std::mem::take(&mut self.candidates) {
+            match shares(rules, pair, all, &candidate.stack, candidate.security) {
+                Ok(()) => self.candidates.push(candidate),
+                Err(reason) => self.left_out.push((candidate.stack, reason)),
+            }
+        }
+        self
+    }
+
     /// The same for people, a line each.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.policy.to_string()];
@@ -129,6 +162,23 @@ pub fn explain(rules: &Rules, pair: &Pair<'_>, least: Security) -> Vec<String> {
 pub fn accept(rules: &Rules, pair: &Pair<'_>, stack: &Stack, least: Security) -> Result<Security, Reason> {
     let policy = rules.policy(pair);
     judge(&policy, pair, stack, least.max(policy.min_security))
+}
+
+/// Whether rules take a stack that they accept for one service for `all`, too, which is what all services share: what is for
+/// another one may go over the same path later. More filters than a rule names do.
+///
+/// # Errors
+/// Why not.
+pub fn shares(rules: &Rules, pair: &Pair<'_>, all: &Name, stack: &Stack, is: Security) -> Result<(), Reason> {
+    let policy = rules.policy(&Pair { service: all, ..*pair });
+    let denied = |weak| Err(Reason::Shared { line: policy.line, weak });
+    if is_meant(&policy, (pair.from, pair.to), stack).is_err() {
+        return denied(None);
+    }
+    match is >= policy.min_security {
+        true => Ok(()),
+        false => denied(Some((is, policy.min_security))),
+    }
 }
 
 /// How far a line of two nodes may lead, by which they ask each other without the bootstrap tree. It is always encrypted.

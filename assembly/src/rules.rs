@@ -170,13 +170,18 @@ pub struct Policy {
 impl Policy {
     /// The exception that decides, for people.
     pub fn origin(&self) -> String {
-        self.line.map_or_else(|| "no rule matches".to_owned(), |line| format!("the rule of line {line}"))
+        origin(self.line)
     }
 
     /// What is said behind a reason: the exception that decides, if one does.
     pub(crate) fn behind(&self) -> String {
         self.line.map_or_else(String::new, |_| format!(" ({})", self.origin()))
     }
+}
+
+/// The exception that decides, for people.
+pub(crate) fn origin(line: Option<usize>) -> String {
+    line.map_or_else(|| "no rule matches".to_owned(), |line| format!("the rule of line {line}"))
 }
 
 impl fmt::Display for Policy {

@@ -57,7 +57,8 @@ pub fn admit(
     }
 }
 
-fn is_meant(policy: &Policy, (from, to): (&Facts, &Facts), stack: &Stack) -> Result<(), Reason> {
+/// Whether a policy leads to a stack, or to one with fewer filters.
+pub(crate) fn is_meant(policy: &Policy, (from, to): (&Facts, &Facts), stack: &Stack) -> Result<(), Reason> {
     match &policy.means {
         Means::Scheme(scheme) if !scheme.allows(stack.method(), from, to) => Err(Reason::Scheme(*scheme)),
         Means::Stacks(stacks) if !stacks.iter().any(|named| is_more(stack, named)) => Err(Reason::NotNamed),

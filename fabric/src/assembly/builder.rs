@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use gridnet_assembly::call::Path;
 use gridnet_assembly::called::{Key, Order};
 use gridnet_assembly::facts::{Offer, ADDRESSES_MAX};
+use gridnet_assembly::name::Name;
 use gridnet_assembly::rules::Rules;
 use gridnet_assembly::stack::{Filter, Method, Security, Stack};
 use gridnet_assembly::Builder;
@@ -19,7 +20,7 @@ use gridnet_uring_tcp::MAX_PATHS;
 
 use super::desk::{Call, Desk};
 use super::rules_file::RulesFile;
-use super::{preface, PLAIN, RELAY, TCP};
+use super::{preface, PLAIN, RELAY, SERVICE, TCP};
 use crate::config::Config;
 
 /// How long somebody who asks while the fabric is being opened waits for that.
@@ -114,6 +115,11 @@ pub(super) fn check_streams(stack: &Stack) -> Result<(), String> {
 impl Builder for Desk {
     fn hint(&self, _: NodeId, stack: &Stack) -> Vec<u8> {
         preface::hint(stack)
+    }
+
+    /// Two fabrics have one conversation, and messages go over it, whatever it was opened for.
+    fn shared(&self) -> Option<Name> {
+        SERVICE.parse().ok()
     }
 
     fn build(&self, order: &Order) -> Result<Vec<u8>, String> {

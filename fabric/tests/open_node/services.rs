@@ -246,3 +246,33 @@ fn less_than_is_required_is_no_endpoint_and_every_reason_is_told() {
         assert!(why.contains("there is no service files"), "{why}");
     });
 }
+
+/// What is laxer for one service does not make a link over which everything else goes, too.
+#[test]
+fn no_service_makes_a_link_that_the_rules_for_fabrics_do_not_take() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let lax = "[[rule]]\nservice = 'files'\nuse = ['tcp']\nmin_security = 'plain'\n";
+        let also = "[[rule]]\nservice = 'files'\nuse = ['tcp', 'tls/tcp']\nmin_security = 'plain'\n";
+        let rules = [("b", lax), ("c", CARELESS), ("d", lax), ("e", also)];
+        let [b, c, d, e] = rules.map(|(name, rules)| party(&scene, name, rules, &TCP));
+        know_each_other(&[&b, &c, &d, &e]);
+        let listeners = [&b, &e].map(|party| Listener::open(&party.shared, "files", 4).unwrap());
+        let both = "tcp: refused (security): it is plain between these two, encrypted is asked for of what all services share: \
+                    no rule matches (the rule of line 1)";
+        // Who asks does not care, and who is asked does.
+        let (error, why) = open_for(&c, &b, "files", Security::Plain).unwrap_err();
+        assert_eq!(error, Error::Permission, "{why}");
+        assert!(why.contains(both), "{why}");
+        assert!(b.enter().stack_refusals(Reason::Security).unwrap() > 0);
+        assert!(c.enter().engine.find(b.address().node).is_none(), "nothing goes over it");
+        // Its own rules bind who asks.
+        let (error, why) = open_for(&d, &c, "files", Security::Plain).unwrap_err();
+        assert_eq!(error, Error::Permission, "{why}");
+        assert!(why.contains("tcp not tried: it is plain") && why.contains("all services share"), "{why}");
+        // Where something else is left, it is that.
+        let to = open_for(&c, &e, "files", Security::Plain).unwrap();
+        assert_eq!(c.enter().engine.rail_name(to), Some("tcp"), "{}", explain(&c, to));
+        assert_eq!(call(&c, to, &e, &listeners[1], "files").unwrap(), b"a word");
+    });
+}

@@ -115,12 +115,13 @@ impl Member {
         // Later lives are greater; a clock that was set back costs no more than that this node is taken for an earlier one.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let incarnation = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        let called = Called::new(incarnation).sharing(builder.shared());
         let inner = Arc::new(Inner {
             shared: Arc::downgrade(&self.shared),
             builder,
             rules: RwLock::new(rules),
             changing: Mutex::default(),
-            called: Mutex::new(Called::new(incarnation)),
+            called: Mutex::new(called),
             cache: Mutex::default(),
             incarnation,
             turns: Arc::new(Turns::new(OPEN_MAX, CONNECTIONS_MAX as u64)),
@@ -285,7 +286,11 @@ impl Inner {
         let pair = Pair { from: &shared.own_facts(), to: &other, service: &service };
         let choice = {
             let rules = self.rules();
-            Choice::new(&rules, &pair, min_security)
+            let choice = Choice::new(&rules, &pair, min_security);
+            match self.builder.shared() {
+                Some(all) => choice.shared(&rules, &pair, &all),
+                None => choice,
+            }
         };
         let hint = |stack| (format!("{stack}"), self.builder.hint(to, stack));
         let hints = choice.candidates.iter().map(|candidate| hint(&candidate.stack)).collect();
