@@ -298,7 +298,6 @@ async fn attach_member(
 }
 
 impl Shared {
-    /// A leader says that a node is below it. Whatever comes of it, a leader that says so too fast is slowed down.
     /// A leader says how many it has refused. Reasons are few, whatever it has sent.
     fn take_refusals(&self, visitor: &Visitor, counts: BTreeMap<Refusal, u64>, now: Instant) -> Said {
         let mut state = self.lock();
@@ -312,6 +311,7 @@ impl Shared {
         }
     }
 
+    /// A leader says that a node is below it. Whatever comes of it, a leader that says so too fast is slowed down.
     fn take_present(&self, visitor: &Visitor, present: &Present, now: (Instant, Moment)) -> Said {
         let node = present.node;
         let (denied, is_calm) = {
