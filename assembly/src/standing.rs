@@ -5,7 +5,7 @@ use crate::facts::Facts;
 use crate::message::Refusal;
 use crate::name::Name;
 use crate::rules::{Means, Policy, Rules};
-use crate::stack::{Security, Stack};
+use crate::stack::{Method, Reach, Security, Stack};
 
 /// A path as it stands between two nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub fn admit(
     if let Err(reason) = is_meant(&policy, (from, to), stack) {
         return denied(Refusal::Policy, &reason.to_string());
     }
+    // Only what is of one host can be what it says that it is.
+    if stack.method() == Method::Shm && from.reach(to) == Reach::Apart {
+        return denied(Refusal::Policy, &Reason::OtherHost.to_string());
+    }
     let (is, least) = (standing.security, least.max(policy.min_security));
     match is >= least {
         true => Ok(()),
@@ -85,7 +89,7 @@ mod tests {
     }
 
     fn judge(rules: &str, service: &str, standing: &Standing, least: Security) -> Result<(), String> {
-        let [a, b] = ["a@x/h", "b@y/i"].map(|text| Facts::describe(text).unwrap());
+        let [a, b] = ["a@x/h", "b@y/h"].map(|text| Facts::describe(text).unwrap());
         admit(&rules.parse().unwrap(), (&a, &b), service, standing, least).map_err(|denied| denied.why)
     }
 
@@ -130,5 +134,17 @@ mod tests {
         let shm = standing("shm", Security::Authenticated);
         assert!(judge("", "s", &shm, Security::Plain).unwrap_err().contains("authenticated"));
         assert!(judge("scheme = 'relay-only'", "s", &shm, Security::Plain).unwrap_err().contains("scheme"));
+    }
+
+    #[test]
+    fn memory_in_common_is_not_that_of_a_node_of_another_host() {
+        let (rules, shm) = ("min_security = 'plain'".parse().unwrap(), standing("shm", Security::Encrypted));
+        for (host, is_allowed) in [("h", true), ("i", false), ("-", false)] {
+            let [a, b] = ["a@x/h", &format!("b@x/{host}")].map(|text| Facts::describe(text).unwrap());
+            for pair in [(&a, &b), (&b, &a)] {
+                let judged = admit(&rules, pair, "s", &shm, Security::Plain);
+                assert_eq!(judged.is_ok(), is_allowed, "{host}: {judged:?}");
+            }
+        }
     }
 }
