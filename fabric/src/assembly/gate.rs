@@ -38,10 +38,12 @@ impl StreamGate {
 
 impl Gate for StreamGate {
     fn admit(&mut self, sought: &Sought<'_>) -> Result<u64, Refusal> {
-        let Some(assembler) = self.assembler.upgrade().filter(|_| sought.node != self.own) else {
+        if sought.node == self.own {
             // Nothing leaves the process.
             return Ok(u64::MAX);
-        };
+        }
+        let over = || Refusal::new(Error::Permission, "the membership in the session is over, and its rules");
+        let assembler = self.assembler.upgrade().ok_or_else(over)?;
         if self.desk.has_rules_near() {
             assembler.look_for_rules();
         }
@@ -99,6 +101,17 @@ mod tests {
     use super::super::builder::rail_of;
     use super::*;
     use crate::config::KNOWN_RAILS;
+
+    #[test]
+    fn without_rules_to_ask_there_are_streams_to_the_fabric_itself_only() {
+        let [own, node] = [1, 2].map(|byte| NodeId::new([byte; 16]).unwrap());
+        let mut gate = StreamGate::new(own, vec![TCP], Arc::new(Desk::new().unwrap()), Weak::new());
+        for is_called in [false, true] {
+            let sought = |node| Sought { node, user: None, rail: 0, service: "files", is_called };
+            assert_eq!(gate.admit(&sought(own)).unwrap(), u64::MAX);
+            assert_eq!(gate.admit(&sought(node)).unwrap_err().error, Error::Permission);
+        }
+    }
 
     #[test]
     fn each_rail_is_what_a_stack_means_or_has_no_name() {
