@@ -18,12 +18,16 @@ impl State {
     ///
     /// # Errors
     /// [`Error::PeerMisbehaved`]: the peer is to be cut off.
-    pub(super) fn take_frame(&mut self, peer: PeerId, frame: &IncomingFrame<'_>) -> Result<(), Error> {
+    pub(super) fn take_frame(
+        &mut self,
+        (peer, rail): (PeerId, usize),
+        frame: &IncomingFrame<'_>,
+    ) -> Result<(), Error> {
         if frame.kind == Kind::Eager as u8 && frame.flags == 0 {
             self.take_eager_frame(peer, frame.word, None, &frame.payload);
             return Ok(());
         }
-        self.take_other(peer, frame)
+        self.take_other((peer, rail), frame)
     }
 
     /// Takes a whole message.
@@ -85,7 +89,7 @@ impl State {
         self.store_early(peer, tag, Early { len: len as u64, immediate, body });
     }
 
-    fn take_other(&mut self, peer: PeerId, frame: &IncomingFrame<'_>) -> Result<(), Error> {
+    fn take_other(&mut self, (peer, rail): (PeerId, usize), frame: &IncomingFrame<'_>) -> Result<(), Error> {
         match Message::parse(frame).map_err(|_| Error::PeerMisbehaved)? {
             Message::Eager { tag, immediate, sync } => {
                 self.take_flagged_eager(peer, tag, immediate, sync, &frame.payload);
@@ -137,7 +141,7 @@ impl State {
                 self.settle_streams();
                 taken
             }
-            Message::Stream { stream, said } => self.take_said(peer, stream, said, &frame.payload),
+            Message::Stream { stream, said } => self.take_said((peer, rail), stream, said, &frame.payload),
         }
     }
 

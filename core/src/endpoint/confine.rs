@@ -22,7 +22,7 @@ impl<R: Rail> Engine<R> {
     /// # Errors
     /// [`Error::Permission`], and why not; [`Error::NotFound`] without such a peer.
     pub fn stream_admitted(&mut self, peer: PeerId, service: &str) -> Result<(), Refusal> {
-        self.state.rails_for(peer, service, false).map(drop)
+        self.state.rails_for(peer, service, None).map(drop)
     }
 
     /// Whose process a peer is, when that is another user's than ours, and which rail carries the conversation, by its index.
@@ -39,7 +39,8 @@ impl<R: Rail> Engine<R> {
 }
 
 impl State {
-    /// Whether a stream to a service may be; from then on the conversation goes where that may be only.
+    /// Whether a stream to a service may be; from then on the conversation goes where that may be only. A peer that asks has done so
+    /// over `called`, which may be another rail than the one that leads to it while the conversation moves.
     ///
     /// # Errors
     /// As [`Engine::stream_admitted`].
@@ -47,26 +48,31 @@ impl State {
         &mut self,
         peer: PeerId,
         service: &str,
-        is_called: bool,
+        called: Option<usize>,
     ) -> Result<(), Refusal> {
         if self.gate.is_none() {
             return Ok(());
         }
-        let rails = self.rails_for(peer, service, is_called)?;
+        let rails = self.rails_for(peer, service, called)?;
         if let Some(p) = self.peers.get_mut(peer.index()) {
             p.rails &= rails;
         }
         Ok(())
     }
 
-    /// Over which rails a stream to a service may go, the present one among them.
-    fn rails_for(&mut self, peer: PeerId, service: &str, is_called: bool) -> Result<u64, Refusal> {
+    /// Over which rails a stream to a service may go: among them the present one, and the one over which the peer has asked.
+    fn rails_for(&mut self, peer: PeerId, service: &str, called: Option<usize>) -> Result<u64, Refusal> {
         let Some(gate) = &mut self.gate else { return Ok(u64::MAX) };
         let p = self.peers.get(peer.index());
         let p = p.ok_or_else(|| Refusal::new(Error::NotFound, "there is no such peer"))?;
+        let is_called = called.is_some();
         let rails = gate.admit(&Sought { node: p.node, user: p.user, rail: p.rail, service, is_called })?;
-        match rails & rail_bit(p.rail) {
-            0 => Err(Refusal::new(Error::Permission, "it may not go over the rail that leads to the peer")),
+        let no = |why: &str| Err(Refusal::new(Error::Permission, why));
+        match called {
+            _ if rails & rail_bit(p.rail) == 0 => no("it may not go over the rail that leads to the peer"),
+            Some(rail) if rails & rail_bit(rail) == 0 => {
+                no("it may not go over the rail that it was asked over")
+            }
             _ => Ok(rails),
         }
     }
@@ -97,15 +103,50 @@ mod tests {
     const PRESENT: (usize, LinkId) = (1, LinkId(7));
     const OTHER: (usize, LinkId) = (0, LinkId(3));
 
+    /// Streams may go over the present rail only.
+    #[derive(Debug)]
+    struct Present;
+
+    impl Gate for Present {
+        fn admit(&mut self, _: &Sought<'_>) -> Result<u64, Refusal> {
+            Ok(rail_bit(PRESENT.0))
+        }
+    }
+
+    /// While a conversation moves, what is asked over the other rail is not judged by this one alone.
+    #[test]
+    fn a_stream_is_judged_by_the_rail_that_it_was_asked_over_too() {
+        let mut state = state();
+        let peer = peer(&mut state);
+        state.gate = Some(Box::new(Present));
+        let why = state.admit_stream(peer, "secrets", Some(OTHER.0)).unwrap_err();
+        assert_eq!((why.error, state.may_carry(peer, OTHER.0)), (Error::Permission, true));
+        assert!(state.admit_stream(peer, "secrets", Some(PRESENT.0)).is_ok());
+        assert!(!state.may_carry(peer, OTHER.0));
+    }
+
+    fn state() -> State {
+        let address = address();
+        let facts = (vec![64; 2], vec![false; 2], vec![true; 2]);
+        State::new(address, Limits::default(), facts, None, Box::new(Unread))
+    }
+
+    fn address() -> Address {
+        let node = NodeId::new([1; 16]).expect("not zero");
+        Address { uid: 0, host: 1, node, incarnation: 1, network: NetAddresses::NONE }
+    }
+
+    fn peer(state: &mut State) -> PeerId {
+        let address = address();
+        state.add_peer((address.node, None), 1, PRESENT.0, PRESENT.1, Some(&address))
+    }
+
     /// A link that was being made when a stream came that may not go over it.
     #[test]
     fn a_link_that_comes_up_too_late_is_not_used() {
         for breaks in [false, true] {
-            let node = NodeId::new([1; 16]).expect("not zero");
-            let address = Address { uid: 0, host: 1, node, incarnation: 1, network: NetAddresses::NONE };
-            let facts = (vec![64; 2], vec![false; 2], vec![true; 2]);
-            let mut state = State::new(address, Limits::default(), facts, None, Box::new(Unread));
-            let peer = state.add_peer((node, None), 1, PRESENT.0, PRESENT.1, Some(&address));
+            let mut state = state();
+            let peer = peer(&mut state);
             state.link_up(peer, PRESENT.0);
             state.set_up(peer);
             assert_eq!(state.take_resume(peer, 0, 5, conversation_with(peer)), Ok(()));

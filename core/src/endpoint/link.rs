@@ -202,7 +202,7 @@ impl Sink for RailSink<'_> {
     }
 
     fn frame(&mut self, peer: PeerId, frame: Incoming<'_>) -> Result<(), Error> {
-        let taken = self.state.take_frame(peer, &frame);
+        let taken = self.state.take_frame((peer, self.rail), &frame);
         match frame.kind == Kind::Segment as u8 {
             true => self.state.past_left(peer, self.rail, taken),
             false => taken,

@@ -84,7 +84,7 @@ impl<R: Rail> Engine<R> {
         if !is_service(service) {
             return Err(Error::Invalid);
         }
-        self.state.admit_stream(peer, service, false).map_err(|refusal| refusal.error)?;
+        self.state.admit_stream(peer, service, None).map_err(|refusal| refusal.error)?;
         let bells = self.new_bells();
         match self.state.streams.connect(peer, service, bells) {
             Ok(id) => {
@@ -374,20 +374,20 @@ impl State {
         }
     }
 
-    /// Takes what a peer says about a stream.
+    /// Takes what a peer says about a stream, over a rail.
     ///
     /// # Errors
     /// [`Error::PeerMisbehaved`]: the peer is to be cut off.
     pub(super) fn take_said(
         &mut self,
-        peer: PeerId,
+        (peer, rail): (PeerId, usize),
         stream: u64,
         said: Said,
         payload: &PeerBytes<'_>,
     ) -> Result<(), Error> {
         let is_call = matches!(said, Said::Open { .. }) && self.gate.is_some();
         let service = is_call.then(|| self.streams.listened_for(payload)).flatten();
-        let refused = service.and_then(|service| self.admit_stream(peer, &service, true).err());
+        let refused = service.and_then(|service| self.admit_stream(peer, &service, Some(rail)).err());
         let taken = match refused {
             Some(_) => {
                 self.streams.refuse(peer, stream, Error::Permission);
