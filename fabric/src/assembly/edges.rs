@@ -11,7 +11,7 @@ use gridnet_core::wire::NodeId;
 use super::requirements::Requirements;
 use crate::fabric::Fabric;
 
-/// Endpoints by node id that the program has asked for: how many are being agreed on, and the peers of those that came about.
+/// Endpoints by node id that the program has asked for as the rules for fabrics have them: how many are being agreed on, and the peers of those that came about.
 #[derive(Debug, Default)]
 pub(crate) struct Edges {
     opening: BTreeMap<NodeId, usize>,

@@ -86,12 +86,17 @@ impl Fabric {
         }
         let asked_by = AskedBy::Program(cq, context, tag);
         let deadline = Instant::now() + limit.min(LIMIT_MAX);
+        let is_edge = !is_more(&wanted);
         let wish = Wish { node, wanted, deadline, asked_by, begun: None };
         if node == self.engine.local().node {
             return self.open_own(&wish);
         }
         let begun = match &mut self.membership {
-            Some(membership) => membership.want(wish).inspect(|()| membership.edges.begun(node)),
+            Some(membership) => membership.want(wish).map(|()| {
+                if is_edge {
+                    membership.edges.begun(node);
+                }
+            }),
             None => Ok(()),
         };
         // What there is to be asked is asked with the next round.
@@ -157,7 +162,10 @@ pub(crate) fn tend(
         if matches!(ended.wish.asked_by, AskedBy::Program(..)) {
             ended.outcome =
                 ended.outcome.and_then(|peer| confine(engine, assembler, (desk, &ended.wish), peer));
-            edges.ended(node, ended.outcome);
+            // What was asked for with more may fail where an edge does not.
+            if !is_more(&ended.wish.wanted) {
+                edges.ended(node, ended.outcome);
+            }
         }
         match (ended.wish.asked_by, ended.outcome) {
             (AskedBy::Lookout, _) => lookout.ended(node, Instant::now()),

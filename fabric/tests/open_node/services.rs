@@ -276,3 +276,24 @@ fn no_service_makes_a_link_that_the_rules_for_fabrics_do_not_take() {
         assert_eq!(call(&c, to, &e, &listeners[1], "files").unwrap(), b"a word");
     });
 }
+
+#[test]
+fn an_edge_ends_for_itself_beside_an_endpoint_for_more() {
+    within(8 * PATIENCE, || {
+        let scene = Scene::new();
+        let [a, b] = ["a", "b"].map(|name| party(&scene, name, &of_the_page(6), &TCP));
+        know_each_other(&[&a, &b]);
+        let _secrets = Listener::open(&b.shared, "secrets", 4).unwrap();
+        let (more, node) = (Requirements::new("secrets", Security::Plain).unwrap(), b.address().node);
+        let mut ended = beside(&b, || {
+            {
+                let mut fabric = a.enter();
+                fabric.open_node_for(a.cq, node, &more, LONG, CONTEXT).unwrap();
+                assert_eq!(fabric.open_edge(a.cq, (node, 7), LONG, CONTEXT + 1).unwrap(), None);
+            }
+            [(); 2].map(|()| a.wait_past_sends(LONG).map(|ended| (ended.context, ended.tag)))
+        });
+        ended.sort_by_key(|ended| ended.map_or(0, |ended| ended.0));
+        assert_eq!(ended, [Ok((CONTEXT, 0)), Ok((CONTEXT + 1, 7))]);
+    });
+}
