@@ -215,6 +215,41 @@ fn both_call_at_a_time_and_all_comes_once() {
     converses(&mut pair, &mut to_b);
 }
 
+/// Nobody has taken what went by a call that gave way.
+#[test]
+fn a_call_that_counts_and_never_comes_costs_time_and_nothing_else() {
+    let mut pair = strangers(tls());
+    let [a, b] = [*pair.a.address(), *pair.b.address()];
+    let (mut to_a, mut to_b) = (Door::to(&a), Door::to(&b));
+    pair.to_b = open(&mut pair.a, &to_b.address(&b), Preface::OWN);
+    pair.to_a = open(&mut pair.b, &to_a.address(&a), Preface::OWN);
+    (to_a.holds_caller, to_b.holds_caller) = (true, true);
+    let is_up = |pair: &mut Pair<Tcp>| {
+        [pair.a.state(pair.to_b), pair.b.state(pair.to_a)].iter().all(|state| *state == PeerState::Up)
+    };
+    assert!(run(&mut pair, &mut [&mut to_a, &mut to_b], is_up));
+    pair.a.send(pair.to_b, b"first", 1);
+    pair.b.send(pair.to_a, b"from the other", 2);
+    to_a.open();
+    let mut steps = 500;
+    assert!(run(&mut pair, &mut [&mut to_a, &mut to_b], |_| {
+        steps -= 1;
+        steps == 0
+    }));
+    pair.fixture.skipped += Duration::from_millis(5100);
+    let is_up = |pair: &mut Pair<Tcp>| pair.b.state(pair.to_a) == PeerState::Up;
+    assert!(run(&mut pair, &mut [&mut to_a, &mut to_b], |pair| !is_up(pair)));
+    let state = pair.b.state(pair.to_a);
+    assert!(matches!(state, PeerState::Broken(_)), "{state:?}");
+    // The other's comes after all.
+    to_b.open();
+    hears(&mut pair, &mut [&mut to_a, &mut to_b], &[b"first"]);
+    let received = pair.a.receive(from_any(2), b"from the other".len());
+    assert!(run(&mut pair, &mut [&mut to_a, &mut to_b], |pair| pair.a.is_finished(received)));
+    assert_eq!(pair.a.take(received).unwrap().bytes, b"from the other");
+    hears_nothing_more(&mut pair, &mut [&mut to_a, &mut to_b]);
+}
+
 #[test]
 fn a_caller_that_is_refused_is_told_why_and_nothing_of_it_is_taken() {
     let mut members = Members::of(&Authority::new());

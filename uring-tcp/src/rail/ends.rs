@@ -59,11 +59,17 @@ impl TcpRail {
 
     /// Ends a link, which may be made anew if it `is_broken`.
     pub(crate) fn finish<S: Sink>(&mut self, index: u32, reason: Refusal, is_broken: bool, sink: &mut S) {
+        let kept = self.links.get_mut(index as usize).and_then(Link::whole_mut).and_then(|w| w.kept.take());
         let Some(state) = self.take_down(index) else { return };
         let Some(link) = self.links.get_mut(index as usize) else { return };
         let peer = link.peer;
         tracing::debug!(peer = peer.number(), reason = %reason.reason, "link is over");
         match state {
+            // The other's call has not come through, and of this side's nothing was taken.
+            State::Awaiting(_) if kept.is_some() => {
+                link.state = kept.map_or(State::Over, |kept| State::Broken(kept, 0));
+                sink.refused(peer, LinkId(index), Refusal::new(Error::Again, reason.reason));
+            }
             State::Live(conn) if is_broken && self.config.retains => {
                 link.state = broken_off(*conn, self.config.window);
                 sink.broken(peer, LinkId(index), reason);
