@@ -234,5 +234,7 @@ fn a_leader_whose_certificate_has_ended_is_left() {
     until("it is left", || leader.went() == 1);
     assert!(Moment::now() >= begun.after(lifetime), "not before");
     until("the member is there by itself", || is_attached(&member));
-    assert_eq!(leader.came(), 1);
+    // For TLS a certificate is good for the whole of its last second: who comes once more in that is sent away by the member.
+    until("nobody is below it", || leader.went() == leader.came());
+    assert!(leader.came() <= 2);
 }
