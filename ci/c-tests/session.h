@@ -58,6 +58,17 @@ static inline int session_end(void)
     return system(command) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
+/* Fabrics that join from now on, here and in processes that are begun, have these rules. */
+static inline void session_rules(const char *rules)
+{
+    char path[128];
+    FILE *file;
+    snprintf(path, sizeof path, "%s/rules.toml", session_dir);
+    file = fopen(path, "w");
+    CHECK(file != NULL && fputs(rules, file) >= 0 && fclose(file) == 0);
+    CHECK(setenv("GRIDNET_SESSION_RULES", path, 1) == 0);
+}
+
 /* A fabric that joins by this name, in a cluster of its own: who moves to a leader is in no directory for a moment. */
 static inline struct node session_join(const char *label)
 {

@@ -7,20 +7,7 @@ enum { TAG = 7, LARGE = 200000, ROUNDS = 50 };
 static const char *const labels[] = {"talker", "echo"};
 
 /* Between hosts this would be the stack: no memory in common hides what becomes of links. */
-static struct node join_over_tcp(const char *label)
-{
-    char path[128];
-    snprintf(path, sizeof path, "%s/rules.toml", session_dir);
-    CHECK(setenv("GRIDNET_SESSION_RULES", path, 1) == 0);
-    return session_join(label);
-}
-
-static void write_rules(void)
-{
-    char command[256];
-    snprintf(command, sizeof command, "printf \"[[rule]]\\nuse = ['tls/tcp']\\n\" >%s/rules.toml", session_dir);
-    CHECK(system(command) == 0);
-}
+static const char rules[] = "[[rule]]\nuse = ['tls/tcp']\n";
 
 /* The path has not broken, ever. */
 static void unbroken(gridnet_endpoint *peer)
@@ -35,7 +22,7 @@ static void unbroken(gridnet_endpoint *peer)
 static void echo(void *none)
 {
     static char data[LARGE];
-    struct node node = join_over_tcp(labels[1]);
+    struct node node = session_join(labels[1]);
     gridnet_completion entry;
     gridnet_endpoint *back;
     (void)none;
@@ -87,7 +74,7 @@ static void newcomer(void *none)
         while (system(command) != 0)
             poll(NULL, 0, 5);
     }
-    node = join_over_tcp("newcomer");
+    node = session_join("newcomer");
     talk(&node, open_echo(&node), 1);
     node_close(&node);
 }
@@ -127,9 +114,9 @@ int main(void)
     }
     test_limit(100);
     session_serve();
-    write_rules();
+    session_rules(rules);
     echoes = test_spawn(echo, NULL);
-    node = join_over_tcp(labels[0]);
+    node = session_join(labels[0]);
     peer = open_echo(&node);
     while (number < ROUNDS)
         talk(&node, peer, number++);

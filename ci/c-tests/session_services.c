@@ -79,15 +79,11 @@ static void allowed(struct node *own, const gridnet_node *node)
 static void services(void)
 {
     void (*const scenes[])(struct node *, const gridnet_node *) = {refused, allowed};
-    char path[128];
-    FILE *file;
     pid_t child;
     size_t i;
     int until[2];
-    snprintf(path, sizeof path, "%s/rules.toml", session_dir);
-    file = fopen(path, "w");
-    CHECK(file != NULL && fputs(RULES, file) >= 0 && fclose(file) == 0);
-    CHECK(setenv("GRIDNET_SESSION_RULES", path, 1) == 0 && pipe(until) == 0);
+    session_rules(RULES);
+    CHECK(pipe(until) == 0);
     child = fork();
     CHECK(child >= 0);
     if (child == 0) {
@@ -102,7 +98,6 @@ static void services(void)
     }
     close(until[1]);
     CHECK(waitpid(child, NULL, 0) == child);
-    CHECK(unsetenv("GRIDNET_SESSION_RULES") == 0);
 }
 
 int main(void)

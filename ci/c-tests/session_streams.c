@@ -1,50 +1,12 @@
 /* Byte streams between two members of a session, over TLS: half-close, calls that do not wait, descriptors, times that are over. */
 #include "session.h"
+#include "streams.h"
 
 enum { PART = 10000, MOST = 1 << 22 };
 
 /* Both sides go by them: within a host it would be shared memory otherwise. */
 static const char rules[] = "[[rule]]\nuse = ['tls/tcp']\n";
 static unsigned char data[MOST], back[PART];
-
-static struct node join_with_rules(const char *label)
-{
-    char path[128];
-    snprintf(path, sizeof path, "%s/rules.toml", session_dir);
-    CHECK(setenv("GRIDNET_SESSION_RULES", path, 1) == 0);
-    return session_join(label);
-}
-
-static void write_rules(void)
-{
-    char path[128];
-    FILE *file;
-    snprintf(path, sizeof path, "%s/rules.toml", session_dir);
-    file = fopen(path, "w");
-    CHECK(file != NULL && fputs(rules, file) >= 0 && fclose(file) == 0);
-}
-
-static void write_all(gridnet_stream *stream, const void *bytes, size_t size)
-{
-    size_t count;
-    CHECK_OK(gridnet_stream_write(stream, bytes, size, WAIT_NS, &count));
-    CHECK(count == size);
-}
-
-static void read_exactly(gridnet_stream *stream, void *bytes, size_t size)
-{
-    for (size_t done = 0, count; done < size; done += count) {
-        CHECK_OK(gridnet_stream_read(stream, (char *)bytes + done, size - done, WAIT_NS, &count));
-        CHECK(count > 0);
-    }
-}
-
-static void reads_end(gridnet_stream *stream)
-{
-    size_t count = 7;
-    CHECK_OK(gridnet_stream_read(stream, back, 1, WAIT_NS, &count));
-    CHECK(count == 0);
-}
 
 static gridnet_stream *accept_one(gridnet_listener *listener)
 {
@@ -173,7 +135,7 @@ static void goes_over_tls(struct node *node, const gridnet_node *other)
 
 static void server(void *go)
 {
-    struct node node = join_with_rules("server");
+    struct node node = session_join("server");
     gridnet_node client = session_find(node.fabric, "client");
     gridnet_listener *listener;
     gridnet_stream *stream;
@@ -224,10 +186,10 @@ int main(void)
     }
     test_limit(100);
     session_serve();
-    write_rules();
+    session_rules(rules);
     CHECK(pipe(go) == 0);
     child = test_spawn(server, &go[1]);
-    node = join_with_rules("client");
+    node = session_join("client");
     other = session_find(node.fabric, "server");
     CHECK(read(go[0], &byte, 1) == 1);
     peer = open_node(&node, &other);

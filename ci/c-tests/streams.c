@@ -1,7 +1,7 @@
 /* Byte streams: what goes in comes out, over shared memory and TCP; ends, slow readers, peers that are killed, event loops. */
 #define _DEFAULT_SOURCE
 #include "../../examples/sha256.h"
-#include "test.h"
+#include "streams.h"
 
 #include <signal.h>
 #include <sys/epoll.h>
@@ -27,29 +27,6 @@ static struct node open_with(const char *name, const char **options)
     CHECK_OK(gridnet_fabric_open(&params, &node.fabric));
     CHECK_OK(gridnet_cq_create(node.fabric, 0, &node.cq));
     return node;
-}
-
-static void write_all(gridnet_stream *stream, const void *data, size_t size)
-{
-    size_t count;
-    CHECK_OK(gridnet_stream_write(stream, data, size, WAIT_NS, &count));
-    CHECK(count == size);
-}
-
-static void read_exactly(gridnet_stream *stream, void *data, size_t size)
-{
-    for (size_t done = 0, count; done < size; done += count) {
-        CHECK_OK(gridnet_stream_read(stream, (char *)data + done, size - done, WAIT_NS, &count));
-        CHECK(count > 0);
-    }
-}
-
-static void reads_end(gridnet_stream *stream)
-{
-    char byte;
-    size_t count = 7;
-    CHECK_OK(gridnet_stream_read(stream, &byte, 1, WAIT_NS, &count));
-    CHECK(count == 0);
 }
 
 static gridnet_stream *connect_to(gridnet_endpoint *peer)

@@ -187,9 +187,8 @@ fn who_was_told_nothing_or_knows_no_session_waits_for_the_greeting() {
     }
 }
 
-/// Of two calls that cross one is refused: what went by it goes by the other, and nothing by both.
-#[test]
-fn both_call_at_a_time_and_all_comes_once() {
+/// Two that call each other at a time, through doors that hold what each has sent behind its greeting: a message.
+fn crossed_calls() -> (Pair<Tcp>, Door, Door) {
     let mut pair = strangers(tls());
     let [a, b] = [*pair.a.address(), *pair.b.address()];
     let (mut to_a, mut to_b) = (Door::to(&a), Door::to(&b));
@@ -202,6 +201,13 @@ fn both_call_at_a_time_and_all_comes_once() {
     assert!(run(&mut pair, &mut [&mut to_a, &mut to_b], is_up));
     pair.a.send(pair.to_b, b"first", 1);
     pair.b.send(pair.to_a, b"from the other", 2);
+    (pair, to_a, to_b)
+}
+
+/// Of two calls that cross one is refused: what went by it goes by the other, and nothing by both.
+#[test]
+fn both_call_at_a_time_and_all_comes_once() {
+    let (mut pair, mut to_a, mut to_b) = crossed_calls();
     pair.run_steps(10);
     to_a.open();
     to_b.open();
@@ -218,18 +224,7 @@ fn both_call_at_a_time_and_all_comes_once() {
 /// Nobody has taken what went by a call that gave way.
 #[test]
 fn a_call_that_counts_and_never_comes_costs_time_and_nothing_else() {
-    let mut pair = strangers(tls());
-    let [a, b] = [*pair.a.address(), *pair.b.address()];
-    let (mut to_a, mut to_b) = (Door::to(&a), Door::to(&b));
-    pair.to_b = open(&mut pair.a, &to_b.address(&b), Preface::OWN);
-    pair.to_a = open(&mut pair.b, &to_a.address(&a), Preface::OWN);
-    (to_a.holds_caller, to_b.holds_caller) = (true, true);
-    let is_up = |pair: &mut Pair<Tcp>| {
-        [pair.a.state(pair.to_b), pair.b.state(pair.to_a)].iter().all(|state| *state == PeerState::Up)
-    };
-    assert!(run(&mut pair, &mut [&mut to_a, &mut to_b], is_up));
-    pair.a.send(pair.to_b, b"first", 1);
-    pair.b.send(pair.to_a, b"from the other", 2);
+    let (mut pair, mut to_a, mut to_b) = crossed_calls();
     to_a.open();
     let mut steps = 500;
     assert!(run(&mut pair, &mut [&mut to_a, &mut to_b], |_| {
