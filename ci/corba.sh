@@ -156,22 +156,28 @@ bidir() {
     echo "bidir: calls both ways over one connection"
 }
 
+# referred LOG NAME PID: a server that was begun; it prints its reference, which is $REFERENCE then.
+referred() {
+    local tries=0
+    SERVER=$3
+    SERVERS+=($SERVER)
+    until REFERENCE=$(grep -ao 'IOR:[0-9a-f]*' "$1" | head -1) && [ -n "$REFERENCE" ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 500 ] && kill -0 $SERVER 2>/dev/null || { cat "$1"; die "$2 did not start"; }
+        sleep 0.02
+    done
+}
+
 # Debian's own programs, without a listener for TCP.
 names() {
-    local reference tries=0 file=$WORK/names
+    local file=$WORK/names
     mkdir "$WORK/names.d"
     LD_PRELOAD=$TRANSPORT omniNames -start 5123 -logdir "$WORK/names.d" -ORBendPoint giop:gridnet: \
         -ignoreport >"$file.log" 2>&1 &
-    SERVER=$!
-    SERVERS+=($SERVER)
-    until reference=$(grep -ao 'IOR:[0-9a-f]*' "$file.log" | head -1) && [ -n "$reference" ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 500 ] && kill -0 $SERVER 2>/dev/null || { cat "$file.log"; die "omniNames did not start"; }
-        sleep 0.02
-    done
+    referred "$file.log" omniNames $!
     listens $SERVER && die "omniNames listens for TCP"
-    with timeout 20 nameclt -ORBInitRef "NameService=$reference" bind_new_context ctx >/dev/null
-    says "$(with timeout 20 nameclt -ORBInitRef "NameService=$reference" list)" '^ctx/$'
+    with timeout 20 nameclt -ORBInitRef "NameService=$REFERENCE" bind_new_context ctx >/dev/null
+    says "$(with timeout 20 nameclt -ORBInitRef "NameService=$REFERENCE" list)" '^ctx/$'
     kill $SERVER
     wait $SERVER 2>/dev/null || true
     echo "names: omniNames and nameclt without TCP"

@@ -38,16 +38,10 @@ example() {
 
 # reference LOG PROGRAM ARGUMENT...: starts a server that prints its reference, which is $REFERENCE then.
 reference() {
-    local log=$1 tries=0
+    local log=$1
     shift
     LD_PRELOAD=$TRANSPORT "$@" -ORBgridnetReport 1 -ORBendPoint giop:gridnet: >"$log" 2>&1 &
-    SERVER=$!
-    SERVERS+=($SERVER)
-    until REFERENCE=$(grep -ao 'IOR:[0-9a-f]*' "$log" | head -1) && [ -n "$REFERENCE" ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 500 ] && kill -0 $SERVER 2>/dev/null || { cat "$log"; die "$1 did not start"; }
-        sleep 0.02
-    done
+    referred "$log" "$1" $!
 }
 
 # What they print shows that they worked, and the report which way they went.
